@@ -1,0 +1,56 @@
+"""Search video by text with the multimodal language models people already have.
+
+Importing this package is quick and takes no torch: names are loaded when they are used. It installs the hook that
+lets ``SentenceTransformer("vidembed/<name>")`` find bundled and locally built models (`vidembed.hook`).
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from vidembed import hook as _hook
+
+if TYPE_CHECKING:
+    from vidembed.building import build
+    from vidembed.encoder import EncodedItem, VideoEncoder
+    from vidembed.models import model_names, model_path
+    from vidembed.video import Clip, Sampling, VideoError, VideoFrames, VideoSegment, load_video, probe
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Clip",
+    "EncodedItem",
+    "Sampling",
+    "VideoEncoder",
+    "VideoError",
+    "VideoFrames",
+    "VideoSegment",
+    "build",
+    "load_video",
+    "model_names",
+    "model_path",
+    "probe",
+]
+
+_MODULES = {
+    "vidembed.building": ("build",),
+    "vidembed.encoder": ("EncodedItem", "VideoEncoder"),
+    "vidembed.models": ("model_names", "model_path"),
+    "vidembed.video": ("Clip", "Sampling", "VideoError", "VideoFrames", "VideoSegment", "load_video", "probe"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _MODULES.items():
+        if name in names:
+            return getattr(importlib.import_module(module), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])
+
+
+_hook.install()

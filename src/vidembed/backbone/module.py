@@ -1,0 +1,58 @@
+"""A model that is already in memory as a sentence-transformers `Transformer` module."""
+
+from __future__ import annotations
+
+import tempfile
+from typing import Any, Literal
+
+from sentence_transformers.base.modules import Transformer
+from torch import nn
+
+
+class _InMemoryTransformer(Transformer):
+    """`Transformer` whose model is handed over instead of read from disk.
+
+    Everything else (modalities, message format, forward signature) is decided by the host's own constructor, which
+    reads the processor back from where it was saved, as it will when the checkpoint is loaded.
+    """
+
+    def __init__(self, model: Any, processor_dir: str, **kwargs: Any) -> None:
+        object.__setattr__(self, "_handed_over", model)
+        super().__init__(processor_dir, **kwargs)
+        object.__delattr__(self, "_handed_over")
+
+    def _load_config(self, *_args: Any, **_kwargs: Any) -> tuple[Any, bool]:
+        return self._handed_over.config, False
+
+    def _load_model(self, *_args: Any, **_kwargs: Any) -> Any:
+        return self._handed_over
+
+
+def as_transformer_module(
+    model: nn.Module,
+    processor: Any,
+    *,
+    chat_template: str,
+    task: Literal["feature-extraction", "any-to-any"] = "feature-extraction",
+) -> Transformer:
+    """Wrap a loaded model, sharing its weights.
+
+    Args:
+        model: A transformers model.
+        processor: Its processor. It is left as it was.
+        chat_template: The chat template that the module renders inputs with.
+        task: The ``transformer_task`` of sentence-transformers.
+
+    Returns:
+        A plain `Transformer` (no subclass: its class name is what ``modules.json`` will carry).
+    """
+    with tempfile.TemporaryDirectory(prefix="vidembed-") as folder:
+        processor.save_pretrained(folder)
+        module = _InMemoryTransformer(
+            model, folder, transformer_task=task, processor_kwargs={"chat_template": chat_template}
+        )
+    module.__class__ = Transformer
+    processor = module.processor
+    processor.tokenizer.padding_side = "left"
+    processor.video_processor.do_sample_frames = True  # stock users pass whole videos; VideoEncoder samples itself
+    return module

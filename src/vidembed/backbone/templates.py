@@ -1,0 +1,158 @@
+"""The "in one word" prompts, written as a chat template around the model's own message format.
+
+The prompt of a checkpoint lives in its ``chat_template.jinja``, which sees whether a message holds a video, an image
+or text, so that stock sentence-transformers builds it with no code of ours. Header, media placeholders and footer are
+taken from what the model's own template renders; only the instruction is added.
+
+Source of the prompts: VidVec, arXiv 2602.08099, sections 3.2 and 4.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from vidembed.backbone.errors import TemplateError
+
+TEXT_PROMPT = "Summarize above sentence in one word:"
+VIDEO_PROMPT = "Summarize above video in one word:"
+IMAGE_PROMPT = "Summarize above image in one word:"
+"""The paper has no images; this follows its form."""
+
+ZERO_SHOT_PREFIX = "Recover the main subject or subjects, appearance and setting, and main activity in the video"
+"""What the paper puts before the prompt for its results with the model as it is (VidVec-ZS)."""
+
+_EOL_TEMPLATE = """\
+{#- one-word prompts of VidVec, arXiv 2602.08099; written by vidembed -#}
+{%- set ns = namespace(kind='text', body='', system=none) -%}
+{%- for message in messages -%}
+  {%- set items = message['content'] -%}
+  {%- if items is string -%}{%- set items = [{'type': 'text', 'text': items}] -%}{%- endif -%}
+  {%- for item in items -%}
+    {%- if message['role'] == 'system' -%}
+      {%- set ns.system = (ns.system or '') + item['text'] -%}
+    {%- elif item['type'] == 'video' -%}
+      {%- set ns.kind = 'video' -%}
+      {%- set ns.body = ns.body + VIDEO_MARK -%}
+    {%- elif item['type'] == 'image' -%}
+      {%- if ns.kind == 'text' -%}{%- set ns.kind = 'image' -%}{%- endif -%}
+      {%- set ns.body = ns.body + IMAGE_MARK -%}
+    {%- else -%}
+      {%- set ns.body = ns.body + item['text'] -%}
+    {%- endif -%}
+  {%- endfor -%}
+{%- endfor -%}
+{{- HEADER if ns.system is none else SYSTEM_START + ns.system + SYSTEM_END -}}
+{{- ns.body -}}
+{%- if not ns.body.endswith('\\n') -%}{{- '\\n' -}}{%- endif -%}
+{{- {'text': TEXT_PROMPT, 'image': IMAGE_PROMPT, 'video': VIDEO_PROMPT}[ns.kind] -}}
+{{- FOOTER -}}
+"""
+
+_SYSTEM, _TEXT = "\ue000system\ue000", "\ue000text\ue000"  # private use: in no template
+
+
+@dataclass(frozen=True)
+class MessageFormat:
+    """How a model's own chat template writes one user message and the start of the answer.
+
+    Attributes:
+        header: What comes before the content when the user gave no system message.
+        system_start: What comes before the text of a system message.
+        system_end: What comes between the system text and the user content.
+        footer: What comes after the content, up to the position where the answer would begin.
+        video: The placeholder of one video.
+        image: The placeholder of one image.
+    """
+
+    header: str
+    system_start: str
+    system_end: str
+    footer: str
+    video: str
+    image: str
+
+
+def message_format(processor: Any, *, name: str) -> MessageFormat:
+    """Read the message format off what the model's own chat template renders.
+
+    Args:
+        processor: A transformers processor with a chat template.
+        name: How to name the model in an error.
+
+    Raises:
+        TemplateError: There is no chat template, or it drops or alters the content.
+    """
+    if getattr(processor, "chat_template", None) is None:
+        raise TemplateError(
+            f"{name}: its processor has no chat template, so the prompt cannot be written. Save one beside the "
+            "model as chat_template.jinja (published instruct models have it)."
+        )
+    text = {"type": "text", "text": _TEXT}
+
+    def render(*content: dict[str, Any], system: bool = False) -> str:
+        messages: list[dict[str, Any]] = [{"role": "user", "content": list(content)}]
+        if system:
+            messages.insert(0, {"role": "system", "content": [{"type": "text", "text": _SYSTEM}]})
+        return str(processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+
+    def split(rendered: str, mark: str, what: str) -> tuple[str, str]:
+        if rendered.count(mark) != 1:
+            raise TemplateError(
+                f"{name}: its chat template renders {what} {rendered.count(mark)} times instead of once, so the prompt "
+                f"cannot be placed. It rendered {rendered!r}."
+            )
+        before, after = rendered.split(mark)
+        return before, after
+
+    header, footer = split(render(text), _TEXT, "the user text")
+    before, after = split(render(text, system=True), _SYSTEM, "a system message")
+    system_end, _ = split(after, _TEXT, "the user text after a system message")
+    media = {}
+    for kind in ("video", "image"):
+        # tokenize=False renders the template only: the placeholder file is never opened
+        start, _ = split(render({"type": kind, kind: "placeholder"}, text), _TEXT, f"the user text after a {kind}")
+        media[kind] = start.removeprefix(header)
+        if not start.startswith(header) or not media[kind].strip():
+            raise TemplateError(
+                f"{name}: its chat template writes no placeholder for a {kind}; rendered {start!r}. It needs one of a "
+                f"model that takes {kind}s."
+            )
+    return MessageFormat(header, before, system_end, footer, media["video"], media["image"])
+
+
+def eol_template(processor: Any, *, prefix: str | None = None, name: str = "the model") -> str:
+    """Write the chat template that ends every input in its "in one word" prompt.
+
+    A message with a video gets the video prompt, else one with an image the image prompt, else the text prompt. The
+    render ends where the answer would begin, so the last token is the readout position. A system message (that is
+    how sentence-transformers passes its ``prompt``) takes the place of the model's default one.
+
+    Args:
+        processor: The model's processor, with its own chat template.
+        prefix: Put before the content on a line of its own, for example `ZERO_SHOT_PREFIX`; None for nothing.
+        name: How to name the model in an error.
+
+    Raises:
+        TemplateError: The model's own chat template cannot be used.
+    """
+    form = message_format(processor, name=name)
+    lead = f"{prefix}\n" if prefix else ""
+    fill = {
+        "HEADER": form.header + lead,
+        "SYSTEM_START": form.system_start,
+        "SYSTEM_END": form.system_end + lead,
+        "VIDEO_MARK": form.video,
+        "IMAGE_MARK": form.image,
+        "TEXT_PROMPT": TEXT_PROMPT,
+        "VIDEO_PROMPT": VIDEO_PROMPT,
+        "IMAGE_PROMPT": IMAGE_PROMPT,
+        "FOOTER": form.footer,
+    }
+    return re.sub(rf"\b({'|'.join(fill)})\b", lambda match: _literal(fill[match[1]]), _EOL_TEMPLATE)
+
+
+def _literal(text: str) -> str:
+    """A Jinja string literal."""
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'").replace("\n", "\\n") + "'"

@@ -1,0 +1,167 @@
+"""`build`: cut a video MLLM into a plain sentence-transformers checkpoint, verified before it is saved."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from sentence_transformers import SentenceTransformer
+
+from vidembed.backbone import ReadoutMismatchError, capture_block, check_layer, find_parts
+from vidembed.backbone.load import check_dtype
+from vidembed.card import model_card
+from vidembed.checkpoint import CheckpointConfig
+from vidembed.encoder import VideoEncoder
+from vidembed.models import NAMESPACE, check_name, store_dir
+from vidembed.video import Sampling, VideoFrames
+
+logger = logging.getLogger(__name__)
+
+MIN_COSINE = 0.99999
+"""Least cosine between the saved model's vector and the hidden state that it stands for."""
+
+_PROBE_TEXT = "a person in a red coat walks a dog along the beach at sunset"
+
+
+def build(
+    mllm: str | Path,
+    *,
+    layer: int,
+    out: str | Path | None = None,
+    name: str | None = None,
+    prefix: str | None = "zero-shot",
+    sampling: Sampling | None = None,
+    dtype: str | None = None,
+    device: str | None = None,
+    overwrite: bool = False,
+    **hub_kwargs: Any,
+) -> Path:
+    """Write the checkpoint that reads decoder block `layer` of a video MLLM.
+
+    The result is a plain sentence-transformers checkpoint: ``SentenceTransformer(path)`` loads it without
+    ``trust_remote_code`` and without vidembed. Blocks after `layer` and the language model head are not stored.
+    Before it is moved into place it is loaded back and compared with the full model's hidden state on one video and
+    one text.
+
+    Args:
+        mllm: Directory or Hub name of a video MLLM of a supported architecture.
+        layer: 1-based decoder block, or -1 for the last block with its trained final norm.
+        out: Folder to write. Give `out` or `name`.
+        name: Name in the model store instead of a folder; it loads as ``vidembed/<name>``.
+        prefix: A line before the content of the prompt: "zero-shot" for the paper's, None for nothing, or any text.
+        sampling: Frame grid that the checkpoint uses by default.
+        dtype: "float32", "bfloat16", "float16", or None for the dtype of the MLLM.
+        device: Where to run the check, for example "cuda"; default as sentence-transformers chooses.
+        overwrite: Replace `out` if it exists.
+        **hub_kwargs: ``revision``, ``token``, ``cache_folder``, ``local_files_only``.
+
+    Returns:
+        The folder written.
+
+    Raises:
+        ValueError: Neither or both of `out` and `name` are given, or `name` is no plain name.
+        FileExistsError: `out` exists and is not empty, and `overwrite` is False.
+        LayerError: `layer` is not a block of the model.
+        BackboneError: The model is not supported or incomplete.
+        ReadoutMismatchError: The checkpoint does not reproduce the hidden state; nothing is written.
+    """
+    target = _target(out, name)
+    check_dtype(dtype)
+    if target.exists() and not overwrite and (not target.is_dir() or any(target.iterdir())):
+        raise FileExistsError(f"{target} exists. Choose another folder or name, or pass overwrite=True.")
+
+    encoder = VideoEncoder(
+        mllm,
+        layer=layer,
+        prefix=prefix,
+        sampling=sampling,
+        device=device,
+        model_kwargs={"dtype": dtype} if dtype else None,
+        **hub_kwargs,
+    )
+    config = encoder.checkpoint_config
+    assert config is not None  # noqa: S101 - set whenever an MLLM is cut
+    probes = [_probe_video(), {"text": _PROBE_TEXT}]
+    wanted = _hidden_states(encoder, probes)  # (2, D)
+
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as folder:
+        draft = Path(folder) / "checkpoint"
+        encoder.save_pretrained(str(draft), create_model_card=False)
+        saved_config = CheckpointConfig.read(draft / "vidembed_config.json")
+        features = [encoder.preprocess([probe]) for probe in probes]
+        device_name = str(encoder.device)
+        del encoder
+        gc.collect()  # two copies of a 7B model do not fit everywhere
+        cosines = _cosines(draft, features, wanted, device=device_name)
+        logger.info("readout check: cosine %.8f (video), %.8f (text)", *cosines)
+        if not min(cosines) >= MIN_COSINE:
+            raise ReadoutMismatchError(
+                f"{mllm}: cut at layer {layer}, the checkpoint gives cosine {cosines[0]:.6f} (video) and "
+                f"{cosines[1]:.6f} (text) with the hidden state that it stands for; at least {MIN_COSINE} is required. "
+                "Nothing was written. The final norm or the position ids of this model differ from what vidembed "
+                "knows: please report it with the model's config.json."
+            )
+        card_name = NAMESPACE + name.removeprefix(NAMESPACE) if name else target.name
+        (draft / "README.md").write_text(model_card(card_name, saved_config, cosines), encoding="utf-8")
+        if target.exists():
+            shutil.rmtree(target) if target.is_dir() else target.unlink()
+        draft.replace(target)
+    return target
+
+
+def _target(out: str | Path | None, name: str | None) -> Path:
+    if (out is None) == (name is None):
+        raise ValueError(f"give out=FOLDER or name=NAME, one of them; got out={out!r}, name={name!r}.")
+    return store_dir() / check_name(name) if name is not None else Path(str(out)).expanduser().absolute()
+
+
+def _probe_video() -> VideoFrames:
+    """Eight frames of fixed noise with a moving edge: nothing about it is constant in time or space."""
+    noise = np.random.default_rng(0).integers(0, 128, (8, 112, 112, 3), dtype=np.uint8)  # (T, H, W, C)
+    for index, frame in enumerate(noise):
+        frame[:, : 14 * (index + 1)] += 100
+    return VideoFrames(noise, fps=2.0)
+
+
+@torch.inference_mode()
+def _hidden_states(encoder: VideoEncoder, probes: list[Any]) -> torch.Tensor:
+    """The full model's hidden state of the last prompt token at the layer, per probe (N, D)."""
+    assert encoder.backbone is not None and encoder.layer is not None  # noqa: S101, PT018
+    model = encoder.backbone.model.to(encoder.device)
+    parts = find_parts(model, name=encoder.backbone.name)
+    block = check_layer(encoder.layer, parts.depth, name=encoder.backbone.name)
+    rows = []
+    for probe in probes:
+        features = encoder.preprocess([probe])
+        inputs = {
+            key: value.to(encoder.device) if isinstance(value, torch.Tensor) else value
+            for key, value in features.items()
+            if key not in ("modality", "num_images_per_sample", "num_videos_per_sample")
+        }
+        with capture_block(parts, block) as captured:
+            parts.base(**inputs, use_cache=False)
+        hidden = captured.hidden
+        assert hidden is not None  # noqa: S101 - the block has just run
+        if encoder.layer == -1:
+            hidden = parts.norm(hidden)
+        rows.append(hidden[0, -1].float().cpu())  # (D,)
+    return torch.stack(rows)
+
+
+@torch.inference_mode()
+def _cosines(folder: Path, features: list[dict[str, Any]], wanted: torch.Tensor, *, device: str) -> tuple[float, float]:
+    """Cosine of the saved model's vectors with `wanted`, loaded by stock sentence-transformers."""
+    stock = SentenceTransformer(str(folder), device=device)
+    vectors = []
+    for batch in features:
+        moved = {key: value.to(device) if isinstance(value, torch.Tensor) else value for key, value in batch.items()}
+        vectors.append(stock(moved)["sentence_embedding"][0].float().cpu())  # (D,)
+    values = torch.nn.functional.cosine_similarity(torch.stack(vectors).double(), wanted.double(), dim=1)
+    return values[0].item(), values[1].item()

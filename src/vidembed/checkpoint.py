@@ -1,0 +1,65 @@
+"""``vidembed_config.json``: what a checkpoint says of itself beyond what sentence-transformers needs."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from vidembed.backbone.errors import BackboneError
+
+FILE_NAME = "vidembed_config.json"
+FORMAT_VERSION = 1
+LAYER_DEFINITION = (
+    "layer l is the output of decoder block l (1-based, before any norm), scaled by an RMSNorm with unit weight; "
+    "layer -1 is the output of the last block through the trained final norm"
+)
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """How the vectors of a checkpoint come about.
+
+    Attributes:
+        layer: Decoder block that is read, or -1 (see `LAYER_DEFINITION`).
+        depth: Decoder blocks of the model that it was cut from.
+        model_type: Architecture, as transformers names it.
+        source: What it was built from.
+        prefix: What stands before the content in the prompt, None for nothing.
+        sampling: The frame grid, as `Sampling.as_dict`.
+        fingerprint: `VideoEncoder.fingerprint` when it was saved; empty before.
+    """
+
+    layer: int
+    depth: int
+    model_type: str
+    source: str
+    prefix: str | None
+    sampling: dict[str, Any]
+    fingerprint: str = ""
+
+    def write(self, folder: str | Path) -> None:
+        """Write the file into a checkpoint folder."""
+        content = {"format_version": FORMAT_VERSION, "layer_definition": LAYER_DEFINITION, **asdict(self)}
+        Path(folder, FILE_NAME).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+    @classmethod
+    def read(cls, file: str | Path) -> CheckpointConfig:
+        """Read the file back.
+
+        Raises:
+            BackboneError: It is of a newer format, or not such a file.
+        """
+        content = json.loads(Path(file).read_text(encoding="utf-8"))
+        version = content.pop("format_version", None)
+        content.pop("layer_definition", None)
+        if version != FORMAT_VERSION:
+            raise BackboneError(
+                f"{file}: format_version {version!r}; this vidembed reads {FORMAT_VERSION}. Upgrade vidembed, or build "
+                "the checkpoint again."
+            )
+        try:
+            return cls(**content)
+        except TypeError as error:
+            raise BackboneError(f"{file}: {error}. Build the checkpoint again.") from error

@@ -1,0 +1,335 @@
+"""`VideoEncoder`: a SentenceTransformer that takes videos in every form, correctly and fast."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sentence_transformers.base.modules import Normalize
+from sentence_transformers.sentence_transformer.modules import Pooling
+from sentence_transformers.util.file_io import load_file_path
+from torch import nn
+
+from vidembed import checkpoint
+from vidembed.backbone import ZERO_SHOT_PREFIX, BackboneError, LayerError, check_layer, cut, eol_template, find_parts
+from vidembed.backbone.cut import without_hooks
+from vidembed.backbone.load import Backbone, check_dtype, load_backbone
+from vidembed.backbone.module import as_transformer_module
+from vidembed.checkpoint import CheckpointConfig
+from vidembed.encoding.inference import PipelinedSentenceTransformer
+from vidembed.encoding.pipeline import Failed, OnError, check_on_error, default_workers
+from vidembed.fingerprint import fields_digest, module_fields, weights_digest
+from vidembed.models import resolve_model
+from vidembed.video import Sampling
+
+MAX_BATCH_TOKENS = 32_768
+"""Padded tokens per batch: the context length of the supported models, so that their longest video still fits."""
+
+
+@dataclass(frozen=True)
+class EncodedItem:
+    """One result of `VideoEncoder.encode_stream`.
+
+    Attributes:
+        index: Position among the inputs.
+        embedding: The vector (D,) float32, or None when the input failed.
+        error: Why it failed, or None.
+    """
+
+    index: int
+    embedding: np.ndarray | None
+    error: Exception | None
+
+
+class VideoEncoder(PipelinedSentenceTransformer):
+    """A `SentenceTransformer` for video, image and text.
+
+    Everything a SentenceTransformer does works as documented there; inputs may also be paths, `VideoSegment`,
+    `VideoFrames`, bytes and binary file objects, mixed in one list with text and images. Videos are decoded by
+    presentation time in threads, ahead of the model, and batches are formed by tokens.
+
+    Args:
+        model_name_or_path: A vidembed checkpoint (any SentenceTransformer that takes video), or a video MLLM of a
+            supported architecture, which is cut on the fly without copying weights. Names ``vidembed/...`` resolve to
+            bundled and locally built models first.
+        layer: Which decoder block to read, 1-based, or -1 for the last with its trained final norm. Needed for an
+            MLLM; of a checkpoint it is known, and another value is refused.
+        prefix: For an MLLM only: a line before the content of the prompt. "zero-shot" is what the paper puts there for
+            models as they are (`vidembed.backbone.ZERO_SHOT_PREFIX`); None is nothing; other text stands for itself.
+        sampling: The frame grid; default what the checkpoint says, else ``Sampling()`` (2 frames per second, at most
+            180 frames: VidVec section 4).
+        video_backend: Video decoder, "pyav" or "decord".
+        allow_url: Whether http(s) sources are fetched.
+        decode_workers: Decode threads; default one per core, at most 8.
+        max_batch_tokens: Padded tokens per batch.
+        **kwargs: Everything `SentenceTransformer` takes (``device``, ``model_kwargs``, ``truncate_dim``, ...).
+
+    Raises:
+        LayerError: `layer` is missing, not a block of the model, or not that of the checkpoint.
+        UnsupportedBackboneError: The model is no supported video model.
+        BackboneError: The processor is missing, or the dtype unknown.
+
+    Example:
+        >>> from vidembed import VideoEncoder
+        >>> encoder = VideoEncoder("vidembed/shapes")
+        >>> encoder.encode({"text": "a red square moves down"}).shape == (encoder.get_embedding_dimension(),)
+        True
+    """
+
+    def __init__(
+        self,
+        model_name_or_path: str | Path | None = None,
+        *,
+        layer: int | None = None,
+        prefix: str | None = "zero-shot",
+        sampling: Sampling | None = None,
+        video_backend: str = "pyav",
+        allow_url: bool = False,
+        decode_workers: int | None = None,
+        max_batch_tokens: int = MAX_BATCH_TOKENS,
+        **kwargs: Any,
+    ) -> None:
+        check_dtype((kwargs.get("model_kwargs") or {}).get("dtype"))
+        self._layer_asked = layer
+        self._prefix_asked = ZERO_SHOT_PREFIX if prefix == "zero-shot" else prefix
+        self.backbone: Backbone | None = None
+        self.checkpoint_config: CheckpointConfig | None = None
+        name = None if model_name_or_path is None else resolve_model(str(model_name_or_path))
+        super().__init__(name, **kwargs)
+        if "video" not in self.modalities:
+            raise BackboneError(
+                f"{model_name_or_path}: this model takes {', '.join(map(str, self.modalities))} but no video. Use a "
+                "checkpoint made by vidembed.build, or a video MLLM with layer=..."
+            )
+        if name is not None and self.backbone is None:
+            self._read_checkpoint_config(name, layer, kwargs)
+        config = self.checkpoint_config
+        self.sampling = sampling or (Sampling(**config.sampling) if config else Sampling())
+        self.video_backend = video_backend
+        self.allow_url = allow_url
+        self.decode_workers = decode_workers or default_workers()
+        self.max_batch_tokens = max_batch_tokens
+
+    # -- loading and saving ------------------------------------------------------------------------------------------
+
+    def _load_default_modules(
+        self,
+        model_name_or_path: str,
+        token: bool | str | None,
+        cache_folder: str | None,
+        revision: str | None = None,
+        trust_remote_code: bool = False,
+        local_files_only: bool = False,
+        model_kwargs: dict[str, Any] | None = None,
+        processor_kwargs: dict[str, Any] | None = None,
+        config_kwargs: dict[str, Any] | None = None,
+    ) -> tuple[list[nn.Module] | OrderedDict[str, nn.Module], dict[str, Any]]:
+        """Called by the host for a model that is no SentenceTransformer: cut the MLLM on the fly."""
+        if trust_remote_code:
+            raise BackboneError(
+                "trust_remote_code=True is refused: supported models load with transformers' own classes."
+            )
+        backbone = load_backbone(
+            model_name_or_path,
+            model_kwargs=model_kwargs,
+            processor_kwargs=processor_kwargs,
+            config_kwargs=config_kwargs,
+            token=token,
+            cache_dir=cache_folder,
+            revision=revision,
+            local_files_only=local_files_only or None,
+        )
+        return self._cut_modules(backbone), {}
+
+    def _cut_modules(self, backbone: Backbone) -> list[nn.Module]:
+        parts = find_parts(backbone.model, name=backbone.name)
+        layer = self._layer_asked
+        if layer is None:
+            known = parts.architecture.published_depth
+            hint = f" VidVec reads layer {known[1]} of {known[0]} of the 7B model of this kind." if known else ""
+            raise LayerError(
+                f"{backbone.name} is a multimodal language model, not a checkpoint: pass layer=1..{parts.depth}, or -1 "
+                f"for the last block with its trained final norm.{hint}"
+            )
+        check_layer(layer, parts.depth, name=backbone.name)
+        template = eol_template(backbone.processor, prefix=self._prefix_asked, name=backbone.name)
+        module = as_transformer_module(
+            cut(backbone.model, layer, name=backbone.name), backbone.processor, chat_template=template
+        )
+        self.backbone = backbone
+        self.checkpoint_config = CheckpointConfig(
+            layer=layer,
+            depth=parts.depth,
+            model_type=parts.architecture.model_type,
+            source=Path(backbone.name).name if Path(backbone.name).exists() else backbone.name,
+            prefix=self._prefix_asked,
+            sampling=Sampling().as_dict(),
+        )
+        return [module, Pooling(module.get_embedding_dimension(), "lasttoken"), Normalize()]
+
+    def _read_checkpoint_config(self, name: str, layer: int | None, kwargs: dict[str, Any]) -> None:
+        file = load_file_path(
+            name,
+            checkpoint.FILE_NAME,
+            **{key: kwargs[key] for key in ("token", "cache_folder", "revision", "local_files_only") if key in kwargs},
+        )
+        self.checkpoint_config = CheckpointConfig.read(file) if file else None
+        cut_at = self.checkpoint_config.layer if self.checkpoint_config else None
+        if layer is not None and layer != cut_at:
+            raise LayerError(
+                f"layer={layer!r}: {name} is a checkpoint that reads layer {cut_at if cut_at else 'of its choice'}. "
+                "Leave layer out, or build another checkpoint from the full model with vidembed.build."
+            )
+        if self._prefix_asked not in (
+            ZERO_SHOT_PREFIX,
+            cut_config.prefix if (cut_config := self.checkpoint_config) else None,
+        ):
+            raise BackboneError(f"prefix={self._prefix_asked!r}: {name} is a checkpoint and carries its prompts.")
+
+    @property
+    def layer(self) -> int | None:
+        """The decoder block that is read (-1: the last, with its trained norm); None if the checkpoint does not say."""
+        return self.checkpoint_config.layer if self.checkpoint_config else None
+
+    def save(
+        self,
+        path: str,
+        model_name: str | None = None,
+        create_model_card: bool = True,
+        train_datasets: list[str] | None = None,
+        safe_serialization: bool = True,
+    ) -> None:
+        """Save a plain sentence-transformers checkpoint, with the frame grid and layer beside it."""
+        if not safe_serialization:
+            raise ValueError("safe_serialization=False is refused: weights are saved as safetensors only.")
+        super().save(path, model_name, create_model_card, train_datasets)
+        if self.checkpoint_config is not None:
+            replace(self.checkpoint_config, sampling=self.sampling.as_dict(), fingerprint=self.fingerprint).write(path)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For process pools: without the full model, which embedding does not need, and without its hooks."""
+        state = {**self.__dict__, "backbone": None}
+        if self.backbone is not None:
+            state["_modules"] = {name: without_hooks(module) for name, module in self._modules.items() if module}
+        return state
+
+    # -- fingerprint -------------------------------------------------------------------------------------------------
+
+    def fingerprint_fields(self) -> dict[str, Any]:
+        """Everything that makes the vectors what they are, as a JSON-able dict.
+
+        Weights enter as a digest of sampled values, so the same model has the same fingerprint whether it was cut on
+        the fly or loaded from a checkpoint, on any device; another layer, prompt, frame grid, dtype or
+        ``truncate_dim`` has another.
+        """
+        module = self._transformer
+        return {
+            **module_fields(module.config.model_type, module.processor),
+            "weights": self._weights_digest,
+            "layer": self.layer,
+            "prompts": {key: value for key, value in self.prompts.items() if value},
+            "default_prompt_name": self.default_prompt_name,
+            "sampling": self.sampling.as_dict(),
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "truncate_dim": self.truncate_dim,
+        }
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 hex digest of `fingerprint_fields`."""
+        return fields_digest(self.fingerprint_fields())
+
+    @functools.cached_property
+    def _weights_digest(self) -> str:
+        return weights_digest(self._transformer.model)
+
+    # -- encoding ----------------------------------------------------------------------------------------------------
+
+    def get_model_kwargs(self) -> list[str]:
+        """The host's extra keyword arguments of `encode`, and ``on_error``."""
+        return [*super().get_model_kwargs(), "on_error"]
+
+    def encode(self, inputs: Any, *args: Any, on_error: OnError = "raise", **kwargs: Any) -> Any:
+        """Compute embeddings; arguments and results are those of `SentenceTransformer.encode`.
+
+        Args:
+            inputs: One input or a list: text, a path, `VideoSegment`, `VideoFrames`, bytes, a binary file object, an
+                image, or the dicts of sentence-transformers, mixed at will. A string that ends in a video suffix is a
+                file, there or missing; pass ``{"text": ...}`` for words that look like one.
+            *args: As the host's.
+            on_error: "raise" raises at the first input that fails, naming it. "skip" logs it and puts a row of NaN in
+                its place, which no search can rank; use `encode_stream` to get at the reasons.
+            **kwargs: As the host's.
+
+        Raises:
+            VideoError: A video could not be decoded.
+            InputError: Another input could not be prepared, or its vector is not finite.
+            ValueError: An argument is out of range.
+        """
+        check_on_error(on_error)
+        if on_error == "skip":
+            precision = kwargs.get("precision", "float32")
+            if precision != "float32" or kwargs.get("output_value", "sentence_embedding") != "sentence_embedding":
+                raise ValueError(
+                    f"on_error='skip' marks failed inputs by NaN, which precision={precision!r} or another "
+                    "output_value cannot hold. Use encode_stream, and quantize what it yields."
+                )
+        return super().encode(inputs, *args, on_error=on_error, **kwargs)
+
+    def encode_stream(
+        self,
+        inputs: Iterable[Any],
+        *,
+        batch_size: int = 32,
+        on_error: OnError = "raise",
+        show_progress_bar: bool | None = None,
+        prompt: str | None = None,
+        truncate_dim: int | None = None,
+    ) -> Iterator[EncodedItem]:
+        """Embed inputs one batch at a time, in order, as they are ready; `inputs` is read lazily.
+
+        Args:
+            inputs: As `encode` takes, any number of them.
+            batch_size: Most inputs per batch; ``max_batch_tokens`` bounds it too.
+            on_error: "raise", or "skip" to yield the error in the place of the vector.
+            show_progress_bar: Whether to show a bar; by default only if the log level is INFO or DEBUG.
+            prompt: As in `encode`.
+            truncate_dim: As in `encode`.
+
+        Yields:
+            An `EncodedItem` per input, in input order.
+
+        Raises:
+            VideoError: A video could not be decoded, with ``on_error="raise"``.
+            InputError: Another input failed, with ``on_error="raise"``.
+            ValueError: An argument is out of range.
+        """
+        check_on_error(on_error)
+        results = self._results(
+            inputs,
+            prompt=prompt,
+            batch_size=batch_size,
+            show_progress_bar=self._wants_bar(show_progress_bar),
+            output_value="sentence_embedding",
+            save_to_cpu=True,
+            normalize_embeddings=False,
+            truncate_dim=truncate_dim if truncate_dim is not None else self.truncate_dim,
+            on_error=on_error,
+        )
+        for index, value in results:
+            if isinstance(value, Failed):
+                yield EncodedItem(index, None, value.error)
+            else:
+                yield EncodedItem(index, value.float().numpy(), None)
+
+    @staticmethod
+    def _wants_bar(show_progress_bar: bool | None) -> bool:
+        if show_progress_bar is None:
+            return logging.getLogger("sentence_transformers").getEffectiveLevel() in (logging.INFO, logging.DEBUG)
+        return show_progress_bar

@@ -1,0 +1,254 @@
+"""The inference half of `VideoEncoder`: the host's hooks, run through the decode-ahead pipeline."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, cast
+
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Transformer
+from tqdm.auto import tqdm
+
+from vidembed.backbone import ARCHITECTURES
+from vidembed.encoding.inputs import kind_of, to_host_input
+from vidembed.encoding.pipeline import (
+    Failed,
+    HalvingRunner,
+    InputError,
+    OnError,
+    prepare_ahead,
+    token_batches,
+)
+from vidembed.encoding.prepared import Prepared, collate, split_rows
+from vidembed.video import Sampling, VideoError, item_name
+
+logger = logging.getLogger(__name__)
+
+
+class EmbeddingError(InputError):
+    """The model gave a vector that is not finite; the message names the input."""
+
+
+class PipelinedSentenceTransformer(SentenceTransformer):
+    """A SentenceTransformer whose ``preprocess`` takes every kind of input and whose inference decodes ahead.
+
+    Attributes:
+        sampling: The frame grid.
+        video_backend: Video decoder.
+        allow_url: Whether http(s) sources are fetched.
+        decode_workers: Decode threads.
+        max_batch_tokens: Padded tokens per batch.
+    """
+
+    sampling: Sampling
+    video_backend: str
+    allow_url: bool
+    decode_workers: int
+    max_batch_tokens: int
+
+    @property
+    def _transformer(self) -> Transformer:
+        return cast("Transformer", self[0])
+
+    def _inference(  # type: ignore[override]
+        self,
+        inputs: list[Any],
+        *,
+        show_progress_bar: bool,
+        output_value: str | None,
+        save_to_cpu: bool,
+        truncate_dim: int | None,
+        device: str | torch.device | None = None,
+        on_error: OnError = "raise",
+        **kwargs: Any,
+    ) -> list[Any] | torch.Tensor:
+        """The host's hook for local inference: same results, through the pipeline."""
+        if inputs and all(isinstance(item, Prepared) for item in inputs):
+            return super()._inference(
+                inputs,
+                show_progress_bar=False,
+                output_value=output_value,
+                save_to_cpu=save_to_cpu,
+                truncate_dim=truncate_dim,
+                device=device,
+                **kwargs,
+            )
+        results: list[Any] = [None] * len(inputs)
+        for index, value in self._results(
+            inputs,
+            show_progress_bar=show_progress_bar,
+            output_value=output_value,
+            save_to_cpu=save_to_cpu,
+            truncate_dim=truncate_dim,
+            device=device,
+            on_error=on_error,
+            **kwargs,
+        ):
+            results[index] = value
+        if output_value != "sentence_embedding":
+            return results
+        vectors = [value for value in results if isinstance(value, torch.Tensor)]
+        if len(vectors) < len(results):
+            like = vectors[0] if vectors else torch.zeros(truncate_dim or self.get_embedding_dimension() or 0)
+            missing = torch.full_like(like, float("nan"))
+            results = [missing if isinstance(value, Failed) else value for value in results]
+        return torch.stack(results) if results else torch.tensor([])
+
+    def _results(
+        self,
+        inputs: Iterable[Any],
+        *,
+        prompt: str | None,
+        batch_size: int,
+        show_progress_bar: bool,
+        on_error: OnError,
+        output_value: str | None,
+        processing_kwargs: dict[str, Any] | None = None,
+        **inference: Any,
+    ) -> Iterator[tuple[int, Any]]:
+        """Yield (index, result or Failed) in input order."""
+        if batch_size <= 0:
+            raise ValueError(f"batch_size must be a positive integer, got {batch_size}.")
+        task = inference.get("task")
+        prepared = prepare_ahead(
+            inputs,
+            is_text=_is_text,
+            prepare_one=functools.partial(
+                self._prepare_one, prompt=prompt, processing_kwargs=processing_kwargs, task=task
+            ),
+            prepare_texts=functools.partial(
+                self._prepare_texts, prompt=prompt, processing_kwargs=processing_kwargs, task=task
+            ),
+            name_of=_name_of,
+            on_error=on_error,
+            workers=self.decode_workers,
+        )
+
+        def run(batch: list[Prepared]) -> Any:
+            return self._inference(
+                batch,
+                prompt=None,
+                batch_size=len(batch),
+                show_progress_bar=False,
+                output_value=output_value,
+                **inference,
+            )
+
+        runner = HalvingRunner(run)
+        total = len(inputs) if isinstance(inputs, Sequence) else None
+        with tqdm(total=total, desc="Encoding", unit="input", disable=not show_progress_bar) as bar:
+            for batch, failed in token_batches(prepared, max_items=batch_size, max_tokens=self.max_batch_tokens):
+                outcomes: list[tuple[int, Any]] = [(item.index, item) for item in failed]
+                for item, value in zip(batch, runner(batch) if batch else [], strict=True):
+                    outcomes.append((item.index, self._checked(item, value, output_value, on_error)))
+                bar.update(len(outcomes))
+                yield from sorted(outcomes, key=lambda outcome: outcome[0])
+
+    @staticmethod
+    def _checked(item: Prepared, value: Any, output_value: str | None, on_error: OnError) -> Any:
+        if output_value == "sentence_embedding" and not bool(torch.isfinite(value).all()):
+            error = EmbeddingError(
+                f"inputs[{item.index}] {item.name}: the model gave a vector with values that are not finite. In "
+                "float16 activations can overflow: load with model_kwargs={'dtype': 'bfloat16'} or 'float32'."
+            )
+            if on_error == "raise":
+                raise error
+            logger.warning("skipped %s", error)
+            return Failed(item.index, item.name, error)
+        return value
+
+    # -- preparing inputs --------------------------------------------------------------------------------------------
+
+    def preprocess(self, inputs: Sequence[Any], prompt: str | None = None, **kwargs: Any) -> dict[str, Any]:
+        """As the host's, for every kind of input that `encode` takes."""
+        if inputs and all(isinstance(item, Prepared) for item in inputs):
+            return collate(list(inputs), pad_token_id=self.tokenizer.pad_token_id or 0)
+        if not inputs:
+            return {}
+        if all(_is_text(item) for item in inputs):
+            return self._call_host([self._load(item)[0] for item in inputs], [], prompt, **kwargs)
+        rows = [
+            self._prepare_one(
+                index,
+                item,
+                prompt=prompt,
+                processing_kwargs=kwargs.get("processing_kwargs"),
+                task=kwargs.get("task"),
+            )
+            for index, item in enumerate(inputs)
+        ]
+        return collate(rows, pad_token_id=self.tokenizer.pad_token_id or 0)
+
+    def _load(self, item: Any) -> tuple[Any, list[dict[str, Any]]]:
+        row = ARCHITECTURES.get(self._transformer.config.model_type)
+        return to_host_input(
+            item,
+            self.sampling,
+            backend=self.video_backend,
+            allow_url=self.allow_url,
+            min_frames=row.min_frames if row else 1,
+        )
+
+    def _call_host(
+        self,
+        items: list[Any],
+        message_metadata: list[dict[str, Any]],
+        prompt: str | None,
+        processing_kwargs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        merged = copy.copy(processing_kwargs or {})
+        # the frames are sampled already: else processors sample them again, or guess 24 fps
+        merged["video"] = {**merged.get("video", {}), "do_sample_frames": False}
+        if message_metadata:
+            merged["video"]["video_metadata"] = message_metadata
+        return super().preprocess(items, prompt=prompt, processing_kwargs=merged, **kwargs)
+
+    def _prepare_one(
+        self,
+        index: int,
+        item: Any,
+        *,
+        prompt: str | None,
+        processing_kwargs: dict[str, Any] | None,
+        task: str | None,
+    ) -> Prepared:
+        host_input, metadata = self._load(item)
+        features = self._call_host([host_input], metadata, prompt, processing_kwargs, task=task)
+        return Prepared(index, _name_of(item), dict(features))
+
+    def _prepare_texts(
+        self,
+        indices: Sequence[int],
+        items: Sequence[Any],
+        *,
+        prompt: str | None,
+        processing_kwargs: dict[str, Any] | None,
+        task: str | None,
+    ) -> list[Prepared]:
+        features = self._call_host([self._load(item)[0] for item in items], [], prompt, processing_kwargs, task=task)
+        return split_rows(features, indices, [_name_of(item) for item in items])
+
+
+def _is_text(item: Any) -> bool:
+    try:
+        return kind_of(item) == "text"
+    except (ValueError, VideoError):
+        return False  # preparing it raises the error in its place
+
+
+def _name_of(item: Any) -> str:
+    if isinstance(item, dict) and "video" in item:
+        item = item["video"]
+    try:
+        kind = kind_of(item)
+    except (ValueError, TypeError, VideoError):
+        return f"<{type(item).__name__}>"
+    if kind == "video":
+        return item_name(item)
+    text = repr(item["text"] if isinstance(item, dict) and "text" in item else item)
+    return text if len(text) <= 80 else text[:77] + "..."

@@ -1,0 +1,90 @@
+"""Names under ``vidembed/``: what is bundled with the package, and what was built locally.
+
+A name resolves, in this order, to a checkpoint bundled with the package, to one built into the model store, and else
+stays as it is, for the Hub. The store is ``$VIDEMBED_HOME/models``, by default ``~/.cache/vidembed/models``.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+NAMESPACE = "vidembed/"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")  # no separators, no leading dot: cannot leave the store
+_BUNDLED = {"shapes": "embedder", "shapes-mllm": "checkpoint"}
+
+
+def store_dir() -> Path:
+    """The folder that locally built models live in: ``$VIDEMBED_HOME/models`` or ``~/.cache/vidembed/models``."""
+    home = os.environ.get("VIDEMBED_HOME")
+    return (Path(home) if home else Path.home() / ".cache" / "vidembed") / "models"
+
+
+def check_name(name: str) -> str:
+    """Return `name` without the namespace.
+
+    Raises:
+        ValueError: It is no plain name (letters, digits, ``.``, ``_``, ``-``; at most 96 characters).
+    """
+    bare = name.removeprefix(NAMESPACE)
+    if not _NAME.fullmatch(bare):
+        raise ValueError(
+            f"model name {name!r} is not valid. Allowed: letters, digits, '.', '_' and '-', starting with a letter or "
+            "digit, at most 96 characters, optionally after 'vidembed/'."
+        )
+    return bare
+
+
+def find_model(name: str) -> Path | None:
+    """The directory of a bundled or locally built model, or None.
+
+    Args:
+        name: With or without ``vidembed/``.
+
+    Raises:
+        ValueError: `name` is no plain name.
+    """
+    bare = check_name(name)
+    if bare in _BUNDLED:
+        folder = Path(__file__).parent / "shapes" / _BUNDLED[bare]
+        return folder if folder.is_dir() else None
+    folder = store_dir() / bare
+    return folder if (folder / "config.json").is_file() else None
+
+
+def model_path(name: str) -> Path:
+    """The directory that ``vidembed/<name>`` resolves to; usable anywhere a path is, without this package's hook.
+
+    Args:
+        name: With or without ``vidembed/``.
+
+    Raises:
+        ValueError: `name` is no plain name.
+        FileNotFoundError: No such model is bundled or built.
+    """
+    folder = find_model(name)
+    if folder is None:
+        raise FileNotFoundError(
+            f"no model named {name!r} is bundled or built. There are: {', '.join(model_names()) or 'none'} (store: "
+            f"{store_dir()}). Build one with `vidembed build MLLM --layer N --name NAME`."
+        )
+    return folder
+
+
+def model_names() -> list[str]:
+    """Names of the bundled and locally built models, with the namespace, sorted."""
+    names = {name for name in _BUNDLED if find_model(name)}
+    store = store_dir()
+    if store.is_dir():
+        names |= {entry.name for entry in store.iterdir() if _NAME.fullmatch(entry.name) and find_model(entry.name)}
+    return sorted(NAMESPACE + name for name in names)
+
+
+def resolve_model(name_or_path: str) -> str:
+    """Resolve ``vidembed/<name>`` to a local directory; anything else, and unknown names, come back as they are."""
+    if not name_or_path.startswith(NAMESPACE) or Path(name_or_path).exists():
+        return name_or_path
+    bare = name_or_path.removeprefix(NAMESPACE)
+    folder = find_model(bare) if _NAME.fullmatch(bare) else None
+    return str(folder) if folder else name_or_path

@@ -1,0 +1,131 @@
+"""The cut view: same vectors as the hidden state, same parameters as the full model, nothing else touched."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from transformers import AutoModel
+
+from tests.backbone import tiny
+from vidembed.backbone import LayerError, UnsupportedBackboneError, capture_block, check_layer, cut, find_parts
+from vidembed.backbone.load import load_backbone
+
+
+def features(processor: Any, *, text: str = "", frames: int = 0) -> dict[str, Any]:
+    """One prompt through the model's own template."""
+    content: list[dict[str, Any]] = [{"type": "text", "text": text}]
+    kwargs: dict[str, Any] = {}
+    if frames:
+        video = torch.randint(
+            0, 255, (frames, 3, 56, 70), generator=torch.Generator().manual_seed(frames), dtype=torch.uint8
+        )
+        content.insert(0, {"type": "video", "video": video})
+        metadata = {
+            "fps": 2.0,
+            "total_num_frames": frames,
+            "frames_indices": list(range(frames)),
+            "duration": frames / 2,
+        }
+        kwargs = {"videos_kwargs": {"video_metadata": [metadata], "do_sample_frames": False}}
+    return dict(
+        processor.apply_chat_template(
+            [{"role": "user", "content": content}],
+            tokenize=True,
+            return_dict=True,
+            return_tensors="pt",
+            add_generation_prompt=True,
+            processor_kwargs=kwargs,
+        )
+    )
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("layer", [1, 2, 4, tiny.DEPTH, -1])
+@pytest.mark.parametrize("frames", [0, 6])
+def test_view_reads_the_hidden_state(each_mllm: Path, layer: int, frames: int) -> None:
+    backbone = load_backbone(each_mllm)
+    parts = find_parts(backbone.model)
+    inputs = features(backbone.processor, text="a red square", frames=frames)
+    with capture_block(parts, tiny.DEPTH if layer == -1 else layer) as captured:
+        parts.base(**inputs, use_cache=False)
+    wanted = captured.hidden if layer != -1 else parts.norm(captured.hidden)
+    got = cut(backbone.model, layer)(**inputs, use_cache=False).last_hidden_state
+    assert got.shape == wanted.shape
+    similarity = nn.functional.cosine_similarity(got[0, -1].double(), wanted[0, -1].double(), dim=0)
+    assert 1 - similarity.item() <= 1e-6
+
+
+@torch.inference_mode()
+def test_neighbour_layers_differ(each_mllm: Path) -> None:
+    """The control: an index off by one would not pass the test above."""
+    backbone = load_backbone(each_mllm)
+    inputs = features(backbone.processor, text="a red square", frames=6)
+    third, fourth = (cut(backbone.model, layer)(**inputs).last_hidden_state[0, -1] for layer in (3, 4))
+    assert nn.functional.cosine_similarity(third, fourth, dim=0).item() < 0.99
+
+
+def test_view_shares_every_weight_but_the_norm(each_mllm: Path) -> None:
+    backbone = load_backbone(each_mllm)
+    before = {name: tensor.clone() for name, tensor in backbone.model.state_dict().items()}
+    own = {id(parameter) for parameter in backbone.model.parameters()}
+    view = cut(backbone.model, 4)
+    new = [name for name, parameter in view.named_parameters() if id(parameter) not in own]
+    assert new == ["language_model.norm.weight"]
+    assert len(find_parts(view).blocks) == 4
+    assert len(find_parts(backbone.model).blocks) == tiny.DEPTH
+    assert find_parts(backbone.model).base.config.get_text_config().num_hidden_layers == tiny.DEPTH
+    assert view.config.get_text_config().num_hidden_layers == 4
+    for name, tensor in backbone.model.state_dict().items():
+        assert torch.equal(tensor, before[name])
+
+
+@torch.inference_mode()
+def test_hidden_states_count_is_right_after_the_view_ran_first(each_mllm: Path) -> None:
+    """transformers hooks blocks per decoder object: a view that is first must not make the full model hook twice."""
+    backbone = load_backbone(each_mllm)
+    inputs = features(backbone.processor, text="a red square")
+    view = cut(backbone.model, 4)
+    assert len(view(**inputs, output_hidden_states=True).hidden_states) == 4 + 1
+    full = find_parts(backbone.model).base(**inputs, output_hidden_states=True)
+    assert len(full.hidden_states) == tiny.DEPTH + 1
+    assert len(view(**inputs, output_hidden_states=True).hidden_states) == 4 + 1
+
+
+@torch.inference_mode()
+def test_view_is_an_ordinary_checkpoint(each_mllm: Path, tmp_path: Path) -> None:
+    backbone = load_backbone(each_mllm)
+    view = cut(backbone.model, 3)
+    view.save_pretrained(tmp_path)  # type: ignore[operator]
+    assert not list(tmp_path.glob("*.bin"))
+    again = AutoModel.from_pretrained(tmp_path).eval()
+    inputs = features(backbone.processor, text="a blue circle", frames=5)
+    assert torch.equal(again(**inputs).last_hidden_state, view(**inputs).last_hidden_state)
+
+
+@pytest.mark.parametrize("layer", [0, -2, 7, 100, 2.0, "4", True, None])
+def test_bad_layer(layer: Any) -> None:
+    with pytest.raises(LayerError, match=r"layer=.*Allowed: 1\.\.6"):
+        check_layer(layer, 6, name="m")
+
+
+def test_norm_that_is_no_plain_rmsnorm_is_refused(tiny_mllm: Any) -> None:
+    """A norm that multiplies by 1 + weight (Gemma's), or subtracts the mean, changes direction."""
+    model = load_backbone(tiny_mllm("qwen2_vl")).model
+
+    class OnePlusRMSNorm(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.rand(tiny.HIDDEN))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return (1 + self.weight.cumsum(0)) * x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6)
+
+    for norm in (OnePlusRMSNorm(), nn.LayerNorm(tiny.HIDDEN)):
+        find_parts(model).decoder.norm = norm
+        with pytest.raises(UnsupportedBackboneError, match="not a plain RMSNorm"):
+            cut(model, 3)
+        cut(model, -1)  # the trained norm is kept: nothing to refuse
