@@ -115,6 +115,11 @@ class TestInvariance:
         stock.tokenizer.padding_side = side
         texts = ["a", "a red square moves down", "a red square moves down and then " * 5]
         assert np.abs(stock.encode(texts) - each_encoder.encode(texts)).max() <= 1e-5
+        videos = [VideoFrames(moving_square(count, seed=count), fps=2.0) for count in (3, 9, 6)]
+        host = [each_encoder._load(video)[0] for video in videos]
+        together = stock.encode(host, processing_kwargs={"video": {"do_sample_frames": False}})
+        alone = np.stack([each_encoder.encode(video) for video in videos])
+        assert np.abs(together - alone).max() <= 1e-5
 
     def test_collated_features_equal_the_processors_batch(self, each_encoder: VideoEncoder) -> None:
         videos = [VideoFrames(moving_square(count, seed=count), fps=2.0) for count in (4, 9, 6)]

@@ -48,7 +48,7 @@ def test_hook_is_reversible(store: Path, tiny_mllm: Callable[[str], Path]) -> No
     assert SentenceTransformer("vidembed/mine", device="cpu").get_embedding_dimension()
     hook.remove()
     try:
-        with pytest.raises(Exception, match="vidembed/mine|offline|Hub"):
+        with pytest.raises(Exception, match=r"vidembed/mine|offline|Hub"):
             SentenceTransformer("vidembed/mine", device="cpu")
     finally:
         hook.install()

@@ -60,6 +60,21 @@ def test_view_reads_the_hidden_state(each_mllm: Path, layer: int, frames: int) -
 
 
 @torch.inference_mode()
+@pytest.mark.parametrize("frames", [0, 6])
+def test_layers_count_as_transformers_does(each_mllm: Path, frames: int) -> None:
+    """`hidden_states[l]` of transformers is the output of block l, for every block before the last."""
+    backbone = load_backbone(each_mllm)
+    parts = find_parts(backbone.model)
+    inputs = features(backbone.processor, text="a red square", frames=frames)
+    hidden_states = parts.base(**inputs, output_hidden_states=True).hidden_states
+    for layer in range(1, tiny.DEPTH):
+        with capture_block(parts, layer) as captured:
+            parts.base(**inputs)
+        assert captured.hidden is not None
+        assert torch.allclose(captured.hidden[0, -1], hidden_states[layer][0, -1], atol=1e-6)
+
+
+@torch.inference_mode()
 def test_neighbour_layers_differ(each_mllm: Path) -> None:
     """The control: an index off by one would not pass the test above."""
     backbone = load_backbone(each_mllm)

@@ -54,5 +54,9 @@ def as_transformer_module(
     module.__class__ = Transformer
     processor = module.processor
     processor.tokenizer.padding_side = "left"
-    processor.video_processor.do_sample_frames = True  # stock users pass whole videos; VideoEncoder samples itself
+    video_processor = processor.video_processor
+    video_processor.do_sample_frames = True  # stock users pass whole videos; VideoEncoder samples itself
+    if getattr(video_processor, "cap_pixels_per_frame", True) is None:
+        # undecided, transformers warns and lets a long video take more tokens than Qwen's own qwen-vl-utils would
+        video_processor.cap_pixels_per_frame = True
     return module

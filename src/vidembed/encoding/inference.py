@@ -20,6 +20,7 @@ from vidembed.encoding.pipeline import (
     HalvingRunner,
     InputError,
     OnError,
+    core_count,
     prepare_ahead,
     token_batches,
 )
@@ -114,11 +115,17 @@ class PipelinedSentenceTransformer(SentenceTransformer):
         if batch_size <= 0:
             raise ValueError(f"batch_size must be a positive integer, got {batch_size}.")
         task = inference.get("task")
+        total = len(inputs) if isinstance(inputs, Sequence) else None
+        at_once = min(self.decode_workers, total or self.decode_workers)
         prepared = prepare_ahead(
             inputs,
             is_text=_is_text,
             prepare_one=functools.partial(
-                self._prepare_one, prompt=prompt, processing_kwargs=processing_kwargs, task=task
+                self._prepare_one,
+                prompt=prompt,
+                processing_kwargs=processing_kwargs,
+                task=task,
+                threads=max(1, core_count() // at_once),  # several videos at a time need no threads of their own
             ),
             prepare_texts=functools.partial(
                 self._prepare_texts, prompt=prompt, processing_kwargs=processing_kwargs, task=task
@@ -139,7 +146,6 @@ class PipelinedSentenceTransformer(SentenceTransformer):
             )
 
         runner = HalvingRunner(run)
-        total = len(inputs) if isinstance(inputs, Sequence) else None
         with tqdm(total=total, desc="Encoding", unit="input", disable=not show_progress_bar) as bar:
             for batch, failed in token_batches(prepared, max_items=batch_size, max_tokens=self.max_batch_tokens):
                 outcomes: list[tuple[int, Any]] = [(item.index, item) for item in failed]
@@ -183,7 +189,7 @@ class PipelinedSentenceTransformer(SentenceTransformer):
         ]
         return collate(rows, pad_token_id=self.tokenizer.pad_token_id or 0)
 
-    def _load(self, item: Any) -> tuple[Any, list[dict[str, Any]]]:
+    def _load(self, item: Any, threads: int = 1) -> tuple[Any, list[dict[str, Any]]]:
         row = ARCHITECTURES.get(self._transformer.config.model_type)
         return to_host_input(
             item,
@@ -191,6 +197,7 @@ class PipelinedSentenceTransformer(SentenceTransformer):
             backend=self.video_backend,
             allow_url=self.allow_url,
             min_frames=row.min_frames if row else 1,
+            threads=threads,
         )
 
     def _call_host(
@@ -216,8 +223,9 @@ class PipelinedSentenceTransformer(SentenceTransformer):
         prompt: str | None,
         processing_kwargs: dict[str, Any] | None,
         task: str | None,
+        threads: int = 1,
     ) -> Prepared:
-        host_input, metadata = self._load(item)
+        host_input, metadata = self._load(item, threads)
         features = self._call_host([host_input], metadata, prompt, processing_kwargs, task=task)
         return Prepared(index, _name_of(item), dict(features))
 

@@ -79,7 +79,7 @@ def _is_file(name: str) -> bool:
 
 
 def to_host_input(
-    item: Any, sampling: Sampling, *, backend: str, allow_url: bool, min_frames: int = 1
+    item: Any, sampling: Sampling, *, backend: str, allow_url: bool, min_frames: int = 1, threads: int = 1
 ) -> tuple[Any, list[dict[str, Any]]]:
     """Decode what has to be decoded, and write the input as sentence-transformers takes it.
 
@@ -90,6 +90,7 @@ def to_host_input(
         allow_url: Whether http(s) sources may be fetched.
         min_frames: Fewest frames that the processor takes; a shorter video is extended by its last frame, as
             processors that take one do themselves.
+        threads: Decoding threads for this input.
 
     Returns:
         The input with its frames in place, and the video metadata of each video inside chat messages, which
@@ -99,7 +100,9 @@ def to_host_input(
         VideoError: The video cannot be decoded.
         ValueError: The input is malformed, an image is missing, or a URL was not asked for.
     """
-    load = functools.partial(_frames, sampling=sampling, backend=backend, allow_url=allow_url, min_frames=min_frames)
+    load = functools.partial(
+        _frames, sampling=sampling, backend=backend, allow_url=allow_url, min_frames=min_frames, threads=threads
+    )
     kind = kind_of(item)
     if kind == "text":
         return {"text": item["text"] if isinstance(item, Mapping) else item}, []
@@ -118,8 +121,10 @@ def to_host_input(
     return _messages([item] if isinstance(item, Mapping) else item, load, allow_url)
 
 
-def _frames(source: Any, *, sampling: Sampling, backend: str, allow_url: bool, min_frames: int) -> dict[str, Any]:
-    clip = load_video(source, sampling, backend=backend, allow_url=allow_url)
+def _frames(
+    source: Any, *, sampling: Sampling, backend: str, allow_url: bool, min_frames: int, threads: int
+) -> dict[str, Any]:
+    clip = load_video(source, sampling, backend=backend, allow_url=allow_url, threads=threads)
     array, metadata = torch.from_numpy(clip.frames), clip.metadata()  # (T, H, W, C)
     if (short := min_frames - len(array)) > 0:
         array = torch.cat([array, array[-1:].expand(short, -1, -1, -1)])

@@ -53,10 +53,14 @@ def check_on_error(on_error: str) -> None:
         raise ValueError(f"on_error={on_error!r} is not known. Allowed: 'raise', 'skip'.")
 
 
+def core_count() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def default_workers() -> int:
-    """Decode threads: one per core, at most 8 (more decoders than that wait on memory, not on cores)."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(8, cores))
+    """Inputs prepared at once: one per core, at most 8 (more decoders than that wait on memory, not on cores)."""
+    return min(8, core_count())
 
 
 def prepare_ahead(

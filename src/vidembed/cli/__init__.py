@@ -1,0 +1,54 @@
+"""The command line: `vidembed index`, `search`, `info`, `build` and `demo`.
+
+The commands import what they need when they run, so that `--help` does not wait for torch.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+import vidembed
+from vidembed.cli import build, console, demo, index, info, search
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="vidembed",
+    help="Search video by text with the multimodal language models people already have.",
+    cls=console.ErrorsToExitCodes,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("index")(index.command)
+app.command("search")(search.command)
+app.command("info")(info.command)
+app.command("build")(build.command)
+app.command("demo")(demo.command)
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"vidembed {vidembed.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    *,
+    debug: Annotated[
+        bool, typer.Option("--debug", envvar=console.DEBUG_VARIABLE, help="Show logs, and errors with their traceback.")
+    ] = False,
+    version: Annotated[  # noqa: ARG001 - the callback does the work
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Search video by text with the multimodal language models people already have."""
+    console.setup(debug=debug)
+
+
+def main() -> None:
+    """Run the command line. Exit codes: 0 done, 1 nothing could be done, 2 misuse, 130 interrupted."""
+    app()

@@ -1,0 +1,47 @@
+"""`vidembed build`."""
+
+# ruff: noqa: PLC0415 - commands import what they need when they run, so that --help is quick
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def command(
+    *,
+    mllm: Annotated[str, typer.Argument(help="Video MLLM: a folder or a name on the Hub.", show_default=False)],
+    layer: Annotated[
+        int,
+        typer.Option(help="Decoder layer to read, from 1; -1 is the last, with its final norm.", show_default=False),
+    ],
+    out: Annotated[Path | None, typer.Option(help="Folder to write the checkpoint to.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Name in the model store, instead of --out; it loads as vidembed/NAME.")
+    ] = None,
+    prefix: Annotated[bool, typer.Option(help="Put the paper's zero-shot line before each prompt.")] = True,
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16. Default: the model's.")] = None,
+    device: Annotated[str | None, typer.Option(help="Torch device for the check, such as cuda.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
+) -> None:
+    """Make a search model of a video MLLM: a plain sentence-transformers checkpoint, checked before it is written."""
+    if (out is None) == (name is None):
+        raise ValueError("out: give --out DIR or --name NAME, one of them")
+    from vidembed.building import build
+
+    try:
+        written = build(
+            mllm,
+            layer=layer,
+            out=out,
+            name=name,
+            prefix="zero-shot" if prefix else None,
+            dtype=dtype,
+            device=device,
+            overwrite=overwrite,
+        )
+    except OSError as error:  # no such model, or --out is taken
+        raise ValueError(str(error)) from error
+    typer.echo(str(written))

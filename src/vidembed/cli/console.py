@@ -1,0 +1,92 @@
+"""What the commands share: output, and how errors become exit codes."""
+
+# ruff: noqa: PLC0415 - commands import what they need when they run, so that --help is quick
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import traceback
+from typing import Any
+
+import typer
+import typer.core
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+NOTHING_DONE = 1
+MISUSE = 2
+INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+
+DEBUG_VARIABLE = "VIDEMBED_DEBUG"
+
+
+class ErrorsToExitCodes(typer.core.TyperGroup):
+    """The commands, with errors shown as one paragraph on stderr and turned into exit codes.
+
+    With `--debug`, or `VIDEMBED_DEBUG=1`, errors keep their traceback.
+    """
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command."""
+        from vidembed.index.errors import IndexBusyError, IndexDamagedError, IndexingStoppedError, MissingExtraError
+        from vidembed.video.errors import VideoError
+
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            say("Interrupted. What was committed stays; the same command goes on from there.")
+            raise typer.Exit(INTERRUPTED) from None
+        except BrokenPipeError:
+            # The reader of stdout, such as `head`, is gone; without this, flushing at exit complains.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(NOTHING_DONE) from None
+        except IndexingStoppedError as error:
+            raise _failed(error, NOTHING_DONE) from error
+        except (ValueError, VideoError, MissingExtraError, IndexBusyError) as error:
+            raise _failed(error, MISUSE) from error
+        except (IndexDamagedError, OSError) as error:
+            raise _failed(error, NOTHING_DONE) from error
+
+
+def _failed(error: Exception, code: int) -> typer.Exit:
+    if os.environ.get(DEBUG_VARIABLE, "") not in {"", "0"}:
+        typer.echo("".join(traceback.format_exception(error)), err=True)
+    say(f"Error: {' '.join(str(error).split())}")
+    return typer.Exit(code)
+
+
+def setup(*, debug: bool) -> None:
+    """Send logs to stderr, warnings and up, or all of vidembed's with `debug`."""
+    if debug:
+        os.environ[DEBUG_VARIABLE] = "1"
+    logging.basicConfig(stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s", force=True)
+    logging.getLogger("vidembed").setLevel(logging.DEBUG if debug else logging.ERROR)
+
+
+def say(message: str) -> None:
+    """Write a line to stderr; stdout is for results."""
+    typer.echo(message, err=True)
+
+
+def print_json(value: Any) -> None:
+    """Write one JSON value to stdout, in ASCII, whatever names hold."""
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=True))
+
+
+def print_table(columns: list[str], rows: list[list[str]], *, title: str | None = None) -> None:
+    """Write a table to stdout. Cells are plain text: markup and control characters in file names mean nothing."""
+    from vidembed.index.sheet import printable
+
+    table = Table(title=title, title_justify="left")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(printable(cell)) for cell in row))
+    console = Console(file=sys.stdout)
+    if not console.is_terminal:
+        console.width = 200  # a file or a pipe has no width; names should not be folded at 80
+    console.print(table)

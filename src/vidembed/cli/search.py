@@ -1,0 +1,71 @@
+"""`vidembed search`."""
+
+# ruff: noqa: PLC0415 - commands import what they need when they run, so that --help is quick
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from vidembed.cli.console import print_json, print_table, say
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from vidembed.index import Hit
+
+
+def command(
+    *,
+    query: Annotated[str, typer.Argument(help="What to look for, in words.", show_default=False)],
+    folder: Annotated[Path, typer.Option("--in", help="Folder of the index.", show_default=False)],
+    k: Annotated[int, typer.Option("-k", "--top-k", help="Most hits to show.")] = 10,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Write the hits to stdout as JSON, and nothing else.")
+    ] = False,
+    html: Annotated[Path | None, typer.Option(help="Write a page with a picture of each hit to this file.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Load the model from here. Default: the name stored in the index.")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="Torch device, such as cpu or cuda.")] = None,
+) -> None:
+    """Search an index in words."""
+    from vidembed.index import VideoIndex, search
+    from vidembed.index.model import load_model
+    from vidembed.index.search import check_query
+
+    check_query(query, k)  # before the model is loaded, and before anything is written
+    if html is not None and (html.is_dir() or not html.absolute().parent.is_dir()):
+        raise ValueError(f"html: {str(html)!r} is a folder or in a folder that does not exist; name a file")
+    index = VideoIndex.open(folder)
+    name = model or index.meta.model
+    encoder = load_model(name, layer=index.meta.layer, sampling=index.meta.sampling, device=device)
+    hits = search(index, encoder, query, k=k, name=name)
+    if html is not None:
+        write_sheet(html, [(query, hits)])
+    if as_json:
+        print_json([hit.to_dict() for hit in hits])
+    else:
+        show(hits)
+
+
+def show(hits: Sequence[Hit], *, title: str | None = None) -> None:
+    """Write hits to stdout as a table."""
+    from vidembed.index.files import path_of
+    from vidembed.index.sheet import time_range
+
+    print_table(
+        ["score", "time", "file"],
+        [[f"{hit.score:.3f}", time_range(hit.start_s, hit.end_s), str(path_of(hit.uri))] for hit in hits],
+        title=title,
+    )
+
+
+def write_sheet(path: Path, results: Sequence[tuple[str, Sequence[Hit]]]) -> None:
+    """Write a contact sheet."""
+    from vidembed.index import contact_sheet
+
+    path.write_text(contact_sheet(results), encoding="utf-8")
+    say(f"Wrote {path}")

@@ -1,0 +1,40 @@
+"""What tells one version of a file from another."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class FileState:
+    """What `stat` says of a file: the quick sign that it was written to.
+
+    Attributes:
+        size: Bytes.
+        mtime_ns: Time of the last write, nanoseconds since the epoch.
+    """
+
+    size: int
+    mtime_ns: int
+
+    @classmethod
+    def of(cls, path: Path) -> FileState:
+        """Read the state of `path`, following links.
+
+        Raises:
+            OSError: The file cannot be reached.
+        """
+        found = path.stat()
+        return cls(found.st_size, found.st_mtime_ns)
+
+
+def content_fingerprint(path: Path) -> str:
+    """Return the SHA-256 of the whole file, in hex. All bytes are read: a sample would miss an edit in between.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,105 @@
+"""What an index says of itself: the model that made it and how files were cut. Written once, with the table."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from vidembed.index.errors import IndexDamagedError, IndexMismatchError
+from vidembed.index.segments import Windows
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class IndexMeta:
+    """The description stored in an index.
+
+    Attributes:
+        model: Name or path that loads the model again.
+        layer: Decoder layer that was asked for on loading, or None for the checkpoint's own.
+        sampling: Settings of frame sampling on loading, by name.
+        model_fingerprint: SHA-256 of all that made the vectors, hex.
+        fingerprint_fields: The same, readable.
+        dimension: Length of a vector.
+        segment_s: Length of the windows, seconds, or None where a file is one row.
+        overlap_s: Overlap of the windows, seconds.
+        created: When the index was made, ISO 8601 with offset.
+        schema_version: Version of this description and of the columns.
+    """
+
+    model: str
+    layer: int | None
+    sampling: dict[str, Any]
+    model_fingerprint: str
+    fingerprint_fields: dict[str, Any]
+    dimension: int
+    segment_s: float | None
+    overlap_s: float
+    created: str
+    schema_version: int = SCHEMA_VERSION
+
+    @property
+    def windows(self) -> Windows | None:
+        """How files are cut, or None where a file is one row."""
+        return None if self.segment_s is None else Windows(self.segment_s, self.overlap_s)
+
+    def to_json(self) -> str:
+        """Return the description as JSON."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> IndexMeta:
+        """Read what `to_json` wrote.
+
+        Raises:
+            IndexDamagedError: It is not such a description.
+            IndexMismatchError: It was written by a later version.
+        """
+        damaged = "index: its description cannot be read ({}); remove the folder and index again"
+        try:
+            fields = json.loads(text)
+            is_later = fields["schema_version"] > SCHEMA_VERSION
+        except (ValueError, TypeError, KeyError) as error:
+            raise IndexDamagedError(damaged.format(error)) from error
+        if is_later:
+            raise IndexMismatchError(
+                f"index: its format is version {fields['schema_version']}, and this vidembed reads up to "
+                f"{SCHEMA_VERSION}; update vidembed"
+            )
+        try:
+            return cls(**fields)
+        except TypeError as error:
+            raise IndexDamagedError(damaged.format(error)) from error
+
+    def require_model(self, fingerprint: str, fields: Mapping[str, Any], *, name: str) -> None:
+        """Refuse a model other than the one that made the vectors.
+
+        Args:
+            fingerprint: Fingerprint of the model at hand.
+            fields: Its readable form.
+            name: What the model at hand was loaded as.
+
+        Raises:
+            IndexMismatchError: The fingerprints differ. The message says both, and the fields that differ.
+        """
+        if fingerprint == self.model_fingerprint:
+            return
+        keys = sorted({*fields, *self.fingerprint_fields})
+        differing = [
+            f"{key} {self.fingerprint_fields.get(key)!r} in the index, {fields.get(key)!r} now"
+            for key in keys
+            if _plain(fields.get(key)) != self.fingerprint_fields.get(key)
+        ]
+        raise IndexMismatchError(
+            f"model: the index was made by {self.model!r} (fingerprint {self.model_fingerprint[:12]}) and {name!r} has "
+            f"fingerprint {fingerprint[:12]}; their vectors cannot be compared "
+            f"({'; '.join(differing) or 'no field differs'}). Use the model of the index, or make another index"
+        )
+
+
+def _plain(value: Any) -> Any:
+    """Return `value` as it comes back from JSON: tuples as lists, keys as strings."""
+    return json.loads(json.dumps(value))

@@ -1,0 +1,111 @@
+"""A contact sheet: hits as one HTML file that needs nothing else, with a picture from each."""
+
+from __future__ import annotations
+
+import base64
+import io
+import logging
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from PIL import Image
+
+from vidembed.index.files import path_of
+from vidembed.video import Sampling, VideoError, VideoSegment, load_video
+
+if TYPE_CHECKING:
+    from vidembed.index.search import Hit
+
+logger = logging.getLogger(__name__)
+
+THUMBNAIL_PIXELS = 320 * 180
+_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"  # no scripts, and nothing is fetched
+_STYLE = """
+body { font: 15px/1.4 system-ui, sans-serif; margin: 2rem; color: #222; background: #fff }
+h2 { margin: 2rem 0 .5rem; font-size: 1.1rem }
+.hits { display: flex; flex-wrap: wrap; gap: 1rem }
+figure { margin: 0; width: 220px }
+img, .none { width: 220px; height: 150px; object-fit: contain; background: #eee }
+.none { display: flex; align-items: center; justify-content: center; color: #777; font-size: .8rem }
+figcaption { font-size: .8rem; overflow-wrap: anywhere }
+"""
+
+
+def printable(text: str) -> str:
+    """Return `text` on one line with what cannot be printed, such as a newline in a file name, written as an escape."""
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape", "surrogatepass").decode("ascii") for char in text
+    )
+
+
+def time_range(start_s: float, end_s: float) -> str:
+    """Return a stretch of time as people write it, such as `1:05.0-1:15.0`."""
+    return f"{_clock(start_s)}-{_clock(end_s)}"
+
+
+def contact_sheet(results: Sequence[tuple[str, Sequence[Hit]]], *, title: str = "vidembed search") -> str:
+    """Return a page with the hits of each query, best first, and the picture in the middle of each.
+
+    Pictures are embedded, all text is escaped, and a content security policy forbids scripts and everything from
+    outside. A video that can no longer be read has the reason in place of its picture.
+
+    Args:
+        results: Queries, each with its hits.
+        title: Heading of the page.
+    """
+    sections = "".join(
+        f"<h2>{escape(printable(query))}</h2>\n<div class='hits'>\n"
+        + "".join(_figure(rank, hit) for rank, hit in enumerate(hits, start=1))
+        + "</div>\n"
+        for query, hits in results
+    )
+    return (
+        "<!doctype html>\n<html lang='en'>\n<head>\n<meta charset='utf-8'>\n"
+        f'<meta http-equiv="Content-Security-Policy" content="{escape(_POLICY)}">\n'
+        f"<title>{escape(printable(title))}</title>\n<style>{_STYLE}</style>\n</head>\n"
+        f"<body>\n<h1>{escape(printable(title))}</h1>\n{sections}</body>\n</html>\n"
+    )
+
+
+def _figure(rank: int, hit: Hit) -> str:
+    path = path_of(hit.uri)
+    link = escape(f"{hit.uri}#t={hit.start_s:g},{hit.end_s:g}")
+    return (
+        f"<figure>{_picture(path, hit)}<figcaption>{rank}. {hit.score:.3f} "
+        f'<a href="{link}">{escape(printable(path.name))}</a><br>{time_range(hit.start_s, hit.end_s)}'
+        "</figcaption></figure>\n"
+    )
+
+
+def _picture(path: Path, hit: Hit) -> str:
+    try:
+        encoded = base64.b64encode(thumbnail(path, (hit.start_s + hit.end_s) / 2)).decode("ascii")
+    except VideoError as error:
+        logger.warning("no picture: %s", error)
+        return f"<div class='none'>{escape(type(error).__name__)}</div>"
+    return f'<img alt="" src="data:image/jpeg;base64,{encoded}">'
+
+
+def thumbnail(path: Path, seconds: float) -> bytes:
+    """Return the frame on show at a time, as JPEG.
+
+    Args:
+        path: The video.
+        seconds: Time from its first frame.
+
+    Raises:
+        VideoError: It cannot be read.
+    """
+    # A short stretch, so that decoding ends with the frame that is wanted.
+    clip = load_video(VideoSegment(path, seconds, seconds + 0.01), Sampling(max_frames=1, max_pixels=THUMBNAIL_PIXELS))
+    out = io.BytesIO()
+    Image.fromarray(clip.frames[0]).save(out, "JPEG", quality=80)  # (H, W, 3)
+    return out.getvalue()
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds, 1), 60)
+    hours, minutes = divmod(int(minutes), 60)
+    return f"{hours}:{minutes:02d}:{rest:04.1f}" if hours else f"{minutes}:{rest:04.1f}"

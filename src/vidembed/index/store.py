@@ -1,0 +1,275 @@
+"""The table of segments: LanceDB in a folder, one row for each segment, written file by file.
+
+A file's rows arrive in one commit and are replaced in one commit, so a run that is killed leaves each file as it was or
+as it became, never in between.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from vidembed.index.errors import IndexDamagedError, MissingExtraError
+from vidembed.index.fingerprint import FileState
+from vidembed.index.meta import IndexMeta
+from vidembed.index.plan import IndexedFile
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from numpy.typing import NDArray
+
+TABLE = "segments"
+TABLE_FOLDER = f"{TABLE}.lance"
+_META_KEY = b"vidembed"
+_COMPACT_EVERY = 512  # commits; each adds a fragment, and lists all of them anew
+_KEEP_VERSIONS = timedelta(minutes=5)  # a search reads one version, for seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A stretch of a video and its vector.
+
+    Attributes:
+        start_s: Where it starts, seconds.
+        end_s: Where it ends, seconds.
+        vector: Its embedding, float32, shape (D,).
+    """
+
+    start_s: float
+    end_s: float
+    vector: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class FileRows:
+    """All rows of one file.
+
+    Attributes:
+        uri: Its `file://` URI.
+        segments: All of its segments, at least one.
+        duration: Length of the video, seconds.
+        content_fingerprint: SHA-256 of its bytes, hex.
+        state: Size and time of last write.
+    """
+
+    uri: str
+    segments: Sequence[Segment]
+    duration: float
+    content_fingerprint: str
+    state: FileState
+
+
+def segment_id(uri: str, start_s: float, end_s: float) -> str:
+    """Return the id of a row: the UUID version 5 of the segment's media fragment URI, the same in every run."""
+    return str(uuid.uuid5(uuid.NAMESPACE_URL, f"{uri}#t={start_s:.6f},{end_s:.6f}"))
+
+
+class VideoIndex:
+    """An index on disk. Open one with `open`, make one with `create`.
+
+    Attributes:
+        folder: Where it is.
+        meta: What it says of itself.
+    """
+
+    def __init__(self, folder: Path, table: Any, meta: IndexMeta) -> None:
+        """Wrap an open table; use `open` or `create`."""
+        self.folder = folder
+        self.meta = meta
+        self._table = table
+        self._commits = 0
+
+    @staticmethod
+    def exists(folder: Path) -> bool:
+        """Whether there is an index in `folder`, whole or begun. Looks only; makes nothing."""
+        versions = folder / TABLE_FOLDER / "_versions"
+        return versions.is_dir() and any(versions.iterdir())
+
+    @classmethod
+    def open(cls, folder: str | os.PathLike[str]) -> VideoIndex:
+        """Open the index in `folder`.
+
+        Raises:
+            ValueError: There is none.
+            IndexDamagedError: There is one that cannot be read.
+            MissingExtraError: LanceDB is not installed.
+        """
+        path = Path(folder)
+        if not cls.exists(path):
+            raise ValueError(
+                f"index: no vidembed index in {str(path)!r}; make one with `vidembed index PATH --to {path}`"
+            )
+        lancedb, _ = require_packages()
+        try:
+            table = lancedb.connect(path).open_table(TABLE)
+            description = (table.schema.metadata or {}).get(_META_KEY)
+        except (RuntimeError, OSError, ValueError) as error:
+            raise IndexDamagedError(
+                f"index: {str(path)!r} cannot be read; remove it and index again. LanceDB says: {error}"
+            ) from error
+        if description is None:
+            raise IndexDamagedError(
+                f"index: the table in {str(path)!r} was not made by vidembed; choose another folder"
+            )
+        return cls(path, table, IndexMeta.from_json(description))
+
+    @classmethod
+    def create(cls, folder: str | os.PathLike[str], meta: IndexMeta) -> VideoIndex:
+        """Make an empty index in `folder`, in one commit.
+
+        Raises:
+            MissingExtraError: LanceDB is not installed.
+        """
+        lancedb, pa = require_packages()
+        schema = pa.schema(
+            [
+                pa.field("id", pa.string(), nullable=False),
+                pa.field("uri", pa.string(), nullable=False),
+                pa.field("start_s", pa.float64(), nullable=False),
+                pa.field("end_s", pa.float64(), nullable=False),
+                pa.field("duration", pa.float64(), nullable=False),
+                pa.field("content_fingerprint", pa.string(), nullable=False),
+                pa.field("size", pa.int64(), nullable=False),
+                pa.field("mtime_ns", pa.int64(), nullable=False),
+                pa.field("model_fingerprint", pa.string(), nullable=False),
+                pa.field("vector", pa.list_(pa.float32(), meta.dimension), nullable=False),
+            ],
+            metadata={_META_KEY: meta.to_json().encode()},
+        )
+        return cls(Path(folder), lancedb.connect(folder).create_table(TABLE, schema=schema), meta)
+
+    def __len__(self) -> int:
+        """Return the number of segments."""
+        return int(self._table.count_rows())
+
+    def files(self) -> dict[str, IndexedFile]:
+        """Return the files in the index, by URI."""
+        _, pa = require_packages()
+        keys = ["uri", "content_fingerprint", "size", "mtime_ns"]
+        batches = list(self._table.search().select(keys).to_batches())
+        if not batches:
+            return {}
+        grouped = pa.Table.from_batches(batches).group_by(keys).aggregate([([], "count_all")]).to_pylist()
+        return {
+            row["uri"]: IndexedFile(
+                row["uri"], row["content_fingerprint"], FileState(row["size"], row["mtime_ns"]), row["count_all"]
+            )
+            for row in grouped
+        }
+
+    def segments(self, *, content_fingerprint: str) -> tuple[float, list[Segment]] | None:
+        """Return duration and segments of a file with that content, or None where the index has none."""
+        found = (
+            self._table.search().where(f"content_fingerprint = {_quoted(content_fingerprint)}").to_arrow().to_pylist()
+        )
+        if not found:
+            return None
+        uri = min(row["uri"] for row in found)
+        rows = sorted((row for row in found if row["uri"] == uri), key=lambda row: (row["start_s"], row["end_s"]))
+        return rows[0]["duration"], [
+            Segment(row["start_s"], row["end_s"], np.asarray(row["vector"], dtype=np.float32)) for row in rows
+        ]
+
+    def put(self, files: Sequence[FileRows], *, replace: bool) -> None:
+        """Store files in one commit.
+
+        Args:
+            files: Each with all of its segments.
+            replace: Whether the files are in the index: then their rows are updated, and those that are no more are
+                removed. Otherwise they must not be.
+        """
+        if not files:
+            return
+        _, pa = require_packages()
+        rows = pa.concat_tables([self._rows(file) for file in files])
+        if replace:
+            merge = self._table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
+            merge.when_not_matched_by_source_delete(_among(file.uri for file in files)).execute(rows)
+        else:
+            self._table.add(rows)
+        self._commits += 1
+        if self._commits % _COMPACT_EVERY == 0:
+            self.compact()
+
+    def remove(self, uris: Sequence[str]) -> None:
+        """Remove all rows of these files, 500 files to a commit."""
+        for first in range(0, len(uris), 500):
+            self._table.delete(_among(uris[first : first + 500]))
+
+    def vectors(self) -> Iterator[pa.RecordBatch]:
+        """Yield `uri`, `start_s`, `end_s` and `vector` of every row, some thousands of rows at a time."""
+        self._table.checkout_latest()  # the version at opening may be old, and its files removed
+        yield from self._table.search().select(["uri", "start_s", "end_s", "vector"]).to_batches()
+
+    def compact(self) -> None:
+        """Join the small fragments that single commits leave, and drop old versions of the table."""
+        self._table.optimize(cleanup_older_than=_KEEP_VERSIONS)
+
+    def flush(self) -> None:
+        """Have the system write the index to the disk; LanceDB leaves that for later, when power may be off."""
+        for path in [*self.folder.rglob("*"), self.folder]:
+            if os.name == "nt" and path.is_dir():
+                continue  # Windows cannot open a folder
+            handle = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
+
+    def size_on_disk(self) -> int:
+        """Return the bytes that the index takes, old versions included."""
+        return sum(file.stat().st_size for file in self.folder.rglob("*") if file.is_file())
+
+    def _rows(self, file: FileRows) -> pa.Table:
+        _, pa = require_packages()
+        vectors = np.stack([segment.vector for segment in file.segments]).astype(np.float32, copy=False)  # (S, D)
+        if vectors.shape[1] != self.meta.dimension:
+            raise RuntimeError(
+                f"{file.uri}: vectors of length {vectors.shape[1]} for an index of {self.meta.dimension}"
+            )
+        count = len(file.segments)
+        columns = {
+            "id": [segment_id(file.uri, segment.start_s, segment.end_s) for segment in file.segments],
+            "uri": [file.uri] * count,
+            "start_s": [segment.start_s for segment in file.segments],
+            "end_s": [segment.end_s for segment in file.segments],
+            "duration": [file.duration] * count,
+            "content_fingerprint": [file.content_fingerprint] * count,
+            "size": [file.state.size] * count,
+            "mtime_ns": [file.state.mtime_ns] * count,
+            "model_fingerprint": [self.meta.model_fingerprint] * count,
+            "vector": pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), self.meta.dimension),
+        }
+        return pa.table(columns, schema=self._table.schema)
+
+
+def _among(uris: Iterable[str]) -> str:
+    return f"uri IN ({', '.join(_quoted(uri) for uri in uris)})"
+
+
+def _quoted(text: str) -> str:
+    """Return `text` as an SQL string. URIs are percent-encoded and fingerprints hex: neither has a quote to double."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def require_packages() -> tuple[Any, Any]:
+    """Return lancedb and pyarrow, imported here since they take a second, which `--help` need not wait for.
+
+    Raises:
+        MissingExtraError: They are not installed.
+    """
+    try:
+        import lancedb  # noqa: PLC0415
+        import pyarrow as pa  # noqa: PLC0415
+    except ImportError as error:
+        raise MissingExtraError(
+            f'the index needs LanceDB ({error}); install it with: pip install "vidembed[index]"'
+        ) from error
+    return lancedb, pa

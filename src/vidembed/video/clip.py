@@ -1,0 +1,157 @@
+"""The frames of one video as handed to a model."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from vidembed.video.errors import VideoTruncated
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+TRUNCATED_S = 1.0
+"""Seconds. A stream that ends this much before its declared duration is truncated."""
+
+
+@dataclass(frozen=True, eq=False)
+class Clip:
+    """Frames of a video, or of a timed segment of one, each the one on show at its moment.
+
+    All times are in seconds. Of a whole video they count from its first frame; of a segment, **from the
+    start of the segment**, so that the same content gives the same vector wherever it lies in a file;
+    ``start_s`` says where that is.
+
+    Attributes:
+        frames: ``(T, H, W, 3)`` uint8 RGB: T >= 1 frames of one size, upright, with square pixels.
+        timestamps: ``(T,)`` float64: when each frame came on show. Never falls. A still that lasts over
+            several looks is there several times, with one timestamp. The frame already on show when a
+            segment begins has time 0.
+        fps: Average frame rate of the stream, in frames per second (not of the sampled frames).
+        duration: Length of what was looked at: to the end of the last frame, or of the segment.
+        frames_indices: ``(T,)`` int64: the ordinal of each frame in the stream, from 0. Where frames were
+            not counted (a segment, or a long file that was seeked in): ``round(timestamps * fps)``.
+        total_num_frames: Number of frames in the video or segment, above every ``frames_indices``; counted
+            where frames were counted, else ``round(duration * fps)``.
+        damaged: True if any part could not be decoded; what is left is in place by time.
+        truncated: True if the stream ends over one second before the duration it declares.
+        item: How the source is named in messages.
+        start_s: Where the clip begins in the file: the segment's start, or 0.
+        video_backend: What decoded it: ``"pyav"``, ``"decord"`` or ``"frames"`` (given as an array).
+    """
+
+    frames: NDArray[np.uint8]
+    timestamps: NDArray[np.float64]
+    fps: float
+    duration: float
+    frames_indices: NDArray[np.int64]
+    total_num_frames: int
+    damaged: bool
+    truncated: bool
+    item: str
+    start_s: float = 0.0
+    video_backend: str = "pyav"
+
+    def metadata(self) -> dict[str, Any]:
+        """Return what ``transformers.video_utils.VideoMetadata`` takes, as plain Python values.
+
+        Processors compute a frame's time as ``frames_indices / fps``, which an ordinal meets only where
+        the frame rate is constant. So the indices here are ``round(timestamps * fps)``: equal to
+        ``Clip.frames_indices`` at a constant rate, and right in time at a variable one.
+
+        Returns:
+            ``fps``, ``duration`` (s), ``total_num_frames``, ``frames_indices`` (list of T ints), ``width``
+            and ``height`` (pixels, of the frames in this clip), ``video_backend``.
+        """
+        indices = np.rint(self.timestamps * self.fps).astype(np.int64)
+        return {
+            "fps": self.fps,
+            "duration": self.duration,
+            "total_num_frames": max(self.total_num_frames, int(indices[-1]) + 1),
+            "frames_indices": indices.tolist(),
+            "width": int(self.frames.shape[2]),
+            "height": int(self.frames.shape[1]),
+            "video_backend": self.video_backend,
+        }
+
+
+def _average_rate(declared: float | None, count: int, duration: float) -> float:
+    """Return frames per second: as declared, unless counting the frames contradicts it by over 1 %."""
+    if declared is None:
+        return count / duration if duration > 0 else 1.0  # a still of no length: any rate puts it at time 0
+    if duration > 0 and abs(declared * duration - count) > max(1.0, 0.01 * count):
+        return count / duration
+    return declared
+
+
+def assemble(
+    frames: Sequence[NDArray[np.uint8]],
+    times: NDArray[np.float64],
+    *,
+    ordinals: NDArray[np.int64] | None,
+    count: int,
+    declared_fps: float | None,
+    start: float,
+    end: float | None,
+    video_end: float,
+    declared_duration: float | None,
+    damaged: bool,
+    item: str,
+    backend: str,
+) -> Clip:
+    """Make the clip of a decoded window, and warn if its end is missing.
+
+    Args:
+        frames: T pictures ``(H, W, 3)`` of one size.
+        times: ``(T,)`` seconds from the first frame of the video.
+        ordinals: ``(T,)`` places in the stream, or ``None`` if they were not counted.
+        count: Frames counted in the window (if ``ordinals``, in the whole video).
+        declared_fps: The stream's average rate as declared, or ``None``.
+        start: Start of the window, in seconds of the video.
+        end: Its end, or ``None`` for the end of the video.
+        video_end: Where the video was found to end; above ``end`` if it was not read so far.
+        declared_duration: What the video stream declares, or ``None``.
+        damaged: Whether errors were met.
+        item: Name for messages.
+        backend: What decoded it.
+    """
+    stop = video_end if end is None else min(end, video_end)
+    due = [bound for bound in (end, declared_duration) if bound is not None]
+    truncated = declared_duration is not None and min(due) - stop > TRUNCATED_S
+    if truncated:
+        warnings.warn(
+            VideoTruncated(
+                f"{item}: it ends at {video_end:.2f} s, before the {declared_duration:.2f} s it declares; "
+                "only what is there is used"
+            ),
+            stacklevel=2,
+        )
+    duration = stop - start
+    shown = np.maximum(times - start, 0.0)
+    if ordinals is not None and start == 0 and end is None:
+        fps = _average_rate(declared_fps, count, duration)
+        indices, total = ordinals, count
+    else:
+        fps = declared_fps if declared_fps is not None else _average_rate(None, count, duration)
+        indices, total = np.rint(shown * fps).astype(np.int64), round(duration * fps)
+    stacked = np.empty((len(frames), *frames[0].shape), dtype=np.uint8)  # (T, H, W, 3)
+    for i, frame in enumerate(frames):
+        stacked[i] = frame
+    return Clip(
+        frames=stacked,
+        timestamps=shown,
+        fps=fps,
+        duration=duration,
+        frames_indices=indices,
+        total_num_frames=max(total, int(indices[-1]) + 1),
+        damaged=damaged,
+        truncated=truncated,
+        item=item,
+        start_s=start,
+        video_backend=backend,
+    )

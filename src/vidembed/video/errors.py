@@ -1,0 +1,82 @@
+# ruff: noqa: N818 - the names say what was found, as users read them in reports
+"""The one family of errors that reading a video can raise.
+
+Every error names the item as the user named it, and pickles, so that it can cross a process boundary.
+"""
+
+from __future__ import annotations
+
+
+class VideoError(Exception):
+    """A video could not be read. The base class of all errors of :mod:`vidembed.video`.
+
+    Args:
+        item: How the video is named to the user (see :func:`vidembed.video.item_name`).
+        reason: What was found, what is allowed and what to do, in one or two sentences.
+
+    Attributes:
+        item: As given.
+        reason: As given.
+    """
+
+    def __init__(self, item: str, reason: str) -> None:
+        """Keep both in ``args``, which is what makes the error pickle."""
+        super().__init__(item, reason)
+        self.item = item
+        self.reason = reason
+
+    def __str__(self) -> str:
+        """Return the item and the reason."""
+        return f"{self.item}: {self.reason}"
+
+
+class VideoNotFound(VideoError):
+    """There is no such file, or the address does not answer with one."""
+
+
+class NotAFile(VideoError):
+    """The path is a directory, FIFO, socket or device."""
+
+
+class VideoPermission(VideoError):
+    """The file may not be read by this user."""
+
+
+class EmptyFile(VideoError):
+    """The file has no bytes."""
+
+
+class NotAVideo(VideoError):
+    """The content is no video container: text, an image, a playlist, a raw stream without times, noise."""
+
+
+class NoVideoStream(VideoError):
+    """The container holds no moving pictures: audio only, or audio with cover art."""
+
+
+class UnsupportedCodec(VideoError):
+    """There is a video stream, and no decoder for it."""
+
+
+class VideoTooLarge(VideoError):
+    """The pictures, or the bytes of a download, are above a limit of this package."""
+
+
+class CorruptVideo(VideoError):
+    """The file begins as a video, and too much of it cannot be decoded."""
+
+
+class DecodeTimeout(VideoError):
+    """Reading took longer than ``timeout_s``."""
+
+
+class BackendUnavailable(VideoError):
+    """The decoding backend is not installed, or cannot read this kind of file."""
+
+
+class InvalidVideoInput(VideoError):
+    """The source argument itself is malformed: its type, times, shape, dtype, frame rate or address."""
+
+
+class VideoTruncated(UserWarning):
+    """A video ends more than one second before the duration it declares: what is missing was not embedded."""

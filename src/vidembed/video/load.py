@@ -1,0 +1,152 @@
+"""A video source becomes a clip: the entry points of reading."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, Final
+
+from vidembed.video import decord, pyav
+from vidembed.video.container import DEFAULT_THREADS
+from vidembed.video.download import MAX_DOWNLOAD_BYTES
+from vidembed.video.errors import InvalidVideoInput
+from vidembed.video.frames import from_mapping, sample_frames
+from vidembed.video.opening import open_source
+from vidembed.video.reader import Deadline
+from vidembed.video.sampling import Sampling
+from vidembed.video.source import VideoFrames, VideoSegment, VideoSource, item_name
+
+if TYPE_CHECKING:
+    from vidembed.video.clip import Clip
+
+BACKENDS: Final = ("pyav", "decord")
+"""Names of the decoding backends; the first is the default."""
+DEFAULT_TIMEOUT_S: Final = 600.0
+"""Seconds. Default limit of reading one video (our choice)."""
+DEFAULT_SAMPLING: Final = Sampling()
+
+
+def _check_backend(backend: str) -> None:
+    if backend not in BACKENDS:
+        raise ValueError(f"backend={backend!r}: expected one of {', '.join(map(repr, BACKENDS))}")
+
+
+def _check_sampling(sampling: Any) -> None:
+    if not isinstance(sampling, Sampling):
+        raise TypeError(f"sampling is a {type(sampling).__name__}; expected a Sampling, such as Sampling(fps=2.0)")
+
+
+def load_video(
+    source: VideoSource,
+    sampling: Sampling = DEFAULT_SAMPLING,
+    *,
+    backend: str = "pyav",
+    allow_url: bool = False,
+    timeout_s: float | None = DEFAULT_TIMEOUT_S,
+    max_bytes: int = MAX_DOWNLOAD_BYTES,
+    threads: int = DEFAULT_THREADS,
+) -> Clip:
+    """Read the frames of a video that a model is to see.
+
+    Frames are chosen by presentation time: for each time of ``sampling``'s grid, the frame on show then.
+    Frames given as arrays are sampled on the same grid by their own times (see
+    :func:`vidembed.video.frames.sample_frames`); ``backend``, ``timeout_s`` do not matter to them.
+
+    Args:
+        source: What to read (see :data:`vidembed.video.VideoSource`).
+        sampling: How frames are chosen and how large they may be.
+        backend: ``"pyav"`` (default) or ``"decord"`` (extra ``decord``; local mp4, mov, mkv, webm files).
+        allow_url: Whether http and https addresses may be fetched. Default False.
+        timeout_s: Limit on wall-clock time in seconds, a download included; ``None`` for none. Default 600.
+        max_bytes: Limit on the size of a download. Default 2 GiB.
+        threads: Decoding threads of PyAV, at least 1. Default 4; 1 does the least work, for a caller that reads
+            several videos at once. Frames are the same.
+
+    Returns:
+        The clip. Its times count from the start of a segment (see :class:`vidembed.video.Clip`).
+
+    Raises:
+        VideoError: If it cannot be read; the subclass says why, and the message names the item.
+        ValueError: If ``backend``, ``timeout_s`` or ``threads`` is none of those allowed.
+        TypeError: If ``sampling`` is no :class:`Sampling`.
+
+    Warns:
+        VideoTruncated: If the video ends over one second before the duration it declares.
+    """
+    _check_backend(backend)
+    _check_sampling(sampling)
+    if threads < 1:
+        raise ValueError(f"threads={threads!r}: expected a whole number of at least 1")
+    item = item_name(source)
+    inner, start, end = source, 0.0, None
+    if isinstance(source, VideoSegment):
+        inner, start, end = source.path, source.start, source.end
+    if isinstance(inner, VideoFrames):
+        return sample_frames(inner, sampling, item=item, start=start, end=end)
+    if isinstance(inner, Mapping):
+        frames, metadata = from_mapping(inner, item)
+        return sample_frames(frames, sampling, item=item, metadata=metadata, start=start, end=end)
+    if backend == "decord":
+        return decord.read(inner, sampling, item=item, start=start, end=end, timeout_s=timeout_s)
+    options = {"allow_url": allow_url, "timeout_s": timeout_s, "max_bytes": max_bytes}
+    (clip,) = _read(inner, [(start, end, item)], sampling, item, options, threads)
+    return clip
+
+
+def load_segments(
+    path: VideoSource,
+    segments: Sequence[tuple[float, float | None]],
+    sampling: Sampling = DEFAULT_SAMPLING,
+    *,
+    allow_url: bool = False,
+    timeout_s: float | None = DEFAULT_TIMEOUT_S,
+    max_bytes: int = MAX_DOWNLOAD_BYTES,
+) -> Iterator[Clip]:
+    """Read several segments of one video in one decoding pass.
+
+    Each clip equals ``load_video(VideoSegment(path, start, end), sampling)``. Only the segments being read at
+    one moment are held in memory.
+
+    Args:
+        path: The video: any single source that is not a segment.
+        segments: ``(start, end)`` of each, in seconds from the first frame, ordered by start; ``end`` may be
+            ``None``. They may overlap.
+        sampling: As in :func:`load_video`.
+        allow_url: As in :func:`load_video`.
+        timeout_s: Limit on the whole pass in seconds, what the caller does between clips included.
+        max_bytes: As in :func:`load_video`.
+
+    Yields:
+        One clip a segment, in the order given.
+
+    Raises:
+        InvalidVideoInput: If a segment is malformed, lies outside the video, or they are not ordered by start.
+        VideoError: As in :func:`load_video`; it ends the pass.
+    """
+    _check_sampling(sampling)
+    item = item_name(path)
+    if isinstance(path, VideoSegment):
+        raise InvalidVideoInput(item, "load_segments takes the whole video; give the times in the file in segments")
+    parts = [VideoSegment(path, start, end) for start, end in segments]
+    if any(after.start < before.start for before, after in pairwise(parts)):
+        raise InvalidVideoInput(item, "segments are not ordered by their start; sort them")
+    if isinstance(path, (VideoFrames, Mapping)):
+        return (load_video(part, sampling) for part in parts)
+    windows = [(part.start, part.end, item_name(part)) for part in parts]
+    options = {"allow_url": allow_url, "timeout_s": timeout_s, "max_bytes": max_bytes}
+    return _read(path, windows, sampling, item, options)
+
+
+def _read(
+    source: object,
+    windows: Sequence[tuple[float, float | None, str]],
+    sampling: Sampling,
+    item: str,
+    options: dict[str, Any],
+    threads: int = DEFAULT_THREADS,
+) -> Iterator[Clip]:
+    if not windows:
+        return
+    deadline = Deadline(options["timeout_s"], item)
+    with open_source(source, item, **options) as handle:
+        yield from pyav.read_windows(handle, windows, sampling, item=item, deadline=deadline, threads=threads)

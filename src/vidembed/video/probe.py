@@ -1,0 +1,111 @@
+"""What a video declares about itself, without decoding more than its first frame."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from vidembed.video.download import MAX_DOWNLOAD_BYTES
+from vidembed.video.errors import CorruptVideo
+from vidembed.video.frames import from_mapping
+from vidembed.video.geometry import quarter_turns
+from vidembed.video.opening import open_source
+from vidembed.video.reader import Deadline, FrameReader
+from vidembed.video.source import VideoFrames, VideoSegment, VideoSource, item_name
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """What is known of a video before it is decoded.
+
+    Attributes:
+        item: Its name in messages.
+        duration: Seconds, as the video stream declares it. ``None`` where it does not, or cannot be trusted to
+            (transport and program streams, live recordings): ``load_video`` finds it by reading.
+        fps: Average frame rate as declared, frames per second, or ``None``.
+        width: Pixels, upright and with square pixels: the width of an unscaled frame.
+        height: Pixels, likewise.
+        codec: FFmpeg's name of the decoder's codec, such as ``"h264"``; ``"raw"`` for frames given as arrays.
+        container: FFmpeg's name of the container, such as ``"matroska,webm"``; ``"frames"`` for arrays.
+        rotation: Degrees counter-clockwise, 0, 90, 180 or 270, by which decoded pictures are set upright.
+        num_frames_estimate: Frames in the stream: declared, else ``round(duration * fps)``, else ``None``.
+        has_audio: Whether there is an audio stream.
+    """
+
+    item: str
+    duration: float | None
+    fps: float | None
+    width: int
+    height: int
+    codec: str
+    container: str
+    rotation: int
+    num_frames_estimate: int | None
+    has_audio: bool
+
+
+def probe(
+    source: VideoSource,
+    *,
+    allow_url: bool = False,
+    timeout_s: float | None = 60.0,
+    max_bytes: int = MAX_DOWNLOAD_BYTES,
+) -> VideoInfo:
+    """Describe a video; of a segment, the whole video it is cut from.
+
+    Args:
+        source: What to describe (see :data:`vidembed.video.VideoSource`).
+        allow_url: Whether http and https addresses may be fetched (whole). Default False.
+        timeout_s: Limit in seconds, ``None`` for none. Default 60.
+        max_bytes: Limit on the size of a download. Default 2 GiB.
+
+    Raises:
+        VideoError: As :func:`vidembed.video.load_video` for what shows by the first frame.
+    """
+    inner = source.path if isinstance(source, VideoSegment) else source
+    item = item_name(inner)
+    if isinstance(inner, Mapping):
+        inner, _ = from_mapping(inner, item)
+    if isinstance(inner, VideoFrames):
+        count, height, width = inner.array.shape[:3]
+        return VideoInfo(
+            item=item,
+            duration=count / inner.fps,
+            fps=inner.fps,
+            width=width,
+            height=height,
+            codec="raw",
+            container="frames",
+            rotation=0,
+            num_frames_estimate=count,
+            has_audio=False,
+        )
+    deadline = Deadline(timeout_s, item)
+    with (
+        open_source(inner, item, allow_url=allow_url, timeout_s=timeout_s, max_bytes=max_bytes) as handle,
+        FrameReader(handle, item, deadline) as reader,
+    ):
+        return describe(reader, item)
+
+
+def describe(reader: FrameReader, item: str) -> VideoInfo:
+    """Describe what ``reader`` has open; takes its first frame."""
+    first = next(reader, None)
+    if first is None:
+        raise CorruptVideo(item, f"no frame could be decoded ({reader.errors} errors)")
+    height, width, _ = reader.geometry(first.frame, None).shape
+    container, stream = reader.container, reader.stream
+    fps = None if reader.rate is None else float(reader.rate)
+    count = stream.frames or (round(reader.duration * fps) if reader.duration and fps else None)
+    return VideoInfo(
+        item=item,
+        duration=reader.duration,
+        fps=fps,
+        width=width,
+        height=height,
+        codec=stream.codec_context.name,
+        container=container.format.name,
+        rotation=90 * quarter_turns(first.frame.rotation),
+        num_frames_estimate=count,
+        has_audio=any(other.type == "audio" for other in container.streams),
+    )

@@ -1,0 +1,190 @@
+"""The default backend: PyAV, frames chosen by presentation time."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from typing import TYPE_CHECKING, BinaryIO
+
+import numpy as np
+
+from vidembed.video.clip import TRUNCATED_S, Clip, assemble
+from vidembed.video.container import DEFAULT_THREADS
+from vidembed.video.errors import CorruptVideo, InvalidVideoInput
+from vidembed.video.reader import Deadline, FrameReader, TimedFrame
+from vidembed.video.sampling import TIME_EPSILON, GridPicker, Sampling
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from vidembed.video.geometry import Geometry
+
+MIN_JUMP_S = 2.0
+"""Seconds. Shorter distances are decoded through: a seek costs about that much (our choice)."""
+MAX_LOST_SHARE = 0.10
+"""Share of frames that may be lost to errors before the video counts as corrupt (our choice)."""
+
+
+class Window:
+    """Collects the frames of one clip: a whole video, or one segment of it.
+
+    Args:
+        start: Seconds from the first frame of the video.
+        end: Likewise (exclusive), or ``None`` for the end of the video.
+        reader: The pass that will feed it.
+        sampling: How frames are chosen.
+        item: Name for messages.
+    """
+
+    def __init__(self, start: float, end: float | None, reader: FrameReader, sampling: Sampling, item: str) -> None:
+        """Prepare the grid."""
+        self.start = start
+        self.end = end
+        self.item = item
+        self.done = False
+        self._declared = reader.duration
+        declared = None if self._declared is None else max(self._declared, start)
+        self._picker: GridPicker[tuple[NDArray[np.uint8], float, int | None]]
+        self._picker = GridPicker(sampling, start=start, end=end, duration=declared)
+        self._seen = 0
+        self._errors = 0
+        self._errors_before: int | None = None
+        self._attempt = 0
+
+    @property
+    def next_time(self) -> float:
+        """The next time of interest; infinity once the window is complete."""
+        return math.inf if self.done else self._picker.next_time
+
+    def feed(self, timed: TimedFrame, until: float, geometry: Geometry) -> None:
+        """Look at a frame on show in ``[timed.time, until)``. One fed again, after a restart, does no harm."""
+        if self.done or until <= self.start + TIME_EPSILON:
+            return
+        if self._errors_before is None or timed.attempt != self._attempt:
+            self._errors_before, self._attempt, self._seen = timed.errors_at_key, timed.attempt, 0
+        self._errors = timed.errors - self._errors_before
+        self._seen += 1
+        if self._picker.wants(until):
+            self._picker.keep((timed.array(geometry, self.item), timed.time, timed.ordinal), until)
+        self.done = self.end is not None and until + TIME_EPSILON >= self.end
+
+    def clip(self, reader: FrameReader, video_end: float) -> Clip:
+        """Return what was collected.
+
+        Args:
+            reader: The pass that fed this window.
+            video_end: Seconds from the first frame to the end of the last one read.
+        """
+        if not self.done:
+            self._errors = reader.errors - (self._errors_before or 0)
+        self._check(video_end)
+        kept = self._picker.finish()
+        ordinals = [ordinal for *_, ordinal in kept if ordinal is not None]
+        return assemble(
+            [array for array, *_ in kept],
+            np.array([time for _, time, _ in kept], dtype=np.float64),
+            ordinals=None if reader.seeked else np.array(ordinals, dtype=np.int64),
+            count=self._seen,
+            declared_fps=None if reader.rate is None else float(reader.rate),
+            start=self.start,
+            end=self.end,
+            video_end=video_end,
+            declared_duration=self._declared,
+            damaged=self._errors > 0,
+            item=self.item,
+            backend="pyav",
+        )
+
+    def _check(self, video_end: float) -> None:
+        """Raise if nothing lies in the window, or too much of it was lost."""
+        if self.start + TIME_EPSILON >= video_end:
+            if self._declared is not None and self.start < self._declared - TRUNCATED_S:
+                raise CorruptVideo(
+                    self.item,
+                    f"the video ends at {video_end:.3f} s, before this segment and the {self._declared:.3f} s it "
+                    "declares; get an intact copy",
+                )
+            raise InvalidVideoInput(
+                self.item, f"the segment starts at {self.start:g} s, and the video is {video_end:.3f} s long"
+            )
+        if self._errors > MAX_LOST_SHARE * (self._errors + self._seen):
+            raise CorruptVideo(
+                self.item,
+                f"{self._errors} of {self._errors + self._seen} packets or frames could not be decoded; "
+                f"at most {MAX_LOST_SHARE:.0%} may be lost. Get an intact copy, or repair it with ffmpeg",
+            )
+
+
+def read_windows(
+    handle: BinaryIO,
+    segments: Sequence[tuple[float, float | None, str]],
+    sampling: Sampling,
+    *,
+    item: str,
+    deadline: Deadline,
+    threads: int = DEFAULT_THREADS,
+    allow_seek: bool = True,
+) -> Iterator[Clip]:
+    """Decode several windows of one video in one pass.
+
+    Args:
+        handle: Seekable, binary.
+        segments: ``(start, end, name)`` of each window, in seconds, ordered by start.
+        sampling: How frames are chosen in each window.
+        item: Name of the file, for messages.
+        deadline: Limit on the whole pass.
+        threads: Decoding threads.
+        allow_seek: Whether distances may be jumped over where the container allows it.
+
+    Yields:
+        One clip a window, in the order given.
+    """
+    with FrameReader(handle, item, deadline, threads=threads) as reader:
+        reader.can_seek = reader.can_seek and allow_seek
+        windows = deque(Window(start, end, reader, sampling, name) for start, end, name in segments)
+        geometry: Geometry | None = None
+        shown: TimedFrame | None = None  # the frame on show, until the next one comes
+        for timed in reader:
+            geometry = geometry or reader.geometry(timed.frame, sampling.max_pixels)
+            if shown is not None:
+                _feed(windows, shown, timed.time, geometry)
+                while windows and windows[0].done:
+                    yield windows.popleft().clip(reader, timed.time)
+            shown = timed
+            target = min((window.next_time for window in windows), default=math.inf)
+            if _worth_seeking(reader, windows, timed.time, target):
+                reader.seek(target)
+                shown = None
+            if not windows:
+                return
+        if shown is None or geometry is None:
+            raise CorruptVideo(item, f"no frame could be decoded ({reader.errors} errors)")
+        video_end = _video_end(shown, reader)
+        _feed(windows, shown, video_end, geometry)
+        for window in windows:
+            yield window.clip(reader, video_end)
+
+
+def _feed(windows: deque[Window], shown: TimedFrame, until: float, geometry: Geometry) -> None:
+    for window in windows:
+        if window.start >= until:
+            break
+        window.feed(shown, until, geometry)
+
+
+def _video_end(last: TimedFrame, reader: FrameReader) -> float:
+    """Return where the last frame ends: as declared if that is within a frame of it."""
+    end = max(last.time + last.duration, last.time + 2 * TIME_EPSILON)
+    if reader.duration is not None and reader.rate and abs(reader.duration - end) <= 1 / reader.rate:
+        return max(reader.duration, last.time + 2 * TIME_EPSILON)
+    return end
+
+
+def _worth_seeking(reader: FrameReader, windows: deque[Window], now: float, target: float) -> bool:
+    if not reader.can_seek or not reader.sought < target < math.inf:
+        return False
+    if reader.gop_s is None:  # key frame distance not seen yet: worth one try if nothing before is wanted
+        return reader.sought < 0 and target - now > MIN_JUMP_S and all(window.start > now for window in windows)
+    return target - now > max(MIN_JUMP_S, 2 * reader.gop_s)

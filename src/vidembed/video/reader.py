@@ -1,0 +1,294 @@
+"""One pass over the frames of a video, each with the time at which it comes on show."""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import TYPE_CHECKING, BinaryIO, Self
+
+import av.error
+
+from vidembed.video import container as box
+from vidembed.video.errors import CorruptVideo, DecodeTimeout
+from vidembed.video.geometry import Geometry, check_size, picture, plan
+from vidembed.video.sampling import TIME_EPSILON
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterator
+    from types import TracebackType
+
+    import numpy as np
+    from av.packet import Packet
+    from av.video.frame import VideoFrame
+    from av.video.stream import VideoStream
+    from numpy.typing import NDArray
+
+CLOCK_RESET_S = 0.5
+"""Seconds. A time that falls by more starts a new clock (joined files): it continues from where the last ended."""
+_MAX_READ_ERRORS = 16  # failed reads in a row after which a file has ended
+
+
+class Deadline:
+    """A limit on wall-clock time, checked between packets."""
+
+    def __init__(self, timeout_s: float | None, item: str) -> None:
+        """Start the clock."""
+        if timeout_s is not None and not timeout_s > 0:
+            raise ValueError(f"timeout_s={timeout_s!r}: expected seconds above 0, or None for no limit")
+        self.timeout_s = timeout_s
+        self._item = item
+        self._end = None if timeout_s is None else time.monotonic() + timeout_s
+
+    def error(self) -> DecodeTimeout:
+        """Return the error to raise when time is up."""
+        return DecodeTimeout(
+            self._item, f"not read within timeout_s={self.timeout_s}; raise the limit or cut the video"
+        )
+
+    def remaining(self) -> float | None:
+        """Return the seconds left, or ``None`` for no limit; raise :class:`DecodeTimeout` when none are."""
+        if self._end is None:
+            return None
+        left = self._end - time.monotonic()
+        if left <= 0:
+            raise self.error()
+        return left
+
+
+class _OvershootError(Exception):
+    """Seeking landed after the time asked for."""
+
+
+@dataclass
+class TimedFrame:
+    """A decoded frame.
+
+    Attributes:
+        frame: As decoded.
+        time: Seconds from the first frame of the video; never falls within a pass.
+        duration: Seconds it lasts, by its own word; 0 if it says nothing.
+        ordinal: Its place in the stream, or ``None`` after a seek.
+        errors: Errors met up to here in this pass.
+        errors_at_key: Errors met up to the last key frame.
+        attempt: How often the pass had begun again from the first frame.
+    """
+
+    frame: VideoFrame
+    time: float
+    duration: float
+    ordinal: int | None
+    errors: int
+    errors_at_key: int
+    attempt: int
+    _array: NDArray[np.uint8] | None = None
+
+    def array(self, geometry: Geometry, item: str) -> NDArray[np.uint8]:
+        """Return the upright RGB picture, ``(H, W, 3)``, converted once."""
+        if self._array is None:
+            check_size(self.frame.width, self.frame.height, item)
+            self._array = picture(self.frame, geometry)
+        return self._array
+
+
+class FrameReader:
+    """Decodes the video stream of a handle in order of presentation. A context manager and an iterator.
+
+    Attributes:
+        duration: Declared duration of the video stream in seconds, or ``None``.
+        rate: Average frame rate as declared, or ``None``.
+        container: The open container.
+        stream: Its video stream.
+        errors: Errors met so far: packets that did not decode, frames flagged corrupt or without a time.
+        gop_s: Longest distance of key frames seen so far, in seconds, or ``None``.
+        can_seek: Whether the container can be trusted to seek.
+        seeked: Whether ordinals are no longer those of the stream.
+        sought: The last time sought, in seconds, or -1.
+
+    Args:
+        handle: Seekable, binary.
+        item: Its name, for messages.
+        deadline: The limit on time.
+        threads: Decoding threads.
+    """
+
+    def __init__(self, handle: BinaryIO, item: str, deadline: Deadline, *, threads: int = box.DEFAULT_THREADS) -> None:
+        """Open the container."""
+        self._handle = handle
+        self._threads = threads
+        self._item = item
+        self._deadline = deadline
+        self._stack = ExitStack()
+        self.seeked = False
+        self.sought = -1.0
+        self._attempt = 0
+        self._open()
+
+    def _open(self) -> None:
+        self.container = self._stack.enter_context(box.open_container(self._handle, self._item))
+        try:
+            self.stream: VideoStream = box.video_stream(self.container, self._item, self._threads)
+        except BaseException:
+            self._stack.close()
+            raise
+        self.duration = box.declared_duration(self.container, self.stream)
+        self.rate = box.declared_rate(self.stream)
+        self.can_seek = self.container.format.name in box.SEEKABLE_FORMATS and self.rate is not None
+        self.errors = self._errors_at_key = self._ordinal = 0
+        self.gop_s: float | None = None
+        self._key_pts: int | None = None
+        self._origin: Fraction | None = None
+        self._offset = self._last = self._last_end = 0.0
+        self._frames: Generator[TimedFrame, None, None] = self._decode()
+
+    def __enter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Close the container."""
+        self._frames.close()
+        self._stack.close()
+
+    def __iter__(self) -> Iterator[TimedFrame]:
+        """Return itself."""
+        return self
+
+    def __next__(self) -> TimedFrame:
+        """Return the next frame."""
+        try:
+            return next(self._frames)
+        except _OvershootError:
+            self._restart()
+            return next(self._frames)
+
+    def geometry(self, frame: VideoFrame, max_pixels: int | None) -> Geometry:
+        """Decide the size of all frames by the first of them."""
+        return plan(
+            frame.width,
+            frame.height,
+            aspect=self.stream.sample_aspect_ratio,
+            rotation=frame.rotation,
+            max_pixels=max_pixels,
+            item=self._item,
+        )
+
+    def seek(self, seconds: float) -> None:
+        """Continue with the key frame at or before ``seconds``; to be called after the first frame.
+
+        If seeking does not lead there, continue with the first frame, and seek no more.
+        """
+        if self._origin is None or self.stream.time_base is None:
+            raise RuntimeError("seek before the first frame")
+        self.seeked = True
+        self.sought = seconds
+        self._frames.close()
+        self._key_pts = None
+        self._last = self._last_end = -box.MAX_TIME
+        target = int((Fraction(seconds + TIME_EPSILON) + self._origin) / self.stream.time_base)
+        try:
+            self.container.seek(target, stream=self.stream, backward=True)
+        except av.error.FFmpegError:
+            self._restart()
+        else:
+            self._frames = self._land(seconds)
+
+    def _land(self, seconds: float) -> Generator[TimedFrame, None, None]:
+        landed = False
+        for timed in self._decode(landing=True):
+            if not landed and timed.time > seconds + TIME_EPSILON:
+                raise _OvershootError
+            landed = True
+            yield timed
+        if not landed:
+            raise _OvershootError
+
+    def _restart(self) -> None:
+        self._frames.close()
+        self._stack.close()
+        self._attempt += 1
+        self._open()
+        self.can_seek = False
+
+    def _packets(self) -> Iterator[Packet[VideoStream]]:
+        """Yield the packets of the stream; a file that cannot be read on ends there."""
+        failures = 0
+        while True:
+            try:
+                for packet in self.container.demux(self.stream):
+                    self._deadline.remaining()
+                    failures = 0
+                    yield packet
+            except av.error.FFmpegError:
+                self.errors += 1
+                failures += 1
+                if failures < _MAX_READ_ERRORS:
+                    continue
+            return
+
+    def _decode(self, *, landing: bool = False) -> Generator[TimedFrame, None, None]:
+        floor: int | None = None  # after a seek: pictures shown before the key frame lack their references
+        for packet in self._packets():
+            self._note_key(packet)
+            if landing and floor is None and packet.pts is not None:
+                floor = packet.pts
+            try:
+                frames = packet.decode()
+            except av.error.EOFError:
+                continue
+            except av.error.FFmpegError:
+                self.errors += 1
+                continue
+            for frame in frames:
+                if floor is not None and frame.pts is not None and frame.pts < floor:
+                    continue
+                timed = self._place(frame)
+                if timed is not None:
+                    yield timed
+
+    def _note_key(self, packet: Packet[VideoStream]) -> None:
+        if not packet.is_keyframe or packet.pts is None or packet.time_base is None:
+            return
+        if self._key_pts is not None:
+            gap = float((packet.pts - self._key_pts) * packet.time_base)
+            self.gop_s = max(gap, self.gop_s or 0.0)
+        self._key_pts = packet.pts
+
+    def _place(self, frame: VideoFrame) -> TimedFrame | None:
+        """Give a frame its time, or ``None`` if it is damaged or has no time."""
+        ordinal = self._ordinal
+        self._ordinal += 1
+        if frame.key_frame:
+            self._errors_at_key = self.errors
+        base = frame.time_base
+        if frame.pts is None or base is None:
+            self.errors += 1
+            return None
+        if self._origin is None:
+            self._origin = frame.pts * base
+        seconds = float(frame.pts * base - self._origin) + self._offset
+        if seconds < self._last - CLOCK_RESET_S:
+            self._offset += self._last_end - seconds
+            seconds = self._last_end
+            self.can_seek = False
+        seconds = max(seconds, self._last)
+        if not -box.MAX_TIME <= seconds <= box.MAX_TIME:
+            raise CorruptVideo(self._item, f"a frame claims to come {seconds:.0f} s after the first: a broken clock")
+        duration = min(max(float((frame.duration or 0) * base), 0.0), box.MAX_TIME)
+        self._last = seconds
+        self._last_end = seconds + (duration or (float(1 / self.rate) if self.rate else 0.0))
+        if frame.is_corrupt:
+            self.errors += 1
+            return None
+        return TimedFrame(
+            frame=frame,
+            time=seconds,
+            duration=self._last_end - seconds,
+            ordinal=None if self.seeked else ordinal,
+            errors=self.errors,
+            errors_at_key=self._errors_at_key,
+            attempt=self._attempt,
+        )

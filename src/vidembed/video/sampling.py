@@ -1,0 +1,139 @@
+"""Which moments of a video are looked at: a regular grid in presentation time."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import KW_ONLY, asdict, dataclass
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+TIME_EPSILON = 1e-6
+"""Seconds. Times closer than this are equal: below any container's clock tick, above float rounding."""
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a video becomes frames. Every field changes the vectors.
+
+    Args:
+        fps: Frames looked at per second of video. Default 2 (VidVec, arXiv 2602.08099, section 4).
+        max_frames: Upper bound on the number of frames; a longer video is looked at less often, evenly
+            over its whole length. Default 180 (VidVec, section 4).
+        max_pixels: Upper bound on the area (height x width) of a frame, in pixels. Larger frames are
+            scaled down with their aspect kept; none is ever scaled up. ``None`` sets no bound.
+            Default 640 x 360 (our choice: the paper gives none).
+
+    Raises:
+        ValueError: If a field is not a finite number above zero, or a count is not whole.
+    """
+
+    fps: float = 2.0
+    max_frames: int = 180
+    _: KW_ONLY
+    max_pixels: int | None = 640 * 360
+
+    def __post_init__(self) -> None:
+        """Check the fields and give them one type each, so that ``as_dict`` is stable."""
+        if isinstance(self.fps, bool) or not isinstance(self.fps, (int, float, np.number)):
+            raise ValueError(  # noqa: TRY004 - as for every other field
+                f"Sampling(fps={self.fps!r}): expected a number of frames per second, such as 2.0"
+            )
+        if not (math.isfinite(self.fps) and self.fps > 0):
+            raise ValueError(f"Sampling(fps={self.fps!r}): expected a finite number above 0, such as 2.0")
+        object.__setattr__(self, "fps", float(self.fps))
+        for name in ("max_frames", "max_pixels"):
+            value = getattr(self, name)
+            if value is None and name == "max_pixels":
+                continue
+            if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+                allowed = " or None" if name == "max_pixels" else ""
+                raise ValueError(f"Sampling({name}={value!r}): expected a whole number of at least 1{allowed}")
+            object.__setattr__(self, name, int(value))
+
+    def as_dict(self) -> dict[str, float | int | None]:
+        """Return every field that changes vectors, as JSON values, in a fixed order."""
+        return asdict(self)
+
+    def step(self, duration: float | None) -> float:
+        """Return the seconds between two looks at a video of ``duration`` seconds (``None``: not known)."""
+        if duration is None:
+            return 1.0 / self.fps
+        return max(1.0 / self.fps, duration / self.max_frames)
+
+    def grid(self, duration: float) -> NDArray[np.float64]:
+        """Return the times looked at in a video of known duration.
+
+        Args:
+            duration: Length of the video, in seconds; finite, not negative.
+
+        Returns:
+            ``(T,)`` float64, seconds: ``k * step`` for ``k = 0, 1, ...`` below ``duration``, with
+            ``step = max(1 / fps, duration / max_frames)``. ``1 <= T <= max_frames``; the first is 0.
+
+        Raises:
+            ValueError: If ``duration`` is negative or not finite.
+        """
+        if not (math.isfinite(duration) and duration >= 0):
+            raise ValueError(f"grid(duration={duration!r}): expected a finite number of seconds, at least 0")
+        step = self.step(duration)
+        count = math.ceil((duration - TIME_EPSILON) / step)
+        return np.arange(min(max(count, 1), self.max_frames), dtype=np.float64) * step
+
+
+class GridPicker(Generic[Item]):
+    """Keeps, from frames offered in the order of presentation, the one on show at each time of the grid.
+
+    Of a video of unknown (or wrongly declared) duration it keeps frames at ``fps`` and, each time
+    ``2 * max_frames`` are kept, drops every second one and doubles the step. So never more than
+    ``2 * max_frames`` items are held, and never more than ``max_frames`` are returned.
+
+    Args:
+        sampling: The grid's parameters.
+        start: Time of the first look, in seconds of the video's clock.
+        end: Time at which looking ends (exclusive), or ``None`` for the end of the video.
+        duration: Duration of the video as declared, in seconds, or ``None`` if unknown.
+    """
+
+    def __init__(
+        self, sampling: Sampling, *, start: float = 0.0, end: float | None = None, duration: float | None = None
+    ) -> None:
+        """Set the step."""
+        self.start = start
+        self.end = math.inf if end is None else end
+        self._max_frames = sampling.max_frames
+        span = (
+            None if duration is None else max(min(self.end, duration) - start, 0.0)
+        )  # an end may lie past the video's
+        self.step = sampling.step(span)
+        self._kept: list[Item] = []
+
+    @property
+    def next_time(self) -> float:
+        """The next time to be looked at, in seconds of the video's clock; infinity past the end."""
+        time = self.start + len(self._kept) * self.step
+        return time if time + TIME_EPSILON < self.end else math.inf
+
+    def wants(self, until: float) -> bool:
+        """Whether a frame on show until ``until`` (exclusive) is one to keep."""
+        return self.next_time + TIME_EPSILON < until
+
+    def keep(self, item: Item, until: float) -> None:
+        """Keep ``item`` for every time of the grid that comes before ``until``."""
+        while self.wants(until):
+            self._kept.append(item)
+            if len(self._kept) == 2 * self._max_frames:
+                self._kept = self._kept[::2]
+                self.step *= 2
+
+    def finish(self) -> list[Item]:
+        """Return the kept items in order: evenly thinned to ``max_frames`` if there are more."""
+        count = len(self._kept)
+        if count <= self._max_frames:
+            return self._kept
+        return [self._kept[i * count // self._max_frames] for i in range(self._max_frames)]

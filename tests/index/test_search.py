@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.index.fakes import DIMENSION, FakeEncoder, write_video
+from vidembed.index import IndexMeta, IndexMismatchError, Report, VideoIndex, search
+from vidembed.index.fingerprint import FileState
+from vidembed.index.search import MAX_QUERY_CHARS, nearest
+from vidembed.index.store import FileRows, Segment, segment_id
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> VideoIndex:
+    meta = IndexMeta("fake", None, {}, "f" * 64, {}, DIMENSION, None, 0.0, "2026-01-01T00:00:00+00:00")
+    return VideoIndex.create(tmp_path / "index", meta)
+
+
+def put(index: VideoIndex, uri: str, vectors: Any, *, replace: bool = False) -> None:
+    segments = [Segment(float(i), i + 1.0, np.asarray(vector, dtype=np.float32)) for i, vector in enumerate(vectors)]
+    index.put([FileRows(uri, segments, float(len(segments)), "c", FileState(1, 1))], replace=replace)
+
+
+def test_words_find_the_video(run: Callable[..., Report], clips: Path, folder: Path) -> None:
+    for colour, values in {"red": (200, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 200)}.items():
+        write_video(clips / f"{colour}.mp4", [values])
+    run()
+    for colour in ("red", "green", "blue"):
+        hits = search(VideoIndex.open(folder), FakeEncoder(), colour, k=3)
+        assert hits[0].uri == (clips / f"{colour}.mp4").as_uri()
+        assert (hits[0].start_s, hits[0].end_s) == (0, 1)
+        assert 1 >= hits[0].score > hits[1].score >= hits[2].score >= -1
+
+
+@pytest.mark.parametrize("k", [1, 3, 17, 500])
+def test_equals_a_plain_ranking(index: VideoIndex, k: int) -> None:
+    rng = np.random.default_rng(0)
+    vectors = {f"file:///{i:02}.mp4": rng.normal(size=(5, DIMENSION)).astype(np.float32) for i in range(20)}
+    for uri, rows in vectors.items():
+        put(index, uri, rows)
+    query = rng.normal(size=DIMENSION)
+    expected = sorted(
+        (
+            (-round(float(row @ query / np.linalg.norm(row.astype(float)) / np.linalg.norm(query)), 6), uri, float(i))
+            for uri, rows in vectors.items()
+            for i, row in enumerate(rows.astype(np.float64))
+        ),
+    )[:k]
+    found = [(-hit.score, hit.uri, hit.start_s) for hit in nearest(index, query, k=k)]
+    assert [row[1:] for row in found] == [row[1:] for row in expected]
+    assert [row[0] for row in found] == pytest.approx([row[0] for row in expected], abs=1.1e-6)
+
+
+def test_ties_are_broken_by_uri_and_start(index: VideoIndex) -> None:
+    vector = np.full(DIMENSION, 0.3)
+    for uri in ("file:///c.mp4", "file:///a.mp4", "file:///b.mp4"):
+        put(index, uri, [vector, -vector, vector])
+    index.compact()
+    put(index, "file:///a.mp4", [vector, -vector, vector], replace=True)
+    for k in range(1, 7):
+        found = [(hit.uri[-5], hit.start_s) for hit in nearest(index, vector, k=k)]
+        assert found == [("a", 0), ("a", 2), ("b", 0), ("b", 2), ("c", 0), ("c", 2)][:k]
+
+
+def test_scores_stay_within_one(index: VideoIndex) -> None:
+    vector = np.random.default_rng(1).normal(size=DIMENSION).astype(np.float32) * 1e3
+    put(index, "file:///a.mp4", [vector, -vector])
+    assert [hit.score for hit in nearest(index, vector.astype(np.float64), k=2)] == [1.0, -1.0]
+
+
+def test_an_empty_index_has_no_hits(index: VideoIndex) -> None:
+    assert nearest(index, np.ones(DIMENSION), k=5) == []
+
+
+@pytest.mark.parametrize("vector", [np.zeros(DIMENSION), np.full(DIMENSION, np.nan), np.ones(DIMENSION + 1)])
+def test_a_bad_query_vector_is_refused(index: VideoIndex, vector: np.ndarray) -> None:
+    with pytest.raises(RuntimeError, match="query vector"):
+        nearest(index, vector, k=1)
+
+
+def test_bad_queries_and_other_models_are_refused(run: Callable[..., Report], folder: Path) -> None:
+    run()
+    index = VideoIndex.open(folder)
+    for query, k, message in [
+        ("", 1, "query"),
+        (" \n", 1, "query"),
+        ("x" * (MAX_QUERY_CHARS + 1), 1, "10001"),
+        ("a", 0, "k: got 0"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            search(index, FakeEncoder(), query, k=k)
+    other = FakeEncoder("other")
+    with pytest.raises(IndexMismatchError) as refused:
+        search(index, other, "red", name="there/other")
+    for said in ("'fake'", FakeEncoder().fingerprint[:12], "'there/other'", other.fingerprint[:12]):
+        assert said in str(refused.value)
+
+
+def test_ids_are_those_of_every_run() -> None:
+    assert segment_id("file:///a.mp4", 0, 1.5) == "4f9e7e76-ab59-5587-b8d6-d6660502d529"
