@@ -154,6 +154,7 @@ def test_demo(checkpoint: Path, tmp_path: Path) -> None:
     assert "recall@1" in result.stdout
     assert result.stdout.count("what it shows") == 5
     assert "vidembed search" in result.stdout
+    assert "by chance @1" in result.stdout
     assert (out / "hits-6-0.html").read_text(encoding="utf-8").count("<img") == 15
     assert len(rows(out / "index-6-0")) == 6
     assert "6 unchanged" in vidembed("demo", "--out", out, "--clips", "6", "--model", checkpoint).stdout

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import socket
 
+import av
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
@@ -92,6 +94,21 @@ def test_files_and_arrays_give_the_same_states(reader, written, layers):
         states = reader.model(**inputs, output_hidden_states=True).hidden_states
     layer = FIGURES["best_layer"]
     assert functional.cosine_similarity(states[layer][0, -1], layers[0][layer - 1, 0], dim=0) > 0.95
+
+
+def test_wide_video_runs_with_few_tokens(reader, tmp_path):
+    path = tmp_path / "wide.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 640, 360, "yuv420p"
+        for level in range(0, 200, 4):  # 5 seconds
+            image = np.full((360, 640, 3), level, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode())
+    inputs = reader.inputs([path], [VIDEO_PROMPT])
+    visual = (inputs["input_ids"] == reader.model.config.video_token_id).sum().item()
+    assert 0 < visual <= 5 * 9  # 10 frames make 5 time steps
+    assert torch.isfinite(reader.states([path], [VIDEO_PROMPT])).all()
 
 
 def test_greedy_tags_are_mostly_right(reader, written):

@@ -4,29 +4,48 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from math import comb
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vidembed.cli.console import NOTHING_DONE, print_table, say
+from vidembed.cli.console import NOTHING_DONE, print_table
 from vidembed.cli.index import DEFAULT_MODEL
 from vidembed.cli.index import run as run_index
 from vidembed.cli.index import show as show_report
 from vidembed.cli.search import write_sheet
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
 
-    from vidembed.index import Hit
+    from vidembed.encoder import VideoEncoder
+    from vidembed.index import Hit, VideoIndex
     from vidembed.shapes import ClipRecord
 
-FREE_QUERY = "a red square moving down that stops"
-SHOWN = 4  # clips whose captions are searched and shown
+FREE_QUERY = "a red triangle moving down that bounces back"
+FREE_ATTRIBUTES = {"shape": "triangle", "colour": "red", "direction": "down", "event": "bounce"}
+SHOWN = 4  # clips whose short captions are searched and shown
+
+
+@dataclass(slots=True)
+class Asked:
+    """A query and what came of it.
+
+    Attributes:
+        query: Words.
+        right: URIs of the clips that they describe.
+        hits: Best first.
+    """
+
+    query: str
+    right: set[str]
+    hits: list[Hit]
 
 
 def command(
@@ -40,8 +59,8 @@ def command(
     """Draw clips that the bundled model has never seen, index them, search them in words, and say how well it went."""
     from vidembed.index import VideoIndex
     from vidembed.index.files import uri_of
-    from vidembed.index.search import nearest
     from vidembed.shapes import sample_clips, write_clips
+    from vidembed.shapes.language import SUMMARY_ATTRIBUTES
 
     folder = out / f"clips-{clips}-{seed}"
     to = out / f"index-{clips}-{seed}"
@@ -54,23 +73,26 @@ def command(
 
     index = VideoIndex.open(to)
     records = {uri_of(folder.resolve() / f"{one.name}.mp4"): one for one in sample_clips(clips, "test", seed)}
-    uris = list(records)
 
-    def ask(queries: Sequence[str], k: int) -> list[list[Hit]]:
-        vectors: NDArray[np.float64] = encoder.encode_query([{"text": query} for query in queries])  # (Q, D)
-        return [nearest(index, vector.astype("float64"), k=k) for vector in vectors]
+    def described(attributes: dict[str, str]) -> set[str]:
+        """Return the clips that have these attributes: a short caption can be true of several."""
+        return {uri for uri, record in records.items() if attributes.items() <= record.attributes.items()}
 
-    captions, summaries = ([getattr(record, name) for record in records.values()] for name in ("caption", "summary"))
-    by_caption, by_summary = ask(captions, 5), ask(summaries, 5)
-    picked = range(0, clips, max(1, clips // SHOWN))[:SHOWN]
-    shown: list[tuple[str, list[Hit], str | None]] = [(summaries[i], by_summary[i][:3], uris[i]) for i in picked]
-    shown.append((FREE_QUERY, ask([FREE_QUERY], 3)[0], None))
-    for query, hits, true in shown:
-        _show(query, hits, records, true)
+    short = [
+        (one.summary, described({name: one.attributes[name] for name in SUMMARY_ATTRIBUTES}))
+        for one in records.values()
+    ]
+    by_caption = _ask(index, encoder, [(one.caption, {uri}) for uri, one in records.items()])
+    by_summary = _ask(index, encoder, short)
+    by_phrase = _ask(index, encoder, [(FREE_QUERY, described(FREE_ATTRIBUTES))])
+    shown = [by_summary[i] for i in range(0, clips, max(1, clips // SHOWN))[:SHOWN]] + by_phrase
+    for asked in shown:
+        _show(asked, records)
+    typer.echo(f"\nEach of the {clips} clips, searched by its own captions:")
+    rows = [_recall("long caption", by_caption, clips), _recall("short caption", by_summary, clips)]
+    print_table(["", "recall@1", "recall@5", "by chance @1", "by chance @5"], rows)
 
-    _show_recall({"long captions": by_caption, "short captions": by_summary}, uris)
-    page = out / f"hits-{clips}-{seed}.html"
-    write_sheet(page, [(query, hits) for query, hits, _ in shown])
+    write_sheet(out / f"hits-{clips}-{seed}.html", [(asked.query, asked.hits[:3]) for asked in shown])
     typer.echo(
         "\nNext, type:\n"
         f"  vidembed search {quote('a blue circle moving left')} --in {quote(str(to))}\n"
@@ -80,25 +102,31 @@ def command(
     )
 
 
-def _show(query: str, hits: Sequence[Hit], records: dict[str, ClipRecord], true: str | None) -> None:
-    """Write the hits of a query, with what each clip really shows."""
-    verdict = ""
-    if true is not None:
-        verdict = "  (its clip came first)" if hits[0].uri == true else f"  (its clip is {records[true].name})"
-    typer.echo(f"\n{query}{verdict}")
-    rows = [[f"{hit.score:.3f}", records[hit.uri].name, records[hit.uri].summary] for hit in hits]
-    print_table(["score", "clip", "what it shows"], rows)
+def _ask(index: VideoIndex, encoder: VideoEncoder, queries: Sequence[tuple[str, set[str]]]) -> list[Asked]:
+    from vidembed.index.search import nearest
+
+    vectors: NDArray[np.float32] = encoder.encode_query([{"text": query} for query, _ in queries])  # (Q, D)
+    return [
+        Asked(query, right, nearest(index, vector.astype("float64"), k=5))
+        for (query, right), vector in zip(queries, vectors, strict=True)
+    ]
 
 
-def _show_recall(results: dict[str, list[list[Hit]]], uris: list[str]) -> None:
-    """Write how often a clip was among the first 1 and 5 for its own caption."""
-    typer.echo(f"\nEach of the {len(uris)} clips, searched by its own caption:")
-    rows = []
-    for name, found in results.items():
-        ranks = [
-            next((i for i, hit in enumerate(hits) if hit.uri == uri), 5) for uri, hits in zip(uris, found, strict=True)
-        ]
-        rows.append([name, *(f"{sum(rank < k for rank in ranks) / len(uris):.1%}" for k in (1, 5))])
-    rows.append(["by chance", *(f"{min(1.0, k / len(uris)):.1%}" for k in (1, 5))])
-    print_table(["", "recall@1", "recall@5"], rows)
-    say("Clips can share a short caption; then more than one is right and only its own counts.")
+def _show(asked: Asked, records: dict[str, ClipRecord]) -> None:
+    """Write the first three hits of a query, with what each clip really shows."""
+    first = "a right clip came first" if asked.hits[0].uri in asked.right else "no right clip came first"
+    verdict = first if asked.right else "no clip is like that; these come nearest"
+    typer.echo(f"\n{asked.query}\n({verdict})")
+    rows = [
+        [f"{hit.score:.3f}", records[hit.uri].name, records[hit.uri].summary, "yes" if hit.uri in asked.right else ""]
+        for hit in asked.hits[:3]
+    ]
+    print_table(["score", "clip", "what it shows", "right"], rows)
+
+
+def _recall(name: str, results: Iterable[Asked], clips: int) -> list[str]:
+    """Return how often a right clip was among the first 1 and 5, and how often it would be in a random order."""
+    results = list(results)
+    found = [sum(any(hit.uri in one.right for hit in one.hits[:k]) for one in results) for k in (1, 5)]
+    chance = [sum(1 - comb(clips - len(one.right), k) / comb(clips, k) for one in results) for k in (1, min(5, clips))]
+    return [name, *(f"{count / len(results):.1%}" for count in (*found, *chance))]

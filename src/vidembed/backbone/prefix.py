@@ -1,0 +1,207 @@
+"""One prefill of a video, shared by every sentence that is asked of it.
+
+With the video first in the prompt, all prompts about one video begin alike. The keys and values of that beginning are
+computed once; each sentence then costs its own few tokens. Sentences are packed into one row: a mask keeps each to the
+prefix and to itself, and its positions are those that it would have alone.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import nn
+from transformers import Cache, DynamicCache
+from transformers.cache_utils import DynamicLayer
+
+from vidembed.backbone.errors import UnsupportedBackboneError
+from vidembed.backbone.parts import Parts
+
+PACKED_TOKENS = 512
+"""Suffix tokens per pass: longer rows spend their time on masked attention, shorter ones on calls (measured on CPU)."""
+
+_NOT_FOR_MODEL = ("modality", "num_images_per_sample", "num_videos_per_sample", "logits_to_keep", "attention_mask")
+_PER_TOKEN = ("input_ids", "mm_token_type_ids", "token_type_ids")
+MASKED_ATTENTION = ("sdpa", "eager")
+"""Attention implementations that take a mask of their own form; flash attention does not."""
+
+
+@dataclass(frozen=True)
+class VideoPrefix:
+    """The prefilled beginning of every prompt about one video.
+
+    Attributes:
+        keys_values: Per decoder block, keys and values (1, H_kv, P, D_head).
+        tokens: Number of prefix tokens P.
+        next_position: Position of the first token after the prefix. It is neither P nor the largest position + 1.
+        hidden: Output of the base model at the last prefix position (D,).
+    """
+
+    keys_values: list[tuple[torch.Tensor, torch.Tensor]]
+    tokens: int
+    next_position: int
+    hidden: torch.Tensor
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the keys and values."""
+        return sum(tensor.nbytes for pair in self.keys_values for tensor in pair)
+
+
+def can_share_prefix(parts: Parts) -> bool:
+    """Whether the model's attention takes the packed mask."""
+    config: Any = parts.base.config
+    return getattr(config, "_attn_implementation", None) in MASKED_ATTENTION
+
+
+def prefix_length(input_ids: torch.Tensor, media_token_ids: Sequence[int]) -> int:
+    """Number of tokens up to and including the last visual one.
+
+    Args:
+        input_ids: One prompt (1, S).
+        media_token_ids: Placeholder ids of videos and images.
+
+    Raises:
+        ValueError: The prompt holds no visual token.
+    """
+    is_media = torch.isin(input_ids[0], torch.tensor(list(media_token_ids), device=input_ids.device))  # (S,)
+    if not bool(is_media.any()):
+        raise ValueError("the prompt holds no visual token, so there is no prefix to share")
+    return int(is_media.nonzero()[-1]) + 1
+
+
+@torch.inference_mode()
+def prefill(parts: Parts, features: dict[str, Any]) -> VideoPrefix:
+    """Run the beginning of a prompt up to its last visual token, and keep its keys and values.
+
+    Args:
+        parts: The full model's parts.
+        features: One whole prompt from the processor, suffix included (positions depend on the whole).
+    """
+    base: Any = parts.base
+    config: Any = base.config
+    length = prefix_length(features["input_ids"], (config.video_token_id, config.image_token_id))
+    positions = _positions(parts, features)  # (3, 1, S) or None
+    inputs = {
+        key: value[:, :length] if key in _PER_TOKEN else value
+        for key, value in features.items()
+        if key not in _NOT_FOR_MODEL
+    }
+    if positions is not None:
+        inputs["position_ids"] = positions[:, :, :length]
+    cache = DynamicCache(config=config)
+    output = base(**inputs, past_key_values=cache, use_cache=True)
+    keys_values = [(layer.keys, layer.values) for layer in cast("Any", cache).layers]
+    next_position = length if positions is None else int(positions[0, 0, length])
+    return VideoPrefix(keys_values, length, next_position, output.last_hidden_state[0, -1])
+
+
+def _positions(parts: Parts, features: dict[str, Any]) -> torch.Tensor | None:
+    """Position ids of a whole prompt as the model itself gives them (3, 1, S); None where they are a plain range."""
+    if parts.architecture.position_dims == 1:
+        return None
+    rope: Any = parts.base.get_rope_index
+    wanted = {key: features[key] for key in inspect.signature(rope).parameters if key in features}
+    positions, _ = rope(**wanted)
+    return cast("torch.Tensor", positions)
+
+
+def packs(lengths: Sequence[int], max_tokens: int = PACKED_TOKENS) -> Iterator[range]:
+    """Split suffixes into consecutive packs of at most `max_tokens` tokens, at least one suffix each."""
+    start, total = 0, 0
+    for index, length in enumerate(lengths):
+        if index > start and total + length > max_tokens:
+            yield range(start, index)
+            start, total = index, 0
+        total += length
+    if start < len(lengths):
+        yield range(start, len(lengths))
+
+
+@torch.inference_mode()
+def read_suffixes(
+    parts: Parts, prefix: VideoPrefix, suffixes: Sequence[Sequence[int]], *, max_tokens: int = PACKED_TOKENS
+) -> torch.Tensor:
+    """Hidden state of the last token of each prompt that begins with `prefix`, after the final norm.
+
+    Args:
+        parts: The full model's parts.
+        prefix: Of the video.
+        suffixes: Token ids after the prefix, one non-empty list per prompt.
+        max_tokens: Packed tokens per pass.
+
+    Returns:
+        (N, D), in the order of `suffixes`.
+
+    Raises:
+        UnsupportedBackboneError: The attention implementation takes no mask of its own.
+    """
+    if not can_share_prefix(parts):
+        config: Any = parts.base.config
+        raise UnsupportedBackboneError(
+            f"attn_implementation={config._attn_implementation!r} cannot keep packed sentences apart. Load the model "
+            f"with one of {MASKED_ATTENTION}, or score pairs one by one with shared_prefix=False."
+        )
+    rows = [
+        _read_pack(parts, prefix, [suffixes[index] for index in pack])
+        for pack in packs([len(suffix) for suffix in suffixes], max_tokens)
+    ]
+    return torch.cat(rows)
+
+
+def _read_pack(parts: Parts, prefix: VideoPrefix, suffixes: list[Sequence[int]]) -> torch.Tensor:
+    decoder: Any = parts.decoder
+    device = prefix.hidden.device
+    lengths = torch.tensor([len(suffix) for suffix in suffixes], device=device)  # (N,)
+    ids = torch.tensor([token for suffix in suffixes for token in suffix], device=device)[None]  # (1, T)
+    total = ids.shape[1]
+    segment = torch.repeat_interleave(torch.arange(len(suffixes), device=device), lengths)  # (T,)
+    starts = torch.cumsum(lengths, 0) - lengths  # (N,)
+    within = torch.arange(total, device=device) - starts[segment]  # (T,)
+
+    own = (segment[:, None] == segment[None]) & (within[:, None] >= within[None])  # (T, T)
+    mask = torch.cat([torch.ones(total, prefix.tokens, dtype=torch.bool, device=device), own], dim=1)[None, None]
+    embeddings = decoder.embed_tokens(ids)  # (1, T, D)
+    if decoder.config._attn_implementation == "eager":  # it adds the mask to the logits
+        mask = torch.zeros_like(mask, dtype=embeddings.dtype).masked_fill(~mask, torch.finfo(embeddings.dtype).min)
+    positions = (prefix.next_position + within)[None]  # (1, T)
+    if parts.architecture.position_dims > 1:
+        positions = positions[None].expand(parts.architecture.position_dims, -1, -1)  # (3, 1, T)
+    cache = Cache(layers=[_FrozenLayer(keys, values) for keys, values in prefix.keys_values])
+    output = decoder(
+        inputs_embeds=embeddings,
+        attention_mask=mask,
+        position_ids=positions,
+        past_key_values=cache,
+        use_cache=True,
+    )
+    return cast("torch.Tensor", output.last_hidden_state[0, starts + lengths - 1])  # (N, D)
+
+
+class _FrozenLayer(DynamicLayer):
+    """A cache layer that shows the prefix before new keys and values, and stores neither."""
+
+    def __init__(self, keys: torch.Tensor, values: torch.Tensor) -> None:
+        super().__init__()
+        self.dtype, self.device = keys.dtype, keys.device
+        self.keys, self.values = keys, values
+        self.is_initialized = True
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *_args: Any, **_kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        assert self.keys is not None and self.values is not None  # noqa: S101, PT018 - set in the constructor
+        return torch.cat([self.keys, key_states], dim=-2), torch.cat([self.values, value_states], dim=-2)
+
+
+@torch.inference_mode()
+def logits_of(parts: Parts, hidden: torch.Tensor) -> torch.Tensor:
+    """Language model logits in float32 (N, V) of hidden states (N, D), for these rows alone.
+
+    video_llama_3 ignores ``logits_to_keep`` and would compute them at every position.
+    """
+    head = cast("nn.Module", parts.head)
+    return cast("torch.Tensor", head(hidden)).float()

@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import vidembed
+from vidembed.cli.demo import Asked, _recall
+from vidembed.index import Hit, VideoIndex, search
+from vidembed.index.model import load_model
+from vidembed.models import find_model
+from vidembed.shapes import write_clips
+
+bundled = pytest.mark.skipif(find_model("shapes") is None, reason="vidembed/shapes is not in this tree")
+
+
+def test_recall_counts_any_right_clip_and_says_what_chance_would_give() -> None:
+    hits = [Hit(f"file:///{name}", 0, 1, 0.5) for name in "abcde"]
+    asked = [Asked("1", {"file:///a"}, hits), Asked("2", {"file:///c", "file:///z"}, hits), Asked("3", set(), hits)]
+    # By chance at 1 of 10 clips: (1 + 2 + 0) / 10 / 3; at 5: (1/2 + (1 - C(8,5)/C(10,5)) + 0) / 3.
+    assert _recall("x", asked, 10) == ["x", "33.3%", "66.7%", "10.0%", "42.6%"]
+
+
+@bundled
+def test_the_bundled_model_finds_clips_by_their_captions(tmp_path: Path) -> None:
+    clips = write_clips(tmp_path / "clips", 12, seed=5)
+    report = json.loads(vidembed("index", tmp_path / "clips", "--to", tmp_path / "ix", "--json").stdout)
+    assert (report["model"], report["indexed"]) == ("vidembed/shapes", 12)
+    index, encoder = VideoIndex.open(tmp_path / "ix"), load_model("vidembed/shapes")
+    first = [search(index, encoder, record.caption, k=1)[0].uri == path.as_uri() for path, record in clips]
+    assert sum(first) >= 8  # by chance: 1
+
+
+@bundled
+def test_demo_with_the_bundled_model(tmp_path: Path) -> None:
+    result = vidembed("demo", "--out", tmp_path / "demo", "--clips", "8")
+    assert result.exit_code == 0
+    assert "8 indexed" in result.stdout
+    assert "a right clip came first" in result.stdout
+    assert result.stderr.count("Note: vidembed/shapes") == 1
