@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from vidembed.building import build
     from vidembed.encoder import EncodedItem, VideoEncoder
     from vidembed.models import model_names, model_path
+    from vidembed.reranker import VideoReranker
     from vidembed.video import Clip, Sampling, VideoError, VideoFrames, VideoSegment, load_video, probe
 
 __version__ = "0.1.0"
@@ -26,6 +27,7 @@ __all__ = [
     "VideoEncoder",
     "VideoError",
     "VideoFrames",
+    "VideoReranker",
     "VideoSegment",
     "build",
     "load_video",
@@ -37,6 +39,7 @@ __all__ = [
 _MODULES = {
     "vidembed.building": ("build",),
     "vidembed.encoder": ("EncodedItem", "VideoEncoder"),
+    "vidembed.reranker": ("VideoReranker",),
     "vidembed.models": ("model_names", "model_path"),
     "vidembed.video": ("Clip", "Sampling", "VideoError", "VideoFrames", "VideoSegment", "load_video", "probe"),
 }

@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from sentence_transformers.base.modules import Normalize
@@ -27,6 +27,9 @@ from vidembed.encoding.pipeline import Failed, OnError, check_on_error, default_
 from vidembed.fingerprint import fields_digest, module_fields, weights_digest
 from vidembed.models import resolve_model
 from vidembed.video import Sampling
+
+if TYPE_CHECKING:
+    from vidembed.reranker import VideoReranker
 
 MAX_BATCH_TOKENS = 32_768
 """Padded tokens per batch: the context length of the supported models, so that their longest video still fits."""
@@ -68,6 +71,7 @@ class VideoEncoder(PipelinedSentenceTransformer):
         allow_url: Whether http(s) sources are fetched.
         decode_workers: Decode threads; default one per core, at most 8.
         max_batch_tokens: Padded tokens per batch.
+        backbone: A loaded MLLM to share instead of `model_name_or_path`, as `VideoReranker.backbone`.
         **kwargs: Everything `SentenceTransformer` takes (``device``, ``model_kwargs``, ``truncate_dim``, ...).
 
     Raises:
@@ -93,6 +97,7 @@ class VideoEncoder(PipelinedSentenceTransformer):
         allow_url: bool = False,
         decode_workers: int | None = None,
         max_batch_tokens: int = MAX_BATCH_TOKENS,
+        backbone: Backbone | None = None,
         **kwargs: Any,
     ) -> None:
         check_dtype((kwargs.get("model_kwargs") or {}).get("dtype"))
@@ -100,6 +105,11 @@ class VideoEncoder(PipelinedSentenceTransformer):
         self._prefix_asked = ZERO_SHOT_PREFIX if prefix == "zero-shot" else prefix
         self.backbone: Backbone | None = None
         self.checkpoint_config: CheckpointConfig | None = None
+        if backbone is not None:
+            if model_name_or_path is not None:
+                raise ValueError("give model_name_or_path or backbone, one of them.")
+            kwargs["modules"] = self._cut_modules(backbone)
+            kwargs.setdefault("device", str(next(backbone.model.parameters()).device))
         name = None if model_name_or_path is None else resolve_model(str(model_name_or_path))
         super().__init__(name, **kwargs)
         if "video" not in self.modalities:
@@ -196,6 +206,26 @@ class VideoEncoder(PipelinedSentenceTransformer):
     def layer(self) -> int | None:
         """The decoder block that is read (-1: the last, with its trained norm); None if the checkpoint does not say."""
         return self.checkpoint_config.layer if self.checkpoint_config else None
+
+    def reranker(self, **kwargs: Any) -> VideoReranker:
+        """Make a reranker on the same weights, with this encoder's frame grid.
+
+        Args:
+            **kwargs: As `VideoReranker` takes, for example ``mode``.
+
+        Raises:
+            BackboneError: This encoder was loaded from a cut checkpoint, which holds no head.
+        """
+        from vidembed.reranker import VideoReranker  # noqa: PLC0415 - each can make the other
+
+        if self.backbone is None:
+            source = self.checkpoint_config.source if self.checkpoint_config else "its MLLM"
+            raise BackboneError(
+                f"this checkpoint was cut and holds no head to rerank with. Load VideoReranker({source!r}), or make "
+                "both of one MLLM: VideoEncoder(MLLM, layer=...).reranker()."
+            )
+        shared = {"sampling": self.sampling, "video_backend": self.video_backend, "allow_url": self.allow_url}
+        return VideoReranker(backbone=self.backbone, **{**shared, **kwargs})
 
     def save(
         self,

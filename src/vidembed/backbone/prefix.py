@@ -181,11 +181,11 @@ def _read_pack(parts: Parts, prefix: VideoPrefix, suffixes: list[Sequence[int]])
     return cast("torch.Tensor", output.last_hidden_state[0, starts + lengths - 1])  # (N, D)
 
 
-class _FrozenLayer(DynamicLayer):
+class _FrozenLayer(DynamicLayer):  # type: ignore[no-untyped-call]
     """A cache layer that shows the prefix before new keys and values, and stores neither."""
 
     def __init__(self, keys: torch.Tensor, values: torch.Tensor) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.dtype, self.device = keys.dtype, keys.device
         self.keys, self.values = keys, values
         self.is_initialized = True

@@ -50,6 +50,35 @@ _EOL_TEMPLATE = """\
 {{- FOOTER -}}
 """
 
+MATCH_QUESTION = "Does the video match the sentence? Answer with a single word - Yes or No."
+"""VidVec, section 3.3."""
+
+_MATCH_TEMPLATE = """\
+{#- video-first matching prompt after VidVec, arXiv 2602.08099; written by vidembed -#}
+{%- set ns = namespace(media='', text='', system=none) -%}
+{%- for message in messages -%}
+  {%- set items = message['content'] -%}
+  {%- if items is string -%}{%- set items = [{'type': 'text', 'text': items}] -%}{%- endif -%}
+  {%- for item in items -%}
+    {%- if message['role'] == 'system' -%}
+      {%- set ns.system = (ns.system or '') + item['text'] -%}
+    {%- elif item['type'] == 'video' -%}
+      {%- set ns.media = ns.media + VIDEO_MARK -%}
+    {%- elif item['type'] == 'image' -%}
+      {%- set ns.media = ns.media + IMAGE_MARK -%}
+    {%- else -%}
+      {%- set ns.text = ns.text + item['text'] -%}
+    {%- endif -%}
+  {%- endfor -%}
+{%- endfor -%}
+{{- HEADER if ns.system is none else SYSTEM_START + ns.system + SYSTEM_END -}}
+{{- ns.media -}}
+{%- if not ns.media.endswith('\\n') -%}{{- '\\n' -}}{%- endif -%}
+{{- ns.text + '\\n' -}}
+{{- MATCH_QUESTION -}}
+{{- FOOTER -}}
+"""
+
 _SYSTEM, _TEXT = "\ue000system\ue000", "\ue000text\ue000"  # private use: in no template
 
 
@@ -137,20 +166,38 @@ def eol_template(processor: Any, *, prefix: str | None = None, name: str = "the 
     Raises:
         TemplateError: The model's own chat template cannot be used.
     """
-    form = message_format(processor, name=name)
-    lead = f"{prefix}\n" if prefix else ""
-    fill = {
+    prompts = {"TEXT_PROMPT": TEXT_PROMPT, "VIDEO_PROMPT": VIDEO_PROMPT, "IMAGE_PROMPT": IMAGE_PROMPT}
+    return _fill(_EOL_TEMPLATE, message_format(processor, name=name), prompts, lead=f"{prefix}\n" if prefix else "")
+
+
+def match_template(processor: Any, *, question: str = MATCH_QUESTION, name: str = "the model") -> str:
+    """Write the chat template of the reranker: the video, then the sentence, then the question.
+
+    The video comes first for either order of a pair, so that all sentences asked of one video share the beginning of
+    their prompts. The render ends where the answer would begin.
+
+    Args:
+        processor: The model's processor, with its own chat template.
+        question: Asked after the sentence; it must be one to answer with Yes or No.
+        name: How to name the model in an error.
+
+    Raises:
+        TemplateError: The model's own chat template cannot be used.
+    """
+    return _fill(_MATCH_TEMPLATE, message_format(processor, name=name), {"MATCH_QUESTION": question})
+
+
+def _fill(template: str, form: MessageFormat, prompts: dict[str, str], *, lead: str = "") -> str:
+    values = {
         "HEADER": form.header + lead,
         "SYSTEM_START": form.system_start,
         "SYSTEM_END": form.system_end + lead,
         "VIDEO_MARK": form.video,
         "IMAGE_MARK": form.image,
-        "TEXT_PROMPT": TEXT_PROMPT,
-        "VIDEO_PROMPT": VIDEO_PROMPT,
-        "IMAGE_PROMPT": IMAGE_PROMPT,
         "FOOTER": form.footer,
+        **prompts,
     }
-    return re.sub(rf"\b({'|'.join(fill)})\b", lambda match: _literal(fill[match[1]]), _EOL_TEMPLATE)
+    return re.sub(rf"\b({'|'.join(values)})\b", lambda match: _literal(values[match[1]]), template)
 
 
 def _literal(text: str) -> str:

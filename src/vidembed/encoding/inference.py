@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import logging
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.base.modules import Transformer
 from tqdm.auto import tqdm
 
-from vidembed.backbone import ARCHITECTURES
-from vidembed.encoding.inputs import kind_of, to_host_input
+from vidembed.encoding.host import VideoInputs, is_text, name_of
 from vidembed.encoding.pipeline import (
     Failed,
     HalvingRunner,
@@ -25,7 +22,6 @@ from vidembed.encoding.pipeline import (
     token_batches,
 )
 from vidembed.encoding.prepared import Prepared, collate, split_rows
-from vidembed.video import Sampling, VideoError, item_name
 
 logger = logging.getLogger(__name__)
 
@@ -34,26 +30,16 @@ class EmbeddingError(InputError):
     """The model gave a vector that is not finite; the message names the input."""
 
 
-class PipelinedSentenceTransformer(SentenceTransformer):
+class PipelinedSentenceTransformer(VideoInputs, SentenceTransformer):
     """A SentenceTransformer whose ``preprocess`` takes every kind of input and whose inference decodes ahead.
 
     Attributes:
-        sampling: The frame grid.
-        video_backend: Video decoder.
-        allow_url: Whether http(s) sources are fetched.
-        decode_workers: Decode threads.
+        decode_workers: Inputs prepared at once.
         max_batch_tokens: Padded tokens per batch.
     """
 
-    sampling: Sampling
-    video_backend: str
-    allow_url: bool
     decode_workers: int
     max_batch_tokens: int
-
-    @property
-    def _transformer(self) -> Transformer:
-        return cast("Transformer", self[0])
 
     def _inference(  # type: ignore[override]
         self,
@@ -119,7 +105,7 @@ class PipelinedSentenceTransformer(SentenceTransformer):
         at_once = min(self.decode_workers, total or self.decode_workers)
         prepared = prepare_ahead(
             inputs,
-            is_text=_is_text,
+            is_text=is_text,
             prepare_one=functools.partial(
                 self._prepare_one,
                 prompt=prompt,
@@ -130,7 +116,7 @@ class PipelinedSentenceTransformer(SentenceTransformer):
             prepare_texts=functools.partial(
                 self._prepare_texts, prompt=prompt, processing_kwargs=processing_kwargs, task=task
             ),
-            name_of=_name_of,
+            name_of=name_of,
             on_error=on_error,
             workers=self.decode_workers,
         )
@@ -175,7 +161,7 @@ class PipelinedSentenceTransformer(SentenceTransformer):
             return collate(list(inputs), pad_token_id=self.tokenizer.pad_token_id or 0)
         if not inputs:
             return {}
-        if all(_is_text(item) for item in inputs):
+        if all(is_text(item) for item in inputs):
             return self._call_host([self._load(item)[0] for item in inputs], [], prompt, **kwargs)
         rows = [
             self._prepare_one(
@@ -189,46 +175,6 @@ class PipelinedSentenceTransformer(SentenceTransformer):
         ]
         return collate(rows, pad_token_id=self.tokenizer.pad_token_id or 0)
 
-    def _load(self, item: Any, threads: int = 1) -> tuple[Any, list[dict[str, Any]]]:
-        row = ARCHITECTURES.get(self._transformer.config.model_type)
-        return to_host_input(
-            item,
-            self.sampling,
-            backend=self.video_backend,
-            allow_url=self.allow_url,
-            min_frames=row.min_frames if row else 1,
-            threads=threads,
-        )
-
-    def _call_host(
-        self,
-        items: list[Any],
-        message_metadata: list[dict[str, Any]],
-        prompt: str | None,
-        processing_kwargs: dict[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> dict[str, Any]:
-        merged = copy.copy(processing_kwargs or {})
-        # the frames are sampled already: else processors sample them again, or guess 24 fps
-        merged["video"] = {**merged.get("video", {}), "do_sample_frames": False}
-        if message_metadata:
-            merged["video"]["video_metadata"] = message_metadata
-        return super().preprocess(items, prompt=prompt, processing_kwargs=merged, **kwargs)
-
-    def _prepare_one(
-        self,
-        index: int,
-        item: Any,
-        *,
-        prompt: str | None,
-        processing_kwargs: dict[str, Any] | None,
-        task: str | None,
-        threads: int = 1,
-    ) -> Prepared:
-        host_input, metadata = self._load(item, threads)
-        features = self._call_host([host_input], metadata, prompt, processing_kwargs, task=task)
-        return Prepared(index, _name_of(item), dict(features))
-
     def _prepare_texts(
         self,
         indices: Sequence[int],
@@ -239,24 +185,4 @@ class PipelinedSentenceTransformer(SentenceTransformer):
         task: str | None,
     ) -> list[Prepared]:
         features = self._call_host([self._load(item)[0] for item in items], [], prompt, processing_kwargs, task=task)
-        return split_rows(features, indices, [_name_of(item) for item in items])
-
-
-def _is_text(item: Any) -> bool:
-    try:
-        return kind_of(item) == "text"
-    except (ValueError, VideoError):
-        return False  # preparing it raises the error in its place
-
-
-def _name_of(item: Any) -> str:
-    if isinstance(item, dict) and "video" in item:
-        item = item["video"]
-    try:
-        kind = kind_of(item)
-    except (ValueError, TypeError, VideoError):
-        return f"<{type(item).__name__}>"
-    if kind == "video":
-        return item_name(item)
-    text = repr(item["text"] if isinstance(item, dict) and "text" in item else item)
-    return text if len(text) <= 80 else text[:77] + "..."
+        return split_rows(features, indices, [name_of(item) for item in items])

@@ -61,6 +61,8 @@ def collate(batch: Sequence[Prepared], *, pad_token_id: int) -> dict[str, Any]:
             joined[key] = torch.cat([torch.zeros(1, dtype=torch.long) if value is None else value for value in values])
         elif key == "modality":
             joined[key] = "message"
+        elif key == "logits_to_keep":
+            joined[key] = max(value for value in values if value is not None)
         else:
             present = [value for value in values if value is not None]
             if isinstance(present[0], torch.Tensor):

@@ -1,0 +1,70 @@
+"""The tokens that mean Yes and No, and the log-odds of Yes that logits give."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+from vidembed.backbone.errors import BackboneError
+
+ScoreMode = Literal["yes", "yes_no"]
+SCORE_MODES: tuple[ScoreMode, ...] = ("yes", "yes_no")
+
+
+@dataclass(frozen=True)
+class AnswerTokens:
+    """Token ids of the answers.
+
+    Attributes:
+        yes: Ids of the affirmative variants ("Yes", and "yes" if it is one token), the first being that of "Yes".
+        no: Likewise of "No".
+    """
+
+    yes: tuple[int, ...]
+    no: tuple[int, ...]
+
+
+def answer_tokens(tokenizer: Any, *, name: str) -> AnswerTokens:
+    """Find the answer tokens of a tokenizer.
+
+    Raises:
+        BackboneError: "Yes" or "No" is not a single token, so its probability cannot be read off one position.
+    """
+
+    def single(word: str) -> int | None:
+        ids = tokenizer.encode(word, add_special_tokens=False)
+        return int(ids[0]) if len(ids) == 1 else None
+
+    def variants(word: str) -> tuple[int, ...]:
+        first = single(word)
+        if first is None:
+            raise BackboneError(
+                f"{name}: {word!r} is {len(tokenizer.encode(word, add_special_tokens=False))} tokens for its "
+                "tokenizer, and the reranker reads the answer off one token. Use a model whose tokenizer has it as one."
+            )
+        second = single(word.lower())
+        return (first,) if second is None else (first, second)
+
+    return AnswerTokens(variants("Yes"), variants("No"))
+
+
+def yes_log_odds(logits: torch.Tensor, answers: AnswerTokens, mode: ScoreMode) -> torch.Tensor:
+    """Log-odds of Yes; their sigmoid is the score.
+
+    Args:
+        logits: Float32 logits of the first answer token (N, V).
+        answers: Token ids.
+        mode: "yes": probability of the affirmative tokens over the whole vocabulary (VidVec, section 3.3). "yes_no":
+            of "Yes" against "No" alone.
+
+    Returns:
+        (N,) float32.
+    """
+    if mode == "yes_no":
+        return logits[:, answers.yes[0]] - logits[:, answers.no[0]]
+    yes = torch.logsumexp(logits[:, list(answers.yes)], dim=1)
+    others = logits.clone()
+    others[:, list(answers.yes)] = -torch.inf
+    return yes - torch.logsumexp(others, dim=1)  # log p - log(1 - p), without the loss of 1 - p

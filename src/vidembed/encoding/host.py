@@ -1,0 +1,94 @@
+"""What `VideoEncoder` and `VideoReranker` share: inputs of every kind, through the host's ``preprocess``."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, cast
+
+from sentence_transformers.base.model import BaseModel
+from sentence_transformers.base.modules import Transformer
+
+from vidembed.backbone import ARCHITECTURES
+from vidembed.encoding.inputs import kind_of, to_host_input
+from vidembed.encoding.prepared import Prepared
+from vidembed.video import Sampling, VideoError, item_name
+
+
+class VideoInputs(BaseModel):
+    """A sentence-transformers model that decodes its videos itself.
+
+    Attributes:
+        sampling: The frame grid.
+        video_backend: Video decoder.
+        allow_url: Whether http(s) sources are fetched.
+    """
+
+    sampling: Sampling
+    video_backend: str
+    allow_url: bool
+
+    @property
+    def _transformer(self) -> Transformer:
+        return cast("Transformer", self[0])
+
+    def _load(self, item: Any, threads: int = 1) -> tuple[Any, list[dict[str, Any]]]:
+        row = ARCHITECTURES.get(self._transformer.config.model_type)
+        return to_host_input(
+            item,
+            self.sampling,
+            backend=self.video_backend,
+            allow_url=self.allow_url,
+            min_frames=row.min_frames if row else 1,
+            threads=threads,
+        )
+
+    def _call_host(
+        self,
+        items: list[Any],
+        message_metadata: list[dict[str, Any]],
+        prompt: str | None,
+        processing_kwargs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        merged = copy.copy(processing_kwargs or {})
+        # the frames are sampled already: else processors sample them again, or guess 24 fps
+        merged["video"] = {**merged.get("video", {}), "do_sample_frames": False}
+        if message_metadata:
+            merged["video"]["video_metadata"] = message_metadata
+        return super().preprocess(items, prompt=prompt, processing_kwargs=merged, **kwargs)
+
+    def _prepare_one(
+        self,
+        index: int,
+        item: Any,
+        *,
+        prompt: str | None,
+        processing_kwargs: dict[str, Any] | None,
+        task: str | None,
+        threads: int = 1,
+    ) -> Prepared:
+        host_input, metadata = self._load(item, threads)
+        features = self._call_host([host_input], metadata, prompt, processing_kwargs, task=task)
+        return Prepared(index, name_of(item), dict(features))
+
+
+def is_text(item: Any) -> bool:
+    """Whether an input is plain text. One that cannot be told apart is not: preparing it raises its error."""
+    try:
+        return kind_of(item) == "text"
+    except (ValueError, VideoError):
+        return False
+
+
+def name_of(item: Any) -> str:
+    """Name an input for messages."""
+    if isinstance(item, dict) and "video" in item:
+        item = item["video"]
+    try:
+        kind = kind_of(item)
+    except (ValueError, TypeError, VideoError):
+        return f"<{type(item).__name__}>"
+    if kind == "video":
+        return item_name(item)
+    text = repr(item["text"] if isinstance(item, dict) and "text" in item else item)
+    return text if len(text) <= 80 else text[:77] + "..."

@@ -1,0 +1,31 @@
+"""What becomes of scores before they rank: dual-softmax, query banks, prior correction, calibration. Numpy only."""
+
+from __future__ import annotations
+
+from vidembed.scoring.calibration import (
+    PlattScaling,
+    ReliabilityCurve,
+    expected_calibration_error,
+    log_odds,
+    reliability_curve,
+    reliability_plot,
+)
+from vidembed.scoring.dual_softmax import DualSoftmax, FittedTemperature, dual_softmax, fit_temperature
+from vidembed.scoring.prior import PriorCorrection, prior_corrected
+from vidembed.scoring.query_bank import QueryBank
+
+__all__ = [
+    "DualSoftmax",
+    "FittedTemperature",
+    "PlattScaling",
+    "PriorCorrection",
+    "QueryBank",
+    "ReliabilityCurve",
+    "dual_softmax",
+    "expected_calibration_error",
+    "fit_temperature",
+    "log_odds",
+    "prior_corrected",
+    "reliability_curve",
+    "reliability_plot",
+]

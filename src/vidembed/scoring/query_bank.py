@@ -1,0 +1,236 @@
+"""Query bank normalization: what dual-softmax does for a batch, for one live query.
+
+QB-Norm (Bogolin et al., arXiv 2112.12777): a stored bank of other queries stands in for the batch. A video that is near
+to many bank queries, a hub, counts less.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from vidembed.scoring._checks import FloatArray, matrix, number
+from vidembed.scoring._files import FORMAT_VERSION, check_header
+
+_KIND = "query_bank"
+
+DEFAULT_BETA = 20.0
+"""Inverse temperature of the inverted softmax (QB-Norm, arXiv 2112.12777, and its published code), for cosines."""
+
+DEFAULT_BLOCK_BYTES = 64 * 2**20
+"""Upper bound on the block of bank similarities held at once by `QueryBank.from_embeddings`, in bytes."""
+
+
+class QueryBank:
+    """The similarities of a bank of queries to a gallery of videos, summed up per video.
+
+    The bank should be queries like those to come (the paper: captions of the training set), never the ones that are
+    evaluated. It belongs to one gallery in one order: after videos came or went, make it again.
+
+    Args:
+        scores: ``(B, N)`` similarity of each bank query to each video of the gallery.
+        beta: Inverse temperature, above 0, in one over the unit of the scores. Default `DEFAULT_BETA`.
+
+    Attributes:
+        beta: As given.
+        size: ``B``, the number of bank queries.
+        log_normalizer: ``(N,)`` float64, ``log sum_b exp(beta * scores[b, j])`` of each video.
+        activation: ``(N,)`` booleans, whether a video is the top-1 of some bank query (the activation set; of videos
+            that tie for the top, each is).
+
+    Raises:
+        ValueError: ``scores`` is not a finite ``(B, N)`` matrix, or ``beta`` is not finite and above 0.
+    """
+
+    def __init__(self, scores: ArrayLike, *, beta: float = DEFAULT_BETA) -> None:
+        self.beta = number("beta", beta, above_zero=True)
+        bank = matrix("scores", scores, rows="B")
+        self.size = len(bank)
+        self.log_normalizer, self.activation = _summary(bank, self.beta)
+        _check_scale(self.log_normalizer, self.beta)
+
+    @classmethod
+    def from_embeddings(
+        cls,
+        queries: ArrayLike,
+        videos: ArrayLike,
+        *,
+        beta: float = DEFAULT_BETA,
+        block_bytes: int = DEFAULT_BLOCK_BYTES,
+    ) -> QueryBank:
+        """Make the bank from embeddings by cosine, a block of bank queries at a time.
+
+        Args:
+            queries: ``(B, D)`` embeddings of the bank queries; any length but zero.
+            videos: ``(N, D)`` embeddings of the gallery; any length but zero.
+            beta: As for the class.
+            block_bytes: Upper bound on the similarities held at once; at least one bank query's are.
+
+        Raises:
+            ValueError: Shapes do not fit, or a vector is zero or not finite.
+        """
+        beta = number("beta", beta, above_zero=True)
+        gallery = _unit_rows("videos", matrix("videos", videos, rows="N", columns="D"))  # (N, D)
+        bank = _unit_rows(
+            "queries", matrix("queries", queries, rows="B", columns="D", width=gallery.shape[1])
+        )  # (B, D)
+        rows = max(1, int(block_bytes) // (8 * len(gallery)))
+        log_normalizer = np.full(len(gallery), -np.inf)
+        activation = np.zeros(len(gallery), dtype=np.bool_)
+        for start in range(0, len(bank), rows):
+            block_sum, block_top = _summary(bank[start : start + rows] @ gallery.T, beta)
+            log_normalizer = np.logaddexp(log_normalizer, block_sum)
+            activation |= block_top
+        _check_scale(log_normalizer, beta)
+        return cls._of(beta, len(bank), log_normalizer, activation)
+
+    @classmethod
+    def _of(cls, beta: float, size: int, log_normalizer: FloatArray, activation: NDArray[np.bool_]) -> QueryBank:
+        bank = cls.__new__(cls)
+        bank.beta, bank.size, bank.log_normalizer, bank.activation = beta, size, log_normalizer, activation
+        return bank
+
+    @property
+    def videos(self) -> int:
+        """``N``, the number of videos of the gallery."""
+        return len(self.log_normalizer)
+
+    def activated(self, scores: ArrayLike, *, columns: ArrayLike | None = None) -> NDArray[np.bool_]:
+        """Return for each query whether its top-1 video is in the activation set.
+
+        Args:
+            scores: As for `normalize`.
+            columns: As for `normalize`.
+
+        Returns:
+            ``(Q,)`` booleans.
+
+        Raises:
+            ValueError: As for `normalize`.
+        """
+        query, index = self._check(scores, columns)
+        return _activated(query, self.activation[index])
+
+    def normalize(self, scores: ArrayLike, *, columns: ArrayLike | None = None, dynamic: bool = True) -> FloatArray:
+        """Normalize the scores of live queries; each row stands for itself.
+
+        The inverted softmax over bank and query, ``p[i, j] = exp(beta * s[i, j]) / (exp(beta * s[i, j]) + sum_b
+        exp(beta * bank[b, j]))``, is returned as its natural logarithm, which neither underflows nor ties. With or
+        without the query in the sum, a row's ranking is the same.
+
+        The dynamic variant (the paper's, and the default) leaves a row as it is unless its top-1 video is in the
+        activation set. Such a row holds similarities and the others logarithms: rank within a row, and do not compare
+        rows. `activated` tells which is which.
+
+        Args:
+            scores: ``(Q, N)`` similarities of queries to the gallery, in the bank's order; or ``(Q, K)`` of some
+                videos, with ``columns``.
+            columns: ``(K,)`` or ``(Q, K)`` integers: the videos that the scores are of, as positions in the gallery.
+                They must hold each query's top-1 of the gallery for the dynamic variant to be the paper's.
+            dynamic: False normalizes every row.
+
+        Returns:
+            ``(Q, N)`` or ``(Q, K)`` float64 ranking scores.
+
+        Raises:
+            ValueError: Shapes do not fit, a score is not finite, or a column is out of range.
+        """
+        query, index = self._check(scores, columns)
+        with np.errstate(over="ignore"):  # told below
+            margin = self.log_normalizer[index] - self.beta * query  # (Q, K), log of bank sum over query term
+        if not np.isfinite(margin).all():
+            raise ValueError(f"scores: beta * score overflows at beta={self.beta}; the bank was made of another scale")
+        normalized = -np.logaddexp(0.0, margin)
+        if dynamic:
+            normalized = np.where(_activated(query, self.activation[index])[:, None], normalized, query)
+        return np.asarray(normalized, dtype=np.float64)
+
+    def _check(self, scores: ArrayLike, columns: ArrayLike | None) -> tuple[FloatArray, NDArray[np.intp]]:
+        """Scores ``(Q, K)`` and the gallery positions that they are of, ``(1, K)`` or ``(Q, K)``."""
+        if columns is None:
+            return matrix("scores", scores, width=self.videos), np.arange(self.videos)[None]
+        query = matrix("scores", scores, columns="K")
+        index = np.asarray(columns)
+        if index.dtype.kind not in "iu" or index.shape not in {query.shape, query.shape[1:]}:
+            raise ValueError(
+                f"columns: expected integers of shape {query.shape[1:]} or {query.shape}, as the scores', got shape "
+                f"{index.shape} of {index.dtype}"
+            )
+        if index.min() < 0 or index.max() >= self.videos:
+            raise ValueError(
+                f"columns: expected positions in the gallery, from 0 to {self.videos - 1}, got values from "
+                f"{index.min()} to {index.max()}"
+            )
+        return query, np.atleast_2d(index).astype(np.intp)
+
+    def save(self, file: str | Path) -> None:
+        """Write the bank to a safetensors file: two values a video, whatever the number of bank queries."""
+        metadata = {
+            "kind": _KIND,
+            "format_version": str(FORMAT_VERSION),
+            "beta": self.beta.hex(),
+            "size": str(self.size),
+        }
+        tensors = {"log_normalizer": self.log_normalizer, "activation": self.activation}
+        save_file(tensors, file, metadata=metadata)
+
+    @classmethod
+    def load(cls, file: str | Path) -> QueryBank:
+        """Read a file that `save` wrote.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            ValueError: It is not such a file, or damaged.
+        """
+        try:
+            with safe_open(file, framework="numpy") as content:
+                metadata = content.metadata() or {}
+                tensors = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118 - not a dict
+        except SafetensorError as error:
+            raise ValueError(f"{file}: not a safetensors file: {error}") from error
+        check_header(file, _KIND, metadata)
+        try:
+            beta, size = float.fromhex(metadata["beta"]), int(metadata["size"])
+            log_normalizer, activation = tensors["log_normalizer"], tensors["activation"]
+        except (KeyError, ValueError) as error:
+            raise ValueError(f"{file}: damaged, {error}; make and save the bank again") from error
+        sound = (
+            (beta > 0 and np.isfinite(beta) and size >= 1)
+            and (log_normalizer.dtype == np.float64 and log_normalizer.ndim == 1 and log_normalizer.size >= 1)
+            and (activation.dtype == np.bool_ and activation.shape == log_normalizer.shape)
+            and bool(np.isfinite(log_normalizer).all())
+        )
+        if not sound:
+            raise ValueError(f"{file}: damaged, its values are not a bank's; make and save the bank again")
+        return cls._of(beta, size, log_normalizer, activation)
+
+
+def _summary(bank: FloatArray, beta: float) -> tuple[FloatArray, NDArray[np.bool_]]:
+    """Log of the summed exponentials over the bank queries, and the videos that are the top of one of them."""
+    with np.errstate(over="ignore", invalid="ignore"):  # _check_scale tells
+        scaled = beta * bank  # (B, N)
+        greatest = scaled.max(axis=0)  # (N,)
+        log_sum = greatest + np.log(np.exp(scaled - greatest).sum(axis=0))
+    return log_sum, (bank == bank.max(axis=1, keepdims=True)).any(axis=0)
+
+
+def _check_scale(log_normalizer: FloatArray, beta: float) -> None:
+    if not np.isfinite(log_normalizer).all():
+        raise ValueError(f"beta={beta!r}: beta * score overflows; give scores of moderate size or a smaller beta")
+
+
+def _activated(query: FloatArray, activation: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    top = query == query.max(axis=1, keepdims=True)  # (Q, K)
+    return np.asarray((top & activation).any(axis=1))
+
+
+def _unit_rows(name: str, array: FloatArray) -> FloatArray:
+    greatest = np.abs(array).max(axis=1, keepdims=True)  # (rows, 1), divided by first so that no square overflows
+    if not greatest.all():
+        raise ValueError(f"{name}[{int(np.flatnonzero(greatest[:, 0] == 0)[0])}]: a zero vector has no cosine")
+    array = array / greatest
+    return np.asarray(array / np.linalg.norm(array, axis=1, keepdims=True))
