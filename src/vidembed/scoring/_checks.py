@@ -11,7 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 FloatArray: TypeAlias = NDArray[np.float64]
 
 
-def _array(name: str, value: ArrayLike) -> NDArray[Any]:
+def as_array(name: str, value: ArrayLike) -> NDArray[Any]:
+    """Return ``value`` as the array that numpy makes of it, or raise a ValueError that names the argument."""
     try:
         return np.asarray(value)
     except (TypeError, ValueError, RuntimeError) as error:  # ragged lists; tensors on a device or of bfloat16
@@ -19,7 +20,7 @@ def _array(name: str, value: ArrayLike) -> NDArray[Any]:
 
 
 def _floats(name: str, value: ArrayLike, layout: str) -> FloatArray:
-    array = _array(name, value)
+    array = as_array(name, value)
     if array.dtype.kind not in "iuf":
         raise ValueError(f"{name}: expected a numeric array of shape {layout}, got dtype {array.dtype}")
     return np.asarray(array, dtype=np.float64)
@@ -93,7 +94,7 @@ def labels(name: str, value: ArrayLike, length: int) -> NDArray[np.bool_]:
     Raises:
         ValueError: They are of another length or hold another value.
     """
-    array = _array(name, value)
+    array = as_array(name, value)
     if array.shape != (length,):
         raise ValueError(f"{name}: expected shape ({length},), one label a pair, got {array.shape}")
     wrong = ~np.isin(array, (0, 1)) if array.dtype.kind in "biuf" else np.ones(length, dtype=np.bool_)
@@ -127,7 +128,7 @@ def positive_mask(name: str, value: ArrayLike, shape: tuple[int, int]) -> NDArra
     Raises:
         ValueError: It is neither, an index is out of range, or a row has no right column.
     """
-    array = _array(name, value)
+    array = as_array(name, value)
     rows, columns = shape
     if array.shape == (rows,) and array.dtype.kind in "iu":
         outside = (array < 0) | (array >= columns)

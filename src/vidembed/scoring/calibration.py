@@ -220,7 +220,9 @@ def reliability_plot(before: ReliabilityCurve, after: ReliabilityCurve, path: st
     for curve, name, color in ((before, "before", "tab:red"), (after, "after", "tab:blue")):
         used = curve.counts > 0
         label = f"{name}: ECE {curve.expected_calibration_error:.3f}"
-        curve_axes.plot(curve.confidence[used], curve.frequency[used], marker="o", color=color, label=label)
+        curve_axes.plot(
+            curve.confidence[used], curve.frequency[used], marker="o", clip_on=False, color=color, label=label
+        )
         count_axes.stairs(curve.counts, curve.edges, color=color)
     curve_axes.set(ylabel="share of pairs that match", xlim=(0, 1), ylim=(0, 1))
     curve_axes.legend(frameon=False)

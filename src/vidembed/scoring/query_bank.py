@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from vidembed.scoring._checks import FloatArray, matrix, number
+from vidembed.scoring._checks import FloatArray, as_array, matrix, number
 from vidembed.scoring._files import FORMAT_VERSION, check_header
 
 _KIND = "query_bank"
@@ -154,7 +154,7 @@ class QueryBank:
         if columns is None:
             return matrix("scores", scores, width=self.videos), np.arange(self.videos)[None]
         query = matrix("scores", scores, columns="K")
-        index = np.asarray(columns)
+        index = as_array("columns", columns)
         if index.dtype.kind not in "iu" or index.shape not in {query.shape, query.shape[1:]}:
             raise ValueError(
                 f"columns: expected integers of shape {query.shape[1:]} or {query.shape}, as the scores', got shape "
@@ -189,10 +189,10 @@ class QueryBank:
         try:
             with safe_open(file, framework="numpy") as content:
                 metadata = content.metadata() or {}
+                check_header(file, _KIND, metadata)
                 tensors = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118 - not a dict
         except SafetensorError as error:
             raise ValueError(f"{file}: not a safetensors file: {error}") from error
-        check_header(file, _KIND, metadata)
         try:
             beta, size = float.fromhex(metadata["beta"]), int(metadata["size"])
             log_normalizer, activation = tensors["log_normalizer"], tensors["activation"]

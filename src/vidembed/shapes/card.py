@@ -49,7 +49,8 @@ training. The layer was chosen on {layer_clips} other held-out clips.
 With short summaries as queries (colour, shape, direction and event only, so that several clips fit one), text-to-video
 R@1/5/10 at layer {best}: {short}.
 
-Greedy tags, share right: {tags}.
+Greedy tags, share right:
+{tags}.
 
 `Does the video match the sentence? Answer with a single word - Yes or No.`: accuracy {match} on right sentences and on
 wrong ones that differ in one attribute; the right one scores above the wrong one in {above} of pairs. Chance is half.
@@ -66,15 +67,15 @@ from a seed: `vidembed.shapes.write_clips`.
 ## Training
 
 `python -m vidembed.shapes.train --seed {seed} --steps {steps}`: {total} steps in three stages (tags; tags, captions,
-questions and first statements; tags, summaries and statements to judge), {minutes:.0f} minutes of one shared CPU core,
-Muon and AdamW. `train_log.jsonl` is its log.
+questions and first statements; tags and statements to judge), {minutes:.0f} minutes, Muon and AdamW. `train_log.jsonl`
+is its log. One seed: a repetition on another machine will differ by some points.{note}
 
 Objectives are generative only: next-token loss on tags, captions, summaries, answers, and yes/no with corrections.
 There is no contrastive loss, and the "in one word" prompts above were never trained. Two things make such small
 training enough, and neither is claimed of large models:
 
-- a share of answers (30 %, later 60 %) is generated under a mask that shows them the last prompt token only, so that
-  its states have to carry the content;
+- a share of answers (30, 60 and 80 % in the three stages) is generated under a mask that shows them the last prompt
+  token only, so that its states have to carry the content;
 - other instructions that begin with `Summarize above` ask for all attributes, from clips and from captions alike.
 
 ## Limits
@@ -85,19 +86,22 @@ training enough, and neither is claimed of large models:
 _LIMITS: Final = (
     "It knows only this world's language and clips.",
     "Single images, clips of another length, and frames far from square run, but were never trained.",
-    "Attributes whose tags are weak above are weak in retrieval as well, above all with short queries.",
+    "Short queries, which leave attributes out, retrieve far less well than captions.",
     "Yes/no is trained briefly: use it to exercise reranking, not to judge what reranking can do.",
 )
 
 
-def write_card(figures: Mapping[str, Any], run: Mapping[str, Any], *, parameters: int, seconds: float) -> str:
+def write_card(
+    figures: Mapping[str, Any], run: Mapping[str, Any], *, parameters: int, seconds: float, note: str = ""
+) -> str:
     """The card's text.
 
     Args:
         figures: What ``vidembed.shapes.evaluate.evaluate`` returned.
         run: The fields of ``vidembed.shapes.train.Run``.
         parameters: Of the model.
-        seconds: Of training.
+        seconds: Of training, by the clock.
+        note: A sentence on how the run went, where there is something to tell.
 
     Returns:
         Markdown.
@@ -130,5 +134,6 @@ def write_card(figures: Mapping[str, Any], run: Mapping[str, Any], *, parameters
         steps=" ".join(map(str, run["steps"])),
         total=sum(run["steps"]),
         minutes=seconds / 60,
+        note=f" {note}" if note else "",
         limits="\n".join(f"- {limit}" for limit in _LIMITS),
     )
