@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.clips import moving_square, write_video
+from tests.clips import moving_square, write_folder, write_video
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -26,6 +26,7 @@ def test_python_block(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     write_video(tmp_path / "clip.mp4", moving_square(20))
     write_video(tmp_path / "long.mp4", moving_square(80, seed=1))
     write_video(tmp_path / "talk.mp4", moving_square(210, seed=2))
+    write_folder(tmp_path / "clips", 2)
     monkeypatch.chdir(tmp_path)
     exec(compile(code, "<docs>", "exec"), {"__name__": "docs"})  # our own pages
 
