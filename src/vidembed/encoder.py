@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +18,7 @@ from torch import nn
 from vidembed import checkpoint
 from vidembed.backbone import ZERO_SHOT_PREFIX, BackboneError, LayerError, check_layer, cut, eol_template, find_parts
 from vidembed.backbone.cut import without_hooks
-from vidembed.backbone.load import Backbone, check_dtype, load_backbone
+from vidembed.backbone.load import Backbone, check_dtype
 from vidembed.backbone.module import as_transformer_module
 from vidembed.checkpoint import CheckpointConfig
 from vidembed.encoding.inference import PipelinedSentenceTransformer
@@ -108,7 +107,7 @@ class VideoEncoder(PipelinedSentenceTransformer):
         if backbone is not None:
             if model_name_or_path is not None:
                 raise ValueError("give model_name_or_path or backbone, one of them.")
-            kwargs["modules"] = self._cut_modules(backbone)
+            kwargs["modules"] = self._modules_of(backbone)
             kwargs.setdefault("device", str(next(backbone.model.parameters()).device))
         name = None if model_name_or_path is None else resolve_model(str(model_name_or_path))
         super().__init__(name, **kwargs)
@@ -128,36 +127,7 @@ class VideoEncoder(PipelinedSentenceTransformer):
 
     # -- loading and saving ------------------------------------------------------------------------------------------
 
-    def _load_default_modules(
-        self,
-        model_name_or_path: str,
-        token: bool | str | None,
-        cache_folder: str | None,
-        revision: str | None = None,
-        trust_remote_code: bool = False,
-        local_files_only: bool = False,
-        model_kwargs: dict[str, Any] | None = None,
-        processor_kwargs: dict[str, Any] | None = None,
-        config_kwargs: dict[str, Any] | None = None,
-    ) -> tuple[list[nn.Module] | OrderedDict[str, nn.Module], dict[str, Any]]:
-        """Called by the host for a model that is no SentenceTransformer: cut the MLLM on the fly."""
-        if trust_remote_code:
-            raise BackboneError(
-                "trust_remote_code=True is refused: supported models load with transformers' own classes."
-            )
-        backbone = load_backbone(
-            model_name_or_path,
-            model_kwargs=model_kwargs,
-            processor_kwargs=processor_kwargs,
-            config_kwargs=config_kwargs,
-            token=token,
-            cache_dir=cache_folder,
-            revision=revision,
-            local_files_only=local_files_only or None,
-        )
-        return self._cut_modules(backbone), {}
-
-    def _cut_modules(self, backbone: Backbone) -> list[nn.Module]:
+    def _modules_of(self, backbone: Backbone) -> list[nn.Module]:
         parts = find_parts(backbone.model, name=backbone.name)
         layer = self._layer_asked
         if layer is None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -18,7 +17,7 @@ from tqdm.auto import tqdm
 
 from vidembed.backbone import BackboneError, Parts, find_parts
 from vidembed.backbone.answers import SCORE_MODES, ScoreMode, answer_tokens, yes_log_odds
-from vidembed.backbone.load import Backbone, check_dtype, load_backbone
+from vidembed.backbone.load import Backbone, check_dtype
 from vidembed.backbone.module import as_transformer_module
 from vidembed.backbone.prefix import can_share_prefix, logits_of, prefill, prefix_length, read_suffixes
 from vidembed.backbone.templates import match_template
@@ -98,9 +97,9 @@ class VideoReranker(VideoInputs, CrossEncoder):
         if (model_name_or_path is None) == (backbone is None):
             raise ValueError("give model_name_or_path or backbone, one of them.")
         check_dtype((kwargs.get("model_kwargs") or {}).get("dtype"))
-        self.backbone = backbone
+        self.backbone: Backbone | None = None
         if backbone is not None:
-            kwargs["modules"] = self._head_modules(backbone)
+            kwargs["modules"] = self._modules_of(backbone)
             kwargs.setdefault("device", str(next(backbone.model.parameters()).device))
         name = None if model_name_or_path is None else resolve_model(str(model_name_or_path))
         super().__init__(name, **kwargs)
@@ -113,36 +112,8 @@ class VideoReranker(VideoInputs, CrossEncoder):
         self._parts = self._find_head()
         self._answers = answer_tokens(self._transformer.tokenizer, name=str(model_name_or_path or "the model"))
 
-    def _load_default_modules(
-        self,
-        model_name_or_path: str,
-        token: bool | str | None,
-        cache_folder: str | None,
-        revision: str | None = None,
-        trust_remote_code: bool = False,
-        local_files_only: bool = False,
-        model_kwargs: dict[str, Any] | None = None,
-        processor_kwargs: dict[str, Any] | None = None,
-        config_kwargs: dict[str, Any] | None = None,
-        **_num_labels: Any,
-    ) -> tuple[list[nn.Module] | OrderedDict[str, nn.Module], dict[str, Any]]:
-        """Called by the host for a model that is no CrossEncoder: an MLLM with its head."""
-        if trust_remote_code:
-            raise BackboneError("trust_remote_code=True is refused: models load with transformers' own classes.")
-        self.backbone = load_backbone(
-            model_name_or_path,
-            model_kwargs=model_kwargs,
-            processor_kwargs=processor_kwargs,
-            config_kwargs=config_kwargs,
-            token=token,
-            cache_dir=cache_folder,
-            revision=revision,
-            local_files_only=local_files_only or None,
-        )
-        return self._head_modules(self.backbone), {}
-
-    @staticmethod
-    def _head_modules(backbone: Backbone) -> list[nn.Module]:
+    def _modules_of(self, backbone: Backbone) -> list[nn.Module]:
+        self.backbone = backbone
         tokens = answer_tokens(backbone.processor.tokenizer, name=backbone.name)
         template = match_template(backbone.processor, name=backbone.name)
         module = as_transformer_module(backbone.model, backbone.processor, chat_template=template, task="any-to-any")

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import copy
+from abc import abstractmethod
+from collections import OrderedDict
 from typing import Any, cast
 
 from sentence_transformers.base.model import BaseModel
 from sentence_transformers.base.modules import Transformer
+from torch import nn
 
-from vidembed.backbone import ARCHITECTURES
+from vidembed.backbone import ARCHITECTURES, BackboneError
+from vidembed.backbone.load import Backbone, load_backbone
 from vidembed.encoding.inputs import kind_of, to_host_input
 from vidembed.encoding.prepared import Prepared
 from vidembed.video import Sampling, VideoError, item_name
@@ -30,6 +34,40 @@ class VideoInputs(BaseModel):
     @property
     def _transformer(self) -> Transformer:
         return cast("Transformer", self[0])
+
+    @abstractmethod
+    def _modules_of(self, backbone: Backbone) -> list[nn.Module]:
+        """Make the modules of a loaded MLLM; its weights are shared."""
+
+    def _load_default_modules(
+        self,
+        model_name_or_path: str,
+        token: bool | str | None,
+        cache_folder: str | None,
+        revision: str | None = None,
+        trust_remote_code: bool = False,
+        local_files_only: bool = False,
+        model_kwargs: dict[str, Any] | None = None,
+        processor_kwargs: dict[str, Any] | None = None,
+        config_kwargs: dict[str, Any] | None = None,
+        **_host: Any,
+    ) -> tuple[list[nn.Module] | OrderedDict[str, nn.Module], dict[str, Any]]:
+        """Called by the host for a model that is none of its own: make the modules of the MLLM."""
+        if trust_remote_code:
+            raise BackboneError(
+                "trust_remote_code=True is refused: supported models load with transformers' own classes."
+            )
+        backbone = load_backbone(
+            model_name_or_path,
+            model_kwargs=model_kwargs,
+            processor_kwargs=processor_kwargs,
+            config_kwargs=config_kwargs,
+            token=token,
+            cache_dir=cache_folder,
+            revision=revision,
+            local_files_only=local_files_only or None,
+        )
+        return self._modules_of(backbone), {}
 
     def _load(self, item: Any, threads: int = 1) -> tuple[Any, list[dict[str, Any]]]:
         row = ARCHITECTURES.get(self._transformer.config.model_type)
