@@ -386,6 +386,16 @@ class TestStream:
         assert [item.embedding is None for item in got] == [False, True, False, True]
         assert isinstance(got[1].error, VideoError)
 
+    def test_texts_beyond_the_context_beside_videos(self, encoder: VideoEncoder, clips: list[Path]) -> None:
+        """Truncation is state of the tokenizer: threads must not see each other's."""
+        long = "a red square " * 1000
+        inputs = [item for index in range(12) for item in (clips[index % 6], "a" * index, {"text": long}, clips[0])]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(encoder, "decode_workers", 6)
+            got = encoder.encode(inputs)
+        assert np.abs(got[2::4] - encoder.encode({"text": long})).max() <= 1e-5
+        assert np.abs(got[3::4] - encoder.encode(clips[0])).max() <= 1e-5
+
     def test_file_objects(self, encoder: VideoEncoder, clips: list[Path]) -> None:
         with clips[0].open("rb") as handle:
             got = encoder.encode([handle, io.BytesIO(clips[1].read_bytes())])

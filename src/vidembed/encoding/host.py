@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import threading
 from abc import abstractmethod
 from collections import OrderedDict
 from typing import Any, cast
@@ -16,6 +17,10 @@ from vidembed.backbone.load import Backbone, load_backbone
 from vidembed.encoding.inputs import kind_of, to_host_input
 from vidembed.encoding.prepared import Prepared
 from vidembed.video import Sampling, VideoError, item_name
+
+_PROCESSOR_LOCK = threading.Lock()
+"""Fast tokenizers hold padding and truncation as state, which one thread could change under another. Decoding, the
+long part, runs outside. Of the module and not of an encoder, which process pools pickle."""
 
 
 class VideoInputs(BaseModel):
@@ -93,7 +98,8 @@ class VideoInputs(BaseModel):
         merged["video"] = {**merged.get("video", {}), "do_sample_frames": False}
         if message_metadata:
             merged["video"]["video_metadata"] = message_metadata
-        return super().preprocess(items, prompt=prompt, processing_kwargs=merged, **kwargs)
+        with _PROCESSOR_LOCK:
+            return super().preprocess(items, prompt=prompt, processing_kwargs=merged, **kwargs)
 
     def _prepare_one(
         self,
