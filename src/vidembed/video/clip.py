@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 TRUNCATED_S = 1.0
 """Seconds. A stream that ends this much before its declared duration is truncated."""
 
+METADATA_TOLERANCE_S = 0.01
+"""Seconds that a whole frame index may be off: a tenth of the digit to which models are told times."""
+
 
 @dataclass(frozen=True, eq=False)
 class Clip:
@@ -61,18 +64,21 @@ class Clip:
         """Return what ``transformers.video_utils.VideoMetadata`` takes, as plain Python values.
 
         Processors compute a frame's time as ``frames_indices / fps``, which an ordinal meets only where
-        the frame rate is constant. So the indices here are ``round(timestamps * fps)``: equal to
-        ``Clip.frames_indices`` at a constant rate, and right in time at a variable one.
+        the frame rate is constant. So the indices here are ``timestamps * fps``: whole numbers, equal to
+        ``Clip.frames_indices``, at a constant rate, and fractions where only those are right in time.
 
         Returns:
-            ``fps``, ``duration`` (s), ``total_num_frames``, ``frames_indices`` (list of T ints), ``width``
+            ``fps``, ``duration`` (s), ``total_num_frames``, ``frames_indices`` (list of T numbers), ``width``
             and ``height`` (pixels, of the frames in this clip), ``video_backend``.
         """
-        indices = np.rint(self.timestamps * self.fps).astype(np.int64)
+        exact = self.timestamps * self.fps  # (T,)
+        whole = np.rint(exact)
+        is_regular = bool(np.all(np.abs(whole - exact) <= METADATA_TOLERANCE_S * self.fps))
+        indices = whole.astype(np.int64) if is_regular else exact
         return {
             "fps": self.fps,
             "duration": self.duration,
-            "total_num_frames": max(self.total_num_frames, int(indices[-1]) + 1),
+            "total_num_frames": max(self.total_num_frames, int(whole[-1]) + 1),
             "frames_indices": indices.tolist(),
             "width": int(self.frames.shape[2]),
             "height": int(self.frames.shape[1]),
