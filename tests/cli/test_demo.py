@@ -3,16 +3,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import pytest
-
 from tests.cli.conftest import vidembed
 from vidembed.cli.demo import Asked, _recall
 from vidembed.index import Hit, VideoIndex, search
 from vidembed.index.model import load_model
-from vidembed.models import find_model
 from vidembed.shapes import write_clips
-
-bundled = pytest.mark.skipif(find_model("shapes") is None, reason="vidembed/shapes is not in this tree")
 
 
 def test_recall_counts_any_right_clip_and_says_what_chance_would_give() -> None:
@@ -22,7 +17,6 @@ def test_recall_counts_any_right_clip_and_says_what_chance_would_give() -> None:
     assert _recall("x", asked, 10) == ["x", "33.3%", "66.7%", "10.0%", "42.6%"]
 
 
-@bundled
 def test_the_bundled_model_finds_clips_by_their_captions(tmp_path: Path) -> None:
     clips = write_clips(tmp_path / "clips", 12, seed=5)
     report = json.loads(vidembed("index", tmp_path / "clips", "--to", tmp_path / "ix", "--json").stdout)
@@ -32,7 +26,6 @@ def test_the_bundled_model_finds_clips_by_their_captions(tmp_path: Path) -> None
     assert sum(first) >= 8  # by chance: 1
 
 
-@bundled
 def test_demo_with_the_bundled_model(tmp_path: Path) -> None:
     result = vidembed("demo", "--out", tmp_path / "demo", "--clips", "8")
     assert result.exit_code == 0
