@@ -7,12 +7,14 @@ import logging
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
 
+from vidembed.analysis.layers import Pairs, analyze_layers, checked_pairs
+from vidembed.analysis.states import open_mllm
 from vidembed.backbone import ReadoutMismatchError, capture_block, check_layer, find_parts
 from vidembed.backbone.load import check_dtype
 from vidembed.card import model_card
@@ -32,7 +34,9 @@ _PROBE_TEXT = "a person in a red coat walks a dog along the beach at sunset"
 def build(
     mllm: str | Path,
     *,
-    layer: int,
+    layer: int | Literal["auto"],
+    pairs: Pairs | None = None,
+    videos: str | Path | None = None,
     out: str | Path | None = None,
     name: str | None = None,
     prefix: str | None = "zero-shot",
@@ -51,7 +55,10 @@ def build(
 
     Args:
         mllm: Directory or Hub name of a video MLLM of a supported architecture.
-        layer: 1-based decoder block, or -1 for the last block with its trained final norm.
+        layer: 1-based decoder block, or -1 for the last block with its trained final norm; "auto" for the one that
+            `vidembed.analyze_layers` chooses on `pairs`, which the model card then tells with its Recall@1.
+        pairs: For ``layer="auto"``: captioned videos, as `vidembed.analyze_layers` takes them.
+        videos: For ``layer="auto"``: the folder of the videos that a file of pairs names by relative paths.
         out: Folder to write. Give `out` or `name`.
         name: Name in the model store instead of a folder; it loads as ``vidembed/<name>``.
         prefix: A line before the content of the prompt: "zero-shot" for the paper's, None for nothing, or any text.
@@ -65,7 +72,9 @@ def build(
         The folder written.
 
     Raises:
-        ValueError: Neither or both of `out` and `name` are given, or `name` is no plain name.
+        ValueError: Neither or both of `out` and `name` are given, or `name` is no plain name; `pairs` are missing,
+            too few, or given with a layer.
+        VideoError: A video of `pairs` could not be decoded.
         FileExistsError: `out` exists and is not empty, and `overwrite` is False.
         LayerError: `layer` is not a block of the model.
         BackboneError: The model is not supported or incomplete.
@@ -76,15 +85,23 @@ def build(
     if target.exists() and not overwrite and (not target.is_dir() or any(target.iterdir())):
         raise FileExistsError(f"{target} exists. Choose another folder or name, or pass overwrite=True.")
 
-    encoder = VideoEncoder(
-        mllm,
-        layer=layer,
-        prefix=prefix,
-        sampling=sampling,
-        device=device,
-        model_kwargs={"dtype": dtype} if dtype else None,
-        **hub_kwargs,
-    )
+    note = ""
+    if layer == "auto":
+        encoder, note = _best_layer(
+            mllm, pairs, videos, prefix=prefix, sampling=sampling, dtype=dtype, device=device, **hub_kwargs
+        )
+    else:
+        if pairs is not None or videos is not None:
+            raise ValueError(f'layer={layer!r}: pairs and videos are for layer="auto", which chooses on them.')
+        encoder = VideoEncoder(
+            mllm,
+            layer=layer,
+            prefix=prefix,
+            sampling=sampling,
+            device=device,
+            model_kwargs={"dtype": dtype} if dtype else None,
+            **hub_kwargs,
+        )
     config = encoder.checkpoint_config
     assert config is not None  # noqa: S101 - set whenever an MLLM is cut
     probes = [_probe_video(), {"text": _PROBE_TEXT}]
@@ -109,7 +126,7 @@ def build(
                 "knows: please report it with the model's config.json."
             )
         card_name = NAMESPACE + name.removeprefix(NAMESPACE) if name else target.name
-        (draft / "README.md").write_text(model_card(card_name, saved_config, cosines), encoding="utf-8")
+        (draft / "README.md").write_text(model_card(card_name, saved_config, cosines) + note, encoding="utf-8")
         if target.exists():
             shutil.rmtree(target) if target.is_dir() else target.unlink()
         draft.replace(target)
@@ -120,6 +137,28 @@ def _target(out: str | Path | None, name: str | None) -> Path:
     if (out is None) == (name is None):
         raise ValueError(f"give out=FOLDER or name=NAME, one of them; got out={out!r}, name={name!r}.")
     return store_dir() / check_name(name) if name is not None else Path(str(out)).expanduser().absolute()
+
+
+def _best_layer(
+    mllm: str | Path, pairs: Pairs | None, videos: str | Path | None, *, prefix: str | None, **kwargs: Any
+) -> tuple[VideoEncoder, str]:
+    """An encoder of the layer that does best on pairs, on the weights that were analyzed, and what the card says."""
+    if pairs is None:
+        raise ValueError(
+            'layer="auto" needs pairs=FILE, videos with captions to choose the layer on (a .jsonl or .csv file, see '
+            "vidembed.annotations); or give the number of a layer."
+        )
+    rows = checked_pairs(pairs, videos)
+    full = open_mllm(mllm, prefix=prefix, **kwargs)
+    assert full.backbone is not None  # noqa: S101 - open_mllm refuses what is none
+    shared = {"sampling": kwargs["sampling"], "device": str(full.device)}
+    analysis = analyze_layers(
+        full.backbone, rows, prefixes=prefix or "none", dual_softmax=False, show_progress_bar=True, **shared
+    )
+    note = f"\n## How the layer was chosen\n\n{analysis.summary()} In brackets: 95 % bootstrap intervals.\n"
+    logger.info("%s", analysis.summary())
+    encoder = VideoEncoder(backbone=full.backbone, layer=analysis.chosen_layer, prefix=prefix, **shared)
+    return encoder, note
 
 
 def _probe_video() -> VideoFrames:

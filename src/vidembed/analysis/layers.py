@@ -1,0 +1,251 @@
+"""`analyze_layers`: which decoder block of a video MLLM retrieves best, on pairs of the user's own."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vidembed.analysis.measure import Bootstrap, Readout, margin_over, measure_prompt
+from vidembed.analysis.relation import Half, Relation, relation_of, split_halves
+from vidembed.analysis.result import LayerAnalysis, PromptAnalysis, Sample
+from vidembed.analysis.states import FloatStates, open_mllm, read_states, with_prefix
+from vidembed.annotations import CaptionedVideo, read_pairs
+from vidembed.backbone import find_parts
+from vidembed.backbone.load import Backbone, check_dtype
+from vidembed.encoder import VideoEncoder
+from vidembed.encoding.pipeline import OnError, check_on_error
+from vidembed.evaluation.metrics import RESAMPLES
+from vidembed.video import Sampling
+
+logger = logging.getLogger(__name__)
+
+Pairs = str | Path | Iterable[CaptionedVideo]
+"""A file that `vidembed.annotations.read_pairs` reads, or its rows."""
+
+
+def analyze_layers(
+    model: str | Path | Backbone,
+    pairs: Pairs,
+    *,
+    videos: str | Path | None = None,
+    prefixes: str | Sequence[str] = ("zero-shot",),
+    dual_softmax: bool = True,
+    sampling: Sampling | None = None,
+    video_backend: str = "pyav",
+    batch_size: int = 32,
+    on_error: OnError = "raise",
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+    dtype: str | None = None,
+    device: str | None = None,
+    show_progress_bar: bool | None = None,
+    **hub_kwargs: Any,
+) -> LayerAnalysis:
+    """Measure text-video retrieval at every decoder block of a video MLLM, and choose a block.
+
+    Each video and each text is run once per prompt; the last token's state of every block is kept, ``(L + 1) * D``
+    float32 values an input however long it is. The layer is the one with the best mean Recall@1 of both directions, by
+    cosine, on one half of the videos; of equals the one with the greatest mean reciprocal rank, and of a run of equals
+    in that too the middle. All figures are of the other half. So are the intervals: percentile bootstrap over queries,
+    where the texts of one video are drawn together. Dual-softmax has one temperature a layer and direction, fitted on
+    the choosing half.
+
+    Equal videos (by resolved path) and equal texts are one; a text may be true of several videos and any of them
+    counts. The halves share no video and no text (`vidembed.analysis.split_halves`).
+
+    Args:
+        model: Directory or name of a video MLLM of a supported architecture, or a loaded `Backbone`. Not a checkpoint
+            of `vidembed.build`, which holds no block after its layer.
+        pairs: A file of captioned videos (`vidembed.annotations.read_pairs`), or `CaptionedVideo` rows. Rows with a
+            label of False are left out.
+        videos: Folder of the videos that a file names by relative paths. Default: the file's own.
+        prefixes: What to put before the content of the prompt: "zero-shot" (the paper's line), "none", or any text;
+            one pass each.
+        dual_softmax: Whether to measure dual-softmax too. It takes the longest part of ranking some thousand texts.
+        sampling: The frame grid; default ``Sampling()``.
+        video_backend: Video decoder, "pyav" or "decord".
+        batch_size: Most inputs per batch.
+        on_error: "raise", or "skip" to leave out what fails, and the texts that have no other video. The result says
+            what and how many.
+        seed: Of the split and the bootstrap, at least 0.
+        resamples: Of the bootstrap. Default 2,000.
+        dtype: "float32", "bfloat16", "float16", or None for the dtype of the MLLM.
+        device: Where to run, for example "cuda"; default as sentence-transformers chooses.
+        show_progress_bar: Whether to show bars; by default only if the log level is INFO or DEBUG.
+        **hub_kwargs: ``revision``, ``token``, ``cache_folder``, ``local_files_only``.
+
+    Returns:
+        The analysis.
+
+    Raises:
+        AnnotationError: The file of pairs cannot be used.
+        ValueError: There are too few pairs, or an argument is out of range.
+        BackboneError: The model is a cut checkpoint, not supported or incomplete.
+        VideoError: A video could not be decoded, with ``on_error="raise"``.
+        InputError: A text could not be embedded, with ``on_error="raise"``.
+    """
+    check_on_error(on_error)
+    check_dtype(dtype)
+    names = _checked_prefixes(prefixes)
+    _check_whole("seed", seed, 0)
+    _check_whole("resamples", resamples, 1)
+    _check_whole("batch_size", batch_size, 1)
+    relation = relation_of(checked_pairs(pairs, videos, seed=seed))
+    encoder = open_mllm(
+        model,
+        device=device,
+        dtype=dtype,
+        prefix=_prefix(names[0]),
+        sampling=sampling,
+        video_backend=video_backend,
+        **hub_kwargs,
+    )
+    states: dict[str, tuple[FloatStates, FloatStates]] = {}
+    failed: dict[int, Exception] = {}
+    for name in names:
+        if name != names[0]:
+            encoder = with_prefix(encoder, _prefix(name))
+        *found, errors = read_states(
+            encoder,
+            relation.videos,
+            relation.texts,
+            batch_size=batch_size,
+            on_error=on_error,
+            show_progress_bar=show_progress_bar,
+        )
+        states[name] = found[0], found[1]
+        failed |= errors
+
+    kept, halves = _halves(relation, failed, seed)
+    measured: dict[str, tuple[PromptAnalysis, Readout]] = {}
+    bootstrap = Bootstrap(seed, resamples)
+    for name in names:
+        of_videos, of_texts = states[name]
+        measured[name] = measure_prompt(
+            name,
+            of_texts,
+            of_videos,
+            halves,
+            bootstrap,
+            dual=dual_softmax,
+            show_progress_bar=VideoEncoder._wants_bar(show_progress_bar),
+        )
+    best = max(names, key=lambda name: measured[name][1].merit)
+    parts = find_parts(encoder._transformer.model)
+    return LayerAnalysis(
+        model=_model_name(model),
+        model_type=parts.architecture.model_type,
+        depth=parts.depth,
+        sample=_sample(relation, kept, halves, failed, bootstrap),
+        prompts=tuple(prompt for prompt, _ in measured.values()),
+        chosen_prefix=best,
+        prefix_margins=tuple(
+            margin_over(measured[best][1], readout, over_prefix=name, bootstrap=bootstrap)
+            for name, (_, readout) in measured.items()
+            if name != best
+        ),
+    )
+
+
+def checked_pairs(pairs: Pairs, videos: str | Path | None = None, *, seed: int = 0) -> list[CaptionedVideo]:
+    """Read pairs from a file, or check those that are given; and that there are enough, before a model is loaded.
+
+    Args:
+        pairs: As `analyze_layers`.
+        videos: As `analyze_layers`.
+        seed: As `analyze_layers`.
+
+    Raises:
+        AnnotationError: The file cannot be used.
+        ValueError: `videos` is given without a file, an entry is no `CaptionedVideo`, or there are too few.
+    """
+    if isinstance(pairs, (str, Path)):
+        rows = read_pairs(pairs, videos=videos)
+    elif videos is not None:
+        raise ValueError(f"videos={str(videos)!r}: only paths in a file are relative to it; leave it out.")
+    else:
+        rows = list(pairs)
+    for index, row in enumerate(rows):
+        if not isinstance(row, CaptionedVideo):
+            raise ValueError(  # noqa: TRY004 - one kind of error for bad arguments
+                f"pairs[{index}]: expected a vidembed.annotations.CaptionedVideo, got {type(row).__name__}. Write "
+                "CaptionedVideo(Path('a.mp4'), 'a dog runs')."
+            )
+    split_halves(relation_of(rows).positives, seed=seed)
+    return rows
+
+
+def _checked_prefixes(prefixes: str | Sequence[str]) -> tuple[str, ...]:
+    names = (prefixes,) if isinstance(prefixes, str) else tuple(prefixes)
+    if not names or len(set(names)) < len(names) or not all(isinstance(name, str) and name.strip() for name in names):
+        raise ValueError(
+            f"prefixes={prefixes!r}: expected at least one, each once: 'none', 'zero-shot' or a text that stands for "
+            "itself."
+        )
+    return names
+
+
+def _prefix(name: str) -> str | None:
+    return None if name == "none" else name
+
+
+def _check_whole(name: str, value: Any, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
+        raise ValueError(f"{name}={value!r}: expected a whole number of at least {least}.")
+
+
+def _halves(relation: Relation, failed: dict[int, Exception], seed: int) -> tuple[Relation, tuple[Half, Half]]:
+    """What is left of a relation without what failed, and its halves in positions of the whole."""
+    first_text = len(relation.videos)
+    kept, videos, texts = relation.without(
+        [index for index in failed if index < first_text],
+        [index - first_text for index in failed if index >= first_text],
+    )
+    if not kept.videos:
+        raise ValueError(f"pairs: all failed; the first: {next(iter(failed.values()))}")
+    if failed:
+        logger.warning(
+            "left out: %d inputs that failed; %d of %d videos and %d of %d texts remain",
+            len(failed), len(kept.videos), first_text, len(kept.texts), len(relation.texts),
+        )  # fmt: skip
+    first, second = (
+        replace(half, videos=videos[half.videos], texts=texts[half.texts])
+        for half in split_halves(kept.positives, seed=seed)
+    )
+    return kept, (first, second)
+
+
+def _sample(
+    relation: Relation,
+    kept: Relation,
+    halves: tuple[Half, Half],
+    failed: dict[int, Exception],
+    bootstrap: Bootstrap,
+) -> Sample:
+    choosing, reporting = halves
+    first_text = len(relation.videos)
+    names = [*map(str, relation.videos), *map(repr, relation.texts)]
+    reasons = {index: getattr(error, "reason", str(error)) for index, error in sorted(failed.items())}
+    failed_texts = sum(index >= first_text for index in failed)
+    return Sample(
+        choosing_videos=choosing.videos.size,
+        choosing_texts=choosing.texts.size,
+        reporting_videos=reporting.videos.size,
+        reporting_texts=reporting.texts.size,
+        videos_left_out=len(kept.videos) - choosing.videos.size - reporting.videos.size,
+        chance=float(reporting.positives.mean()),
+        seed=bootstrap.seed,
+        resamples=bootstrap.resamples,
+        skipped=tuple(f"{names[index]}: {reason}" for index, reason in reasons.items()),
+        texts_lost=len(relation.texts) - len(kept.texts) - failed_texts,
+    )
+
+
+def _model_name(model: str | Path | Backbone) -> str:
+    name = model.name if isinstance(model, Backbone) else str(model)
+    return Path(name).name if Path(name).exists() else name

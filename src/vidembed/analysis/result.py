@@ -1,0 +1,315 @@
+"""What an analysis found: figures by layer, the chosen layer, its margin; as JSON and as a table."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from vidembed.evaluation.metrics import Interval
+
+FORMAT_VERSION = 1
+_KIND = "layer_analysis"
+
+
+@dataclass(frozen=True)
+class DirectionFigures:
+    """How well one direction of retrieval works at one layer, on the reporting half.
+
+    Attributes:
+        recall_1: Recall@1 from 0 to 1, with its interval.
+        recall_5: Recall@5.
+        recall_10: Recall@10.
+        median_rank: Of the best right answer, from 1; ties count against it.
+        temperature: Of dual-softmax, fitted on the choosing half; None of raw scores.
+    """
+
+    recall_1: Interval
+    recall_5: float
+    recall_10: float
+    median_rank: float
+    temperature: float | None = None
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> DirectionFigures:
+        """Make it of what `dataclasses.asdict` gave."""
+        return cls(**{**content, "recall_1": Interval(**content["recall_1"])})
+
+
+@dataclass(frozen=True)
+class LayerRow:
+    """One readout: a decoder block, or the last block with its trained final norm.
+
+    Attributes:
+        layer: 1-based decoder block, or -1.
+        t2v: Texts rank videos, by cosine.
+        v2t: Videos rank texts, by cosine.
+        t2v_dual: Texts rank videos, after dual-softmax; None where it was not asked for, or where the scores of the
+            choosing half are all equal.
+        v2t_dual: Videos rank texts, after dual-softmax; None likewise.
+        choosing_t2v: Recall@1 of texts on the choosing half, from 0 to 1.
+        choosing_v2t: Recall@1 of videos on the choosing half.
+    """
+
+    layer: int
+    t2v: DirectionFigures
+    v2t: DirectionFigures
+    t2v_dual: DirectionFigures | None
+    v2t_dual: DirectionFigures | None
+    choosing_t2v: float
+    choosing_v2t: float
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> LayerRow:
+        """Make it of what `dataclasses.asdict` gave."""
+        figures = {
+            name: None if content[name] is None else DirectionFigures.from_dict(content[name])
+            for name in ("t2v", "v2t", "t2v_dual", "v2t_dual")
+        }
+        return cls(**{**content, **figures})
+
+
+@dataclass(frozen=True)
+class Margin:
+    """Recall@1 of a chosen layer less that of another readout, on the same queries of the reporting half.
+
+    Attributes:
+        over_prefix: Prefix of the other readout.
+        over_layer: Its layer.
+        t2v: The difference where texts rank videos, by cosine, with its paired interval.
+        v2t: The difference where videos rank texts.
+    """
+
+    over_prefix: str
+    over_layer: int
+    t2v: Interval
+    v2t: Interval
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> Margin:
+        """Make it of what `dataclasses.asdict` gave."""
+        return cls(**{**content, "t2v": Interval(**content["t2v"]), "v2t": Interval(**content["v2t"])})
+
+
+@dataclass(frozen=True)
+class PromptAnalysis:
+    """The layers of a model with one prompt.
+
+    Attributes:
+        prefix: What stands before the content: "none", "zero-shot" or the text itself.
+        rows: One a decoder block, and last that of layer -1.
+        chosen_layer: The layer with the best Recall@1 on the choosing half.
+        margins: Over layer -1, and over the last block before the norm.
+    """
+
+    prefix: str
+    rows: tuple[LayerRow, ...]
+    chosen_layer: int
+    margins: tuple[Margin, ...]
+
+    @property
+    def margin(self) -> Margin:
+        """Over the final layer, -1."""
+        return self.margins[0]
+
+    def row(self, layer: int) -> LayerRow:
+        """The row of a layer.
+
+        Raises:
+            ValueError: There is none.
+        """
+        for row in self.rows:
+            if row.layer == layer:
+                return row
+        raise ValueError(f"layer={layer!r}: there are 1..{len(self.rows) - 1} and -1.")
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> PromptAnalysis:
+        """Make it of what `dataclasses.asdict` gave."""
+        rows = tuple(LayerRow.from_dict(row) for row in content["rows"])
+        margins = tuple(Margin.from_dict(margin) for margin in content["margins"])
+        return cls(**{**content, "rows": rows, "margins": margins})
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What a model was analyzed on.
+
+    Attributes:
+        choosing_videos: Videos of the half that the layer is chosen on.
+        choosing_texts: Texts of that half.
+        reporting_videos: Videos of the half that the figures are of.
+        reporting_texts: Texts of that half.
+        videos_left_out: Videos whose texts all went to the other half.
+        chance: Recall@1 of a random ranking of the reporting half, the same in both directions.
+        seed: Of the split and the bootstrap.
+        resamples: Of the bootstrap.
+        skipped: What failed, with ``on_error="skip"``: its name and why.
+        texts_lost: Texts left out since all their videos failed.
+    """
+
+    choosing_videos: int
+    choosing_texts: int
+    reporting_videos: int
+    reporting_texts: int
+    videos_left_out: int
+    chance: float
+    seed: int
+    resamples: int
+    skipped: tuple[str, ...] = ()
+    texts_lost: int = 0
+
+
+@dataclass(frozen=True)
+class LayerAnalysis:
+    """Retrieval at every decoder block of a model.
+
+    Attributes:
+        model: What was analyzed: a name, or the last part of a path.
+        model_type: Its architecture, as transformers names it.
+        depth: Its decoder blocks.
+        sample: What it was analyzed on.
+        prompts: One a prefix.
+        chosen_prefix: The prefix whose chosen layer does best on the choosing half; the first of equals.
+        prefix_margins: The choice over the chosen layer of each other prefix.
+    """
+
+    model: str
+    model_type: str
+    depth: int
+    sample: Sample
+    prompts: tuple[PromptAnalysis, ...]
+    chosen_prefix: str
+    prefix_margins: tuple[Margin, ...] = ()
+
+    @property
+    def chosen(self) -> PromptAnalysis:
+        """The analysis with `chosen_prefix`."""
+        return next(prompt for prompt in self.prompts if prompt.prefix == self.chosen_prefix)
+
+    @property
+    def chosen_layer(self) -> int:
+        """The layer to build with: best on the choosing half, with `chosen_prefix`."""
+        return self.chosen.chosen_layer
+
+    @property
+    def rows(self) -> tuple[LayerRow, ...]:
+        """The rows of `chosen_prefix`: one a decoder block, and last that of layer -1."""
+        return self.chosen.rows
+
+    @property
+    def margin(self) -> Margin:
+        """The chosen layer over the final one, -1, with `chosen_prefix`."""
+        return self.chosen.margin
+
+    # -- text --------------------------------------------------------------------------------------------------------
+
+    def summary(self) -> str:
+        """One sentence a prompt: the chosen layer, its Recall@1 on the reporting half, and its margin."""
+        return "\n".join(_sentence(self, prompt) for prompt in self.prompts)
+
+    def table(self) -> str:
+        """The figures as Markdown, in percent: one table a prompt, the chosen layer in bold."""
+        return "\n\n".join(
+            f"{self.model}, prefix {prompt.prefix}\n\n{_table(prompt)}\n\n{_sentence(self, prompt)}"
+            for prompt in self.prompts
+        )
+
+    # -- JSON --------------------------------------------------------------------------------------------------------
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as JSON values."""
+        return {"kind": _KIND, "format_version": FORMAT_VERSION, **json.loads(json.dumps(asdict(self)))}
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> LayerAnalysis:
+        """Make an analysis of what `to_dict` gave.
+
+        Raises:
+            ValueError: It is of another kind or format, or incomplete.
+        """
+        fields = dict(content)
+        kind, version = fields.pop("kind", None), fields.pop("format_version", None)
+        if (kind, version) != (_KIND, FORMAT_VERSION):
+            raise ValueError(
+                f"expected kind {_KIND!r} of format_version {FORMAT_VERSION}, got kind {kind!r} of format_version "
+                f"{version!r}; analyze the model again"
+            )
+        try:
+            sample = Sample(**{**fields["sample"], "skipped": tuple(fields["sample"]["skipped"])})
+            prompts = tuple(PromptAnalysis.from_dict(prompt) for prompt in fields["prompts"])
+            margins = tuple(Margin.from_dict(margin) for margin in fields["prefix_margins"])
+            return cls(**{**fields, "sample": sample, "prompts": prompts, "prefix_margins": margins})
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"no whole layer analysis ({error}); analyze the model again") from error
+
+    def save(self, file: str | Path) -> None:
+        """Write the analysis to a JSON file."""
+        text = json.dumps(self.to_dict(), indent=1, allow_nan=False)
+        Path(file).write_text(text + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, file: str | Path) -> LayerAnalysis:
+        """Read a file that `save` wrote.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            ValueError: It is not such a file.
+        """
+        try:
+            content = json.loads(Path(file).read_text(encoding="utf-8"))
+            if not isinstance(content, dict):
+                raise ValueError(f"expected a JSON object, got {type(content).__name__}")  # noqa: TRY004, TRY301 - of the file
+            return cls.from_dict(content)
+        except ValueError as error:
+            raise ValueError(f"{file}: {error}") from error
+
+
+def layer_name(layer: int, depth: int) -> str:
+    """How a layer is called where there is room for a few words."""
+    return f"-1 (block {depth} and final norm)" if layer == -1 else str(layer)
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f}"
+
+
+def _interval(value: Interval) -> str:
+    return f"{_percent(value.estimate)} ({_percent(value.low)} to {_percent(value.high)})"
+
+
+def _cells(raw: DirectionFigures, dual: DirectionFigures | None) -> list[str]:
+    of_dual = (
+        "-" if dual is None else " / ".join(map(_percent, (dual.recall_1.estimate, dual.recall_5, dual.recall_10)))
+    )
+    return [
+        _interval(raw.recall_1),
+        f"{_percent(raw.recall_5)} / {_percent(raw.recall_10)}",
+        f"{raw.median_rank:g}",
+        of_dual,
+    ]
+
+
+def _table(prompt: PromptAnalysis) -> str:
+    level = f"{100 * prompt.margin.t2v.level:g} %"
+    columns = ["layer"]
+    for direction in ("T2V", "V2T"):
+        columns += [f"{direction} R@1 ({level})", "R@5 / 10", "median rank", "dual-softmax R@1 / 5 / 10"]
+    lines = [columns, ["---"] * len(columns)]
+    for row in prompt.rows:
+        name = layer_name(row.layer, len(prompt.rows) - 1)
+        name = f"**{name}**" if row.layer == prompt.chosen_layer else name
+        lines.append([name, *_cells(row.t2v, row.t2v_dual), *_cells(row.v2t, row.v2t_dual)])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _sentence(analysis: LayerAnalysis, prompt: PromptAnalysis) -> str:
+    sample, row, margin = analysis.sample, prompt.row(prompt.chosen_layer), prompt.margin
+    return (
+        f"Layer {prompt.chosen_layer} of {analysis.depth} (prefix {prompt.prefix}), chosen on {sample.choosing_videos} "
+        f"videos. On {sample.reporting_videos} others with {sample.reporting_texts} texts: R@1 "
+        f"{_interval(row.t2v.recall_1)} text to video, {_interval(row.v2t.recall_1)} video to text; over the final "
+        f"layer (-1) {_interval(margin.t2v)} and {_interval(margin.v2t)} points."
+    )

@@ -1,0 +1,187 @@
+"""Retrieval metrics of score matrices, with intervals: ranks, recall, median rank, bootstrap. Numpy only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from vidembed.scoring._checks import FloatArray, as_array, matrix, number, positive_mask, vector
+
+RESAMPLES = 2000
+"""Default resamples of a bootstrap (ours)."""
+
+LEVEL = 0.95
+"""Default coverage of an interval (ours)."""
+
+_DRAWS_AT_ONCE = 2_000_000  # indices drawn in one go: 16 MB
+
+
+def ranks(scores: ArrayLike, positives: ArrayLike) -> NDArray[np.int64]:
+    """Rank of the best right column of each row, from 1; ties count against it.
+
+    The rank is 1 plus the number of wrong columns that score at least as high as the best right one, so a model that
+    gives every candidate the same score is ranked last, and other right columns never stand in the way.
+
+    Args:
+        scores: ``(Q, N)``, rows rank columns, greater is better; for the other direction give ``scores.T``.
+        positives: ``(Q,)`` integers, the right column of each row, or ``(Q, N)`` booleans where several are right.
+
+    Returns:
+        ``(Q,)`` int64, from 1 to N.
+
+    Raises:
+        ValueError: ``scores`` is not a finite ``(Q, N)`` matrix, or a row has no right column.
+    """
+    similarity = matrix("scores", scores)
+    mask = positive_mask("positives", positives, (similarity.shape[0], similarity.shape[1]))
+    best = np.where(mask, similarity, -np.inf).max(axis=1, keepdims=True)  # (Q, 1)
+    return np.asarray(1 + ((similarity >= best) & ~mask).sum(axis=1), dtype=np.int64)
+
+
+def recall_at(ranks: ArrayLike, k: int) -> float:
+    """Share of the queries whose best right answer is among the first ``k``, from 0 to 1.
+
+    Args:
+        ranks: ``(Q,)`` of `ranks`.
+        k: At least 1.
+
+    Raises:
+        ValueError: ``ranks`` are not ranks, or ``k`` is not a whole number of at least 1.
+    """
+    return float((_checked_ranks(ranks) <= _whole("k", k)).mean())
+
+
+def median_rank(ranks: ArrayLike) -> float:
+    """Median of the ranks; of an even number of queries the mean of the middle two.
+
+    Raises:
+        ValueError: ``ranks`` are not ranks.
+    """
+    return float(np.median(_checked_ranks(ranks)))
+
+
+def mean_rank(ranks: ArrayLike) -> float:
+    """Mean of the ranks.
+
+    Raises:
+        ValueError: ``ranks`` are not ranks.
+    """
+    return float(_checked_ranks(ranks).mean())
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate with its interval.
+
+    Attributes:
+        estimate: The mean of the values themselves, not of the resamples.
+        low: Lower end.
+        high: Upper end.
+        level: Share of the resamples' means between the two.
+    """
+
+    estimate: float
+    low: float
+    high: float
+    level: float
+
+
+def bootstrap_interval(
+    values: ArrayLike,
+    *,
+    seed: int,
+    resamples: int = RESAMPLES,
+    level: float = LEVEL,
+    groups: ArrayLike | None = None,
+) -> Interval:
+    """Percentile bootstrap interval of a mean over queries.
+
+    Args:
+        values: ``(Q,)``, one value a query, for example ``ranks == 1``.
+        seed: Of the resampling, at least 0: the same seed gives the same interval.
+        resamples: How often queries are drawn with replacement. Default `RESAMPLES`.
+        level: Coverage, between 0 and 1. Default `LEVEL`.
+        groups: ``(Q,)``, which queries belong together, such as the captions of one video. Whole groups are drawn
+            then: queries of one video are no independent draws, and an interval that takes them for such is too
+            narrow. Default: every query on its own.
+
+    Raises:
+        ValueError: An argument is of another shape or kind, or out of range.
+    """
+    x = _values("values", values)
+    seed, resamples, level = _whole("seed", seed, least=0), _whole("resamples", resamples), _level(level)
+    sums, counts = x, np.ones(x.size, dtype=np.float64)  # (G,) each
+    if groups is not None:
+        names = as_array("groups", groups)
+        if names.shape != x.shape:
+            raise ValueError(f"groups: expected shape {x.shape}, one group a value, got {names.shape}")
+        place = np.unique(names, return_inverse=True)[1]
+        sums = np.bincount(place, weights=x).astype(np.float64)
+        counts = np.bincount(place).astype(np.float64)
+    rng = np.random.default_rng(seed)
+    means = np.empty(resamples)
+    step = max(1, _DRAWS_AT_ONCE // sums.size)
+    for start in range(0, resamples, step):
+        drawn = rng.integers(0, sums.size, (min(step, resamples - start), sums.size))  # (resamples, G)
+        means[start : start + step] = sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(x.mean()), float(low), float(high), level)
+
+
+def paired_bootstrap(
+    a: ArrayLike,
+    b: ArrayLike,
+    *,
+    seed: int,
+    resamples: int = RESAMPLES,
+    level: float = LEVEL,
+    groups: ArrayLike | None = None,
+) -> Interval:
+    """Interval of the mean of ``a - b`` on the same queries: what two models share cancels.
+
+    Args:
+        a: ``(Q,)``, one value a query.
+        b: ``(Q,)``, of the same queries in the same order.
+        seed: As `bootstrap_interval`.
+        resamples: As `bootstrap_interval`.
+        level: As `bootstrap_interval`.
+        groups: As `bootstrap_interval`.
+
+    Raises:
+        ValueError: The two differ in length, or an argument is of another shape or kind, or out of range.
+    """
+    first = _values("a", a)
+    second = _values("b", b)
+    if first.shape != second.shape:
+        raise ValueError(f"b: expected shape {first.shape}, one value a query as in a, got {second.shape}")
+    return bootstrap_interval(first - second, seed=seed, resamples=resamples, level=level, groups=groups)
+
+
+def _values(name: str, value: ArrayLike) -> FloatArray:
+    array = as_array(name, value)
+    return vector(name, array.astype(np.float64) if array.dtype.kind == "b" else array, axis="Q")
+
+
+def _checked_ranks(value: ArrayLike) -> NDArray[np.integer]:
+    array = as_array("ranks", value)
+    if array.ndim != 1 or array.size == 0 or array.dtype.kind not in "iu" or array.min() < 1:
+        raise ValueError(
+            f"ranks: expected (Q,) whole numbers from 1, at least one, got shape {array.shape} of {array.dtype}"
+            + (f", the least is {array.min()}" if array.size and array.dtype.kind in "iuf" else "")
+        )
+    return array
+
+
+def _whole(name: str, value: int, *, least: int = 1) -> int:
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)) or value < least:
+        raise ValueError(f"{name}={value!r}: expected a whole number of at least {least}")
+    return int(value)
+
+
+def _level(value: float) -> float:
+    level = number("level", value, above_zero=True)
+    if level >= 1:
+        raise ValueError(f"level={value!r}: expected a share between 0 and 1, such as 0.95")
+    return level

@@ -1,0 +1,197 @@
+"""`analyze_layers` from pairs to the result, and ``build(layer="auto")``."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import vidembed
+from tests.backbone import tiny
+from vidembed import Sampling, VideoEncoder, VideoError, analyze_layers, build
+from vidembed.analysis import LayerAnalysis
+from vidembed.annotations import AnnotationError, CaptionedVideo
+from vidembed.backbone import BackboneError
+from vidembed.backbone.load import Backbone, load_backbone
+from vidembed.evaluation import median_rank, ranks, recall_at
+
+GetModel = Callable[[str], Path]
+Pairs = list[CaptionedVideo]
+QUICK: dict[str, Any] = {"resamples": 50, "device": "cpu", "sampling": Sampling(max_frames=4)}
+OTHER = "In a word:"  # a prefix with which no two scores of the random model are as near as rounding
+
+
+@pytest.fixture(scope="module")
+def backbone(tiny_mllm: GetModel) -> Backbone:
+    return load_backbone(tiny_mllm("qwen2_vl"))
+
+
+@pytest.fixture(scope="module")
+def analysis(backbone: Backbone, pairs: Pairs) -> LayerAnalysis:
+    return analyze_layers(backbone, pairs, prefixes=("none", OTHER), **QUICK)
+
+
+class TestResult:
+    def test_what_is_in_it(self, analysis: LayerAnalysis) -> None:
+        assert (analysis.model_type, analysis.depth) == ("qwen2_vl", tiny.DEPTH)
+        assert [prompt.prefix for prompt in analysis.prompts] == ["none", OTHER]
+        assert [row.layer for row in analysis.rows] == [*range(1, tiny.DEPTH + 1), -1]
+        sample = analysis.sample
+        assert (sample.choosing_videos, sample.reporting_videos + sample.videos_left_out) == (4, 4)
+        assert sample.choosing_texts + sample.reporting_texts == 8  # nine pairs, one text twice
+        assert 0 < sample.chance < 1
+        assert len(analysis.prefix_margins) == 1
+        assert analysis.prefix_margins[0].over_prefix != analysis.chosen_prefix
+
+    def test_figures_are_those_of_the_encoder_of_the_layer(
+        self, analysis: LayerAnalysis, backbone: Backbone, pairs: Pairs
+    ) -> None:
+        """The whole way by other means: encode with a cut model, rank the reporting half, count."""
+        from vidembed.analysis.relation import relation_of, split_halves
+
+        relation = relation_of(pairs)
+        half = split_halves(relation.positives, seed=0)[1]
+        for prompt, prefix in zip(analysis.prompts, (None, OTHER), strict=True):
+            for layer in (2, 4, -1):
+                encoder = VideoEncoder(backbone=backbone, layer=layer, prefix=prefix, sampling=QUICK["sampling"])
+                videos = encoder.encode([relation.videos[index] for index in half.videos]).astype(np.float64)
+                texts = encoder.encode([{"text": relation.texts[index]} for index in half.texts])
+                found = ranks(texts @ videos.T, half.positives)
+                got = prompt.row(layer).t2v
+                assert (got.recall_1.estimate, got.median_rank) == (recall_at(found, 1), median_rank(found))
+        assert analysis.prompts[0].rows != analysis.prompts[1].rows  # the prefixes do make a difference
+
+    def test_same_arguments_same_result(self, analysis: LayerAnalysis, backbone: Backbone, pairs: Pairs) -> None:
+        again = analyze_layers(backbone, pairs, prefixes=("none", OTHER), **QUICK)
+        assert again == analysis
+        assert json.dumps(again.to_dict()) == json.dumps(analysis.to_dict())
+
+    def test_from_a_file_and_a_name(self, tiny_mllm: GetModel, analysis: LayerAnalysis, pairs: Pairs) -> None:
+        folder = pairs[0].video.parent
+        rows = [json.dumps({"video": pair.video.name, "caption": pair.text}) for pair in pairs]
+        (folder / "pairs.jsonl").write_text("\n".join(rows))
+        got = analyze_layers(
+            tiny_mllm("qwen2_vl"), folder / "pairs.jsonl", videos=folder, prefixes="none", dual_softmax=False, **QUICK
+        )
+        assert got.model == tiny_mllm("qwen2_vl").name  # no path of this machine
+        assert got.prompts[0].rows == tuple(
+            replace(row, t2v_dual=None, v2t_dual=None) for row in analysis.prompts[0].rows
+        )
+
+    def test_false_pairs_are_left_out(self, backbone: Backbone, pairs: Pairs) -> None:
+        true = [replace(pair, label=True) for pair in pairs]
+        false = [replace(pair, label=False) for pair in reversed(pairs)]
+        kwargs = {"prefixes": "none", "dual_softmax": False, **QUICK}
+        assert analyze_layers(backbone, [*true, *false], **kwargs) == analyze_layers(backbone, pairs, **kwargs)
+
+
+class TestFailures:
+    @pytest.fixture
+    def bad(self, pairs: Pairs, tmp_path: Path) -> Pairs:
+        (tmp_path / "broken.mp4").write_bytes(b"no video")
+        broken = CaptionedVideo(tmp_path / "broken.mp4", "nobody sees this")
+        return [*pairs[:3], broken, replace(broken, text=pairs[0].text), *pairs[3:]]
+
+    def test_raise(self, backbone: Backbone, bad: Pairs) -> None:
+        with pytest.raises(VideoError, match=r"broken\.mp4"):
+            analyze_layers(backbone, bad, **QUICK)
+
+    def test_skip_equals_leaving_out(
+        self, backbone: Backbone, bad: Pairs, pairs: Pairs, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        kwargs = {"prefixes": "none", **QUICK}
+        with caplog.at_level(logging.WARNING, logger="vidembed"):
+            got = analyze_layers(backbone, bad, on_error="skip", **kwargs)
+        assert "8 of 9 videos and 8 of 9 texts remain" in caplog.text
+        assert len(got.sample.skipped) == 1
+        assert "broken.mp4: " in got.sample.skipped[0]
+        assert got.sample.texts_lost == 1
+        wanted = analyze_layers(backbone, pairs, **kwargs)
+        assert got.sample == replace(wanted.sample, skipped=got.sample.skipped, texts_lost=1)
+        for a, b in zip(got.rows, wanted.rows, strict=True):  # other batches: equal up to rounding
+            assert a.t2v.recall_1.estimate == pytest.approx(b.t2v.recall_1.estimate)
+
+    def test_all_fail(self, backbone: Backbone, tmp_path: Path) -> None:
+        rows = [CaptionedVideo(tmp_path / f"gone{index}.mp4", f"text {index}") for index in range(5)]
+        with pytest.raises(ValueError, match=r"all failed; the first: .*gone0\.mp4"):
+            analyze_layers(backbone, rows, on_error="skip", **QUICK)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"prefixes": ()}, r"prefixes=\(\)"),
+        ({"prefixes": ("none", "none")}, "each once"),
+        ({"prefixes": (None,)}, r"prefixes=\(None,\)"),
+        ({"on_error": "ignore"}, "on_error='ignore'"),
+        ({"seed": -1}, "seed=-1"),
+        ({"resamples": 0}, "resamples=0"),
+        ({"batch_size": 0}, "batch_size=0"),
+        ({"dtype": "int3"}, "dtype='int3'"),
+        ({"device": "nonsense"}, "device='nonsense'"),
+        ({"videos": "x"}, "videos='x': only paths in a file"),
+        ({"pairs": [("a.mp4", "b")]}, r"pairs\[0\]: expected a vidembed.annotations.CaptionedVideo, got tuple"),
+        ({"pairs": []}, "no text that is true"),
+        ({"pairs": "gone.csv"}, r"gone\.csv: no such file"),
+    ],
+)
+def test_misuse_is_found_before_the_model_is_loaded(pairs: Pairs, kwargs: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        analyze_layers("no/such-model", **{"pairs": pairs, **kwargs})
+
+
+def test_too_few(pairs: Pairs) -> None:
+    with pytest.raises(ValueError, match="3 videos with 3 texts are too few"):
+        analyze_layers("no/such-model", pairs[:3])
+
+
+def test_a_cut_checkpoint(pairs: Pairs) -> None:
+    with pytest.raises(BackboneError, match="Give the full MLLM"):
+        analyze_layers("vidembed/shapes", pairs, device="cpu")
+
+
+def test_name_in_the_package() -> None:
+    assert "analyze_layers" in vidembed.__all__
+    assert vidembed.analyze_layers is analyze_layers
+
+
+class TestBuildAuto:
+    def test_reads_the_layer_that_the_analysis_chooses(self, tiny_mllm: GetModel, pairs: Pairs, tmp_path: Path) -> None:
+        mllm = tiny_mllm("qwen2_vl")
+        out = build(mllm, layer="auto", pairs=pairs, prefix=None, out=tmp_path / "m", device="cpu")
+        wanted = analyze_layers(mllm, pairs, prefixes="none", device="cpu", dual_softmax=False)
+        assert VideoEncoder(out, device="cpu").layer == wanted.chosen_layer
+        card = (out / "README.md").read_text()
+        assert "## How the layer was chosen" in card
+        assert wanted.summary() in card
+        by_hand = build(mllm, layer=wanted.chosen_layer, prefix=None, out=tmp_path / "n", device="cpu")
+        assert (out / "vidembed_config.json").read_text() == (by_hand / "vidembed_config.json").read_text()
+        assert "How the layer was chosen" not in (by_hand / "README.md").read_text()
+
+    @pytest.mark.parametrize(
+        ("kwargs", "error", "message"),
+        [
+            ({"layer": "auto"}, ValueError, r'layer="auto" needs pairs=FILE'),
+            ({"layer": "auto", "pairs": "gone.jsonl"}, AnnotationError, "no such file"),
+            ({"layer": 2, "pairs": "gone.jsonl"}, ValueError, r'layer=2: pairs and videos are for layer="auto"'),
+            ({"layer": 2, "videos": "clips"}, ValueError, "layer=2: pairs and videos"),
+            ({"layer": "middle"}, BackboneError, r"layer='middle' is not a decoder block"),
+        ],
+    )
+    def test_misuse_writes_nothing(
+        self, tiny_mllm: GetModel, tmp_path: Path, kwargs: dict[str, Any], error: Any, message: str
+    ) -> None:
+        with pytest.raises(error, match=message):
+            build(tiny_mllm("qwen2_vl"), out=tmp_path / "m", **kwargs)
+        assert not list(tmp_path.iterdir())
+
+    def test_a_cut_checkpoint(self, pairs: Pairs, tmp_path: Path) -> None:
+        with pytest.raises(BackboneError, match="Give the full MLLM"):
+            build("vidembed/shapes", layer="auto", pairs=pairs, out=tmp_path / "m")
+        assert not list(tmp_path.iterdir())
