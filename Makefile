@@ -31,6 +31,7 @@ format: setup
 
 bench: setup
 	$(BIN)/python -m benchmarks.encode
+	$(BIN)/python -m benchmarks.rerank
 
 clean:
 	rm -rf $(VENV) demo-out build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before huggingface_hub is imported: no test may reach for a hub
@@ -31,3 +32,12 @@ def tiny_mllm(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]
 def each_mllm(request: pytest.FixtureRequest, tiny_mllm: Callable[[str], Path]) -> Path:
     """The folder of a random small MLLM, once per architecture."""
     return tiny_mllm(request.param)
+
+
+@pytest.fixture(autouse=True)
+def _log_level() -> Iterator[None]:
+    """Undoes what the command line sets for its own process."""
+    log = logging.getLogger("vidembed")
+    level = log.level
+    yield
+    log.setLevel(level)

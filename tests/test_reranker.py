@@ -36,7 +36,7 @@ def get_reranker(tiny_mllm: GetModel) -> Callable[[str], VideoReranker]:
         if model_type not in made:
             reranker = VideoReranker(tiny_mllm(model_type), device="cpu")
             with torch.no_grad():  # logits of a size at which a wrong prompt shows
-                reranker._parts.head.weight.mul_(20)  # type: ignore[union-attr]
+                find_parts(reranker._transformer.model).head.weight.mul_(20)  # type: ignore[union-attr]
             made[model_type] = reranker
         return made[model_type]
 
@@ -101,9 +101,10 @@ class TestSharedPrefix:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(each_reranker, "shared_prefix", False)
             alone = each_reranker.predict(pairs, activation_fn=identity)
-        answers = each_reranker._answers
+        answers = each_reranker._answer_tokens
         odds = [
-            yes_log_odds(oracle_logits(each_reranker, video, text)[None], answers, "yes_no") for text, video in pairs
+            yes_log_odds(oracle_logits(each_reranker, video, text)[None], answers, against="no")
+            for text, video in pairs
         ]
         oracle = torch.cat(odds).numpy()
         assert np.abs(shared - oracle).max() <= 1e-4
@@ -274,6 +275,6 @@ def test_log_odds_against_the_definition() -> None:
     answers = AnswerTokens(yes=(3, 9), no=(4,))
     p = torch.softmax(logits.double(), dim=1)
     yes = p[:, 3] + p[:, 9]
-    assert torch.allclose(torch.sigmoid(yes_log_odds(logits, answers, "yes")).double(), yes, atol=1e-6)
+    assert torch.allclose(torch.sigmoid(yes_log_odds(logits, answers, against="vocabulary")).double(), yes, atol=1e-6)
     against_no = p[:, 3] / (p[:, 3] + p[:, 4])
-    assert torch.allclose(torch.sigmoid(yes_log_odds(logits, answers, "yes_no")).double(), against_no, atol=1e-6)
+    assert torch.allclose(torch.sigmoid(yes_log_odds(logits, answers, against="no")).double(), against_no, atol=1e-6)

@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 from vidembed import hook as _hook
 
 if TYPE_CHECKING:
+    from vidembed.analysis import analyze_layers
     from vidembed.building import build
     from vidembed.encoder import EncodedItem, VideoEncoder
     from vidembed.models import model_names, model_path
     from vidembed.reranker import VideoReranker
+    from vidembed.reranking.visual_cache import VisualTokenCache
     from vidembed.video import Clip, Sampling, VideoError, VideoFrames, VideoSegment, load_video, probe
 
 __version__ = "0.1.0"
@@ -29,6 +31,8 @@ __all__ = [
     "VideoFrames",
     "VideoReranker",
     "VideoSegment",
+    "VisualTokenCache",
+    "analyze_layers",
     "build",
     "load_video",
     "model_names",
@@ -37,9 +41,11 @@ __all__ = [
 ]
 
 _MODULES = {
+    "vidembed.analysis": ("analyze_layers",),
     "vidembed.building": ("build",),
     "vidembed.encoder": ("EncodedItem", "VideoEncoder"),
     "vidembed.reranker": ("VideoReranker",),
+    "vidembed.reranking.visual_cache": ("VisualTokenCache",),
     "vidembed.models": ("model_names", "model_path"),
     "vidembed.video": ("Clip", "Sampling", "VideoError", "VideoFrames", "VideoSegment", "load_video", "probe"),
 }

@@ -12,7 +12,7 @@ from pathlib import Path
 
 NAMESPACE = "vidembed/"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")  # no separators, no leading dot: cannot leave the store
-_BUNDLED = {"shapes": "embedder", "shapes-mllm": "checkpoint"}
+_BUNDLED = {"shapes": "embedder", "shapes-mllm": "checkpoint", "shapes-rerank": "reranker"}
 
 
 def store_dir() -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,30 +9,27 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
-from sentence_transformers import CrossEncoder
+from numpy.typing import ArrayLike
 from sentence_transformers.cross_encoder.modules import LogitScore
 from torch import nn
-from tqdm.auto import tqdm
 
-from vidembed.backbone import BackboneError, Parts, find_parts
-from vidembed.backbone.answers import SCORE_MODES, ScoreMode, answer_tokens, yes_log_odds
+from vidembed.backbone import BackboneError
+from vidembed.backbone.answers import answer_tokens
 from vidembed.backbone.load import Backbone, check_dtype
 from vidembed.backbone.module import as_transformer_module
-from vidembed.backbone.prefix import can_share_prefix, logits_of, prefill, prefix_length, read_suffixes
 from vidembed.backbone.templates import match_template
-from vidembed.encoding.host import VideoInputs, name_of
-from vidembed.encoding.pairs import Pair, VideoGroup, as_pair, by_video
-from vidembed.encoding.pipeline import (
-    Failed,
-    InputError,
-    OnError,
-    check_on_error,
-    core_count,
-    default_workers,
-    prepare_ahead,
-)
-from vidembed.encoding.prepared import Prepared, collate
+from vidembed.encoding.pipeline import OnError, check_on_error, default_workers
 from vidembed.models import resolve_model
+from vidembed.reranking.answers import Answers, ScoreMode, check_mode
+from vidembed.reranking.calibration import FOLDS, CalibrationReport, calibrate
+from vidembed.reranking.config import RerankerConfig, find_config
+from vidembed.reranking.inference import PrefixSharingCrossEncoder
+from vidembed.reranking.joint import answers_and_embeddings
+from vidembed.reranking.pairs import as_pair
+from vidembed.reranking.ranking import Ranking, rank_documents
+from vidembed.reranking.visual_cache import VisualTokenCache
+from vidembed.scoring import MarginPolicy, PlattScaling, PriorCorrection, ScoreFusion
+from vidembed.scoring._checks import FloatArray
 from vidembed.video import Sampling
 
 if TYPE_CHECKING:
@@ -41,10 +37,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_NOT_FOR_MODEL = ("modality", "num_images_per_sample", "num_videos_per_sample", "logits_to_keep")
 
-
-class VideoReranker(VideoInputs, CrossEncoder):
+class VideoReranker(PrefixSharingCrossEncoder):
     """A `CrossEncoder` that scores (text, video) pairs by the probability of Yes.
 
     The video stands first in the prompt, so it is run once for all the sentences asked of it: pairs are grouped by
@@ -53,25 +47,36 @@ class VideoReranker(VideoInputs, CrossEncoder):
 
     Args:
         model_name_or_path: A video MLLM of a supported architecture with its head, or what `save_pretrained` wrote.
+            Names ``vidembed/...`` resolve to bundled and locally built models first.
         mode: "yes_no" scores P(Yes) against P(No). "yes" is the paper's: P(Yes) over the whole vocabulary (VidVec,
-            section 3.3).
-        sampling: The frame grid; default ``Sampling()``.
+            section 3.3). "prior_corrected" takes out of "yes_no" what the head says of the video without a sentence
+            and of the sentence without a video (after BLiM, arXiv 2507.23284). Default: what the calibration or
+            checkpoint says, else "yes_no".
+        calibration: What `calibrate` fitted, or the JSON file that `save_calibration` wrote of it.
+        sampling: The frame grid; default what the checkpoint says, else ``Sampling()``.
         video_backend: Video decoder, "pyav" or "decord".
         allow_url: Whether http(s) sources are fetched.
         decode_workers: Videos prepared at once; default one per core, at most 8.
         shared_prefix: Whether to prefill each video once. False runs one pass per pair: slower, the same scores.
+        visual_cache: Where the visual tokens of local files are kept from call to call; default nowhere.
         backbone: A loaded MLLM to share instead of `model_name_or_path`, as `VideoEncoder.backbone`.
         **kwargs: Everything `CrossEncoder` takes (``device``, ``model_kwargs``, ...).
 
+    Attributes:
+        prior_correction: Weights of the priors in mode "prior_corrected"; default the whole of both.
+        calibration: Platt scaling of the log-odds, or None. With it, scores are calibrated probabilities.
+        fusion: Of log-odds and first-stage similarity, or None. With it, `rank` with ``first_stage`` uses both.
+
     Raises:
-        BackboneError: The model is not supported, has no head, or its tokenizer no one-token Yes and No.
-        ValueError: `mode` is not known.
+        BackboneError: The model is not supported, has no head, its tokenizer no one-token Yes and No, or `calibration`
+            was fitted on another model.
+        ValueError: `mode` is not known, or not that of `calibration`.
 
     Example:
         >>> from vidembed import VideoReranker
         >>> from vidembed.shapes import write_clips
         >>> import tempfile
-        >>> reranker = VideoReranker("vidembed/shapes-mllm")
+        >>> reranker = VideoReranker("vidembed/shapes-rerank")
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     (first, record), (second, _) = write_clips(folder, 2, "test", 0)
         ...     scores = reranker.predict([(record.summary, first), (record.summary, second)])
@@ -83,34 +88,54 @@ class VideoReranker(VideoInputs, CrossEncoder):
         self,
         model_name_or_path: str | Path | None = None,
         *,
-        mode: ScoreMode = "yes_no",
+        mode: ScoreMode | None = None,
+        calibration: RerankerConfig | str | Path | None = None,
         sampling: Sampling | None = None,
         video_backend: str = "pyav",
         allow_url: bool = False,
         decode_workers: int | None = None,
         shared_prefix: bool = True,
+        visual_cache: VisualTokenCache | None = None,
         backbone: Backbone | None = None,
         **kwargs: Any,
     ) -> None:
-        if mode not in SCORE_MODES:
-            raise ValueError(f"mode={mode!r} is not known. Allowed: {', '.join(SCORE_MODES)}.")
+        if mode is not None:
+            check_mode(mode)
         if (model_name_or_path is None) == (backbone is None):
             raise ValueError("give model_name_or_path or backbone, one of them.")
         check_dtype((kwargs.get("model_kwargs") or {}).get("dtype"))
+        if isinstance(calibration, (str, Path)):
+            calibration = RerankerConfig.read(calibration)
         self.backbone: Backbone | None = None
         if backbone is not None:
             kwargs["modules"] = self._modules_of(backbone)
             kwargs.setdefault("device", str(next(backbone.model.parameters()).device))
         name = None if model_name_or_path is None else resolve_model(str(model_name_or_path))
         super().__init__(name, **kwargs)
-        self.mode: ScoreMode = mode
-        self.sampling = sampling or Sampling()
+        saved = calibration
+        if saved is None and name is not None and self.backbone is None:
+            hub = ("token", "cache_folder", "revision", "local_files_only")
+            saved = find_config(name, **{key: kwargs[key] for key in hub if key in kwargs})
+        config = saved or RerankerConfig()
+        self.source = config.source or (backbone.name if backbone is not None else str(model_name_or_path))
+        self.sampling = sampling or (Sampling(**config.sampling) if config.sampling else Sampling())
         self.video_backend = video_backend
         self.allow_url = allow_url
         self.decode_workers = decode_workers or default_workers()
         self.shared_prefix = shared_prefix
-        self._parts = self._find_head()
-        self._answers = answer_tokens(self._transformer.tokenizer, name=str(model_name_or_path or "the model"))
+        self.visual_cache = visual_cache
+        self._answer_tokens = answer_tokens(self._transformer.tokenizer, name=self.source)
+        self._find_head()
+        self._mode: ScoreMode = config.mode
+        self.prior_correction: PriorCorrection = config.prior_correction
+        self.calibration: PlattScaling | None = config.calibration
+        self.fusion: ScoreFusion | None = config.fusion
+        if saved is not None:
+            saved.check_made_for(self.fingerprint_fields(), name=self.source)
+        if mode is not None:
+            self.mode = mode
+
+    # -- loading and saving ------------------------------------------------------------------------------------------
 
     def _modules_of(self, backbone: Backbone) -> list[nn.Module]:
         self.backbone = backbone
@@ -119,11 +144,24 @@ class VideoReranker(VideoInputs, CrossEncoder):
         module = as_transformer_module(backbone.model, backbone.processor, chat_template=template, task="any-to-any")
         return [module, LogitScore(tokens.yes[0], tokens.no[0])]
 
-    def _find_head(self) -> Parts:
-        parts = find_parts(cast("nn.Module", self._transformer.model))
-        if parts.head is None:
-            raise BackboneError("the reranker needs the language model head, which this checkpoint does not hold.")
-        return parts
+    @property
+    def mode(self) -> ScoreMode:
+        """The score mode. It can be set until `calibrate` has fitted numbers for it.
+
+        Raises:
+            ValueError: The mode is not known, or the calibration is of another one.
+        """
+        return self._mode
+
+    @mode.setter
+    def mode(self, mode: ScoreMode) -> None:
+        check_mode(mode)
+        if mode != self._mode and (self.calibration or self.fusion):
+            raise ValueError(
+                f"mode={mode!r}: this reranker was calibrated in mode {self._mode!r}. Set calibration and fusion to "
+                "None first, or calibrate another one."
+            )
+        self._mode = mode
 
     def encoder(self, *, layer: int, **kwargs: Any) -> VideoEncoder:
         """Make an encoder that reads decoder block `layer` of the same weights, with this reranker's frame grid.
@@ -145,6 +183,38 @@ class VideoReranker(VideoInputs, CrossEncoder):
             )
         shared = {"sampling": self.sampling, "video_backend": self.video_backend, "allow_url": self.allow_url}
         return VideoEncoder(layer=layer, backbone=self.backbone, **{**shared, **kwargs})
+
+    def save(
+        self,
+        path: str,
+        model_name: str | None = None,
+        create_model_card: bool = True,
+        train_datasets: list[str] | None = None,
+        safe_serialization: bool = True,
+    ) -> None:
+        """Save a plain `CrossEncoder` checkpoint, which scores "yes_no" anywhere, and this reranker's numbers."""
+        if not safe_serialization:
+            raise ValueError("safe_serialization=False is refused: weights are saved as safetensors only.")
+        super().save(path, model_name, create_model_card, train_datasets)
+        self.scoring_config.write(path)
+
+    def save_calibration(self, file: str | Path) -> None:
+        """Write mode, prior weights, calibration and fusion to a JSON file, without the weights of the model."""
+        self.scoring_config.write(file)
+
+    @property
+    def scoring_config(self) -> RerankerConfig:
+        """The numbers that make scores of answers, with what they were made for."""
+        return RerankerConfig(
+            mode=self.mode,
+            prior_correction=self.prior_correction,
+            calibration=self.calibration,
+            fusion=self.fusion,
+            sampling=self.sampling.as_dict(),
+            source=Path(self.source).name if Path(self.source).exists() else self.source,
+            weights=self.weights,
+            made_for=self.fingerprint_fields(),
+        )
 
     # -- scoring -----------------------------------------------------------------------------------------------------
 
@@ -179,72 +249,6 @@ class VideoReranker(VideoInputs, CrossEncoder):
         missing = np.isnan(scores)
         return np.ma.MaskedArray(np.where(missing, 0.0, scores).astype(np.float32), mask=missing)
 
-    def preprocess(self, inputs: Sequence[Any], prompt: str | None = None, **kwargs: Any) -> dict[str, Any]:
-        """As the host's, for every kind of pair that `predict` takes: whole prompts, one per pair, left-padded."""
-        rows = [
-            self._prepare_one(
-                pair.index,
-                {"video": pair.video, "text": pair.text},
-                prompt=prompt,
-                processing_kwargs=kwargs.get("processing_kwargs"),
-                task=None,
-            )
-            for pair in (as_pair(index, item) for index, item in enumerate(inputs))
-        ]
-        return collate(rows, pad_token_id=self.tokenizer.pad_token_id or 0) if rows else {}
-
-    def is_singular_input(self, inputs: Any) -> bool:  # type: ignore[override]
-        """Whether `inputs` is one pair."""
-        if isinstance(inputs, dict):
-            return True
-        return (
-            isinstance(inputs, (tuple, list))
-            and len(inputs) == 2
-            and not any(isinstance(side, (tuple, list)) for side in inputs)
-            and not all(isinstance(side, dict) and set(side) == {"text", "video"} for side in inputs)
-        )
-
-    def rank(  # type: ignore[override]
-        self,
-        query: Any,
-        documents: Sequence[Any],
-        top_k: int | None = None,
-        return_documents: bool = False,
-        **kwargs: Any,
-    ) -> list[dict[str, Any]]:
-        """Rank documents for a query, as `CrossEncoder.rank`: texts for a video or videos for a text.
-
-        Args:
-            query: A text or a video.
-            documents: What it is compared with: videos or texts.
-            top_k: How many to return, at least 1; None for all.
-            return_documents: Whether each result holds its document, under "document" (and "text" if it is one).
-            **kwargs: As `predict`. With ``on_error="skip"``, documents that failed are left out.
-
-        Returns:
-            Dicts with "corpus_id" and "score", best first; ties in the order of `documents`.
-
-        Raises:
-            ValueError: `top_k` is below 1.
-        """
-        if top_k is not None and top_k < 1:
-            raise ValueError(f"top_k={top_k}: at least 1, or None for all documents.")
-        if not len(documents):
-            return []
-        scores = self.predict([(query, document) for document in documents], **kwargs)
-        masked = np.ma.getmaskarray(scores) if isinstance(scores, np.ma.MaskedArray) else np.zeros(len(scores), bool)
-        results: list[dict[str, Any]] = []
-        for corpus_id in sorted(np.flatnonzero(~masked), key=lambda index: -float(scores[index])):
-            result: dict[str, Any] = {"corpus_id": int(corpus_id), "score": float(scores[corpus_id])}
-            if return_documents:
-                document = documents[int(corpus_id)]
-                result["document"] = document
-                if isinstance(document, str):
-                    result["text"] = document
-            results.append(result)
-        return results[:top_k]
-
-    @torch.inference_mode()
     def _inference(  # type: ignore[override]
         self,
         inputs: list[Any],
@@ -257,129 +261,130 @@ class VideoReranker(VideoInputs, CrossEncoder):
         processing_kwargs: dict[str, Any] | None = None,
         **_host: Any,
     ) -> torch.Tensor:
-        """The host's hook for local inference: grouped by video, one prefill each."""
-        target = self._resolve_inference_device(device)
-        self.eval()
-        odds = torch.full((len(inputs),), float("nan"))  # (N,)
-        groups = by_video(self._pairs(inputs, on_error))
-        prepared = prepare_ahead(
-            groups,
-            is_text=lambda _group: False,
-            prepare_one=functools.partial(
-                self._prepare_group, prompt=prompt, processing_kwargs=processing_kwargs, workers=self.decode_workers
-            ),
-            prepare_texts=lambda *_: [],
-            name_of=lambda group: name_of(group.video),
-            on_error=on_error,
-            workers=self.decode_workers,
-        )
-        with tqdm(total=len(inputs), desc="Scoring", unit="pair", disable=not show_progress_bar) as bar:
-            for group, item in zip(groups, prepared, strict=True):
-                bar.update(len(group.pairs))
-                if isinstance(item, Failed):
-                    continue
-                features = {
-                    key: value.to(target) if isinstance(value, torch.Tensor) else value
-                    for key, value in item.features.items()
-                }
-                for pair, value in self._score_group(group, features, prompt, on_error):
-                    odds[pair.index] = value
-        return cast("torch.Tensor", activation_fn(odds)) if activation_fn is not None else odds
-
-    @staticmethod
-    def _pairs(inputs: list[Any], on_error: OnError) -> list[Pair]:
-        pairs = []
-        for index, item in enumerate(inputs):
-            try:
-                pairs.append(as_pair(index, item))
-            except InputError as error:
-                if on_error == "raise":
-                    raise
-                logger.warning("skipped %s", error)
-        return pairs
-
-    def _prepare_group(
-        self,
-        index: int,
-        group: VideoGroup,
-        *,
-        prompt: str | None,
-        processing_kwargs: dict[str, Any] | None,
-        workers: int,
-    ) -> Prepared:
-        """Decode a video and process it with an empty sentence; the real ones share what comes before."""
-        return self._prepare_one(
-            index,
-            {"video": group.video, "text": ""},
+        """The host's hook for local inference."""
+        odds = self._log_odds(
+            inputs,
             prompt=prompt,
+            show_progress_bar=show_progress_bar,
+            device=device,
+            on_error=on_error,
             processing_kwargs=processing_kwargs,
-            task=None,
-            threads=max(1, core_count() // workers),
+        )
+        if self.calibration is not None:
+            odds = self.calibration.slope * odds + self.calibration.intercept
+        values = torch.from_numpy(odds).float()
+        return cast("torch.Tensor", activation_fn(values)) if activation_fn is not None else values
+
+    def _log_odds(self, inputs: Sequence[Any], **how: Any) -> FloatArray:
+        """Log-odds of the mode, before calibration (N,)."""
+        answers = self.answers(inputs, priors=self.mode == "prior_corrected", **how)
+        return answers.log_odds(self.mode, self.prior_correction)
+
+    def rank(  # type: ignore[override]
+        self,
+        query: Any,
+        documents: Sequence[Any],
+        top_k: int | None = None,
+        return_documents: bool = False,
+        *,
+        first_stage: ArrayLike | None = None,
+        policy: MarginPolicy | None = None,
+        **kwargs: Any,
+    ) -> Ranking:
+        """Rank documents for a query, as `CrossEncoder.rank`: texts for a video or videos for a text.
+
+        Args:
+            query: A text or a video.
+            documents: What it is compared with: videos or texts.
+            top_k: How many to return, at least 1; None for all.
+            return_documents: Whether each result holds its document, under "document" (and "text" if it is one).
+            first_stage: ``(N,)`` similarities that the first stage gave the documents. If a fusion was fitted
+                (`calibrate` with ``first_stage``), scores are made of both.
+            policy: Leave out documents whose first-stage score makes it improbable that they enter the top `top_k`;
+                needs `first_stage` and `top_k`.
+            **kwargs: As `predict`. With ``on_error="skip"``, documents that failed are left out.
+
+        Returns:
+            A list of dicts with "corpus_id" and "score", best first; ties in the order of `documents`. It also says how
+            many documents were asked about.
+
+        Raises:
+            ValueError: `top_k` is below 1, `first_stage` is not one finite number a document, or `policy` lacks what it
+                needs.
+        """
+        return rank_documents(
+            self,
+            query,
+            documents,
+            top_k=top_k,
+            return_documents=return_documents,
+            first_stage=first_stage,
+            policy=policy,
+            **kwargs,
         )
 
-    def _score_group(
-        self, group: VideoGroup, features: dict[str, Any], prompt: str | None, on_error: OnError
-    ) -> list[tuple[Pair, float]]:
-        """Log-odds of each pair about one video."""
-        config: Any = self._parts.base.config
-        length = prefix_length(features["input_ids"], (config.video_token_id, config.image_token_id))
-        limit = int(config.get_text_config().max_position_embeddings)
-        between = self._between(features["input_ids"][0, length:].tolist(), prompt)
-        kept, suffixes = [], []
-        for pair in group.pairs:
-            suffix = between + self._suffix(pair.text, prompt)
-            if length + len(suffix) > limit:
-                error = InputError(
-                    f"pairs[{pair.index}]: the video takes {length} tokens and the sentence {len(suffix)}, and the "
-                    f"model takes {limit} in all. Shorten the sentence, or lower Sampling.max_frames or max_pixels."
-                )
-                if on_error == "raise":
-                    raise error
-                logger.warning("skipped %s", error)
-                continue
-            kept.append(pair)
-            suffixes.append(suffix)
-        if not kept:
-            return []
-        if self.shared_prefix and can_share_prefix(self._parts):
-            hidden = read_suffixes(self._parts, prefill(self._parts, features), suffixes)  # (N, D)
-        else:
-            hidden = torch.stack([self._read_alone(features, length, suffix) for suffix in suffixes])
-        odds = yes_log_odds(logits_of(self._parts, hidden), self._answers, self.mode)  # (N,)
-        return list(zip(kept, odds.cpu().tolist(), strict=True))
+    def answers_and_embeddings(
+        self, texts: Sequence[str], videos: Sequence[Any], encoder: VideoEncoder, **kwargs: Any
+    ) -> tuple[Answers, np.ndarray]:
+        """Ask every text of every video and embed the videos, with one prefill a video for both.
 
-    def _between(self, tail: list[int], prompt: str | None) -> list[int]:
-        """What the processor itself writes after the last visual token, before the rest of the template."""
-        own = self._suffix("", prompt)
-        if tail[len(tail) - len(own) :] != own:
-            raise BackboneError(
-                f"{type(self._transformer.processor).__name__} does not tokenize the end of a prompt as it does alone; "
-                "please report it with the version of transformers."
-            )
-        return tail[: len(tail) - len(own)]
+        Args:
+            texts: T sentences.
+            videos: V videos.
+            encoder: Made of the same weights (`encoder`), with ``prefix=None``: the prompts must begin alike.
+            **kwargs: As `answers`.
 
-    def _suffix(self, text: str, prompt: str | None) -> list[int]:
-        """Token ids of a prompt after its last visual token."""
-        processor: Any = self._transformer.processor
-        messages: list[dict[str, Any]] = [
-            {"role": "user", "content": [{"type": "video", "video": "placeholder"}, {"type": "text", "text": text}]}
-        ]
-        if prompt:
-            messages.insert(0, {"role": "system", "content": [{"type": "text", "text": prompt}]})
-        rendered = str(processor.apply_chat_template(messages, tokenize=False))
-        _, mark, after = rendered.partition(str(processor.video_token))
-        if not mark or processor.video_token in after:
-            raise InputError(f"the sentence {text[:80]!r} holds the video placeholder {processor.video_token!r}.")
-        return list(processor.tokenizer.encode(after, add_special_tokens=False))
+        Returns:
+            Answers of ``V * T`` pairs, all texts of the first video first; and the videos' vectors ``(V, D)`` float32,
+            as ``encoder.encode`` gives them. With ``on_error="skip"``, both are NaN where a video failed.
 
-    def _read_alone(self, features: dict[str, Any], length: int, suffix: list[int]) -> torch.Tensor:
-        """Hidden state of the last token of one whole prompt (D,): the plain path, and the oracle of the other."""
-        ids = features["input_ids"]
-        tail = torch.tensor([suffix], device=ids.device)
-        inputs = {key: value for key, value in features.items() if key not in _NOT_FOR_MODEL}
-        inputs["input_ids"] = torch.cat([ids[:, :length], tail], dim=1)  # (1, P + S)
-        inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
-        for key in ("mm_token_type_ids", "token_type_ids"):
-            if key in inputs:
-                inputs[key] = torch.cat([inputs[key][:, :length], torch.zeros_like(tail)], dim=1)
-        return cast("torch.Tensor", self._parts.base(**inputs, use_cache=False).last_hidden_state[0, -1])
+        Raises:
+            ValueError: The encoder has other weights, another frame grid, or a prompt that begins otherwise.
+        """
+        return answers_and_embeddings(self, texts, videos, encoder, **kwargs)
+
+    # -- calibration -------------------------------------------------------------------------------------------------
+
+    def calibrate(
+        self,
+        pairs: Sequence[Any],
+        labels: ArrayLike,
+        *,
+        first_stage: ArrayLike | None = None,
+        folds: int = FOLDS,
+        seed: int = 0,
+        **kwargs: Any,
+    ) -> CalibrationReport:
+        """Fit on labelled pairs what makes scores calibrated probabilities, and use it from now on.
+
+        Platt scaling of the log-odds; in mode "prior_corrected" the weights of the priors before it; and with
+        `first_stage` a fusion of both scores, which `rank` uses. `save_pretrained` and `save_calibration` keep it.
+
+        Args:
+            pairs: P pairs, as `predict` takes: those that a reranker will see, such as the top K of a first stage.
+            labels: ``(P,)``, 1 where the video matches the text, else 0.
+            first_stage: ``(P,)`` similarities that the first stage gave the pairs. The pairs of one text are taken for
+                the candidates of one query, the best among them.
+            folds: Parts for cross-fitting, by which the report is of pairs that were not fitted on.
+            seed: Of the deal into parts.
+            **kwargs: As `answers`, except `priors`.
+
+        Raises:
+            ValueError: One class only, fewer than 2 different sentences, or an argument of another shape.
+        """
+        answers = self.answers(pairs, priors=self.mode == "prior_corrected", **kwargs)
+        missing = answers.missing
+        report = calibrate(
+            answers,
+            labels,
+            mode=self.mode,
+            correction=self.prior_correction,
+            groups=["" if missing[index] else as_pair(index, pair).text for index, pair in enumerate(pairs)],
+            first_stage=first_stage,
+            folds=folds,
+            seed=seed,
+        )
+        self.prior_correction = report.fit.prior_correction
+        self.calibration = report.fit.calibration
+        self.fusion = report.fit.fusion
+        return report

@@ -31,4 +31,5 @@ def test_demo_with_the_bundled_model(tmp_path: Path) -> None:
     assert result.exit_code == 0
     assert "8 indexed" in result.stdout
     assert "a right clip came first" in result.stdout
+    assert "short caption, reranked" in result.stdout
     assert result.stderr.count("Note: vidembed/shapes") == 1

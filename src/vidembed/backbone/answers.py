@@ -9,8 +9,7 @@ import torch
 
 from vidembed.backbone.errors import BackboneError
 
-ScoreMode = Literal["yes", "yes_no"]
-SCORE_MODES: tuple[ScoreMode, ...] = ("yes", "yes_no")
+Against = Literal["vocabulary", "no"]
 
 
 @dataclass(frozen=True)
@@ -50,19 +49,19 @@ def answer_tokens(tokenizer: Any, *, name: str) -> AnswerTokens:
     return AnswerTokens(variants("Yes"), variants("No"))
 
 
-def yes_log_odds(logits: torch.Tensor, answers: AnswerTokens, mode: ScoreMode) -> torch.Tensor:
-    """Log-odds of Yes; their sigmoid is the score.
+def yes_log_odds(logits: torch.Tensor, answers: AnswerTokens, *, against: Against) -> torch.Tensor:
+    """Log-odds of Yes; their sigmoid is a probability.
 
     Args:
         logits: Float32 logits of the first answer token (N, V).
         answers: Token ids.
-        mode: "yes": probability of the affirmative tokens over the whole vocabulary (VidVec, section 3.3). "yes_no":
-            of "Yes" against "No" alone.
+        against: "vocabulary": the affirmative tokens against all others, whose sigmoid is their share of the softmax
+            over the whole vocabulary (VidVec, section 3.3). "no": "Yes" against "No" alone.
 
     Returns:
         (N,) float32.
     """
-    if mode == "yes_no":
+    if against == "no":
         return logits[:, answers.yes[0]] - logits[:, answers.no[0]]
     yes = torch.logsumexp(logits[:, list(answers.yes)], dim=1)
     others = logits.clone()

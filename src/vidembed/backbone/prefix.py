@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -19,11 +19,11 @@ from transformers.cache_utils import DynamicLayer
 
 from vidembed.backbone.errors import UnsupportedBackboneError
 from vidembed.backbone.parts import Parts
+from vidembed.backbone.visual import model_inputs
 
 PACKED_TOKENS = 512
 """Suffix tokens per pass: longer rows spend their time on masked attention, shorter ones on calls (measured on CPU)."""
 
-_NOT_FOR_MODEL = ("modality", "num_images_per_sample", "num_videos_per_sample", "logits_to_keep", "attention_mask")
 _PER_TOKEN = ("input_ids", "mm_token_type_ids", "token_type_ids")
 MASKED_ATTENTION = ("sdpa", "eager")
 """Attention implementations that take a mask of their own form; flash attention does not."""
@@ -49,6 +49,10 @@ class VideoPrefix:
     def nbytes(self) -> int:
         """Bytes of the keys and values."""
         return sum(tensor.nbytes for pair in self.keys_values for tensor in pair)
+
+    def first(self, blocks: int) -> VideoPrefix:
+        """The prefix as a decoder cut after `blocks` blocks would have made it; `hidden` is left as it is."""
+        return replace(self, keys_values=self.keys_values[:blocks])
 
 
 def can_share_prefix(parts: Parts) -> bool:
@@ -79,7 +83,8 @@ def prefill(parts: Parts, features: dict[str, Any]) -> VideoPrefix:
 
     Args:
         parts: The full model's parts.
-        features: One whole prompt from the processor, suffix included (positions depend on the whole).
+        features: One whole prompt from the processor, suffix included (positions depend on the whole), with pixels or
+            with what `vidembed.backbone.visual.encode_visual` made of them.
     """
     base: Any = parts.base
     config: Any = base.config
@@ -87,8 +92,8 @@ def prefill(parts: Parts, features: dict[str, Any]) -> VideoPrefix:
     positions = _positions(parts, features)  # (3, 1, S) or None
     inputs = {
         key: value[:, :length] if key in _PER_TOKEN else value
-        for key, value in features.items()
-        if key not in _NOT_FOR_MODEL
+        for key, value in model_inputs(features).items()
+        if key != "attention_mask"
     }
     if positions is not None:
         inputs["position_ids"] = positions[:, :, :length]
@@ -97,6 +102,15 @@ def prefill(parts: Parts, features: dict[str, Any]) -> VideoPrefix:
     keys_values = [(layer.keys, layer.values) for layer in cast("Any", cache).layers]
     next_position = length if positions is None else int(positions[0, 0, length])
     return VideoPrefix(keys_values, length, next_position, output.last_hidden_state[0, -1])
+
+
+def no_prefix(parts: Parts) -> VideoPrefix:
+    """An empty prefix: `read_suffixes` then reads whole prompts without a video."""
+    text: Any = parts.base.config.get_text_config()  # type: ignore[operator, union-attr]
+    weight = cast("torch.Tensor", parts.decoder.embed_tokens.weight)  # type: ignore[union-attr]
+    head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    empty = weight.new_empty((1, text.num_key_value_heads, 0, head_dim))  # (1, H_kv, 0, D_head)
+    return VideoPrefix([(empty, empty)] * parts.depth, 0, 0, weight.new_empty(text.hidden_size))
 
 
 def _positions(parts: Parts, features: dict[str, Any]) -> torch.Tensor | None:

@@ -16,6 +16,7 @@ from vidembed.index.errors import (
 from vidembed.index.indexer import index_videos
 from vidembed.index.meta import IndexMeta
 from vidembed.index.report import Problem, Report
+from vidembed.index.rerank import rerank
 from vidembed.index.search import Hit, search
 from vidembed.index.segments import Windows
 from vidembed.index.sheet import contact_sheet
@@ -35,5 +36,6 @@ __all__ = [
     "Windows",
     "contact_sheet",
     "index_videos",
+    "rerank",
     "search",
 ]

@@ -26,16 +26,18 @@ class Hit:
         start_s: Where the segment starts, seconds.
         end_s: Where it ends, seconds.
         score: Cosine similarity to the query, -1 to 1, rounded to six decimals.
+        probability: That the segment matches the query, 0 to 1, if a reranker was asked about it.
     """
 
     uri: str
     start_s: float
     end_s: float
     score: float
+    probability: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the hit as it stands in JSON."""
-        return asdict(self)
+        """Return the hit as it stands in JSON; without the probability where there is none."""
+        return {key: value for key, value in asdict(self).items() if value is not None}
 
 
 def search(index: VideoIndex, encoder: QueryEncoder, query: str, *, k: int = 10, name: str = "this model") -> list[Hit]:

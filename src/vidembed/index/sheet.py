@@ -73,10 +73,14 @@ def _figure(rank: int, hit: Hit) -> str:
     path = path_of(hit.uri)
     link = escape(f"{hit.uri}#t={hit.start_s:g},{hit.end_s:g}")
     return (
-        f"<figure>{_picture(path, hit)}<figcaption>{rank}. {hit.score:.3f} "
+        f"<figure>{_picture(path, hit)}<figcaption>{rank}. {_judged(hit)} "
         f'<a href="{link}">{escape(printable(path.name))}</a><br>{time_range(hit.start_s, hit.end_s)}'
         "</figcaption></figure>\n"
     )
+
+
+def _judged(hit: Hit) -> str:
+    return f"{hit.score:.3f}" if hit.probability is None else f"{hit.probability:.1%} ({hit.score:.3f})"
 
 
 def _picture(path: Path, hit: Hit) -> str:

@@ -10,17 +10,22 @@ from vidembed.scoring.calibration import (
     reliability_curve,
     reliability_plot,
 )
+from vidembed.scoring.depth import FittedMargin, MarginPolicy
 from vidembed.scoring.dual_softmax import DualSoftmax, FittedTemperature, dual_softmax, fit_temperature
+from vidembed.scoring.fusion import ScoreFusion, similarity_gaps
 from vidembed.scoring.prior import PriorCorrection, prior_corrected
 from vidembed.scoring.query_bank import QueryBank
 
 __all__ = [
     "DualSoftmax",
+    "FittedMargin",
     "FittedTemperature",
+    "MarginPolicy",
     "PlattScaling",
     "PriorCorrection",
     "QueryBank",
     "ReliabilityCurve",
+    "ScoreFusion",
     "dual_softmax",
     "expected_calibration_error",
     "fit_temperature",
@@ -28,4 +33,5 @@ __all__ = [
     "prior_corrected",
     "reliability_curve",
     "reliability_plot",
+    "similarity_gaps",
 ]

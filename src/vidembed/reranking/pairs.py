@@ -1,4 +1,4 @@
-"""From pairs to scores: pairs told apart, grouped by video, and each video prefilled once for all its sentences."""
+"""Pairs told apart, and grouped by the video that they are about."""
 
 from __future__ import annotations
 

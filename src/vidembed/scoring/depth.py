@@ -1,0 +1,159 @@
+"""How deep to rerank: which candidates are worth a pass of the model, told from the first stage's scores alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from vidembed.scoring import _checks
+from vidembed.scoring._checks import FloatArray
+from vidembed.scoring._files import read_numbers, write_numbers
+
+_KIND = "margin_policy"
+
+MARGINS_TRIED = 513
+"""Margins that a fit tries, evenly spaced among the pairs (ours)."""
+
+
+@dataclass(frozen=True)
+class MarginPolicy:
+    """Ask about a candidate only if its first-stage score is within a margin of the last place to be filled.
+
+    Of candidates with scores ``s`` and ``top_k`` places, those with ``s >= s_(top_k) - margin`` are asked about, where
+    ``s_(top_k)`` is the ``top_k``-th highest. The ``top_k`` best are always among them. The others would have to gain
+    more than the margin to enter the top.
+
+    Args:
+        margin: In the unit of the first stage's scores, at least 0.
+
+    Raises:
+        ValueError: `margin` is not a finite number or below 0.
+    """
+
+    margin: float
+
+    def __post_init__(self) -> None:
+        """Check the margin."""
+        margin = _checks.number("MarginPolicy: margin", self.margin)
+        if margin < 0:
+            raise ValueError(f"MarginPolicy: margin={self.margin!r}: expected a finite number of at least 0")
+        object.__setattr__(self, "margin", margin)
+
+    def asked(self, first_stage: ArrayLike, *, top_k: int) -> NDArray[np.bool_]:
+        """Which candidates are worth a pass.
+
+        Args:
+            first_stage: ``(K,)`` scores of one query's candidates, or ``(Q, K)`` of several queries'.
+            top_k: Places to be filled, at least 1.
+
+        Returns:
+            Booleans of the same shape.
+
+        Raises:
+            ValueError: `top_k` is below 1, or a score is not finite.
+        """
+        if top_k < 1:
+            raise ValueError(f"top_k={top_k}: expected at least 1")
+        scores = _checks.finite("first_stage", first_stage)
+        rows = np.atleast_2d(scores)  # (Q, K)
+        place = min(top_k, rows.shape[1])
+        last = -np.partition(-rows, place - 1, axis=1)[:, place - 1 : place]  # (Q, 1)
+        return np.asarray((rows >= last - self.margin).reshape(scores.shape))
+
+    @classmethod
+    def fit(
+        cls,
+        first_stage: ArrayLike,
+        reranked: ArrayLike,
+        positives: ArrayLike,
+        *,
+        top_k: int,
+        max_loss: float = 0.005,
+    ) -> FittedMargin:
+        """Find the smallest margin that costs at most `max_loss` of recall, on queries with known answers.
+
+        Args:
+            first_stage: ``(Q, K)`` first-stage scores of each query's candidates.
+            reranked: ``(Q, K)`` scores that the candidates are ranked by once asked about.
+            positives: ``(Q, K)`` booleans, which candidates are right; rows without any count as missed either way.
+            top_k: Places to be filled: recall is counted at `top_k`.
+            max_loss: Share of queries, from 0 to 1, that may lose their right candidate. Default 0.005 (ours).
+
+        Raises:
+            ValueError: Shapes do not fit, a score is not finite, or `max_loss` is not from 0 to 1.
+        """
+        first = _checks.matrix("first_stage", first_stage, columns="K")
+        second = _checks.matrix("reranked", reranked, columns="K", width=first.shape[1])
+        right = _checks.as_array("positives", positives)
+        if second.shape != first.shape or right.shape != first.shape or right.dtype.kind != "b":
+            raise ValueError(
+                f"reranked, positives: expected shape {first.shape} as first_stage's, positives boolean; got "
+                f"{second.shape}, {right.shape} of {right.dtype}"
+            )
+        if not 0 <= _checks.number("max_loss", max_loss) <= 1:
+            raise ValueError(f"max_loss={max_loss!r}: expected a share from 0 to 1")
+        place = min(top_k, first.shape[1])
+        last = -np.partition(-first, place - 1, axis=1)[:, place - 1 : place]  # (Q, 1)
+        gaps = np.maximum(last - first, 0.0).ravel()  # the margins at which something changes
+        gaps = np.unique(np.quantile(gaps, np.linspace(0.0, 1.0, MARGINS_TRIED), method="higher"))
+        full = _recall(second, right, np.ones_like(right), top_k)
+
+        def loss(margin: float) -> float:
+            return full - _recall(second, right, cls(margin).asked(first, top_k=top_k), top_k)
+
+        # recall need not rise steadily with the margin: the smallest one beyond which the loss stays allowed
+        margin = float(gaps[-1])
+        for gap in gaps[::-1]:
+            if loss(float(gap)) > max_loss:
+                break
+            margin = float(gap)
+        policy = cls(margin)
+        asked = policy.asked(first, top_k=top_k)
+        return FittedMargin(policy, top_k, float(1 - asked.mean()), full, _recall(second, right, asked, top_k))
+
+    def save(self, file: str | Path) -> None:
+        """Write the margin to a JSON file."""
+        write_numbers(file, _KIND, {"margin": self.margin})
+
+    @classmethod
+    def load(cls, file: str | Path) -> MarginPolicy:
+        """Read a file that `save` wrote.
+
+        Raises:
+            ValueError: It is not such a file.
+        """
+        return cls(**read_numbers(file, _KIND, ("margin",)))
+
+
+@dataclass(frozen=True)
+class FittedMargin:
+    """A fitted policy and what it does to the pairs that it was fitted on.
+
+    Attributes:
+        policy: The policy.
+        top_k: Places that it was fitted for.
+        passes_saved: Share of the passes that are not made, from 0 to 1.
+        recall_full: Recall at `top_k` with every candidate asked about.
+        recall: Recall at `top_k` under the policy.
+    """
+
+    policy: MarginPolicy
+    top_k: int
+    passes_saved: float
+    recall_full: float
+    recall: float
+
+    @property
+    def recall_lost(self) -> float:
+        """What the policy costs."""
+        return self.recall_full - self.recall
+
+
+def _recall(scores: FloatArray, right: NDArray[np.bool_], asked: NDArray[np.bool_], top_k: int) -> float:
+    """Share of rows with a right one among the `top_k` best asked candidates; ties count against."""
+    best = np.where(right & asked, scores, -np.inf).max(axis=1, keepdims=True)  # (Q, 1)
+    ahead = ((scores >= best) & asked & ~right).sum(axis=1)  # (Q,)
+    return float(((ahead < top_k) & np.isfinite(best[:, 0])).mean())

@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+
+from vidembed.index import Hit, rerank
+from vidembed.reranking.ranking import Ranking
+from vidembed.video import VideoSegment
+
+HITS = [
+    Hit("file:///v/a.mp4", 0.0, 5.0, 0.9),
+    Hit("file:///v/b%20c.mp4", 5.0, 10.0, 0.8),
+    Hit("file:///v/d.mp4", 0.0, 5.0, 0.7),
+]
+
+
+class Reranker:
+    """Gives fixed scores, and says what it was asked."""
+
+    def __init__(self, scores: dict[int, float]) -> None:
+        self.scores = scores
+        self.asked: dict[str, Any] = {}
+
+    def rank(self, query: Any, documents: list[Any], **how: Any) -> Ranking:
+        self.asked = {"query": query, "documents": documents, **how}
+        found = [{"corpus_id": place, "score": score} for place, score in self.scores.items()]
+        found.sort(key=lambda entry: -entry["score"])
+        return Ranking(found, asked=len(documents), candidates=len(documents))
+
+
+def test_most_probable_first_and_those_without_a_score_last(caplog: pytest.LogCaptureFixture) -> None:
+    reranker = Reranker({1: 0.25, 2: 0.75})
+    with caplog.at_level(logging.WARNING):
+        hits = rerank(HITS, reranker, "some/words.mp4")  # type: ignore[arg-type]
+    assert [(hit.uri[-5:], hit.probability, hit.score) for hit in hits] == [
+        ("d.mp4", 0.75, 0.7),
+        ("c.mp4", 0.25, 0.8),
+        ("a.mp4", None, 0.9),
+    ]
+    assert "1 of 3 hits" in caplog.text
+    assert reranker.asked["query"] == {"text": "some/words.mp4"}  # words, whatever they look like
+    assert [(str(d.path), d.start, d.end) for d in reranker.asked["documents"]] == [
+        ("/v/a.mp4", 0.0, 5.0),
+        ("/v/b c.mp4", 5.0, 10.0),
+        ("/v/d.mp4", 0.0, 5.0),
+    ]
+    assert all(isinstance(document, VideoSegment) for document in reranker.asked["documents"])
+    assert reranker.asked["first_stage"] == [0.9, 0.8, 0.7]
+
+
+def test_json_has_a_probability_only_where_there_is_one() -> None:
+    assert "probability" not in HITS[0].to_dict()
+    hits = rerank(HITS[:1], Reranker({0: 0.5}), "a")  # type: ignore[arg-type]
+    assert hits[0].to_dict()["probability"] == 0.5
+    assert rerank([], Reranker({}), "a") == []  # type: ignore[arg-type]
