@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before huggingface_hub is imported: no test may reach for a hub
@@ -35,9 +35,6 @@ def each_mllm(request: pytest.FixtureRequest, tiny_mllm: Callable[[str], Path]) 
 
 
 @pytest.fixture(autouse=True)
-def _log_level() -> Iterator[None]:
-    """Undoes what the command line sets for its own process."""
-    log = logging.getLogger("vidembed")
-    level = log.level
-    yield
-    log.setLevel(level)
+def _log_level() -> None:
+    """Undoes what an earlier run of the command line set for its own process."""
+    logging.getLogger("vidembed").setLevel(logging.NOTSET)

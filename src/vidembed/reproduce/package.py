@@ -1,4 +1,4 @@
-"""Makes the bundled embedder and reranker of the trained MLLM: ``python -m vidembed.shapes.package``."""
+"""Makes the bundled embedder and reranker of the trained MLLM: ``python -m vidembed.reproduce.package``."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from safetensors.torch import load_file, save_file
 from vidembed.annotations import CaptionedVideo
 from vidembed.building import build
 from vidembed.evaluation.candidates import first_stage_candidates
+from vidembed.reproduce.rerank import FIT_DEPTH, QUERIES, described, draw
 from vidembed.reranker import VideoReranker
 from vidembed.reranking.calibration import CalibrationReport
 from vidembed.shapes import CHECKPOINT
-from vidembed.shapes.rerank import FIT_DEPTH, QUERIES, described, draw
 
-EMBEDDER = Path(__file__).parent / "embedder"
-RERANKER = Path(__file__).parent / "reranker"
+EMBEDDER = CHECKPOINT.parent / "embedder"
+RERANKER = CHECKPOINT.parent / "reranker"
 
 _CARD = """---
 library_name: sentence-transformers
@@ -46,8 +46,8 @@ reranker.rank("a red square moves down", ["a.mp4", "b.mp4"])
 With vidembed, scores are calibrated on {pairs} pairs: the first stage's top {depth} for captions and summaries of
 {clips} held-out clips, {matches} of them matches. Expected calibration error, by cross-fitting: {before:.3f} before,
 {after:.3f} after, {fused:.3f} of the fusion with the first stage's similarity, which `rank(..., first_stage=...)` uses.
-Stock sentence-transformers scores without the calibration. `python -m vidembed.shapes.rerank` measures recall by mode
-and depth, on other clips.
+Stock sentence-transformers scores without the calibration. `python -m vidembed.reproduce.rerank` measures recall by
+mode and depth, on other clips.
 """
 
 

@@ -1,4 +1,4 @@
-"""What reranking is worth on the bundled model: ``python -m vidembed.shapes.rerank [--out FILE]``.
+"""What reranking is worth on the bundled model: ``python -m vidembed.reproduce.rerank [--out FILE]``.
 
 Recall on held-out clips of the first stage and of every score mode at two depths, in both directions, raw and with
 dual-softmax; calibration error before and after; what adaptive depth saves. Everything that is fitted (layer, prior
@@ -261,7 +261,7 @@ def as_text(result: dict[str, Any]) -> str:
 
 def main(argv: list[str] | None = None) -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(prog="python -m vidembed.shapes.rerank", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m vidembed.reproduce.rerank", description=__doc__)
     parser.add_argument("--clips", type=int, default=200)
     parser.add_argument("--other-clips", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
