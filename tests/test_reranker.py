@@ -149,6 +149,7 @@ class TestCheckpoint:
     ) -> None:
         each_reranker.save_pretrained(str(tmp_path))
         assert not list(tmp_path.rglob("*.bin"))
+        assert "asked whether the video matches" in (tmp_path / "README.md").read_text()
         stock = CrossEncoder(str(tmp_path), device="cpu")
         host = each_reranker._load({"video": clips[0], "text": SENTENCES[0]})[0]
         features = stock.preprocess([host], processing_kwargs={"video": {"do_sample_frames": False}})

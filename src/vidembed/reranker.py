@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from sentence_transformers.cross_encoder.modules import LogitScore
 from torch import nn
 
@@ -18,6 +18,7 @@ from vidembed.backbone.answers import answer_tokens
 from vidembed.backbone.load import Backbone, check_dtype
 from vidembed.backbone.module import as_transformer_module
 from vidembed.backbone.templates import match_template
+from vidembed.card import reranker_card
 from vidembed.encoding.pipeline import OnError, check_on_error, default_workers
 from vidembed.models import resolve_model
 from vidembed.reranking.answers import Answers, ScoreMode, check_mode
@@ -195,8 +196,11 @@ class VideoReranker(PrefixSharingCrossEncoder):
         """Save a plain `CrossEncoder` checkpoint, which scores "yes_no" anywhere, and this reranker's numbers."""
         if not safe_serialization:
             raise ValueError("safe_serialization=False is refused: weights are saved as safetensors only.")
-        super().save(path, model_name, create_model_card, train_datasets)
+        super().save(path, model_name, False, train_datasets)  # the host's card would score pairs of texts
         self.scoring_config.write(path)
+        if create_model_card:
+            card = reranker_card(model_name or Path(path).name, self.scoring_config)
+            Path(path, "README.md").write_text(card, encoding="utf-8")
 
     def save_calibration(self, file: str | Path) -> None:
         """Write mode, prior weights, calibration and fusion to a JSON file, without the weights of the model."""
@@ -312,15 +316,19 @@ class VideoReranker(PrefixSharingCrossEncoder):
             ValueError: `top_k` is below 1, `first_stage` is not one finite number a document, or `policy` lacks what it
                 needs.
         """
+
+        def score(asked: NDArray[np.intp], gaps: FloatArray | None) -> np.ma.MaskedArray[Any, Any]:
+            pairs = [(query, documents[index]) for index in asked.tolist()]
+            if gaps is None or self.fusion is None:
+                return np.ma.asarray(self.predict(pairs, **kwargs))
+            if "activation_fn" in kwargs:
+                raise ValueError("activation_fn: a fused score is a probability already; leave first_stage or it out.")
+            odds = self._log_odds(pairs, **kwargs)  # (M,)
+            missing = np.isnan(odds)
+            return np.ma.MaskedArray(self.fusion(np.where(missing, 0.0, odds), gaps), mask=missing)
+
         return rank_documents(
-            self,
-            query,
-            documents,
-            top_k=top_k,
-            return_documents=return_documents,
-            first_stage=first_stage,
-            policy=policy,
-            **kwargs,
+            documents, score, top_k=top_k, return_documents=return_documents, first_stage=first_stage, policy=policy
         )
 
     def answers_and_embeddings(

@@ -17,7 +17,7 @@ from transformers import PretrainedConfig
 
 from vidembed.backbone import BackboneError, LayerError, architecture_of, find_parts
 from vidembed.backbone.architectures import REMOTE_CODE_TYPES
-from vidembed.backbone.load import Backbone
+from vidembed.backbone.load import Backbone, check_device
 from vidembed.encoder import VideoEncoder
 from vidembed.encoding.pipeline import OnError
 from vidembed.models import resolve_model
@@ -57,23 +57,6 @@ def open_mllm(model: str | Path | Backbone, *, device: str | None, dtype: str | 
     if encoder.backbone is None:
         raise _cut_already(model)
     return with_prefix(encoder, prefix)
-
-
-def check_device(device: str | None) -> None:
-    """Refuse a device that is not there before any weight is read.
-
-    Raises:
-        ValueError: torch cannot use it.
-    """
-    if device is None:
-        return
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).partition("\n")[0]
-        raise ValueError(
-            f"device={device!r} is not to be had here ({reason}); leave it out for the best there is."
-        ) from error
 
 
 def check_mllm(model: str) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import torch
 import transformers
 from torch import nn
 from transformers import AutoConfig, AutoProcessor, PretrainedConfig
@@ -45,6 +46,23 @@ def check_dtype(dtype: Any) -> Any:
     if isinstance(dtype, str) and dtype not in DTYPES:
         raise BackboneError(f"dtype={dtype!r} is not known. Allowed: {', '.join(DTYPES)}, or a torch.dtype.")
     return dtype
+
+
+def check_device(device: str | None) -> None:
+    """Refuse a device that is not there before any weight is read.
+
+    Raises:
+        ValueError: torch cannot use it.
+    """
+    if device is None:
+        return
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(
+            f"device={device!r} is not to be had here ({reason}); leave it out for the best there is."
+        ) from error
 
 
 def load_backbone(

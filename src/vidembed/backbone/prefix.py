@@ -101,7 +101,8 @@ def prefill(parts: Parts, features: dict[str, Any]) -> VideoPrefix:
     output = base(**inputs, past_key_values=cache, use_cache=True)
     keys_values = [(layer.keys, layer.values) for layer in cast("Any", cache).layers]
     next_position = length if positions is None else int(positions[0, 0, length])
-    return VideoPrefix(keys_values, length, next_position, output.last_hidden_state[0, -1])
+    # a copy, since a view would keep all P positions alive
+    return VideoPrefix(keys_values, length, next_position, output.last_hidden_state[0, -1].clone())
 
 
 def no_prefix(parts: Parts) -> VideoPrefix:
@@ -179,8 +180,8 @@ def _read_pack(parts: Parts, prefix: VideoPrefix, suffixes: list[Sequence[int]])
     own = (segment[:, None] == segment[None]) & (within[:, None] >= within[None])  # (T, T)
     mask = torch.cat([torch.ones(total, prefix.tokens, dtype=torch.bool, device=device), own], dim=1)[None, None]
     embeddings = decoder.embed_tokens(ids)  # (1, T, D)
-    if decoder.config._attn_implementation == "eager":  # it adds the mask to the logits
-        mask = torch.zeros_like(mask, dtype=embeddings.dtype).masked_fill(~mask, torch.finfo(embeddings.dtype).min)
+    # as what is added to the logits: eager attention takes no other, and sdpa would convert it in every block
+    mask = torch.zeros_like(mask, dtype=embeddings.dtype).masked_fill(~mask, torch.finfo(embeddings.dtype).min)
     positions = (prefix.next_position + within)[None]  # (1, T)
     if parts.architecture.position_dims > 1:
         positions = positions[None].expand(parts.architecture.position_dims, -1, -1)  # (3, 1, T)

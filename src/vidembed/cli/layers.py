@@ -47,8 +47,8 @@ def command(
     _check_places(out, plot)
     from vidembed.analysis import analyze_layers
     from vidembed.analysis.layers import checked_pairs
-    from vidembed.analysis.states import check_device, check_mllm
-    from vidembed.backbone.load import check_dtype
+    from vidembed.analysis.states import check_mllm
+    from vidembed.backbone.load import check_device, check_dtype
 
     check_device(device)
     check_dtype(dtype)

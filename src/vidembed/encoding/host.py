@@ -27,11 +27,13 @@ class VideoInputs(BaseModel):
     """A sentence-transformers model that decodes its videos itself.
 
     Attributes:
+        backbone: The MLLM that the modules are of, or None for what was loaded from a checkpoint.
         sampling: The frame grid.
         video_backend: Video decoder.
         allow_url: Whether http(s) sources are fetched.
     """
 
+    backbone: Backbone | None
     sampling: Sampling
     video_backend: str
     allow_url: bool

@@ -32,18 +32,10 @@ def load_model(
     Raises:
         ValueError: There is no such model, it takes no video, or an argument is out of range.
     """
-    import torch  # noqa: PLC0415 - reading an index does not need it
+    from vidembed.backbone.load import check_device  # noqa: PLC0415 - it brings torch, which an index does not need
+    from vidembed.encoder import VideoEncoder  # noqa: PLC0415 - likewise
 
-    from vidembed.encoder import VideoEncoder  # noqa: PLC0415 - it brings torch
-
-    if device is not None:
-        try:
-            torch.empty(0, device=device)
-        except (RuntimeError, AssertionError) as error:
-            reason = str(error).partition("\n")[0]
-            raise ValueError(
-                f"device: {device!r} is not to be had here ({reason}); leave it out for the best there is"
-            ) from error
+    check_device(device)
     try:
         encoder = VideoEncoder(name, layer=layer, device=device)
     except OSError as error:  # what transformers raises for a model that it cannot find

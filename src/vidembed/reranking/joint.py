@@ -3,29 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
 from vidembed.backbone import Parts, find_parts
 from vidembed.backbone.prefix import VideoPrefix, read_suffixes
+from vidembed.encoding.inference import PipelinedSentenceTransformer
 from vidembed.encoding.pipeline import OnError, check_on_error
 from vidembed.reranking.answers import Answers
-from vidembed.reranking.inference import told_apart
-
-if TYPE_CHECKING:
-    from vidembed.encoder import VideoEncoder
-    from vidembed.reranker import VideoReranker
-    from vidembed.reranking.reader import VideoPrompt
+from vidembed.reranking.inference import PrefixSharingCrossEncoder, told_apart
+from vidembed.reranking.reader import VideoPrompt
 
 
 @torch.inference_mode()
 def answers_and_embeddings(
-    reranker: VideoReranker,
+    reranker: PrefixSharingCrossEncoder,
     texts: Sequence[str],
     videos: Sequence[Any],
-    encoder: VideoEncoder,
+    encoder: PipelinedSentenceTransformer,
     *,
     priors: bool = False,
     prompt: str | None = None,
@@ -69,14 +66,16 @@ def _embed(view: Parts, prefix: VideoPrefix, video: VideoPrompt, eol: list[int])
     return vector
 
 
-def _check_alike(reranker: VideoReranker, encoder: VideoEncoder) -> None:
+def _check_alike(reranker: PrefixSharingCrossEncoder, encoder: PipelinedSentenceTransformer) -> None:
     if encoder.backbone is None or reranker.backbone is None or encoder.backbone.model is not reranker.backbone.model:
         raise ValueError("encoder: it has other weights than this reranker; make it with reranker.encoder(layer=...).")
     if encoder.sampling != reranker.sampling:
         raise ValueError(f"encoder: its frame grid is {encoder.sampling}, and the reranker's {reranker.sampling}.")
 
 
-def _eol_suffix(reranker: VideoReranker, encoder: VideoEncoder, prompt: str | None) -> list[int]:
+def _eol_suffix(
+    reranker: PrefixSharingCrossEncoder, encoder: PipelinedSentenceTransformer, prompt: str | None
+) -> list[int]:
     """Token ids of the one-word prompt after the video, if it begins as the matching prompt does."""
     heads, tails = [], []
     for model in (reranker, encoder):

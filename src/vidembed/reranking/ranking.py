@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from vidembed.scoring import MarginPolicy, _checks, similarity_gaps
 from vidembed.scoring._checks import FloatArray
-from vidembed.scoring._logistic import sigmoid
-
-if TYPE_CHECKING:
-    from vidembed.reranker import VideoReranker
 
 
 class Ranking(list[dict[str, Any]]):
@@ -35,18 +31,25 @@ class Ranking(list[dict[str, Any]]):
         return self.candidates - self.asked
 
 
+Scorer: TypeAlias = Callable[[NDArray[np.intp], FloatArray | None], "np.ma.MaskedArray[Any, Any]"]
+"""Scores (M,) of the documents at M positions, those that failed masked; it gets their similarity gaps too, or None."""
+
+
 def rank_documents(
-    reranker: VideoReranker,
-    query: Any,
     documents: Sequence[Any],
+    score: Scorer,
     *,
     top_k: int | None,
     return_documents: bool,
     first_stage: ArrayLike | None,
     policy: MarginPolicy | None,
-    **kwargs: Any,
 ) -> Ranking:
-    """`VideoReranker.rank`, which documents the arguments."""
+    """Rank the documents of one query; `VideoReranker.rank` documents the arguments.
+
+    Raises:
+        ValueError: `top_k` is below 1, `first_stage` is not one finite number a document, or `policy` lacks what it
+            needs.
+    """
     if top_k is not None and top_k < 1:
         raise ValueError(f"top_k={top_k}: at least 1, or None for all documents.")
     if policy is not None and (first_stage is None or top_k is None):
@@ -54,23 +57,16 @@ def rank_documents(
     count = len(documents)
     if not count:
         return Ranking([], asked=0, candidates=0)
-    similarity = None if first_stage is None else _checks.vector("first_stage", first_stage, length=count)
-    asked = np.arange(count)
-    if policy is not None and similarity is not None and top_k is not None:
-        asked = np.flatnonzero(policy.asked(similarity, top_k=top_k))  # (M,)
-
-    fused = similarity is not None and reranker.fusion is not None
-    if fused and "activation_fn" in kwargs:
-        raise ValueError("activation_fn: a fused score is a probability already; leave first_stage or this out.")
-    pairs = [(query, documents[index]) for index in asked.tolist()]
-    if fused and similarity is not None and reranker.fusion is not None:
-        scores = _fused(reranker, pairs, similarity_gaps(similarity)[asked], **kwargs)
-    else:
-        scores = np.ma.asarray(reranker.predict(pairs, **kwargs))
-    missing = np.ma.getmaskarray(scores)  # (M,)
+    asked, gaps = np.arange(count), None
+    if first_stage is not None:
+        similarity = _checks.vector("first_stage", first_stage, length=count)
+        if policy is not None and top_k is not None:
+            asked = np.flatnonzero(policy.asked(similarity, top_k=top_k))  # (M,)
+        gaps = similarity_gaps(similarity)[asked]
+    scores = score(asked, gaps)  # (M,)
 
     results: list[dict[str, Any]] = []
-    for place in sorted(np.flatnonzero(~missing), key=lambda place: -float(scores[place])):
+    for place in sorted(np.flatnonzero(~np.ma.getmaskarray(scores)), key=lambda place: -float(scores[place])):
         corpus_id = int(asked[place])
         result: dict[str, Any] = {"corpus_id": corpus_id, "score": float(scores[place])}
         if return_documents:
@@ -79,12 +75,3 @@ def rank_documents(
                 result["text"] = documents[corpus_id]
         results.append(result)
     return Ranking(results[:top_k], asked=len(asked), candidates=count)
-
-
-def _fused(reranker: VideoReranker, pairs: list[Any], gaps: FloatArray, **kwargs: Any) -> np.ma.MaskedArray:
-    odds = reranker._log_odds(pairs, **kwargs)  # (M,)
-    missing = np.isnan(odds)
-    scores = np.zeros(len(pairs))
-    if not missing.all() and reranker.fusion is not None:
-        scores[~missing] = sigmoid(reranker.fusion.fused_log_odds(odds[~missing], gaps[~missing]))
-    return np.ma.MaskedArray(scores, mask=missing)
