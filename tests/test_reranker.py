@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -175,6 +176,13 @@ class TestCheckpoint:
         encoder.save_pretrained(str(tmp_path))
         with pytest.raises(BackboneError, match="VideoReranker"):
             VideoEncoder(str(tmp_path), device="cpu").reranker()
+
+    def test_goes_to_a_process_pool(self, tiny_mllm: GetModel, clips: list[Path]) -> None:
+        reranker = VideoReranker(tiny_mllm("qwen2_5_vl"), device="cpu")
+        reranker.encoder(layer=3)  # cutting hooks the blocks, which no process can be sent
+        pairs = [(SENTENCES[0], clips[0]), (SENTENCES[1], clips[1])]
+        copy = pickle.loads(pickle.dumps(reranker))
+        assert np.abs(copy.predict(pairs) - reranker.predict(pairs)).max() <= 1e-6
 
 
 class TestPairs:

@@ -17,7 +17,6 @@ from torch import nn
 
 from vidembed import checkpoint
 from vidembed.backbone import ZERO_SHOT_PREFIX, BackboneError, LayerError, check_layer, cut, eol_template, find_parts
-from vidembed.backbone.cut import without_hooks
 from vidembed.backbone.load import Backbone, check_dtype
 from vidembed.backbone.module import as_transformer_module
 from vidembed.checkpoint import CheckpointConfig
@@ -211,13 +210,6 @@ class VideoEncoder(PipelinedSentenceTransformer):
         super().save(path, model_name, create_model_card, train_datasets)
         if self.checkpoint_config is not None:
             replace(self.checkpoint_config, sampling=self.sampling.as_dict(), fingerprint=self.fingerprint).write(path)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """For process pools: without the full model, which embedding does not need, and without its hooks."""
-        state = {**self.__dict__, "backbone": None}
-        if self.backbone is not None:
-            state["_modules"] = {name: without_hooks(module) for name, module in self._modules.items() if module}
-        return state
 
     # -- fingerprint -------------------------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ from sentence_transformers.base.modules import Transformer
 from torch import nn
 
 from vidembed.backbone import ARCHITECTURES, BackboneError
+from vidembed.backbone.cut import without_hooks
 from vidembed.backbone.load import Backbone, load_backbone
 from vidembed.encoding.inputs import kind_of, to_host_input
 from vidembed.encoding.prepared import Prepared
@@ -45,6 +46,11 @@ class VideoInputs(BaseModel):
     @abstractmethod
     def _modules_of(self, backbone: Backbone) -> list[nn.Module]:
         """Make the modules of a loaded MLLM; its weights are shared."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For process pools: without the full MLLM, and without hooks, which do not pickle."""
+        modules = {name: without_hooks(module) for name, module in self._modules.items() if module}
+        return {**self.__dict__, "backbone": None, "_modules": modules}
 
     def _load_default_modules(
         self,
