@@ -50,6 +50,8 @@ _EOL_TEMPLATE = """\
 {{- FOOTER -}}
 """
 
+_STARTS_AS_TEXT = "namespace(kind='text'"  # of the template above: what a message without media is taken for
+
 MATCH_QUESTION = "Does the video match the sentence? Answer with a single word - Yes or No."
 """VidVec, section 3.3."""
 
@@ -168,6 +170,26 @@ def eol_template(processor: Any, *, prefix: str | None = None, name: str = "the 
     """
     prompts = {"TEXT_PROMPT": TEXT_PROMPT, "VIDEO_PROMPT": VIDEO_PROMPT, "IMAGE_PROMPT": IMAGE_PROMPT}
     return _fill(_EOL_TEMPLATE, message_format(processor, name=name), prompts, lead=f"{prefix}\n" if prefix else "")
+
+
+def stand_in_template(template: str) -> str:
+    """Rewrite an `eol_template` so that a text takes the place of a video: it gets the video's prompt.
+
+    For training on texts alone; pass it per call, so that no checkpoint holds it. The render of a caption differs from
+    that of a video in the placeholder only.
+
+    Args:
+        template: The chat template of a checkpoint, as `eol_template` wrote it.
+
+    Raises:
+        TemplateError: It is another template.
+    """
+    if template.count(_STARTS_AS_TEXT) != 1:
+        raise TemplateError(
+            "the chat template was not written by vidembed, so there is no video prompt to give to a text. Use a "
+            "checkpoint made by vidembed.build, or a video MLLM."
+        )
+    return template.replace(_STARTS_AS_TEXT, _STARTS_AS_TEXT.replace("text", "video"))
 
 
 def match_template(processor: Any, *, question: str = MATCH_QUESTION, name: str = "the model") -> str:

@@ -1,4 +1,4 @@
-"""The command line: `vidembed index`, `search`, `info`, `build` and `demo`.
+"""The command line: `vidembed index`, `search`, `info`, `build`, `layers`, `train`, `calibrate` and `demo`.
 
 The commands import what they need when they run, so that `--help` does not wait for torch.
 """
@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 import vidembed
-from vidembed.cli import build, console, demo, index, info, search
+from vidembed.cli import build, calibrate, console, demo, index, info, layers, search, train
 
 __all__ = ["app", "main"]
 
@@ -26,6 +26,9 @@ app.command("index")(index.command)
 app.command("search")(search.command)
 app.command("info")(info.command)
 app.command("build")(build.command)
+app.command("layers")(layers.command)
+app.command("train")(train.command)
+app.command("calibrate")(calibrate.command)
 app.command("demo")(demo.command)
 
 
