@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,23 @@ def test_probabilities_order_the_hits(index: Path, written: list[tuple[Path, Cli
     assert len(list((tmp_path / "cache").glob("*.safetensors"))) == 3
     again = search(index, query, "-k", 2, "--rerank", 3, "--visual-cache", tmp_path / "cache")
     assert again == hits[:2]
+
+
+def test_a_hit_that_is_gone_is_named_and_comes_last(written: list[tuple[Path, ClipRecord]], tmp_path: Path) -> None:
+    folder = tmp_path / "clips"
+    folder.mkdir()
+    for path, _ in written[:3]:
+        shutil.copy(path, folder)
+    assert vidembed("index", folder, "--to", tmp_path / "ix", "--device", "cpu").exit_code == 0
+    gone = folder / written[1][0].name
+    gone.unlink()
+    result = vidembed(
+        "search", written[1][1].caption, "--in", tmp_path / "ix", "--rerank", 3, "--device", "cpu", "--json"
+    )
+    hits = json.loads(result.stdout)
+    assert [("probability" in hit) for hit in hits] == [True, True, False]
+    assert hits[2]["uri"] == gone.resolve().as_uri()
+    assert f"Not looked at, since the video is gone or cannot be read: {gone.resolve()}." in result.stderr
 
 
 def test_table_shows_probabilities(index: Path) -> None:

@@ -49,9 +49,11 @@ def command(
 ) -> None:
     """Search an index in words; with --rerank, look at the best hits once more."""
     from vidembed.index import VideoIndex, search
+    from vidembed.index.files import path_of
     from vidembed.index.model import load_model, load_reranker
     from vidembed.index.rerank import rerank as reranked
     from vidembed.index.search import check_query
+    from vidembed.index.sheet import printable
 
     check_query(query, k)  # before the model is loaded, and before anything is written
     asked_for = {"reranker": reranker, "score": score, "calibration": calibration, "visual-cache": visual_cache}
@@ -78,7 +80,11 @@ def command(
             visual_cache=visual_cache,
             device=device,
         )
-        hits = [*reranked(hits[:rerank], head, query), *hits[rerank:]][:k]
+        looked_at = reranked(hits[:rerank], head, query)
+        lost = [str(path_of(hit.uri)) for hit in looked_at if hit.probability is None]
+        if lost:
+            say(f"Not looked at, since the video is gone or cannot be read: {', '.join(map(printable, lost))}.")
+        hits = [*looked_at, *hits[rerank:]][:k]
     if html is not None:
         write_sheet(html, [(query, hits)])
     if as_json:
