@@ -91,6 +91,7 @@ def test_skipped_pairs_are_missing(reranker: VideoReranker, clips: list[Path]) -
     pairs = [("a", clips[0]), ("a", "gone.mp4"), (" ", clips[0]), ("x" * 5000, clips[1]), ("b", clips[1])]
     answers = reranker.answers(pairs, priors=True, on_error="skip")
     assert answers.missing.tolist() == [False, True, True, True, False]
+    assert np.isnan(answers.text_prior).tolist() == [False, True, True, True, False]  # type: ignore[arg-type]
     assert np.isfinite(answers.take(~answers.missing).log_odds("prior_corrected")).all()
     none = reranker.answers([("a", "gone.mp4")], on_error="skip")
     assert none.missing.all()

@@ -154,7 +154,7 @@ class PrefixSharingCrossEncoder(VideoInputs, CrossEncoder):
         whole, against_no, video_prior = found  # (N,) each
         if not priors:
             return Answers(whole, against_no)
-        return Answers(whole, against_no, video_prior, self._text_priors(pairs, len(inputs), prompt))
+        return Answers(whole, against_no, video_prior, self.text_priors(pairs, against_no, prompt))
 
     def video_prompts(
         self,
@@ -212,13 +212,14 @@ class PrefixSharingCrossEncoder(VideoInputs, CrossEncoder):
                 continue
             found[:, pair.index] = *said, prior
 
-    def _text_priors(self, pairs: Sequence[Pair], count: int, prompt: str | None) -> np.ndarray:
-        """Log-odds of Yes of each pair's sentence with no video (N,)."""
-        found = np.full(count, np.nan)
-        texts = list(dict.fromkeys(pair.text for pair in pairs))
+    def text_priors(self, pairs: Sequence[Pair], answered: np.ndarray, prompt: str | None) -> np.ndarray:
+        """Log-odds of Yes of each pair's sentence with no video (N,); NaN where `answered` (N,) is."""
+        found = np.full_like(answered, np.nan)
+        asked = [pair for pair in pairs if not np.isnan(answered[pair.index])]  # the others may not fit the context
+        texts = list(dict.fromkeys(pair.text for pair in asked))
         if texts:
             told = dict(zip(texts, self._reader.about_nothing(texts, prompt).tolist(), strict=True))
-            found[[pair.index for pair in pairs]] = [told[pair.text] for pair in pairs]
+            found[[pair.index for pair in asked]] = [told[pair.text] for pair in asked]
         return found
 
     # -- videos ------------------------------------------------------------------------------------------------------

@@ -55,7 +55,7 @@ def answers_and_embeddings(
         reranker.ask(reader, group, video, prefix, found, priors=priors, prompt=prompt, on_error=on_error)
         vectors[[pair.index // len(texts) for pair in group.pairs]] = _embed(view, prefix, video, eol)[:width]
     yes, yes_no, video_prior = found
-    text_prior = reranker._text_priors(pairs, found.shape[1], prompt) if priors else None
+    text_prior = reranker.text_priors(pairs, yes_no, prompt) if priors else None
     return Answers(yes, yes_no, video_prior if priors else None, text_prior), vectors
 
 
