@@ -118,7 +118,7 @@ def test_models_that_cannot_serve(
         (["--model", bare, "--layer", "3"], "processor"),
         (["--model", text_only, "--layer", "1"], "bert"),
         (["--model", tmp_path / "nowhere"], "nowhere"),
-        (["--model", checkpoint, "--device", "nonsense"], "device: 'nonsense'"),
+        (["--model", checkpoint, "--device", "nonsense"], "device='nonsense'"),
     ]:
         result = vidembed("index", clips, "--to", tmp_path / "ix", *arguments)
         assert (result.exit_code, result.stdout) == (2, ""), arguments

@@ -1,4 +1,4 @@
-"""Aligns the small MLLM with pairs of texts and measures what that does: ``python -m vidembed.shapes.align --out DIR``.
+"""Aligns the small MLLM with pairs of texts, and measures it: ``python -m vidembed.reproduce.align --out DIR``.
 
 Pairs are (dense caption, summary) of scenes of the training split, text only: no frame is drawn for training. Retrieval
 is measured at the final layer on held-out clips written as files, before and after, with captions and with summaries
@@ -216,7 +216,7 @@ def run(
 
 def main(argv: list[str] | None = None) -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(prog="python -m vidembed.shapes.align", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m vidembed.reproduce.align", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder of the aligned checkpoint and its figures")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--pairs", type=int, default=PAIRS)

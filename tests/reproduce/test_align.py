@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from vidembed.reproduce.align import Vectors, measure, mistaken, text_pairs
 from vidembed.shapes import sample_clips
-from vidembed.shapes.align import Vectors, measure, mistaken, text_pairs
 from vidembed.training import LogFile, PairEvaluator, TextPair, plot_curves, read_log
 from vidembed.training.evaluator import pair_recalls
 
