@@ -21,33 +21,15 @@ from vidembed.shapes import CHECKPOINT
 EMBEDDER = CHECKPOINT.parent / "embedder"
 RERANKER = CHECKPOINT.parent / "reranker"
 
-_CARD = """---
-library_name: sentence-transformers
-pipeline_tag: text-ranking
-tags:
-- sentence-transformers
-- cross-encoder
-- video-text-retrieval
-- vidembed
----
+_FIGURES = """
+## Calibration
 
-# vidembed/shapes-rerank
+Fitted on {pairs} pairs: the first stage's top {depth} for captions and summaries of {clips} held-out clips, {matches}
+of them matches. Expected calibration error, by cross-fitting: {before:.3f} before, {after:.3f} after, {fused:.3f} of
+the fusion with the first stage's similarity. `python -m vidembed.reproduce.rerank` measures recall by mode and depth,
+on other clips.
 
-The head of `vidembed/shapes-mllm`, asked whether a video matches a sentence: a plain `CrossEncoder` checkpoint, whose
-score is P(Yes) / (P(Yes) + P(No)). No weight was trained for it. It knows only the embedded world of moving shapes.
-
-```python
-from vidembed import VideoReranker
-
-reranker = VideoReranker("vidembed/shapes-rerank")
-reranker.rank("a red square moves down", ["a.mp4", "b.mp4"])
-```
-
-With vidembed, scores are calibrated on {pairs} pairs: the first stage's top {depth} for captions and summaries of
-{clips} held-out clips, {matches} of them matches. Expected calibration error, by cross-fitting: {before:.3f} before,
-{after:.3f} after, {fused:.3f} of the fusion with the first stage's similarity, which `rank(..., first_stage=...)` uses.
-Stock sentence-transformers scores without the calibration. `python -m vidembed.reproduce.rerank` measures recall by
-mode and depth, on other clips.
+It knows only the embedded world of moving shapes.
 """
 
 
@@ -85,9 +67,9 @@ def package_reranker(layer: int, out: Path = RERANKER, *, clips: int = 100, seed
         found = first_stage_candidates(reranker.encoder(layer=layer, prefix=None), captioned, k=FIT_DEPTH)
         report = reranker.calibrate(found.pairs, found.labels, first_stage=found.similarities)
     reranker.source = "vidembed/shapes-mllm"
-    reranker.save_pretrained(str(out), create_model_card=False)
+    reranker.save_pretrained(str(out), model_name="vidembed/shapes-rerank")
     _halve(out / "model.safetensors")
-    card = _CARD.format(
+    figures = _FIGURES.format(
         pairs=report.pairs,
         matches=report.matches,
         clips=clips,
@@ -96,7 +78,8 @@ def package_reranker(layer: int, out: Path = RERANKER, *, clips: int = 100, seed
         after=report.ece_after,
         fused=report.ece_fused,
     )
-    (out / "README.md").write_text(card, encoding="utf-8")
+    with (out / "README.md").open("a", encoding="utf-8") as card:
+        card.write(figures)
     return report
 
 
