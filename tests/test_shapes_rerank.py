@@ -13,6 +13,7 @@ from sentence_transformers import CrossEncoder
 
 import vidembed
 from vidembed import VideoEncoder, VideoReranker
+from vidembed.backbone import BackboneError
 from vidembed.evaluation.metrics import ranks, recall_at
 from vidembed.shapes import CHECKPOINT, ClipRecord, write_clips
 
@@ -31,6 +32,11 @@ def test_by_its_name_in_the_host() -> None:
     stock = CrossEncoder("vidembed/shapes-rerank", device="cpu")
     assert [type(module).__name__ for module in stock] == ["Transformer", "LogitScore"]
     assert "vidembed/shapes-rerank" in vidembed.model_names()
+
+
+def test_an_embedder_is_no_reranker() -> None:
+    with pytest.raises(BackboneError, match="holds no language model head"):
+        VideoReranker("vidembed/shapes", device="cpu")
 
 
 def test_the_same_head_as_the_mllm(reranker: VideoReranker, written: list[tuple[Path, ClipRecord]]) -> None:

@@ -115,6 +115,11 @@ def load_backbone(
         name, config=config, use_safetensors=True, output_loading_info=True, **hub_kwargs, **model_kwargs
     )
     missing = sorted(info["missing_keys"])
+    if missing == ["lm_head.weight"]:
+        raise BackboneError(
+            f"{name}: it holds no language model head; checkpoints that vidembed.build cut do not. Give the full MLLM "
+            "that it was built from."
+        )
     if missing:
         raise BackboneError(
             f"{name}: {len(missing)} weights of {model_class.__name__} are missing from the checkpoint, for example "
