@@ -4,8 +4,8 @@ import os
 from pathlib import Path
 
 from vidembed.index.files import Listing, uri_of
-from vidembed.index.fingerprint import FileState, content_fingerprint
 from vidembed.index.plan import IndexedFile, make_plan
+from vidembed.video.fingerprint import FileState, content_fingerprint
 
 
 def on_disk(root: Path, name: str, content: bytes = b"x") -> Path:

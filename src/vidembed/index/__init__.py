@@ -18,9 +18,9 @@ from vidembed.index.meta import IndexMeta
 from vidembed.index.report import Problem, Report
 from vidembed.index.rerank import rerank
 from vidembed.index.search import Hit, search
-from vidembed.index.segments import Windows
 from vidembed.index.sheet import contact_sheet
 from vidembed.index.store import VideoIndex
+from vidembed.video.windows import Windows
 
 __all__ = [
     "Hit",

@@ -20,7 +20,7 @@ from vidembed.video import VIDEO_SUFFIXES
 
 if TYPE_CHECKING:
     from vidembed.index.protocols import StreamEncoder
-    from vidembed.index.segments import Windows
+    from vidembed.video.windows import Windows
 
 
 def index_videos(

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from vidembed.index.fingerprint import FileState
 from vidembed.index.plan import Candidate
 from vidembed.index.report import Problem
 from vidembed.index.store import Segment
+from vidembed.video.fingerprint import FileState
 
 if TYPE_CHECKING:
     import numpy as np

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from vidembed.index.errors import IndexDamagedError, IndexMismatchError
-from vidembed.index.segments import Windows
+from vidembed.video.windows import Windows
 
 SCHEMA_VERSION = 1
 

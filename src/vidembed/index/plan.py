@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vidembed.index.files import Listing, path_of, uri_of
-from vidembed.index.fingerprint import FileState
+from vidembed.video.fingerprint import FileState
 
 
 @dataclass(frozen=True, slots=True)

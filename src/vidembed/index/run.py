@@ -8,19 +8,19 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from tqdm.auto import tqdm
 
 from vidembed.index.errors import IndexingStoppedError
-from vidembed.index.fingerprint import FileState, content_fingerprint
 from vidembed.index.interrupt import uninterrupted
 from vidembed.index.job import Job
 from vidembed.index.report import Problem, Report
 from vidembed.index.store import FileRows, Segment, VideoIndex
-from vidembed.video import Sampling, VideoError, VideoSegment, item_name, load_video, probe
+from vidembed.video import VideoError, VideoSegment, item_name
+from vidembed.video.duration import video_duration
+from vidembed.video.fingerprint import FileState, content_fingerprint
 from vidembed.video.source import check_regular
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ class Run:
             job.twin = self.first_with[job.content]
             return
         self.first_with[job.content] = job
-        job.duration = round(_duration(path), 6)
+        job.duration = round(video_duration(path), 6)
         try:
             job.windows = [(0.0, job.duration)] if (cut := self.meta.windows) is None else cut.split(job.duration)
         except ValueError as error:
@@ -249,8 +249,3 @@ class Run:
             problem = replace(problem, message=f"{problem.message} (its earlier segments were removed)")
         self.report.skipped.append(problem)
         logger.info("skipped %s: %s: %s", problem.uri, problem.kind, problem.message)
-
-
-def _duration(path: Path) -> float:
-    """Return the length of a video in seconds: as declared, or measured by decoding it where it declares none."""
-    return probe(path).duration or load_video(path, Sampling(max_frames=1, max_pixels=64 * 64)).duration

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vidembed.index.errors import IndexDamagedError, MissingExtraError
-from vidembed.index.fingerprint import FileState
 from vidembed.index.meta import IndexMeta
 from vidembed.index.plan import IndexedFile
+from vidembed.video.fingerprint import FileState
 
 if TYPE_CHECKING:
     import pyarrow as pa

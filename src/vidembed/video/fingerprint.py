@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,11 +31,11 @@ class FileState:
         return cls(found.st_size, found.st_mtime_ns)
 
 
-def content_fingerprint(path: Path) -> str:
+def content_fingerprint(path: str | os.PathLike[str]) -> str:
     """Return the SHA-256 of the whole file, in hex. All bytes are read: a sample would miss an edit in between.
 
     Raises:
         OSError: The file cannot be read.
     """
-    with path.open("rb") as file:
+    with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,275 @@
+"""A video, or a timed part of one, as one line of text, for frameworks that pass nothing but text.
+
+``video+file:///abs/a.mp4#t=10,20`` is the file's own URI behind ``video+``, with a W3C media fragment for the time
+range. Text that comes from elsewhere can name any file, so reading one is guarded by a list of schemes and a root.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Collection
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path, PurePath, PureWindowsPath
+from typing import Final
+from urllib.parse import quote, quote_from_bytes, unquote_to_bytes, urlsplit
+
+from vidembed.video import VIDEO_SUFFIXES, VideoSegment, item_name
+from vidembed.video.fingerprint import content_fingerprint
+from vidembed.video.windows import Windows
+
+__all__ = [
+    "VIDEO_SUFFIXES",
+    "VideoRef",
+    "VideoUriError",
+    "content_fingerprint",
+    "find_video_uri",
+    "is_video_path",
+    "parse_video_uri",
+    "segment_times",
+    "video_uri",
+]
+
+SCHEMES: Final = ("file", "http", "https")
+"""What can stand behind ``video+``."""
+MAX_URI_LENGTH: Final = 16_384
+"""Characters. The longest path of Linux, percent-encoded, has 12,288; longer text is text."""
+
+_URI = re.compile(r"video\+([a-z][a-z0-9+.-]{0,31})://([^\s#]*)(?:#(\S*))?", re.IGNORECASE)
+_RANGE = re.compile(r"t=([0-9]+(?:\.[0-9]*)?)?(?:,([0-9]+(?:\.[0-9]*)?))?")
+_WINDOWS_DRIVE = re.compile(r"[A-Za-z]:\\")
+_URL_SAFE = "/:@!$&'()*+,;=?[]%~"  # what has a meaning in an address, and escapes that are there already
+
+
+class VideoUriError(ValueError):
+    """A video URI that cannot be used: its scheme, host, time range or path is not allowed."""
+
+
+@dataclass(frozen=True, slots=True)
+class VideoRef:
+    """What a video URI names.
+
+    Attributes:
+        source: The file, or the http(s) address.
+        start: Seconds from the first frame. Default 0.
+        end: Seconds from the first frame, or None for the end of the video.
+    """
+
+    source: Path | str
+    start: float = 0.0
+    end: float | None = None
+
+    @property
+    def uri(self) -> str:
+        """The URI of it, in the one form that `video_uri` writes."""
+        return video_uri(self.source, self.start or None, self.end)
+
+    def segment(self) -> VideoSegment:
+        """Return it as `VideoEncoder` and `VideoReranker` take it. The whole video is the segment from 0 to its end.
+
+        A plain address or path would not do: without a video's suffix it would be taken for words or an image.
+        """
+        return VideoSegment(self.source, self.start, self.end)
+
+
+def video_uri(path: str | os.PathLike[str], start: float | None = None, end: float | None = None) -> str:
+    r"""Write a video, or a timed part of one, as text.
+
+    Args:
+        path: A file, which need not exist; ``~`` is expanded, and it is made absolute without resolving links. A
+            `PureWindowsPath`, or a string that begins like ``C:\``, is a Windows path on any system. Or an http(s)
+            address without a fragment.
+        start: Seconds from the first frame; None is the beginning.
+        end: Seconds from the first frame; None is the end of the video.
+
+    Returns:
+        ASCII text without white space, such as ``video+file:///abs/a.mp4#t=10,20``: without a fragment for the whole
+        video, ``#t=10`` to its end, ``#t=,20`` from its beginning. Reading it back gives the same path and the same
+        floats.
+
+    Raises:
+        VideoUriError: The path is empty, holds a NUL or names another machine, an address has a fragment, or a time
+            is not a finite number, negative, or `end` not above `start`.
+    """
+    text = os.fsdecode(os.fspath(path))
+    if isinstance(path, str) and text[:8].lower().startswith(("http://", "https://")):
+        if "#" in text:
+            raise VideoUriError(f"path: {item_name(text)} has a fragment; give the times as start and end instead")
+        location = quote(text, safe=_URL_SAFE)
+    else:
+        location = f"file://{_encoded(path, text)}"
+    uri = f"video+{location}{_fragment(start, end)}"
+    if len(uri) > MAX_URI_LENGTH:
+        raise VideoUriError(f"path: {item_name(text)} is too long; its URI may have {MAX_URI_LENGTH} characters")
+    return uri
+
+
+def parse_video_uri(
+    text: str, *, allowed_schemes: Collection[str] = ("file",), root: str | os.PathLike[str] | None = None
+) -> VideoRef | None:
+    """Read a video URI, if the text is exactly one.
+
+    Args:
+        text: Any text, of any length.
+        allowed_schemes: Of `SCHEMES`; only ``file`` by default. With ``http`` or ``https``, text can make this machine
+            fetch an address.
+        root: The folder that files must be in, links resolved on both sides; None is anywhere. It does not bind
+            http(s) addresses.
+
+    Returns:
+        What it names, or None if the text is anything but one video URI: words, words around one, two of them.
+
+    Raises:
+        VideoUriError: It is one, but its scheme is not allowed, its time range is malformed, it names another machine,
+            or its file is outside `root`.
+        ValueError: `allowed_schemes` holds something else.
+    """
+    _check_schemes(allowed_schemes)
+    if len(text) > MAX_URI_LENGTH or (found := _URI.fullmatch(text)) is None:
+        return None
+    scheme, rest, fragment = found[1].lower(), found[2], found[3]
+    shown = f"video+{item_name(text[len('video+') :])}"
+    if scheme not in allowed_schemes:
+        raise VideoUriError(
+            f"{shown}: scheme {scheme!r} is not allowed; allowed_schemes is {', '.join(sorted(allowed_schemes))}"
+        )
+    start, end = _times(fragment, shown)
+    if scheme != "file":
+        if not urlsplit(f"{scheme}://{rest}").netloc:
+            raise VideoUriError(f"{shown}: the address names no host")
+        return VideoRef(f"{scheme}://{rest}", start, end)
+    host, slash, path = rest.partition("/")
+    if host.lower() not in {"", "localhost"}:
+        raise VideoUriError(
+            f"{shown}: it names the machine {host!r}; only files of this one are read, as video+file:///path"
+        )
+    source = Path(_decoded(slash + path, windows=os.name == "nt", shown=shown))
+    if root is not None:
+        _check_inside(source, Path(root), shown)
+    return VideoRef(source, start, end)
+
+
+def find_video_uri(
+    text: str, *, allowed_schemes: Collection[str] = ("file",), root: str | os.PathLike[str] | None = None
+) -> VideoRef | None:
+    """As `parse_video_uri`, for text that a framework may have put metadata in front of.
+
+    Args:
+        text: Any text. White space around it is left out.
+        allowed_schemes: As `parse_video_uri` takes.
+        root: As `parse_video_uri` takes.
+
+    Returns:
+        What the text names, or what its last line names if that alone is a URI; else None.
+
+    Raises:
+        VideoUriError: As `parse_video_uri`.
+    """
+    words = text.strip()
+    last = words[max(words.rfind("\n"), words.rfind("\r")) + 1 :].lstrip()
+    return parse_video_uri(last, allowed_schemes=allowed_schemes, root=root)
+
+
+def is_video_path(path: str | os.PathLike[str]) -> bool:
+    """Whether a name ends in one of `VIDEO_SUFFIXES`, in either case. The file need not exist."""
+    return PurePath(path).suffix.lower() in VIDEO_SUFFIXES
+
+
+def segment_times(duration: float, segment_s: float, overlap_s: float = 0.0) -> list[tuple[float, float]]:
+    """Cut a duration into windows, as `vidembed.index` does (see `vidembed.video.windows.Windows`).
+
+    Args:
+        duration: Length of the video, seconds.
+        segment_s: Length of a window, seconds.
+        overlap_s: What a window shares with the next, seconds. Default 0.
+
+    Returns:
+        The ``(start, end)`` of each, seconds, in order.
+
+    Raises:
+        ValueError: An argument is out of range.
+    """
+    return Windows(segment_s, overlap_s).split(duration)
+
+
+# -- writing -----------------------------------------------------------------------------------------------------------
+
+
+def _encoded(path: str | os.PathLike[str], text: str) -> str:
+    if not text or "\0" in text:
+        raise VideoUriError(f"path: got {item_name(text)}; a path without NUL characters is needed")
+    if isinstance(path, PureWindowsPath) or (isinstance(path, str) and _WINDOWS_DRIVE.match(text)):
+        return _encoded_windows(PureWindowsPath(path))
+    absolute = os.path.abspath(os.path.expanduser(text))  # noqa: PTH100, PTH111 - Path keeps ".."
+    if os.name == "nt":
+        return _encoded_windows(PureWindowsPath(absolute))
+    try:
+        return quote_from_bytes(os.fsencode(absolute))
+    except UnicodeEncodeError as error:
+        raise VideoUriError(f"path: {item_name(text)} holds a character that no file name can hold") from error
+
+
+def _encoded_windows(path: PureWindowsPath) -> str:
+    if not re.fullmatch(r"[A-Za-z]:", path.drive) or not path.root:
+        raise VideoUriError(
+            f"path: got {item_name(str(path))}; an absolute path on a drive, such as C:\\a.mp4, is needed"
+        )
+    return f"/{path.drive}{quote(path.as_posix()[2:], errors='surrogatepass')}"
+
+
+def _fragment(start: float | None, end: float | None) -> str:
+    for name, value in (("start", start), ("end", end)):
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if value is not None and not (number and math.isfinite(value) and value >= 0):
+            raise VideoUriError(f"{name}={value!r}: expected finite seconds, at least 0, or None")
+    if end is not None and end <= (start or 0.0):
+        raise VideoUriError(f"end={end!r} is not above start={start!r} (both in seconds)")
+    if not start and end is None:
+        return ""
+    return f"#t={_seconds(start) if start else ''}{'' if end is None else ',' + _seconds(end)}"
+
+
+def _seconds(value: float) -> str:
+    digits = format(Decimal(repr(float(value))), "f")  # the shortest that reads back as the same float, no exponent
+    return digits.rstrip("0").rstrip(".") if "." in digits else digits
+
+
+# -- reading -----------------------------------------------------------------------------------------------------------
+
+
+def _check_schemes(allowed: Collection[str]) -> None:
+    if isinstance(allowed, str) or not set(allowed) <= set(SCHEMES):
+        raise ValueError(f"allowed_schemes: got {allowed!r}; a collection of {', '.join(map(repr, SCHEMES))} is needed")
+
+
+def _times(fragment: str | None, shown: str) -> tuple[float, float | None]:
+    if fragment is None:
+        return 0.0, None
+    found = _RANGE.fullmatch(fragment)
+    if found is None or (found[1] is None and found[2] is None):
+        raise VideoUriError(f"{shown}: a time range in seconds is needed after '#', as t=10,20 or t=10 or t=,20")
+    start, end = float(found[1] or 0), None if found[2] is None else float(found[2])
+    if not math.isfinite(start) or (end is not None and not (math.isfinite(end) and end > start)):
+        raise VideoUriError(f"{shown}: the end of the time range must be above its start, and both finite")
+    return start, end
+
+
+def _decoded(encoded: str, *, windows: bool, shown: str) -> str:
+    raw = unquote_to_bytes(encoded)
+    if not raw or b"\0" in raw:
+        raise VideoUriError(f"{shown}: it names no file; an absolute path is needed, as video+file:///abs/a.mp4")
+    if not windows:
+        return os.fsdecode(raw)
+    path = PureWindowsPath(raw.decode("utf-8", "surrogatepass").removeprefix("/"))
+    if not re.fullmatch(r"[A-Za-z]:", path.drive) or not path.root:
+        raise VideoUriError(f"{shown}: it names no drive; an absolute path is needed, as video+file:///C:/a.mp4")
+    return str(path)
+
+
+def _check_inside(source: Path, root: Path, shown: str) -> None:
+    # realpath, since Path.resolve() raises on a link that points to itself
+    real_root = Path(os.path.realpath(root.expanduser()))
+    if not Path(os.path.realpath(source)).is_relative_to(real_root):
+        raise VideoUriError(f"{shown}: its file is outside root={str(root)!r} (links resolved)")
