@@ -3,27 +3,37 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PYTEST_ARGS ?=
+ADAPTERS := integrations/langchain-vidembed
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: setup demo test lint format bench clean
+.PHONY: setup setup-adapters demo test lint format bench clean
 
 setup: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "vidembed needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version). Try: make PYTHON=python3.12" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
+	$(PIP_INSTALL) --editable ".[dev]"
+	@touch $@
+
+setup-adapters: $(VENV)/.adapters-installed
+
+$(VENV)/.adapters-installed: $(VENV)/.installed $(ADAPTERS:%=%/pyproject.toml)
+	$(PIP_INSTALL) $(foreach adapter,$(ADAPTERS),--editable "$(adapter)[test]")
 	@touch $@
 
 demo: setup
 	$(BIN)/vidembed demo --out demo-out
 
-test: setup
+test: setup-adapters
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	@set -e; for adapter in $(ADAPTERS); do (cd $$adapter && $(abspath $(BIN))/python -m pytest); done
 
-lint: setup
+lint: setup-adapters
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	@set -e; for adapter in $(ADAPTERS); do (cd $$adapter && $(abspath $(BIN))/mypy); done
 
 format: setup
 	$(BIN)/ruff check --fix .

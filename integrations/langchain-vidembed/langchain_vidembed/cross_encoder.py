@@ -1,0 +1,52 @@
+"""`VideoCrossEncoder`: a vidembed reranker as a LangChain cross-encoder."""
+
+from __future__ import annotations
+
+from langchain_core.cross_encoders import BaseCrossEncoder
+from vidembed.uri import find_video_uri
+
+from langchain_vidembed.documents import NotAVideoError
+from langchain_vidembed.scoring import RerankerModel
+
+
+class VideoCrossEncoder(RerankerModel, BaseCrossEncoder):
+    """Scores pairs of a text and a video URI by the probability that they match.
+
+    To rerank documents, `VideoRerank` is better: what takes cross-encoders in LangChain throws the scores away.
+
+    Args:
+        model: As of `RerankerModel`, which documents the rest too.
+        device: As of `RerankerModel`.
+        allowed_schemes: As of `RerankerModel`.
+        root: As of `RerankerModel`.
+        model_kwargs: As of `RerankerModel`.
+        reranker: As of `RerankerModel`.
+    """
+
+    def score(self, text_pairs: list[tuple[str, str]]) -> list[float]:
+        """Score pairs.
+
+        Args:
+            text_pairs: Each with one video URI, on either side, and one text.
+
+        Returns:
+            Probabilities, 0 to 1.
+
+        Raises:
+            NotAVideoError: A pair holds no video URI, or two; the message says which.
+            VideoUriError: A video URI is malformed, or what it names is not allowed.
+            VideoError: A video cannot be read.
+            InputError: A text is empty.
+        """
+        if not text_pairs:
+            return []
+        scores: list[float] = self._predict([self._pair(place, pair) for place, pair in enumerate(text_pairs)]).tolist()
+        return scores
+
+    def _pair(self, place: int, pair: tuple[str, str]) -> dict[str, object]:
+        found = [find_video_uri(side, allowed_schemes=self.allowed_schemes, root=self.root) for side in pair]
+        videos = [ref for ref in found if ref is not None]
+        if len(videos) != 1:
+            shown = tuple(side[:80] for side in pair)
+            raise NotAVideoError(f"text_pairs[{place}]: {len(videos)} video URIs in {shown!r}; one side must be one")
+        return {"text": pair[1] if found[0] is not None else pair[0], "video": videos[0].segment()}

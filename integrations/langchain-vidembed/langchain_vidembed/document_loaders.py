@@ -1,0 +1,115 @@
+"""`VideoLoader`: files become documents, one a video or one a segment."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from langchain_core.document_loaders import BaseLoader
+from langchain_core.documents import Document
+from vidembed.index.files import canonical, find_videos
+from vidembed.uri import VIDEO_SUFFIXES, content_fingerprint
+from vidembed.video import VideoError, item_name
+from vidembed.video.duration import video_duration
+from vidembed.video.source import check_regular
+from vidembed.video.windows import Windows
+
+from langchain_vidembed.documents import video_document
+from langchain_vidembed.models import OnError
+
+logger = logging.getLogger(__name__)
+
+
+class VideoLoader(BaseLoader):
+    """Lists videos as documents, without embedding them.
+
+    A document's text is the URI of the video, or of a segment of it. Its metadata: ``source`` (the file, which
+    `langchain_core.indexing.index` groups by), ``start_s``, ``end_s`` and ``duration_s`` (seconds), and
+    ``content_fingerprint`` (SHA-256 of the file, which is read whole). Its id is a UUID made of the URI.
+
+    Args:
+        path: A file, or a folder, in which files are found by suffix, in either case, but for hidden ones.
+        glob: Only files of the folder that match this, such as ``"2024/**/*.mp4"``. Default all.
+        recursive: Whether folders in the folder are walked. Default True.
+        segment_s: Cut videos into segments of this many seconds; the last is moved back to end with the video. Default
+            whole videos.
+        overlap_s: What a segment shares with the next, seconds. Default 0.
+        on_error: "raise" at the first file that cannot be read, or "skip" to log it, note it in `skipped` and go on.
+            What can be seen without decoding a file to its end is found here, the rest when it is embedded.
+
+    Attributes:
+        skipped: Of the last load: files that were left out, with the reason.
+
+    Raises:
+        ValueError: An argument is out of range; when loading: the path does not exist or holds no video.
+        VideoError: When loading, with ``on_error="raise"``: a file cannot be read.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        glob: str | None = None,
+        *,
+        recursive: bool = True,
+        segment_s: float | None = None,
+        overlap_s: float = 0.0,
+        on_error: OnError = "raise",
+    ) -> None:
+        if on_error not in ("raise", "skip"):
+            raise ValueError(f"on_error={on_error!r}: 'raise' or 'skip' is needed")
+        if segment_s is None and overlap_s:
+            raise ValueError(f"overlap_s={overlap_s!r}: it is for segments; give segment_s")
+        self.path = Path(path)
+        self.glob = glob
+        self.recursive = recursive
+        self.windows = None if segment_s is None else Windows(segment_s, overlap_s)
+        self.on_error = on_error
+        self.skipped: dict[str, Exception] = {}
+
+    def lazy_load(self) -> Iterator[Document]:
+        """Yield the documents, in the order of the files' names and of time.
+
+        Raises:
+            ValueError: The path does not exist or holds no video.
+            VideoError: A file cannot be read, with ``on_error="raise"``.
+        """
+        self.skipped = {}
+        for file in self._files():
+            try:
+                documents = self._documents(file)
+            except (VideoError, OSError, ValueError) as error:
+                if self.on_error == "raise":
+                    raise
+                self.skipped[str(file)] = error
+                logger.warning("skipped %s: %s", item_name(file), error)
+            else:
+                yield from documents
+
+    def _files(self) -> list[Path]:
+        listing = find_videos([self.path], VIDEO_SUFFIXES)
+        for folder, error in listing.unreadable:
+            if self.on_error == "raise":
+                raise error
+            self.skipped[str(folder)] = error
+            logger.warning("skipped %s: %s", folder, error)
+        files = listing.files
+        root = listing.roots[0] if listing.roots else None
+        if root is not None and not self.recursive:
+            files = [file for file in files if file.parent == root]
+        if root is not None and self.glob is not None:
+            wanted = {canonical(file) for file in root.glob(self.glob)}
+            files = [file for file in files if file in wanted]
+        if not files:
+            raise ValueError(
+                f"path: no video of {str(self.path)!r} is left by glob={self.glob!r}, recursive={self.recursive}"
+            )
+        return files
+
+    def _documents(self, file: Path) -> list[Document]:
+        check_regular(str(file), item_name(file))  # reading a pipe could wait for ever
+        fingerprint = content_fingerprint(file)
+        duration = round(video_duration(file), 6)
+        windows = [None] if self.windows is None else self.windows.split(duration)
+        return [video_document(file, window, duration=duration, content_fingerprint=fingerprint) for window in windows]

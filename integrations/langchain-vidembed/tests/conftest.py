@@ -1,0 +1,118 @@
+"""One encoder, one reranker and a few drawn videos for all tests."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before huggingface_hub is imported: no test may reach for a hub
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("ANONYMIZED_TELEMETRY", "False")
+
+import av
+import numpy as np
+import pytest
+import torch
+from vidembed import VideoEncoder, VideoReranker
+from vidembed.shapes import ClipRecord, sample_clips
+from vidembed.shapes.world import DURATION, render
+
+from langchain_vidembed import VideoEmbeddings, VideoRerank
+
+FPS = 8
+SCENE_S = float(DURATION)
+RECORDS: list[ClipRecord] = sample_clips(12, "test", 0)
+torch.set_num_threads(1)
+
+
+def write_scenes(path: Path, *scenes: int) -> Path:
+    """Write scenes one after the other, 4 seconds each, as H.264."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=FPS)
+        stream.width = stream.height = 168
+        stream.pix_fmt = "yuv420p"
+        stream.time_base = Fraction(1, FPS)
+        stream.thread_count = 1
+        for scene in scenes:
+            for image in render(RECORDS[scene].scene, np.arange(round(DURATION * FPS)) / FPS, 168):
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+class Watched:
+    """An encoder that counts what it embeds, and notes if two threads use it at once."""
+
+    def __init__(self, encoder: Any, pause_s: float = 0.0) -> None:
+        self._encoder = encoder
+        self._pause_s = pause_s
+        self._busy = threading.Lock()
+        self.inputs: list[Any] = []
+        self.overlaps = 0
+
+    def encode_stream(self, inputs: Sequence[Any], **how: Any) -> Iterator[Any]:
+        with self._alone():
+            self.inputs += inputs
+            yield from self._encoder.encode_stream(inputs, **how)
+
+    def encode_query(self, *args: Any, **how: Any) -> Any:
+        with self._alone():
+            return self._encoder.encode_query(*args, **how)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._encoder, name)
+
+    def _alone(self) -> Any:
+        watched = self
+
+        class Guard:
+            def __enter__(self) -> None:
+                self.first = watched._busy.acquire(blocking=False)
+                watched.overlaps += not self.first
+                time.sleep(watched._pause_s)
+
+            def __exit__(self, *_: object) -> None:
+                if self.first:
+                    watched._busy.release()
+
+        return Guard()
+
+
+@pytest.fixture(scope="session")
+def encoder() -> VideoEncoder:
+    return VideoEncoder("vidembed/shapes")
+
+
+@pytest.fixture
+def watched(encoder: VideoEncoder) -> Watched:
+    return Watched(encoder)
+
+
+@pytest.fixture
+def embeddings(watched: Watched) -> VideoEmbeddings:
+    return VideoEmbeddings(encoder=watched)
+
+
+@pytest.fixture(scope="session")
+def reranker() -> VideoReranker:
+    return VideoReranker("vidembed/shapes-rerank")
+
+
+@pytest.fixture
+def rerank(reranker: VideoReranker) -> VideoRerank:
+    return VideoRerank(reranker=reranker)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Three videos of 3, 2 and 1 scenes: 6 segments of 4 seconds, of the first six records in order."""
+    write_scenes(tmp_path / "videos" / "a.mp4", 0, 1, 2)
+    write_scenes(tmp_path / "videos" / "b.MP4", 3, 4)
+    write_scenes(tmp_path / "videos" / "c.mp4", 5)
+    return tmp_path / "videos"

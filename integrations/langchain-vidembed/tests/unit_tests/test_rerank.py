@@ -1,0 +1,170 @@
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+from langchain_core.documents import Document
+from pydantic import ValidationError
+from vidembed import VideoReranker, VideoSegment
+from vidembed.encoding.pipeline import InputError
+from vidembed.uri import VideoUriError, video_uri
+from vidembed.video import VideoNotFound
+
+from langchain_vidembed import NotAVideoError, VideoCrossEncoder, VideoEmbeddings, VideoLoader, VideoRerank
+from langchain_vidembed.models import lock_of
+from tests.conftest import RECORDS
+
+QUERY = RECORDS[1].summary
+
+
+@pytest.fixture
+def documents(folder: Path) -> list[Document]:
+    return VideoLoader(folder, segment_s=4).load()
+
+
+@pytest.fixture
+def expected(folder: Path, reranker: VideoReranker) -> list[float]:
+    places = [("a.mp4", 0), ("a.mp4", 4), ("a.mp4", 8), ("b.MP4", 0), ("b.MP4", 4), ("c.mp4", 0)]
+    return reranker.predict([(QUERY, VideoSegment(folder / name, at, at + 4)) for name, at in places]).tolist()
+
+
+def test_scores_are_those_of_the_reranker(
+    documents: list[Document], rerank: VideoRerank, expected: list[float]
+) -> None:
+    found = rerank.compress_documents(documents, QUERY)
+    scores = [document.metadata["relevance_score"] for document in found]
+    assert {type(score) for score in scores} == {float}
+    assert scores == pytest.approx(sorted(expected, reverse=True), abs=1e-5)
+    best = max(range(6), key=expected.__getitem__)
+    assert found[0].page_content == documents[best].page_content
+
+
+def test_documents_are_copied_and_keep_their_ids(documents: list[Document], rerank: VideoRerank) -> None:
+    before = [document.model_dump_json() for document in documents]
+    found = rerank.compress_documents(documents, QUERY)
+    assert [document.model_dump_json() for document in documents] == before
+    assert {document.id for document in found} == {document.id for document in documents}
+    assert all(document.metadata["source"] for document in found)
+
+
+def test_top_n_and_min_score(documents: list[Document], reranker: VideoReranker, expected: list[float]) -> None:
+    ranked = sorted(expected, reverse=True)
+    assert len(VideoRerank(reranker=reranker, top_n=2).compress_documents(documents, QUERY)) == 2
+    threshold = (ranked[2] + ranked[3]) / 2
+    assert len(VideoRerank(reranker=reranker, min_score=threshold).compress_documents(documents, QUERY)) == 3
+    assert VideoRerank(reranker=reranker, min_score=1).compress_documents(documents, QUERY) == []
+
+
+async def test_async_is_the_same(documents: list[Document], rerank: VideoRerank) -> None:
+    assert await rerank.acompress_documents(documents, QUERY) == rerank.compress_documents(documents, QUERY)
+
+
+def test_nothing_and_empty_queries(documents: list[Document], rerank: VideoRerank) -> None:
+    assert rerank.compress_documents([], QUERY) == []
+    for given in ([], documents):
+        with pytest.raises(ValueError, match="some words are needed"):
+            rerank.compress_documents(given, " ")
+
+
+@pytest.mark.parametrize("on_error", ["raise", "skip"])
+def test_a_document_that_is_no_video_is_named(
+    documents: list[Document], reranker: VideoReranker, on_error: str
+) -> None:
+    mixed = [documents[0], Document(id="note-7", page_content="a note about a video"), documents[1]]
+    with pytest.raises(NotAVideoError, match=r"documents\[1\] \(id 'note-7'\) is no video: its text is 'a note"):
+        VideoRerank(reranker=reranker, on_error=on_error).compress_documents(mixed, QUERY)
+
+
+def test_a_video_that_is_gone(documents: list[Document], folder: Path, reranker: VideoReranker) -> None:
+    (folder / "c.mp4").unlink()
+    with pytest.raises(VideoNotFound, match=r"c\.mp4"):
+        VideoRerank(reranker=reranker).compress_documents(documents, QUERY)
+    found = VideoRerank(reranker=reranker, on_error="skip", min_score=0).compress_documents(documents, QUERY)
+    assert len(found) == 5
+    assert not any("c.mp4" in document.page_content for document in found)
+
+
+def test_what_may_be_read_is_confined(documents: list[Document], tmp_path: Path, reranker: VideoReranker) -> None:
+    with pytest.raises(VideoUriError, match="outside root"):
+        VideoRerank(reranker=reranker, root=tmp_path / "else").compress_documents(documents, QUERY)
+
+
+# -- the cross-encoder -------------------------------------------------------------------------------------------------
+
+
+def test_a_cross_encoder_takes_either_side(
+    documents: list[Document], reranker: VideoReranker, expected: list[float]
+) -> None:
+    cross_encoder = VideoCrossEncoder(reranker=reranker)
+    uris = [document.page_content for document in documents]
+    found = cross_encoder.score([(QUERY, uri) for uri in uris])
+    assert {type(score) for score in found} == {float}
+    assert found == pytest.approx(expected, abs=1e-5)
+    assert cross_encoder.score([(uris[0], QUERY)]) == pytest.approx(expected[:1], abs=1e-5)
+    assert cross_encoder.score([]) == []
+
+
+def test_pairs_without_one_video_are_named(documents: list[Document], reranker: VideoReranker) -> None:
+    cross_encoder = VideoCrossEncoder(reranker=reranker)
+    uri = documents[0].page_content
+    for pair, count in ((("a", "b"), 0), ((uri, uri), 2)):
+        with pytest.raises(NotAVideoError, match=rf"text_pairs\[1\]: {count} video URIs"):
+            cross_encoder.score([(QUERY, uri), pair])
+    with pytest.raises(InputError, match="sentence is empty"):
+        cross_encoder.score([("", uri)])
+    with pytest.raises(VideoUriError, match="not allowed"):
+        cross_encoder.score([(QUERY, "video+https://example.org/a.mp4")])
+
+
+# -- models ------------------------------------------------------------------------------------------------------------
+
+
+def test_weights_are_shared_where_they_can_be(folder: Path) -> None:
+    embeddings = VideoEmbeddings(
+        model="vidembed/shapes-mllm", layer=7, model_kwargs={"prefix": None}, root=folder, allowed_schemes=["file"]
+    )
+    rerank = VideoRerank.from_embeddings(embeddings, top_n=1)
+    assert rerank.reranker.backbone.model is embeddings.encoder.backbone.model
+    assert lock_of(rerank.reranker) is lock_of(embeddings.encoder)
+    assert (rerank.root, rerank.top_n) == (folder, 1)
+    (found,) = rerank.compress_documents(VideoLoader(folder, segment_s=4).load(), QUERY)
+    assert 0 < found.metadata["relevance_score"] < 1
+
+
+def test_a_cut_checkpoint_gets_the_reranker_beside_it() -> None:
+    rerank = VideoRerank.from_embeddings(VideoEmbeddings(model="vidembed/shapes"))
+    assert rerank.reranker.backbone is None
+    assert "shapes" in rerank.reranker.source
+
+
+@pytest.mark.parametrize("kind", [VideoRerank, VideoCrossEncoder])
+def test_options_are_checked(kind: type, reranker: VideoReranker) -> None:
+    bad: list[tuple[dict[str, Any], str]] = [
+        ({"topn": 1}, "topn"),
+        ({"reranker": object()}, "has no predict"),
+        ({"reranker": reranker, "model": "vidembed/shapes-rerank"}, "reranker is given and loaded already"),
+        ({"allowed_schemes": ["ftp"]}, "'ftp'"),
+        ({"reranker": reranker, "allowed_schemes": ["https"]}, "allow_url=False"),
+        ({"model_kwargs": {"device": "cpu"}}, "field 'device'"),
+    ]
+    if kind is VideoRerank:
+        bad += [({"top_n": 0}, "top_n"), ({"min_score": 1.5}, "min_score"), ({"on_error": "x"}, "on_error")]
+    for options, message in bad:
+        with pytest.raises(ValidationError, match=message):
+            kind(**options)
+
+
+def test_the_default_warns_and_pickles_load_it_again(documents: list[Document]) -> None:
+    with pytest.warns(UserWarning, match="drawn world") as caught:
+        rerank = VideoRerank(top_n=2)
+    assert caught[0].filename == __file__
+    text = pickle.dumps(rerank)
+    assert len(text) < 10_000
+    assert pickle.loads(text).compress_documents(documents, QUERY) == rerank.compress_documents(documents, QUERY)
+
+
+def test_uris_after_metadata_are_found(folder: Path, rerank: VideoRerank) -> None:
+    (found,) = rerank.compress_documents([Document(f"title: x\n{video_uri(folder / 'c.mp4')}")], QUERY)
+    assert found.metadata["relevance_score"] >= 0
