@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from langchain_core.cross_encoders import BaseCrossEncoder
-from vidembed.uri import find_video_uri
 
-from langchain_vidembed.documents import NotAVideoError
+from langchain_vidembed.documents import NotAVideoError, video_of
 from langchain_vidembed.scoring import RerankerModel
 
 
@@ -44,7 +43,7 @@ class VideoCrossEncoder(RerankerModel, BaseCrossEncoder):
         return scores
 
     def _pair(self, place: int, pair: tuple[str, str]) -> dict[str, object]:
-        found = [find_video_uri(side, allowed_schemes=self.allowed_schemes, root=self.root) for side in pair]
+        found = [video_of(side, allowed_schemes=self.allowed_schemes, root=self.root) for side in pair]
         videos = [ref for ref in found if ref is not None]
         if len(videos) != 1:
             shown = tuple(side[:80] for side in pair)

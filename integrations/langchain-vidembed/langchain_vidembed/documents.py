@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from langchain_core.documents import Document
 from langchain_core.prompts import PromptTemplate
-from vidembed.uri import VideoRef, find_video_uri, video_uri
+from vidembed.uri import VideoRef, parse_video_uri, video_uri
 
 VIDEO_PROMPT: Final[Any] = PromptTemplate.from_template("Video {source}, from {start_s} s to {end_s} s")
 """How to show a language model a found document, for ``document_prompt``; by default it would be shown the bare URI."""
@@ -57,28 +57,39 @@ def document_key(document: Document) -> str:
     return str(uuid.uuid5(uuid.NAMESPACE_OID, content))
 
 
-def reference_of(
-    document: Document, place: int, *, allowed_schemes: Collection[str], root: Path | None, what: str = "documents"
-) -> VideoRef:
+def video_of(text: str, *, allowed_schemes: Collection[str], root: Path | None) -> VideoRef | None:
+    """Return the video that a text names, or None for a text that is anything but one video URI.
+
+    Args:
+        text: White space around it is left out: loaders and splitters of LangChain add line breaks.
+        allowed_schemes: As `vidembed.uri.parse_video_uri` takes.
+        root: As `vidembed.uri.parse_video_uri` takes.
+
+    Raises:
+        VideoUriError: It names one that is not allowed.
+    """
+    return parse_video_uri(text.strip(), allowed_schemes=allowed_schemes, root=root)
+
+
+def reference_of(document: Document, place: int, *, allowed_schemes: Collection[str], root: Path | None) -> VideoRef:
     """Return the video that a document names.
 
     Args:
-        document: With a video URI for its text, or for the last line of it.
-        place: Its position among `what`, for the message.
+        document: With a video URI for its text.
+        place: Its position among the documents, for the message.
         allowed_schemes: As `vidembed.uri.parse_video_uri` takes.
         root: As `vidembed.uri.parse_video_uri` takes.
-        what: What the documents are called in the message.
 
     Raises:
         NotAVideoError: It names none.
         VideoUriError: It names one that is not allowed.
     """
-    found = find_video_uri(document.page_content, allowed_schemes=allowed_schemes, root=root)
+    found = video_of(document.page_content, allowed_schemes=allowed_schemes, root=root)
     if found is None:
         shown = document.page_content[:80] + ("..." if len(document.page_content) > 80 else "")
         named = f" (id {document.id!r})" if document.id else ""
         raise NotAVideoError(
-            f"{what}[{place}]{named} is no video: its text is {shown!r}, and a video URI such as "
+            f"documents[{place}]{named} is no video: its text is {shown!r}, and a video URI such as "
             "video+file:///abs/a.mp4#t=10,20 is needed. Make documents with VideoLoader, and rerank texts elsewhere."
         )
     return found

@@ -11,8 +11,9 @@ import numpy as np
 from langchain_core.embeddings import Embeddings
 from langchain_core.runnables import run_in_executor
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator
-from vidembed.uri import SCHEMES, find_video_uri
+from vidembed.uri import SCHEMES
 
+from langchain_vidembed.documents import video_of
 from langchain_vidembed.models import (
     DEFAULT_MODEL,
     OnError,
@@ -34,9 +35,8 @@ _ENCODE_KWARGS = frozenset({"prompt", "show_progress_bar"})
 class VideoEmbeddings(BaseModel, Embeddings):
     """Embeds videos and text into one space.
 
-    A text that is exactly one video URI (`vidembed.uri.video_uri`), or whose last line is, is the video that it names.
-    It is never embedded as words: if the video may not or cannot be read, that is an error. Any other text is text, and
-    so is every query.
+    A text that is exactly one video URI (`vidembed.uri.video_uri`) is the video that it names. It is never embedded as
+    words: if the video may not or cannot be read, that is an error. Any other text is text, and so is every query.
 
     The model is loaded when this is made. It is used by one thread at a time, `batch_size` inputs at a time, so that
     queries come in between while documents are embedded.
@@ -191,12 +191,12 @@ class VideoEmbeddings(BaseModel, Embeddings):
     # -- the parts ---------------------------------------------------------------------------------------------------
 
     def _input(self, text: str) -> Any:
-        found = find_video_uri(text, allowed_schemes=self.allowed_schemes, root=self.root)
+        found = video_of(text, allowed_schemes=self.allowed_schemes, root=self.root)
         return {"text": text} if found is None else found.segment()  # a dict, since text could look like a file's name
 
     def _video(self, video: Any) -> Any:
         if isinstance(video, str):
-            found = find_video_uri(video, allowed_schemes=self.allowed_schemes, root=self.root)
+            found = video_of(video, allowed_schemes=self.allowed_schemes, root=self.root)
             video = video if found is None else found.segment()
         return {"video": video}
 

@@ -103,6 +103,11 @@ def test_only_what_changed_is_embedded_again(
     assert (result["num_skipped"], embedded) == (6, [])
 
     (folder / "c.mp4").touch()  # written to, and the same
+    assert run("scoped_full")[1] == []
+    write_scenes(folder / "c.mp4", 7)  # another, and as long
+    result, embedded = run("scoped_full")
+    assert (result["num_added"], result["num_deleted"], embedded) == (1, 1, ["c.mp4"])
+
     write_scenes(folder / "a.mp4", 0, 6)  # a segment less
     result, embedded = run("scoped_full")
     assert (result["num_added"], result["num_deleted"], embedded) == (2, 3, ["a.mp4"])

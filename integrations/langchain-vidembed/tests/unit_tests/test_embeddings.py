@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import functools
 import pickle
+import threading
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +39,14 @@ def test_video_uris_are_videos_and_the_rest_is_text(
     assert not same(found[0], encoder.encode({"text": texts[0]}))
 
 
-def test_metadata_in_front_does_not_hide_a_uri(folder: Path, embeddings: VideoEmbeddings, watched: Watched) -> None:
-    embeddings.embed_documents([f"title: x\n{video_uri(folder / 'c.mp4')}"])
-    assert watched.inputs == [VideoSegment(folder / "c.mp4", 0, None)]
+def test_line_breaks_around_a_uri_do_not_make_it_text(
+    folder: Path, embeddings: VideoEmbeddings, watched: Watched
+) -> None:
+    embeddings.embed_documents([f"\n{video_uri(folder / 'c.mp4')}\n", f"words\n{video_uri(folder / 'c.mp4')}"])
+    assert watched.inputs == [
+        VideoSegment(folder / "c.mp4", 0, None),
+        {"text": f"words\n{video_uri(folder / 'c.mp4')}"},
+    ]
 
 
 def test_a_query_is_always_text(folder: Path, embeddings: VideoEmbeddings, encoder: VideoEncoder) -> None:
@@ -205,3 +213,18 @@ def test_the_serial_form_holds_no_model(embeddings: VideoEmbeddings) -> None:
     assert dumpd(embeddings)["type"] == "not_implemented"
     assert "encoder" not in embeddings.model_dump()
     assert "encoder" not in repr(embeddings)
+
+
+# -- addresses ---------------------------------------------------------------------------------------------------------
+
+
+def test_addresses_are_fetched_where_they_are_allowed(folder: Path, encoder: VideoEncoder) -> None:
+    handler = functools.partial(SimpleHTTPRequestHandler, directory=str(folder))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        embeddings = VideoEmbeddings(model="vidembed/shapes", allowed_schemes=["file", "http"])
+        address = f"http://127.0.0.1:{server.server_port}/c.mp4"
+        found = embeddings.embed_documents([video_uri(address, 1, 3), video_uri(folder / "c.mp4", 1, 3)])
+        server.shutdown()
+    assert same(found[0], found[1])
+    assert same(found[0], encoder.encode([VideoSegment(folder / "c.mp4", 1, 3)])[0])

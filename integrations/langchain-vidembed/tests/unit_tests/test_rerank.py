@@ -9,7 +9,7 @@ from langchain_core.documents import Document
 from pydantic import ValidationError
 from vidembed import VideoReranker, VideoSegment
 from vidembed.encoding.pipeline import InputError
-from vidembed.uri import VideoUriError, video_uri
+from vidembed.uri import VideoUriError
 from vidembed.video import VideoNotFound
 
 from langchain_vidembed import NotAVideoError, VideoCrossEncoder, VideoEmbeddings, VideoLoader, VideoRerank
@@ -163,8 +163,3 @@ def test_the_default_warns_and_pickles_load_it_again(documents: list[Document]) 
     text = pickle.dumps(rerank)
     assert len(text) < 10_000
     assert pickle.loads(text).compress_documents(documents, QUERY) == rerank.compress_documents(documents, QUERY)
-
-
-def test_uris_after_metadata_are_found(folder: Path, rerank: VideoRerank) -> None:
-    (found,) = rerank.compress_documents([Document(f"title: x\n{video_uri(folder / 'c.mp4')}")], QUERY)
-    assert found.metadata["relevance_score"] >= 0
