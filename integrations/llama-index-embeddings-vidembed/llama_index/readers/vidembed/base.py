@@ -1,0 +1,110 @@
+"""`VideoReader`: files become documents, one a video."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from llama_index.core.bridge.pydantic import ConfigDict, Field
+from llama_index.core.readers.base import BasePydanticReader, BaseReader
+from llama_index.core.schema import Document
+
+from llama_index.readers.vidembed.nodes import stable_id, video_fields
+from vidembed.index.files import find_videos
+from vidembed.uri import VIDEO_SUFFIXES, VideoRef, content_fingerprint
+from vidembed.video import VideoError, item_name
+from vidembed.video.duration import video_duration
+from vidembed.video.source import check_regular
+
+logger = logging.getLogger(__name__)
+
+UNSTABLE: Final = frozenset({"creation_date", "last_modified_date", "last_accessed_date"})
+"""Metadata of `SimpleDirectoryReader` that changes while a file stays the same: with it, reading a file on another day
+would make it another document, to be embedded again."""
+
+
+class VideoReader(BasePydanticReader):
+    """Makes a document of each video, without embedding it.
+
+    Its text is the URI of the video, and its id is made of that. Its metadata, beside what `SimpleDirectoryReader`
+    gives but for dates: ``video_uri``, ``start_s``, ``end_s`` and ``duration_s`` (seconds), and
+    ``content_fingerprint`` (SHA-256 of the file, which is read whole).
+
+    Args:
+        on_error: "raise" at a file that cannot be read, or "skip" to log it and go on. What can be seen without
+            decoding a file to its end is found here, the rest when it is embedded.
+
+    Raises:
+        ValueError: An option is unknown (pydantic's `ValidationError`).
+    """
+
+    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+
+    on_error: Literal["raise", "skip"] = Field(default="raise", description="What happens if a file cannot be read.")
+
+    @classmethod
+    def class_name(cls) -> str:
+        """Name that this is saved under."""
+        return "VideoReader"
+
+    def lazy_load_data(
+        self,
+        file: str | os.PathLike[str],
+        extra_info: Mapping[str, Any] | None = None,
+        fs: Any = None,
+    ) -> Iterable[Document]:
+        """Yield the documents of a file, or of the videos in a folder and its folders, in the order of their names.
+
+        Args:
+            file: A file, whatever it is called, or a folder, in which files are found by suffix, in either case.
+            extra_info: More metadata.
+            fs: Must be None: files of this machine are read.
+
+        Raises:
+            ValueError: The path does not exist or holds no video, or `fs` is given.
+            VideoError: A file cannot be read, with ``on_error="raise"``.
+        """
+        if fs is not None:
+            raise ValueError(
+                f"fs: got {type(fs).__name__}; video is read from files of this machine. Copy them here, or name "
+                "http(s) addresses in video URIs, with allowed_schemes."
+            )
+        return self._documents(Path(file), dict(extra_info or {}))
+
+    def _documents(self, path: Path, extra_info: dict[str, Any]) -> Iterator[Document]:
+        for file in find_videos([path], VIDEO_SUFFIXES).files:
+            try:
+                document = self._document(file, extra_info)
+            except (VideoError, OSError) as error:
+                if self.on_error == "raise":
+                    raise
+                logger.warning("skipped %s: %s", item_name(file), error)
+            else:
+                yield document
+
+    @staticmethod
+    def _document(file: Path, extra_info: dict[str, Any]) -> Document:
+        check_regular(str(file), item_name(file))  # reading a pipe could wait for ever
+        ref = VideoRef(file)
+        fingerprint = content_fingerprint(file)
+        duration = round(video_duration(file), 6)
+        extra = {key: value for key, value in extra_info.items() if key not in UNSTABLE}
+        fields = video_fields(ref, end=duration, duration=duration, fingerprint=fingerprint, metadata=extra)
+        return Document(id_=stable_id(ref.uri), **fields)
+
+
+def video_extractor(reader: VideoReader | None = None) -> dict[str, BaseReader]:
+    """Return ``file_extractor`` for `SimpleDirectoryReader`, which reads videos as text where it has none.
+
+    Args:
+        reader: Default ``VideoReader()``.
+
+    Returns:
+        The reader for every video suffix, in lower and upper case; its keys are what to pass as ``required_exts``,
+        which tells cases apart.
+    """
+    reader = reader or VideoReader()
+    return {spelt: reader for suffix in sorted(VIDEO_SUFFIXES) for spelt in (suffix, suffix.upper())}
