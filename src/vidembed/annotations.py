@@ -62,7 +62,7 @@ def read_pairs(file: str | Path, *, videos: str | Path | None = None) -> list[Ca
     lines: list[int] = []  # of each pair
     try:
         with path.open("rb") as handle:
-            rows = _json_rows(path, handle) if path.suffix.lower() == ".jsonl" else _csv_rows(path, handle)
+            rows = _json_rows(path, handle) if path.suffix.lower() == ".jsonl" else csv_rows(path, handle)
             for line, row in rows:
                 found = _pairs_of(f"{path}, line {line}", row, base)
                 pairs += found
@@ -92,8 +92,16 @@ def _located(file: str | Path, videos: str | Path | None) -> tuple[Path, Path]:
 # -- rows ------------------------------------------------------------------------------------------------------------
 
 
-def _lines(path: Path, handle: BinaryIO) -> Iterator[tuple[int, str]]:
-    """Number and text of each line, decoded one by one so that an error can name its line."""
+def numbered_lines(path: Path, handle: BinaryIO) -> Iterator[tuple[int, str]]:
+    """Yield the number and text of each line, decoded one by one so that an error can name its line.
+
+    Args:
+        path: Of the file, for messages.
+        handle: The file, opened for reading bytes.
+
+    Raises:
+        AnnotationError: A line is not UTF-8 or longer than `MAX_LINE_BYTES`.
+    """
     number = 0
     while raw := handle.readline(MAX_LINE_BYTES + 1):
         number += 1
@@ -106,7 +114,7 @@ def _lines(path: Path, handle: BinaryIO) -> Iterator[tuple[int, str]]:
 
 
 def _json_rows(path: Path, handle: BinaryIO) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    for number, line in _lines(path, handle):
+    for number, line in numbered_lines(path, handle):
         if not line.strip():
             continue
         try:
@@ -118,8 +126,17 @@ def _json_rows(path: Path, handle: BinaryIO) -> Iterator[tuple[int, Mapping[str,
         yield number, row
 
 
-def _csv_rows(path: Path, handle: BinaryIO) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    reader = csv.reader((line for _, line in _lines(path, handle)), strict=True)
+def csv_rows(path: Path, handle: BinaryIO) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """Yield each row of a CSV file by the names of its header, and the number of the line that it begins on.
+
+    Args:
+        path: Of the file, for messages.
+        handle: The file, opened for reading bytes.
+
+    Raises:
+        AnnotationError: It is not CSV, the header names a column twice, or a row has another number of cells.
+    """
+    reader = csv.reader((line for _, line in numbered_lines(path, handle)), strict=True)
     header: list[str] | None = None
     while True:
         number = reader.line_num + 1  # where the row begins: a quoted caption may go over several lines
@@ -151,7 +168,7 @@ def _csv_rows(path: Path, handle: BinaryIO) -> Iterator[tuple[int, Mapping[str, 
 
 
 def _pairs_of(where: str, row: Mapping[str, Any], base: Path) -> list[CaptionedVideo]:
-    video = _words(where, "video", row["video"]) if "video" in row else None
+    video = checked_words(where, "video", row["video"]) if "video" in row else None
     named = [name for name in (*TEXT_COLUMNS, "captions") if name in row]
     if video is None or not named:
         missing = "no 'video'" if video is None else "none of 'caption', 'text' and 'sentence'"
@@ -161,23 +178,33 @@ def _pairs_of(where: str, row: Mapping[str, Any], base: Path) -> list[CaptionedV
     value = row[named[0]]
     if named[0] == "captions":
         if not isinstance(value, list) or not value:
-            raise AnnotationError(f"{where}: captions={_short(value)}: expected a list of at least one caption")
-        texts = [_words(where, f"captions[{index}]", text) for index, text in enumerate(value)]
+            raise AnnotationError(f"{where}: captions={shortened(value)}: expected a list of at least one caption")
+        texts = [checked_words(where, f"captions[{index}]", text) for index, text in enumerate(value)]
     else:
-        texts = [_words(where, named[0], value)]
+        texts = [checked_words(where, named[0], value)]
     label = _label(where, row.get("label"))
     return [CaptionedVideo(base / video, text, label) for text in texts]
 
 
-def _words(where: str, name: str, value: Any) -> str:
+def checked_words(where: str, name: str, value: Any) -> str:
+    """Return a string without the white space around it.
+
+    Args:
+        where: File and line, for messages.
+        name: What the value is called there.
+        value: The value.
+
+    Raises:
+        AnnotationError: It is not a string, is empty, or is not valid Unicode.
+    """
     if not isinstance(value, str):
-        raise AnnotationError(f"{where}: {name}={_short(value)}: expected a string, got {type(value).__name__}")
+        raise AnnotationError(f"{where}: {name}={shortened(value)}: expected a string, got {type(value).__name__}")
     if not value.strip():
         raise AnnotationError(f"{where}: {name} is empty")
     try:
         value.encode("utf-8")
     except UnicodeEncodeError as error:  # half of a surrogate pair, which JSON can write and no tokenizer reads
-        raise AnnotationError(f"{where}: {name}={_short(value)}: not valid Unicode ({error.reason})") from error
+        raise AnnotationError(f"{where}: {name}={shortened(value)}: not valid Unicode ({error.reason})") from error
     return value.strip()
 
 
@@ -188,16 +215,17 @@ def _label(where: str, value: Any) -> bool | None:
         return bool(value)
     if isinstance(value, str) and (known := _LABELS.get(value.strip().lower())) is not None:
         return known
-    raise AnnotationError(f"{where}: label={_short(value)}: expected 0, 1, true or false")
+    raise AnnotationError(f"{where}: label={shortened(value)}: expected 0, 1, true or false")
 
 
-def _short(value: Any) -> str:
+def shortened(value: Any) -> str:
+    """Show a value in a message, cut where it is long."""
     text = ascii(value)
     return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _listed(row: Mapping[str, Any]) -> str:
-    return _short(", ".join(row)) if row else "none"
+    return shortened(", ".join(row)) if row else "none"
 
 
 # -- the whole file --------------------------------------------------------------------------------------------------

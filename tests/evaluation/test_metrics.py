@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.metrics import average_precision_score, ndcg_score
 
 from vidembed.evaluation import (
     Interval,
+    average_precision,
     bootstrap_interval,
     mean_rank,
     median_rank,
+    ndcg_at,
     paired_bootstrap,
     ranks,
     recall_at,
@@ -34,9 +39,9 @@ def slow_rank(row: list[float], right: list[bool]) -> int:
 
 
 @st.composite
-def problems(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
+def problems(draw: st.DrawFn, columns: int = 7) -> tuple[np.ndarray, np.ndarray]:
     """Few distinct scores, so that ties are common; at least one right column a row."""
-    rows, columns = draw(st.integers(1, 5)), draw(st.integers(1, 7))
+    rows, columns = draw(st.integers(1, 5)), draw(st.integers(1, columns))
     scores = np.array(draw(st.lists(st.integers(-2, 2), min_size=rows * columns, max_size=rows * columns)), float)
     mask = np.array(draw(st.lists(st.booleans(), min_size=rows * columns, max_size=rows * columns))).reshape(rows, -1)
     mask[np.arange(rows), draw(st.lists(st.integers(0, columns - 1), min_size=rows, max_size=rows))] = True
@@ -88,6 +93,91 @@ class TestRanks:
     def test_misuse(self, scores: Any, positives: Any, message: str) -> None:
         with pytest.raises(ValueError, match=message):
             ranks(scores, np.array(positives))
+
+
+def slow_ndcg(right: list[bool], k: int) -> float:
+    """By definition, of the right and wrong columns in their order."""
+    gains = [1 / np.log2(1 + place) for place in range(1, len(right) + 1)]
+    got = sum(gain for gain, is_right in list(zip(gains, right, strict=True))[:k] if is_right)
+    return float(got / sum(gains[: min(k, sum(right))]))
+
+
+def slow_precision(right: list[bool]) -> float:
+    """By definition, of the right and wrong columns in their order."""
+    precisions = [sum(right[:place]) / place for place in range(1, len(right) + 1) if right[place - 1]]
+    return sum(precisions) / len(precisions)
+
+
+def least(row: list[float], right: list[bool], figure: Callable[[list[bool]], float]) -> float:
+    """The worst figure of all orders that the scores allow, tried one by one."""
+    orders = itertools.permutations(range(len(row)))
+    allowed = [order for order in orders if all(row[a] >= row[b] for a, b in itertools.pairwise(order))]
+    return min(figure([right[at] for at in order]) for order in allowed)
+
+
+class TestSeveralPositives:
+    def test_by_hand(self) -> None:
+        scores = np.array([[0.9, 0.8, 0.7, 0.6], [0.5, 0.5, 0.5, 0.1]])
+        right = np.array([[True, False, True, False], [True, False, False, True]])  # the second row: at 3 and 4
+        assert average_precision(scores, right) == pytest.approx([(1 + 2 / 3) / 2, (1 / 3 + 2 / 4) / 2])
+        best = 1 + 1 / np.log2(3)
+        assert ndcg_at(scores, right) == pytest.approx([(1 + 0.5) / best, (0.5 + 1 / np.log2(5)) / best])
+        assert ndcg_at(scores, right, k=2) == pytest.approx([1 / best, 0])
+        assert ndcg_at(scores, right, k=1).tolist() == [1, 0]
+
+    def test_one_positive_is_the_reciprocal_rank(self) -> None:
+        scores = np.random.default_rng(0).integers(0, 5, (20, 9)).astype(float)
+        columns = np.random.default_rng(1).integers(0, 9, 20)
+        assert average_precision(scores, columns) == pytest.approx(1 / ranks(scores, columns))
+
+    @settings(max_examples=40, deadline=None)
+    @given(problems(columns=5), st.integers(1, 6))
+    def test_the_worst_of_the_orders_that_ties_allow(self, problem: tuple[np.ndarray, np.ndarray], k: int) -> None:
+        scores, mask = problem
+        rows = list(zip(scores.tolist(), mask.tolist(), strict=True))
+        assert average_precision(scores, mask) == pytest.approx([least(*row, slow_precision) for row in rows])
+        wanted = [least(*row, lambda right: slow_ndcg(right, k)) for row in rows]
+        assert ndcg_at(scores, mask, k=k) == pytest.approx(wanted)
+
+    @settings(max_examples=50, deadline=None)  # the first call of scikit-learn is slow
+    @given(st.integers(0, 10_000), st.integers(1, 12))
+    def test_against_scikit_learn_without_ties(self, seed: int, k: int) -> None:
+        rng = np.random.default_rng(seed)
+        scores = rng.permuted(np.tile(np.arange(9.0), (4, 1)), axis=1) - 4
+        mask = rng.random((4, 9)) < 0.4
+        mask[:, rng.integers(9)] = True
+        assert ndcg_at(scores, mask, k=k).mean() == pytest.approx(ndcg_score(mask, scores, k=k))
+        wanted = [average_precision_score(right, row) for right, row in zip(mask, scores, strict=True)]
+        assert average_precision(scores, mask) == pytest.approx(wanted)
+
+    @given(problems(), st.integers(1, 8), st.randoms(use_true_random=False))
+    def test_order_does_not_matter_and_bounds_hold(
+        self, problem: tuple[np.ndarray, np.ndarray], k: int, random: Any
+    ) -> None:
+        scores, mask = problem
+        columns = random.sample(range(scores.shape[1]), scores.shape[1])
+        for figure in (average_precision, lambda scores, right: ndcg_at(scores, right, k=k)):
+            got = figure(scores, mask)
+            assert np.array_equal(figure(scores[:, columns], mask[:, columns]), got)
+            assert got.shape == (len(scores),)
+            assert got.min() >= 0
+            assert got.max() <= 1
+            assert figure(mask.astype(float), mask).tolist() == [1.0] * len(mask)  # the best order
+
+    def test_a_constant_model_is_last(self) -> None:
+        right = np.tile([True, True, False, False], (3, 1))
+        assert average_precision(np.zeros((3, 4)), right) == pytest.approx([(1 / 3 + 2 / 4) / 2] * 3)
+        assert ndcg_at(np.zeros((3, 4)), right, k=2).tolist() == [0, 0, 0]
+
+    def test_misuse(self) -> None:
+        for figure in (average_precision, ndcg_at):
+            with pytest.raises(ValueError, match="not finite"):
+                figure([[1.0, np.nan]], np.array([0]))
+            with pytest.raises(ValueError, match="no column is right"):
+                figure([[1.0, 2.0]], np.array([[False, False]]))
+        for k in (0, 1.5, True):
+            with pytest.raises(ValueError, match="k="):
+                ndcg_at([[1.0, 2.0]], [0], k=k)  # type: ignore[arg-type]
 
 
 class TestSummaries:

@@ -1,4 +1,4 @@
-"""Retrieval metrics of score matrices, with intervals: ranks, recall, median rank, bootstrap. Numpy only."""
+"""Retrieval metrics of score matrices, with intervals: ranks, recall, nDCG, precision, bootstrap. Numpy only."""
 
 from __future__ import annotations
 
@@ -69,6 +69,60 @@ def mean_rank(ranks: ArrayLike) -> float:
         ValueError: ``ranks`` are not ranks.
     """
     return float(_checked_ranks(ranks).mean())
+
+
+def ndcg_at(scores: ArrayLike, positives: ArrayLike, k: int = 10) -> FloatArray:
+    """Normalized discounted cumulative gain of each query's first ``k``, from 0 to 1; ties count against it.
+
+    Relevance is binary and the right column at place p gains ``1 / log2(1 + p)``; the sum is divided by that of the
+    best order. As in `ranks`, wrong columns stand before right ones of the same score. Source: Järvelin and Kekäläinen,
+    2002, with the discount of Burges et al., 2005.
+
+    Args:
+        scores: ``(Q, N)``, rows rank columns, greater is better.
+        positives: As for `ranks`.
+        k: How many places count, at least 1. More than N is N. Default 10.
+
+    Returns:
+        ``(Q,)`` float64, one a query; the figure that is reported is its mean.
+
+    Raises:
+        ValueError: As `ranks`, or ``k`` is not a whole number of at least 1.
+    """
+    right = _right_in_order(scores, positives)  # (Q, N)
+    depth = min(_whole("k", k), right.shape[1])
+    discounts = 1 / np.log2(np.arange(2, depth + 2))  # (depth,)
+    best = np.arange(depth) < right.sum(axis=1, keepdims=True)  # (Q, depth)
+    return np.asarray((right[:, :depth] * discounts).sum(axis=1) / (best * discounts).sum(axis=1))
+
+
+def average_precision(scores: ArrayLike, positives: ArrayLike) -> FloatArray:
+    """Average precision of each query, above 0 and at most 1; its mean over queries is mAP. Ties count against it.
+
+    The mean, over all right columns, of the share of right ones among the columns up to that one. With one right column
+    it is the reciprocal of the rank. As in `ranks`, wrong columns stand before right ones of the same score.
+
+    Args:
+        scores: ``(Q, N)``, rows rank columns, greater is better.
+        positives: As for `ranks`.
+
+    Returns:
+        ``(Q,)`` float64, one a query.
+
+    Raises:
+        ValueError: As `ranks`.
+    """
+    right = _right_in_order(scores, positives)  # (Q, N)
+    precision = right.cumsum(axis=1) / np.arange(1, right.shape[1] + 1)  # (Q, N)
+    return np.asarray((precision * right).sum(axis=1) / right.sum(axis=1))
+
+
+def _right_in_order(scores: ArrayLike, positives: ArrayLike) -> NDArray[np.bool_]:
+    """Whether the column at each place is right ``(Q, N)``, best score first, wrong before right among equals."""
+    similarity = matrix("scores", scores)
+    mask = positive_mask("positives", positives, (similarity.shape[0], similarity.shape[1]))
+    order = np.lexsort((mask, -similarity), axis=1)  # (Q, N), by score, then wrong before right
+    return np.take_along_axis(mask, order, axis=1)
 
 
 @dataclass(frozen=True)
