@@ -6,7 +6,7 @@ PYTEST_ARGS ?=
 ADAPTERS := integrations/langchain-vidembed integrations/llama-index-embeddings-vidembed
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: setup setup-adapters demo test lint format bench clean
+.PHONY: setup setup-adapters demo test lint check-wheels format bench clean
 
 setup: $(VENV)/.installed
 
@@ -34,6 +34,13 @@ lint: setup-adapters
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	@set -e; for adapter in $(ADAPTERS); do (cd $$adapter && $(abspath $(BIN))/mypy); done
+
+check-wheels: setup-adapters
+	rm -rf build/wheels build/installed
+	@set -e; for package in . $(ADAPTERS); do $(BIN)/python -m build --wheel --outdir build/wheels $$package; done
+	$(PYTHON) -m venv build/installed
+	build/installed/bin/python -m pip install --quiet --disable-pip-version-check build/wheels/*.whl
+	cd build && installed/bin/python ../integrations/check_wheels.py
 
 format: setup
 	$(BIN)/ruff check --fix .

@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from sentence_transformers import SentenceTransformer
+from transformers.video_utils import VideoMetadata
 
 from tests.backbone import tiny
 from tests.clips import moving_square, write_folder
@@ -148,6 +149,7 @@ import sys, json
 sys.modules["vidembed"] = None
 import numpy as np
 from sentence_transformers import SentenceTransformer
+from transformers.video_utils import VideoMetadata
 folder, metadata = sys.argv[1], json.loads(sys.argv[2])
 model = SentenceTransformer(folder + "/model", device="cpu")
 assert {"video", "text", "image"} <= set(model.modalities)
@@ -168,6 +170,25 @@ np.save(folder + "/vectors.npy", np.stack(vectors))
         assert cosine_gap(stock, cut) <= 1e-6
         assert cosine_gap(cut, hidden) <= 1e-6
         assert cosine_gap(stock, hidden) <= 1e-6
+
+    def test_stock_users_pass_whole_videos(self, each_encoder: VideoEncoder, tmp_path: Path) -> None:
+        """A checkpoint samples by itself, at its own rate, and refuses frames whose rate it cannot know."""
+        each_encoder.sampling = Sampling(fps=2.0, max_frames=16)
+        each_encoder.save_pretrained(str(tmp_path))
+        stock = SentenceTransformer(str(tmp_path), device="cpu")
+        noise = np.random.default_rng(0)
+        frames = noise.integers(0, 256, (32, 112, 112, 3), dtype=np.uint8)  # (T, H, W, C), 8 a second
+        times = {"fps": 8.0, "duration": 4.0, "total_num_frames": 32, "frames_indices": list(range(32))}
+        video = {"video": {"array": frames, "video_metadata": VideoMetadata(**times)}}
+        if each_encoder[0].config.model_type == "qwen3_vl":  # other frames, as many, and a rate taken for granted
+            assert stock.preprocess([video])["video_grid_thw"][0, 0] == 4
+            return
+        vector = stock.encode(video)
+        ours, others = (each_encoder.encode(VideoFrames(frames[first::4], fps=2.0)) for first in (0, 1))
+        assert np.abs(vector - ours).max() <= 1e-5
+        assert np.abs(vector - others).max() > 1e-4
+        with pytest.raises(ValueError, match="metadata"):
+            stock.encode({"video": frames})
 
     def test_round_trip_keeps_vectors_sampling_and_fingerprint(
         self, encoder: VideoEncoder, clips: list[Path], tmp_path: Path

@@ -18,7 +18,7 @@ from torch import nn
 from vidembed import checkpoint
 from vidembed.backbone import ZERO_SHOT_PREFIX, BackboneError, LayerError, check_layer, cut, eol_template, find_parts
 from vidembed.backbone.load import Backbone, check_dtype
-from vidembed.backbone.module import as_transformer_module
+from vidembed.backbone.module import as_transformer_module, declare_sampling
 from vidembed.checkpoint import CheckpointConfig
 from vidembed.encoding.inference import PipelinedSentenceTransformer
 from vidembed.encoding.pipeline import Failed, OnError, check_on_error, default_workers
@@ -207,6 +207,7 @@ class VideoEncoder(PipelinedSentenceTransformer):
         """Save a plain sentence-transformers checkpoint, with the frame grid and layer beside it."""
         if not safe_serialization:
             raise ValueError("safe_serialization=False is refused: weights are saved as safetensors only.")
+        declare_sampling(self._transformer.processor, self.sampling)
         super().save(path, model_name, create_model_card, train_datasets)
         if self.checkpoint_config is not None:
             replace(self.checkpoint_config, sampling=self.sampling.as_dict(), fingerprint=self.fingerprint).write(path)

@@ -16,7 +16,7 @@ from torch import nn
 from vidembed.backbone import BackboneError
 from vidembed.backbone.answers import answer_tokens
 from vidembed.backbone.load import Backbone, check_dtype
-from vidembed.backbone.module import as_transformer_module
+from vidembed.backbone.module import as_transformer_module, declare_sampling
 from vidembed.backbone.templates import match_template
 from vidembed.card import reranker_card
 from vidembed.encoding.pipeline import OnError, check_on_error, default_workers
@@ -196,6 +196,7 @@ class VideoReranker(PrefixSharingCrossEncoder):
         """Save a plain `CrossEncoder` checkpoint, which scores "yes_no" anywhere, and this reranker's numbers."""
         if not safe_serialization:
             raise ValueError("safe_serialization=False is refused: weights are saved as safetensors only.")
+        declare_sampling(self._transformer.processor, self.sampling)
         super().save(path, model_name, False, train_datasets)  # the host's card would score pairs of texts
         self.scoring_config.write(path)
         if create_model_card:

@@ -8,6 +8,8 @@ from typing import Any, Literal
 from sentence_transformers.base.modules import Transformer
 from torch import nn
 
+from vidembed.video.sampling import Sampling
+
 
 class _InMemoryTransformer(Transformer):
     """`Transformer` whose model is handed over instead of read from disk.
@@ -55,8 +57,23 @@ def as_transformer_module(
     processor = module.processor
     processor.tokenizer.padding_side = "left"
     video_processor = processor.video_processor
-    video_processor.do_sample_frames = True  # stock users pass whole videos; VideoEncoder samples itself
+    video_processor.do_sample_frames = True  # stock users pass whole videos (`declare_sampling`); we sample ourselves
     if getattr(video_processor, "cap_pixels_per_frame", True) is None:
         # undecided, transformers warns and lets a long video take more tokens than Qwen's own qwen-vl-utils would
         video_processor.cap_pixels_per_frame = True
     return module
+
+
+def declare_sampling(processor: Any, sampling: Sampling) -> None:
+    """Write a frame grid into a processor, for stock users of a checkpoint: with none, it cannot sample a video at all.
+
+    Their frames are not ours: stock sampling goes by index and not by time, and rounds to whole temporal patches.
+
+    Args:
+        processor: Of a checkpoint that is about to be saved; changed in place.
+        sampling: The grid; its ``fps`` and ``max_frames`` are written.
+    """
+    video_processor = processor.video_processor
+    video_processor.num_frames = None  # stock sampling takes this or fps
+    video_processor.fps = sampling.fps
+    video_processor.max_frames = sampling.max_frames

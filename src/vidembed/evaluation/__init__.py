@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from vidembed.evaluation.benchmark import Benchmark
 from vidembed.evaluation.benchmarks import BENCHMARKS, read_benchmark
 from vidembed.evaluation.metrics import (
@@ -16,10 +18,14 @@ from vidembed.evaluation.metrics import (
     recall_at,
 )
 
+if TYPE_CHECKING:
+    from vidembed.evaluation.evaluator import VideoTextRetrievalEvaluator
+
 __all__ = [
     "BENCHMARKS",
     "Benchmark",
     "Interval",
+    "VideoTextRetrievalEvaluator",
     "average_precision",
     "bootstrap_interval",
     "mean_rank",
@@ -30,3 +36,11 @@ __all__ = [
     "read_benchmark",
     "recall_at",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "VideoTextRetrievalEvaluator":
+        from vidembed.evaluation.evaluator import VideoTextRetrievalEvaluator  # noqa: PLC0415 - it brings torch
+
+        return VideoTextRetrievalEvaluator
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,271 @@
+"""Text-to-video and video-to-text retrieval as an evaluator of sentence-transformers."""
+
+from __future__ import annotations
+
+import csv
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.evaluation import BaseEvaluator
+
+from vidembed.evaluation.benchmark import Benchmark
+from vidembed.evaluation.metrics import mean_rank, median_rank, ranks, recall_at
+from vidembed.scoring import dual_softmax
+from vidembed.video import item_name
+
+logger = logging.getLogger(__name__)
+
+CUTS: Final = (1, 5, 10)
+"""Default ranks of the recalls: those that papers on video retrieval report (VidVec, tables 1 to 3)."""
+
+
+class VideoTextRetrievalEvaluator(BaseEvaluator):
+    """Measures how well a model finds videos by captions (``t2v``) and captions by videos (``v2t``).
+
+    For ``SentenceTransformerTrainer(evaluator=...)``, for ``model.evaluate(...)``, or called with a model: a
+    `VideoEncoder`, or any SentenceTransformer that takes video. Captions are embedded by ``encode_query``, videos by
+    ``encode_document``, and compared by the model's own ``similarity``. The metrics of each direction are ``R@k``, in
+    percent, and the median and mean rank, ``MdR`` and ``MnR``, from 1. Ties count against the model
+    (`vidembed.evaluation.ranks`). A query with several right answers has the rank of the best one. ``primary_metric``
+    is ``t2v_R@k`` with the least k.
+
+    Args:
+        videos: V videos, each a path or what else the model takes for a video; or a `Benchmark`, without captions.
+        captions: V captions, or V lists of the captions of one video. A caption that stands at several videos is
+            right for each of them.
+        ks: Ranks of the recalls, each at least 1.
+        temperature: Also rank by dual-softmax (`vidembed.scoring.dual_softmax`) with this temperature, above 0, in the
+            unit of the similarity. It uses all queries at once, which a search for one query cannot. Fit it on other
+            data.
+        batch_size: Inputs embedded at once.
+        name: Stands before the metrics and in the name of the CSV file.
+        write_csv: Whether a call with an ``output_path`` appends a row to a CSV file there.
+        truncate_dim: Compare by the first values of the vectors only; default the model's.
+        show_progress_bar: Whether to show a bar while inputs are embedded.
+
+    Raises:
+        ValueError: There is nothing to measure, the lengths differ, a caption is empty, a video stands there twice, or
+            another argument is out of range.
+        TypeError: One video or one caption is given where a list is expected.
+
+    Example:
+        >>> from vidembed.evaluation.evaluator import VideoTextRetrievalEvaluator
+        >>> VideoTextRetrievalEvaluator(["a.mp4"], ["a dog runs"], name="dogs").csv_file
+        'Video-Text-Retrieval_evaluation_dogs_results.csv'
+    """
+
+    def __init__(
+        self,
+        videos: Sequence[Any] | Benchmark,
+        captions: Sequence[str] | Sequence[Sequence[str]] | None = None,
+        *,
+        ks: Sequence[int] = CUTS,
+        temperature: float | None = None,
+        batch_size: int = 32,
+        name: str = "",
+        write_csv: bool = True,
+        truncate_dim: int | None = None,
+        show_progress_bar: bool = False,
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        if isinstance(videos, Benchmark):
+            if captions is not None:
+                raise ValueError("captions: a Benchmark has its own; leave captions out, or give a list of videos")
+            self.videos: list[Any] = list(videos.videos)
+            self.texts = list(videos.texts)
+            self._positives = videos.positives  # (T, V)
+        else:
+            if captions is None:
+                raise ValueError("captions: missing; give one caption a video, or one list of captions a video")
+            self.videos, self.texts, self._positives = _labelled(videos, captions)
+        self.ks = _cuts(ks)
+        if temperature is not None:
+            dual_softmax([[0.0]], temperature=temperature)  # refuses what it cannot use, now and not after the work
+        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+            raise ValueError(f"batch_size={batch_size!r}: expected a whole number of at least 1")
+        if "/" in name or os.sep in name or "\0" in name:
+            raise ValueError(f"name={name!r}: it becomes part of a file name, so it cannot hold {os.sep!r}")
+        self.temperature = temperature
+        self.batch_size = batch_size
+        self.name = name
+        self.write_csv = write_csv
+        self.truncate_dim = truncate_dim
+        self.show_progress_bar = show_progress_bar
+        ways = ["t2v", "v2t"] + (["t2v_dual_softmax", "v2t_dual_softmax"] if temperature is not None else [])
+        self._metrics = [f"{way}_{metric}" for way in ways for metric in (*(f"R@{k}" for k in self.ks), "MdR", "MnR")]
+        self.primary_metric = f"t2v_R@{self.ks[0]}"
+        self.csv_file = f"Video-Text-Retrieval_evaluation{'_' + name if name else ''}_results.csv"
+        self.csv_headers = ["epoch", "steps", *self._metrics]
+
+    def __call__(
+        self, model: Any, output_path: str | None = None, epoch: float = -1, steps: int = -1
+    ) -> dict[str, float]:
+        """Embed everything and measure.
+
+        Args:
+            model: A `VideoEncoder`, or a SentenceTransformer that takes video.
+            output_path: Folder of the CSV file, made where missing.
+            epoch: For the CSV file; -1 is outside of training.
+            steps: For the CSV file; -1 is the end of an epoch.
+
+        Returns:
+            ``{metric: value}``, such as ``"t2v_R@1"``, with ``name`` in front.
+
+        Raises:
+            ValueError: The model takes no video, gives a vector that is not finite, or the CSV file there has other
+                columns.
+            VideoError: A video could not be decoded.
+        """
+        _check_takes_video(model)
+        file = Path(output_path, self.csv_file) if output_path is not None and self.write_csv else None
+        if file is not None:
+            self._check_csv(file)
+        when = "" if epoch == -1 else f" after epoch {epoch}" if steps == -1 else f" in epoch {epoch}, step {steps}"
+        logger.info("Video-text retrieval on %s%s:", self.name or f"{len(self.videos)} videos", when)
+        measured = self.measure(self.similarity(model))
+        if file is not None:
+            self._append_csv(file, [epoch, steps, *measured.values()])
+        for metric, value in measured.items():
+            logger.info("%s: %.2f", metric, value)
+        metrics: dict[str, float] = self.prefix_name_to_metrics(measured, self.name)
+        self.store_metrics_in_model_card_data(model, metrics, epoch, steps)  # type: ignore[arg-type] # trainers pass parts of epochs
+        return metrics
+
+    def similarity(self, model: Any) -> NDArray[np.float64]:
+        """Similarities of all captions and videos ``(T, V)``.
+
+        Raises:
+            ValueError: The model gives a vector that is not finite.
+            VideoError: A video could not be decoded.
+        """
+        how = {
+            "batch_size": self.batch_size,
+            "truncate_dim": self.truncate_dim,
+            "show_progress_bar": self.show_progress_bar,
+            "convert_to_tensor": True,
+        }
+        queries = model.encode_query([{"text": text} for text in self.texts], **how)  # (T, D)
+        documents = model.encode_document([_as_video(video, model) for video in self.videos], **how)  # (V, D)
+        for argument, vectors in (("captions", queries), ("videos", documents)):
+            finite = vectors.isfinite().all(dim=1)  # (T,) or (V,)
+            if not bool(finite.all()):
+                place = int((~finite).nonzero()[0])
+                raise ValueError(f"{argument}[{place}]: the model gave a vector with values that are not finite")
+        return np.asarray(model.similarity(queries.float(), documents.float()).cpu(), dtype=np.float64)
+
+    def measure(self, scores: NDArray[np.float64]) -> dict[str, float]:
+        """Metrics of similarities ``(T, V)``, without ``name`` in front.
+
+        Raises:
+            ValueError: ``scores`` is not a finite matrix of that shape.
+        """
+        ways = {"t2v": (scores, self._positives), "v2t": (scores.T, self._positives.T)}
+        found = {way: ranks(values, positives) for way, (values, positives) in ways.items()}
+        if self.temperature is not None:
+            found |= {
+                f"{way}_dual_softmax": ranks(dual_softmax(values, temperature=self.temperature), positives)
+                for way, (values, positives) in ways.items()
+            }
+        measured: dict[str, float] = {}
+        for way, places in found.items():
+            measured |= {f"{way}_R@{k}": 100.0 * recall_at(places, k) for k in self.ks}
+            measured |= {f"{way}_MdR": median_rank(places), f"{way}_MnR": mean_rank(places)}
+        return measured
+
+    def get_config_dict(self) -> dict[str, Any]:
+        """What the model card tells of the evaluation beyond its figures."""
+        return {
+            key: value
+            for key, value in (("truncate_dim", self.truncate_dim), ("temperature", self.temperature))
+            if value is not None
+        }
+
+    def _check_csv(self, file: Path) -> None:
+        if not file.exists():
+            return
+        with file.open(encoding="utf-8", newline="") as lines:
+            header = next(csv.reader(lines), [])
+        if header != self.csv_headers:
+            raise ValueError(
+                f"output_path: {file} has the columns {', '.join(header)}, and this evaluator writes "
+                f"{', '.join(self.csv_headers)}. Give another folder or name, or remove the file."
+            )
+
+    def _append_csv(self, file: Path, row: list[float]) -> None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        is_new = not file.exists()
+        with file.open("a", encoding="utf-8", newline="") as lines:
+            writer = csv.writer(lines, lineterminator="\n")
+            writer.writerows([self.csv_headers, row] if is_new else [row])
+
+
+def _labelled(
+    videos: Sequence[Any], captions: Sequence[str] | Sequence[Sequence[str]]
+) -> tuple[list[Any], list[str], NDArray[np.bool_]]:
+    """Videos, texts, and which text is right for which video ``(T, V)``."""
+    if isinstance(videos, (str, bytes, os.PathLike, Mapping)):
+        raise TypeError(f"videos: got one {type(videos).__name__}; expected a list of videos")
+    if isinstance(captions, str):
+        raise TypeError("captions: got one string; expected a list of captions, one a video")
+    items, given = list(videos), list(captions)
+    if not items:
+        raise ValueError("videos: empty; expected at least one")
+    if len(items) != len(given):
+        raise ValueError(f"captions: got {len(given)} for {len(items)} videos; expected one, or one list, a video")
+    _check_distinct(items)
+    texts: list[str] = []
+    owners: list[int] = []
+    for place, entry in enumerate(given):
+        of_video = [entry] if isinstance(entry, str) else list(entry)
+        if not of_video or not all(isinstance(text, str) and text.strip() for text in of_video):
+            raise ValueError(f"captions[{place}]={entry!r}: expected text, or a list of at least one text")
+        texts += of_video
+        owners += [place] * len(of_video)
+    right: dict[str, list[int]] = {}
+    for text, place in zip(texts, owners, strict=True):
+        right.setdefault(text, []).append(place)
+    positives = np.zeros((len(texts), len(items)), dtype=np.bool_)  # (T, V)
+    for row, text in enumerate(texts):
+        positives[row, right[text]] = True
+    return items, texts, positives
+
+
+def _check_distinct(videos: Sequence[Any]) -> None:
+    first: dict[str, int] = {}
+    for place, video in enumerate(videos):
+        if isinstance(video, (str, os.PathLike)) and (other := first.setdefault(os.fspath(video), place)) != place:
+            raise ValueError(
+                f"videos[{place}] is videos[{other}] again: {item_name(video)}. Give its captions as one list."
+            )
+
+
+def _cuts(ks: Sequence[int]) -> tuple[int, ...]:
+    cuts = tuple(sorted(set(ks)))
+    if not cuts or not all(isinstance(k, int) and not isinstance(k, bool) and k >= 1 for k in cuts):
+        raise ValueError(f"ks={ks!r}: expected whole numbers of at least 1, such as (1, 5, 10)")
+    return cuts
+
+
+def _check_takes_video(model: Any) -> None:
+    modalities = getattr(model, "modalities", ())
+    if not isinstance(model, SentenceTransformer) or "video" not in modalities:
+        takes = f"takes {', '.join(map(str, modalities))}" if modalities else "has no modalities"
+        raise ValueError(
+            f"model: this {type(model).__name__} {takes}; expected a VideoEncoder, or a SentenceTransformer whose "
+            "modalities include video"
+        )
+
+
+def _as_video(video: Any, model: Any) -> Any:
+    """Say that an input is a video, whatever its name looks like."""
+    if isinstance(video, Mapping) and "video" in video:
+        return video
+    if isinstance(video, os.PathLike) and type(model) is SentenceTransformer:
+        video = os.fspath(video)  # which takes no Path
+    return {"video": video}
