@@ -1,4 +1,4 @@
-"""The command line: `vidembed index`, `search`, `info`, `build`, `layers`, `train`, `calibrate` and `demo`.
+"""The command line: `vidembed`, one module a command.
 
 The commands import what they need when they run, so that `--help` does not wait for torch.
 """
@@ -10,7 +10,21 @@ from typing import Annotated
 import typer
 
 import vidembed
-from vidembed.cli import build, calibrate, console, demo, index, info, layers, search, train
+from vidembed.cli import (
+    build,
+    calibrate,
+    compare,
+    console,
+    demo,
+    evaluate,
+    index,
+    info,
+    layers,
+    mteb,
+    reproduce,
+    search,
+    train,
+)
 
 __all__ = ["app", "main"]
 
@@ -29,6 +43,10 @@ app.command("build")(build.command)
 app.command("layers")(layers.command)
 app.command("train")(train.command)
 app.command("calibrate")(calibrate.command)
+app.command("evaluate")(evaluate.command)
+app.command("compare")(compare.command)
+app.command("mteb")(mteb.command)
+app.command("reproduce")(reproduce.command)
 app.command("demo")(demo.command)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from vidembed.evaluation.benchmark import Benchmark
@@ -20,14 +21,20 @@ from vidembed.evaluation.metrics import (
 
 if TYPE_CHECKING:
     from vidembed.evaluation.evaluator import VideoTextRetrievalEvaluator
+    from vidembed.evaluation.result import EvaluationResult
+    from vidembed.evaluation.run import evaluate
+    from vidembed.evaluation.world import draw_world
 
 __all__ = [
     "BENCHMARKS",
     "Benchmark",
+    "EvaluationResult",
     "Interval",
     "VideoTextRetrievalEvaluator",
     "average_precision",
     "bootstrap_interval",
+    "draw_world",
+    "evaluate",
     "mean_rank",
     "median_rank",
     "ndcg_at",
@@ -38,9 +45,15 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name == "VideoTextRetrievalEvaluator":
-        from vidembed.evaluation.evaluator import VideoTextRetrievalEvaluator  # noqa: PLC0415 - it brings torch
+_LATE = {  # these bring torch
+    "EvaluationResult": "result",
+    "VideoTextRetrievalEvaluator": "evaluator",
+    "draw_world": "world",
+    "evaluate": "run",
+}
 
-        return VideoTextRetrievalEvaluator
+
+def __getattr__(name: str) -> Any:
+    if name in _LATE:
+        return getattr(importlib.import_module(f"{__name__}.{_LATE[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

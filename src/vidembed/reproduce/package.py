@@ -1,10 +1,11 @@
-"""Makes the bundled embedder and reranker of the trained MLLM: ``python -m vidembed.reproduce.package``."""
+"""Makes the bundled embedder, reranker and adapter of the trained MLLM: ``python -m vidembed.reproduce.package``."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -13,10 +14,14 @@ from safetensors.torch import load_file, save_file
 from vidembed.annotations import CaptionedVideo
 from vidembed.building import build
 from vidembed.evaluation.candidates import first_stage_candidates
+from vidembed.reproduce.align import LORA, PAIRS, TRAINING, text_pairs
 from vidembed.reproduce.rerank import FIT_DEPTH, QUERIES, described, draw
+from vidembed.reproduce.shapes import ALIGNED
 from vidembed.reranker import VideoReranker
 from vidembed.reranking.calibration import CalibrationReport
 from vidembed.shapes import CHECKPOINT
+from vidembed.training import align
+from vidembed.training.lora import WEIGHTS_FILE
 
 EMBEDDER = CHECKPOINT.parent / "embedder"
 RERANKER = CHECKPOINT.parent / "reranker"
@@ -83,28 +88,58 @@ def package_reranker(layer: int, out: Path = RERANKER, *, clips: int = 100, seed
     return report
 
 
-def _halve(file: Path) -> None:
-    """Store weights as float16, which loses nothing: the trained weights were rounded to it when they were stored.
+def package_adapter(out: Path = ALIGNED, *, seed: int = 0) -> Path:
+    """Align the final layer with pairs of texts, and keep the adapter, its weights rounded to float16.
 
-    The configuration says float32, so they load as that.
+    Args:
+        out: The folder; replaced if it exists.
+        seed: Of the pairs and of the training.
+    """
+    training = replace(TRAINING, seed=seed)
+    align(
+        CHECKPOINT,
+        text_pairs(PAIRS, seed),
+        out,
+        layer=-1,
+        lora=LORA,
+        training=training,
+        output="adapter",
+        overwrite=True,
+        device="cpu",
+    )
+    (out / "curves.png").unlink(missing_ok=True)  # the log beside it says the same in fewer bytes
+    _halve(out / WEIGHTS_FILE, rounded=True)
+    return out
+
+
+def _halve(file: Path, *, rounded: bool = False) -> None:
+    """Store weights as float16. The configuration says float32, so they load as that.
+
+    Args:
+        file: Of weights; replaced.
+        rounded: Whether they may be rounded. Those of the trained model are float16 values already.
+
+    Raises:
+        ValueError: Rounding would change one, and it may not.
     """
     weights = load_file(file)
     halves = {name: tensor.to(torch.float16) for name, tensor in weights.items()}
     changed = [name for name, half in halves.items() if not torch.equal(half.float(), weights[name].float())]
-    if changed:
+    if changed and not rounded:
         raise ValueError(f"{file}: {len(changed)} weights are no float16 values, for example {changed[0]}")
     save_file(halves, file, metadata={"format": "pt"})
     file.chmod(0o644)  # it is written for its owner alone, and installers keep modes
 
 
 def main() -> None:
-    """Package both at the layer that the figures of the checkpoint name, unless told otherwise."""
+    """Package all three, at the layer that the figures of the checkpoint name, unless told otherwise."""
     parser = argparse.ArgumentParser(description=__doc__)
     figures = json.loads((CHECKPOINT / "figures.json").read_text(encoding="utf-8"))
     parser.add_argument("--layer", type=int, default=figures["best_layer"], help="default: the one in figures.json")
     layer = parser.parse_args().layer
     package_embedder(layer)
     package_reranker(layer)
+    package_adapter()
 
 
 if __name__ == "__main__":

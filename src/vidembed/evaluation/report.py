@@ -1,0 +1,232 @@
+"""A result for people: Markdown, and one HTML file that needs nothing else; both made of the result's own values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Final
+
+from vidembed.evaluation._write import write_atomically
+from vidembed.evaluation.columns import COLUMNS, DIRECTIONS
+from vidembed.evaluation.figures import Figures
+from vidembed.evaluation.metrics import Interval
+from vidembed.evaluation.paper import PAPER, STATEMENT, PaperRow, paper_rows
+from vidembed.evaluation.result import EvaluationResult
+from vidembed.index.sheet import printable
+
+MARKDOWN_FILE: Final = "report.md"
+HTML_FILE: Final = "report.html"
+HEADINGS: Final = {"t2v": "Text to video (T2V)", "v2t": "Video to text (V2T)"}
+NOT_RUN: Final = "not run"
+SHOWN: Final = 50
+"""Failed and missing videos that a report lists; the JSON has all (ours)."""
+
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'"  # no scripts, and nothing is fetched
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem; padding: 0 1rem; color: #222 }
+h2 { margin: 2rem 0 .5rem; font-size: 1.2rem }
+table { border-collapse: collapse; margin: .5rem 0 }
+th, td { border: 1px solid #ccc; padding: .25rem .6rem; text-align: left; font-variant-numeric: tabular-nums }
+th { background: #f3f3f3 }
+p, li, td { overflow-wrap: anywhere }
+"""
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of a report; plain text throughout.
+
+    Attributes:
+        heading: Of the part.
+        columns: Heads of its table, none for no table.
+        rows: Cells of its table.
+        lines: What is said below it, a paragraph each.
+    """
+
+    heading: str
+    columns: tuple[str, ...] = ()
+    rows: tuple[tuple[str, ...], ...] = ()
+    lines: tuple[str, ...] = ()
+
+
+def write_reports(result: EvaluationResult, folder: Path) -> None:
+    """Write ``report.md`` and ``report.html`` into a folder."""
+    title, parts = title_of(result), list(sections(result))
+    write_atomically(folder / MARKDOWN_FILE, as_markdown(title, parts))
+    write_atomically(folder / HTML_FILE, as_html(title, parts))
+
+
+def title_of(result: EvaluationResult) -> str:
+    """The heading of a report."""
+    return f"{result.model['name'] or 'A model'} on {result.benchmark.title}"
+
+
+# -- what is said ----------------------------------------------------------------------------------------------------
+
+
+def sections(result: EvaluationResult) -> Iterator[Section]:
+    """Everything that a report says of a result."""
+    for way in DIRECTIONS:
+        yield Section(HEADINGS[way], figure_columns(result), tuple(figure_rows(result, way)))
+        if rows := paper_rows(result.benchmark.name, way):
+            yield _beside_the_paper(result, way, rows)
+    yield Section("What was run", ("", ""), tuple(_settings(result)), result.benchmark.notes)
+    yield _temperatures(result)
+    for heading, found in (("Counted against the model", result.failures), ("Without an answer", result.unanswered)):
+        if found:
+            listed = tuple((one.video_id, one.file, one.reason) for one in found[:SHOWN])
+            rest = (f"{len(found) - SHOWN} more are in the JSON.",) if len(found) > SHOWN else ()
+            yield Section(f"{heading}: {len(found)} videos", ("video", "file", "reason"), listed, rest)
+    if missing := result.benchmark.missing:
+        more = "" if len(missing) <= SHOWN else f" and {len(missing) - SHOWN} more, which are in the JSON"
+        yield Section(f"Left out: {len(missing)} videos without a file", lines=(", ".join(missing[:SHOWN]) + more,))
+    yield _costs(result)
+    yield Section("Versions", ("", ""), tuple(result.versions.items()))
+
+
+def figure_columns(result: EvaluationResult) -> tuple[str, ...]:
+    """Heads of the table of figures."""
+    level = next(f"{100 * one.t2v.recall_1.level:g} %" for one in result.columns if one.t2v is not None)
+    recalls = [f"R@{cut} ({level})" for cut in (1, 5, 10)]
+    return ("", *recalls, "MdR", "MnR", "nDCG@10", "mAP")
+
+
+def figure_rows(result: EvaluationResult, way: str) -> Iterator[tuple[str, ...]]:
+    """The four rows of a direction."""
+    for column in result.columns:
+        yield (COLUMNS[column.name], *_cells(column.of(way)))
+
+
+def _cells(found: Figures | None) -> tuple[str, ...]:
+    if found is None:
+        return (NOT_RUN, "", "", "", "", "", "")
+    recalls = map(interval, found.recalls)
+    ranks = (f"{found.median_rank:g}", f"{found.mean_rank:.1f}")
+    return (*recalls, *ranks, f"{found.ndcg_10:.1f}", f"{found.mean_average_precision:.1f}")
+
+
+def interval(value: Interval) -> str:
+    """An estimate with its interval, such as ``"52.1 (49.0 to 55.2)"``."""
+    return f"{value.estimate:.1f} ({value.low:.1f} to {value.high:.1f})"
+
+
+def _beside_the_paper(result: EvaluationResult, way: str, rows: Sequence[PaperRow]) -> Section:
+    used = {True: "yes", False: "no", None: "as published"}
+    table = [
+        (row.model, used[row.dual_softmax], *("" if one is None else f"{one:.1f}" for one in _recalls(row)))
+        for row in rows
+    ]
+    for column in result.columns:
+        found = column.of(way)
+        figures = ("", "", "") if found is None else tuple(f"{one.estimate:.1f}" for one in found.recalls)
+        used_here = "yes" if "dual_softmax" in column.name else "no"
+        name = f"this result, {COLUMNS[column.name]}" + (f" ({NOT_RUN})" if found is None else "")
+        table.append((name, used_here, *figures))
+    columns = ("model", "dual-softmax", "R@1", "R@5", "R@10")
+    return Section(f"Beside the paper, {way.upper()}", columns, tuple(table), (f"{PAPER}. {STATEMENT}",))
+
+
+def _recalls(row: PaperRow) -> tuple[float | None, ...]:
+    return row.recall_1, row.recall_5, row.recall_10
+
+
+def _settings(result: EvaluationResult) -> Iterator[tuple[str, str]]:
+    benchmark, rerank = result.benchmark, result.rerank
+    yield "benchmark", f"{benchmark.title}, {benchmark.split}: {benchmark.videos} videos, {benchmark.texts} texts"
+    yield "protocol", benchmark.protocol
+    yield "source", benchmark.source
+    for name, value in result.model.items():
+        yield f"model, {name}", "none" if value is None else str(value)
+    if rerank is None:
+        yield "reranker", NOT_RUN
+    else:
+        fused = ", fused with the similarity" if rerank.fused else ""
+        yield "reranker", f"{rerank.model}, score {rerank.mode}{fused}, the {rerank.k} best of each query"
+        yield "reranker, fingerprint", rerank.fingerprint
+    yield "ties", "count against the model"
+    for name, value in result.hardware.items():
+        yield name, str(value)
+
+
+def _temperatures(result: EvaluationResult) -> Section:
+    rows = []
+    for name, one in result.temperatures.items():
+        stage, way = name.split(".")
+        fitted = (
+            "" if one.queries is None else f"{one.recall_before:.1f} to {one.recall_after:.1f}, {one.queries} queries"
+        )
+        rows.append((f"{stage} stage, {way.upper()}", f"{one.value:.4g}", one.origin, fitted))
+    known = result.validation
+    line = "No validation set."
+    if known is not None:
+        line = f"Validation set: {known['title']}, {known['split']}: {known['videos']} videos, {known['texts']} texts."
+    failed = [f"Not used for it: {one}." for one in (known or {}).get("failures", [])[:SHOWN]]
+    lines = (line, *(known or {}).get("notes", []), *failed)
+    return Section("Temperatures of dual-softmax", ("", "temperature", "origin", "R@1 there"), tuple(rows), lines)
+
+
+def _costs(result: EvaluationResult) -> Section:
+    rows = []
+    for name, tally in result.work.items():
+        speed, share = tally["per_second"], tally["share_cached"]
+        rows.append(
+            (
+                name,
+                str(tally["computed"]),
+                f"{tally['seconds']:.1f}",
+                "" if speed is None else f"{speed:.2f}",
+                "" if share is None else f"{100 * share:.0f} %",
+            )
+        )
+    line = f"{result.seconds:.1f} seconds in all. Speeds are of what was computed, the validation set included."
+    return Section("Work", ("", "computed", "seconds", "a second", "from the cache"), tuple(rows), (line,))
+
+
+# -- how it is written -----------------------------------------------------------------------------------------------
+
+
+def as_markdown(title: str, parts: Sequence[Section]) -> str:
+    """A report as Markdown; nothing in it is markup but what is written here."""
+    lines = [f"# {_md(title)}", ""]
+    for part in parts:
+        lines += [f"## {_md(part.heading)}", ""]
+        if part.columns:
+            head, *body = (f"| {' | '.join(map(_md, row))} |" for row in (part.columns, *part.rows))
+            lines += [head, f"| {' | '.join(['---'] * len(part.columns))} |", *body, ""]
+        for line in part.lines:
+            lines += [_md(line), ""]
+    return "\n".join(lines)
+
+
+def _md(text: str) -> str:
+    """Plain text as Markdown."""
+    shown = printable(text)
+    for mark in ("\\", "`", "*", "_", "[", "]", "<", ">", "|", "#", "~", "&", "!"):
+        shown = shown.replace(mark, "\\" + mark)
+    return shown
+
+
+def as_html(title: str, parts: Sequence[Section]) -> str:
+    """A report as one page: all text escaped, no scripts, nothing from outside."""
+    return (
+        "<!doctype html>\n<html lang='en'>\n<head>\n<meta charset='utf-8'>\n"
+        f'<meta http-equiv="Content-Security-Policy" content="{escape(_POLICY)}">\n'
+        f"<title>{_html(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n<h1>{_html(title)}</h1>\n"
+        + "".join(map(_section, parts))
+        + "</body>\n</html>\n"
+    )
+
+
+def _section(part: Section) -> str:
+    table = ""
+    if part.columns:
+        head = "".join(f"<th>{_html(cell)}</th>" for cell in part.columns)
+        body = "".join(f"<tr>{''.join(f'<td>{_html(cell)}</td>' for cell in row)}</tr>\n" for row in part.rows)
+        table = f"<table>\n<tr>{head}</tr>\n{body}</table>\n"
+    return f"<h2>{_html(part.heading)}</h2>\n{table}" + "".join(f"<p>{_html(line)}</p>\n" for line in part.lines)
+
+
+def _html(text: str) -> str:
+    return escape(printable(text))
