@@ -70,7 +70,8 @@ def test_the_adapter_changes_the_embedding_and_nothing_of_the_head(tmp_path: Pat
 
 def scores(first: np.ndarray, odds: np.ndarray) -> rerank.Scores:
     flat = odds.ravel()
-    return rerank.Scores(first, Answers(flat, flat, np.zeros_like(flat), np.zeros_like(flat)), np.eye(len(first)) > 0)
+    priors = np.random.default_rng(1).normal(size=(2, flat.size))
+    return rerank.Scores(first, Answers(flat, flat, *priors), np.eye(len(first)) > 0)
 
 
 @pytest.mark.parametrize("direction", ["t2v", "v2t"])

@@ -23,6 +23,7 @@ from vidembed.annotations import CaptionedVideo
 from vidembed.encoder import VideoEncoder
 from vidembed.evaluation.metrics import bootstrap_interval, paired_bootstrap, ranks, recall_at
 from vidembed.evaluation.staged import DualStages, reranked
+from vidembed.models import NAMESPACE
 from vidembed.reproduce.rerank import DIRECTIONS, QUERIES, Scores, ask, described, draw, fit_on
 from vidembed.reranker import VideoReranker
 from vidembed.reranking.calibration import Fit
@@ -169,7 +170,7 @@ def layer_curves(others: Written, device: str) -> dict[str, LayerAnalysis]:
     """Recall at every layer for captions and summaries; the layer is chosen on half of the clips."""
     return {
         kind: analyze_layers(
-            CHECKPOINT,
+            f"{NAMESPACE}shapes-mllm",
             [CaptionedVideo(path, say(record)) for path, record in others],
             prefixes=("none",),
             device=device,

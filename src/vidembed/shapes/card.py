@@ -55,7 +55,7 @@ Greedy tags, share right:
 `Does the video match the sentence? Answer with a single word - Yes or No.`: accuracy {match} on right sentences and on
 wrong ones that differ in one attribute; the right one scores above the wrong one in {above} of pairs. Chance is half.
 
-All figures are of the stored, rounded weights, by `python -m vidembed.shapes.evaluate`.
+All figures are of the stored, rounded weights, by `python -m vidembed.shapes.evaluate --layer {best}`.
 
 ## Data
 

@@ -163,13 +163,20 @@ def _answers(reader: Reader, written: Sequence[tuple[Path, ClipRecord]]) -> dict
 
 
 def evaluate(
-    folder: str | Path, *, clips: int = 200, layer_clips: int = 100, seed: int = 0, device: str = "cpu"
+    folder: str | Path,
+    *,
+    clips: int = 200,
+    layer: int | None = None,
+    layer_clips: int = 400,
+    seed: int = 0,
+    device: str = "cpu",
 ) -> dict[str, Any]:
     """Measures a checkpoint on held-out clips written as files.
 
     Args:
         folder: Of the checkpoint.
         clips: How many clips; their captions are distinct.
+        layer: The layer to read, where it was chosen elsewhere, on `layer_clips` other clips. Default: chosen here.
         layer_clips: How many other held-out clips the layer is chosen on.
         seed: Of the clips; the others are drawn with the next one.
         device: Where the model runs.
@@ -183,10 +190,14 @@ def evaluate(
     reader = Reader(folder, device)
     with tempfile.TemporaryDirectory() as scratch:
         written = write_clips(Path(scratch) / "measured", clips, "test", seed)
-        measured = {tuple(record.attributes.values()) for _, record in written}
-        fresh = (r for r in iterate_clips("test", seed + 1) if tuple(r.attributes.values()) not in measured)
-        others = [(write_clip(r.scene, Path(scratch) / f"other-{r.name}.mp4"), r) for r in islice(fresh, layer_clips)]
-        chosen = choose_layer(by_layer(*pair_states(reader, others)))
+        chosen = layer
+        if chosen is None:
+            measured = {tuple(record.attributes.values()) for _, record in written}
+            fresh = (r for r in iterate_clips("test", seed + 1) if tuple(r.attributes.values()) not in measured)
+            others = [
+                (write_clip(r.scene, Path(scratch) / f"other-{r.name}.mp4"), r) for r in islice(fresh, layer_clips)
+            ]
+            chosen = choose_layer(by_layer(*pair_states(reader, others)))
         video, text = pair_states(reader, written)
         summaries = [record.summary + TEXT_PROMPT for _, record in written]
         short = torch.cat([reader.states(None, summaries[i : i + _BATCH]) for i in range(0, clips, _BATCH)], 1)
@@ -210,6 +221,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m vidembed.shapes.evaluate", description=__doc__)
     parser.add_argument("--model", type=Path, default=CHECKPOINT)
     parser.add_argument("--clips", type=int, default=200)
+    parser.add_argument("--layer", type=int, help="the layer to read; by default chosen on other clips")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1, help="torch threads on a CPU")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -217,7 +229,9 @@ def main(argv: list[str] | None = None) -> None:
     options = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO)
     torch.set_num_threads(options.threads)
-    figures = evaluate(options.model, clips=options.clips, seed=options.seed, device=options.device)
+    figures = evaluate(
+        options.model, clips=options.clips, layer=options.layer, seed=options.seed, device=options.device
+    )
     for entry in figures["layers"]:
         logger.info("layer %2d  t2v %s  v2t %s", entry["layer"], entry["t2v"], entry["v2t"])
     logger.info("best layer %s; tags %s; match %s", figures["best_layer"], figures["tags"], figures["match"])

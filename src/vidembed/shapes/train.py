@@ -50,7 +50,7 @@ STAGES: Final[dict[str, tuple[int, Mixture]]] = {
             isolated=0.6,
         ),
     ),
-    "match": (700, Mixture(clips=20, texts=12, tags=1, statements=5, text_answers=("tags", "dense"), isolated=0.8)),
+    "match": (1200, Mixture(clips=20, texts=12, tags=1, statements=5, text_answers=("tags", "dense"), isolated=0.8)),
 }
 """Steps and mixture of each stage, in order: tags alone first, or the decoder learns to do without the clip."""
 
