@@ -49,6 +49,7 @@ format: setup
 bench: setup
 	$(BIN)/python -m benchmarks.encode
 	$(BIN)/python -m benchmarks.rerank
+	$(BIN)/python -m benchmarks.search --sizes 10000 100000
 
 clean:
 	rm -rf $(VENV) demo-out build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

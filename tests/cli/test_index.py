@@ -171,3 +171,17 @@ def test_lancedb_missing(clips: Path, tmp_path: Path, loaded: Loaded, monkeypatc
     assert result.exit_code == 2
     assert 'pip install "vidembed[index]"' in result.stderr
     assert not (tmp_path / "ix").exists()
+
+
+def test_what_the_index_shall_have_beside_its_rows(clips: Path, tmp_path: Path, loaded: Loaded) -> None:
+    (tmp_path / "bank.txt").write_text("a red square\na blue circle\n")
+    options = ["--compact", "int8", "--query-bank", tmp_path / "bank.txt", "--exact-up-to", "7"]
+    assert vidembed("index", clips, "--to", tmp_path / "ix", "--model", "fake", *options).exit_code == 0
+    facts = json.loads(vidembed("info", tmp_path / "ix", "--json").stdout)
+    assert [(copy["name"], copy["rows"]) for copy in facts["search"]["compact"]] == [("int8", 4)]
+    assert facts["search"]["query_bank"]["queries"] == 2
+    refused = vidembed("index", clips, "--to", tmp_path / "new", "--model", "fake", "--compact", "int3")
+    assert refused.exit_code == 2
+    assert "int3" in refused.stderr
+    assert len(loaded) == 1  # it is refused before a model is loaded
+    assert not (tmp_path / "new").exists()

@@ -70,7 +70,9 @@ class FakeEncoder:
     def get_embedding_dimension(self) -> int:
         return DIMENSION
 
-    def encode_query(self, inputs: dict[str, str]) -> np.ndarray:
+    def encode_query(self, inputs: dict[str, str] | list[dict[str, str]]) -> np.ndarray:
+        if isinstance(inputs, list):
+            return np.stack([self.encode_query(each) for each in inputs])
         assert set(inputs) == {"text"}
         return self._vector(np.array(COLOURS.get(inputs["text"], (90, 90, 90)), dtype=np.float64))
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.index.fakes import DIMENSION, FakeEncoder, write_video
-from vidembed.index import IndexMeta, IndexMismatchError, Report, VideoIndex, search
+from vidembed.index import IndexMeta, IndexMismatchError, Report, VideoIndex, search, search_many
 from vidembed.index.search import MAX_QUERY_CHARS, nearest
 from vidembed.index.store import FileRows, Segment, segment_id
 from vidembed.video.fingerprint import FileState
@@ -102,3 +102,46 @@ def test_bad_queries_and_other_models_are_refused(run: Callable[..., Report], fo
 
 def test_ids_are_those_of_every_run() -> None:
     assert segment_id("file:///a.mp4", 0, 1.5) == "4f9e7e76-ab59-5587-b8d6-d6660502d529"
+
+
+def test_many_queries_at_once_find_what_each_finds_alone(run: Callable[..., Report], folder: Path) -> None:
+    run()
+    index, encoder = VideoIndex.open(folder), FakeEncoder()
+    words = ["green", "red", "something else", "green"]
+    together = search_many(index, encoder, words, k=4)
+    assert [list(hits) for hits in together] == [list(search(index, encoder, each, k=4)) for each in words]
+    assert {(hits.method.name, hits.method.rows, hits.method.approximate) for hits in together} == {("exact", 6, False)}
+    assert "recall" not in together[0][0].to_dict()
+
+
+def test_many_queries_read_the_vectors_once(index: VideoIndex, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(index, "file:///a.mp4", np.eye(DIMENSION))
+    scans = []
+    scan = VideoIndex.scan
+    monkeypatch.setattr(VideoIndex, "scan", lambda self, columns: scans.append(columns) or scan(self, columns))
+    encoder = FakeEncoder()
+    monkeypatch.setattr(IndexMeta, "require_model", lambda *_, **__: None)
+    assert [len(hits) for hits in search_many(index, encoder, ["red"] * 70, k=3)] == [3] * 70
+    assert len(scans) == 1
+
+
+@pytest.mark.parametrize(
+    ("queries", "said"),
+    [([], "queries: got 0"), (["red", " "], r"queries\[1\]: got ' '"), (["x" * 10_001], r"queries\[0\]: got 10001")],
+)
+def test_a_batch_says_which_query_is_wrong(index: VideoIndex, queries: list[str], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        search_many(index, FakeEncoder(), queries)
+
+
+def test_a_batch_says_which_vector_is_wrong(run: Callable[..., Report], folder: Path) -> None:
+    class Broken(FakeEncoder):
+        def encode_query(self, inputs: Any) -> np.ndarray:
+            vectors = super().encode_query(inputs)
+            if isinstance(inputs, list):
+                vectors[1, 2] = np.nan
+            return vectors
+
+    run()
+    with pytest.raises(RuntimeError, match="query vector 2 of 3"):
+        search_many(VideoIndex.open(folder), Broken(), ["red", "green", "blue"])

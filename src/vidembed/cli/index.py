@@ -52,9 +52,24 @@ def command(
     device: Annotated[str | None, typer.Option(help="Torch device, such as cpu or cuda.")] = None,
     fps: Annotated[float | None, typer.Option(help="Frames looked at per second. Default: the model's.")] = None,
     max_frames: Annotated[int | None, typer.Option(help="Most frames of a segment. Default: the model's.")] = None,
+    compact: Annotated[
+        list[str] | None,
+        typer.Option(help="Keep a copy for `search --compact`: int8, binary, float32-N. Give it again for more."),
+    ] = None,
+    query_bank: Annotated[
+        Path | None, typer.Option(help="File of queries, one a line, for `search --bank`.", show_default=False)
+    ] = None,
+    exact_up_to: Annotated[
+        int | None, typer.Option(min=0, help="Segments up to which a search is exact. Default: 100,000.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Write the report to stdout as JSON.")] = False,
 ) -> None:
     """Index videos, so that they can be searched. Run again, it does only what is new or changed."""
+    from vidembed.cli.search import read_queries
+    from vidembed.index import Derived
+
+    derived = Derived(exact_up_to, compact or (), None if query_bank is None else read_queries(query_bank))
+    derived.check()
     report, _ = run(
         paths,
         to,
@@ -67,6 +82,7 @@ def command(
         batch_size=batch_size,
         device=device,
         sampling={key: value for key, value in {"fps": fps, "max_frames": max_frames}.items() if value is not None},
+        derived=derived,
     )
     if as_json:
         print_json(report.to_dict())

@@ -20,9 +20,11 @@ def command(
 ) -> None:
     """Say what an index holds and which model made it."""
     from vidembed.index import VideoIndex
+    from vidembed.index.refresh import facts as search_facts
 
     index = VideoIndex.open(folder)
     meta = index.meta
+    how = search_facts(index)
     facts: dict[str, Any] = {
         "index": str(folder),
         "files": len(index.files()),
@@ -38,14 +40,25 @@ def command(
         "model_fingerprint": meta.model_fingerprint,
         "fingerprint_fields": meta.fingerprint_fields,
         "schema_version": meta.schema_version,
+        "search": how,
     }
     if as_json:
         print_json(facts)
         return
     fields = facts.pop("fingerprint_fields")
+    how = facts.pop("search")
     rows = [[key, _said(value)] for key, value in facts.items()]
     rows += [[f"fingerprint: {key}", _said(value)] for key, value in fields.items()]
+    rows += [["exact up to", f"{how['exact_up_to']} segments"], *_derived(how)]
     print_table(["", "value"], rows)
+
+
+def _derived(how: dict[str, Any]) -> list[list[str]]:
+    """Return a row for each fact about the ANN index, the compact copies and the query bank."""
+    rows = [[f"ANN index: {key}", _said(value)] for key, value in (how["ann"] or {}).items()]
+    for copy in how["compact"]:
+        rows += [[f"compact {copy['name']}: {key}", _said(value)] for key, value in copy.items() if key != "name"]
+    return rows + [[f"query bank: {key}", _said(value)] for key, value in (how["query_bank"] or {}).items()]
 
 
 def _said(value: object) -> str:

@@ -13,17 +13,23 @@ from vidembed.index.errors import (
     IndexMismatchError,
     MissingExtraError,
 )
+from vidembed.index.filters import Condition, Filter
 from vidembed.index.indexer import index_videos
 from vidembed.index.meta import IndexMeta
+from vidembed.index.refresh import Derived
 from vidembed.index.report import Problem, Report
 from vidembed.index.rerank import rerank
-from vidembed.index.search import Hit, search
+from vidembed.index.search import Hit, Hits, search, search_many
 from vidembed.index.sheet import contact_sheet
 from vidembed.index.store import VideoIndex
 from vidembed.video.windows import Windows
 
 __all__ = [
+    "Condition",
+    "Derived",
+    "Filter",
     "Hit",
+    "Hits",
     "IndexBusyError",
     "IndexDamagedError",
     "IndexMeta",
@@ -38,4 +44,5 @@ __all__ = [
     "index_videos",
     "rerank",
     "search",
+    "search_many",
 ]

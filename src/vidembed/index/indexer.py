@@ -13,6 +13,7 @@ from vidembed.index.files import find_videos, uri_of
 from vidembed.index.lock import LOCK_FILE, locked
 from vidembed.index.meta import IndexMeta
 from vidembed.index.plan import make_plan
+from vidembed.index.refresh import Derived, refresh
 from vidembed.index.report import Problem, Report
 from vidembed.index.run import Run
 from vidembed.index.store import TABLE_FOLDER, VideoIndex, require_packages
@@ -36,6 +37,7 @@ def index_videos(
     rehash: bool = False,
     batch_size: int = 32,
     progress: bool = True,
+    derived: Derived | None = None,
 ) -> Report:
     """Bring the index in `folder` up to date with the videos in `paths`, and make it where there is none.
 
@@ -54,6 +56,8 @@ def index_videos(
         rehash: Read every file again, even where size and time of last write have not changed.
         batch_size: Segments handed to the model at once.
         progress: Show a bar over files, on stderr.
+        derived: What the index shall have beside its rows: ANN index, compact copies, query bank. Default: an ANN index
+            if there are many rows, and what is there already, brought up to date.
 
     Returns:
         What was done, with every file that was skipped.
@@ -70,6 +74,8 @@ def index_videos(
         raise ValueError(f"batch_size: got {batch_size}; at least 1 is needed")
     if on_error not in {"skip", "raise"}:
         raise ValueError(f"on_error: got {on_error!r}; 'skip' or 'raise' is allowed")
+    if derived is not None:
+        derived.check(encoder.get_embedding_dimension())
     where = Path(folder)
     listing = find_videos(paths, VIDEO_SUFFIXES)
     _open(where, encoder, model, windows)  # refuse before anything is written
@@ -84,6 +90,8 @@ def index_videos(
         run = Run(where, index, meta, encoder=encoder, report=report, on_error=on_error)
         run.embed(plan, batch_size=batch_size, progress=progress)
         run.finish(plan, prune=prune)
+        if run.index is not None:
+            refresh(run.index, encoder, derived, progress=progress)
     return report
 
 

@@ -52,7 +52,7 @@ class Item(Protocol):
         ...
 
 
-class StreamEncoder(Fingerprinted, Protocol):
+class StreamEncoder(QueryEncoder, Protocol):
     """A model that gives the vectors of videos, one after the other."""
 
     sampling: Sampling

@@ -6,6 +6,7 @@ as it became, never in between.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 
 TABLE = "segments"
 TABLE_FOLDER = f"{TABLE}.lance"
+ROW_ID = "_rowid"  # LanceDB's name of the column; a row keeps its id within a version of the table
+ANN_NAME = "ann"
+PLACE = ("uri", "start_s", "end_s")
 _META_KEY = b"vidembed"
 _COMPACT_EVERY = 512  # commits; each adds a fragment, and lists all of them anew
 _KEEP_VERSIONS = timedelta(minutes=5)  # a search reads one version, for seconds
@@ -203,10 +207,74 @@ class VideoIndex:
         for first in range(0, len(uris), 500):
             self._table.delete(_among(uris[first : first + 500]))
 
+    def latest(self) -> None:
+        """Read the last commit from now on. The version at opening may be old, and its files removed."""
+        self._table.checkout_latest()
+
     def vectors(self) -> Iterator[pa.RecordBatch]:
-        """Yield `uri`, `start_s`, `end_s` and `vector` of every row, some thousands of rows at a time."""
-        self._table.checkout_latest()  # the version at opening may be old, and its files removed
-        yield from self._table.search().select(["uri", "start_s", "end_s", "vector"]).to_batches()
+        """Yield place, vector and row id of every row of the last commit, some thousands of rows at a time."""
+        self.latest()
+        yield from self.scan([*PLACE, "vector"])
+
+    def scan(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        """Yield these columns and `ROW_ID` of every row of the version at hand, in the order of the table."""
+        yield from self._table.search().select(list(columns)).with_row_id(True).to_batches()
+
+    def take(self, row_ids: Iterable[int], columns: Sequence[str]) -> pa.Table:
+        """Return these columns and `ROW_ID` of these rows of the version at hand, in the order of their ids."""
+        return self._table.take_row_ids([int(row) for row in row_ids]).select(list(columns)).with_row_id().to_arrow()
+
+    @property
+    def columns(self) -> dict[str, pa.DataType]:
+        """The columns of the table but the vector, with their types."""
+        return {field.name: field.type for field in self._table.schema if field.name != "vector"}
+
+    def stamp(self) -> str:
+        """Return the SHA-256 of the manifest of the version at hand, hex: it names all data files and the model.
+
+        What is derived from the rows is good for the version with the same stamp, and for no other.
+
+        Raises:
+            IndexDamagedError: The manifest is gone, since the version is old and another run removed it.
+        """
+        version = int(self._table.version)
+        # LanceDB has two ways to name manifests: counting down from 2^64 - 1 in new tables, and up in old ones.
+        for name in (f"{2**64 - 1 - version:020d}.manifest", f"{version}.manifest"):
+            file = self.folder / TABLE_FOLDER / "_versions" / name
+            if file.is_file():
+                return hashlib.sha256(file.read_bytes()).hexdigest()
+        raise IndexDamagedError(f"index: version {version} in {str(self.folder)!r} is gone; open the index again")
+
+    @property
+    def ann(self) -> Any:
+        """LanceDB's description of the ANN index (`lancedb.index.IndexConfig`) in the version at hand, or None."""
+        return next((each for each in self._table.list_indices() if each.name == ANN_NAME), None)
+
+    def build_ann(self, config: Any) -> None:
+        """Build the ANN index anew, in one commit."""
+        self._table.create_index("vector", config=config, name=ANN_NAME)
+        self.latest()
+
+    def drop_ann(self) -> None:
+        """Remove the ANN index if there is one."""
+        self.latest()
+        if self.ann is not None:
+            self._table.drop_index(ANN_NAME)
+
+    def ann_candidates(self, query: NDArray[np.float64], *, limit: int, nprobes: int, refine: int) -> pa.Table:
+        """Return place, vector and row id of the rows that the ANN index finds, best first.
+
+        LanceDB looks at rows that were added since the index was built one by one, and merges them in.
+
+        Args:
+            query: Unit vector, shape (D,).
+            limit: Most rows.
+            nprobes: Partitions looked into.
+            refine: `limit` times so many rows are compared by their full vectors.
+        """
+        found = self._table.search(query.astype(np.float32), vector_column_name="vector").distance_type("cosine")
+        found = found.nprobes(nprobes).refine_factor(refine).limit(limit)
+        return found.select([*PLACE, "vector", "_distance"]).with_row_id(True).to_arrow()
 
     def compact(self) -> None:
         """Join the small fragments that single commits leave, and drop old versions of the table."""

@@ -1,0 +1,258 @@
+"""A query bank that belongs to an index: vectors of bank queries, and what they say of every row.
+
+QB-Norm (arXiv 2112.12777) by `vidembed.scoring.QueryBank`; here is where it is kept, and how all rows are ranked by it.
+The bank's queries must not be the ones that are evaluated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+from tqdm.auto import tqdm
+
+from vidembed.index.derived import DERIVED_FOLDER, FORMAT_VERSION, replacing
+from vidembed.index.errors import IndexMismatchError
+from vidembed.index.exact import Ranking, Row, matrix, unit
+from vidembed.index.filters import Filter, batches
+from vidembed.index.query import check_query, encode_queries
+from vidembed.index.store import ROW_ID, VideoIndex
+from vidembed.scoring.query_bank import DEFAULT_BETA, DEFAULT_BLOCK_BYTES, QueryBank
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from vidembed.index.protocols import QueryEncoder
+
+MAX_QUERIES = 20_000  # at 3584 dimensions 287 MB of vectors
+_FILE = "query-bank.safetensors"
+_KIND = "index_query_bank"
+
+
+@dataclass(frozen=True, slots=True)
+class StoredBank:
+    """A bank as it lies in an index.
+
+    Attributes:
+        vectors: Of the bank queries, float32, shape (B, D).
+        bank: What they say of each row, in the order of `row_ids`.
+        row_ids: Ids of the rows, rising, shape (N,).
+        model_fingerprint: Of the model that made `vectors`.
+        stamp: Of the version of the table that `bank` is about.
+    """
+
+    vectors: NDArray[np.float32]
+    bank: QueryBank
+    row_ids: NDArray[np.uint64]
+    model_fingerprint: str
+    stamp: str
+
+    def places(self, row_ids: Sequence[int] | NDArray[np.uint64]) -> NDArray[np.intp]:
+        """Return the positions of rows in `bank`, shape (N,)."""
+        return np.searchsorted(self.row_ids, np.asarray(row_ids, dtype=np.uint64))
+
+    def rank(
+        self, index: VideoIndex, queries: NDArray[np.float64], *, k: int, keep: Filter | None = None
+    ) -> Iterator[tuple[list[Row], list[float] | None]]:
+        """Yield the `k` best rows of each query by normalized score, of all rows, with those scores.
+
+        The dynamic variant: a query whose best row by cosine is not the best of any bank query is ranked by cosine, and
+        comes with None.
+
+        Args:
+            index: The index that the bank is of, at the version that it is about.
+            queries: Unit vectors, shape (Q, D).
+            k: Most rows of each.
+            keep: Which rows may be hits.
+        """
+        plain = Ranking(queries, k)
+        shift = self.bank.log_normalizer / self.bank.beta  # (N,); less it, a cosine orders as its normalized score does
+        normalized = Ranking(queries, k, offset=lambda row_ids: shift[self.places(row_ids)])
+        for batch in batches(index, keep):
+            plain.add(batch)
+            normalized.add(batch)
+        for by_cosine, by_bank in zip(plain.best, normalized.best, strict=True):
+            top = [row for row in by_cosine if row.score == by_cosine[0].score]
+            if not self.bank.activation[self.places([row.row_id for row in top])].any():
+                yield by_cosine, None
+                continue
+            scores = np.array([[row.score for row in by_bank]])  # (1, K)
+            columns = self.places([row.row_id for row in by_bank])
+            yield by_bank, self.bank.normalize(scores, columns=columns, dynamic=False)[0].tolist()
+
+
+def refresh(
+    index: VideoIndex,
+    encoder: QueryEncoder,
+    queries: Sequence[str] | None = None,
+    *,
+    beta: float | None = None,
+    progress: bool = True,
+) -> bool:
+    """Make the bank of an index, or bring the one that it has up to date with its rows.
+
+    Args:
+        index: The index; nobody else may be writing to it.
+        encoder: The model of the index.
+        queries: Bank queries, for a new bank. Default: those that the index has, if any; they are not encoded again.
+        beta: Inverse temperature. Default: that of the bank at hand, or `DEFAULT_BETA` for a new one.
+        progress: Show a bar over rows, on stderr.
+
+    Returns:
+        Whether anything was written.
+
+    Raises:
+        ValueError: There are no queries or too many, or one is empty.
+        RuntimeError: The model gave no usable vector for a query.
+    """
+    index.latest()
+    known = _read(index)
+    if queries is not None:
+        vectors = encode(encoder, queries)
+        beta = DEFAULT_BETA if beta is None else beta
+    elif known is None or not len(index):
+        return False
+    else:
+        if known.model_fingerprint != index.meta.model_fingerprint:
+            raise IndexMismatchError(
+                f"query bank: it was made by another model (fingerprint {known.model_fingerprint[:12]}); give its "
+                "queries again with --query-bank"
+            )
+        vectors = known.vectors
+        if known.stamp == index.stamp() and beta in {None, known.bank.beta}:
+            return False
+        beta = known.bank.beta if beta is None else beta
+    row_ids, bank = _summed_up(index, vectors, beta, progress=progress)
+    metadata = {
+        "kind": _KIND,
+        "format_version": str(FORMAT_VERSION),
+        "model_fingerprint": index.meta.model_fingerprint,
+        "stamp": index.stamp(),
+        "beta": bank.beta.hex(),
+    }
+    tensors: dict[str, NDArray[Any]] = {
+        "vectors": vectors,
+        "row_ids": row_ids.view(np.int64),
+        "log_normalizer": bank.log_normalizer,
+        "activation": bank.activation,
+    }
+    with replacing(_file(index)) as draft:
+        save_file(tensors, draft, metadata=metadata)
+    return True
+
+
+def open_bank(index: VideoIndex) -> StoredBank:
+    """Return the bank of the version at hand.
+
+    Raises:
+        ValueError: The index has none.
+        IndexMismatchError: It is about another version of the index, or made by another model.
+    """
+    remedy = "run `vidembed index` again with --query-bank FILE, or search without --bank"
+    stored = _read(index)
+    if stored is None:
+        raise ValueError(f"bank: the index has no query bank that can be read; {remedy}")
+    if stored.model_fingerprint != index.meta.model_fingerprint or stored.stamp != index.stamp():
+        raise IndexMismatchError(f"bank: the query bank was made for another state of the index; {remedy}")
+    return stored
+
+
+def facts(index: VideoIndex) -> dict[str, Any] | None:
+    """Return what `vidembed info` says of the bank of an index, or None where there is none."""
+    if not _file(index).exists():
+        return None
+    stored = _read(index)
+    if stored is None:
+        return {"fresh": False, "why_not": "it cannot be read"}
+    fresh = stored.model_fingerprint == index.meta.model_fingerprint and stored.stamp == index.stamp()
+    share = float(stored.bank.activation.mean())
+    return {"queries": stored.bank.size, "beta": stored.bank.beta, "activated_share": round(share, 6), "fresh": fresh}
+
+
+def encode(encoder: QueryEncoder, queries: Sequence[str]) -> NDArray[np.float32]:
+    """Return the vectors of bank queries, shape (B, D).
+
+    Raises:
+        ValueError: There are none or too many, or one is empty or too long.
+        RuntimeError: The model gave no usable vector for one.
+    """
+    check_queries(queries)
+    return encode_queries(encoder, queries, dimension=None).astype(np.float32)
+
+
+def check_queries(queries: Sequence[str]) -> None:
+    """Refuse what cannot be a bank.
+
+    Raises:
+        ValueError: There are no queries or too many, or one is empty or too long. The message says which.
+    """
+    if not 0 < len(queries) <= MAX_QUERIES:
+        raise ValueError(f"query bank: got {len(queries)} queries; 1 to {MAX_QUERIES} are needed")
+    for number, query in enumerate(queries):
+        check_query(query, name=f"query bank: query {number + 1}")
+
+
+def _summed_up(
+    index: VideoIndex, vectors: NDArray[np.float32], beta: float, *, progress: bool
+) -> tuple[NDArray[np.uint64], QueryBank]:
+    """Return row ids, rising, and the bank of all rows in that order, without all vectors in memory at once."""
+    queries = unit(vectors.astype(np.float64))  # (B, D)
+    sums, ids = [], []
+    best = np.full(len(queries), -np.inf)  # (B,)
+    tops: list[list[int]] = [[] for _ in queries]  # rows at the best of each bank query
+    block = max(1, DEFAULT_BLOCK_BYTES // (8 * len(queries)))
+    with tqdm(total=len(index), desc="Query bank", unit="row", disable=not progress) as bar:
+        for batch in index.scan(["vector"]):
+            for first in range(0, len(batch), block):
+                part = batch.slice(first, block)
+                # Rounded as the cosines of a search are, so that the same vector ties with itself in any block.
+                scores = np.round(queries @ unit(matrix(part).astype(np.float64)).T, 6)  # (B, n)
+                row_ids = part.column(ROW_ID).to_numpy()
+                sums.append(QueryBank(scores, beta=beta).log_normalizer)
+                ids.append(row_ids)
+                peaks = scores.max(axis=1)  # (B,)
+                for number in np.flatnonzero(peaks >= best):
+                    if peaks[number] > best[number]:
+                        tops[number] = []
+                    tops[number] += row_ids[scores[number] == peaks[number]].tolist()
+                best = np.maximum(best, peaks)
+                bar.update(len(part))
+    row_ids = np.concatenate(ids)  # (N,)
+    order = np.argsort(row_ids)
+    row_ids = row_ids[order]
+    bank = QueryBank(np.zeros((1, len(row_ids))), beta=beta)  # filled in below, since no (B, N) matrix fits
+    bank.size = len(queries)
+    bank.log_normalizer = np.concatenate(sums)[order]
+    bank.activation = np.isin(row_ids, np.array([row for rows in tops for row in rows], dtype=np.uint64))
+    return row_ids, bank
+
+
+def _read(index: VideoIndex) -> StoredBank | None:
+    """Read the bank, or return None where there is none or it is damaged."""
+    try:
+        with safe_open(_file(index), framework="numpy") as content:
+            metadata = content.metadata() or {}
+            tensors = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118 - not a dict
+        if metadata["kind"] != _KIND or metadata["format_version"] != str(FORMAT_VERSION):
+            return None
+        vectors, row_ids = tensors["vectors"], tensors["row_ids"].view(np.uint64)
+        bank = QueryBank(np.zeros((1, len(row_ids))), beta=float.fromhex(metadata["beta"]))
+        bank.size, bank.log_normalizer, bank.activation = len(vectors), tensors["log_normalizer"], tensors["activation"]
+        sound = (
+            bank.log_normalizer.shape == bank.activation.shape == row_ids.shape
+            and bank.activation.dtype == np.bool_
+            and bool(np.isfinite(bank.log_normalizer).all())
+            and vectors.shape[1:] == (index.meta.dimension,)
+        )
+        return StoredBank(vectors, bank, row_ids, metadata["model_fingerprint"], metadata["stamp"]) if sound else None
+    except (OSError, SafetensorError, KeyError, ValueError):
+        return None
+
+
+def _file(index: VideoIndex) -> Path:
+    return index.folder / DERIVED_FOLDER / _FILE
