@@ -23,6 +23,7 @@ from vidembed.cli import (
     mteb,
     reproduce,
     search,
+    serve,
     train,
 )
 
@@ -38,6 +39,7 @@ app = typer.Typer(
 )
 app.command("index")(index.command)
 app.command("search")(search.command)
+app.command("serve")(serve.command)
 app.command("info")(info.command)
 app.command("build")(build.command)
 app.command("layers")(layers.command)

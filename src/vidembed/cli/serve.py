@@ -1,0 +1,205 @@
+"""`vidembed serve`."""
+
+# ruff: noqa: PLC0415 - commands import what they need when they run, so that --help is quick
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from vidembed.cli.console import say
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from vidembed.serve import Engine, Limits
+
+KEY_VARIABLE = "VIDEMBED_API_KEY"
+
+
+def command(
+    *,
+    folder: Annotated[Path | None, typer.Option("--in", help="Folder of an index to search.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Load the model from here. Default: the name stored in the index.")
+    ] = None,
+    alias: Annotated[
+        list[str] | None, typer.Option(help="Another name that requests may give for the model. Can be repeated.")
+    ] = None,
+    rerank: Annotated[bool, typer.Option("--rerank", help="Load the reranker that fits the model too.")] = False,
+    reranker: Annotated[str | None, typer.Option(help="Load this reranker: a saved one, or a video MLLM.")] = None,
+    calibration: Annotated[
+        Path | None, typer.Option(help="With a reranker: file that `vidembed calibrate` wrote.")
+    ] = None,
+    visual_cache: Annotated[Path | None, typer.Option(help="With a reranker: folder to keep visual tokens in.")] = None,
+    root: Annotated[
+        Path | None, typer.Option(help="Folder whose videos requests may name by URI. Default: none are read.")
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8000,
+    allow_host: Annotated[
+        list[str] | None, typer.Option(help="On a loopback address: another name for this server. Can be repeated.")
+    ] = None,
+    api_key: Annotated[
+        str | None,
+        typer.Option(
+            envvar=KEY_VARIABLE, show_envvar=True, help="What requests must bear. The variable hides it from others."
+        ),
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="Torch device, such as cpu or cuda.")] = None,
+    max_items: Annotated[int | None, typer.Option(help="Most inputs of an embeddings request.")] = None,
+    max_documents: Annotated[int | None, typer.Option(help="Most documents of a rerank request.")] = None,
+    max_upload_mb: Annotated[int | None, typer.Option(min=1, help="Largest upload, MiB.")] = None,
+    max_uploads: Annotated[int | None, typer.Option(help="Most uploads at once.")] = None,
+    max_requests: Annotated[int | None, typer.Option(help="Most requests at once that need the model.")] = None,
+    max_queue: Annotated[int | None, typer.Option(help="Most inputs that wait for the model.")] = None,
+    batch_items: Annotated[int | None, typer.Option(help="Inputs of a full batch.")] = None,
+    batch_wait_ms: Annotated[float | None, typer.Option(help="How long a batch waits for other requests.")] = None,
+    timeout: Annotated[float | None, typer.Option(help="Seconds until a request is given up.")] = None,
+) -> None:
+    """Serve embeddings, reranking and a search page over HTTP."""
+    limits = _limits(
+        max_items=max_items,
+        max_documents=max_documents,
+        max_upload_bytes=None if max_upload_mb is None else max_upload_mb * 2**20,
+        max_uploads=max_uploads,
+        max_requests=max_requests,
+        max_queue=max_queue,
+        batch_items=batch_items,
+        batch_wait_ms=batch_wait_ms,
+        timeout_s=timeout,
+    )
+    from vidembed.serve.guard import check_api_key
+
+    check_api_key(api_key or None)
+    if folder is None and model is None:
+        raise ValueError("model: give --model NAME, or an index with --in FOLDER, whose model is taken")
+    if root is not None and not root.is_dir():
+        raise ValueError(f"root: {str(root)!r} is not a folder")
+    if not (rerank or reranker) and (calibration or visual_cache):
+        raise ValueError("calibration, visual-cache: they are for a reranker; give --rerank or --reranker NAME too")
+    listening = _listen(host, port)  # before the model is loaded, which takes a while
+    with listening:
+        engine = _engine(
+            folder,
+            model,
+            aliases=alias or (),
+            with_reranker=rerank or reranker is not None,
+            reranker=reranker,
+            how={"calibration": calibration, "visual_cache": visual_cache},
+            root=root,
+            device=device,
+            limits=limits,
+        )
+        _run(engine, listening, host=host, names=allow_host or (), api_key=api_key)
+
+
+def _limits(**changes: Any) -> Limits:
+    from vidembed.index.errors import MissingExtraError
+
+    try:
+        from vidembed.serve import Limits
+    except ImportError as error:
+        raise MissingExtraError(
+            f'serving needs packages of an extra ({error}); install them with: pip install "vidembed[serve]"'
+        ) from error
+    return Limits(**{name: value for name, value in changes.items() if value is not None})
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind((host, port))
+        listening.listen(128)
+    except OSError as error:
+        listening.close()
+        raise ValueError(f"host, port: cannot listen on {host!r}, port {port}: {error}") from error
+    return listening
+
+
+def _engine(
+    folder: Path | None,
+    model: str | None,
+    *,
+    aliases: Sequence[str],
+    with_reranker: bool,
+    reranker: str | None,
+    how: dict[str, Any],
+    root: Path | None,
+    device: str | None,
+    limits: Limits,
+) -> Engine:
+    from vidembed.index import VideoIndex
+    from vidembed.index.model import load_model, load_reranker
+    from vidembed.serve import Engine
+
+    index = None if folder is None else VideoIndex.open(folder)
+    name = model or (index.meta.model if index is not None else "")
+    settings: dict[str, Any] = {} if index is None else {"layer": index.meta.layer, "sampling": index.meta.sampling}
+    encoder = load_model(name, device=device, **settings)
+    head = load_reranker(reranker, encoder, model=name, device=device, **how) if with_reranker else None
+    return Engine(
+        encoder,
+        model=_public_name(name),
+        aliases=aliases,
+        reranker=head,
+        reranker_model=None if head is None else _public_name(reranker or f"{name}-rerank"),
+        index=index,
+        root=root,
+        limits=limits,
+    )
+
+
+def _public_name(name: str) -> str:
+    """Return a model's name without the folders of this machine."""
+    path = Path(name)
+    return path.name if path.is_absolute() or path.is_dir() else name
+
+
+def _run(engine: Engine, listening: socket.socket, *, host: str, names: Sequence[str], api_key: str | None) -> None:
+    import uvicorn
+
+    from vidembed.serve import create_app
+
+    app = create_app(engine, api_key=api_key or None, hosts=_hosts(host, names))
+    address = listening.getsockname()
+    shown = f"[{address[0]}]" if ":" in address[0] else address[0]
+    say(f"Serving {engine.model} on http://{shown}:{address[1]}/")
+    if not _is_loopback(host) and not api_key:
+        say(f"Anyone who reaches this address can use it: give --api-key, or set {KEY_VARIABLE}.")
+    config = uvicorn.Config(
+        app,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,  # nothing is decided by the address of a client
+        timeout_graceful_shutdown=10,
+        limit_concurrency=8 * engine.limits.max_requests,
+        workers=1,
+    )
+    try:
+        uvicorn.Server(config).run(sockets=[listening])
+    except KeyboardInterrupt:  # uvicorn raises it again when it has ended in order
+        say("Stopped.")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _hosts(host: str, names: Sequence[str]) -> list[str] | None:
+    """Return the names that a Host header may have; None, any, on an address that other machines reach."""
+    from vidembed.serve.guard import LOOPBACK
+
+    if not _is_loopback(host):
+        return list(names) or None
+    return [*LOOPBACK, host, *names]

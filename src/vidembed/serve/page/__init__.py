@@ -1,0 +1,31 @@
+"""The web page: three static files, which ask `/search` and play `/media`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+from fastapi.responses import Response
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+_FILES = {
+    "/": ("index.html", "text/html; charset=utf-8"),
+    "/page.js": ("page.js", "text/javascript; charset=utf-8"),
+    "/page.css": ("page.css", "text/css; charset=utf-8"),
+}
+
+
+def add(app: FastAPI) -> None:
+    """Add the page to an application. The files are read once."""
+    for route, (name, kind) in _FILES.items():
+        app.add_api_route(route, _answering(files(__name__).joinpath(name).read_bytes(), kind), include_in_schema=False)
+
+
+def _answering(content: bytes, kind: str) -> Callable[[], Coroutine[Any, Any, Response]]:
+    async def answer() -> Response:
+        return Response(content, headers={"Content-Type": kind})
+
+    return answer

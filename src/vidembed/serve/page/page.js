@@ -1,0 +1,125 @@
+// Searches the index and plays hits. Text from the server is only ever set as textContent.
+"use strict";
+
+const RERANKED = 10; // hits that the reranker is asked about
+const EARLY_S = 0.05; // browsers report the time some four times a second; the fragment's end is not always kept
+const byId = (id) => document.getElementById(id);
+const video = byId("video");
+let asked = 0; // the number of the last search, so that a late answer to an earlier one is dropped
+let playing = null; // the hit on show
+
+function clock(seconds) {
+  const tenths = Math.round(seconds * 10);
+  const minutes = Math.floor(tenths / 600);
+  const rest = ((tenths % 600) / 10).toFixed(1).padStart(4, "0");
+  const hours = Math.floor(minutes / 60);
+  return hours ? `${hours}:${String(minutes % 60).padStart(2, "0")}:${rest}` : `${minutes}:${rest}`;
+}
+
+function say(text) {
+  byId("status").textContent = text;
+}
+
+function add(parent, tag, text, className) {
+  const element = document.createElement(tag);
+  element.textContent = text;
+  if (className) element.className = className;
+  parent.append(element);
+  return element;
+}
+
+function key() {
+  return byId("key").value.trim();
+}
+
+async function ask(path, body) {
+  const headers = {};
+  if (key()) headers.Authorization = `Bearer ${key()}`;
+  if (body) headers["Content-Type"] = "application/json";
+  const answer = await fetch(path, { method: body ? "POST" : "GET", headers, body: body && JSON.stringify(body) });
+  const value = await answer.json().catch(() => ({}));
+  if (!answer.ok) throw new Error(value.error ? value.error.message : `the server answered ${answer.status}`);
+  return value;
+}
+
+function show(hits) {
+  const list = byId("hits");
+  list.replaceChildren();
+  for (const hit of hits) {
+    const item = document.createElement("li");
+    const button = document.createElement("button");
+    button.type = "button";
+    add(button, "span", hit.name, "name");
+    add(button, "span", `${clock(hit.start_s)} to ${clock(hit.end_s)}`, "time");
+    const judged = hit.probability === undefined ? "" : `match ${(100 * hit.probability).toFixed(1)}%, `;
+    add(button, "span", `${judged}similarity ${hit.score.toFixed(3)}`, "score");
+    button.addEventListener("click", () => play(hit, button));
+    item.append(button);
+    list.append(item);
+  }
+}
+
+function play(hit, button) {
+  for (const other of document.querySelectorAll("#hits [aria-current]")) other.removeAttribute("aria-current");
+  button.setAttribute("aria-current", "true");
+  playing = hit;
+  byId("player").hidden = false;
+  byId("caption").textContent = `${hit.name}, ${clock(hit.start_s)} to ${clock(hit.end_s)}`;
+  say("");
+  video.src = `${hit.media}#t=${hit.start_s},${hit.end_s}`;
+  video.load(); // the same file with another fragment is not loaded anew by itself
+  byId("player").scrollIntoView({ block: "nearest" });
+  video.play().catch((error) => {
+    if (error.name === "NotAllowedError") say("Press play: this browser does not start a video by itself.");
+  });
+}
+
+// The end of the hit pauses once; pressing play again goes on past it.
+video.addEventListener("timeupdate", () => {
+  if (playing && !video.paused && video.currentTime >= playing.end_s - EARLY_S) {
+    playing = null;
+    video.pause();
+  }
+});
+video.addEventListener("loadedmetadata", () => {
+  if (playing && Math.abs(video.currentTime - playing.start_s) > 0.5) video.currentTime = playing.start_s;
+});
+video.addEventListener("error", () => {
+  if (video.error) say("This video cannot be played: it is gone, was changed, or this browser has no decoder for it.");
+});
+
+async function search() {
+  const number = ++asked;
+  say("Searching...");
+  byId("hits").replaceChildren();
+  const body = { q: byId("query").value, k: Number(byId("k").value) };
+  if (byId("rerank").checked) body.rerank = RERANKED;
+  try {
+    const { hits, approximate } = await ask("search", body);
+    if (number !== asked) return;
+    show(hits);
+    say(`${hits.length} ${hits.length === 1 ? "hit" : "hits"}${approximate ? ", by an approximate search" : ""}`);
+  } catch (error) {
+    if (number === asked) say(`Not searched: ${error.message}`);
+  }
+}
+
+byId("form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  sessionStorage.setItem("key", key());
+  history.replaceState(null, "", `?${new URLSearchParams({ q: byId("query").value })}`);
+  search();
+});
+
+byId("key").value = sessionStorage.getItem("key") || "";
+const words = new URLSearchParams(location.search).get("q");
+if (words) {
+  byId("query").value = words;
+  search();
+}
+ask("health/ready")
+  .then((health) => {
+    byId("rerank-option").hidden = health.reranker === null;
+    if (!health.index) say("This server has no index to search.");
+  })
+  .catch((error) => say(error.message));

@@ -1,0 +1,127 @@
+"""A headless Chromium, driven over the DevTools protocol: https://chromedevtools.github.io/devtools-protocol/."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import websocket
+
+NAMES = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+KEYS = {"Enter": ("\r", 13), "Tab": ("\t", 9)}
+
+
+def find_browser() -> str | None:
+    return next((found for name in NAMES if (found := shutil.which(name))), None)
+
+
+class Browser:
+    """One tab. Keys and clicks are those of a user: the page may start a video after one.
+
+    Attributes:
+        console: What the page wrote, and what it was refused, such as by its content security policy.
+    """
+
+    def __init__(self, binary: str, *, size: tuple[int, int] = (1000, 800)) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="browser-", ignore_cleanup_errors=True)
+        self._process = subprocess.Popen(
+            [
+                binary,
+                "--headless",
+                "--no-sandbox",  # test machines often are containers, and run as root
+                "--disable-gpu",
+                "--disable-dev-shm-usage",
+                "--mute-audio",
+                "--remote-debugging-port=0",
+                f"--user-data-dir={self._folder.name}",
+                f"--window-size={size[0]},{size[1]}",
+                "about:blank",
+            ],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,  # a group of its own: the binary often is a script that starts the browser
+        )
+        try:
+            port = self._port()
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/json/list", timeout=30) as answer:
+                tab = next(each for each in json.load(answer) if each["type"] == "page")
+            self._socket = websocket.create_connection(tab["webSocketDebuggerUrl"], timeout=60, suppress_origin=True)
+        except BaseException:
+            self.close()
+            raise
+        self._last = 0
+        self.console: list[str] = []
+        for domain in ("Page", "Runtime", "Log"):
+            self.command(f"{domain}.enable")
+
+    def _port(self) -> int:
+        file = Path(self._folder.name, "DevToolsActivePort")
+        for _ in range(600):
+            if file.is_file() and (lines := file.read_text().splitlines()):
+                return int(lines[0])
+            if self._process.poll() is not None:
+                break
+            time.sleep(0.1)
+        raise RuntimeError("the browser did not start")
+
+    def command(self, method: str, **params: Any) -> dict[str, Any]:
+        self._last += 1
+        self._socket.send(json.dumps({"id": self._last, "method": method, "params": params}))
+        while True:
+            message = json.loads(self._socket.recv())
+            if message.get("id") == self._last:
+                assert "error" not in message, message
+                return message["result"]
+            if message.get("method") == "Log.entryAdded":
+                self.console.append(message["params"]["entry"]["text"])
+            if message.get("method") == "Runtime.exceptionThrown":
+                self.console.append(json.dumps(message["params"]["exceptionDetails"]))
+
+    def evaluate(self, expression: str) -> Any:
+        result = self.command("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
+        assert "exceptionDetails" not in result, result
+        return result["result"].get("value")
+
+    def wait(self, expression: str, seconds: float = 30.0) -> None:
+        for _ in range(int(seconds / 0.05)):
+            if self.evaluate(expression):
+                return
+            time.sleep(0.05)
+        raise AssertionError(f"never came true: {expression}; the page wrote {self.console}")
+
+    def open(self, address: str) -> None:
+        self.command("Page.navigate", url=address)
+        self.wait(f"document.readyState === 'complete' && location.href.startsWith({json.dumps(address)})")
+
+    def type(self, text: str) -> None:
+        self.command("Input.insertText", text=text)
+
+    def press(self, key: str) -> None:
+        text, code = KEYS[key]
+        about = {"key": key, "code": key, "windowsVirtualKeyCode": code}
+        self.command("Input.dispatchKeyEvent", type="keyDown", text=text if key == "Enter" else "", **about)
+        self.command("Input.dispatchKeyEvent", type="keyUp", **about)
+
+    def click(self, selector: str) -> None:
+        place = self.evaluate(
+            f"(() => {{ const box = document.querySelector({json.dumps(selector)}).getBoundingClientRect();"
+            " return [box.x + box.width / 2, box.y + box.height / 2] })()"
+        )
+        for kind in ("mousePressed", "mouseReleased"):
+            self.command("Input.dispatchMouseEvent", type=kind, x=place[0], y=place[1], button="left", clickCount=1)
+
+    def close(self) -> None:
+        for kind in (signal.SIGTERM, signal.SIGKILL):
+            with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
+                os.killpg(self._process.pid, kind)
+                self._process.wait(5)
+        self._folder.cleanup()

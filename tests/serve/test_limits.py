@@ -1,0 +1,20 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from vidembed.serve import Limits
+
+
+@pytest.mark.parametrize("value", [0, -1, math.nan, math.inf])
+@pytest.mark.parametrize("name", ["max_items", "timeout_s", "max_upload_bytes"])
+def test_a_limit_that_is_none_is_refused(name: str, value: float) -> None:
+    with pytest.raises(ValueError, match=rf"{name}: got {value}"):
+        Limits(**{name: value})
+
+
+def test_a_queue_that_could_never_take_the_longest_request_is_refused() -> None:
+    with pytest.raises(ValueError, match="max_queue: got 3; at least max_items=4"):
+        Limits(max_items=4, max_queue=3)
+    Limits(max_items=4, max_queue=4)

@@ -1,0 +1,134 @@
+"""The page in a headless Chromium, with its keyboard and mouse: find a clip, and watch the part that was found."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+
+import pytest
+import uvicorn
+
+from tests.serve.browser import Browser, find_browser
+from tests.serve.conftest import Served
+
+pytestmark = pytest.mark.skipif(
+    find_browser() is None,
+    reason="no Chromium here; install one with its codecs, such as Debian's chromium-headless-shell",
+)
+
+
+@pytest.fixture
+def open_browser() -> Iterator[Callable[..., Browser]]:
+    opened: list[Browser] = []
+
+    def start(**how: object) -> Browser:
+        opened.append(Browser(find_browser() or "", **how))  # type: ignore[arg-type]
+        return opened[-1]
+
+    yield start
+    for browser in opened:
+        browser.close()
+
+
+def test_a_clip_is_found_and_its_part_is_played(process: Served, open_browser: Callable[..., Browser]) -> None:
+    browser = open_browser()
+    browser.open(f"{process.address}/")
+    assert browser.evaluate("document.activeElement.id") == "query"  # one can type at once
+    browser.type(process.clips[1][1].caption)
+    browser.press("Enter")
+    browser.wait("document.querySelectorAll('#hits button').length === 8")
+    assert browser.evaluate("document.getElementById('status').textContent") == "8 hits"
+    assert browser.evaluate("document.querySelector('#hits .name').textContent") == process.clips[1][0].name
+    # A hit of the second half, so that a start at 0 would be seen.
+    browser.evaluate(
+        "[...document.querySelectorAll('#hits button')].find(each => each.textContent.includes('0:02.0 to'))"
+        ".setAttribute('id', 'late')"
+    )
+    browser.evaluate("document.getElementById('late').focus()")
+    browser.press("Enter")  # a button takes the key as a click
+    browser.wait("video.currentTime > 2.1")
+    assert browser.evaluate("video.videoWidth") > 0  # frames were decoded
+    assert browser.evaluate("video.getVideoPlaybackQuality().totalVideoFrames") > 0
+    assert browser.evaluate("document.getElementById('late').getAttribute('aria-current')") == "true"
+    browser.wait("video.paused")
+    assert browser.evaluate("video.currentTime") > 3.5
+    # The first half of the first hit ends at 2 seconds, and is left there.
+    browser.evaluate(
+        "[...document.querySelectorAll('#hits button')].find(each => each.textContent.includes('0:00.0 to'))"
+        ".setAttribute('id', 'early')"
+    )
+    browser.click("#early")
+    browser.wait("!video.paused && video.currentTime > 0.2 && video.currentTime < 2")
+    browser.wait("video.paused")
+    assert 1.8 < browser.evaluate("video.currentTime") < 3.8  # paused before the end of the video
+    assert browser.console == []  # nothing was refused by the content security policy, and no script failed
+
+
+def test_markup_in_words_stays_words(process: Served, open_browser: Callable[..., Browser]) -> None:
+    browser = open_browser()
+    browser.open(f"{process.address}/?q=%3Cimg%20src%3Dx%20onerror%3Ddocument.title%3D1%3E")
+    browser.wait("document.querySelectorAll('#hits button').length > 0")
+    assert browser.evaluate("document.getElementById('query').value").startswith("<img")
+    browser.evaluate(
+        "show([{name: '<img src=x onerror=document.title=1>', start_s: 0, end_s: 1, score: 1, media: ''}])"
+    )
+    assert browser.evaluate("document.querySelector('#hits .name').textContent").startswith("<img")
+    assert browser.evaluate("document.querySelectorAll('img').length") == 0
+    assert browser.evaluate("document.title") == "vidembed"
+
+
+def test_a_failed_search_is_told(process: Served, open_browser: Callable[..., Browser]) -> None:
+    browser = open_browser()
+    browser.open(f"{process.address}/")
+    browser.evaluate("document.getElementById('k').max = 1000, document.getElementById('k').value = 1000")
+    browser.type("red")
+    browser.press("Enter")
+    browser.wait("document.getElementById('status').textContent.includes('at most 100')")
+
+
+def test_reranked_hits_on_a_phone(process: Served, open_browser: Callable[..., Browser]) -> None:
+    browser = open_browser(size=(390, 844))
+    browser.open(f"{process.address}/")
+    browser.wait("!document.getElementById('rerank-option').hidden")
+    browser.click("#rerank")
+    browser.evaluate("document.getElementById('query').focus()")
+    browser.type(process.clips[1][1].caption)
+    browser.press("Enter")
+    browser.wait("document.querySelector('#hits .score')?.textContent.startsWith('match ')")
+    assert browser.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+
+
+@pytest.fixture
+def keyed(serve: Callable[..., SimpleNamespace]) -> Iterator[str]:
+    """The address of a server of the quick models that asks for a key; its videos are in a codec of no browser."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        server = uvicorn.Server(
+            uvicorn.Config(serve(api_key="the key").client.app, log_level="warning", lifespan="off")
+        )
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+        thread.start()
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        server.should_exit = True
+        thread.join(30)
+
+
+def test_a_key_a_name_of_markup_and_a_video_that_does_not_play(
+    keyed: str, open_browser: Callable[..., Browser]
+) -> None:
+    browser = open_browser()
+    browser.open(f"{keyed}/?q=anything")
+    browser.wait("document.getElementById('status').textContent.includes('the key is missing or wrong')")
+    browser.click("summary")
+    browser.click("#key")
+    browser.type("the key")
+    browser.press("Enter")
+    browser.wait("document.querySelectorAll('#hits button').length === 6")
+    names = browser.evaluate("[...document.querySelectorAll('#hits .name')].map(each => each.textContent)")
+    assert "long <b>.mp4" in names
+    assert browser.evaluate("document.querySelectorAll('#hits b').length") == 0
+    browser.click("#hits button")
+    browser.wait("document.getElementById('status').textContent.includes('cannot be played')")
+    browser.open(f"{keyed}/?q=blue")  # the tab keeps the key
+    browser.wait("document.querySelectorAll('#hits button').length === 6")
