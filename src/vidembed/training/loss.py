@@ -26,8 +26,8 @@ TEMPERATURE: Final = 0.05
 
 PRIOR_TEMPERATURE: Final = 1.0
 """Ours: the softmax of the factor is over plain cosines. With P = S it is so sharp that a pair found in one direction
-satisfies the loss of the other too: trained hard in the embedded world, the loss fell to a hundredth and one direction
-got worse (``python -m vidembed.reproduce.align --learning-rate 1e-3 --prior-temperature 0.05``; docs/training.md).
+satisfies the loss of the other too: in the embedded world the loss fell to a twentieth, and captions found clips less
+often than before (``python -m vidembed.reproduce.align --prior-temperature 0.05``; docs/training.md).
 Code in use for this loss often has 1000 times the temperature here, which leaves next to nothing of the factor."""
 
 MINI_BATCH_SIZE: Final = 16
