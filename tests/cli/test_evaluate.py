@@ -103,6 +103,68 @@ def test_a_broken_video_stops_or_counts(custom: Path) -> None:
     assert "1.mp4" in done.stderr
 
 
+SAID = ("a red square moves down", "a blue circle stops", "a green star turns")
+
+
+def published(name: str, folder: Path) -> tuple[list[str], int]:
+    """Write three videos' annotations as a benchmark publishes them; return the videos' ids and the number of texts."""
+    two = [[text, f"{text} slowly"] for text in SAID]
+    if name == "msrvtt":
+        ids = ["video7010", "video7011", "video7012"]
+        rows = [f"ret{at},msr{at},{one},{text}" for at, (one, text) in enumerate(zip(ids, SAID, strict=True))]
+        written = {"MSRVTT_JSFUSION_test.csv": "\n".join(["key,vid_key,video_id,sentence", *rows])}
+        return _write(folder, written, ids), 3
+    if name == "msvd":
+        ids = ["mv89psg6zh4_33_46", "r2UDTaF6RTU_4_9", "vid3_0_4"]
+        lines = [f"{one} {text}" for one, texts in zip(ids, two, strict=True) for text in texts]
+        return _write(folder, {"AllVideoDescriptions.txt": lines, "test_list.txt": ids}, ids), 6
+    if name == "vatex":
+        ids = ["Ptf_2VRj-V0_000122_000132", "AAAAAAAAAAA_000001_000011", "BBBBBBBBBBB_000001_000011"]
+        entries = [{"videoID": one, "enCap": texts, "chCap": ["x"] * 2} for one, texts in zip(ids, two, strict=True)]
+        files = {"vatex_validation_v1.0.json": json.dumps(entries), "test_list.txt": ids}
+        return _write(folder, files, ids), 6
+    if name == "didemo":
+        ids = ["54322086@N00_2408598493_274c77d26a.avi", "1@N00_1_a.mov", "2@N00_2_b.mp4"]
+        entries = [{"video": one, "description": text} for one, texts in zip(ids, two, strict=True) for text in texts]
+        return _write(folder, {"test_data.json": json.dumps(entries), "test_list.txt": ids}, ids), 3
+    ids = ["v_uqiMw7tQ1Cc", "v_bXdq2zI1Ms0", "v_FsS_NCZEfaI"]
+    value = {
+        one: {"duration": 4.0, "timestamps": [[0, 2], [2, 4]], "sentences": texts}
+        for one, texts in zip(ids, two, strict=True)
+    }
+    return _write(folder, {"val_1.json": json.dumps(value)}, ids), 3
+
+
+def _write(folder: Path, files: dict[str, str | list[str]], ids: list[str]) -> list[str]:
+    folder.mkdir()
+    for name, content in files.items():
+        text = content if isinstance(content, str) else "\n".join(content) + "\n"
+        (folder / name).write_text(text, encoding="utf-8")
+    return ids
+
+
+@pytest.mark.parametrize("name", ["msrvtt", "msvd", "vatex", "didemo", "activitynet"])
+def test_every_published_benchmark_from_annotations_to_report(name: str, run: tuple[Path, Any], tmp_path: Path) -> None:
+    ids, texts = published(name, tmp_path / "published")
+    videos = tmp_path / "videos"
+    videos.mkdir()
+    for file, one in zip(sorted((run[0] / "clips").glob("*.mp4")), ids, strict=False):
+        shutil.copy(file, videos / (one if Path(one).suffix else f"{one}.mp4"))
+    out = tmp_path / "out"
+    arguments = ("--benchmark", name, "--annotations", tmp_path / "published", "--videos", videos, "--out", out)
+    refused = vidembed("evaluate", *SHAPES, *arguments)
+    assert refused.exit_code == 2
+    assert "expected" in refused.stderr  # the published counts
+    done = vidembed("evaluate", *SHAPES, *arguments, "--no-check-counts", "--rerank", 2, "--json")
+    assert done.exit_code == 0, done.stderr
+    content = json.loads(done.stdout)
+    assert (content["benchmark"]["videos"], content["benchmark"]["texts"]) == (3, texts)
+    assert all(column[way] for column in content["columns"] for way in ("t2v", "v2t"))
+    report = (out / "report.md").read_text(encoding="utf-8")
+    assert content["benchmark"]["title"] in report
+    assert "2602.08099" in report
+
+
 def test_published_files_are_read_by_name(run: tuple[Path, Any], tmp_path: Path) -> None:
     for file, name in zip(sorted((run[0] / "clips").glob("*.mp4")), ("video1", "video2"), strict=False):
         shutil.copy(file, tmp_path / f"{name}.mp4")
