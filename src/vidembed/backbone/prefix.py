@@ -98,7 +98,7 @@ def prefill(parts: Parts, features: dict[str, Any]) -> VideoPrefix:
     if positions is not None:
         inputs["position_ids"] = positions[:, :, :length]
     cache = DynamicCache(config=config)
-    output = base(**inputs, past_key_values=cache, use_cache=True)
+    output = base(**inputs, **_as_argument(base, cache), use_cache=True)
     keys_values = [(layer.keys, layer.values) for layer in cast("Any", cache).layers]
     next_position = length if positions is None else int(positions[0, 0, length])
     # a copy, since a view would keep all P positions alive
@@ -112,6 +112,11 @@ def no_prefix(parts: Parts) -> VideoPrefix:
     head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     empty = weight.new_empty((1, text.num_key_value_heads, 0, head_dim))  # (1, H_kv, 0, D_head)
     return VideoPrefix([(empty, empty)] * parts.depth, 0, 0, weight.new_empty(text.hidden_size))
+
+
+def _as_argument(model: Any, cache: Cache) -> dict[str, Cache]:
+    """The argument that takes a cache: transformers 5.24 renamed it, and warns of the old name."""
+    return {"cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values": cache}
 
 
 def _positions(parts: Parts, features: dict[str, Any]) -> torch.Tensor | None:
@@ -190,7 +195,7 @@ def _read_pack(parts: Parts, prefix: VideoPrefix, suffixes: list[Sequence[int]])
         inputs_embeds=embeddings,
         attention_mask=mask,
         position_ids=positions,
-        past_key_values=cache,
+        **_as_argument(decoder, cache),
         use_cache=True,
     )
     return cast("torch.Tensor", output.last_hidden_state[0, starts + lengths - 1])  # (N, D)
