@@ -40,9 +40,9 @@ TRAINING: Final = TrainingSettings(learning_rate=3e-4, mini_batch_size=96)
 """The learning rate was chosen among this and 1e-3 by the watched clips of seed 7."""
 
 LORA: Final = LoraSettings(rank=16, alpha=128)
-"""The paper's alpha and a quarter of its rank, so that the adapter can be bundled: with seed 0, ``--rank 64`` ends within
-1.5 points of it in every column of R@1. With ``--alpha 32``, the paper's ``alpha / rank``, ten steps are too few: summaries
-find a clip that fits for 44.0 % instead of 80.0."""
+"""The paper's alpha and a quarter of its rank, so that the adapter can be bundled: with seed 0, ``--rank 64`` ends
+within 1.5 points of it in every column of R@1. With ``--alpha 32``, the paper's ``alpha / rank``, ten are too few:
+summaries find a clip that fits for 44.0 % instead of 80.0."""
 
 Second = Literal["summary", "caption"]
 SECONDS: Final = ("summary", "caption")
