@@ -31,11 +31,11 @@ import numpy as np
 from tqdm import tqdm
 
 from benchmarks.common import environment, keep
-from vidembed.index import ann, compact
-from vidembed.index.exact import Row, rank, unit
-from vidembed.index.filters import batches
 from vidembed.index.meta import IndexMeta
-from vidembed.index.search import Hit, nearest
+from vidembed.index.retrieval import ann, compact
+from vidembed.index.retrieval.exact import Row, rank, unit
+from vidembed.index.retrieval.filters import batches
+from vidembed.index.retrieval.search import Hit, nearest
 from vidembed.index.store import FileRows, Segment, VideoIndex
 from vidembed.video.fingerprint import FileState
 

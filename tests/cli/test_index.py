@@ -8,7 +8,7 @@ import pytest
 
 from tests.cli.conftest import tree, vidembed
 from tests.index.fakes import rows, write_video
-from vidembed.index.lock import locked
+from vidembed.index.ingest.lock import locked
 
 Loaded = list[dict[str, Any]]
 

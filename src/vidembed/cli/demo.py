@@ -109,7 +109,7 @@ def command(
 
 
 def _ask(index: VideoIndex, encoder: VideoEncoder, queries: Sequence[tuple[str, set[str]]], k: int = 5) -> list[Asked]:
-    from vidembed.index.search import nearest
+    from vidembed.index.retrieval.search import nearest
 
     vectors: NDArray[np.float32] = encoder.encode_query([{"text": query} for query, _ in queries])  # (Q, D)
     return [

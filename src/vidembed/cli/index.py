@@ -107,7 +107,7 @@ def run(
     """Load the model and index `paths`; return both. What an index says of itself fills in for what is not given."""
     from vidembed.index import index_videos
     from vidembed.index.files import find_videos
-    from vidembed.index.indexer import open_if_there
+    from vidembed.index.ingest.indexer import open_if_there
     from vidembed.index.model import load_model, stored_name
     from vidembed.video import VIDEO_SUFFIXES, Sampling
 

@@ -20,7 +20,7 @@ def command(
 ) -> None:
     """Say what an index holds and which model made it."""
     from vidembed.index import VideoIndex
-    from vidembed.index.refresh import facts as search_facts
+    from vidembed.index.retrieval.refresh import facts as search_facts
 
     index = VideoIndex.open(folder)
     meta = index.meta

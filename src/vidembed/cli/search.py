@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from vidembed.index import Hit, Hits, VideoIndex
-    from vidembed.index.filters import Filter
+    from vidembed.index.retrieval.filters import Filter
     from vidembed.reranker import VideoReranker
 
 MAX_QUERIES_BYTES = 2**24
@@ -71,7 +71,7 @@ def command(
     """Search an index in words; with --rerank, look at the best hits once more."""
     from vidembed.index import Condition, Filter, VideoIndex, search, search_many
     from vidembed.index.model import load_model, load_reranker
-    from vidembed.index.search import Hits, check_options
+    from vidembed.index.retrieval.search import Hits, check_options
 
     words = words_of(query, queries, k)  # before the model is loaded, and before anything is written
     keep = Filter(path, after, before, tuple(map(Condition.parse, where or ())))
@@ -123,7 +123,7 @@ def words_of(query: str | None, queries: Path | None, k: int) -> list[str]:
     Raises:
         ValueError: There is neither or both, or one cannot be searched.
     """
-    from vidembed.index.search import check_query
+    from vidembed.index.retrieval.search import check_query
 
     if queries is not None and query is None:
         words = read_queries(queries)
@@ -157,7 +157,7 @@ def read_queries(path: Path) -> list[str]:
     Raises:
         ValueError: The file cannot be read, is too large or not UTF-8, or holds no query or too many.
     """
-    from vidembed.index.search import MAX_QUERIES
+    from vidembed.index.retrieval.search import MAX_QUERIES
 
     if not path.is_file() or path.stat().st_size > MAX_QUERIES_BYTES:
         raise ValueError(f"queries: {str(path)!r} is not a file of at most {MAX_QUERIES_BYTES} bytes")
@@ -172,8 +172,8 @@ def read_queries(path: Path) -> list[str]:
 
 def check_index(index: VideoIndex, *, keep: Filter, compact: str | None, bank: bool) -> None:
     """Refuse what the index does not have, before the model is loaded."""
-    from vidembed.index.bank import open_bank
-    from vidembed.index.compact import open_compact
+    from vidembed.index.retrieval.bank import open_bank
+    from vidembed.index.retrieval.compact import open_compact
 
     keep.check(index)
     if compact is not None:
@@ -185,7 +185,7 @@ def check_index(index: VideoIndex, *, keep: Filter, compact: str | None, bank: b
 def look_again(hits: Hits, head: VideoReranker, query: str, count: int) -> list[Hit]:
     """Return hits with the first `count` ordered by a reranker, and say which could not be looked at."""
     from vidembed.index.files import path_of
-    from vidembed.index.rerank import rerank as reranked
+    from vidembed.index.retrieval.rerank import rerank as reranked
     from vidembed.index.sheet import printable
 
     looked_at = reranked(hits[:count], head, query)

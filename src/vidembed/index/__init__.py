@@ -13,13 +13,13 @@ from vidembed.index.errors import (
     IndexMismatchError,
     MissingExtraError,
 )
-from vidembed.index.filters import Condition, Filter
-from vidembed.index.indexer import index_videos
+from vidembed.index.ingest.indexer import index_videos
+from vidembed.index.ingest.report import Problem, Report
 from vidembed.index.meta import IndexMeta
-from vidembed.index.refresh import Derived
-from vidembed.index.report import Problem, Report
-from vidembed.index.rerank import rerank
-from vidembed.index.search import Hit, Hits, search, search_many
+from vidembed.index.retrieval.filters import Condition, Filter
+from vidembed.index.retrieval.refresh import Derived
+from vidembed.index.retrieval.rerank import rerank
+from vidembed.index.retrieval.search import Hit, Hits, search, search_many
 from vidembed.index.sheet import contact_sheet
 from vidembed.index.store import VideoIndex
 from vidembed.video.windows import Windows

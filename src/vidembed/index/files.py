@@ -9,6 +9,25 @@ from pathlib import Path
 from urllib.parse import unquote_to_bytes, urlsplit
 from urllib.request import url2pathname
 
+from vidembed.video.fingerprint import FileState
+
+
+@dataclass(frozen=True, slots=True)
+class IndexedFile:
+    """A file as the index has it.
+
+    Attributes:
+        uri: Its `file://` URI.
+        content_fingerprint: SHA-256 of its bytes, hex.
+        state: Size and time of last write when it was indexed.
+        segments: Rows it has.
+    """
+
+    uri: str
+    content_fingerprint: str
+    state: FileState
+    segments: int
+
 
 @dataclass(slots=True)
 class Listing:

@@ -16,7 +16,7 @@ from vidembed.index.files import path_of
 from vidembed.video import Sampling, VideoError, VideoSegment, load_video
 
 if TYPE_CHECKING:
-    from vidembed.index.search import Hit
+    from vidembed.index.retrieval.search import Hit
 
 logger = logging.getLogger(__name__)
 

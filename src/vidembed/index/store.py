@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vidembed.index.errors import IndexDamagedError, MissingExtraError
+from vidembed.index.files import IndexedFile
 from vidembed.index.meta import IndexMeta
-from vidembed.index.plan import IndexedFile
 from vidembed.video.fingerprint import FileState
 
 if TYPE_CHECKING:

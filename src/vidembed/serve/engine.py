@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from vidembed.index import Hits, VideoIndex, rerank, search
-from vidembed.index.search import check_query
+from vidembed.index.retrieval.search import check_query
 from vidembed.serve.batching import Batcher, QueueFullError
 from vidembed.serve.errors import ApiError, busy
 from vidembed.serve.limits import Limits
@@ -67,7 +67,7 @@ class Ranked:
 
 
 class _Known:
-    """An encoder whose vector for the query is there already, for `vidembed.index.search`."""
+    """An encoder whose vector for the query is there already, for `vidembed.index.retrieval.search`."""
 
     def __init__(self, vector: NDArray[np.float32], fingerprint: str, fields: dict[str, Any]) -> None:
         self._vector = vector

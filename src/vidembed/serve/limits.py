@@ -12,7 +12,7 @@ class Limits:
 
     Attributes:
         max_items: Inputs of one embeddings request.
-        max_chars: Characters of one text: what `vidembed.index.search` takes too.
+        max_chars: Characters of one text: what `vidembed.index.retrieval.search` takes too.
         max_documents: Documents of one rerank request. Each is decoded and asked about.
         max_k: Hits of one search.
         max_rerank: Hits of one search that the reranker is asked about.

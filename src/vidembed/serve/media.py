@@ -19,7 +19,7 @@ from vidembed.serve.errors import ApiError
 from vidembed.video.fingerprint import FileState
 
 if TYPE_CHECKING:
-    from vidembed.index.plan import IndexedFile
+    from vidembed.index.files import IndexedFile
 
 ID_PATTERN = "^[0-9a-f]{32}$"
 FRESH_S = 30.0  # after so long the list of files is read anew

@@ -8,16 +8,16 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vidembed.index.derived import DERIVED_FOLDER, read_record, write_record
-from vidembed.index.exact import Row, rank
-from vidembed.index.measure import MAX_K, MEASURED_K, SEED, TARGET_RECALL, draw, recalls
+from vidembed.index.retrieval.derived import DERIVED_FOLDER, read_record, write_record
+from vidembed.index.retrieval.exact import Row, rank
+from vidembed.index.retrieval.measure import MAX_K, MEASURED_K, SEED, TARGET_RECALL, draw, recalls
 from vidembed.index.store import VideoIndex, require_packages
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from vidembed.index.measure import Sample
+    from vidembed.index.retrieval.measure import Sample
 
 logger = logging.getLogger(__name__)
 

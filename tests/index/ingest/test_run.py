@@ -24,7 +24,7 @@ from vidembed.index import (
     index_videos,
 )
 from vidembed.index.files import path_of, uri_of
-from vidembed.index.lock import locked
+from vidembed.index.ingest.lock import locked
 
 Run = Callable[..., Report]
 

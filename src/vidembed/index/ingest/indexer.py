@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Literal
 
 from vidembed.index.errors import IndexMismatchError
 from vidembed.index.files import find_videos, uri_of
-from vidembed.index.lock import LOCK_FILE, locked
+from vidembed.index.ingest.lock import LOCK_FILE, locked
+from vidembed.index.ingest.plan import make_plan
+from vidembed.index.ingest.report import Problem, Report
+from vidembed.index.ingest.run import Run
 from vidembed.index.meta import IndexMeta
-from vidembed.index.plan import make_plan
-from vidembed.index.refresh import Derived, refresh
-from vidembed.index.report import Problem, Report
-from vidembed.index.run import Run
+from vidembed.index.retrieval.refresh import Derived, refresh
 from vidembed.index.store import TABLE_FOLDER, VideoIndex, require_packages
 from vidembed.video import VIDEO_SUFFIXES
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from vidembed.index import ann, bank, compact
-from vidembed.index.ann import EXACT_UP_TO
-from vidembed.index.coarse import Spec
+from vidembed.index.retrieval import ann, bank, compact
+from vidembed.index.retrieval.ann import EXACT_UP_TO
+from vidembed.index.retrieval.coarse import Spec
 
 if TYPE_CHECKING:
     from vidembed.index.protocols import QueryEncoder

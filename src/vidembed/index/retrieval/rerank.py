@@ -11,7 +11,7 @@ from vidembed.index.files import path_of
 from vidembed.video import VideoSegment
 
 if TYPE_CHECKING:
-    from vidembed.index.search import Hit
+    from vidembed.index.retrieval.search import Hit
     from vidembed.reranker import VideoReranker
 
 logger = logging.getLogger(__name__)

@@ -6,25 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from vidembed.index.files import Listing, path_of, uri_of
+from vidembed.index.files import IndexedFile, Listing, path_of, uri_of
 from vidembed.video.fingerprint import FileState
-
-
-@dataclass(frozen=True, slots=True)
-class IndexedFile:
-    """A file as the index has it.
-
-    Attributes:
-        uri: Its `file://` URI.
-        content_fingerprint: SHA-256 of its bytes, hex.
-        state: Size and time of last write when it was indexed.
-        segments: Rows it has.
-    """
-
-    uri: str
-    content_fingerprint: str
-    state: FileState
-    segments: int
 
 
 @dataclass(frozen=True, slots=True)

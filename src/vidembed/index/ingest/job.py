@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from vidembed.index.plan import Candidate
-from vidembed.index.report import Problem
+from vidembed.index.ingest.plan import Candidate
+from vidembed.index.ingest.report import Problem
 from vidembed.index.store import Segment
 from vidembed.video.fingerprint import FileState
 

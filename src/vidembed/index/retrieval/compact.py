@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm.auto import tqdm
 
-from vidembed.index.coarse import NAME, Spec, best_places, pack
-from vidembed.index.derived import DERIVED_FOLDER, read_record, replacing, write_record
 from vidembed.index.errors import IndexMismatchError
-from vidembed.index.exact import Row, matrix, rank
-from vidembed.index.measure import MAX_K, SEED, TARGET_RECALL, Sample, draw, recalls
+from vidembed.index.retrieval.coarse import NAME, Spec, best_places, pack
+from vidembed.index.retrieval.derived import DERIVED_FOLDER, read_record, replacing, write_record
+from vidembed.index.retrieval.exact import Row, matrix, rank
+from vidembed.index.retrieval.measure import MAX_K, SEED, TARGET_RECALL, Sample, draw, recalls
 from vidembed.index.store import PLACE, ROW_ID, VideoIndex
 
 if TYPE_CHECKING:

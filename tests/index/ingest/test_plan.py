@@ -3,8 +3,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from vidembed.index.files import Listing, uri_of
-from vidembed.index.plan import IndexedFile, make_plan
+from vidembed.index.files import IndexedFile, Listing, uri_of
+from vidembed.index.ingest.plan import make_plan
 from vidembed.video.fingerprint import FileState, content_fingerprint
 
 

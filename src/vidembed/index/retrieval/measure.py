@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vidembed.index.exact import Row, rank, unit
-from vidembed.index.filters import batches
+from vidembed.index.retrieval.exact import Row, rank, unit
+from vidembed.index.retrieval.filters import batches
 from vidembed.index.store import ROW_ID, VideoIndex
 
 if TYPE_CHECKING:

@@ -14,9 +14,9 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from vidembed.index.errors import IndexingStoppedError
-from vidembed.index.interrupt import uninterrupted
-from vidembed.index.job import Job
-from vidembed.index.report import Problem, Report
+from vidembed.index.ingest.interrupt import uninterrupted
+from vidembed.index.ingest.job import Job
+from vidembed.index.ingest.report import Problem, Report
 from vidembed.index.store import FileRows, Segment, VideoIndex
 from vidembed.video import VideoError, VideoSegment, item_name
 from vidembed.video.duration import video_duration
@@ -24,8 +24,8 @@ from vidembed.video.fingerprint import FileState, content_fingerprint
 from vidembed.video.source import check_regular
 
 if TYPE_CHECKING:
+    from vidembed.index.ingest.plan import Candidate, Plan
     from vidembed.index.meta import IndexMeta
-    from vidembed.index.plan import Candidate, Plan
     from vidembed.index.protocols import Item, StreamEncoder
 
 logger = logging.getLogger(__name__)

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vidembed.index import ann, compact
-from vidembed.index.bank import open_bank
-from vidembed.index.exact import Row, rank
-from vidembed.index.filters import Filter, batches
-from vidembed.index.measure import recall_at
-from vidembed.index.query import MAX_QUERY_CHARS, check_query, encode_queries, unit_queries
+from vidembed.index.retrieval import ann, compact
+from vidembed.index.retrieval.bank import open_bank
+from vidembed.index.retrieval.exact import Row, rank
+from vidembed.index.retrieval.filters import Filter, batches
+from vidembed.index.retrieval.measure import recall_at
+from vidembed.index.retrieval.query import MAX_QUERY_CHARS, check_query, encode_queries, unit_queries
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -63,7 +63,7 @@ class Method:
         rows: Rows in the index.
         recall: Measured recall against the exact search, if approximate.
         recall_at: The number of hits that it was measured at: the next of 10 and 100.
-        sample: Queries of the measurement: stored vectors, moved (`vidembed.index.measure.draw`).
+        sample: Queries of the measurement: stored vectors, moved (`vidembed.index.retrieval.measure.draw`).
         query_bank: Whether hits are ordered by the query bank. With a bank, False says that it has nothing to correct.
     """
 

@@ -16,11 +16,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from tqdm.auto import tqdm
 
-from vidembed.index.derived import DERIVED_FOLDER, FORMAT_VERSION, replacing
 from vidembed.index.errors import IndexMismatchError
-from vidembed.index.exact import Ranking, Row, matrix, unit
-from vidembed.index.filters import Filter, batches
-from vidembed.index.query import check_query, encode_queries
+from vidembed.index.retrieval.derived import DERIVED_FOLDER, FORMAT_VERSION, replacing
+from vidembed.index.retrieval.exact import Ranking, Row, matrix, unit
+from vidembed.index.retrieval.filters import Filter, batches
+from vidembed.index.retrieval.query import check_query, encode_queries
 from vidembed.index.store import ROW_ID, VideoIndex
 from vidembed.scoring.query_bank import DEFAULT_BETA, DEFAULT_BLOCK_BYTES, QueryBank
 
