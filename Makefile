@@ -6,7 +6,7 @@ PYTEST_ARGS ?=
 ADAPTERS := integrations/langchain-vidembed integrations/llama-index-embeddings-vidembed
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: setup setup-adapters demo test lint check-wheels format bench clean
+.PHONY: setup setup-adapters demo test lint audit check-wheels format bench clean
 
 setup: $(VENV)/.installed
 
@@ -34,6 +34,9 @@ lint: setup-adapters
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	@set -e; for adapter in $(ADAPTERS); do (cd $$adapter && $(abspath $(BIN))/mypy); done
+
+audit: setup
+	@$(PYTHON) .ci/audit --python $(BIN)/python
 
 check-wheels: setup-adapters
 	rm -rf build/wheels build/installed

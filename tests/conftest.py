@@ -1,4 +1,4 @@
-"""Shared fixtures: random small models of every architecture, and the offline switch."""
+"""Shared fixtures: random small models of every architecture; the offline switch; how tests are dealt to processes."""
 
 from __future__ import annotations
 
@@ -9,10 +9,26 @@ from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before huggingface_hub is imported: no test may reach for a hub
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: the workers share the cores
 
 import pytest
 
 from tests.backbone import tiny
+
+SHARED = ("tests/ray/", "tests/serve/test_page.py", "tests/serve/test_process.py")
+"""Folders, and files of one folder, whose tests share something that is slow to start: a cluster, a server."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """For `-n N --dist loadgroup`: the tests of a file stay together, and so do those that share something."""
+    if not config.pluginmanager.hasplugin("xdist"):
+        return  # it declares the marker
+    for item in items:
+        file = item.nodeid.partition("::")[0]
+        group = file.rpartition("/")[0] if file.startswith(SHARED) else file
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(scope="session")

@@ -25,6 +25,7 @@ from vidembed.encoding.pipeline import Failed, OnError, check_on_error, default_
 from vidembed.fingerprint import fields_digest, module_fields, weights_digest
 from vidembed.models import resolve_model
 from vidembed.video import Sampling
+from vidembed.video.download import UrlAccess
 
 if TYPE_CHECKING:
     from vidembed.reranker import VideoReranker
@@ -92,7 +93,7 @@ class VideoEncoder(PipelinedSentenceTransformer):
         prefix: str | None = "zero-shot",
         sampling: Sampling | None = None,
         video_backend: str = "pyav",
-        allow_url: bool = False,
+        allow_url: UrlAccess = False,
         decode_workers: int | None = None,
         max_batch_tokens: int = MAX_BATCH_TOKENS,
         backbone: Backbone | None = None,
@@ -109,6 +110,8 @@ class VideoEncoder(PipelinedSentenceTransformer):
             kwargs["modules"] = self._modules_of(backbone)
             kwargs.setdefault("device", str(next(backbone.model.parameters()).device))
         name = None if model_name_or_path is None else resolve_model(str(model_name_or_path))
+        if name is not None:
+            kwargs["model_kwargs"] = {**(kwargs.get("model_kwargs") or {}), "use_safetensors": True}
         super().__init__(name, **kwargs)
         if "video" not in self.modalities:
             raise BackboneError(

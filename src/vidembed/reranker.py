@@ -32,6 +32,7 @@ from vidembed.reranking.visual_cache import VisualTokenCache
 from vidembed.scoring import MarginPolicy, PlattScaling, PriorCorrection, ScoreFusion
 from vidembed.scoring._checks import FloatArray
 from vidembed.video import Sampling
+from vidembed.video.download import UrlAccess
 
 if TYPE_CHECKING:
     from vidembed.encoder import VideoEncoder
@@ -93,7 +94,7 @@ class VideoReranker(PrefixSharingCrossEncoder):
         calibration: RerankerConfig | str | Path | None = None,
         sampling: Sampling | None = None,
         video_backend: str = "pyav",
-        allow_url: bool = False,
+        allow_url: UrlAccess = False,
         decode_workers: int | None = None,
         shared_prefix: bool = True,
         visual_cache: VisualTokenCache | None = None,
@@ -112,6 +113,8 @@ class VideoReranker(PrefixSharingCrossEncoder):
             kwargs["modules"] = self._modules_of(backbone)
             kwargs.setdefault("device", str(next(backbone.model.parameters()).device))
         name = None if model_name_or_path is None else resolve_model(str(model_name_or_path))
+        if name is not None:
+            kwargs["model_kwargs"] = {**(kwargs.get("model_kwargs") or {}), "use_safetensors": True}
         super().__init__(name, **kwargs)
         saved = calibration
         if saved is None and name is not None and self.backbone is None:

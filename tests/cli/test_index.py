@@ -35,7 +35,9 @@ def test_json_report(clips: Path, tmp_path: Path, loaded: Loaded) -> None:
         "indexed": 4,
         "changed": 0,
         "copied": 0,
+        "moved": 0,
         "unchanged": 0,
+        "quarantined": 1,
         "gone": [],
         "pruned": False,
         "files": 4,
@@ -84,6 +86,21 @@ def test_segments_and_sampling_are_remembered(clips: Path, tmp_path: Path, loade
     assert "'fps': 1.0" in other.stderr
 
 
+def test_a_bad_file_goes_into_quarantine_and_is_tried_on_demand(clips: Path, tmp_path: Path, loaded: Loaded) -> None:
+    (clips / "bad.mp4").write_bytes(b"no video")
+    first = vidembed("index", clips, "--to", tmp_path / "ix", "--model", "fake")
+    assert "1 of the skipped files went into quarantine; `--retry`" in first.stderr
+    again = vidembed("index", clips, "--to", tmp_path / "ix")
+    assert ("in quarantine since" in again.stdout, "quarantine" in again.stderr) == (True, False)
+    assert "went into quarantine" in vidembed("index", clips, "--to", tmp_path / "ix", "--retry").stderr
+
+
+def test_a_moved_file_is_said_to_be(clips: Path, tmp_path: Path, loaded: Loaded) -> None:
+    vidembed("index", clips, "--to", tmp_path / "ix", "--model", "fake")
+    (clips / "red.mp4").rename(clips / "crimson.mp4")
+    assert vidembed("index", clips, "--to", tmp_path / "ix").stdout.startswith("1 moved, 3 unchanged.")
+
+
 def test_gone_and_prune(clips: Path, tmp_path: Path, loaded: Loaded) -> None:
     vidembed("index", clips, "--to", tmp_path / "ix", "--model", "fake")
     (clips / "red.mp4").unlink()
@@ -127,6 +144,10 @@ def test_the_small_model_comes_with_a_warning(clips: Path, tmp_path: Path, loade
         (["{clips}", "--to", "{new}", "--segment", "2", "--overlap", "2"], "overlap: got 2.0"),
         (["{clips}", "--to", "{new}", "--segment", "2", "--overlap", "-1"], "overlap: got -1.0"),
         (["{clips}", "--to", "{new}", "--overlap", "1"], "without --segment"),
+        (["{clips}", "--to", "{new}", "--scenes", "--segment", "2"], "--scenes together with --segment"),
+        (["{clips}", "--to", "{new}", "--timeout", "0"], "timeout_s"),
+        (["{clips}", "--to", "{new}", "--max-memory", "0"], "max_memory_bytes"),
+        (["{clips}", "--to", "{new}", "--decode-workers", "0"], "--decode-workers"),
         (["{clips}", "--to", "{new}", "--fps", "0"], "fps=0.0"),
         (["{clips}", "--to", "{new}", "--max-frames", "0"], "max_frames=0"),
         (["{clips}", "--to", "{new}", "--batch-size", "0"], "--batch-size"),

@@ -24,7 +24,7 @@ def small_sample(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def index(clips: Path, tmp_path: Path, loaded: Loaded) -> Path:
     """Six segments, searched exactly."""
-    index_videos([clips], tmp_path / "ix", FakeEncoder(), model="fake", windows=Windows(1), progress=False)
+    index_videos([clips], tmp_path / "ix", FakeEncoder(), model="fake", cut=Windows(1), progress=False)
     return tmp_path / "ix"
 
 
@@ -32,7 +32,7 @@ def index(clips: Path, tmp_path: Path, loaded: Loaded) -> Path:
 def large(clips: Path, tmp_path: Path, loaded: Loaded) -> Path:
     """The same with an ANN index, a compact copy and a query bank."""
     index_videos(
-        [clips], tmp_path / "large", FakeEncoder(), model="fake", windows=Windows(1), progress=False, derived=DERIVED
+        [clips], tmp_path / "large", FakeEncoder(), model="fake", cut=Windows(1), progress=False, derived=DERIVED
     )
     return tmp_path / "large"
 

@@ -13,6 +13,7 @@ import uvicorn
 from starlette.testclient import TestClient
 
 from tests.cli.conftest import vidembed
+from vidembed.video.pool import DecodePool
 
 Loaded = list[dict[str, Any]]
 
@@ -82,6 +83,20 @@ def test_limits_and_names_are_passed_on(index: Path, started: list[SimpleNamespa
     assert [each["id"] for each in client.get("/v1/models").json()["data"]] == ["fake", "one", "two"]
     answer = client.post("/v1/embeddings", json={"model": "one", "input": ["a"] * 4})
     assert "at most 3" in answer.json()["error"]["message"]
+
+
+def test_what_decoders_may_take_is_passed_on(
+    index: Path, started: list[SimpleNamespace], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[dict[str, Any]] = []
+    make = DecodePool.__init__
+    monkeypatch.setattr(DecodePool, "__init__", lambda self, **how: (given.append(how), make(self, **how))[1])
+    options = ["--decode-workers", 3, "--decode-timeout", 7, "--max-memory", 0.75]
+    assert vidembed("serve", "--in", index, "--port", 0, *options).exit_code == 0
+    assert given == [{"workers": 3, "timeout_s": 7, "max_memory_bytes": 768 * 2**20, "backend": "pyav"}]
+    result = vidembed("serve", "--in", index, "--port", 0, "--decode-timeout", 0)
+    assert result.exit_code != 0
+    assert "decode_timeout_s: got 0" in result.stderr
 
 
 def test_a_model_without_an_index(started: list[SimpleNamespace], loaded: Loaded, tmp_path: Path) -> None:

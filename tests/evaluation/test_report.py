@@ -5,11 +5,15 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
 
 from tests.evaluation.made_up import changed, made_up
 from vidembed.evaluation.first_stage import Failure
 from vidembed.evaluation.report import Section, as_html, as_markdown, sections, title_of, write_reports
 from vidembed.evaluation.result import EvaluationResult
+from vidembed.index.sheet import printable
 
 EVIL = "<script>alert(1)</script> | **bold** [x](http://a) `c` \n# head & \x1b[31m"
 
@@ -101,3 +105,94 @@ def test_files(tmp_path: Path) -> None:
     write_reports(made_up(videos=4), tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["report.html", "report.md"]
     assert (tmp_path / "report.html").read_text(encoding="utf-8").startswith("<!doctype html>")
+
+
+HOSTILE = [
+    "<script>alert(1)</script>",
+    "<img src=x onerror=alert(1)>",
+    "&lt;b&gt; &#60;b&#62;",
+    "\"' onload='x",
+    "- an item",
+    "+ an item",
+    "* an item",
+    "1. an item",
+    "1) an item",
+    "---",
+    "===",
+    "    code",
+    "\tcode",
+    "# a heading",
+    "> a quotation",
+    "```\ncode",
+    "~~~",
+    "a|b|c",
+    "[x](javascript:alert(1)) ![y](http://evil.example/p.png) [z]: http://evil.example",
+    "<http://evil.example> http://evil.example www.evil.example me@evil.example",
+    "*em* **strong** _em_ `code` ~~gone~~ \\ \\* $x$",
+    "a\nb\r\nc\u2028d",
+    "\x1b[31mred\x07\x9b0m",
+    "\u202egpj.exe\u2066",
+    "caf\udce9 \x00",
+    "x" * 255,
+]
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_markdown_is_only_what_is_written_here(text: str) -> None:
+    """As a reader of Markdown takes it: headings, a table and paragraphs, and no markup in them."""
+    markdown = as_markdown(text, [Section(text, (text, "b"), ((text, text), ("1", text)), (text, f"after {text}"))])
+    reader = MarkdownIt("commonmark").enable(["table", "strikethrough"])
+    tokens = reader.parse(markdown)
+    kinds = [token.type.removesuffix("_open") for token in tokens if not token.type.endswith("_close")]
+    cells = ["tr", "th", "inline", "th", "inline", "tbody", "tr", *["td", "inline"] * 2, "tr", *["td", "inline"] * 2]
+    cells.remove("tbody")
+    found = [kind for kind in kinds if kind not in {"thead", "tbody"}]
+    assert found == ["heading", "inline", "heading", "inline", "table", *cells, *["paragraph", "inline"] * 2]
+    for token in tokens:
+        assert {child.type for child in token.children or ()} <= {"text", "text_special"}
+    shown = printable(text).strip()
+    title = "".join(child.content for child in tokens[1].children or ())
+    assert title == shown
+    assert not re.search(r"(?<!\\)://|www\.", markdown)  # GitHub makes links of bare addresses
+    markdown.encode("utf-8")
+    assert all(line.isprintable() for line in markdown.split("\n"))
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_html_is_only_what_is_written_here(text: str) -> None:
+    page = as_html(text, [Section(text, (text, "b"), ((text, text),), (text,))])
+    found: list[tuple[str, object]] = []
+    words: list[str] = []
+
+    class Reader(HTMLParser):
+        def handle_starttag(self, tag: str, attrs: object) -> None:
+            found.append((tag, attrs))
+
+        def handle_data(self, data: str) -> None:
+            words.append(data)
+
+        def handle_comment(self, data: str) -> None:
+            raise AssertionError(data)
+
+    reader = Reader()
+    reader.feed(page)
+    reader.close()
+    assert [tag for tag, _ in found] == [
+        "html", "head", "meta", "meta", "title", "style", "body", "h1", "h2", "table", "tr", "th", "th", "tr", "td",
+        "td", "p",
+    ]  # fmt: skip
+    assert words.count(printable(text)) == 7
+    assert all(line.isprintable() for line in page.split("\n"))
+    page.encode("utf-8")
+
+
+@given(st.text(max_size=60))
+def test_any_text_comes_back_out_of_markdown(text: str) -> None:
+    tokens = (
+        MarkdownIt("commonmark")
+        .enable(["table", "strikethrough"])
+        .parse(as_markdown("t", [Section("h", lines=(text,))]))
+    )
+    rest = [token for token in tokens[6:] if token.type == "inline"]
+    assert "".join(child.content for token in rest for child in token.children or ()) == printable(text).strip()
+    assert {token.type for token in tokens[6:]} <= {"paragraph_open", "inline", "paragraph_close"}

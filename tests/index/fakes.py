@@ -13,7 +13,7 @@ from typing import Any
 import av
 import numpy as np
 
-from vidembed.video import Sampling, VideoError, load_video
+from vidembed.video import Clip, Sampling
 
 DIMENSION = 8
 COLOURS = {"red": (200, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 200)}
@@ -43,14 +43,14 @@ def write_videos(folder: Path, count: int) -> list[Path]:
 
 @dataclass
 class FakeEncoder:
-    """Has what the index needs of a VideoEncoder, and reads real files with the real decoder.
+    """Has what the index needs of a VideoEncoder.
 
     Attributes:
         name: Makes the fingerprint.
         delay: Seconds that a batch takes.
         seen: Names of the videos that were embedded, in order.
         spoil: What to do to the vector of a video, by file name: `nan`, `zero` or `short`.
-        before: Called with each path before it is read.
+        before: Called with each path before its clip is looked at.
     """
 
     name: str = "fake"
@@ -59,6 +59,7 @@ class FakeEncoder:
     seen: list[str] = field(default_factory=list)
     spoil: dict[str, str] = field(default_factory=dict)
     before: Any = None
+    video_backend: str = "pyav"
 
     def fingerprint_fields(self) -> dict[str, Any]:
         return {"name": self.name, "sampling": self.sampling.as_dict()}
@@ -91,17 +92,12 @@ class FakeEncoder:
     def _batch(self, batch: list[tuple[int, Any]]) -> Iterator[SimpleNamespace]:
         for index, item in batch:
             time.sleep(self.delay)
-            source = item["video"] if isinstance(item, dict) else item
-            path = Path(getattr(source, "path", source))
+            assert isinstance(item, Clip)
+            path = Path(item.item.partition("#")[0])
             if self.before:
                 self.before(path)
-            try:
-                clip = load_video(source, self.sampling)
-            except VideoError as error:
-                yield SimpleNamespace(index=index, embedding=None, error=error)
-                continue
             self.seen.append(path.name)
-            vector = self._vector(clip.frames.mean(axis=(0, 1, 2)))
+            vector = self._vector(item.frames.mean(axis=(0, 1, 2)))
             match self.spoil.get(path.name):
                 case "nan":
                     vector[3] = np.nan

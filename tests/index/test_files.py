@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from vidembed.index.files import canonical, find_videos, path_of, uri_of
+from vidembed.index.files import canonical, file_name_of, find_videos, is_local, name_of, path_of, uri_of
 
 SUFFIXES = {".mp4", ".mov"}
 
@@ -125,6 +125,18 @@ def test_uris_go_there_and_back(tmp_path: Path, name: str) -> None:
     assert uri.isascii()
     assert not set(uri) & set("<>\"' \n")
     assert path_of(uri) == path
+
+
+@pytest.mark.parametrize(
+    ("uri", "local", "name", "last"),
+    [
+        ("file:///v/a%20b.mp4", True, str(Path("/v/a b.mp4")), "a b.mp4"),
+        ("s3://bucket/v/a%20b%25.mp4", False, "s3://bucket/v/a b%.mp4", "a b%.mp4"),
+        ("gs://bucket", False, "gs://bucket", "bucket"),
+    ],
+)
+def test_how_files_are_shown(uri: str, local: bool, name: str, last: str) -> None:
+    assert (is_local(uri), name_of(uri), file_name_of(uri)) == (local, name, last)
 
 
 def test_other_uris_are_refused() -> None:

@@ -86,6 +86,25 @@ def test_a_video_that_is_gone_has_the_reason_in_its_place(tmp_path: Path) -> Non
     assert "<img" not in page
 
 
+def test_what_is_around_a_hit_is_shown_and_linked(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.mp4", [(200, 30, 30)] * 3)
+    hit = Hit(path.as_uri(), 1.0, 2.0, 0.5, segments=4, context_start_s=0.5, context_end_s=3.0)
+    tags = parsed(contact_sheet([("red", [hit])]))
+    assert "0:01.0-0:02.0 (in 0:00.5-0:03.0)" in tags.text
+    assert "segments: 4" in tags.text
+    assert [attributes["href"] for tag, attributes in tags.tags if tag == "a"] == [path.as_uri() + "#t=0.5,3"]
+    plain = parsed(contact_sheet([("red", [Hit(path.as_uri(), 1.0, 2.0, 0.5)])]))
+    assert "(in" not in plain.text
+    assert "segments" not in plain.text
+
+
+def test_a_video_that_is_elsewhere_has_no_picture() -> None:
+    tags = parsed(contact_sheet([("red", [Hit("s3://bucket/a%20dog.mp4", 0.0, 1.0, 0.5)])]))
+    assert "not a file of this machine" in tags.text
+    assert "a dog.mp4" in tags.text
+    assert all(tag != "img" for tag, _ in tags.tags)
+
+
 def test_no_hits_make_a_page_too() -> None:
     assert re.search(r"<h2>nothing &lt;here&gt;</h2>", contact_sheet([("nothing <here>", [])]))
 

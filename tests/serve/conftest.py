@@ -23,7 +23,7 @@ from vidembed.reranking.ranking import Ranking
 from vidembed.serve import Engine, Limits, create_app
 from vidembed.shapes import ClipRecord, write_clips
 from vidembed.uri import video_uri
-from vidembed.video import VideoError, load_video
+from vidembed.video import Clip, Sampling, VideoError, load_video
 
 
 @dataclass
@@ -51,11 +51,13 @@ class ServedEncoder(FakeEncoder):
 class FakeReranker:
     """The probability of a video is its redness."""
 
+    sampling = Sampling(fps=3.0)
+
     def predict(
         self, pairs: list[Any], *, on_error: str, show_progress_bar: bool = False
     ) -> np.ma.MaskedArray[Any, Any]:
         assert on_error == "skip"
-        assert all(set(query) == {"text"} for query, _ in pairs)
+        assert all(set(query) == {"text"} and isinstance(clip, Clip) for query, clip in pairs)
         scores = [self._score(video) for _, video in pairs]
         return np.ma.MaskedArray([score or 0 for score in scores], mask=[score is None for score in scores])
 
@@ -68,7 +70,7 @@ class FakeReranker:
     @staticmethod
     def _score(video: Any) -> float | None:
         try:
-            mean = load_video(video).frames.mean(axis=(0, 1, 2))
+            mean = load_video(video, FakeReranker.sampling).frames.mean(axis=(0, 1, 2))
         except VideoError:
             return None
         return float(mean[0] / mean.sum())
@@ -88,7 +90,7 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def index_folder(videos: Path) -> Path:
     folder = videos.parent / "index"
-    index_videos([videos], folder, ServedEncoder(), model="fake", windows=Windows(1.0), progress=False)
+    index_videos([videos], folder, ServedEncoder(), model="fake", cut=Windows(1.0), progress=False)
     return folder
 
 

@@ -18,3 +18,8 @@ def test_a_queue_that_could_never_take_the_longest_request_is_refused() -> None:
     with pytest.raises(ValueError, match="max_queue: got 3; at least max_items=4"):
         Limits(max_items=4, max_queue=3)
     Limits(max_items=4, max_queue=4)
+
+
+def test_memory_in_which_no_decoder_starts_is_refused() -> None:
+    with pytest.raises(ValueError, match="decode_memory_bytes: got 1000; at least 536870912"):
+        Limits(decode_memory_bytes=1000)

@@ -79,6 +79,46 @@ def test_markup_in_words_stays_words(process: Served, open_browser: Callable[...
     assert browser.evaluate("document.title") == "vidembed"
 
 
+def test_filters_narrow_a_search_and_stay_in_the_address(process: Served, open_browser: Callable[..., Browser]) -> None:
+    browser = open_browser()
+    browser.open(f"{process.address}/")
+    assert browser.evaluate("document.getElementById('filters').open") is False
+    browser.type("red")
+    browser.click("#filters summary")
+    browser.click("#path")
+    name = process.clips[2][0].name
+    browser.type(name)
+    browser.press("Enter")
+    browser.wait("document.querySelectorAll('#hits button').length === 2")
+    names = browser.evaluate("[...document.querySelectorAll('#hits .name')].map(each => each.textContent)")
+    assert names == [name, name]
+    browser.click("#after")
+    browser.type("2.5")
+    browser.press("Enter")
+    browser.wait("document.querySelectorAll('#hits button').length === 1")
+    assert browser.evaluate("document.querySelector('#hits .time').textContent").startswith("0:02.0 to ")
+    address = browser.evaluate("location.href")
+    browser.open("about:blank")
+    browser.open(address)
+    browser.wait("document.querySelectorAll('#hits button').length === 1")
+    assert browser.evaluate("document.getElementById('filters').open") is True
+    assert browser.evaluate("document.getElementById('path').value") == name
+    browser.evaluate("document.getElementById('path').value = ''")
+    browser.evaluate("document.getElementById('before').value = '2'")
+    browser.evaluate("document.getElementById('form').requestSubmit()")
+    browser.wait("document.getElementById('status').textContent.startsWith('Not searched: before: got 2')")
+    assert all("400" in line for line in browser.console)  # the refused search alone
+
+
+def test_a_video_that_is_elsewhere_is_said_to_be(process: Served, open_browser: Callable[..., Browser]) -> None:
+    browser = open_browser()
+    browser.open(f"{process.address}/")
+    browser.evaluate("show([{name: 'a.mp4', start_s: 0, end_s: 1, score: 1}])")
+    browser.click("#hits button")
+    browser.wait("document.getElementById('status').textContent.includes('not on the server')")
+    assert browser.evaluate("document.getElementById('player').hidden") is True
+
+
 def test_a_failed_search_is_told(process: Served, open_browser: Callable[..., Browser]) -> None:
     browser = open_browser()
     browser.open(f"{process.address}/")
@@ -120,7 +160,7 @@ def test_a_key_a_name_of_markup_and_a_video_that_does_not_play(
     browser = open_browser()
     browser.open(f"{keyed}/?q=anything")
     browser.wait("document.getElementById('status').textContent.includes('the key is missing or wrong')")
-    browser.click("summary")
+    browser.click("#key-option summary")
     browser.click("#key")
     browser.type("the key")
     browser.press("Enter")

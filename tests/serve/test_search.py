@@ -4,12 +4,25 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
+import lancedb
+import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
+from tests.index.made import file_rows
 from tests.serve.conftest import ServedEncoder
-from vidembed.index import IndexMismatchError, VideoIndex, Windows, index_videos, search
+from vidembed.index import (
+    Condition,
+    Filter,
+    IndexMeta,
+    IndexMismatchError,
+    VideoIndex,
+    Windows,
+    index_videos,
+    search,
+)
 
 
 def test_hits_are_those_of_a_search(client: TestClient, index_folder: Path, videos: Path) -> None:
@@ -32,6 +45,152 @@ def test_reranking_orders_the_first_hits(client: TestClient) -> None:
     assert hits[0]["uri"] != plain[0]["uri"]  # the blue one is the least red
     assert hits[3:] == plain[3:]
     assert client.get("/search", params={"q": "blue", "k": 2, "rerank": 3}).json()["hits"] == hits[:2]
+
+
+def asked(client: TestClient, **options: Any) -> list[dict[str, Any]]:
+    """The hits for red, asked for by address and by body alike."""
+    by_body = client.post("/search", json={"q": "red", "k": 9, **options})
+    by_address = client.get("/search", params={"q": "red", "k": 9, **options})
+    assert by_body.status_code == 200, by_body.text
+    assert by_address.json() == by_body.json()
+    return by_body.json()["hits"]  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    ("options", "keep"),
+    [
+        ({"path": "*e*.mp4"}, Filter(path="*e*.mp4")),
+        ({"path": "videos/red.mp4"}, Filter(path="videos/red.mp4")),
+        ({"path": "nothing"}, Filter(path="nothing")),
+        ({"after": 1.5}, Filter(after=1.5)),
+        ({"before": 1}, Filter(before=1)),
+        ({"after": 0.5, "before": 1.5, "path": "long*"}, Filter("long*", 0.5, 1.5)),
+        ({"where": ["duration < 2", "start_s=0"]}, Filter(where=(Condition("duration", "<", "2"),))),
+        ({"where": ["uri != x"], "path": "*"}, Filter()),
+    ],
+)
+def test_filters_are_those_of_a_search(
+    client: TestClient, index_folder: Path, options: dict[str, Any], keep: Filter
+) -> None:
+    wanted = search(VideoIndex.open(index_folder), ServedEncoder(), "red", k=9, keep=keep)
+    hits = asked(client, **options)
+    assert [(hit["uri"], hit["start_s"], hit["score"]) for hit in hits] == [
+        (hit.uri, hit.start_s, hit.score) for hit in wanted
+    ]
+    assert len(hits) < 6 or not keep.any
+
+
+@pytest.mark.parametrize(
+    ("options", "param", "says"),
+    [
+        ({"path": ""}, "path", "at least 1"),
+        ({"path": "x" * 4097}, "path", "at most 4096"),
+        ({"after": -1}, "after", "greater than or equal to 0"),
+        ({"after": "x"}, "after", "valid number"),
+        ({"after": 2, "before": 2}, "before", "is not after 2"),
+        ({"where": ["duration"]}, "where[0]", "COLUMN, one of"),
+        ({"where": ["duration > 1", ""]}, "where[1]", "at least 1"),
+        ({"where": ["duration > 1", "x" * 1001]}, "where[1]", "at most 1000"),
+        ({"where": ["duration > 1"] * 17}, "where", "at most 16"),
+        ({"where": ["colour = red"]}, "where", "no column 'colour'; it has id, uri"),
+        ({"where": ["duration = long"]}, "where", "a finite number is needed"),
+        ({"where": ["vector = 1"]}, "where", "no column 'vector'"),
+        ({"merge": "all"}, "merge", "'moments'"),
+        ({"around": -1}, "around", "greater than or equal to 0"),
+        ({"around": 3601}, "around", "less than or equal to 3600"),
+        ({"ater": 3}, "ater", "not permitted"),
+    ],
+)
+def test_filters_that_cannot_be_are_named(client: TestClient, options: dict[str, Any], param: str, says: str) -> None:
+    for answer in (
+        client.get("/search", params={"q": "red", **options}),
+        client.post("/search", json={"q": "red", **options}),
+    ):
+        assert answer.status_code == 400, answer.text
+        error = answer.json()["error"]
+        assert error["param"] == param
+        assert says in error["message"]
+
+
+@pytest.mark.parametrize("text", ["NaN", "Infinity", "1e999"])
+def test_times_that_are_not_finite_are_refused(client: TestClient, text: str) -> None:
+    for name in ("after", "before", "around"):
+        by_address = client.get(f"/search?q=red&{name}={text}")
+        by_body = client.post(
+            "/search", content=f'{{"q": "red", "{name}": {text}}}', headers={"Content-Type": "application/json"}
+        )
+        assert (by_address.status_code, by_body.status_code) == (400, 400)
+        assert by_address.json()["error"]["param"] == by_body.json()["error"]["param"] == name
+
+
+def test_a_column_that_came_while_the_server_runs_can_be_asked_for(
+    serve: Callable[..., SimpleNamespace], videos: Path, tmp_path: Path
+) -> None:
+    index_videos([videos], tmp_path / "index", ServedEncoder(), model="fake", cut=Windows(1.0), progress=False)
+    client = serve(index=VideoIndex.open(tmp_path / "index")).client
+    assert client.get("/search?q=red&where=camera%3Dleft").json()["error"]["param"] == "where"
+    table = lancedb.connect(tmp_path / "index").open_table("segments")
+    table.add_columns({"camera": "'left'"})
+    table.update(where="start_s > 0", values={"camera": "right"})
+    assert [hit["start_s"] for hit in asked(client, where=["camera=right"])] == [2, 1]
+
+
+def test_hits_are_merged_to_moments_unless_asked_otherwise(
+    serve: Callable[..., SimpleNamespace], videos: Path, tmp_path: Path
+) -> None:
+    index_videos([videos], tmp_path / "index", ServedEncoder(), model="fake", cut=Windows(1.0, 0.5), progress=False)
+    client = serve(index=VideoIndex.open(tmp_path / "index")).client
+    every = asked(client, merge="none")
+    moments = asked(client)
+    assert moments == asked(client, merge="moments")
+    assert len(moments) < len(every)
+    assert all(hit in every for hit in moments)
+    assert client.get("/search?q=red").json()["method"]["merge"] == "moments"
+    best = asked(client, merge="videos")
+    assert [hit["name"] for hit in best] == list(dict.fromkeys(hit["name"] for hit in every))
+    assert {hit["name"]: hit["segments"] for hit in best}["long <b>.mp4"] == sum(
+        hit["name"] == "long <b>.mp4" for hit in every
+    )
+    assert client.get("/search?q=red&k=2&merge=videos&rerank=3").json()["hits"][0]["probability"] > 0
+
+
+def test_hits_tell_what_is_around_them(client: TestClient) -> None:
+    for hit in asked(client, around=1.25, path="long*"):
+        assert hit["context_start_s"] == max(0, hit["start_s"] - 1.25)
+        assert hit["context_end_s"] == min(3, hit["end_s"] + 1.25)
+    assert all("context_start_s" not in hit for hit in asked(client))
+
+
+def test_a_video_that_is_elsewhere_is_found_and_has_no_media(
+    serve: Callable[..., SimpleNamespace], tmp_path: Path
+) -> None:
+    encoder = ServedEncoder()
+    meta = IndexMeta(
+        "fake", None, {}, encoder.fingerprint, encoder.fingerprint_fields(), 8, 1.0, 0.0, "2026-01-01T00:00:00+00:00"
+    )
+    index = VideoIndex.create(tmp_path / "index", meta)
+    index.put([file_rows("s3://bucket/some%20dir/a%20b.mp4", np.eye(8)[:1])], replace=False)
+    server = serve(index=VideoIndex.open(tmp_path / "index"))
+    for pattern in ("a b.mp4", "some dir/*", "s3://bucket/*", "*"):
+        (hit,) = asked(server.client, path=pattern)
+        assert (hit["name"], "media" in hit) == ("a b.mp4", False)
+    media_id = server.engine.media.id_of("s3://bucket/some%20dir/a%20b.mp4")
+    assert server.client.get(f"/media/{media_id}").status_code == 404
+
+
+def test_the_description_has_the_limits(serve: Callable[..., SimpleNamespace]) -> None:
+    described = serve(limits={"max_k": 7, "max_rerank": 3, "max_chars": 50}).client.get("/openapi.json").json()
+    parameters = described["paths"]["/search"]["get"]["parameters"]
+    by_address = {each["name"]: each["schema"] for each in parameters}
+    by_body = described["components"]["schemas"]["SearchRequest"]["properties"]
+    assert set(by_address) == set(by_body)
+    for form in (by_address, by_body):
+        assert form["q"]["maxLength"] == 50
+        assert form["rerank"]["maximum"] == 3
+        assert form["k"]["anyOf"][0]["maximum"] == 7
+        assert form["path"]["anyOf"][0]["maxLength"] == 4096
+        assert (form["where"]["maxItems"], form["where"]["items"]["maxLength"]) == (16, 1000)
+        assert (form["merge"]["enum"], form["merge"]["default"]) == (["none", "moments", "videos"], "moments")
 
 
 def test_words_that_look_like_a_path_are_words(client: TestClient, videos: Path) -> None:
@@ -135,7 +294,7 @@ def test_a_file_that_was_changed_is_not_served(
     clip = tmp_path / "clips" / "a.mp4"
     clip.parent.mkdir()
     clip.write_bytes((videos / "red.mp4").read_bytes())
-    index_videos([clip], tmp_path / "index", ServedEncoder(), model="fake", windows=Windows(1.0), progress=False)
+    index_videos([clip], tmp_path / "index", ServedEncoder(), model="fake", cut=Windows(1.0), progress=False)
     client = serve(index=VideoIndex.open(tmp_path / "index")).client
     media = client.get("/search?q=red").json()["hits"][0]["media"]
     assert client.get(media).status_code == 200

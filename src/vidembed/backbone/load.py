@@ -94,6 +94,7 @@ def load_backbone(
         raise BackboneError(f"{name}: not a model directory; it must hold config.json and safetensors weights.")
     model_kwargs = {"dtype": "auto", **(model_kwargs or {})}
     check_dtype(model_kwargs["dtype"])
+    model_kwargs.pop("use_safetensors", None)  # it is always asked for
     if model_kwargs.pop("trust_remote_code", False):
         raise BackboneError("trust_remote_code=True is refused: supported models load with transformers' own classes.")
     hub_kwargs = {key: value for key, value in hub_kwargs.items() if value is not None}

@@ -13,6 +13,7 @@ import vidembed
 from vidembed.cli import (
     build,
     calibrate,
+    clip,
     compare,
     console,
     demo,
@@ -39,6 +40,7 @@ app = typer.Typer(
 )
 app.command("index")(index.command)
 app.command("search")(search.command)
+app.command("clip")(clip.command)
 app.command("serve")(serve.command)
 app.command("info")(info.command)
 app.command("build")(build.command)

@@ -54,22 +54,41 @@ class ErrorsToExitCodes(typer.core.TyperGroup):
 
 def _failed(error: Exception, code: int) -> typer.Exit:
     if os.environ.get(DEBUG_VARIABLE, "") not in {"", "0"}:
-        typer.echo("".join(traceback.format_exception(error)), err=True)
+        typer.echo(shown("".join(traceback.format_exception(error))), err=True)
     say(f"Error: {' '.join(str(error).split())}")
     return typer.Exit(code)
+
+
+class PlainFormatter(logging.Formatter):
+    """Formats logs for a terminal: control characters are shown, and no line of a message looks like a new one."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Format a record."""
+        return shown(super().format(record))
+
+
+def shown(text: str) -> str:
+    """Return text with what a terminal would act on written as an escape, and every line but the first indented."""
+    from vidembed.index.sheet import printable
+
+    return "\n    ".join(map(printable, text.rstrip("\n").split("\n")))
 
 
 def setup(*, debug: bool) -> None:
     """Send logs to stderr, warnings and up, or all of vidembed's with `debug`."""
     if debug:
         os.environ[DEBUG_VARIABLE] = "1"
-    logging.basicConfig(stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s", force=True)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(PlainFormatter("%(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(handlers=[handler], force=True)
     logging.getLogger("vidembed").setLevel(logging.DEBUG if debug else logging.ERROR)
 
 
 def say(message: str) -> None:
-    """Write a line to stderr; stdout is for results."""
-    typer.echo(message, err=True)
+    """Write a line to stderr; stdout is for results. Whatever names are in it, it is one line, and text."""
+    from vidembed.index.sheet import printable
+
+    typer.echo(printable(message), err=True)
 
 
 def print_json(value: Any) -> None:
@@ -78,12 +97,12 @@ def print_json(value: Any) -> None:
 
 
 def print_table(columns: list[str], rows: list[list[str]], *, title: str | None = None) -> None:
-    """Write a table to stdout. Cells are plain text: markup and control characters in file names mean nothing."""
+    """Write a table to stdout. All of it is plain text: markup and control characters in names mean nothing."""
     from vidembed.index.sheet import printable
 
-    table = Table(title=title, title_justify="left")
+    table = Table(title=None if title is None else Text(printable(title)), title_justify="left")
     for column in columns:
-        table.add_column(column, overflow="fold")
+        table.add_column(Text(printable(column)), overflow="fold")
     for row in rows:
         table.add_row(*(Text(printable(cell)) for cell in row))
     console = Console(file=sys.stdout)

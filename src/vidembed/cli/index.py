@@ -12,8 +12,11 @@ import typer
 from vidembed.cli.console import NOTHING_DONE, print_json, print_table, say
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from vidembed.encoder import VideoEncoder
-    from vidembed.index import Report, VideoIndex, Windows
+    from vidembed.index import Report, VideoIndex
+    from vidembed.video.cutting import Cut
 
 DEFAULT_MODEL = "vidembed/shapes"
 SHAPES_WARNING = (
@@ -24,7 +27,12 @@ SHAPES_WARNING = (
 
 def command(
     *,
-    paths: Annotated[list[Path], typer.Argument(help="Videos, and folders of videos.", show_default=False)],
+    paths: Annotated[
+        list[str],
+        typer.Argument(
+            help="Videos, and folders of videos; with --engine ray also s3:// and other URIs.", show_default=False
+        ),
+    ],
     to: Annotated[
         Path, typer.Option("--to", help="Folder of the index: new, empty, or an index to add to.", show_default=False)
     ],
@@ -41,6 +49,9 @@ def command(
     overlap: Annotated[
         float | None, typer.Option(help="Seconds that a segment shares with the next. Default: 0.")
     ] = None,
+    scenes: Annotated[
+        bool, typer.Option("--scenes", help="Cut videos where the picture changes (extra: scenes), not at fixed times.")
+    ] = False,
     on_error: Annotated[
         Literal["skip", "raise"], typer.Option(help="At a bad file: report it and go on, or end the run.")
     ] = "skip",
@@ -48,7 +59,20 @@ def command(
     rehash: Annotated[
         bool, typer.Option("--rehash", help="Read files again whose size and time of last write have not changed.")
     ] = False,
+    retry: Annotated[
+        bool, typer.Option("--retry", help="Try files again that could not be decoded before (the quarantine list).")
+    ] = False,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="If another run is writing to the index, wait for its end.")
+    ] = False,
     batch_size: Annotated[int, typer.Option(min=1, help="Segments handed to the model at once.")] = 32,
+    decode_workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes that decode. Default: one a core, at most 8.")
+    ] = None,
+    timeout: Annotated[
+        float, typer.Option(help="Seconds that the decoder may work on one file; then it is killed.")
+    ] = 600.0,
+    max_memory: Annotated[float, typer.Option(help="GiB of memory that one decoder may take (Linux).")] = 8.0,
     device: Annotated[str | None, typer.Option(help="Torch device, such as cpu or cuda.")] = None,
     fps: Annotated[float | None, typer.Option(help="Frames looked at per second. Default: the model's.")] = None,
     max_frames: Annotated[int | None, typer.Option(help="Most frames of a segment. Default: the model's.")] = None,
@@ -62,6 +86,19 @@ def command(
     exact_up_to: Annotated[
         int | None, typer.Option(min=0, help="Segments up to which a search is exact. Default: 100,000.")
     ] = None,
+    engine: Annotated[
+        Literal["local", "ray"], typer.Option(help="Where the work is done: here, or on a Ray cluster (extra: ray).")
+    ] = "local",
+    address: Annotated[
+        str | None,
+        typer.Option(help="With --engine ray: the cluster. Default: RAY_ADDRESS, else one on this machine."),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="With --engine ray: copies of the model. Default: 1.")
+    ] = None,
+    gpus: Annotated[
+        float | None, typer.Option(min=0, help="With --engine ray: GPUs of each; 0.5 has two share one. Default: 0.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Write the report to stdout as JSON.")] = False,
 ) -> None:
     """Index videos, so that they can be searched. Run again, it does only what is new or changed."""
@@ -70,16 +107,24 @@ def command(
 
     derived = Derived(exact_up_to, compact or (), None if query_bank is None else read_queries(query_bank))
     derived.check()
-    report, _ = run(
+    cluster = {"address": address, "workers": workers, "num_gpus": gpus}
+    report = _run_on(
+        engine,
+        {name: value for name, value in cluster.items() if value is not None},
         paths,
         to,
+        decode_workers=decode_workers,
         model=model,
         layer=layer,
-        windows=windows_of(segment, overlap),
+        cut=cut_of(segment, overlap, scenes=scenes),
         on_error=on_error,
         prune=prune,
         rehash=rehash,
+        retry=retry,
+        wait=wait,
         batch_size=batch_size,
+        timeout_s=timeout,
+        max_memory_bytes=int(max_memory * 2**30),
         device=device,
         sampling={key: value for key, value in {"fps": fps, "max_frames": max_frames}.items() if value is not None},
         derived=derived,
@@ -93,13 +138,40 @@ def command(
         raise typer.Exit(NOTHING_DONE)
 
 
+def _run_on(
+    engine: Literal["local", "ray"],
+    cluster: dict[str, Any],
+    paths: list[str],
+    to: Path,
+    *,
+    decode_workers: int | None,
+    **options: Any,
+) -> Report:
+    """Index with one of the engines."""
+    if engine == "local":
+        if cluster:
+            given = min(cluster).replace("num_gpus", "gpus")
+            raise ValueError(f"{given}: it is for --engine ray; give that too, or leave it out")
+        return run(paths, to, decode_workers=decode_workers, **options)[0]
+    from vidembed.index.ingest.opening import open_if_there
+    from vidembed.ray import index_videos_ray
+
+    existing = open_if_there(to)
+    name, layer, sampling = _as_before(existing, options.pop("model"), options.pop("layer"), options.pop("sampling"))
+    if name == DEFAULT_MODEL:
+        say(SHAPES_WARNING)
+    return index_videos_ray(
+        paths, to, model=name, layer=layer, sampling=sampling, decoders=decode_workers, **cluster, **options
+    )
+
+
 def run(
-    paths: list[Path],
+    paths: Sequence[str | Path],
     to: Path,
     *,
     model: str | None,
     layer: int | None = None,
-    windows: Windows | None = None,
+    cut: Cut | None = None,
     sampling: dict[str, Any] | None = None,
     device: str | None = None,
     **options: Any,
@@ -107,34 +179,45 @@ def run(
     """Load the model and index `paths`; return both. What an index says of itself fills in for what is not given."""
     from vidembed.index import index_videos
     from vidembed.index.files import find_videos
-    from vidembed.index.ingest.indexer import open_if_there
-    from vidembed.index.model import load_model, stored_name
+    from vidembed.index.ingest.opening import open_if_there
+    from vidembed.index.model import load_model
     from vidembed.video import VIDEO_SUFFIXES, Sampling
 
     existing = open_if_there(to)  # what is cheap to find wrong comes before the model is loaded
     find_videos(paths, VIDEO_SUFFIXES)
-    Sampling(**(sampling or {}))
-    name = stored_name(model) if model is not None else existing.meta.model if existing else DEFAULT_MODEL
-    if existing is not None and name == existing.meta.model:
-        layer, sampling = _as_before(existing, layer, sampling or {})
+    name, layer, sampling = _as_before(existing, model, layer, sampling)
+    Sampling(**sampling)
     if name == DEFAULT_MODEL:
         say(SHAPES_WARNING)
     encoder = load_model(name, layer=layer, sampling=sampling, device=device)
-    return index_videos(paths, to, encoder, model=name, layer=layer, windows=windows, **options), encoder
+    return index_videos(paths, to, encoder, model=name, layer=layer, cut=cut, **options), encoder
 
 
-def _as_before(index: VideoIndex, layer: int | None, sampling: dict[str, Any]) -> tuple[int | None, dict[str, Any]]:
-    return index.meta.layer if layer is None else layer, {**index.meta.sampling, **sampling}
+def _as_before(
+    index: VideoIndex | None, model: str | None, layer: int | None, sampling: dict[str, Any] | None
+) -> tuple[str, int | None, dict[str, Any]]:
+    """Return name, layer and sampling of the model, with what the index says of itself where nothing is given."""
+    from vidembed.index.model import stored_name
+
+    sampling = sampling or {}
+    name = stored_name(model) if model is not None else index.meta.model if index else DEFAULT_MODEL
+    if index is None or name != index.meta.model:
+        return name, layer, sampling
+    return name, index.meta.layer if layer is None else layer, {**index.meta.sampling, **sampling}
 
 
-def windows_of(segment: float | None, overlap: float | None) -> Windows | None:
-    """Return the windows that the options ask for, or None where they ask for none.
+def cut_of(segment: float | None, overlap: float | None, *, scenes: bool) -> Cut | None:
+    """Return the cut that the options ask for, or None where they ask for none.
 
     Raises:
-        ValueError: There is an overlap without segments, or one of them is out of range.
+        ValueError: There is an overlap without segments, scenes and segments, or one of them is out of range.
     """
-    from vidembed.index import Windows
+    from vidembed.video import Scenes, Windows
 
+    if scenes:
+        if segment is not None or overlap is not None:
+            raise ValueError("scenes: got --scenes together with --segment or --overlap; give one kind of cut")
+        return Scenes()
     if segment is None:
         if overlap is not None:
             raise ValueError(f"overlap: got {overlap} without --segment; give the length of the segments too")
@@ -144,21 +227,26 @@ def windows_of(segment: float | None, overlap: float | None) -> Windows | None:
 
 def show(report: Report) -> None:
     """Write a report for people: a table of what was skipped to stdout, and a summary."""
-    from vidembed.index.files import path_of
+    from vidembed.index.files import name_of
+    from vidembed.index.sheet import printable
 
     if report.skipped:
         print_table(
             ["skipped", "kind", "why"],
-            [[str(path_of(problem.uri)), problem.kind, problem.message] for problem in report.skipped],
+            [[name_of(problem.uri), problem.kind, problem.message] for problem in report.skipped],
         )
     if report.gone and not report.pruned:
-        print_table(["no longer on disk (--prune removes them)"], [[str(path_of(uri))] for uri in report.gone])
+        print_table(["no longer on disk (--prune removes them)"], [[name_of(uri)] for uri in report.gone])
     counts = {
         "indexed": report.indexed,
         "copied from equal files": report.copied,
+        "moved": report.moved,
         "unchanged": report.unchanged,
         "skipped": len(report.skipped),
         "pruned" if report.pruned else "gone": len(report.gone),
     }
     done = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
-    typer.echo(f"{done or 'Nothing done'}. {report.index} holds {report.files} files, {report.segments} segments.")
+    held = f"{printable(report.index)} holds {report.files} files, {report.segments} segments"
+    typer.echo(f"{done or 'Nothing done'}. {held}.")
+    if report.quarantined:
+        say(f"{report.quarantined} of the skipped files went into quarantine; `--retry` tries them again.")

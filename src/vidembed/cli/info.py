@@ -32,6 +32,7 @@ def command(
         "dimension": meta.dimension,
         "segment_s": meta.segment_s,
         "overlap_s": meta.overlap_s,
+        "scenes": meta.scenes,
         "bytes": index.size_on_disk(),
         "created": meta.created,
         "model": meta.model,

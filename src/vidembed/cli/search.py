@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -50,6 +50,9 @@ def command(
     visual_cache: Annotated[
         Path | None, typer.Option(help="With --rerank: folder to keep visual tokens in, for the next search.")
     ] = None,
+    rerank_around: Annotated[
+        bool, typer.Option("--rerank-around", help="With --rerank: ask about hits with the seconds of --around.")
+    ] = False,
     device: Annotated[str | None, typer.Option(help="Torch device, such as cpu or cuda.")] = None,
     queries: Annotated[
         Path | None, typer.Option(help="Search each line of this UTF-8 file, and write a JSON line for each.")
@@ -67,6 +70,13 @@ def command(
         str | None, typer.Option(help="Look into this compact copy first, such as int8 or binary.")
     ] = None,
     bank: Annotated[bool, typer.Option("--bank", help="Normalize scores by the query bank of the index.")] = False,
+    merge: Annotated[
+        Literal["moments", "videos", "none"],
+        typer.Option(help="One hit for segments that overlap, one for each video, or every segment by itself."),
+    ] = "moments",
+    around: Annotated[
+        float | None, typer.Option(help="Show each hit with so many seconds before and after it, too.")
+    ] = None,
 ) -> None:
     """Search an index in words; with --rerank, look at the best hits once more."""
     from vidembed.index import Condition, Filter, VideoIndex, search, search_many
@@ -76,9 +86,26 @@ def command(
     words = words_of(query, queries, k)  # before the model is loaded, and before anything is written
     keep = Filter(path, after, before, tuple(map(Condition.parse, where or ())))
     wanted = max(k, rerank or 0)
-    check_options(k=wanted, exact=exact, keep=keep, copy=compact, bank=bank)
+    how: dict[str, Any] = {
+        "exact": exact,
+        "keep": keep,
+        "copy": compact,
+        "bank": bank,
+        "merge": merge,
+        "around": around,
+    }
+    check_options(k=wanted, **how)
+    if rerank_around and around is None:
+        raise ValueError("rerank-around: it is for --around SECONDS; give the seconds around hits to ask about")
     check_rerank(
-        rerank, {"reranker": reranker, "score": score, "calibration": calibration, "visual-cache": visual_cache}
+        rerank,
+        {
+            "reranker": reranker,
+            "score": score,
+            "calibration": calibration,
+            "visual-cache": visual_cache,
+            "rerank-around": rerank_around,
+        },
     )
     if html is not None and (html.is_dir() or not html.absolute().parent.is_dir()):
         raise ValueError(f"html: {str(html)!r} is a folder or in a folder that does not exist; name a file")
@@ -86,11 +113,10 @@ def command(
     check_index(index, keep=keep, compact=compact, bank=bank)
     name = model or index.meta.model
     encoder = load_model(name, layer=index.meta.layer, sampling=index.meta.sampling, device=device)
-    options: dict[str, Any] = {"k": wanted, "name": name, "exact": exact, "keep": keep, "copy": compact, "bank": bank}
     if queries is None:
-        results = [search(index, encoder, words[0], **options)]
+        results = [search(index, encoder, words[0], k=wanted, name=name, **how)]
     else:
-        results = search_many(index, encoder, words, **options)
+        results = search_many(index, encoder, words, k=wanted, name=name, **how)
     if rerank is not None:
         head = load_reranker(
             reranker,
@@ -102,7 +128,7 @@ def command(
             device=device,
         )
         results = [
-            Hits(look_again(hits, head, each, rerank)[:k], hits.method)
+            Hits(look_again(hits, head, each, rerank, context=rerank_around)[:k], hits.method)
             for each, hits in zip(words, results, strict=True)
         ]
     if html is not None:
@@ -114,7 +140,7 @@ def command(
             print_json([hit.to_dict() for hit in hits])
         else:
             show(hits)
-            explain(hits)
+            explain(hits, compact=compact)
 
 
 def words_of(query: str | None, queries: Path | None, k: int) -> list[str]:
@@ -182,27 +208,29 @@ def check_index(index: VideoIndex, *, keep: Filter, compact: str | None, bank: b
         open_bank(index)
 
 
-def look_again(hits: Hits, head: VideoReranker, query: str, count: int) -> list[Hit]:
+def look_again(hits: Hits, head: VideoReranker, query: str, count: int, *, context: bool = False) -> list[Hit]:
     """Return hits with the first `count` ordered by a reranker, and say which could not be looked at."""
-    from vidembed.index.files import path_of
+    from vidembed.index.files import name_of
     from vidembed.index.retrieval.rerank import rerank as reranked
     from vidembed.index.sheet import printable
 
-    looked_at = reranked(hits[:count], head, query)
-    lost = [str(path_of(hit.uri)) for hit in looked_at if hit.probability is None]
+    looked_at = reranked(hits[:count], head, query, context=context)
+    lost = [name_of(hit.uri) for hit in looked_at if hit.probability is None]
     if lost:
         say(f"Not looked at, since the video is gone or cannot be read: {', '.join(map(printable, lost))}.")
     return [*looked_at, *hits[count:]]
 
 
-def explain(hits: Hits) -> None:
-    """Say how hits were found, where it is not simply by every vector's cosine."""
+def explain(hits: Hits, *, compact: str | None = None) -> None:
+    """Say how hits were found, where it is not simply by every vector's cosine, or not as it was asked for."""
     how = hits.method
     if how.approximate:
         say(
             f"Approximate ({how.name}, {how.rows} segments): recall@{how.recall_at} {how.recall:.3f} against the exact "
             f"search, measured with {how.sample} stored vectors, moved, as queries. --exact compares every vector."
         )
+    elif compact is not None:
+        say(f"Every vector was compared: the {compact} copy gave too few hits that do not overlap or share a video.")
     if how.query_bank is not None:
         say(
             "Ordered by score normalized with the query bank."
@@ -217,21 +245,26 @@ def print_json_line(value: dict[str, Any]) -> None:
 
 
 def show(hits: Sequence[Hit], *, title: str | None = None) -> None:
-    """Write hits to stdout as a table."""
-    from vidembed.index.files import path_of
-    from vidembed.index.sheet import time_range
+    """Write hits to stdout as a table. Columns that no hit has a value for are left out."""
+    from vidembed.index.files import name_of
+    from vidembed.index.sheet import context_range, time_range
 
-    rows = [[f"{hit.score:.3f}", time_range(hit.start_s, hit.end_s), str(path_of(hit.uri))] for hit in hits]
-    columns = ["score", "time", "file"]
-    if any(hit.normalized is not None for hit in hits):
-        columns.insert(0, "normalized")
-        for row, hit in zip(rows, hits, strict=True):
-            row.insert(0, "" if hit.normalized is None else f"{hit.normalized:.3f}")
-    if any(hit.probability is not None for hit in hits):
-        columns.insert(0, "match")
-        for row, hit in zip(rows, hits, strict=True):
-            row.insert(0, "" if hit.probability is None else f"{hit.probability:.1%}")
-    print_table(columns, rows, title=title)
+    cells = [
+        {
+            "match": "" if hit.probability is None else f"{hit.probability:.1%}",
+            "normalized": "" if hit.normalized is None else f"{hit.normalized:.3f}",
+            "score": f"{hit.score:.3f}",
+            "time": time_range(hit.start_s, hit.end_s),
+            "around": context_range(hit),
+            "segments": "" if hit.segments is None else str(hit.segments),
+            "file": name_of(hit.uri),
+        }
+        for hit in hits
+    ]
+    always = ("score", "time", "file")
+    columns = ["match", "normalized", "score", "time", "around", "segments", "file"]
+    columns = [column for column in columns if column in always or any(row[column] for row in cells)]
+    print_table(columns, [[row[column] for column in columns] for row in cells], title=title)
 
 
 def write_sheet(path: Path, results: Sequence[tuple[str, Sequence[Hit]]]) -> None:

@@ -59,6 +59,13 @@ def command(
     max_queue: Annotated[int | None, typer.Option(help="Most inputs that wait for the model.")] = None,
     batch_items: Annotated[int | None, typer.Option(help="Inputs of a full batch.")] = None,
     batch_wait_ms: Annotated[float | None, typer.Option(help="How long a batch waits for other requests.")] = None,
+    decode_workers: Annotated[int | None, typer.Option(min=1, help="Processes that decode.")] = None,
+    decode_timeout: Annotated[
+        float | None, typer.Option(help="Seconds that a decoder may work on one video; then it is killed.")
+    ] = None,
+    max_memory: Annotated[
+        float | None, typer.Option(min=0.5, help="GiB of memory that one decoder may take (Linux).")
+    ] = None,
     timeout: Annotated[float | None, typer.Option(help="Seconds until a request is given up.")] = None,
 ) -> None:
     """Serve embeddings, reranking and a search page over HTTP."""
@@ -71,6 +78,9 @@ def command(
         max_queue=max_queue,
         batch_items=batch_items,
         batch_wait_ms=batch_wait_ms,
+        decode_workers=decode_workers,
+        decode_timeout_s=decode_timeout,
+        decode_memory_bytes=None if max_memory is None else int(max_memory * 2**30),
         timeout_s=timeout,
     )
     from vidembed.serve.guard import check_api_key

@@ -18,6 +18,7 @@ from vidembed.backbone.load import Backbone, load_backbone
 from vidembed.encoding.inputs import kind_of, to_host_input
 from vidembed.encoding.prepared import Prepared
 from vidembed.video import Sampling, VideoError, item_name
+from vidembed.video.download import UrlAccess
 
 _PROCESSOR_LOCK = threading.Lock()
 """Fast tokenizers hold padding and truncation as state, which one thread could change under another. Decoding, the
@@ -37,7 +38,7 @@ class VideoInputs(BaseModel):
     backbone: Backbone | None
     sampling: Sampling
     video_backend: str
-    allow_url: bool
+    allow_url: UrlAccess
 
     @property
     def _transformer(self) -> Transformer:

@@ -16,10 +16,12 @@ import numpy as np
 import torch
 from sentence_transformers.base.modality import infer_modality
 
-from vidembed.video import VIDEO_SUFFIXES, InvalidVideoInput, VideoFrames, VideoSegment, load_video
+from vidembed.encoding.images import check_part, checked_image
+from vidembed.video import VIDEO_SUFFIXES, Clip, InvalidVideoInput, VideoFrames, VideoSegment, load_video
 
 if TYPE_CHECKING:
     from vidembed.video import Sampling
+    from vidembed.video.download import UrlAccess
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tiff", ".webp"})
 """The suffixes that sentence-transformers takes for images, less .gif, which is a video here."""
@@ -31,8 +33,8 @@ def kind_of(item: Any) -> Kind:
     """Say what one input is.
 
     Args:
-        item: A string, path, `VideoSegment`, `VideoFrames`, bytes, binary file object, PIL image, frames dict,
-            multimodal dict (``{"text": ..., "video": ...}``) or chat message(s).
+        item: A string, path, `VideoSegment`, `VideoFrames`, `Clip`, bytes, binary file object, PIL image, frames
+            dict, multimodal dict (``{"text": ..., "video": ...}``) or chat message(s).
 
     Raises:
         InvalidVideoInput: A frames array without its frame rate.
@@ -42,7 +44,7 @@ def kind_of(item: Any) -> Kind:
         return _kind_of_name(item)
     if isinstance(item, os.PathLike):
         return "image" if Path(item).suffix.lower() in IMAGE_SUFFIXES else "video"
-    if isinstance(item, (VideoSegment, VideoFrames, bytes, bytearray, memoryview)) or hasattr(item, "read"):
+    if isinstance(item, (VideoSegment, VideoFrames, Clip, bytes, bytearray, memoryview)) or hasattr(item, "read"):
         return "video"
     if isinstance(item, (np.ndarray, torch.Tensor)) and item.ndim >= 4:
         raise InvalidVideoInput(
@@ -79,7 +81,7 @@ def _is_file(name: str) -> bool:
 
 
 def to_host_input(
-    item: Any, sampling: Sampling, *, backend: str, allow_url: bool, min_frames: int = 1, threads: int = 1
+    item: Any, sampling: Sampling, *, backend: str, allow_url: UrlAccess, min_frames: int = 1, threads: int = 1
 ) -> tuple[Any, list[dict[str, Any]]]:
     """Decode what has to be decoded, and write the input as sentence-transformers takes it.
 
@@ -87,7 +89,7 @@ def to_host_input(
         item: One input of any kind.
         sampling: The frame grid.
         backend: Video decoder.
-        allow_url: Whether http(s) sources may be fetched.
+        allow_url: Whether and from where http(s) sources are fetched.
         min_frames: Fewest frames that the processor takes; a shorter video is extended by its last frame, as
             processors that take one do themselves.
         threads: Decoding threads for this input.
@@ -107,7 +109,7 @@ def to_host_input(
     if kind == "text":
         return {"text": item["text"] if isinstance(item, Mapping) else item}, []
     if kind == "image":
-        return {"image": _image(item["image"] if isinstance(item, Mapping) else item, allow_url)}, []
+        return {"image": checked_image(item["image"] if isinstance(item, Mapping) else item, allow_url=allow_url)}, []
     if kind == "video":
         is_wrapped = isinstance(item, Mapping) and set(item) == {"video"}
         return {"video": load(item["video"] if is_wrapped else item)}, []
@@ -116,13 +118,13 @@ def to_host_input(
         if "video" in values:
             values["video"] = load(values["video"])
         if "image" in values:
-            values["image"] = _image(values["image"], allow_url)
+            values["image"] = checked_image(values["image"], allow_url=allow_url)
         return values, []
     return _messages([item] if isinstance(item, Mapping) else item, load, allow_url)
 
 
 def _frames(
-    source: Any, *, sampling: Sampling, backend: str, allow_url: bool, min_frames: int, threads: int
+    source: Any, *, sampling: Sampling, backend: str, allow_url: UrlAccess, min_frames: int, threads: int
 ) -> dict[str, Any]:
     clip = load_video(source, sampling, backend=backend, allow_url=allow_url, threads=threads)
     array, metadata = torch.from_numpy(clip.frames), clip.metadata()  # (T, H, W, C)
@@ -134,7 +136,7 @@ def _frames(
 
 
 def _messages(
-    messages: Iterable[Any], load: Callable[[Any], dict[str, Any]], allow_url: bool
+    messages: Iterable[Any], load: Callable[[Any], dict[str, Any]], allow_url: UrlAccess
 ) -> tuple[list[Any], list[dict[str, Any]]]:
     metadata: list[dict[str, Any]] = []
     loaded = []
@@ -143,23 +145,12 @@ def _messages(
         if not isinstance(content, str):
             content = [dict(part) for part in content]
             for part in content:
+                check_part(part)
                 if part.get("type") == "video":
                     decoded = load(part["video"])
                     part["video"] = decoded["array"]
                     metadata.append(decoded["video_metadata"])
                 elif part.get("type") == "image":
-                    part["image"] = _image(part["image"], allow_url)
+                    part["image"] = checked_image(part["image"], allow_url=allow_url)
         loaded.append({**message, "content": content})
     return loaded, metadata
-
-
-def _image(image: Any, allow_url: bool) -> Any:
-    if not isinstance(image, (str, os.PathLike)):
-        return image
-    name = os.fspath(image)
-    if name.startswith(("http://", "https://")):
-        if not allow_url:
-            raise ValueError(f"image {name!r}: URLs are fetched only with allow_url=True.")
-    elif not name.startswith("data:image/") and not _is_file(name):
-        raise FileNotFoundError(f"image {name!r}: no such file. To embed the words, pass {{'text': ...}}.")
-    return name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -196,16 +197,19 @@ def as_markdown(title: str, parts: Sequence[Section]) -> str:
             head, *body = (f"| {' | '.join(map(_md, row))} |" for row in (part.columns, *part.rows))
             lines += [head, f"| {' | '.join(['---'] * len(part.columns))} |", *body, ""]
         for line in part.lines:
-            lines += [_md(line), ""]
+            lines += [_md_line(line), ""]
     return "\n".join(lines)
 
 
 def _md(text: str) -> str:
-    """Plain text as Markdown."""
-    shown = printable(text)
-    for mark in ("\\", "`", "*", "_", "[", "]", "<", ">", "|", "#", "~", "&", "!"):
-        shown = shown.replace(mark, "\\" + mark)
-    return shown
+    """Plain text as Markdown, for a heading or a cell. Bare web addresses are no links either, as GitHub makes them."""
+    marked = re.sub(r"[\\`*_\[\]<>|#~&!$]", r"\\\g<0>", printable(text).strip())
+    return re.sub(r":(?=//)|(?<=www)\.", r"\\\g<0>", marked, flags=re.IGNORECASE)
+
+
+def _md_line(text: str) -> str:
+    """Plain text as a paragraph: it begins no list, rule or underlining of a heading."""
+    return re.sub(r"^(\d+(?=[.)](?:\s|$))|(?=[-+=]))", r"\1\\", _md(text))
 
 
 def as_html(title: str, parts: Sequence[Section]) -> str:

@@ -11,12 +11,14 @@ from vidembed.index.errors import (
     IndexDamagedError,
     IndexingStoppedError,
     IndexMismatchError,
+    IndexWriteError,
     MissingExtraError,
 )
 from vidembed.index.ingest.indexer import index_videos
 from vidembed.index.ingest.report import Problem, Report
 from vidembed.index.meta import IndexMeta
 from vidembed.index.retrieval.filters import Condition, Filter
+from vidembed.index.retrieval.merge import merge_moments, merge_videos
 from vidembed.index.retrieval.refresh import Derived
 from vidembed.index.retrieval.rerank import rerank
 from vidembed.index.retrieval.search import Hit, Hits, search, search_many
@@ -34,6 +36,7 @@ __all__ = [
     "IndexDamagedError",
     "IndexMeta",
     "IndexMismatchError",
+    "IndexWriteError",
     "IndexingStoppedError",
     "MissingExtraError",
     "Problem",
@@ -42,6 +45,8 @@ __all__ = [
     "Windows",
     "contact_sheet",
     "index_videos",
+    "merge_moments",
+    "merge_videos",
     "rerank",
     "search",
     "search_many",

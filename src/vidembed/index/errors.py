@@ -21,3 +21,7 @@ class MissingExtraError(ImportError):
 
 class IndexingStoppedError(RuntimeError):
     """A file could not be indexed and the run was told to end there (`on_error="raise"`). What was committed stays."""
+
+
+class IndexWriteError(RuntimeError):
+    """The index could not be written: the disk is full, read-only or out of reach. What was committed stays."""

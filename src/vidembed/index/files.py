@@ -1,4 +1,4 @@
-"""Which files a run is about: folders walked in a fixed order, and the `file://` URIs that name them."""
+"""Which files a run is about: folders walked in a fixed order, and the URIs that name files, here and elsewhere."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import unquote_to_bytes, urlsplit
+from urllib.parse import unquote, unquote_to_bytes, urlsplit
 from urllib.request import url2pathname
 
 from vidembed.video.fingerprint import FileState
@@ -17,7 +17,7 @@ class IndexedFile:
     """A file as the index has it.
 
     Attributes:
-        uri: Its `file://` URI.
+        uri: Its URI.
         content_fingerprint: SHA-256 of its bytes, hex.
         state: Size and time of last write when it was indexed.
         segments: Rows it has.
@@ -71,11 +71,26 @@ def uri_of(path: Path) -> str:
     return path.as_uri()
 
 
+def is_local(uri: str) -> bool:
+    """Whether a URI of the index is one of `uri_of`, and not of an object store or another file system."""
+    return uri.startswith("file://")
+
+
+def name_of(uri: str) -> str:
+    """Return how a file of the index is shown: its path if it is a local one, else its URI with nothing encoded."""
+    return str(path_of(uri)) if is_local(uri) else unquote(uri)
+
+
+def file_name_of(uri: str) -> str:
+    """Return the last part of the name of a file of the index, such as `holiday.mp4`."""
+    return path_of(uri).name if is_local(uri) else unquote(uri.rpartition("/")[2])
+
+
 def path_of(uri: str) -> Path:
     """Return the path of a URI made by `uri_of`.
 
     Raises:
-        ValueError: `uri` is not a `file://` URI.
+        ValueError: `uri` is not a `file://` URI; see `is_local`.
     """
     parts = urlsplit(uri)
     if parts.scheme != "file":

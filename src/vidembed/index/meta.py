@@ -8,9 +8,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from vidembed.index.errors import IndexDamagedError, IndexMismatchError
+from vidembed.video.cutting import Cut, cut_from_dict, cut_to_dict
+from vidembed.video.scenes import Scenes
 from vidembed.video.windows import Windows
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+_WITHOUT_SCENES = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +30,8 @@ class IndexMeta:
         segment_s: Length of the windows, seconds, or None where a file is one row.
         overlap_s: Overlap of the windows, seconds.
         created: When the index was made, ISO 8601 with offset.
-        schema_version: Version of this description and of the columns.
+        scenes: How files are cut by their content, as `vidembed.video.cutting.cut_to_dict` writes it; or None.
+        schema_version: Version of this description and of the columns: 2 where there are scenes, else 1.
     """
 
     model: str
@@ -39,16 +43,31 @@ class IndexMeta:
     segment_s: float | None
     overlap_s: float
     created: str
-    schema_version: int = SCHEMA_VERSION
+    scenes: dict[str, Any] | None = None
+    schema_version: int = _WITHOUT_SCENES
 
     @property
-    def windows(self) -> Windows | None:
+    def cut(self) -> Cut | None:
         """How files are cut, or None where a file is one row."""
+        if self.scenes is not None:
+            return cut_from_dict(self.scenes)
         return None if self.segment_s is None else Windows(self.segment_s, self.overlap_s)
 
+    @staticmethod
+    def fields_of(cut: Cut | None) -> dict[str, Any]:
+        """Return the fields that say how files are cut, and the version that knows them."""
+        if isinstance(cut, Scenes):
+            return {"segment_s": None, "overlap_s": 0.0, "scenes": cut_to_dict(cut), "schema_version": SCHEMA_VERSION}
+        if cut is None:
+            return {"segment_s": None, "overlap_s": 0.0}
+        return {"segment_s": cut.length, "overlap_s": cut.overlap}
+
     def to_json(self) -> str:
-        """Return the description as JSON."""
-        return json.dumps(asdict(self), sort_keys=True)
+        """Return the description as JSON. Without scenes, it is one that version 1 reads."""
+        fields = asdict(self)
+        if self.scenes is None:
+            del fields["scenes"]
+        return json.dumps(fields, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str | bytes) -> IndexMeta:

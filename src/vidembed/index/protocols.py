@@ -52,14 +52,23 @@ class Item(Protocol):
         ...
 
 
-class StreamEncoder(QueryEncoder, Protocol):
-    """A model that gives the vectors of videos, one after the other."""
+class IndexedModel(Fingerprinted, Protocol):
+    """A model that an index can be made with."""
 
-    sampling: Sampling
+    @property
+    def sampling(self) -> Sampling:
+        """How frames are chosen."""
+        ...
 
     def get_embedding_dimension(self) -> int | None:
         """Return the length of a vector."""
         ...
+
+
+class StreamEncoder(IndexedModel, QueryEncoder, Protocol):
+    """A model that gives the vectors of videos, one after the other."""
+
+    video_backend: str
 
     def encode_stream(
         self,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from vidembed.index.files import path_of
+from vidembed.index.files import file_name_of, is_local, path_of
 from vidembed.video import Sampling, VideoError, VideoSegment, load_video
 
 if TYPE_CHECKING:
@@ -45,11 +45,19 @@ def time_range(start_s: float, end_s: float) -> str:
     return f"{_clock(start_s)}-{_clock(end_s)}"
 
 
+def context_range(hit: Hit) -> str:
+    """Return the stretch around a hit as people write it, or nothing where the search was not asked for it."""
+    if hit.context_start_s is None or hit.context_end_s is None:
+        return ""
+    return time_range(hit.context_start_s, hit.context_end_s)
+
+
 def contact_sheet(results: Sequence[tuple[str, Sequence[Hit]]], *, title: str = "vidembed search") -> str:
     """Return a page with the hits of each query, best first, and the picture in the middle of each.
 
     Pictures are embedded, all text is escaped, and a content security policy forbids scripts and everything from
-    outside. A video that can no longer be read has the reason in place of its picture.
+    outside. A video that can no longer be read has the reason in place of its picture. Names of videos are links; of
+    hits that were asked for with what is around them, to all of it.
 
     Args:
         results: Queries, each with its hits.
@@ -70,12 +78,17 @@ def contact_sheet(results: Sequence[tuple[str, Sequence[Hit]]], *, title: str = 
 
 
 def _figure(rank: int, hit: Hit) -> str:
-    path = path_of(hit.uri)
-    link = escape(f"{hit.uri}#t={hit.start_s:g},{hit.end_s:g}")
+    start, end = hit.start_s, hit.end_s
+    around = context_range(hit)
+    if hit.context_start_s is not None and hit.context_end_s is not None:
+        start, end = hit.context_start_s, hit.context_end_s
+    link = escape(f"{hit.uri}#t={start:g},{end:g}")
     return (
-        f"<figure>{_picture(path, hit)}<figcaption>{rank}. {_judged(hit)} "
-        f'<a href="{link}">{escape(printable(path.name))}</a><br>{time_range(hit.start_s, hit.end_s)}'
-        "</figcaption></figure>\n"
+        f"<figure>{_picture(hit)}<figcaption>{rank}. {_judged(hit)} "
+        f'<a href="{link}">{escape(printable(file_name_of(hit.uri)))}</a><br>{time_range(hit.start_s, hit.end_s)}'
+        + (f" (in {around})" if around else "")
+        + (f"<br>segments: {hit.segments}" if hit.segments is not None else "")
+        + "</figcaption></figure>\n"
     )
 
 
@@ -83,13 +96,15 @@ def _judged(hit: Hit) -> str:
     return f"{hit.score:.3f}" if hit.probability is None else f"{hit.probability:.1%} ({hit.score:.3f})"
 
 
-def _picture(path: Path, hit: Hit) -> str:
+def _picture(hit: Hit) -> str:
+    if not is_local(hit.uri):
+        return "<div class='none'>not a file of this machine</div>"
     try:
-        encoded = base64.b64encode(thumbnail(path, (hit.start_s + hit.end_s) / 2)).decode("ascii")
+        picture = thumbnail(path_of(hit.uri), (hit.start_s + hit.end_s) / 2)
     except VideoError as error:
         logger.warning("no picture: %s", error)
         return f"<div class='none'>{escape(type(error).__name__)}</div>"
-    return f'<img alt="" src="data:image/jpeg;base64,{encoded}">'
+    return f'<img alt="" src="data:image/jpeg;base64,{base64.b64encode(picture).decode("ascii")}">'
 
 
 def thumbnail(path: Path, seconds: float) -> bytes:

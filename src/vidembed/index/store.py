@@ -2,13 +2,16 @@
 
 A file's rows arrive in one commit and are replaced in one commit, so a run that is killed leaves each file as it was or
 as it became, never in between.
+
+The user may add columns to the table. They are the user's: a row keeps its values while it keeps its id, a moved file
+takes them along, and a new file, even a copy of another, has none (null).
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-import uuid
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -17,14 +20,29 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vidembed.index.errors import IndexDamagedError, MissingExtraError
+from vidembed.index.columns import check_nullable, empty, own_rows, own_schema, segment_id, user_fields
+from vidembed.index.errors import IndexDamagedError
 from vidembed.index.files import IndexedFile
 from vidembed.index.meta import IndexMeta
+from vidembed.index.packages import require_packages
 from vidembed.video.fingerprint import FileState
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from numpy.typing import NDArray
+
+__all__ = [
+    "ANN_NAME",
+    "PLACE",
+    "ROW_ID",
+    "TABLE",
+    "TABLE_FOLDER",
+    "FileRows",
+    "Segment",
+    "VideoIndex",
+    "require_packages",
+    "segment_id",
+]
 
 TABLE = "segments"
 TABLE_FOLDER = f"{TABLE}.lance"
@@ -68,11 +86,6 @@ class FileRows:
     duration: float
     content_fingerprint: str
     state: FileState
-
-
-def segment_id(uri: str, start_s: float, end_s: float) -> str:
-    """Return the id of a row: the UUID version 5 of the segment's media fragment URI, the same in every run."""
-    return str(uuid.uuid5(uuid.NAMESPACE_URL, f"{uri}#t={start_s:.6f},{end_s:.6f}"))
 
 
 class VideoIndex:
@@ -131,22 +144,8 @@ class VideoIndex:
         Raises:
             MissingExtraError: LanceDB is not installed.
         """
-        lancedb, pa = require_packages()
-        schema = pa.schema(
-            [
-                pa.field("id", pa.string(), nullable=False),
-                pa.field("uri", pa.string(), nullable=False),
-                pa.field("start_s", pa.float64(), nullable=False),
-                pa.field("end_s", pa.float64(), nullable=False),
-                pa.field("duration", pa.float64(), nullable=False),
-                pa.field("content_fingerprint", pa.string(), nullable=False),
-                pa.field("size", pa.int64(), nullable=False),
-                pa.field("mtime_ns", pa.int64(), nullable=False),
-                pa.field("model_fingerprint", pa.string(), nullable=False),
-                pa.field("vector", pa.list_(pa.float32(), meta.dimension), nullable=False),
-            ],
-            metadata={_META_KEY: meta.to_json().encode()},
-        )
+        lancedb, _ = require_packages()
+        schema = own_schema(meta.dimension).with_metadata({_META_KEY: meta.to_json().encode()})
         return cls(Path(folder), lancedb.connect(folder).create_table(TABLE, schema=schema), meta)
 
     def __len__(self) -> int:
@@ -181,26 +180,87 @@ class VideoIndex:
             Segment(row["start_s"], row["end_s"], np.asarray(row["vector"], dtype=np.float32)) for row in rows
         ]
 
+    def check_columns(self) -> None:
+        """Refuse a table to which no file can be added; cheap, so it can come before files are embedded.
+
+        Raises:
+            IndexMismatchError: A column that the user added must have a value, which new rows do not have.
+            IndexDamagedError: A column of vidembed is gone, or is of another type.
+        """
+        self.latest()
+        check_nullable(user_fields(self._table.schema, self.meta.dimension))
+
     def put(self, files: Sequence[FileRows], *, replace: bool) -> None:
         """Store files in one commit.
+
+        Rows that are replaced keep the values of columns that the user added where their id stays, which is to say the
+        name of the file, start and end. New rows have none (null).
 
         Args:
             files: Each with all of its segments.
             replace: Whether the files are in the index: then their rows are updated, and those that are no more are
                 removed. Otherwise they must not be.
+
+        Raises:
+            IndexMismatchError: As for `check_columns`.
+            IndexDamagedError: As for `check_columns`.
         """
         if not files:
             return
         _, pa = require_packages()
-        rows = pa.concat_tables([self._rows(file) for file in files])
+        rows = pa.concat_tables([own_rows(file, self.meta) for file in files])
+        self.check_columns()
         if replace:
-            merge = self._table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
-            merge.when_not_matched_by_source_delete(_among(file.uri for file in files)).execute(rows)
-        else:
-            self._table.add(rows)
-        self._commits += 1
-        if self._commits % _COMPACT_EVERY == 0:
-            self.compact()
+            self._merge(rows, {file.uri for file in files})  # of our columns alone, so that it updates no others
+            return
+        for field in user_fields(self._table.schema, self.meta.dimension):
+            rows = rows.append_column(field, empty(field, len(rows)))
+        self._table.add(rows)
+        self._committed()
+
+    def move(self, files: Sequence[FileRows], from_uris: Sequence[str]) -> None:
+        """Store files under new names and remove the rows of their old ones, in one commit.
+
+        Values of columns that the user added go along, from the segment at the same start and end; where there was none
+        they are null. A file that is in the index under a new name is replaced, its values with it.
+
+        Args:
+            files: Each with all of its segments and its new name, each name once.
+            from_uris: The old name of each, in the same order.
+
+        Raises:
+            ValueError: There are more of one than of the other, a new name comes twice, or an old one is not in the
+                index.
+            IndexMismatchError: A column that the user added must have a value, and a segment has none to take along.
+            IndexDamagedError: As for `check_columns`.
+        """
+        if len(files) != len(from_uris):
+            raise ValueError(f"from_uris: got {len(from_uris)} for {len(files)} files; one for each is needed")
+        if not files:
+            return
+        uris = [file.uri for file in files]
+        if twice := next((uri for uri, count in Counter(uris).items() if count > 1), None):
+            raise ValueError(f"files: got {twice!r} twice; each file must have a name of its own")
+        _, pa = require_packages()
+        rows = pa.concat_tables([own_rows(file, self.meta) for file in files])
+        self.latest()
+        added = user_fields(self._table.schema, self.meta.dimension)
+        names = [field.name for field in added]
+        old = self._table.search().where(_among(set(from_uris))).select(["id", "uri", *names]).to_arrow()
+        if missing := set(from_uris).difference(old.column("uri").to_pylist()):
+            raise ValueError(f"from_uris: {min(missing)!r} is not in the index; store the file with put()")
+        row_of = {row_id: row for row, row_id in enumerate(old.column("id").to_pylist())}
+        taken = [
+            row_of.get(segment_id(from_uri, segment.start_s, segment.end_s))
+            for file, from_uri in zip(files, from_uris, strict=True)
+            for segment in file.segments
+        ]
+        if None in taken:
+            check_nullable(added)
+        if added:
+            for field, column in zip(added, old.select(names).take(pa.array(taken, pa.int64())).columns, strict=True):
+                rows = rows.append_column(field, column)
+        self._merge(rows, {*uris, *from_uris})
 
     def remove(self, uris: Sequence[str]) -> None:
         """Remove all rows of these files, 500 files to a commit."""
@@ -295,27 +355,16 @@ class VideoIndex:
         """Return the bytes that the index takes, old versions included."""
         return sum(file.stat().st_size for file in self.folder.rglob("*") if file.is_file())
 
-    def _rows(self, file: FileRows) -> pa.Table:
-        _, pa = require_packages()
-        vectors = np.stack([segment.vector for segment in file.segments]).astype(np.float32, copy=False)  # (S, D)
-        if vectors.shape[1] != self.meta.dimension:
-            raise RuntimeError(
-                f"{file.uri}: vectors of length {vectors.shape[1]} for an index of {self.meta.dimension}"
-            )
-        count = len(file.segments)
-        columns = {
-            "id": [segment_id(file.uri, segment.start_s, segment.end_s) for segment in file.segments],
-            "uri": [file.uri] * count,
-            "start_s": [segment.start_s for segment in file.segments],
-            "end_s": [segment.end_s for segment in file.segments],
-            "duration": [file.duration] * count,
-            "content_fingerprint": [file.content_fingerprint] * count,
-            "size": [file.state.size] * count,
-            "mtime_ns": [file.state.mtime_ns] * count,
-            "model_fingerprint": [self.meta.model_fingerprint] * count,
-            "vector": pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), self.meta.dimension),
-        }
-        return pa.table(columns, schema=self._table.schema)
+    def _merge(self, rows: pa.Table, uris: Iterable[str]) -> None:
+        """Make `rows` all that there is of these files; columns that it lacks keep their values."""
+        merge = self._table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
+        merge.when_not_matched_by_source_delete(_among(uris)).execute(rows)
+        self._committed()
+
+    def _committed(self) -> None:
+        self._commits += 1
+        if self._commits % _COMPACT_EVERY == 0:
+            self.compact()
 
 
 def _among(uris: Iterable[str]) -> str:
@@ -325,19 +374,3 @@ def _among(uris: Iterable[str]) -> str:
 def _quoted(text: str) -> str:
     """Return `text` as an SQL string. URIs are percent-encoded and fingerprints hex: neither has a quote to double."""
     return "'" + text.replace("'", "''") + "'"
-
-
-def require_packages() -> tuple[Any, Any]:
-    """Return lancedb and pyarrow, imported here since they take a second, which `--help` need not wait for.
-
-    Raises:
-        MissingExtraError: They are not installed.
-    """
-    try:
-        import lancedb  # noqa: PLC0415
-        import pyarrow as pa  # noqa: PLC0415
-    except ImportError as error:
-        raise MissingExtraError(
-            f'the index needs LanceDB ({error}); install it with: pip install "vidembed[index]"'
-        ) from error
-    return lancedb, pa

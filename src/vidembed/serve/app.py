@@ -7,29 +7,24 @@ import base64
 import uuid
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from fastapi import FastAPI, Query, Request
-from fastapi import Path as PathParameter
-from fastapi.responses import FileResponse, JSONResponse, Response
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse, Response
 from pydantic import ValidationError
 
 import vidembed
-from vidembed.index.files import path_of
-from vidembed.index.sheet import printable
-from vidembed.serve import page, schemas
-from vidembed.serve.engine import Embedded, Engine, vector_of
-from vidembed.serve.errors import ApiError, install
+from vidembed.serve import page, schemas, searching
+from vidembed.serve.engine import Engine
+from vidembed.serve.errors import ApiError, check_count, check_length, install
 from vidembed.serve.guard import UPLOAD_PATH, Guard, check_api_key
-from vidembed.serve.media import ID_PATTERN, keep_one_range, media_type
 from vidembed.serve.metrics import CONTENT_TYPE
-from vidembed.serve.openapi import document, errors, upload_body
+from vidembed.serve.openapi import MODEL_ERRORS, document, errors, upload_body
+from vidembed.serve.results import Embedded, vector_of
 from vidembed.serve.videos import uploaded, video_of
 from vidembed.video import VideoSegment
 
 _DESCRIPTION = "Embeds words and videos, reranks videos, and searches an index. Errors have the form of OpenAI's."
-_MODEL_ERRORS = (400, 401, 404, 408, 413, 503, 504)
 
 
 def create_app(engine: Engine, *, api_key: str | None = None, hosts: Collection[str] | None = None) -> FastAPI:
@@ -72,7 +67,7 @@ def create_app(engine: Engine, *, api_key: str | None = None, hosts: Collection[
     app.openapi = openapi  # type: ignore[method-assign]
     _add_embeddings(app, engine)
     _add_rerank(app, engine)
-    _add_search(app, engine)
+    searching.add(app, engine)
     _add_operations(app, engine)
     page.add(app)
     return app
@@ -88,16 +83,16 @@ def _add_embeddings(app: FastAPI, engine: Engine) -> None:
         names = [engine.model, *engine.aliases, *engine.rerankers]
         return schemas.Models(data=[schemas.Model(id=name) for name in names])
 
-    @app.post("/v1/embeddings", response_model=schemas.EmbeddingsResponse, responses=errors(*_MODEL_ERRORS))
+    @app.post("/v1/embeddings", response_model=schemas.EmbeddingsResponse, responses=errors(*MODEL_ERRORS))
     async def embeddings(body: schemas.EmbeddingsRequest) -> JSONResponse:
         """Embed words and videos, as OpenAI's embeddings."""
         items: list[str | VideoSegment] = []
         given = body.input if isinstance(body.input, list) else [body.input]
-        _check_count("input", len(given), engine.limits.max_items)
+        check_count("input", len(given), engine.limits.max_items)
         for number, item in enumerate(given):
             param = f"input[{number}]" if isinstance(body.input, list) else "input"
             if isinstance(item, str):
-                _check_length(param, item, engine.limits.max_chars)
+                check_length(param, item, engine.limits.max_chars)
                 items.append(item)
             else:
                 items.append(video_of(item.video, root=engine.root, param=param))
@@ -108,7 +103,7 @@ def _add_embeddings(app: FastAPI, engine: Engine) -> None:
     @app.post(
         UPLOAD_PATH,
         response_model=schemas.EmbeddingsResponse,
-        responses=errors(*_MODEL_ERRORS),
+        responses=errors(*MODEL_ERRORS),
         openapi_extra={"requestBody": upload_body()},
     )
     async def embed_upload(request: Request) -> JSONResponse:
@@ -150,18 +145,6 @@ def _no_model(served: str) -> ApiError:
     return ApiError(404, f"model: it is not served here; this is {served!r}", code="model_not_found", param="model")
 
 
-def _check_count(param: str, count: int, most: int) -> None:
-    if count > most:
-        raise ApiError(400, f"{param}: got {count}; at most {most} are taken at once", code="too_many", param=param)
-
-
-def _check_length(param: str, text: str, most: int) -> None:
-    if len(text) > most:
-        raise ApiError(
-            400, f"{param}: got {len(text)} characters; at most {most} are taken", code="too_long", param=param
-        )
-
-
 def _embeddings(
     engine: Engine, body: schemas.EmbeddingsRequest, results: Sequence[Embedded], *, upload: bool = False
 ) -> JSONResponse:
@@ -186,8 +169,8 @@ def _embeddings(
 
 def _add_rerank(app: FastAPI, engine: Engine) -> None:
     async def answer(body: schemas.RerankRequest, version: Literal["1", "2"]) -> schemas.RerankResponse:
-        _check_count("documents", len(body.documents), engine.limits.max_documents)
-        _check_length("query", body.query, engine.limits.max_chars)
+        check_count("documents", len(body.documents), engine.limits.max_documents)
+        check_length("query", body.query, engine.limits.max_chars)
         if engine.reranker_model is None:
             raise ApiError(
                 404,
@@ -217,7 +200,7 @@ def _add_rerank(app: FastAPI, engine: Engine) -> None:
     options: dict[str, Any] = {
         "response_model": schemas.RerankResponse,
         "response_model_exclude_none": True,
-        "responses": errors(*_MODEL_ERRORS),
+        "responses": errors(*MODEL_ERRORS),
     }
 
     @app.post("/v1/rerank", **options)
@@ -229,84 +212,6 @@ def _add_rerank(app: FastAPI, engine: Engine) -> None:
     async def rerank_v2(body: schemas.RerankRequest) -> schemas.RerankResponse:
         """The same, as version 2, which Cohere's newer client asks."""
         return await answer(body, "2")
-
-
-# -- search ------------------------------------------------------------------------------------------------------------
-
-
-def _add_search(app: FastAPI, engine: Engine) -> None:
-    limits = engine.limits
-    usual_k = min(10, limits.max_k)
-
-    async def answer(q: str, k: int, rerank: int) -> schemas.SearchResponse:
-        _check_length("q", q, limits.max_chars)
-        _check_count("k", k, limits.max_k)
-        _check_count("rerank", rerank, limits.max_rerank)
-        with engine.admitted():
-            hits = await engine.search(q, k=k, count=rerank)
-        return schemas.SearchResponse(
-            query=q,
-            approximate=hits.method.approximate,
-            method=hits.method.to_dict(),
-            hits=[
-                schemas.SearchHit(
-                    uri=hit.uri,
-                    name=printable(path_of(hit.uri).name),
-                    start_s=hit.start_s,
-                    end_s=hit.end_s,
-                    score=hit.score,
-                    probability=hit.probability,
-                    media=f"/media/{engine.media_id(hit)}",
-                )
-                for hit in hits
-            ],
-        )
-
-    options: dict[str, Any] = {
-        "response_model": schemas.SearchResponse,
-        "response_model_exclude_none": True,
-        "responses": errors(*_MODEL_ERRORS),
-    }
-
-    # Not as annotations: those are text here, and FastAPI could not see the limits.
-    words = Query(min_length=1, max_length=limits.max_chars, pattern=r"\S", description="Words.")
-    most = Query(usual_k, ge=1, le=limits.max_k, description="Most hits.")
-    asked = Query(0, ge=0, le=limits.max_rerank, description="Ask the reranker about so many of the first hits.")
-
-    @app.get("/search", **options)
-    async def search(q: str = words, k: int = most, rerank: int = asked) -> schemas.SearchResponse:
-        """Search the index."""
-        return await answer(q, k, rerank)
-
-    @app.post("/search", **options)
-    async def search_by_body(body: schemas.SearchRequest) -> schemas.SearchResponse:
-        """Search the index; for words that are too long for an address, or not to be logged by a proxy."""
-        return await answer(body.q, usual_k if body.k is None else body.k, body.rerank)
-
-    @app.head("/media/{media_id}", include_in_schema=False)
-    @app.get(
-        "/media/{media_id}",
-        response_class=Response,
-        responses={
-            200: {"description": "The video.", "content": {"video/*": {}, "application/octet-stream": {}}},
-            206: {"description": "A range of it.", "content": {"video/*": {}, "application/octet-stream": {}}},
-            **errors(400, 404, 416),
-        },
-    )
-    async def media(request: Request, media_id: Annotated[str, PathParameter(pattern=ID_PATTERN)]) -> FileResponse:
-        """Return the bytes of a video of the index, or a range of them."""
-        path = await _media_path(engine, media_id)
-        keep_one_range(request.scope, path.stat().st_size)
-        return FileResponse(path, media_type=media_type(path))
-
-
-async def _media_path(engine: Engine, media_id: str) -> Path:
-    if engine.media is None:
-        raise ApiError(404, "media: this server has no index", code="not_found")
-    try:
-        return await asyncio.to_thread(engine.media.find, media_id)
-    except LookupError as error:
-        raise ApiError(404, str(error.args[0]), code="not_found") from None
 
 
 # -- operations --------------------------------------------------------------------------------------------------------

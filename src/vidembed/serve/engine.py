@@ -4,66 +4,37 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 import threading
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from vidembed.index import Hits, VideoIndex, rerank, search
+from vidembed.index.files import is_local
 from vidembed.index.retrieval.search import check_query
 from vidembed.serve.batching import Batcher, QueueFullError
+from vidembed.serve.decoding import AT_ONCE, Decoder
 from vidembed.serve.errors import ApiError, busy
 from vidembed.serve.limits import Limits
 from vidembed.serve.media import MediaLibrary
 from vidembed.serve.metrics import Metrics
-from vidembed.video import VideoError, VideoSegment, probe
+from vidembed.serve.results import Embedded, Ranked, unusable, vector_of
+from vidembed.video import Clip, VideoError, VideoSegment
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from numpy.typing import NDArray
 
     from vidembed.encoder import VideoEncoder
-    from vidembed.index import Hit
+    from vidembed.index import Filter, Hit
+    from vidembed.index.retrieval.merge import Merge
     from vidembed.reranker import VideoReranker
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-_PLACE = re.compile(r"\s*\(\[Errno.*\)", re.DOTALL)  # the system's words end in the path of the file
-
-
-@dataclass(frozen=True, slots=True)
-class Embedded:
-    """What became of one input.
-
-    Attributes:
-        vector: Float32, shape (D,), of length 1; None if it failed.
-        tokens: Tokens of the words; 0 for a video.
-        error: Why it failed.
-    """
-
-    vector: NDArray[np.float32] | None
-    tokens: int = 0
-    error: Exception | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Ranked:
-    """A document of a rerank request.
-
-    Attributes:
-        index: Its place in the request.
-        score: Probability that it matches the query.
-    """
-
-    index: int
-    score: float
 
 
 class _Known:
@@ -127,8 +98,9 @@ class Engine:
             folder = index.folder
             # A handle of its own, since the other may be in use.
             self.media = MediaLibrary(lambda: VideoIndex.open(folder).files())
-        # One handle must not be asked by two threads; and those that wait for it should take no thread.
+        # Those that wait for the index should take no thread.
         self._index_lock, self._index_turn = threading.Lock(), asyncio.Lock()
+        self.decoder = Decoder(self.limits, backend=encoder.video_backend)
         self._active = 0
         self._uploads = 0
         self.batcher: Batcher[Any, Any] = Batcher(
@@ -150,8 +122,9 @@ class Engine:
         return [] if self.reranker_model is None else [self.reranker_model]
 
     def close(self) -> None:
-        """End the model thread."""
+        """End the model thread and the decoders."""
         self.batcher.close()
+        self.decoder.close()
 
     def is_model(self, name: str) -> bool:
         """Whether a request may call the encoder by this name."""
@@ -192,30 +165,48 @@ class Engine:
     async def embed(self, items: Sequence[str | VideoSegment]) -> list[Embedded]:
         """Embed words and videos, each on its own merits: `Embedded.error` says why one failed.
 
+        Videos are decoded some at a time, while the model embeds others.
+
         Raises:
             ApiError: 503 the queue is full; 504 it took too long.
         """
-        return await self._in_time(self.batcher.submit(items))
+        return await self._in_time(self._embed_all(items))
 
     async def rank(self, query: str, videos: Sequence[VideoSegment]) -> list[Ranked]:
         """Return videos by the probability that they match words, most probable first; ties in their order.
 
         Raises:
-            ApiError: 400 for a video that cannot be read, 503, 504.
+            ApiError: 400 for a video that cannot be read or asked about; 503; 504, also for a video that takes too
+                long to read.
         """
         reranker = self._reranker()
-        scores = await self._in_time(self.batcher.call(lambda: _predict(reranker, query, videos)))
-        for number, score in enumerate(scores):
-            if score is None:
-                raise await asyncio.to_thread(_why_not, f"documents[{number}]", videos[number])
-        ranked = [Ranked(number, float(score)) for number, score in enumerate(scores) if score is not None]
+        groups = [self._score(reranker, query, part, at=first) for first, part in _parts(videos)]
+        ranked = [each for group in await self._in_time(_all(groups)) for each in group]
         return sorted(ranked, key=lambda each: (-each.score, each.index))
 
-    async def search(self, query: str, *, k: int, count: int = 0) -> Hits:
+    async def search(
+        self,
+        query: str,
+        *,
+        k: int,
+        count: int = 0,
+        keep: Filter | None = None,
+        merge: Merge = "none",
+        around: float | None = None,
+    ) -> Hits:
         """Search the index, and ask the reranker about the first `count` hits.
 
+        Args:
+            query: Words.
+            k: Most hits.
+            count: Hits to ask the reranker about, after merging.
+            keep: As for `vidembed.index.search`.
+            merge: As for `vidembed.index.search`.
+            around: As for `vidembed.index.search`.
+
         Raises:
-            ApiError: 400 the query cannot be searched, or there is no reranker; 404 there is no index; 503, 504.
+            ApiError: 400 the query cannot be searched, a condition does not fit the index, or there is no reranker; 404
+                there is no index; 503, 504.
         """
         index = self.index
         if index is None:
@@ -227,15 +218,24 @@ class Engine:
         reranker = self._reranker() if count else None
         (embedded,) = await self.embed([query])
         vector = vector_of(embedded, "q")
-        hits = await self._in_time(self._in_turn(index, query, vector, max(k, count)))
+
+        def look() -> Hits:
+            # One handle must not be asked by two threads.
+            with self._index_lock:
+                _check_conditions(index, keep)
+                known = _Known(vector, self._fingerprint, self._fields)
+                wanted = max(k, count)
+                return search(index, known, query, k=wanted, name=self.model, keep=keep, merge=merge, around=around)
+
+        hits = await self._in_time(self._in_turn(look))
         if reranker is None:
             return hits
         first = await self._in_time(self.batcher.call(lambda: rerank(hits[:count], reranker, query)))
         return Hits([*first, *hits[count:]][:k], hits.method)
 
     def media_id(self, hit: Hit) -> str | None:
-        """Return the id by which a hit's file is served."""
-        return None if self.media is None else self.media.id_of(hit.uri)
+        """Return the id by which a hit's file is served, or None where it is not on this machine."""
+        return None if self.media is None or not is_local(hit.uri) else self.media.id_of(hit.uri)
 
     # -- inside --------------------------------------------------------------------------------------------------------
 
@@ -246,13 +246,44 @@ class Engine:
             )
         return self.reranker
 
-    async def _in_turn(self, index: VideoIndex, query: str, vector: NDArray[np.float32], k: int) -> Hits:
-        async with self._index_turn:
-            return await asyncio.to_thread(self._search, index, query, vector, k)
+    async def _embed_all(self, items: Sequence[str | VideoSegment]) -> list[Embedded]:
+        texts = [(place, item) for place, item in enumerate(items) if isinstance(item, str)]
+        videos = [(place, item) for place, item in enumerate(items) if not isinstance(item, str)]
+        groups: list[Coroutine[Any, Any, list[Embedded]]] = [self.batcher.submit([item for _, item in texts])]
+        groups += [self._embed_videos([item for _, item in part]) for _, part in _parts(videos)]
+        made = [each for group in await _all(groups) for each in group]
+        places = [place for place, _ in (*texts, *videos)]
+        return [each for _, each in sorted(zip(places, made, strict=True), key=lambda pair: pair[0])]
 
-    def _search(self, index: VideoIndex, query: str, vector: NDArray[np.float32], k: int) -> Hits:
-        with self._index_lock:
-            return search(index, _Known(vector, self._fingerprint, self._fields), query, k=k, name=self.model)
+    async def _embed_videos(self, videos: Sequence[VideoSegment]) -> list[Embedded]:
+        async with self.decoder.clips(videos, self.encoder.sampling) as found:
+            made = iter(await self.batcher.submit([clip for clip in found if isinstance(clip, Clip)]))
+            return [next(made) if isinstance(clip, Clip) else Embedded(None, 0, clip) for clip in found]
+
+    async def _score(
+        self, reranker: VideoReranker, query: str, videos: Sequence[VideoSegment], *, at: int
+    ) -> list[Ranked]:
+        async with self.decoder.clips(videos, reranker.sampling) as found:
+            clips = []
+            for number, clip in enumerate(found, at):
+                if isinstance(clip, VideoError):
+                    raise unusable(f"documents[{number}]", clip)
+                clips.append(clip)
+            scores = await self.batcher.call(lambda: _predict(reranker, query, clips))
+        for number, score in enumerate(scores, at):
+            if score is None:
+                raise ApiError(
+                    400,
+                    f"documents[{number}]: the model cannot be asked about it; the query is too long with this video, "
+                    "or holds a marker that the model keeps for itself",
+                    code="invalid_value",
+                    param=f"documents[{number}]",
+                )
+        return [Ranked(number, score) for number, score in enumerate(scores, at) if score is not None]
+
+    async def _in_turn(self, look: Callable[[], Hits]) -> Hits:
+        async with self._index_turn:
+            return await asyncio.to_thread(look)
 
     async def _in_time(self, answer: Awaitable[T]) -> T:
         try:
@@ -264,7 +295,7 @@ class Engine:
                 504, f"no answer within {self.limits.timeout_s:g} s; ask for less at once", code="timeout"
             ) from error
 
-    def _embed(self, items: list[str | VideoSegment]) -> list[Embedded]:
+    def _embed(self, items: list[str | Clip]) -> list[Embedded]:
         """Embed a batch. On the model thread."""
         found: list[Embedded | None] = [None] * len(items)
         texts = [place for place, item in enumerate(items) if isinstance(item, str)]
@@ -297,59 +328,33 @@ class Engine:
         return [Embedded(vector, count) for vector, count in zip(vectors, tokens, strict=True)]
 
 
-def vector_of(embedded: Embedded, param: str, dimensions: int | None = None) -> NDArray[np.float32]:
-    """Return the vector of an input, cut to its first numbers and scaled to length 1, shape (dimensions,).
-
-    Args:
-        embedded: What became of it.
-        param: What to call it in errors.
-        dimensions: How many numbers to keep; None for all.
-
-    Raises:
-        ApiError: 400 it is a video that cannot be read, or an input that cannot be prepared.
-        RuntimeError: The model gave no usable vector.
-    """
-    if embedded.error is not None:
-        raise unusable(param, embedded.error)
-    if embedded.vector is None:
-        raise RuntimeError(f"{param}: the model gave neither a vector nor an error")
-    vector = np.asarray(embedded.vector, dtype=np.float64)[:dimensions]  # (dimensions,)
-    norm = np.linalg.norm(vector)
-    if not np.isfinite(norm) or norm == 0:
-        raise RuntimeError(f"{param}: the vector has length {norm}; finite and above 0 is needed")
-    return np.asarray(vector / norm, dtype=np.float32)
-
-
-def unusable(param: str, error: Exception) -> ApiError | RuntimeError:
-    """Return what a client is told of an input that failed: the reason, without the name of a file of the server."""
-    if isinstance(error, VideoError):
-        reason = _PLACE.sub("", error.reason)
-        return ApiError(400, f"{param}: {type(error).__name__}: {reason}", code="invalid_video", param=param)
-    if isinstance(error, (ValueError, OSError)):
-        logger.warning("%s: %s", param, error)
-        return ApiError(
-            400,
-            f"{param}: the model cannot take it; it is too long, or holds a marker that the model keeps for itself",
-            code="invalid_value",
-            param=param,
-        )
-    return RuntimeError(f"{param}: {error}")
-
-
-def _predict(reranker: VideoReranker, query: str, videos: Sequence[VideoSegment]) -> list[float | None]:
-    scores = reranker.predict([({"text": query}, video) for video in videos], on_error="skip", show_progress_bar=False)
-    return [None if score is np.ma.masked else float(score) for score in scores]
-
-
-def _why_not(param: str, video: VideoSegment) -> Exception:
-    """Return why a document has no score, which the reranker only logs."""
+def _check_conditions(index: VideoIndex, keep: Filter | None) -> None:
+    """Refuse conditions that do not fit the columns of the index, of which there may be new ones."""
+    if keep is None:
+        return
+    index.latest()
     try:
-        probe(video.path)
-    except VideoError as error:
-        return unusable(param, error)
-    return ApiError(
-        400,
-        f"{param}: the video could not be asked about; its frames cannot be decoded, or the query is too long",
-        code="invalid_video",
-        param=param,
-    )
+        keep.check(index)
+    except ValueError as error:
+        raise ApiError(400, str(error), code="invalid_value", param="where") from error
+
+
+def _parts(items: Sequence[T]) -> Iterator[tuple[int, Sequence[T]]]:
+    """Yield groups that are decoded together, each with the place of its first."""
+    for first in range(0, len(items), AT_ONCE):
+        yield first, items[first : first + AT_ONCE]
+
+
+async def _all(groups: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """Await all, and if one fails, give up the others and raise what it raised."""
+    try:
+        async with asyncio.TaskGroup() as together:
+            tasks = [together.create_task(group) for group in groups]
+    except BaseExceptionGroup as failed:
+        raise failed.exceptions[0] from None
+    return [task.result() for task in tasks]
+
+
+def _predict(reranker: VideoReranker, query: str, clips: Sequence[Clip]) -> list[float | None]:
+    scores = reranker.predict([({"text": query}, clip) for clip in clips], on_error="skip", show_progress_bar=False)
+    return [None if score is np.ma.masked else float(score) for score in scores]

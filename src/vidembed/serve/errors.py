@@ -49,6 +49,28 @@ def busy(message: str, *, retry_after_s: int = 1) -> ApiError:
     return ApiError(503, message, code="overloaded", headers={"Retry-After": str(retry_after_s)})
 
 
+def check_count(param: str, count: int, most: int) -> None:
+    """Refuse more than the most.
+
+    Raises:
+        ApiError: 400.
+    """
+    if count > most:
+        raise ApiError(400, f"{param}: got {count}; at most {most} are taken at once", code="too_many", param=param)
+
+
+def check_length(param: str, text: str, most: int) -> None:
+    """Refuse a text of more characters than the most.
+
+    Raises:
+        ApiError: 400.
+    """
+    if len(text) > most:
+        raise ApiError(
+            400, f"{param}: got {len(text)} characters; at most {most} are taken", code="too_long", param=param
+        )
+
+
 def error_response(
     status: int, message: str, *, code: str, param: str | None = None, headers: Mapping[str, str] | None = None
 ) -> JSONResponse:

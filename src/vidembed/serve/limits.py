@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, fields
 
+from vidembed.video.pool import MIN_MEMORY_BYTES
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -23,6 +25,9 @@ class Limits:
         max_queue: Inputs that wait for the model, at least `max_items`.
         batch_items: Inputs after which a batch is not filled up with another request.
         batch_wait_ms: How long a batch waits for other requests, milliseconds.
+        decode_workers: Processes that decode videos.
+        decode_timeout_s: How long a process may work on one video, seconds; then it is killed and replaced.
+        decode_memory_bytes: Address space of a process, at least 512 MiB.
         timeout_s: How long a request waits for its answer, seconds.
         read_timeout_s: How long the server waits for the next piece of a body, seconds.
     """
@@ -39,6 +44,9 @@ class Limits:
     max_queue: int = 512
     batch_items: int = 32
     batch_wait_ms: float = 5.0
+    decode_workers: int = 2
+    decode_timeout_s: float = 30.0
+    decode_memory_bytes: int = 4 * 2**30
     timeout_s: float = 60.0
     read_timeout_s: float = 30.0
 
@@ -46,7 +54,8 @@ class Limits:
         """Check the bounds.
 
         Raises:
-            ValueError: One is not a positive finite number, or the queue could never take the longest request.
+            ValueError: One is not a positive finite number, the queue could never take the longest request, or a
+                decoder could not start in its memory.
         """
         for field in fields(self):
             value = getattr(self, field.name)
@@ -54,3 +63,7 @@ class Limits:
                 raise ValueError(f"{field.name}: got {value!r}; a positive number is needed")
         if self.max_queue < self.max_items:
             raise ValueError(f"max_queue: got {self.max_queue}; at least max_items={self.max_items} is needed")
+        if self.decode_memory_bytes < MIN_MEMORY_BYTES:
+            raise ValueError(
+                f"decode_memory_bytes: got {self.decode_memory_bytes}; at least {MIN_MEMORY_BYTES} are needed"
+            )

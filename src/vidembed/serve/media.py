@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, MutableMapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vidembed.index.files import path_of
+from vidembed.index.files import is_local, path_of
 from vidembed.serve.errors import ApiError
 from vidembed.video.fingerprint import FileState
 
@@ -57,7 +57,7 @@ class MediaLibrary:
             LookupError: There is none, or it is gone, no regular file, or was changed since it was indexed.
         """
         file = self._look_up(media_id)
-        if file is None:
+        if file is None or not is_local(file.uri):
             raise LookupError("media: no file of the index has this id; search again")
         path = path_of(file.uri)
         try:

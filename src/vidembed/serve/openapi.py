@@ -27,6 +27,8 @@ _ERRORS = {
     504: "The model took too long.",
 }
 _ANYWHERE = (421, 500)
+MODEL_ERRORS = (400, 401, 404, 408, 413, 503, 504)
+"""Of the routes that ask the model."""
 
 
 def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -76,6 +78,8 @@ def document(
     if keyed:
         schema["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
     _bound(components, limits)
+    parameters = schema["paths"]["/search"]["get"]["parameters"]
+    _bound_search({each["name"]: each["schema"] for each in parameters}, limits)
     components["EmbeddingsRequest"]["properties"]["model"]["enum"] = list(models)
     form = schema["paths"][UPLOAD_PATH]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]
     form["properties"]["model"]["enum"] = list(models)
@@ -98,7 +102,10 @@ def _bound(components: dict[str, Any], limits: Limits) -> None:
     rerank = components["RerankRequest"]["properties"]
     rerank["documents"]["maxItems"] = limits.max_documents
     rerank["query"]["maxLength"] = limits.max_chars
-    search = components["SearchRequest"]["properties"]
+    _bound_search(components["SearchRequest"]["properties"], limits)
+
+
+def _bound_search(search: dict[str, Any], limits: Limits) -> None:
     search["q"]["maxLength"] = limits.max_chars
     next(form for form in search["k"]["anyOf"] if form["type"] == "integer")["maximum"] = limits.max_k
     search["rerank"]["maximum"] = limits.max_rerank

@@ -10,6 +10,13 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
+from vidembed.index.retrieval.filters import MAX_PATTERN_CHARS
+from vidembed.index.retrieval.merge import Merge
+
+MAX_CONDITIONS = 16
+MAX_CONDITION_CHARS = 1000
+MAX_AROUND_S = 3600.0
+
 Text = Annotated[str, Field(min_length=1, pattern=r"\S")]
 
 
@@ -173,12 +180,59 @@ class RerankResponse(BaseModel):
     meta: RerankMeta
 
 
-class SearchRequest(Body):
-    """A search of the index."""
+class SearchOptions(BaseModel):
+    """A search of the index, as an address has it."""
+
+    model_config = ConfigDict(extra="forbid")
 
     q: Annotated[Text, Field(description="Words.")]
     k: Annotated[int | None, Field(ge=1, description="Most hits; default 10, or the server's limit if less.")] = None
     rerank: Annotated[int, Field(ge=0, description="Ask the reranker about so many of the first hits.")] = 0
+    path: Annotated[
+        str | None,
+        Field(
+            min_length=1,
+            max_length=MAX_PATTERN_CHARS,
+            description="Only videos whose path fits this glob; without a `/` it is of the name.",
+        ),
+    ] = None
+    after: Annotated[
+        float | None,
+        Field(ge=0, allow_inf_nan=False, description="Only segments that end after so many seconds of their video."),
+    ] = None
+    before: Annotated[
+        float | None,
+        Field(ge=0, allow_inf_nan=False, description="Only segments that start before so many seconds."),
+    ] = None
+    where: Annotated[
+        list[Annotated[str, Field(min_length=1, max_length=MAX_CONDITION_CHARS)]],
+        Field(
+            max_length=MAX_CONDITIONS,
+            description="Only rows that satisfy all of these: COLUMN, one of `=`, `!=`, `<`, `<=`, `>=`, `>`, VALUE.",
+        ),
+    ] = []
+    merge: Annotated[
+        Merge,
+        Field(
+            description="`moments` drops hits that overlap a better one of the same video, `videos` keeps the best of "
+            "each video, `none` keeps all."
+        ),
+    ] = "moments"
+    around: Annotated[
+        float | None,
+        Field(
+            ge=0,
+            le=MAX_AROUND_S,
+            allow_inf_nan=False,
+            description="Let hits tell where they start and end with so many seconds on both sides.",
+        ),
+    ] = None
+
+
+class SearchRequest(SearchOptions):
+    """A search of the index, as a body has it."""
+
+    model_config = ConfigDict(strict=True)
 
 
 class SearchHit(BaseModel):
@@ -190,7 +244,15 @@ class SearchHit(BaseModel):
     end_s: float
     score: Annotated[float, Field(description="Cosine similarity.")]
     probability: Annotated[float | None, Field(description="By the reranker, if it was asked about this hit.")] = None
-    media: Annotated[str, Field(description="Relative address of the video's bytes.")]
+    segments: Annotated[
+        int | None,
+        Field(description="With `merge=videos`, segments of the video that rank no lower than the last hit."),
+    ] = None
+    context_start_s: Annotated[float | None, Field(description="With `around`, where the hit starts with it.")] = None
+    context_end_s: Annotated[float | None, Field(description="With `around`, where the hit ends with it.")] = None
+    media: Annotated[
+        str | None, Field(description="Relative address of the video's bytes, if the video is on the server.")
+    ] = None
 
 
 class SearchResponse(BaseModel):

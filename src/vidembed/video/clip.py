@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from vidembed.video.sampling import Sampling
+
 TRUNCATED_S = 1.0
 """Seconds. A stream that ends this much before its declared duration is truncated."""
 
@@ -46,6 +48,8 @@ class Clip:
         item: How the source is named in messages.
         start_s: Where the clip begins in the file: the segment's start, or 0.
         video_backend: What decoded it: ``"pyav"``, ``"decord"`` or ``"frames"`` (given as an array).
+        sampling: How the frames were chosen, or ``None`` if that is not known. What embeds a clip checks that it
+            would have chosen them so itself.
     """
 
     frames: NDArray[np.uint8]
@@ -59,6 +63,7 @@ class Clip:
     item: str
     start_s: float = 0.0
     video_backend: str = "pyav"
+    sampling: Sampling | None = None
 
     def metadata(self) -> dict[str, Any]:
         """Return what ``transformers.video_utils.VideoMetadata`` takes, as plain Python values.

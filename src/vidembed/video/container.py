@@ -10,14 +10,17 @@ import av
 import av.container
 import av.error
 import av.stream
+from av.video.codeccontext import VideoCodecContext
 from av.video.stream import VideoStream
 
+from vidembed.video.boxes import MAX_STREAMS, check_boxes, check_streams
 from vidembed.video.errors import (
     CorruptVideo,
     NotAVideo,
     NoVideoStream,
     UnsupportedCodec,
     VideoError,
+    VideoTooLarge,
 )
 from vidembed.video.geometry import MAX_AREA, check_size
 
@@ -111,18 +114,52 @@ def open_container(handle: BinaryIO, item: str) -> Iterator[av.container.InputCo
         NotAVideo: If the content is no video container.
         NoVideoStream: If it is an audio file.
         CorruptVideo: If it is a container that cannot be opened.
+        VideoTooLarge: If it declares more than the limits of this package.
     """
     handle.seek(0)
     head = handle.read(64)
-    handle.seek(0)
+    check_boxes(handle, item)
     try:
-        container = av.open(
-            handle, mode="r", options={"format_whitelist": FORMATS}, metadata_errors="replace", buffer_size=BUFFER_BYTES
-        )
+        container = _open(handle, max_pixels=str(MAX_AREA))  # FFmpeg decodes first frames while it opens a file
+    except av.error.MemoryError as error:
+        raise VideoTooLarge(
+            item, "opening it takes more memory than FFmpeg allocates, or than this process may have"
+        ) from error
     except av.error.FFmpegError as error:
         raise _refusal(head, item, error) from error
     with container:
+        check_streams(len(container.streams), item)
         yield container
+
+
+def _open(handle: BinaryIO, **options: str) -> av.container.InputContainer:
+    handle.seek(0)
+    return av.open(
+        handle,
+        mode="r",
+        options={"format_whitelist": FORMATS, "max_streams": str(MAX_STREAMS + 1), **options},
+        metadata_errors="replace",
+        buffer_size=BUFFER_BYTES,
+    )
+
+
+def check_declared_size(handle: BinaryIO, index: int, item: str) -> None:
+    """Raise :class:`VideoTooLarge` for a stream whose header declares larger pictures than are read.
+
+    For a stream of which FFmpeg decoded nothing while it opened the file, as it does not know such a one's size
+    after. Here no decoder is opened.
+
+    Args:
+        handle: Of a file that could be opened.
+        index: The stream's.
+        item: Name for messages.
+    """
+    place = handle.tell()
+    with _open(handle, codec_whitelist="none") as container:
+        context = container.streams[index].codec_context if index < len(container.streams) else None
+        if isinstance(context, VideoCodecContext):
+            check_size(context.width, context.height, item)
+    handle.seek(place)
 
 
 def video_stream(container: av.container.InputContainer, item: str, threads: int = DEFAULT_THREADS) -> VideoStream:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from vidembed.video.download import UrlAccess
 from vidembed.video.load import load_video
 from vidembed.video.probe import probe
 from vidembed.video.sampling import Sampling
 from vidembed.video.source import VideoSource
 
 
-def video_duration(source: VideoSource, *, allow_url: bool = False) -> float:
+def video_duration(source: VideoSource, *, allow_url: UrlAccess = False) -> float:
     """Return the length of a video in seconds: as declared, or measured by decoding it where it declares none.
 
     Args:

@@ -70,6 +70,10 @@ class DecodeTimeout(VideoError):
     """Reading took longer than ``timeout_s``."""
 
 
+class DecoderCrashed(VideoError):
+    """The process that decoded the file ended on it, or failed in a way that says nothing of the file."""
+
+
 class BackendUnavailable(VideoError):
     """The decoding backend is not installed, or cannot read this kind of file."""
 

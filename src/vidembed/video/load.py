@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from vidembed.video import decord, pyav
+from vidembed.video.clip import Clip
 from vidembed.video.container import DEFAULT_THREADS
-from vidembed.video.download import MAX_DOWNLOAD_BYTES
+from vidembed.video.download import MAX_DOWNLOAD_BYTES, UrlAccess
 from vidembed.video.errors import InvalidVideoInput
 from vidembed.video.frames import from_mapping, sample_frames
 from vidembed.video.opening import open_source
 from vidembed.video.reader import Deadline
 from vidembed.video.sampling import Sampling
 from vidembed.video.source import VideoFrames, VideoSegment, VideoSource, item_name
-
-if TYPE_CHECKING:
-    from vidembed.video.clip import Clip
 
 BACKENDS: Final = ("pyav", "decord")
 """Names of the decoding backends; the first is the default."""
@@ -31,6 +31,11 @@ def _check_backend(backend: str) -> None:
         raise ValueError(f"backend={backend!r}: expected one of {', '.join(map(repr, BACKENDS))}")
 
 
+def _check_threads(threads: int) -> None:
+    if threads < 1:
+        raise ValueError(f"threads={threads!r}: expected a whole number of at least 1")
+
+
 def _check_sampling(sampling: Any) -> None:
     if not isinstance(sampling, Sampling):
         raise TypeError(f"sampling is a {type(sampling).__name__}; expected a Sampling, such as Sampling(fps=2.0)")
@@ -41,7 +46,7 @@ def load_video(
     sampling: Sampling = DEFAULT_SAMPLING,
     *,
     backend: str = "pyav",
-    allow_url: bool = False,
+    allow_url: UrlAccess = False,
     timeout_s: float | None = DEFAULT_TIMEOUT_S,
     max_bytes: int = MAX_DOWNLOAD_BYTES,
     threads: int = DEFAULT_THREADS,
@@ -50,7 +55,8 @@ def load_video(
 
     Frames are chosen by presentation time: for each time of ``sampling``'s grid, the frame on show then.
     Frames given as arrays are sampled on the same grid by their own times (see
-    :func:`vidembed.video.frames.sample_frames`); ``backend``, ``timeout_s`` do not matter to them.
+    :func:`vidembed.video.frames.sample_frames`); ``backend``, ``timeout_s`` do not matter to them. A
+    :class:`Clip` that was read with this sampling is returned as it is.
 
     Args:
         source: What to read (see :data:`vidembed.video.VideoSource`).
@@ -67,6 +73,7 @@ def load_video(
 
     Raises:
         VideoError: If it cannot be read; the subclass says why, and the message names the item.
+        InvalidVideoInput: If the source is malformed, or a :class:`Clip` that was sampled otherwise.
         ValueError: If ``backend``, ``timeout_s`` or ``threads`` is none of those allowed.
         TypeError: If ``sampling`` is no :class:`Sampling`.
 
@@ -75,21 +82,32 @@ def load_video(
     """
     _check_backend(backend)
     _check_sampling(sampling)
-    if threads < 1:
-        raise ValueError(f"threads={threads!r}: expected a whole number of at least 1")
+    _check_threads(threads)
     item = item_name(source)
+    if isinstance(source, Clip):
+        return _as_sampled(source, sampling)
     inner, start, end = source, 0.0, None
     if isinstance(source, VideoSegment):
         inner, start, end = source.path, source.start, source.end
     if isinstance(inner, VideoFrames):
-        return sample_frames(inner, sampling, item=item, start=start, end=end)
-    if isinstance(inner, Mapping):
+        clip = sample_frames(inner, sampling, item=item, start=start, end=end)
+    elif isinstance(inner, Mapping):
         frames, metadata = from_mapping(inner, item)
-        return sample_frames(frames, sampling, item=item, metadata=metadata, start=start, end=end)
-    if backend == "decord":
-        return decord.read(inner, sampling, item=item, start=start, end=end, timeout_s=timeout_s)
-    options = {"allow_url": allow_url, "timeout_s": timeout_s, "max_bytes": max_bytes}
-    (clip,) = _read(inner, [(start, end, item)], sampling, item, options, threads)
+        clip = sample_frames(frames, sampling, item=item, metadata=metadata, start=start, end=end)
+    elif backend == "decord":
+        clip = decord.read(inner, sampling, item=item, start=start, end=end, timeout_s=timeout_s)
+    else:
+        options = {"allow_url": allow_url, "timeout_s": timeout_s, "max_bytes": max_bytes}
+        (clip,) = _read(inner, [(start, end, item)], sampling, item, options, threads)
+    return replace(clip, sampling=sampling)
+
+
+def _as_sampled(clip: Clip, sampling: Sampling) -> Clip:
+    if clip.sampling != sampling:
+        known = "does not say how it was sampled" if clip.sampling is None else f"was read with {clip.sampling}"
+        raise InvalidVideoInput(
+            clip.item, f"the clip {known}, and {sampling} is asked for; read it with this, or give the video itself"
+        )
     return clip
 
 
@@ -98,9 +116,11 @@ def load_segments(
     segments: Sequence[tuple[float, float | None]],
     sampling: Sampling = DEFAULT_SAMPLING,
     *,
-    allow_url: bool = False,
+    backend: str = "pyav",
+    allow_url: UrlAccess = False,
     timeout_s: float | None = DEFAULT_TIMEOUT_S,
     max_bytes: int = MAX_DOWNLOAD_BYTES,
+    threads: int = DEFAULT_THREADS,
 ) -> Iterator[Clip]:
     """Read several segments of one video in one decoding pass.
 
@@ -112,9 +132,12 @@ def load_segments(
         segments: ``(start, end)`` of each, in seconds from the first frame, ordered by start; ``end`` may be
             ``None``. They may overlap.
         sampling: As in :func:`load_video`.
+        backend: As in :func:`load_video`. ``"decord"`` opens and decodes the file anew for each segment.
         allow_url: As in :func:`load_video`.
-        timeout_s: Limit on the whole pass in seconds, what the caller does between clips included.
+        timeout_s: Limit on the whole pass in seconds, what the caller does between clips included; with
+            ``"decord"``, on each segment.
         max_bytes: As in :func:`load_video`.
+        threads: As in :func:`load_video`.
 
     Yields:
         One clip a segment, in the order given.
@@ -123,18 +146,21 @@ def load_segments(
         InvalidVideoInput: If a segment is malformed, lies outside the video, or they are not ordered by start.
         VideoError: As in :func:`load_video`; it ends the pass.
     """
+    _check_backend(backend)
     _check_sampling(sampling)
+    _check_threads(threads)
     item = item_name(path)
-    if isinstance(path, VideoSegment):
+    if isinstance(path, (VideoSegment, Clip)):
         raise InvalidVideoInput(item, "load_segments takes the whole video; give the times in the file in segments")
     parts = [VideoSegment(path, start, end) for start, end in segments]
     if any(after.start < before.start for before, after in pairwise(parts)):
         raise InvalidVideoInput(item, "segments are not ordered by their start; sort them")
-    if isinstance(path, (VideoFrames, Mapping)):
-        return (load_video(part, sampling) for part in parts)
+    if backend == "decord" or isinstance(path, (VideoFrames, Mapping)):
+        return (load_video(part, sampling, backend=backend, timeout_s=timeout_s) for part in parts)
     windows = [(part.start, part.end, item_name(part)) for part in parts]
     options = {"allow_url": allow_url, "timeout_s": timeout_s, "max_bytes": max_bytes}
-    return _read(path, windows, sampling, item, options)
+    clips = _read(path, windows, sampling, item, options, threads)
+    return map(functools.partial(replace, sampling=sampling), clips)  # holds no clip while the next is read
 
 
 def _read(
@@ -143,7 +169,7 @@ def _read(
     sampling: Sampling,
     item: str,
     options: dict[str, Any],
-    threads: int = DEFAULT_THREADS,
+    threads: int,
 ) -> Iterator[Clip]:
     if not windows:
         return

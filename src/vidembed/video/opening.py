@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from vidembed.video.download import MAX_DOWNLOAD_BYTES, fetch
+from vidembed.video.download import MAX_DOWNLOAD_BYTES, UrlAccess, fetch
 from vidembed.video.errors import EmptyFile, InvalidVideoInput, VideoError, VideoNotFound, VideoPermission
 from vidembed.video.source import check_regular, is_url
 
@@ -49,7 +49,7 @@ def open_source(
     source: object,
     item: str,
     *,
-    allow_url: bool = False,
+    allow_url: UrlAccess = False,
     timeout_s: float | None = None,
     max_bytes: int = MAX_DOWNLOAD_BYTES,
 ) -> Iterator[BinaryIO]:
@@ -58,7 +58,8 @@ def open_source(
     Args:
         source: What to open. A file object is read from its beginning and left open.
         item: Its name, for messages.
-        allow_url: Whether http and https addresses may be fetched.
+        allow_url: Whether http and https addresses may be fetched: ``True`` from public addresses, or names of hosts
+            (see :data:`vidembed.video.download.UrlAccess`).
         timeout_s: Limit on a download, in seconds.
         max_bytes: Limit on the size of a download.
 
@@ -74,7 +75,8 @@ def open_source(
         elif isinstance(source, str) and is_url(source):
             if not allow_url:
                 raise InvalidVideoInput(item, "a web address; pass allow_url=True to have it fetched")
-            handle = io.BytesIO(fetch(source, item, timeout_s=timeout_s, max_bytes=max_bytes))
+            fetched = fetch(source, item, timeout_s=timeout_s, max_bytes=max_bytes, allow=allow_url)
+            handle = cast("BinaryIO", stack.enter_context(fetched))
         elif isinstance(source, (str, os.PathLike)):
             handle = stack.enter_context(_open_path(source, item))
         elif hasattr(source, "read"):

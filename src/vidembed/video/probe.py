@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from vidembed.video.download import MAX_DOWNLOAD_BYTES
+from vidembed.video.download import MAX_DOWNLOAD_BYTES, UrlAccess
 from vidembed.video.errors import CorruptVideo
 from vidembed.video.frames import from_mapping
 from vidembed.video.geometry import quarter_turns
@@ -47,7 +47,7 @@ class VideoInfo:
 def probe(
     source: VideoSource,
     *,
-    allow_url: bool = False,
+    allow_url: UrlAccess = False,
     timeout_s: float | None = 60.0,
     max_bytes: int = MAX_DOWNLOAD_BYTES,
 ) -> VideoInfo:
@@ -55,7 +55,8 @@ def probe(
 
     Args:
         source: What to describe (see :data:`vidembed.video.VideoSource`).
-        allow_url: Whether http and https addresses may be fetched (whole). Default False.
+        allow_url: Whether http and https addresses may be fetched (whole): ``True`` from public addresses, or names
+            of hosts, from these alone. Default False.
         timeout_s: Limit in seconds, ``None`` for none. Default 60.
         max_bytes: Limit on the size of a download. Default 2 GiB.
 

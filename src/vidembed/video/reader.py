@@ -6,12 +6,13 @@ import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING, BinaryIO, Self
+from typing import TYPE_CHECKING, BinaryIO, Self, cast
 
 import av.error
 
 from vidembed.video import container as box
-from vidembed.video.errors import CorruptVideo, DecodeTimeout
+from vidembed.video.boxes import MAX_FRAMES
+from vidembed.video.errors import CorruptVideo, DecodeTimeout, VideoTooLarge
 from vidembed.video.geometry import Geometry, check_size, picture, plan
 from vidembed.video.sampling import TIME_EPSILON
 
@@ -31,7 +32,7 @@ _MAX_READ_ERRORS = 16  # failed reads in a row after which a file has ended
 
 
 class Deadline:
-    """A limit on wall-clock time, checked between packets."""
+    """A limit on wall-clock time, checked between packets and whenever bytes are read."""
 
     def __init__(self, timeout_s: float | None, item: str) -> None:
         """Start the clock."""
@@ -55,6 +56,28 @@ class Deadline:
         if left <= 0:
             raise self.error()
         return left
+
+
+class _Watched:
+    """A handle that gives no more bytes when time is up: FFmpeg can look for a packet through a whole file."""
+
+    def __init__(self, handle: BinaryIO, deadline: Deadline) -> None:
+        self._deadline = deadline
+        self._read = handle.read
+        self._over = False
+        self.seek = handle.seek
+        self.tell = handle.tell
+
+    def read(self, size: int = -1) -> bytes:
+        """Read, or raise :class:`DecodeTimeout`, which comes back out of FFmpeg; after that, the file has ended."""
+        if self._over:
+            return b""
+        try:
+            self._deadline.remaining()
+        except DecodeTimeout:
+            self._over = True
+            raise
+        return self._read(size)
 
 
 class _OvershootError(Exception):
@@ -115,20 +138,22 @@ class FrameReader:
 
     def __init__(self, handle: BinaryIO, item: str, deadline: Deadline, *, threads: int = box.DEFAULT_THREADS) -> None:
         """Open the container."""
-        self._handle = handle
+        self._handle = cast("BinaryIO", _Watched(handle, deadline))
         self._threads = threads
         self._item = item
         self._deadline = deadline
         self._stack = ExitStack()
         self.seeked = False
         self.sought = -1.0
-        self._attempt = 0
+        self._attempt = self._packets_read = 0
         self._open()
 
     def _open(self) -> None:
         self.container = self._stack.enter_context(box.open_container(self._handle, self._item))
         try:
             self.stream: VideoStream = box.video_stream(self.container, self._item, self._threads)
+            if not (self.stream.codec_context.width and self.stream.codec_context.height):
+                box.check_declared_size(self._handle, self.stream.index, self._item)
         except BaseException:
             self._stack.close()
             raise
@@ -221,6 +246,9 @@ class FrameReader:
                 for packet in self.container.demux(self.stream):
                     self._deadline.remaining()
                     failures = 0
+                    self._packets_read += 1
+                    if self._packets_read > MAX_FRAMES:
+                        raise VideoTooLarge(self._item, f"it has over {MAX_FRAMES} frames; cut it first")
                     yield packet
             except av.error.FFmpegError:
                 self.errors += 1
@@ -276,7 +304,11 @@ class FrameReader:
             self.can_seek = False
         seconds = max(seconds, self._last)
         if not -box.MAX_TIME <= seconds <= box.MAX_TIME:
-            raise CorruptVideo(self._item, f"a frame claims to come {seconds:.0f} s after the first: a broken clock")
+            raise CorruptVideo(
+                self._item,
+                f"a frame claims to come {seconds:.0f} s after the first: a broken clock, as over {box.MAX_TIME:.0f} s "
+                "are not read",
+            )
         duration = min(max(float((frame.duration or 0) * base), 0.0), box.MAX_TIME)
         self._last = seconds
         self._last_end = seconds + (duration or (float(1 / self.rate) if self.rate else 0.0))

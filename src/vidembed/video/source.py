@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
+from vidembed.video.clip import Clip
 from vidembed.video.errors import (
     EmptyFile,
     InvalidVideoInput,
@@ -135,9 +136,10 @@ class VideoFrames:
 
 
 SingleSource: TypeAlias = "str | os.PathLike[str] | bytes | BinaryIO | VideoFrames | Mapping[str, Any]"
-VideoSource: TypeAlias = "SingleSource | VideoSegment"
-"""A path, a URL (opt-in), the bytes of a file, a seekable binary file object, a :class:`VideoSegment` of one,
-:class:`VideoFrames`, or the dictionary form ``{"array": ..., "video_metadata": {"fps": ...}}``."""
+VideoSource: TypeAlias = "SingleSource | VideoSegment | Clip"
+"""A path, a URL (opt-in), the bytes of a file, a seekable binary file object, :class:`VideoFrames`, the dictionary form
+``{"array": ..., "video_metadata": {"fps": ...}}``, a :class:`VideoSegment` of one of these, or a :class:`Clip` that was
+read before with the same sampling."""
 
 
 def _printable(name: str) -> str:
@@ -157,7 +159,10 @@ def is_url(source: object) -> bool:
 def _path_name(path: str) -> str:
     if not is_url(path):
         return path
-    parts = urlsplit(path)  # credentials and signatures stay out of messages
+    try:
+        parts = urlsplit(path)  # credentials and signatures stay out of messages
+    except ValueError:  # such as "http://["
+        return f"{path.partition(':')[0]}://..."
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}{'?...' if parts.query else ''}"
 
 
@@ -170,6 +175,8 @@ def item_name(source: object) -> str:
     if isinstance(source, VideoSegment):
         end = "" if source.end is None else f",{source.end:g}"
         return f"{item_name(source.path)}#t={source.start:g}{end}"
+    if isinstance(source, Clip):
+        return source.item
     if isinstance(source, VideoFrames):
         name = f"<frames, {'x'.join(map(str, source.array.shape[:3]))}>"
     elif isinstance(source, Mapping):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -56,7 +57,7 @@ def test_a_second_run_does_nothing(run: Run, folder: Path) -> None:
 
 
 def test_only_what_changed_is_embedded_again(run: Run, clips: Path, folder: Path) -> None:
-    run(windows=Windows(0.5))
+    run(cut=Windows(0.5))
     before = {row["id"]: row for row in rows(folder)}
     write_video(clips / "002.mp4", [(9, 9, 200), (200, 9, 9), (9, 200, 9)])
     write_video(clips / "new.mp4", [(120, 9, 120)])
@@ -71,7 +72,7 @@ def test_only_what_changed_is_embedded_again(run: Run, clips: Path, folder: Path
 
 def test_a_shorter_version_leaves_no_old_segments(run: Run, clips: Path, folder: Path) -> None:
     write_video(clips / "002.mp4", [(9, 9, 200), (200, 9, 9), (9, 200, 9)])
-    run(windows=Windows(1))
+    run(cut=Windows(1))
     write_video(clips / "002.mp4", [(9, 200, 9)])
     run()
     assert [(row["start_s"], row["end_s"]) for row in rows(folder) if row["uri"].endswith("002.mp4")] == [(0, 1)]
@@ -139,10 +140,54 @@ def test_a_renamed_file_keeps_its_vectors(run: Run, clips: Path, folder: Path) -
     run()
     (clips / "000.mp4").rename(clips / "renamed.mp4")
     encoder = FakeEncoder()
-    report = run(encoder, prune=True)
+    report = run(encoder)
     assert encoder.seen == []
-    assert (report.copied, report.gone, report.files) == (1, [uri_of(clips / "000.mp4")], 6)
+    assert (report.moved, report.copied, report.gone, report.files) == (1, 0, [], 6)
     assert names(folder)[-1] == "renamed.mp4"
+
+
+def test_a_moved_file_takes_its_rows_along_in_one_commit(
+    run: Run, clips: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(cut=Windows(0.5))
+    before = rows(folder)
+    (clips / "elsewhere").mkdir()
+    for name in ("000.mp4", "001.mp4"):
+        (clips / name).rename(clips / "elsewhere" / name)
+    moves = []
+    move = VideoIndex.move
+    monkeypatch.setattr(
+        VideoIndex,
+        "move",
+        lambda self, files, origins: (moves.append((len(files), sorted(origins))), move(self, files, origins)),
+    )
+    report = run()
+    assert (report.moved, report.indexed, report.copied, report.unchanged, report.gone) == (2, 0, 0, 4, [])
+    assert moves == [(2, [uri_of(clips / "000.mp4"), uri_of(clips / "001.mp4")])]
+    after = rows(folder)
+    assert sorted(row["vector"] for row in after) == sorted(row["vector"] for row in before)
+    assert len({row["id"] for row in after}) == len(after) == 12
+    assert names(folder) == [f"{i:03}.mp4" for i in range(6)]
+    again = run()
+    assert (again.unchanged, again.moved, again.gone) == (6, 0, [])
+
+
+def test_one_of_two_copies_takes_the_rows_and_the_other_copies_them(run: Run, clips: Path, folder: Path) -> None:
+    run()
+    (clips / "000.mp4").rename(clips / "a.mp4")
+    shutil.copy(clips / "a.mp4", clips / "b.mp4")
+    encoder = FakeEncoder()
+    report = run(encoder)
+    assert encoder.seen == []
+    assert (report.moved, report.copied, report.gone, report.files) == (1, 1, [], 7)
+
+
+def test_a_copy_whose_original_stays_is_no_move(run: Run, clips: Path) -> None:
+    run()
+    shutil.copy(clips / "000.mp4", clips / "copy.mp4")
+    (clips / "001.mp4").unlink()
+    report = run()
+    assert (report.moved, report.copied, report.gone) == (0, 1, [uri_of(clips / "001.mp4")])
 
 
 def test_two_files_that_change_places(run: Run, clips: Path, folder: Path) -> None:
@@ -214,12 +259,11 @@ def test_a_file_that_fails_in_one_segment_has_none(run: Run, clips: Path, folder
     class FailsLate(FakeEncoder):
         def _batch(self, batch):  # type: ignore[no-untyped-def]
             for item in super()._batch(batch):
-                source = dict(batch)[item.index]
-                if source.path.name == "long.mp4" and source.start == 2:
+                if dict(batch)[item.index].item.endswith("long.mp4#t=2,3"):
                     item.embedding, item.error = None, ValueError("cannot be read")
                 yield item
 
-    report = run(FailsLate(), windows=Windows(1))
+    report = run(FailsLate(), cut=Windows(1))
     assert [(one.kind, one.message) for one in report.skipped] == [("ValueError", "at 2 to 3 s: cannot be read")]
     assert "long.mp4" not in names(folder)
 
@@ -296,13 +340,13 @@ def test_refusals_write_nothing(run: Run, clips: Path, folder: Path, tmp_path: P
 
 
 def test_another_model_or_cut_is_refused(run: Run, folder: Path) -> None:
-    run(windows=Windows(0.5))
+    run(cut=Windows(0.5))
     before = rows(folder)
     with pytest.raises(IndexMismatchError, match="name 'fake' in the index, 'other' now"):
         run(FakeEncoder("other"))
     with pytest.raises(IndexMismatchError, match=r"segments of 2 s .* segments of 0\.5 s"):
-        run(windows=Windows(2))
-    assert run(windows=Windows(0.5)).unchanged == 6
+        run(cut=Windows(2))
+    assert run(cut=Windows(0.5)).unchanged == 6
     assert rows(folder) == before
 
 
@@ -310,6 +354,17 @@ def test_one_writer_at_a_time(run: Run, folder: Path) -> None:
     with locked(folder), pytest.raises(IndexBusyError, match="another run"):
         run()
     assert run().indexed == 6
+
+
+def test_a_run_that_waits_does_what_is_left(run: Run, clips: Path, folder: Path) -> None:
+    encoder = FakeEncoder()
+    with ThreadPoolExecutor() as executor, locked(folder):
+        waiting = executor.submit(run, encoder, wait=True)
+        time.sleep(0.5)
+        assert not waiting.done()
+        write_video(clips / "new.mp4", [(1, 2, 3)])  # while it waits
+    assert waiting.result().indexed == 7
+    assert run(FakeEncoder(), wait=True).unchanged == 7
 
 
 def test_a_damaged_index_is_said_to_be(run: Run, folder: Path) -> None:
@@ -341,12 +396,12 @@ import sys
 from tests.index.fakes import FakeEncoder
 from vidembed.index import Windows, index_videos
 clips, folder, delay = sys.argv[1:]
-index_videos([clips], folder, FakeEncoder(delay=float(delay)), model="fake", windows=Windows(0.5), batch_size=2)
+index_videos([clips], folder, FakeEncoder(delay=float(delay)), model="fake", cut=Windows(0.5), batch_size=2)
 """
 
 
 def start(clips: Path, folder: Path, delay: float) -> subprocess.Popen[bytes]:
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     path = os.pathsep.join([str(root), str(root / "src"), *filter(None, [os.environ.get("PYTHONPATH")])])
     return subprocess.Popen(
         [sys.executable, "-c", SCRIPT, str(clips), str(folder), str(delay)],
@@ -375,7 +430,7 @@ def test_a_run_that_is_cut_off_is_completed_by_the_next(
     encoder = FakeEncoder()
     run(encoder)
     assert len(encoder.seen) == 24 - len(cut_off)
-    index_videos([clips], tmp_path / "undisturbed", FakeEncoder(), model="fake", windows=Windows(0.5), progress=False)
+    index_videos([clips], tmp_path / "undisturbed", FakeEncoder(), model="fake", cut=Windows(0.5), progress=False)
     assert rows(folder) == rows(tmp_path / "undisturbed")
 
 

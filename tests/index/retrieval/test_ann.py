@@ -5,12 +5,15 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import lancedb
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from tests.index.made import file_rows, made_index, made_vectors, queries
 from vidembed.index import Filter, VideoIndex
 from vidembed.index.retrieval import ann
+from vidembed.index.retrieval.derived import write_record
 from vidembed.index.retrieval.search import nearest
 
 ROWS, LIMIT = 400, 300
@@ -42,6 +45,7 @@ def how(index: VideoIndex, **options: Any) -> str:
 
 
 def test_none_is_built_up_to_the_threshold(index: VideoIndex) -> None:
+    assert ann.refresh(index, exact_up_to=ROWS)  # to be remembered
     assert not ann.refresh(index, exact_up_to=ROWS)
     assert (index.ann, record(index).exists(), how(index)) == (None, False, "exact")
 
@@ -222,3 +226,54 @@ def test_a_dimension_that_is_no_multiple_of_eight(tmp_path: Path) -> None:
 def test_a_negative_threshold_is_refused(index: VideoIndex) -> None:
     with pytest.raises(ValueError, match="exact_up_to: got -1"):
         ann.refresh(index, exact_up_to=-1)
+
+
+def test_a_threshold_is_remembered_while_the_index_is_small(tmp_path: Path) -> None:
+    index = made_index(tmp_path / "ix", made_vectors(LIMIT - 100))
+    assert ann.threshold(index) == ann.EXACT_UP_TO
+    assert not ann.refresh(index)
+    assert not (index.folder / "derived").exists()
+    assert ann.refresh(index, exact_up_to=LIMIT)
+    assert not ann.refresh(index)
+    index = VideoIndex.open(index.folder)
+    assert (ann.threshold(index), index.ann) == (LIMIT, None)
+    index.put([file_rows("file:///v/many.mp4", made_vectors(200, seed=5))], replace=False)
+    assert ann.refresh(index)
+    assert (how(index), ann.threshold(index)) == ("ann", LIMIT)
+    assert ann.refresh(index, exact_up_to=1000)
+    assert (how(index), ann.threshold(index), index.ann) == ("exact", 1000, None)
+    assert ann.refresh(index, exact_up_to=0)
+    assert not ann.refresh(index)
+    assert (how(index), ann.threshold(index)) == ("ann", 0)
+
+
+def test_another_threshold_that_asks_for_the_same_index_builds_nothing(built: VideoIndex) -> None:
+    before = record(built).read_bytes()
+    assert ann.refresh(built, exact_up_to=LIMIT - 1)
+    assert (record(built).read_bytes(), ann.threshold(built)) == (before, LIMIT - 1)
+
+
+def test_a_run_cut_off_after_it_noted_its_threshold_leaves_searches_right(built: VideoIndex) -> None:
+    write_record(built.folder / "derived" / "exact-up-to.json", {"exact_up_to": ROWS})
+    assert how(built) == "exact"
+    assert ann.facts(built)["why_not"] == "there are few enough rows for an exact search"  # type: ignore[index]
+
+
+@pytest.mark.parametrize("content", ["", "{}", '{"format_version": 1, "exact_up_to": true}', "[1]"])
+def test_a_threshold_that_cannot_be_read_is_said(
+    built: VideoIndex, caplog: pytest.LogCaptureFixture, content: str
+) -> None:
+    (built.folder / "derived" / "exact-up-to.json").write_text(content)
+    assert ann.threshold(built) == ann.EXACT_UP_TO
+    assert "--exact-up-to" in caplog.text
+    assert how(built) == "exact"
+    assert ann.refresh(built, exact_up_to=LIMIT)
+    assert how(built) == "ann"
+
+
+def test_vectors_replaced_in_a_table_with_columns_of_the_user_are_found(built: VideoIndex) -> None:
+    lancedb.connect(built.folder).open_table("segments").add_columns(pa.field("camera", pa.string()))
+    new = -made_vectors(5, seed=9)
+    built.put([file_rows("file:///v/003.mp4", new)], replace=True)
+    hits = nearest(built, new[2].astype(np.float64), k=3)
+    assert (hits.method.name, hits[0].uri, hits[0].start_s, hits[0].score) == ("ann", "file:///v/003.mp4", 2.0, 1.0)

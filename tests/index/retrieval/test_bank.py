@@ -2,9 +2,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from safetensors import safe_open
+from safetensors.numpy import save_file
 
 from tests.index.fakes import FakeEncoder
 from tests.index.made import file_rows, made_index, made_vectors, queries
@@ -110,6 +113,45 @@ def test_none_asked_for_and_none_there(tmp_path: Path) -> None:
     assert bank.facts(index) is None
     with pytest.raises(ValueError, match="--query-bank"):
         nearest(index, queries(1)[0], k=5, bank=True)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "value"),
+    [
+        ("log_normalizer", np.full(120, np.nan)),
+        ("log_normalizer", np.zeros(119)),
+        ("activation", np.zeros(120)),
+        ("vectors", np.zeros((30, 15), dtype=np.float32)),
+        ("vectors", np.zeros((0, 16), dtype=np.float32)),
+        ("beta", (0.0).hex()),
+        ("beta", "twenty"),
+    ],
+)
+def test_values_that_are_no_bank_are_no_bank(index: VideoIndex, spoil: str, value: Any) -> None:
+    file = index.folder / "derived" / "query-bank.safetensors"
+    with safe_open(file, framework="numpy") as content:
+        metadata, tensors = content.metadata(), {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
+    save_file(tensors, file, metadata=metadata)
+    assert bank.facts(index)["fresh"]  # type: ignore[index]
+    if spoil == "beta":
+        metadata["beta"] = value
+    else:
+        tensors[spoil] = value
+    save_file(tensors, file, metadata=metadata)
+    assert bank.facts(index) == {"fresh": False, "why_not": "it cannot be read"}
+
+
+def test_a_bank_of_an_empty_index_follows_the_rows_that_come(tmp_path: Path) -> None:
+    index = made_index(tmp_path / "ix", made_vectors(5))
+    index.remove(list(index.files()))
+    words = Words()
+    assert bank.refresh(index, words, ["a", "b"], progress=False)
+    assert nearest(index, queries(1)[0], k=5, bank=True) == []
+    assert bank.facts(index) == {"queries": 2, "beta": 20.0, "activated_share": 0.0, "fresh": True}
+    index.put([file_rows("file:///v/new.mp4", made_vectors(6, seed=4))], replace=False)
+    assert bank.refresh(index, words, progress=False)
+    assert words.asked == 1
+    assert len(nearest(index, queries(1)[0], k=9, bank=True)) == 6
 
 
 @pytest.mark.parametrize(

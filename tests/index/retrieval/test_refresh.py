@@ -53,6 +53,18 @@ def test_a_small_index_has_nothing_beside_it(run: Run, folder: Path) -> None:
     assert facts(VideoIndex.open(folder)) == {"exact_up_to": 100_000, "ann": None, "compact": [], "query_bank": None}
 
 
+def test_a_threshold_is_remembered_by_later_runs(run: Run, clips: Path, folder: Path) -> None:
+    run(derived=Derived(exact_up_to=6))
+    assert facts(VideoIndex.open(folder)) == {"exact_up_to": 6, "ann": None, "compact": [], "query_bank": None}
+    write_video(clips / "new.mp4", [(200, 30, 30)])
+    run()
+    said = facts(VideoIndex.open(folder))
+    assert (said["exact_up_to"], said["ann"]["used"]) == (6, True)
+    run(derived=Derived(exact_up_to=7))
+    said = facts(VideoIndex.open(folder))
+    assert (said["exact_up_to"], said["ann"]) == (7, None)
+
+
 def test_a_second_run_that_changes_nothing_makes_nothing(run: Run, folder: Path) -> None:
     run(derived=ALL)
     before = {path.name: path.stat().st_mtime_ns for path in (folder / "derived").iterdir()}

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -55,3 +56,33 @@ def test_json_has_a_probability_only_where_there_is_one() -> None:
     hits = rerank(HITS[:1], Reranker({0: 0.5}), "a")  # type: ignore[arg-type]
     assert hits[0].to_dict()["probability"] == 0.5
     assert rerank([], Reranker({}), "a") == []  # type: ignore[arg-type]
+
+
+def test_the_stretch_around_is_asked_about_only_if_asked() -> None:
+    hits = [replace(hit, context_start_s=max(0.0, hit.start_s - 2), context_end_s=hit.end_s + 2) for hit in HITS]
+    reranker = Reranker({0: 0.1, 1: 0.2, 2: 0.3})
+    rerank(hits, reranker, "a")  # type: ignore[arg-type]
+    assert [(d.start, d.end) for d in reranker.asked["documents"]] == [(0, 5), (5, 10), (0, 5)]
+    found = rerank(hits, reranker, "a", context=True)  # type: ignore[arg-type]
+    assert [(d.start, d.end) for d in reranker.asked["documents"]] == [(0, 7), (3, 12), (0, 7)]
+    assert [(hit.start_s, hit.context_end_s) for hit in found] == [(0, 7), (5, 12), (0, 7)]
+    with pytest.raises(ValueError, match="search with around=SECONDS"):
+        rerank(HITS, reranker, "a", context=True)  # type: ignore[arg-type]
+
+
+def test_hits_elsewhere_cannot_be_asked_about(caplog: pytest.LogCaptureFixture) -> None:
+    away = [Hit("s3://bucket/e.mp4", 0.0, 5.0, 0.95), HITS[0], Hit("s3://bucket/f.mp4", 0.0, 5.0, 0.85), HITS[1]]
+    reranker = Reranker({0: 0.2, 1: 0.6})
+    with caplog.at_level(logging.WARNING):
+        hits = rerank(away, reranker, "a")  # type: ignore[arg-type]
+    assert [(hit.uri[-5:], hit.probability) for hit in hits] == [
+        ("c.mp4", 0.6),
+        ("a.mp4", 0.2),
+        ("e.mp4", None),
+        ("f.mp4", None),
+    ]
+    assert reranker.asked["first_stage"] == [0.9, 0.8]
+    assert "2 of 4 hits" in caplog.text
+    reranker.asked = {}
+    assert rerank(away[:1], reranker, "a") == away[:1]  # type: ignore[arg-type]
+    assert reranker.asked == {}

@@ -222,7 +222,8 @@ def test_addresses_are_fetched_where_they_are_allowed(folder: Path, encoder: Vid
     handler = functools.partial(SimpleHTTPRequestHandler, directory=str(folder))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        embeddings = VideoEmbeddings(model="vidembed/shapes", allowed_schemes=["file", "http"])
+        local = VideoEncoder("vidembed/shapes", device="cpu", allow_url=["127.0.0.1"])
+        embeddings = VideoEmbeddings(encoder=local, allowed_schemes=["file", "http"])
         address = f"http://127.0.0.1:{server.server_port}/c.mp4"
         found = embeddings.embed_documents([video_uri(address, 1, 3), video_uri(folder / "c.mp4", 1, 3)])
         server.shutdown()

@@ -1,12 +1,14 @@
-"""Ctrl-C waits for a commit to end."""
+"""Ctrl-C: a commit is never cut short, and a run ends after the batch at hand."""
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Self
 
 
 @contextmanager
@@ -26,3 +28,54 @@ def uninterrupted() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
     if held and callable(before):
         before(*held[0])
+
+
+class GracefulStop:
+    """While it is entered, the first Ctrl-C only asks to stop, and the second interrupts at once.
+
+    A handler that somebody else has set stays, and nothing is changed in threads other than the main one.
+
+    Args:
+        notice: Line for stderr when the first Ctrl-C comes; empty for none.
+
+    Attributes:
+        asked: Whether to stop.
+    """
+
+    def __init__(self, notice: str = "") -> None:
+        self.asked = False
+        self._notice = notice
+        self._idle = False
+        self._installed = False
+
+    def __enter__(self) -> Self:
+        """Take Ctrl-C over."""
+        in_main = threading.current_thread() is threading.main_thread()
+        if in_main and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            signal.signal(signal.SIGINT, self._handle)
+            self._installed = True
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Give it back."""
+        if self._installed:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            self._installed = False
+
+    @contextmanager
+    def idle(self) -> Iterator[None]:
+        """Mark a block in which nothing is lost by an interruption: there, the first Ctrl-C interrupts too."""
+        self._idle = True
+        try:
+            if self.asked:
+                raise KeyboardInterrupt
+            yield
+        finally:
+            self._idle = False
+
+    def _handle(self, _number: int, _frame: FrameType | None) -> None:
+        again, self.asked = self.asked, True
+        if again or self._idle:
+            raise KeyboardInterrupt
+        if self._notice:
+            os.write(2, f"\n{self._notice}\n".encode())  # print() may be interrupted in the middle of itself

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from vidembed.index.files import IndexedFile
 from vidembed.index.ingest.plan import Candidate
 from vidembed.index.ingest.report import Problem
 from vidembed.index.store import Segment
@@ -13,6 +14,8 @@ from vidembed.video.fingerprint import FileState
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+    from vidembed.video.pool import Reading
 
 
 @dataclass(slots=True)
@@ -26,9 +29,12 @@ class Job:
         duration: Seconds.
         windows: Start and end of each segment that the model must see, seconds.
         vectors: What the model gave, by position in `windows`; each float32, shape (D,).
+        reading: Its decoding, where the model must see it.
         twin: An earlier job of this run with the same content.
         stored: Segments that the index had for this content when the job was prepared.
+        moved_from: The file of the index that has this content and is gone from disk.
         problem: Why the file cannot be indexed.
+        undecodable: Whether the problem is the content's, so that the file belongs in quarantine.
     """
 
     candidate: Candidate
@@ -37,9 +43,12 @@ class Job:
     duration: float = 0.0
     windows: list[tuple[float, float]] = field(default_factory=list)
     vectors: dict[int, NDArray[np.float32]] = field(default_factory=dict)
+    reading: Reading | None = None
     twin: Job | None = None
     stored: list[Segment] | None = None
+    moved_from: IndexedFile | None = None
     problem: Problem | None = None
+    undecodable: bool = False
 
     @property
     def done(self) -> bool:

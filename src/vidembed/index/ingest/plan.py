@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from vidembed.index.files import IndexedFile, Listing, path_of, uri_of
+from vidembed.index.files import IndexedFile, Listing, is_local, path_of, uri_of
 from vidembed.video.fingerprint import FileState
 
 
@@ -33,11 +33,17 @@ class Plan:
         unchanged: In the index, and neither size nor time of last write has changed.
         candidates: New, or written to since; in the order of their paths.
         gone: In the index, under a folder of this run, and no longer on disk.
+        listing: The files on disk.
     """
 
+    listing: Listing
     unchanged: list[IndexedFile] = field(default_factory=list)
     candidates: list[Candidate] = field(default_factory=list)
     gone: list[IndexedFile] = field(default_factory=list)
+
+    def is_gone(self, uri: str) -> bool:
+        """Whether a file is under a folder of this run, and no longer on disk."""
+        return is_local(uri) and self.listing.knows(path := path_of(uri)) and _is_gone(path)
 
 
 def make_plan(listing: Listing, indexed: Mapping[str, IndexedFile], *, rehash: bool = False) -> Plan:
@@ -52,10 +58,10 @@ def make_plan(listing: Listing, indexed: Mapping[str, IndexedFile], *, rehash: b
         indexed: The files in the index, by URI.
         rehash: Read every file, whatever its size and time of last write.
     """
-    plan = Plan()
+    plan = Plan(listing)
     paths = {uri_of(path): path for path in listing.files}
     for uri, file in indexed.items():
-        if uri in paths or not listing.knows(path := path_of(uri)):
+        if uri in paths or not is_local(uri) or not listing.knows(path := path_of(uri)):
             continue
         if _is_gone(path):
             plan.gone.append(file)

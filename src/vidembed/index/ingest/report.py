@@ -32,9 +32,11 @@ class Report:
         indexed: Files embedded and stored, new ones and changed ones.
         changed: How many of `indexed` took the place of an earlier version.
         copied: Files with the content of another, stored with its vectors.
+        moved: Files with the content of one that is gone from disk, whose rows they took over.
         unchanged: Files that were in the index as they are.
         skipped: Files that are not in the index, and why.
-        gone: URIs that are in the index, or were, and no longer on disk.
+        quarantined: How many of `skipped` were put on the quarantine list by this run.
+        gone: URIs that are in the index, or were, and no longer on disk; without those that were moved.
         pruned: Whether those were removed.
         files: Files in the index after the run.
         segments: Rows in the index after the run.
@@ -45,8 +47,10 @@ class Report:
     indexed: int = 0
     changed: int = 0
     copied: int = 0
+    moved: int = 0
     unchanged: int = 0
     skipped: list[Problem] = field(default_factory=list)
+    quarantined: int = 0
     gone: list[str] = field(default_factory=list)
     pruned: bool = False
     files: int = 0
@@ -55,7 +59,7 @@ class Report:
     @property
     def any_in_index(self) -> bool:
         """Whether some file of this run is in the index."""
-        return self.indexed + self.copied + self.unchanged > 0
+        return self.indexed + self.copied + self.moved + self.unchanged > 0
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as it stands in JSON."""

@@ -37,6 +37,7 @@ _REBUILD_AT = 2.0  # times the rows that partitions were fitted to
 _MAX_SEGMENTS = 8  # LanceDB adds one for each refresh, and each is searched
 _DRIFT = 0.2  # share of rows that may come or go before a measurement no longer says much
 _RECORD = "ann.json"
+_THRESHOLD = "exact-up-to.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,6 @@ class Ann:
         stamp: Of the version of the table that was measured.
         rows: Rows when it was measured.
         trained_rows: Rows when its partitions were fitted.
-        exact_up_to: Rows up to which searches stay exact.
         nprobes: Partitions that a search looks into.
         refine: Candidates per hit that are compared by their full vectors.
         recall: Against the exact search, by k as text.
@@ -66,7 +66,6 @@ class Ann:
     stamp: str
     rows: int
     trained_rows: int
-    exact_up_to: int
     nprobes: int
     refine: int
     recall: dict[str, float]
@@ -88,11 +87,11 @@ class Ann:
 def usable(index: VideoIndex, k: int) -> Ann | None:
     """Return the ANN index if a search for `k` hits may use it, else None: then the search is exact.
 
-    It may if there are more rows than `Ann.exact_up_to`, the index is the one that was measured, with the vectors of
+    It may if there are more rows than `threshold`, the index is the one that was measured, with the vectors of
     the same model and about as many rows, its recall is good, and `k` is no more than what recall was measured at.
     """
     ann = stored(index)
-    if ann is None or k > MAX_K or not ann.good or not ann.exact_up_to < len(index):
+    if ann is None or k > MAX_K or not ann.good or not threshold(index) < len(index):
         return None
     return ann if abs(len(index) - ann.rows) <= _DRIFT * ann.rows else None
 
@@ -104,6 +103,24 @@ def stored(index: VideoIndex) -> Ann | None:
     return ann if ann is not None and now is not None and str(now.index_uuid) == ann.index_uuid else None
 
 
+def threshold(index: VideoIndex) -> int:
+    """Return the rows up to which searches of an index are exact: the number last given to `refresh`, or `EXACT_UP_TO`.
+
+    A record that cannot be read is told of in the log.
+    """
+    file = _threshold_file(index)
+    if file.exists():
+        given = (read_record(file) or {}).get("exact_up_to")
+        if isinstance(given, int) and not isinstance(given, bool) and given >= 0:
+            return given
+        logger.warning(
+            "%s cannot be read, and searches are exact up to %d segments; index again with --exact-up-to",
+            file,
+            EXACT_UP_TO,
+        )
+    return EXACT_UP_TO
+
+
 def refresh(index: VideoIndex, *, exact_up_to: int | None = None) -> bool:
     """Build the ANN index, bring it up to date, measure it, or remove it, as the number of rows asks for.
 
@@ -111,7 +128,8 @@ def refresh(index: VideoIndex, *, exact_up_to: int | None = None) -> bool:
 
     Args:
         index: The index; nobody else may be writing to it.
-        exact_up_to: Rows up to which there shall be none. Default: as the one that is there has it, or `EXACT_UP_TO`.
+        exact_up_to: Rows up to which there shall be none, now and in later runs that do not say. Default: what an
+            earlier run gave, or `EXACT_UP_TO`.
 
     Returns:
         Whether anything was written.
@@ -122,19 +140,19 @@ def refresh(index: VideoIndex, *, exact_up_to: int | None = None) -> bool:
     if exact_up_to is not None and exact_up_to < 0:
         raise ValueError(f"exact_up_to: got {exact_up_to}; a number of rows is needed, 0 or more")
     index.latest()
-    if exact_up_to is None:
-        before = _read(index)
-        exact_up_to = EXACT_UP_TO if before is None else before.exact_up_to
-    if len(index) <= max(1, exact_up_to):
+    written = exact_up_to is not None and exact_up_to != (read_record(_threshold_file(index)) or {}).get("exact_up_to")
+    if written:
+        write_record(_threshold_file(index), {"exact_up_to": exact_up_to})
+    if len(index) <= max(1, threshold(index)):
         had = index.ann is not None or _file(index).exists()
         _file(index).unlink(missing_ok=True)
         index.drop_ann()
-        return had
+        return had or written
     known = stored(index)
-    if known is not None and known.stamp == index.stamp() and known.exact_up_to == exact_up_to:
-        return False
+    if known is not None and known.stamp == index.stamp():
+        return written
     try:
-        _build_and_measure(index, _read(index), exact_up_to)
+        _build_and_measure(index, _read(index))
     except (RuntimeError, OSError, ValueError) as error:
         _file(index).unlink(missing_ok=True)  # without it the index is not used
         logger.error("the ANN index could not be built, and searches stay exact: %s", error)  # noqa: TRY400 - short
@@ -150,7 +168,12 @@ def facts(index: VideoIndex) -> dict[str, Any] | None:
     if ann is None:
         return {"kind": str(now.index_type), "used": False, "why_not": "it was not measured; index again"}
     used = usable(index, 1) is not None
-    why = "its recall is below the target" if not ann.good else "too many rows came or went since; index again"
+    if not ann.good:
+        why = "its recall is below the target"
+    elif len(index) <= threshold(index):
+        why = "there are few enough rows for an exact search"
+    else:
+        why = "too many rows came or went since; index again"
     return {
         **{key: value for key, value in asdict(ann).items() if key not in {"index_uuid", "stamp", "model_fingerprint"}},
         "rows_not_in_it": int(now.num_unindexed_rows),
@@ -159,7 +182,7 @@ def facts(index: VideoIndex) -> dict[str, Any] | None:
     }
 
 
-def _build_and_measure(index: VideoIndex, known: Ann | None, exact_up_to: int) -> None:
+def _build_and_measure(index: VideoIndex, known: Ann | None) -> None:
     began = time.perf_counter()
     now, rows = index.ann, len(index)
     keep = (
@@ -183,7 +206,6 @@ def _build_and_measure(index: VideoIndex, known: Ann | None, exact_up_to: int) -
         stamp=index.stamp(),
         rows=rows,
         trained_rows=known.trained_rows if keep and known is not None else rows,
-        exact_up_to=exact_up_to,
         nprobes=nprobes,
         refine=refine,
         recall=recall,
@@ -233,3 +255,7 @@ def _read(index: VideoIndex) -> Ann | None:
 
 def _file(index: VideoIndex) -> Path:
     return index.folder / DERIVED_FOLDER / _RECORD
+
+
+def _threshold_file(index: VideoIndex) -> Path:
+    return index.folder / DERIVED_FOLDER / _THRESHOLD

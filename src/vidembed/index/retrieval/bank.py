@@ -1,11 +1,13 @@
 """A query bank that belongs to an index: vectors of bank queries, and what they say of every row.
 
-QB-Norm (arXiv 2112.12777) by `vidembed.scoring.QueryBank`; here is where it is kept, and how all rows are ranked by it.
+QB-Norm (arXiv 2112.12777) as `vidembed.scoring.QueryBank` has it; here is where it is kept, and how all rows are ranked
+by it. Rows have ids and not places in a gallery, and are never all in memory, so it has a form of its own.
 The bank's queries must not be the ones that are evaluated.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,21 +42,45 @@ class StoredBank:
 
     Attributes:
         vectors: Of the bank queries, float32, shape (B, D).
-        bank: What they say of each row, in the order of `row_ids`.
+        beta: Inverse temperature.
         row_ids: Ids of the rows, rising, shape (N,).
+        log_normalizer: Of each row, in that order, `log sum_b exp(beta * cosine)` over the bank queries, shape (N,).
+        activation: Whether a row is the best of some bank query, shape (N,).
         model_fingerprint: Of the model that made `vectors`.
-        stamp: Of the version of the table that `bank` is about.
+        stamp: Of the version of the table that the rows are of.
+
+    Raises:
+        ValueError: Shapes do not fit, or a value is not finite.
     """
 
     vectors: NDArray[np.float32]
-    bank: QueryBank
+    beta: float
     row_ids: NDArray[np.uint64]
+    log_normalizer: NDArray[np.float64]
+    activation: NDArray[np.bool_]
     model_fingerprint: str
     stamp: str
 
+    def __post_init__(self) -> None:
+        """Check the values, which may come from a damaged file."""
+        if self.vectors.ndim != 2 or not len(self.vectors) or not (self.beta > 0 and math.isfinite(self.beta)):
+            raise ValueError(f"query bank: got vectors of shape {self.vectors.shape} and beta={self.beta}")
+        shapes = {self.row_ids.shape, self.log_normalizer.shape, self.activation.shape}
+        if shapes != {(len(self.row_ids),)} or self.activation.dtype != np.bool_:
+            raise ValueError(f"query bank: got arrays of shapes {shapes}; one value for each row is needed")
+        if not np.isfinite(self.log_normalizer).all():
+            raise ValueError(f"query bank: a value is not finite at beta={self.beta}; a smaller beta is needed")
+
     def places(self, row_ids: Sequence[int] | NDArray[np.uint64]) -> NDArray[np.intp]:
-        """Return the positions of rows in `bank`, shape (N,)."""
+        """Return the positions of rows in `row_ids`, shape (N,)."""
         return np.searchsorted(self.row_ids, np.asarray(row_ids, dtype=np.uint64))
+
+    def normalize(self, rows: Sequence[Row]) -> list[float]:
+        """Return the normalized scores of rows, as `QueryBank.normalize` has them with `dynamic=False`."""
+        cosines = np.array([row.score for row in rows])  # (K,)
+        margin = self.log_normalizer[self.places([row.row_id for row in rows])] - self.beta * cosines  # (K,)
+        normalized: list[float] = (-np.logaddexp(0.0, margin)).tolist()
+        return normalized
 
     def rank(
         self, index: VideoIndex, queries: NDArray[np.float64], *, k: int, keep: Filter | None = None
@@ -71,19 +97,17 @@ class StoredBank:
             keep: Which rows may be hits.
         """
         plain = Ranking(queries, k)
-        shift = self.bank.log_normalizer / self.bank.beta  # (N,); less it, a cosine orders as its normalized score does
+        shift = self.log_normalizer / self.beta  # (N,); less it, a cosine orders as its normalized score does
         normalized = Ranking(queries, k, offset=lambda row_ids: shift[self.places(row_ids)])
         for batch in batches(index, keep):
             plain.add(batch)
             normalized.add(batch)
         for by_cosine, by_bank in zip(plain.best, normalized.best, strict=True):
             top = [row for row in by_cosine if row.score == by_cosine[0].score]
-            if not self.bank.activation[self.places([row.row_id for row in top])].any():
+            if not self.activation[self.places([row.row_id for row in top])].any():
                 yield by_cosine, None
                 continue
-            scores = np.array([[row.score for row in by_bank]])  # (1, K)
-            columns = self.places([row.row_id for row in by_bank])
-            yield by_bank, self.bank.normalize(scores, columns=columns, dynamic=False)[0].tolist()
+            yield by_bank, self.normalize(by_bank)
 
 
 def refresh(
@@ -124,25 +148,10 @@ def refresh(
                 "queries again with --query-bank"
             )
         vectors = known.vectors
-        if known.stamp == index.stamp() and beta in {None, known.bank.beta}:
+        if known.stamp == index.stamp() and beta in {None, known.beta}:
             return False
-        beta = known.bank.beta if beta is None else beta
-    row_ids, bank = _summed_up(index, vectors, beta, progress=progress)
-    metadata = {
-        "kind": _KIND,
-        "format_version": str(FORMAT_VERSION),
-        "model_fingerprint": index.meta.model_fingerprint,
-        "stamp": index.stamp(),
-        "beta": bank.beta.hex(),
-    }
-    tensors: dict[str, NDArray[Any]] = {
-        "vectors": vectors,
-        "row_ids": row_ids.view(np.int64),
-        "log_normalizer": bank.log_normalizer,
-        "activation": bank.activation,
-    }
-    with replacing(_file(index)) as draft:
-        save_file(tensors, draft, metadata=metadata)
+        beta = known.beta if beta is None else beta
+    _write(index, _summed_up(index, vectors, beta, progress=progress))
     return True
 
 
@@ -170,8 +179,8 @@ def facts(index: VideoIndex) -> dict[str, Any] | None:
     if stored is None:
         return {"fresh": False, "why_not": "it cannot be read"}
     fresh = stored.model_fingerprint == index.meta.model_fingerprint and stored.stamp == index.stamp()
-    share = float(stored.bank.activation.mean())
-    return {"queries": stored.bank.size, "beta": stored.bank.beta, "activated_share": round(share, 6), "fresh": fresh}
+    share = round(float(stored.activation.mean()), 6) if len(stored.row_ids) else 0.0
+    return {"queries": len(stored.vectors), "beta": stored.beta, "activated_share": share, "fresh": fresh}
 
 
 def encode(encoder: QueryEncoder, queries: Sequence[str]) -> NDArray[np.float32]:
@@ -197,12 +206,10 @@ def check_queries(queries: Sequence[str]) -> None:
         check_query(query, name=f"query bank: query {number + 1}")
 
 
-def _summed_up(
-    index: VideoIndex, vectors: NDArray[np.float32], beta: float, *, progress: bool
-) -> tuple[NDArray[np.uint64], QueryBank]:
-    """Return row ids, rising, and the bank of all rows in that order, without all vectors in memory at once."""
+def _summed_up(index: VideoIndex, vectors: NDArray[np.float32], beta: float, *, progress: bool) -> StoredBank:
+    """Return the bank of all rows of the version at hand, made without all of their vectors in memory at once."""
     queries = unit(vectors.astype(np.float64))  # (B, D)
-    sums, ids = [], []
+    sums, ids = [np.empty(0)], [np.empty(0, dtype=np.uint64)]
     best = np.full(len(queries), -np.inf)  # (B,)
     tops: list[list[int]] = [[] for _ in queries]  # rows at the best of each bank query
     block = max(1, DEFAULT_BLOCK_BYTES // (8 * len(queries)))
@@ -224,12 +231,33 @@ def _summed_up(
                 bar.update(len(part))
     row_ids = np.concatenate(ids)  # (N,)
     order = np.argsort(row_ids)
-    row_ids = row_ids[order]
-    bank = QueryBank(np.zeros((1, len(row_ids))), beta=beta)  # filled in below, since no (B, N) matrix fits
-    bank.size = len(queries)
-    bank.log_normalizer = np.concatenate(sums)[order]
-    bank.activation = np.isin(row_ids, np.array([row for rows in tops for row in rows], dtype=np.uint64))
-    return row_ids, bank
+    return StoredBank(
+        vectors=vectors,
+        beta=beta,
+        row_ids=row_ids[order],
+        log_normalizer=np.concatenate(sums)[order],
+        activation=np.isin(row_ids[order], np.array([row for rows in tops for row in rows], dtype=np.uint64)),
+        model_fingerprint=index.meta.model_fingerprint,
+        stamp=index.stamp(),
+    )
+
+
+def _write(index: VideoIndex, bank: StoredBank) -> None:
+    metadata = {
+        "kind": _KIND,
+        "format_version": str(FORMAT_VERSION),
+        "model_fingerprint": bank.model_fingerprint,
+        "stamp": bank.stamp,
+        "beta": float(bank.beta).hex(),
+    }
+    tensors: dict[str, NDArray[Any]] = {
+        "vectors": bank.vectors,
+        "row_ids": bank.row_ids.view(np.int64),
+        "log_normalizer": bank.log_normalizer,
+        "activation": bank.activation,
+    }
+    with replacing(_file(index)) as draft:
+        save_file(tensors, draft, metadata=metadata)
 
 
 def _read(index: VideoIndex) -> StoredBank | None:
@@ -240,18 +268,18 @@ def _read(index: VideoIndex) -> StoredBank | None:
             tensors = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118 - not a dict
         if metadata["kind"] != _KIND or metadata["format_version"] != str(FORMAT_VERSION):
             return None
-        vectors, row_ids = tensors["vectors"], tensors["row_ids"].view(np.uint64)
-        bank = QueryBank(np.zeros((1, len(row_ids))), beta=float.fromhex(metadata["beta"]))
-        bank.size, bank.log_normalizer, bank.activation = len(vectors), tensors["log_normalizer"], tensors["activation"]
-        sound = (
-            bank.log_normalizer.shape == bank.activation.shape == row_ids.shape
-            and bank.activation.dtype == np.bool_
-            and bool(np.isfinite(bank.log_normalizer).all())
-            and vectors.shape[1:] == (index.meta.dimension,)
+        bank = StoredBank(
+            vectors=tensors["vectors"],
+            beta=float.fromhex(metadata["beta"]),
+            row_ids=tensors["row_ids"].view(np.uint64),
+            log_normalizer=tensors["log_normalizer"],
+            activation=tensors["activation"],
+            model_fingerprint=metadata["model_fingerprint"],
+            stamp=metadata["stamp"],
         )
-        return StoredBank(vectors, bank, row_ids, metadata["model_fingerprint"], metadata["stamp"]) if sound else None
     except (OSError, SafetensorError, KeyError, ValueError):
         return None
+    return bank if bank.vectors.shape[1] == index.meta.dimension else None
 
 
 def _file(index: VideoIndex) -> Path:

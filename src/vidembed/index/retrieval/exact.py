@@ -52,7 +52,7 @@ class Ranking:
         *,
         offset: Callable[[NDArray[np.uint64]], NDArray[np.float64]] | None = None,
     ) -> None:
-        self.best: list[list[Row]] = [[] for _ in queries]
+        self._kept: list[list[Row]] = [[] for _ in queries]
         self._queries = queries
         self._coarse_queries = queries.T.astype(np.float32)  # (D, Q)
         self._k = k
@@ -76,15 +76,22 @@ class Ranking:
             least = self._least[number]
             if self._k < len(column):
                 least = max(least, np.partition(column, -self._k)[-self._k] - _COARSE_ERROR)
-            kept = np.flatnonzero(column >= least)
-            scores = cosines(rows[kept], self._queries[number])  # (M,)
-            order = -scores if offset is None else offset[kept] - scores
-            places = [batch.column(name).take(kept).to_pylist() for name in PLACE]
-            found = zip(order.tolist(), *places, scores.tolist(), ids[kept].tolist(), strict=True)
-            best = sorted([*self.best[number], *map(Row._make, found)])[: self._k]
-            self.best[number] = best
-            if len(best) == self._k:
-                self._least[number] = -best[-1].order - _COARSE_ERROR
+            near = np.flatnonzero(column >= least)
+            scores = cosines(rows[near], self._queries[number])  # (M,)
+            order = -scores if offset is None else offset[near] - scores
+            places = [batch.column(name).take(near).to_pylist() for name in PLACE]
+            found = zip(order.tolist(), *places, scores.tolist(), ids[near].tolist(), strict=True)
+            kept = self._kept[number]
+            kept += map(Row._make, found)
+            if len(kept) > 2 * self._k:  # not at every batch, so that a deep ranking is sorted a few times only
+                kept.sort()
+                del kept[self._k :]
+                self._least[number] = -kept[-1].order - _COARSE_ERROR
+
+    @property
+    def best(self) -> list[list[Row]]:
+        """The best rows of each query so far, best first."""
+        return [sorted(kept)[: self._k] for kept in self._kept]
 
 
 def rank(batches: Iterable[pa.RecordBatch], queries: NDArray[np.float64], *, k: int) -> list[list[Row]]:

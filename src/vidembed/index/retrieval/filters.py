@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vidembed.index.files import path_of
+from vidembed.index.files import file_name_of, is_local, name_of, path_of
 from vidembed.index.store import PLACE, ROW_ID, VideoIndex, require_packages
 
 if TYPE_CHECKING:
@@ -99,8 +99,9 @@ class Filter:
     """Which rows may be hits: those that satisfy all that is given.
 
     Attributes:
-        path: Glob on the path of the file, case-sensitive; `*` also stands for `/`. Without a `/` it is matched on the
-            name of the file; with one on the whole path, or on the end of it that begins with a folder.
+        path: Glob on the path of the file, or on the URI of one that is elsewhere, case-sensitive; `*` also stands for
+            `/`. Without a `/` it is matched on the name of the file; with one on the whole path, or on the end of it
+            that begins with a folder.
         after: Keep segments that end after so many seconds of their video.
         before: Keep segments that start before so many seconds.
         where: Conditions on columns.
@@ -159,10 +160,10 @@ class Filter:
         return kept
 
     def _fits_path(self, uri: str) -> bool:
-        path, pattern = path_of(uri), str(self.path)
+        pattern = str(self.path)
         if "/" not in pattern:
-            return fnmatchcase(path.name, pattern)
-        whole = path.as_posix()
+            return fnmatchcase(file_name_of(uri), pattern)
+        whole = path_of(uri).as_posix() if is_local(uri) else name_of(uri)
         return fnmatchcase(whole, pattern) or (not pattern.startswith("/") and fnmatchcase(whole, f"*/{pattern}"))
 
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from vidembed.index.retrieval import ann, bank, compact
-from vidembed.index.retrieval.ann import EXACT_UP_TO
 from vidembed.index.retrieval.coarse import Spec
 
 if TYPE_CHECKING:
@@ -20,8 +19,8 @@ class Derived:
     """What an index shall have beside its rows.
 
     Attributes:
-        exact_up_to: Rows up to which searches are exact, and no ANN index is built. None: as the one that is there has
-            it, or `EXACT_UP_TO`.
+        exact_up_to: Rows up to which searches are exact, and no ANN index is built; remembered, however many rows there
+            are. None: what an earlier run gave, or `vidembed.index.retrieval.ann.EXACT_UP_TO`.
         compact: Compact copies to have, such as `int8`, `binary` or `float32-512`. Those that are there stay.
         query_bank: Queries of a new query bank. None: the one that is there stays.
         beta: Inverse temperature of the bank. None: that of the one that is there, or the default.
@@ -54,7 +53,7 @@ def refresh(index: VideoIndex, encoder: QueryEncoder, derived: Derived | None = 
     Args:
         index: The index; nobody else may be writing to it.
         encoder: The model of the index.
-        derived: What it shall have. Default: an ANN index above `EXACT_UP_TO` rows, and what is there already.
+        derived: What it shall have. Default: an ANN index if there are many rows, and what is there already.
         progress: Show bars on stderr.
 
     Raises:
@@ -72,9 +71,8 @@ def refresh(index: VideoIndex, encoder: QueryEncoder, derived: Derived | None = 
 
 def facts(index: VideoIndex) -> dict[str, Any]:
     """Return what `vidembed info` says of how an index is searched."""
-    built = ann.stored(index)
     return {
-        "exact_up_to": EXACT_UP_TO if built is None else built.exact_up_to,
+        "exact_up_to": ann.threshold(index),
         "ann": ann.facts(index),
         "compact": compact.facts(index),
         "query_bank": bank.facts(index),

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from vidembed.index.files import path_of
+from vidembed.index.files import is_local, path_of
 from vidembed.video import VideoSegment
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def rerank(hits: Sequence[Hit], reranker: VideoReranker, query: str) -> list[Hit]:
+def rerank(hits: Sequence[Hit], reranker: VideoReranker, query: str, *, context: bool = False) -> list[Hit]:
     """Return the hits with the probability that each matches the query, most probable first.
 
     If the reranker was calibrated together with a first stage, the probability is made of similarity and head.
@@ -26,22 +26,39 @@ def rerank(hits: Sequence[Hit], reranker: VideoReranker, query: str) -> list[Hit
         hits: Of a search for `query`.
         reranker: Asked about each hit's segment.
         query: Words.
+        context: Ask about each segment with what is around it, for hits of a search with `around`.
 
     Returns:
-        All hits. Those that could not be asked about, because the video is gone or damaged, come last, in their order,
-        without a probability; the log says why.
+        All hits. Those that could not be asked about, because the video is gone, damaged or no file of this machine,
+        come last, in their order, without a probability; the log says why.
+
+    Raises:
+        ValueError: `context` is given, and a hit says nothing of what is around it.
     """
     if not hits:
         return []
-    ranking = reranker.rank(
-        {"text": query},
-        [VideoSegment(path_of(hit.uri), hit.start_s, hit.end_s) for hit in hits],
-        first_stage=[hit.score for hit in hits],
-        on_error="skip",
-    )
-    asked = [replace(hits[found["corpus_id"]], probability=found["score"]) for found in ranking]
-    left = {found["corpus_id"] for found in ranking}
+    segments = [_segment(hit, context=context) for hit in hits]
+    local = [place for place, segment in enumerate(segments) if segment is not None]
+    order: list[tuple[int, float]] = []
+    if local:
+        documents, similarities = [segments[place] for place in local], [hits[place].score for place in local]
+        ranking = reranker.rank({"text": query}, documents, first_stage=similarities, on_error="skip")
+        order = [(local[found["corpus_id"]], found["score"]) for found in ranking]
+    asked = [replace(hits[place], probability=score) for place, score in order]
+    left = {place for place, _ in order}
     rest = [hit for place, hit in enumerate(hits) if place not in left]
     if rest:
         logger.warning("%d of %d hits could not be asked about and come last", len(rest), len(hits))
     return [*asked, *rest]
+
+
+def _segment(hit: Hit, *, context: bool) -> VideoSegment | None:
+    """Return what to ask about, or None where there is no file of this machine."""
+    start, end = hit.start_s, hit.end_s
+    if context:
+        if hit.context_start_s is None or hit.context_end_s is None:
+            raise ValueError(
+                f"context: the hit {hit.uri!r} says nothing of what is around it; search with around=SECONDS"
+            )
+        start, end = hit.context_start_s, hit.context_end_s
+    return VideoSegment(path_of(hit.uri), start, end) if is_local(hit.uri) else None

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,8 +13,10 @@ from vidembed.index.retrieval import ann, compact
 from vidembed.index.retrieval.bank import open_bank
 from vidembed.index.retrieval.exact import Row, rank
 from vidembed.index.retrieval.filters import Filter, batches
-from vidembed.index.retrieval.measure import recall_at
+from vidembed.index.retrieval.measure import MAX_K, recall_at
+from vidembed.index.retrieval.merge import Merge, check_merge, merged
 from vidembed.index.retrieval.query import MAX_QUERY_CHARS, check_query, encode_queries, unit_queries
+from vidembed.index.store import ROW_ID
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["MAX_QUERY_CHARS", "Hit", "Hits", "Method", "check_query", "nearest", "search", "search_many"]
 
 MAX_QUERIES = 10_000
+_DEEPER = 4  # times as many rows are looked at where those before gave too few hits
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,13 +35,16 @@ class Hit:
     """A segment that a search found.
 
     Attributes:
-        uri: `file://` URI of the video.
+        uri: URI of the video, such as `file:///videos/a.mp4`.
         start_s: Where the segment starts, seconds.
         end_s: Where it ends, seconds.
         score: Cosine similarity to the query, -1 to 1, rounded to six decimals. Always that of the stored vector.
         probability: That the segment matches the query, 0 to 1, if a reranker was asked about it.
         normalized: Score by the query bank, up to 0, if hits are ordered by it.
         recall: Measured recall of the search that found it, if that was approximate.
+        segments: How many segments of its video rank no lower than the last hit, if hits are merged to videos.
+        context_start_s: Where the segment starts with what is around it, seconds, if that was asked for.
+        context_end_s: Where that ends, seconds.
     """
 
     uri: str
@@ -47,6 +54,9 @@ class Hit:
     probability: float | None = None
     normalized: float | None = None
     recall: float | None = None
+    segments: int | None = None
+    context_start_s: float | None = None
+    context_end_s: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the hit as it stands in JSON; without what there is not, and `approximate` where it is."""
@@ -65,6 +75,7 @@ class Method:
         recall_at: The number of hits that it was measured at: the next of 10 and 100.
         sample: Queries of the measurement: stored vectors, moved (`vidembed.index.retrieval.measure.draw`).
         query_bank: Whether hits are ordered by the query bank. With a bank, False says that it has nothing to correct.
+        merge: How hits were merged, if they were. Recall is that of the segments before.
     """
 
     name: str
@@ -73,6 +84,7 @@ class Method:
     recall_at: int | None = None
     sample: int | None = None
     query_bank: bool | None = None
+    merge: Merge | None = None
 
     @property
     def approximate(self) -> bool:
@@ -109,6 +121,8 @@ def search(
     keep: Filter | None = None,
     copy: str | None = None,
     bank: bool = False,
+    merge: Merge = "none",
+    around: float | None = None,
 ) -> Hits:
     """Return the `k` segments nearest to `query`, best first.
 
@@ -126,19 +140,24 @@ def search(
         keep: Which rows may be hits. Such a search is exact.
         copy: Search this compact copy first, such as `int8`, and rescore what it brings.
         bank: Normalize scores by the query bank of the index. Such a search is exact.
+        merge: `moments` drops hits that overlap a better one of the same video, `videos` keeps the best of each video
+            (`vidembed.index.retrieval.merge`). There are `k` hits afterwards, if there are that many. Where 100
+            candidates of an approximate search give fewer, the search is exact.
+        around: Let each hit tell where its segment starts and ends with so many seconds on both sides, within its
+            video. Score and segment stay as they are.
 
     Raises:
-        ValueError: The query is empty or longer than `MAX_QUERY_CHARS`, `k` is out of range, options do not go
-            together, or the index has no such copy or no bank.
+        ValueError: The query is empty or longer than `MAX_QUERY_CHARS`, `k`, `merge` or `around` is out of range,
+            options do not go together, or the index has no such copy or no bank.
         IndexMismatchError: The index, the copy or the bank was made by another model or of another state of the index.
         RuntimeError: The model gave no usable vector for the query.
     """
     check_query(query, k)
-    check_options(k=k, exact=exact, keep=keep, copy=copy, bank=bank)
+    check_options(k=k, exact=exact, keep=keep, copy=copy, bank=bank, merge=merge, around=around)
     index.meta.require_model(encoder.fingerprint, encoder.fingerprint_fields(), name=name)
     # A dict, since a bare string could be taken for the path of a video.
     vector = np.asarray(encoder.encode_query({"text": query}), dtype=np.float64).reshape(-1)  # (D,)
-    return nearest(index, vector, k=k, exact=exact, keep=keep, copy=copy, bank=bank)
+    return nearest(index, vector, k=k, exact=exact, keep=keep, copy=copy, bank=bank, merge=merge, around=around)
 
 
 def search_many(
@@ -152,6 +171,8 @@ def search_many(
     keep: Filter | None = None,
     copy: str | None = None,
     bank: bool = False,
+    merge: Merge = "none",
+    around: float | None = None,
 ) -> list[Hits]:
     """Search many queries: encoded in one call, and where the search is exact, the vectors are read once for all.
 
@@ -165,6 +186,8 @@ def search_many(
         keep: As for `search`.
         copy: As for `search`.
         bank: As for `search`.
+        merge: As for `search`.
+        around: As for `search`.
 
     Returns:
         The hits of each query, in order.
@@ -178,18 +201,30 @@ def search_many(
         raise ValueError(f"queries: got {len(queries)}; 1 to {MAX_QUERIES} are taken at once")
     for number, query in enumerate(queries):
         check_query(query, k, name=f"queries[{number}]")
-    check_options(k=k, exact=exact, keep=keep, copy=copy, bank=bank)
+    check_options(k=k, exact=exact, keep=keep, copy=copy, bank=bank, merge=merge, around=around)
     index.meta.require_model(encoder.fingerprint, encoder.fingerprint_fields(), name=name)
     vectors = encode_queries(encoder, queries, dimension=index.meta.dimension)
-    return _nearest(index, vectors, k=k, exact=exact, keep=keep, copy=copy, bank=bank)
+    return _nearest(index, vectors, _Way(exact, keep, copy, bank), k=k, merge=merge, around=around)
 
 
-def check_options(*, k: int, exact: bool, keep: Filter | None, copy: str | None, bank: bool) -> None:
-    """Refuse options that do not go together; cheap, so it can come before the model is loaded.
+def check_options(
+    *,
+    k: int,
+    exact: bool,
+    keep: Filter | None,
+    copy: str | None,
+    bank: bool,
+    merge: Merge = "none",
+    around: float | None = None,
+) -> None:
+    """Refuse options that are out of range or do not go together; cheap, so it can come before the model is loaded.
 
     Raises:
-        ValueError: They do not.
+        ValueError: They are or do not.
     """
+    check_merge(merge)
+    if around is not None and not (math.isfinite(around) and around >= 0):
+        raise ValueError(f"around: got {around}; seconds are needed, 0 or more")
     if copy is None:
         return
     compact.check_k(k)
@@ -207,6 +242,8 @@ def nearest(
     keep: Filter | None = None,
     copy: str | None = None,
     bank: bool = False,
+    merge: Merge = "none",
+    around: float | None = None,
 ) -> Hits:
     """Return the `k` segments whose vectors have the highest cosine with `vector`, best first.
 
@@ -218,54 +255,135 @@ def nearest(
         keep: As for `search`.
         copy: As for `search`.
         bank: As for `search`.
+        merge: As for `search`.
+        around: As for `search`.
 
     Raises:
         ValueError: As for `search`.
         IndexMismatchError: As for `search`.
         RuntimeError: `vector` is of another length than those of the index, not finite, or zero.
     """
-    check_options(k=k, exact=exact, keep=keep, copy=copy, bank=bank)
+    check_options(k=k, exact=exact, keep=keep, copy=copy, bank=bank, merge=merge, around=around)
     queries = unit_queries(np.asarray(vector, dtype=np.float64)[None], index.meta.dimension)  # (1, D)
-    return _nearest(index, queries, k=k, exact=exact, keep=keep, copy=copy, bank=bank)[0]
+    return _nearest(index, queries, _Way(exact, keep, copy, bank), k=k, merge=merge, around=around)[0]
+
+
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """How rows are ranked, as `search` has it."""
+
+    exact: bool
+    keep: Filter | None
+    copy: str | None
+    bank: bool
+
+    def approximate(self, index: VideoIndex, k: int) -> bool:
+        """Whether a search for `k` hits may miss some."""
+        every = self.exact or self.bank or (self.keep is not None and self.keep.any)
+        return self.copy is not None or (not every and ann.usable(index, k) is not None)
+
+
+@dataclass(slots=True)
+class _Found:
+    """What was found for a query.
+
+    Attributes:
+        hits: Best first.
+        rows: Id of a row of each video among them, by its URI.
+    """
+
+    hits: Hits
+    rows: dict[str, int] = field(default_factory=dict)
 
 
 def _nearest(
     index: VideoIndex,
     queries: NDArray[np.float64],
+    way: _Way,
     *,
     k: int,
-    exact: bool,
-    keep: Filter | None,
-    copy: str | None,
-    bank: bool,
+    merge: Merge,
+    around: float | None,
 ) -> list[Hits]:
     """Search for unit vectors, shape (Q, D). All is read of one version of the table."""
     index.latest()
+    found = _ranked(index, queries, way, k) if merge == "none" else _merged(index, queries, way, k, merge)
+    if around is not None:
+        for each in found:
+            _widen(index, each, around)
+    return [each.hits for each in found]
+
+
+def _merged(index: VideoIndex, queries: NDArray[np.float64], way: _Way, k: int, merge: Merge) -> list[_Found]:
+    """Rank ever more rows until there are `k` hits after merging, or no more rows.
+
+    The depth grows by a factor, so that even where all rows are of one video there are few rankings.
+    """
+    count = len(index)
+    files: int | None = None  # counted only if it matters
+    approximate = way.approximate(index, k)
+    # Every row is read for an exact ranking, so its first one may as well go deeper.
+    depth = k if approximate else _DEEPER * k
+    found: dict[int, _Found] = {}
+    left = np.arange(len(queries))
+    while len(left):
+        for place, each in zip(left.tolist(), _ranked(index, queries[left], way, depth), strict=True):
+            looked_at = len(each.hits)
+            hits = merged(each.hits, merge, k=k)
+            no_more = looked_at >= count or (not approximate and looked_at < depth)
+            if len(hits) < k and merge == "videos" and files is None:
+                files = len(index.files())
+            if len(hits) == k or len(hits) == files or no_more:
+                each.hits = Hits(hits, replace(each.hits.method, merge=merge))
+                found[place] = each
+        left = np.array([place for place in left.tolist() if place not in found], dtype=np.intp)
+        if approximate and depth >= MAX_K:  # recall is not known any deeper
+            way, approximate = replace(way, exact=True, copy=None), False
+        depth = min(_DEEPER * depth, MAX_K) if approximate else _DEEPER * depth
+    return [found[place] for place in range(len(queries))]
+
+
+def _ranked(index: VideoIndex, queries: NDArray[np.float64], way: _Way, k: int) -> list[_Found]:
+    """Return the `k` best rows of each query, with nothing merged."""
     method = Method("exact", len(index))
-    filtered = keep is not None and keep.any
-    if bank:
+    if way.bank:
         results = []
-        for rows, normalized in open_bank(index).rank(index, queries, k=k, keep=keep):
-            hits = _hits(rows, replace(method, query_bank=normalized is not None))
+        for rows, normalized in open_bank(index).rank(index, queries, k=k, keep=way.keep):
+            each = _found(rows, replace(method, query_bank=normalized is not None))
             if normalized is not None:
-                hits[:] = [
-                    replace(hit, normalized=round(value, 6)) for hit, value in zip(hits, normalized, strict=True)
+                each.hits[:] = [
+                    replace(hit, normalized=round(value, 6)) for hit, value in zip(each.hits, normalized, strict=True)
                 ]
-            results.append(hits)
+            results.append(each)
         return results
-    if copy is not None:
-        opened = compact.open_compact(index, copy)
+    if way.copy is not None:
+        opened = compact.open_compact(index, way.copy)
         at, recall = recall_at(opened.recall, k)
-        method = Method(f"compact {copy}", len(index), recall, at, int(opened.record["sample"]))
+        method = Method(f"compact {way.copy}", len(index), recall, at, int(opened.record["sample"]))
         found = opened.find(index, queries, k)
-    elif not exact and not filtered and (built := ann.usable(index, k)) is not None:
+    elif way.approximate(index, k) and (built := ann.usable(index, k)) is not None:
         at, recall = recall_at(built.recall, k)
         method = Method("ann", len(index), recall, at, built.sample)
         found = [built.find(index, query, k) for query in queries]
     else:
-        found = rank(batches(index, keep), queries, k=k)
-    return [_hits(rows, method) for rows in found]
+        found = rank(batches(index, way.keep), queries, k=k)
+    return [_found(rows, method) for rows in found]
 
 
-def _hits(rows: Iterable[Row], method: Method) -> Hits:
-    return Hits((Hit(row.uri, row.start_s, row.end_s, row.score, recall=method.recall) for row in rows), method)
+def _found(rows: Sequence[Row], method: Method) -> _Found:
+    hits = (Hit(row.uri, row.start_s, row.end_s, row.score, recall=method.recall) for row in rows)
+    return _Found(Hits(hits, method), {row.uri: row.row_id for row in rows})
+
+
+def _widen(index: VideoIndex, found: _Found, around: float) -> None:
+    """Let hits tell where they start and end with what is around them."""
+    ids = sorted({found.rows[hit.uri] for hit in found.hits})
+    table = index.take(ids, ["duration"]) if ids else None
+    lengths = {} if table is None else dict(zip(table[ROW_ID].to_pylist(), table["duration"].to_pylist(), strict=True))
+    for place, hit in enumerate(found.hits):
+        end = min(lengths[found.rows[hit.uri]], hit.end_s + around)
+        found.hits[place] = replace(
+            hit,
+            context_start_s=round(max(0.0, hit.start_s - around), 6),
+            context_end_s=round(max(hit.end_s, end), 6),  # a segment's end is rounded, the duration is not
+        )

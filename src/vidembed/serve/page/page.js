@@ -2,6 +2,7 @@
 "use strict";
 
 const RERANKED = 10; // hits that the reranker is asked about
+const FILTERS = ["path", "after", "before"];
 const EARLY_S = 0.05; // browsers report the time some four times a second; the fragment's end is not always kept
 const byId = (id) => document.getElementById(id);
 const video = byId("video");
@@ -30,6 +31,12 @@ function add(parent, tag, text, className) {
 
 function key() {
   return byId("key").value.trim();
+}
+
+// What of the filters is filled in, as the server takes it.
+function filters() {
+  const given = FILTERS.filter((name) => byId(name).value !== "");
+  return Object.fromEntries(given.map((name) => [name, name === "path" ? byId(name).value : byId(name).valueAsNumber]));
 }
 
 async function ask(path, body) {
@@ -62,6 +69,7 @@ function show(hits) {
 function play(hit, button) {
   for (const other of document.querySelectorAll("#hits [aria-current]")) other.removeAttribute("aria-current");
   button.setAttribute("aria-current", "true");
+  if (!hit.media) return say("This video is not on the server, and cannot be played here.");
   playing = hit;
   byId("player").hidden = false;
   byId("caption").textContent = `${hit.name}, ${clock(hit.start_s)} to ${clock(hit.end_s)}`;
@@ -92,7 +100,7 @@ async function search() {
   const number = ++asked;
   say("Searching...");
   byId("hits").replaceChildren();
-  const body = { q: byId("query").value, k: Number(byId("k").value) };
+  const body = { q: byId("query").value, k: Number(byId("k").value), ...filters() };
   if (byId("rerank").checked) body.rerank = RERANKED;
   try {
     const { hits, approximate } = await ask("search", body);
@@ -107,12 +115,15 @@ async function search() {
 byId("form").addEventListener("submit", (event) => {
   event.preventDefault();
   sessionStorage.setItem("key", key());
-  history.replaceState(null, "", `?${new URLSearchParams({ q: byId("query").value })}`);
+  history.replaceState(null, "", `?${new URLSearchParams({ q: byId("query").value, ...filters() })}`);
   search();
 });
 
 byId("key").value = sessionStorage.getItem("key") || "";
-const words = new URLSearchParams(location.search).get("q");
+const given = new URLSearchParams(location.search);
+for (const name of FILTERS) byId(name).value = given.get(name) || "";
+byId("filters").open = Object.keys(filters()).length > 0;
+const words = given.get("q");
 if (words) {
   byId("query").value = words;
   search();

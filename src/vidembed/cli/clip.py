@@ -1,0 +1,221 @@
+"""`vidembed clip`."""
+
+# ruff: noqa: PLC0415 - commands import what they need when they run, so that --help is quick
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from vidembed.cli.console import NOTHING_DONE, print_json, say
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from vidembed.index import Hit
+
+DEFAULT_SUFFIX = ".mkv"  # of a video whose own kind of file is not written; Matroska holds most codecs
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """A stretch to cut.
+
+    Attributes:
+        source: The video.
+        start: Seconds.
+        end: Seconds, or None for its end.
+        score: Of the hit that it is of, if it is of one.
+    """
+
+    source: Path
+    start: float
+    end: float | None
+    score: float | None = None
+
+
+def command(
+    *,
+    what: Annotated[
+        str,
+        typer.Argument(
+            metavar="SOURCE|WORDS",
+            help="A video, or a URI such as file:///a.mp4#t=10,20; with --in, the words to search for.",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[
+        Path,
+        typer.Option(help="File to write; its suffix says what kind. With --top, a folder.", show_default=False),
+    ],
+    start: Annotated[
+        float | None, typer.Option("--from", help="Seconds from the first frame. Default: the beginning.")
+    ] = None,
+    end: Annotated[float | None, typer.Option("--to", help="Seconds from the first frame. Default: the end.")] = None,
+    folder: Annotated[Path | None, typer.Option("--in", help="Index to search; a hit is cut.")] = None,
+    hit: Annotated[int | None, typer.Option(min=1, help="With --in: which hit, from 1. Default: the first.")] = None,
+    top: Annotated[int | None, typer.Option(min=1, help="With --in: cut so many hits, into the folder --out.")] = None,
+    around: Annotated[float, typer.Option(help="Take so many seconds before and after, too.")] = 0.0,
+    merge: Annotated[
+        Literal["moments", "videos", "none"], typer.Option(help="With --in: as for `vidembed search`.")
+    ] = "moments",
+    model: Annotated[
+        str | None, typer.Option(help="With --in: load the model from here. Default: the name in the index.")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="With --in: torch device, such as cpu or cuda.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace files that exist.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Write what was cut to stdout as JSON.")] = False,
+) -> None:
+    """Cut a stretch of a video, or a hit of a search, to a file. Nothing is encoded again: it starts at a key frame."""
+    from vidembed.index.retrieval.query import check_query
+    from vidembed.index.retrieval.search import check_options
+    from vidembed.index.sheet import printable
+
+    check_options(k=1, exact=False, keep=None, copy=None, bank=False, merge=merge, around=around)
+    for_search = {"--hit": hit, "--top": top, "--model": model, "--device": device}
+    if folder is None:
+        if given := next((name for name, value in for_search.items() if value is not None), None):
+            raise ValueError(f"{given}: it is for a search; give --in INDEX, and words in place of a video")
+        stretch = _of_file(what, start, end, around)
+        check_out(out, force=force)
+        result: Any = _cut(stretch, out, force=force)
+    else:
+        check_query(what)
+        if start is not None or end is not None:
+            raise ValueError("from, to: they are for a video; hits have times of their own, which --around widens")
+        if hit is not None and top is not None:
+            raise ValueError(f"hit: got {hit} together with --top {top}; give one of them")
+        check_out(out, folder=top is not None, force=force)
+        hits = _search(what, folder, k=top or hit or 1, merge=merge, around=around, model=model, device=device)
+        if top is None and len(hits) < (hit or 1):
+            raise ValueError(f"hit: got {hit or 1}; the search has {len(hits)} hits")
+        result = _cut(_of_hit(hits[-1]), out, force=force) if top is None else _cut_all(hits, out, force=force)
+    if as_json:
+        print_json(result)
+    else:
+        for each in [result] if isinstance(result, dict) else result:
+            typer.echo(printable(each["path"]))
+    if not result:
+        say("Nothing was cut.")
+        raise typer.Exit(NOTHING_DONE)
+
+
+def check_out(out: Path, *, folder: bool = False, force: bool) -> None:
+    """Refuse a target that cannot be written; cheap, so it can come before the model is loaded.
+
+    Raises:
+        ValueError: It is one.
+    """
+    from vidembed.video.remux.cut import check_target
+
+    if folder:
+        if out.exists() and not out.is_dir():
+            raise ValueError(f"out: {str(out)!r} is a file; with --top, name a folder")
+        return
+    try:
+        check_target(out, overwrite=force)
+    except FileExistsError:
+        raise ValueError(f"out: {str(out)!r} exists; choose another name, or replace it with --force") from None
+    except ValueError as error:
+        raise ValueError(str(error).replace("target:", "out:", 1)) from error
+
+
+def _of_file(what: str, start: float | None, end: float | None, around: float) -> Stretch:
+    """Read the name of a video, with the times of its URI or of the options."""
+    from vidembed.uri import parse_video_uri
+    from vidembed.video import VideoSegment
+
+    uri = f"video+{what}" if what[:7].lower() == "file://" else what
+    named = parse_video_uri(uri)
+    source = Path(what) if named is None else Path(named.source)
+    if named is not None and (named.start or named.end is not None):
+        if start is not None or end is not None:
+            raise ValueError(f"from, to: {what!r} has times; give them once")
+        start, end = named.start, named.end
+    if start is None and end is None:
+        raise ValueError("from, to: give at least one of them, in seconds; to copy a whole video, copy its file")
+    asked = VideoSegment(source, start or 0.0, end)  # checks the times
+    return Stretch(source, max(0.0, asked.start - around), None if end is None else end + around)
+
+
+def _search(
+    words: str, folder: Path, *, k: int, merge: Any, around: float, model: str | None, device: str | None
+) -> list[Hit]:
+    from vidembed.index import VideoIndex, search
+    from vidembed.index.model import load_model
+
+    index = VideoIndex.open(folder)
+    name = model or index.meta.model
+    encoder = load_model(name, layer=index.meta.layer, sampling=index.meta.sampling, device=device)
+    return search(index, encoder, words, k=k, name=name, merge=merge, around=around)
+
+
+def _of_hit(hit: Hit) -> Stretch:
+    from vidembed.index.files import is_local, path_of
+
+    if not is_local(hit.uri):
+        raise ValueError(f"in: the hit {hit.uri!r} is no file of this machine; copy it here, and cut the copy")
+    if hit.context_start_s is None or hit.context_end_s is None:
+        raise RuntimeError("the search was not asked for what is around hits")
+    return Stretch(path_of(hit.uri), hit.context_start_s, hit.context_end_s, hit.score)
+
+
+def _cut_all(hits: Sequence[Hit], out: Path, *, force: bool) -> list[dict[str, Any]]:
+    """Cut hits into a folder, and say of each that cannot be cut why."""
+    from vidembed.index.files import file_name_of
+    from vidembed.index.sheet import printable
+    from vidembed.video import VideoError
+    from vidembed.video.remux import MUXERS
+
+    targets = []
+    for rank, hit in enumerate(hits, start=1):
+        name = Path(file_name_of(hit.uri))
+        suffix = name.suffix if name.suffix.lower() in MUXERS else DEFAULT_SUFFIX
+        targets.append(out / f"{rank:0{len(str(len(hits)))}d}-{name.stem}{suffix}")
+        if targets[-1].exists() and not force:
+            raise ValueError(f"out: {str(targets[-1])!r} exists; choose another folder, or replace it with --force")
+    out.mkdir(parents=True, exist_ok=True)
+    done = []
+    for hit, target in zip(hits, targets, strict=True):
+        try:
+            done.append(_cut(_of_hit(hit), target, force=force))
+        except (VideoError, ValueError) as error:
+            say(f"Not cut: {printable(str(error))}")
+    return done
+
+
+def _cut(stretch: Stretch, target: Path, *, force: bool) -> dict[str, Any]:
+    """Cut one stretch, and say what the file holds."""
+    from vidembed.index.sheet import printable, time_range
+    from vidembed.video.remux import cut_clip
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            made = cut_clip(stretch.source, target, stretch.start, stretch.end, overwrite=force)
+        except FileExistsError as error:
+            raise ValueError(f"{error}; --force replaces it".replace("target:", "out:", 1)) from error
+        except ValueError as error:
+            raise ValueError(str(error).replace("target:", "out:", 1)) from error
+    for warning in caught:
+        say(f"Warning: {printable(str(warning.message))}")
+    say(
+        f"Wrote {printable(str(made.path))}: {time_range(made.start_s, made.end_s)} of {printable(str(stretch.source))}"
+    )
+    if made.start_s < stretch.start:
+        say(f"It begins {stretch.start - made.start_s:.3f} s early, at a key frame: nothing is encoded again.")
+    if made.left_out:
+        say(f"Left out: {', '.join(made.left_out)}.")
+    return {
+        "path": str(made.path.absolute()),
+        "source": str(stretch.source),
+        "asked_start_s": stretch.start,
+        "asked_end_s": stretch.end,
+        "start_s": made.start_s,
+        "end_s": made.end_s,
+        "left_out": list(made.left_out),
+    } | ({} if stretch.score is None else {"score": stretch.score})

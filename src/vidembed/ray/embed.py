@@ -1,0 +1,229 @@
+"""The forward stage: segments with frames become vectors."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from vidembed.index.columns import segment_id
+from vidembed.index.model import load_model
+from vidembed.ray.clips import CLIP, ERROR, FRAMES, as_table, clip_at, said
+from vidembed.ray.decode import DecodeVideos
+from vidembed.video.sampling import Sampling
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from numpy.typing import NDArray
+
+    from vidembed.index.protocols import Item, StreamEncoder
+    from vidembed.video import Clip
+    from vidembed.video.cutting import Cut
+
+logger = logging.getLogger(__name__)
+
+HELD_BYTES = 256 * 2**20
+"""Frames that `EmbedVideos` gathers when it decodes by itself, before they go to the model (our choice)."""
+
+_loaded: dict[str, tuple[StreamEncoder, ModelFacts]] = {}  # of this process, by all that loads it; one at most
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFacts:
+    """What a worker says of the model that it loaded.
+
+    Attributes:
+        fingerprint: SHA-256 of all that makes the vectors, hex.
+        fields: The same, readable.
+        dimension: Length of a vector.
+        sampling: Which frames it looks at.
+    """
+
+    fingerprint: str
+    fields: dict[str, Any]
+    dimension: int
+    sampling: Sampling
+
+
+class EmbedVideos:
+    """Callable class for `ray.data.Dataset.map_batches`: segments with frames, or whole videos, get a vector each.
+
+    After `DecodeVideos` it is the forward stage, which may have a GPU. Alone, on a column of paths or URIs, it decodes
+    too. The object is small and pickles; the model is loaded where it is first called, once in a process.
+
+    Nothing about a video raises: what is wrong with it stands in the column `error`, as `Kind: message`, and such a row
+    has no vector. A model that cannot be loaded, or a GPU that fails, does raise.
+
+    Args:
+        model: Name or path, as `VideoEncoder` takes it; a path must be there on every machine.
+        layer: Decoder layer, for a model that is not a vidembed checkpoint.
+        sampling: Fields of `vidembed.video.Sampling` to set; the others stay as the checkpoint has them.
+        device: Torch device, such as `cuda`. None: the best there is.
+        batch_size: Segments handed to the model at once. Default 32; its limit on tokens holds besides.
+        workers: Threads that prepare segments for the model. Default: as `VideoEncoder`.
+        cut: How files are cut into segments where it decodes by itself. None: a file is one segment.
+        column: Name of the column of paths or URIs where it decodes by itself.
+        **decoding: `filesystem`, `max_bytes`, `timeout_s`, `max_memory_bytes`, `backend`, as `DecodeVideos` takes them.
+
+    Returns:
+        Of a call, a table with the columns of `DecodeVideos` without frames, and: `id` (as in the index; null where
+        there is no segment), `model_fingerprint` and `vector` (float32, fixed length D; null where there is an error).
+    """
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        layer: int | None = None,
+        sampling: Sampling | Mapping[str, Any] | None = None,
+        device: str | None = None,
+        batch_size: int = 32,
+        workers: int | None = None,
+        cut: Cut | None = None,
+        column: str = "uri",
+        **decoding: Any,
+    ) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size: got {batch_size}; at least 1 is needed")
+        self.model = model
+        self.layer = layer
+        self.sampling = sampling.as_dict() if isinstance(sampling, Sampling) else dict(sampling or {})
+        self.device = device
+        self.batch_size = batch_size
+        self.workers = workers
+        self._decoding = {"cut": cut, "column": column, **decoding}
+        DecodeVideos(**self._decoding)  # refuse unknown options here
+        self._decoder: DecodeVideos | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For the way to a worker: without what belongs to this process."""
+        return {**self.__dict__, "_decoder": None}
+
+    def __call__(self, batch: pa.Table | Mapping[str, Any]) -> pa.Table:
+        """Embed the rows of a batch."""
+        import pyarrow as pa  # noqa: PLC0415 - it takes a while
+
+        table = as_table(batch)
+        if {CLIP, FRAMES} <= set(table.column_names):
+            return self._embedded(table)
+        return pa.concat_tables([self._embedded(part) for part in self._decoded(table)])
+
+    @property
+    def facts(self) -> ModelFacts:
+        """What the model is, which is loaded for it."""
+        return self._once()[1]
+
+    @property
+    def encoder(self) -> StreamEncoder:
+        """The model, loaded at first use; objects of one process that ask for the same share it."""
+        return self._once()[0]
+
+    def _once(self) -> tuple[StreamEncoder, ModelFacts]:
+        key = repr((type(self), self.model, self.layer, sorted(self.sampling.items()), self.device, self.workers))
+        if key not in _loaded:
+            encoder = self._load()
+            dimension = encoder.get_embedding_dimension()
+            if dimension is None:
+                raise ValueError(f"model: {self.model!r} does not say how long its vectors are")
+            _loaded.clear()
+            _loaded[key] = (
+                encoder,
+                ModelFacts(encoder.fingerprint, encoder.fingerprint_fields(), dimension, encoder.sampling),
+            )
+        return _loaded[key]
+
+    def _load(self) -> StreamEncoder:
+        encoder = load_model(self.model, layer=self.layer, sampling=self.sampling, device=self.device)
+        if self.workers is not None:
+            encoder.decode_workers = self.workers
+        return encoder
+
+    def _decoded(self, table: pa.Table) -> Iterator[pa.Table]:
+        """Decode the videos of a table, and yield segments by the batch."""
+        import pyarrow as pa  # noqa: PLC0415 - it takes a while
+
+        if self._decoder is None:
+            self._decoder = DecodeVideos(self.encoder.sampling, **self._decoding)
+        held: list[pa.Table] = []
+        for row in self._decoder(table):
+            held.append(row)
+            if len(held) == self.batch_size or sum(part.nbytes for part in held) > HELD_BYTES:
+                yield pa.concat_tables(held)
+                held = []
+        if held or not len(table):
+            yield pa.concat_tables(held or [self._decoder.empty(table)])
+
+    def _embedded(self, table: pa.Table) -> pa.Table:
+        """Give the rows of a table with frames their vectors."""
+        import pyarrow as pa  # noqa: PLC0415 - it takes a while
+
+        facts = self.facts
+        errors: list[str | None] = table.column(ERROR).to_pylist()
+        vectors: list[NDArray[np.float32] | None] = [None] * len(table)
+        places = [place for place, error in enumerate(errors) if error is None and table.column(CLIP)[place].is_valid]
+        for place, outcome in self._outcomes(table, places):
+            if isinstance(outcome, Exception):
+                errors[place] = said(outcome, _at(table, place))
+            elif (vector := _checked(outcome, facts.dimension)) is None:
+                errors[place] = (
+                    f"InternalError: {_at(table, place)}the model gave a vector that is zero, not finite or of the "
+                    "wrong length"
+                )
+            else:
+                vectors[place] = vector
+        ids = [
+            None if start is None else segment_id(uri, start, end)
+            for uri, start, end in zip(
+                *(table.column(name).to_pylist() for name in ("uri", "start_s", "end_s")), strict=True
+            )
+        ]
+        made = table.drop_columns([CLIP, FRAMES, ERROR])
+        made = made.append_column("id", pa.array(ids, pa.string()))
+        made = made.append_column("model_fingerprint", pa.array([facts.fingerprint] * len(table), pa.string()))
+        made = made.append_column("vector", pa.array(vectors, pa.list_(pa.float32(), facts.dimension)))
+        return made.append_column(ERROR, pa.array(errors, pa.string()))
+
+    def _outcomes(self, table: pa.Table, places: list[int]) -> Iterator[tuple[int, Any]]:
+        """Yield a vector or an exception for each of these rows; together, and alone those that break the batch."""
+        done = 0
+        try:
+            for item in self._stream(clip_at(table, place) for place in places):
+                yield places[item.index], item.error or item.embedding
+                done += 1
+        except Exception as error:  # whatever a clip breaks, the others need not suffer
+            if done == len(places) or not self._can_go_on(error):
+                raise
+            logger.warning("a batch of %d failed (%s): its segments are tried one by one", len(places), error)
+        for place in places[done:]:
+            try:
+                for item in self._stream([clip_at(table, place)]):
+                    yield place, item.error or item.embedding
+            except Exception as error:
+                if not self._can_go_on(error):
+                    raise
+                yield place, error
+
+    def _stream(self, clips: Iterable[Clip | None]) -> Iterator[Item]:
+        return self.encoder.encode_stream(clips, batch_size=self.batch_size, on_error="skip", show_progress_bar=False)
+
+    def _can_go_on(self, error: Exception) -> bool:
+        """Whether the next clip may be tried: not if it is the accelerator that failed, whose process is then lost."""
+        import torch  # noqa: PLC0415 - it takes seconds
+
+        device = str(getattr(self.encoder, "device", "cpu"))
+        return not isinstance(error, RuntimeError) or device == "cpu" or isinstance(error, torch.OutOfMemoryError)
+
+
+def _checked(embedding: Any, dimension: int) -> NDArray[np.float32] | None:
+    """Return a vector as it is stored, or None if it cannot be one."""
+    vector = np.asarray(embedding, dtype=np.float32).reshape(-1)  # (D,)
+    return vector if vector.shape == (dimension,) and np.isfinite(vector).all() and vector.any() else None
+
+
+def _at(table: pa.Table, place: int) -> str:
+    """Return where in its file a segment is, if that has several."""
+    segments, start, end = (table.column(name)[place].as_py() for name in ("segments", "start_s", "end_s"))
+    return f"at {start:g} to {end:g} s: " if segments > 1 else ""

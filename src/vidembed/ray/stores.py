@@ -1,0 +1,370 @@
+"""Where videos lie that are not local files: object stores and other file systems, by URI.
+
+A URI here is percent-encoded, has no user name, password or options in it, and is the same in every run, so that it can
+stand in rows and messages. Credentials come from the environment, as each store has it, or with a file system object.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, Protocol
+from urllib.parse import quote, unquote
+
+from vidembed.video.fingerprint import FileState
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+UNKNOWN_TIME: Final = -1
+"""Stands for a time of last write that the store does not tell. Such a file is read again in every run."""
+MAX_MESSAGE: Final = 400
+"""Characters of a store's own message that are passed on."""
+
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")  # two characters or more: "C:" is a drive
+_CONTAINER_BEFORE_HOST = frozenset({"abfs", "abfss"})  # container@account.dfs.core.windows.net
+_TIMES = ("mtime", "LastModified", "last_modified", "updated", "modified", "created")  # as the stores of fsspec name it
+_SECRETS = (
+    (re.compile(r"(://)[^\s/@'\"]+@"), r"\1...@"),
+    (re.compile(r"(://[^\s?'\"]+)\?[^\s'\"]*"), r"\1?..."),
+)
+
+
+def is_address(text: str) -> bool:
+    """Whether a text names a place by scheme, such as `s3://bucket/a.mp4`, and not a path."""
+    return _SCHEME.match(text) is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A place in a store.
+
+    Attributes:
+        scheme: In lower case, such as `s3`.
+        authority: What stands before the first slash, such as a bucket.
+        path: The rest, without a leading slash, with nothing encoded; empty for the whole store.
+    """
+
+    scheme: str
+    authority: str
+    path: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> Address:
+        """Read a URI; characters that should be encoded and are not, such as a space, are taken as they are.
+
+        Raises:
+            ValueError: It has a user name, a password, options or a fragment in it, or is of http(s).
+        """
+        found = _SCHEME.match(text)
+        if found is None:
+            raise ValueError(f"path: got {text!r}; a URI such as s3://bucket/folder is needed")
+        scheme = found[1].lower()
+        authority, _, path = text[found.end() :].partition("/")
+        if "@" in authority and (scheme not in _CONTAINER_BEFORE_HOST or ":" in authority.rpartition("@")[0]):
+            raise ValueError(
+                f"path: a {scheme} URI with a user name or password in it. Leave them out: credentials are taken from "
+                "the environment, as the store has it, or given with a file system object (filesystem=)"
+            )
+        for mark, encoded in (("?", "%3F"), ("#", "%23")):
+            if mark in text:
+                raise ValueError(
+                    f"path: a {scheme} URI with {mark!r} in it. In a name, write it as {encoded}; options of a store "
+                    "are taken from the environment, or given with a file system object (filesystem=)"
+                )
+        if scheme in {"http", "https"}:
+            raise ValueError(
+                f"path: {scheme} cannot be listed. Name an object store, such as s3:// or gs://, or download the videos"
+            )
+        return cls(scheme, unquote(authority), unquote(path))
+
+    @property
+    def uri(self) -> str:
+        """The one way to write it; ASCII, without quotes and white space."""
+        return f"{self.scheme}://{quote(self.authority, safe='@:')}/{quote(self.path)}"
+
+    @property
+    def root(self) -> str:
+        """The store as a URI, without a path."""
+        return f"{self.scheme}://{self.authority}"
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFile:
+    """A file in a store.
+
+    Attributes:
+        uri: As `Address.uri` writes it.
+        state: Size and time of last write, which is `UNKNOWN_TIME` where the store does not tell.
+    """
+
+    uri: str
+    state: FileState
+
+
+@dataclass(slots=True)
+class StoreListing:
+    """The videos in stores.
+
+    Attributes:
+        files: By URI.
+        roots: URIs of the folders that were listed, each with a slash at its end.
+    """
+
+    files: dict[str, StoredFile] = field(default_factory=dict)
+    roots: list[str] = field(default_factory=list)
+
+    def knows(self, uri: str) -> bool:
+        """Whether the listing would have had `uri`."""
+        return uri.startswith(tuple(self.roots))
+
+
+class Store(Protocol):
+    """A file system that is read by URI."""
+
+    def find(self, address: Address) -> tuple[bool, Iterable[StoredFile]]:
+        """Return whether there is a folder, and the files in it, or the one file.
+
+        Raises:
+            FileNotFoundError: There is neither.
+            OSError: The store cannot be reached, or refuses.
+        """
+        ...
+
+    def state(self, address: Address) -> FileState:
+        """Return size and time of last write of a file.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            OSError: The store cannot be reached, or refuses.
+        """
+        ...
+
+    def open(self, address: Address) -> BinaryIO:
+        """Open a file for reading from its beginning to its end.
+
+        Raises:
+            OSError: It cannot be opened.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ArrowStore:
+    """A store through `pyarrow.fs`.
+
+    Args:
+        filesystem: A `pyarrow.fs.FileSystem`.
+        base: Path of the address without a path within it.
+    """
+
+    filesystem: Any
+    base: str
+
+    def find(self, address: Address) -> tuple[bool, Iterable[StoredFile]]:
+        """As `Store.find`."""
+        from pyarrow import fs  # noqa: PLC0415 - it takes a while, which --help need not wait for
+
+        info = self.filesystem.get_file_info(self._path(address))
+        if info.type == fs.FileType.NotFound:
+            raise FileNotFoundError(address.uri)
+        if info.type == fs.FileType.File:
+            return False, [StoredFile(address.uri, self._state(info))]
+        inside = self.filesystem.get_file_info(fs.FileSelector(self._path(address), recursive=True))
+        files = (info for info in inside if info.type == fs.FileType.File)
+        return True, (StoredFile(self._address(address, info.path).uri, self._state(info)) for info in files)
+
+    def state(self, address: Address) -> FileState:
+        """As `Store.state`."""
+        info = self.filesystem.get_file_info(self._path(address))
+        if not info.is_file:
+            raise FileNotFoundError(address.uri)
+        return self._state(info)
+
+    def open(self, address: Address) -> BinaryIO:
+        """As `Store.open`."""
+        stream: BinaryIO = self.filesystem.open_input_stream(self._path(address), compression=None)
+        return stream
+
+    def _path(self, address: Address) -> str:
+        return f"{self.base}/{address.path}".rstrip("/") if self.base else address.path
+
+    def _address(self, under: Address, path: str) -> Address:
+        return Address(under.scheme, under.authority, path.removeprefix(self.base).lstrip("/"))
+
+    @staticmethod
+    def _state(info: Any) -> FileState:
+        return FileState(int(info.size), UNKNOWN_TIME if info.mtime_ns is None else int(info.mtime_ns))
+
+
+@dataclass(frozen=True, slots=True)
+class FsspecStore:
+    """A store through `fsspec`.
+
+    Args:
+        filesystem: An `fsspec.AbstractFileSystem`.
+        base: Path of the address without a path within it.
+    """
+
+    filesystem: Any
+    base: str
+
+    def find(self, address: Address) -> tuple[bool, Iterable[StoredFile]]:
+        """As `Store.find`."""
+        info = self.filesystem.info(self._path(address))
+        if info["type"] == "file":
+            return False, [StoredFile(address.uri, self._state(info))]
+        inside = self.filesystem.find(self._path(address), detail=True)
+        return True, (
+            StoredFile(self._address(address, path).uri, self._state(info))
+            for path, info in inside.items()
+            if info["type"] == "file"
+        )
+
+    def state(self, address: Address) -> FileState:
+        """As `Store.state`."""
+        self.filesystem.invalidate_cache()  # else an earlier listing may answer
+        info = self.filesystem.info(self._path(address))
+        if info["type"] != "file":
+            raise FileNotFoundError(address.uri)
+        return self._state(info)
+
+    def open(self, address: Address) -> BinaryIO:
+        """As `Store.open`."""
+        stream: BinaryIO = self.filesystem.open(self._path(address), "rb")
+        return stream
+
+    def _path(self, address: Address) -> str:
+        return f"{self.base.rstrip('/')}/{address.path}".rstrip("/")
+
+    def _address(self, under: Address, path: str) -> Address:
+        inside = path.lstrip("/").removeprefix(self.base.strip("/")).lstrip("/")
+        return Address(under.scheme, under.authority, inside)
+
+    def _state(self, info: Mapping[str, Any]) -> FileState:
+        found = next((info[key] for key in _TIMES if info.get(key) is not None), None)
+        if found is None:
+            try:
+                found = self.filesystem.modified(info["name"])
+            except (NotImplementedError, KeyError):
+                return FileState(int(info["size"]), UNKNOWN_TIME)
+        return FileState(int(info["size"]), _nanoseconds(found))
+
+
+def _nanoseconds(moment: Any) -> int:
+    if isinstance(moment, str):
+        moment = datetime.fromisoformat(moment)
+    seconds = moment.timestamp() if isinstance(moment, datetime) else float(moment)
+    return round(seconds * 1e9)
+
+
+def open_store(address: Address, filesystem: Any = None) -> Store:
+    """Return the store that an address is in: through `pyarrow.fs` where it knows the scheme, else through `fsspec`.
+
+    Args:
+        address: Any place in it.
+        filesystem: A `pyarrow.fs.FileSystem` or `fsspec.AbstractFileSystem` to use instead, with the credentials and
+            options that it was made with. As in Ray Data, the paths within it are URIs without their scheme.
+
+    Raises:
+        ValueError: Nothing that is installed reads this scheme, or `filesystem` is neither.
+        OSError: The store cannot be reached, or refuses.
+    """
+    from pyarrow import ArrowInvalid, ArrowNotImplementedError, fs  # noqa: PLC0415 - it takes a while
+
+    if isinstance(filesystem, fs.FileSystem):
+        return ArrowStore(filesystem, address.authority)
+    fsspec = _fsspec()
+    if filesystem is not None:
+        if fsspec is None or not isinstance(filesystem, fsspec.AbstractFileSystem):
+            raise ValueError(
+                f"filesystem: got a {type(filesystem).__name__}; a pyarrow.fs.FileSystem or an "
+                "fsspec.AbstractFileSystem is needed"
+            )
+        return FsspecStore(filesystem, address.authority)
+    try:
+        found, base = fs.FileSystem.from_uri(address.root)
+    except (ArrowInvalid, ArrowNotImplementedError) as error:
+        return _open_fsspec(address, fsspec, error)
+    return ArrowStore(found, base.rstrip("/"))
+
+
+def _fsspec() -> ModuleType | None:
+    try:
+        return importlib.import_module("fsspec")
+    except ImportError:
+        return None
+
+
+def _open_fsspec(address: Address, fsspec: Any, arrow_error: Exception) -> Store:
+    if fsspec is None:
+        raise ValueError(
+            f"path: pyarrow does not read {address.scheme!r} ({arrow_error}), and fsspec is not installed, which may; "
+            "install it and its package for this store"
+        ) from arrow_error
+    try:
+        kind = fsspec.get_filesystem_class(address.scheme)
+        found = kind(**kind._get_kwargs_from_urls(address.root))
+        return FsspecStore(found, kind._strip_protocol(address.root))
+    except (ValueError, ImportError, TypeError) as error:
+        raise ValueError(
+            f"path: neither pyarrow nor fsspec reads {address.scheme!r} as it is here ({clean(error)}); install the "
+            "package of that store, or give a file system object (filesystem=)"
+        ) from error
+
+
+def list_stores(uris: Iterable[str], suffixes: Iterable[str], *, filesystem: Any = None) -> StoreListing:
+    """List the videos at URIs: files as they are, folders to the bottom.
+
+    In folders, files are taken by suffix (either case), and those with a part of their path that begins with a dot are
+    left out. A file given by name is taken whatever it is called.
+
+    Args:
+        uris: Of files and folders.
+        suffixes: File suffixes with their dot, such as `.mp4`.
+        filesystem: As `open_store` takes.
+
+    Raises:
+        ValueError: A URI is malformed, nothing is there, or nothing that is installed reads it.
+        OSError: A store cannot be reached, or refuses.
+    """
+    listing = StoreListing()
+    wanted = tuple({suffix.lower() for suffix in suffixes})
+    for given in uris:
+        address = Address.parse(given)
+        try:
+            is_folder, files = open_store(address, filesystem).find(address)
+        except FileNotFoundError:
+            raise ValueError(f"path: {address.uri!r} does not exist") from None
+        except OSError as error:
+            raise OSError(f"path: {address.uri!r} cannot be listed: {clean(error)}") from error
+        if is_folder:
+            root = address.uri.rstrip("/") + "/"
+            listing.roots.append(root)
+            files = (file for file in files if _is_wanted(file.uri.removeprefix(root), wanted))
+        listing.files.update((file.uri, file) for file in files)
+    return listing
+
+
+def _is_wanted(inside: str, suffixes: tuple[str, ...]) -> bool:
+    return inside.lower().endswith(suffixes) and not any(part.startswith(".") for part in inside.split("/"))
+
+
+def clean(error: object) -> str:
+    """Return the message of a store's error on one line, of bounded length, without what may be a secret in a URL."""
+    text = " ".join(str(error).split())
+    for pattern, instead in _SECRETS:
+        text = pattern.sub(instead, text)
+    return text if len(text) <= MAX_MESSAGE else text[: MAX_MESSAGE - 3] + "..."
+
+
+def same_file(before: FileState, after: FileState) -> bool:
+    """Whether a file can still be the one that was listed: of one size, and one time to the second.
+
+    Stores tell the time of one file by the second (HTTP's `Last-Modified`) and in listings more exactly.
+    """
+    second = 1_000_000_000
+    return before.size == after.size and before.mtime_ns // second == after.mtime_ns // second

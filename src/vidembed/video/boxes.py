@@ -1,0 +1,159 @@
+"""What an MP4 or QuickTime file declares in its boxes, added up before FFmpeg allocates for it.
+
+A box of 20 bytes can say that a track has a hundred million samples of one size, and FFmpeg then makes an entry of 37
+bytes (as measured) for each. So the boxes are walked first, the way FFmpeg's demuxer does: whatever their parents are.
+Files of other formats end the walk at their first bytes.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import zlib
+from typing import TYPE_CHECKING
+
+from vidembed.video.errors import VideoTooLarge
+
+if TYPE_CHECKING:
+    from typing import BinaryIO
+
+MAX_FRAMES = 2**25
+"""Frames (33,554,432) of a video, or samples that an MP4 file declares for all of its tracks: 6 days at 60 a second
+(our choice). FFmpeg needs 1.2 GB for the index of so many."""
+MAX_HEADER_BYTES = 2**26
+"""Bytes (64 MiB) of a compressed QuickTime header when inflated (our choice)."""
+MAX_ENTRIES = 2**16
+"""Items or metadata keys that a file declares (our choice)."""
+MAX_STREAMS = 256
+"""Streams of a file of any format. FFmpeg looks into each of them (our choice; its own limit is 1000)."""
+
+_MAX_DEPTH = 10  # FFmpeg's
+_CONTAINERS = frozenset(
+    b"moov trak mdia minf stbl edts dinf udta mvex moof traf wave tref ilst sinf schi iprp ipco free hoov".split()
+)
+_COUNTS = {b"stsz": 8, b"stz2": 8, b"trun": 4, b"keys": 4, b"iinf": 4, b"iloc": 6}  # where each holds its count
+
+
+def check_boxes(handle: BinaryIO, item: str) -> None:
+    """Raise :class:`VideoTooLarge` for a file that declares more than a limit of this module, and rewind it.
+
+    Args:
+        handle: Seekable, binary.
+        item: Its name, for messages.
+    """
+    size = handle.seek(0, os.SEEK_END)
+    tally = _Tally(item, size)
+    tally.walk(handle, 0, size, 0)
+    tally.end_track()
+    handle.seek(0)
+
+
+def check_streams(count: int, item: str) -> None:
+    """Raise :class:`VideoTooLarge` for a file of more than :data:`MAX_STREAMS` streams."""
+    if count > MAX_STREAMS:
+        raise VideoTooLarge(item, f"it has over {MAX_STREAMS} streams; leave out what is no video")
+
+
+class _Tally:
+    """Adds up what boxes declare.
+
+    Args:
+        item: Name for messages.
+        size: Of the file, in bytes.
+    """
+
+    def __init__(self, item: str, size: int) -> None:
+        self._item = item
+        self._size = size
+        self._samples = self._sound = self._tracks = 0
+        self.begin_track()
+
+    def begin_track(self) -> None:
+        """Forget the track before."""
+        self._declared = 0  # samples of the track
+        self._handlers: set[bytes] = set()
+        self._steady = True  # every sample lasts one tick: of sound, FFmpeg then makes an entry a chunk
+
+    def end_track(self) -> None:
+        """Add the samples of the track."""
+        if self._handlers == {b"soun"} and self._steady:
+            self._sound += self._declared  # PCM: tens of thousands a second, of one byte or more in the file
+        else:
+            self._samples += self._declared
+        self.begin_track()
+        if self._samples > MAX_FRAMES or self._sound > max(self._size, MAX_FRAMES):
+            raise VideoTooLarge(
+                self._item,
+                f"it declares {self._samples + self._sound} frames or samples; at most {MAX_FRAMES} are read. "
+                "Cut it first, or write it anew if the number is wrong",
+            )
+
+    def walk(self, handle: BinaryIO, at: int, end: int, depth: int) -> None:
+        """Look at the boxes between two places of a file, and at those inside them."""
+        while at + 8 <= end:
+            handle.seek(at)
+            head = handle.read(16)
+            length, kind, begin = int.from_bytes(head[:4], "big"), head[4:8], at + 8
+            if length == 0:
+                length = end - at
+            elif length == 1:
+                length, begin = int.from_bytes(head[8:16], "big"), at + 16
+            if len(head) < 8 or length < begin - at:
+                return
+            after = min(at + length, end)
+            self._look(handle, kind, begin, after, depth)
+            at = after
+
+    def _look(self, handle: BinaryIO, kind: bytes, begin: int, end: int, depth: int) -> None:
+        if kind == b"trak":
+            self.end_track()
+            self._tracks += 1
+            check_streams(self._tracks, self._item)
+        if depth < _MAX_DEPTH and kind in _CONTAINERS:
+            self.walk(handle, begin, end, depth + 1)
+        elif depth < _MAX_DEPTH and kind == b"meta":
+            handle.seek(begin)
+            found = handle.read(min(end - begin, MAX_ENTRIES)).find(b"hdlr")  # it may have a version before its boxes
+            if found >= 4:
+                self.walk(handle, begin + found - 4, end, depth + 1)
+        elif depth < _MAX_DEPTH and kind == b"cmov":
+            self._inflate(handle, begin, end, depth)
+        elif kind in {*_COUNTS, b"hdlr", b"stts"}:
+            handle.seek(begin)
+            self._count(kind, handle.read(min(end - begin, 16)))
+
+    def _count(self, kind: bytes, head: bytes) -> None:
+        """Take in a box by its first bytes."""
+        if kind == b"hdlr":
+            self._handlers.add(head[8:12])
+        elif kind == b"stts":  # one run, of samples that last one tick each
+            self._steady = self._steady and head[4:8] == b"\0\0\0\1" and head[12:16] == b"\0\0\0\1"
+        else:
+            place = _COUNTS[kind]
+            width = 2 if kind in {b"iinf", b"iloc"} and head[:1] < (b"\1" if kind == b"iinf" else b"\2") else 4
+            count = int.from_bytes(head[place : place + width], "big")
+            if kind in {b"stsz", b"stz2"}:
+                self._declared += count
+            elif kind == b"trun":
+                self._samples += count
+            elif count > MAX_ENTRIES:
+                name = kind.decode("ascii")
+                raise VideoTooLarge(
+                    self._item, f"it declares {count} entries in a box {name!r}; at most {MAX_ENTRIES} are read"
+                )
+
+    def _inflate(self, handle: BinaryIO, begin: int, end: int, depth: int) -> None:
+        """Walk a compressed header, of at most :data:`MAX_HEADER_BYTES`."""
+        handle.seek(begin)
+        body = handle.read(min(end - begin, MAX_HEADER_BYTES)).partition(b"cmvd")[2]
+        declared = int.from_bytes(body[:4], "big")  # FFmpeg inflates so much and no more
+        if declared > MAX_HEADER_BYTES:
+            raise VideoTooLarge(
+                self._item,
+                f"its compressed header has {declared} bytes when inflated; at most {MAX_HEADER_BYTES} are read",
+            )
+        try:
+            plain = zlib.decompressobj().decompress(body[4:], declared) if declared else b""
+        except zlib.error:  # FFmpeg cannot either
+            return
+        self.walk(io.BytesIO(plain), 0, len(plain), depth + 1)

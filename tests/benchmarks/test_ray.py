@@ -1,0 +1,61 @@
+"""The Ray benchmark at a size at which its clock means nothing: its files, its arithmetic and its checks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("ray", reason="Ray is not installed (extra ray)")
+
+from benchmarks import ray as bench
+
+from tests.clips import moving_square, write_video
+from vidembed.video import load_video
+from vidembed.video.fingerprint import content_fingerprint
+
+
+def test_copies_are_different_files_of_the_same_pictures(tmp_path: Path) -> None:
+    clips = [write_video(tmp_path / f"{seed}.mp4", moving_square(10, seed=seed)) for seed in (1, 2)]
+    copies = bench.distinct_copies(clips, tmp_path / "copies", 5)
+    assert len({content_fingerprint(path) for path in copies}) == len(copies) == 5
+    for number, path in enumerate(copies):
+        assert np.array_equal(load_video(path).frames, load_video(clips[number % 2]).frames)
+
+
+def test_only_the_second_half_of_the_rows_is_timed() -> None:
+    came = [(0.0, 2), (1.0, 2), (5.0, 2), (7.0, 2), (9.0, 2)]
+    assert bench.second_half(came) == {"seconds": 4.0, "segments_per_s": 1.0}
+    with pytest.raises(ValueError, match="6 rows came in too few batches"):
+        bench.second_half([(0.0, 6)])
+
+
+@pytest.mark.parametrize(("one", "two", "expected"), [(1.0, 2.0, 1.0), (2.0, 3.0, 0.75), (1.0, 1.0, 0.5)])
+def test_scaling_efficiency_is_t1_over_twice_t2(one: float, two: float, expected: float) -> None:
+    work = 60.0
+    assert bench.efficiency(one, two) == pytest.approx(expected) == pytest.approx((work / one) / (2 * (work / two)))
+
+
+def test_the_writer_takes_in_all_rows(tmp_path: Path) -> None:
+    found = bench.writer(tmp_path / "index", 16, 30, segments=4)
+    assert (found["rows"], found["dimension"]) == (120, 16)
+    assert found["rows_per_s"] == pytest.approx(120 / found["seconds"])
+
+
+def test_storage_counts_what_is_not_vector(tmp_path: Path) -> None:
+    small, wide = (bench.storage(tmp_path / str(d), 200, segments=2, dimension=d) for d in (8, 264))
+    assert small["rows"] == 400
+    assert 30 < small["bytes_per_row_besides_vector"] < 300
+    assert wide["bytes_of_data"] - small["bytes_of_data"] == pytest.approx(400 * 256 * 4, rel=0.05)
+
+
+def test_memory_is_the_slope_between_sizes(tmp_path: Path) -> None:
+    folders = [tmp_path / str(files) for files in (10, 2000)]
+    for folder in folders:
+        bench.storage(folder, int(folder.name), segments=1)
+    found = bench.memory(folders)
+    assert [size["files"] for size in found["sizes"]] == [10, 2000]
+    assert found["bytes_per_file"] == pytest.approx(
+        (found["sizes"][1]["resident"] - found["sizes"][0]["resident"]) / 1990
+    )
