@@ -2,7 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-PYTEST_ARGS ?=
+# Two processes: each loads torch and small models, about 1 GB.
+PYTEST_ARGS ?= -n 2 --dist loadgroup
 ADAPTERS := integrations/langchain-vidembed integrations/llama-index-embeddings-vidembed
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 

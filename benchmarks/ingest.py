@@ -41,7 +41,7 @@ TIMEOUT_S = 20
 HOOK = """
 import os, re, signal, sys
 from pathlib import Path
-if any("worker" in argument for argument in sys.orig_argv):
+if any(argument.endswith("script.py") for argument in sys.orig_argv):
     opened = Path.open
     def open_(self, *args, **kwargs):
         if self.name.startswith("loops"):
@@ -74,7 +74,7 @@ def bad_files(zoo: Zoo) -> dict[str, tuple[str, Callable[[Path], object]]]:
     huge[6:10] = b"\xff\xff\xff\xff"  # the logical screen: 65535 x 65535
     (zoo.root / "huge.gif").write_bytes(huge)
     return {
-        "missing_link": ("VideoNotFound", lambda path: path.symlink_to("nowhere")),
+        "missing_link": ("VideoNotFound", lambda path: path.symlink_to(f"nowhere-{path.stem}")),
         "circular_link": ("VideoNotFound", lambda path: path.symlink_to(path.name)),
         "fifo": ("NotAFile", os.mkfifo),
         "empty": ("EmptyFile", lambda path: path.write_bytes(b"")),
@@ -116,7 +116,7 @@ def make_folder(folder: Path, zoo: Zoo, count: int, bad: int, seed: int) -> dict
                 make(path)
                 if path.is_file() and path.stat().st_size and not path.is_symlink():
                     with path.open("ab") as file:  # of its own content: twins are decoded once
-                        file.write(number.to_bytes(4, "big"))
+                        file.write(path.name.encode())
                 expected[path.name] = kind
     return expected
 
@@ -165,7 +165,16 @@ def _children(pid: int) -> list[int]:
 def index(clips: Path, folder: Path, hook: Path | None = None, *options: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """Run `vidembed index`; return its report, and time and memory."""
     path = os.pathsep.join(filter(None, [str(hook) if hook else "", os.environ.get("PYTHONPATH", "")]))
-    command = [sys.executable, "-m", "vidembed.cli", "index", str(clips), "--to", str(folder), "--json"]
+    command = [
+        sys.executable,
+        "-c",
+        "from vidembed.cli import main; main()",
+        "index",
+        str(clips),
+        "--to",
+        str(folder),
+        "--json",
+    ]
     began = time.perf_counter()
     with subprocess.Popen(
         [*command, "--timeout", str(TIMEOUT_S), "--device", "cpu", *options],
@@ -227,7 +236,7 @@ def long_videos(work: Path) -> dict[str, Any]:
         folder.mkdir()
         long_video(folder / "video.mp4", **recipe)  # type: ignore[arg-type]
         report, figures = index(folder, work / f"{name}.index", None, "--segment", "10")
-        results[name] = {**recipe, "segments": report["segments"], **figures}
+        results[name] = {"video": recipe, "segments": report["segments"], **figures}
     return results
 
 

@@ -113,7 +113,7 @@ def local(folder: Path, cores: set[int]) -> dict[str, float]:
 def nodes(cores: Sequence[int]) -> Iterator[None]:
     """Start and join a cluster with a node on each core."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    os.environ["RAY_worker_niceness"] = "0"  # Ray's 15 would set it back on a machine with other work
+    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - its name; Ray's 15 would set it back on a machine with other work
     cluster = Cluster()
     try:
         for core in cores:

@@ -128,9 +128,20 @@ def test_an_accelerator_that_fails_ends_the_work(clips: list[Path], encoder: Cli
     encoder.device = "cuda:0"
     encoder.spoil = {"1.mp4": torch.OutOfMemoryError("full")}
     assert vectors(FakeEmbed("fake")(decoded(clips)))[1] is None
-    encoder.spoil = {"1.mp4": RuntimeError("CUDA error: an illegal memory access was encountered")}
+    lost = RuntimeError("CUDA error: an illegal memory access was encountered")
+    encoder.spoil = {"1.mp4": lost}
     with pytest.raises(RuntimeError, match="illegal memory access"):
         FakeEmbed("fake")(decoded(clips))
+    encoder.spoil = {}
+    batch, stream = decoded(clips), encoder.encode_stream
+
+    def fail_once(*args: Any, **options: Any) -> Any:
+        encoder.encode_stream = stream  # type: ignore[method-assign]
+        raise lost
+
+    encoder.encode_stream = fail_once  # type: ignore[method-assign]
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        FakeEmbed("fake")(batch)
 
 
 def test_rows_with_errors_pass_through(clips: list[Path], encoder: ClipEncoder) -> None:
@@ -155,7 +166,8 @@ def test_it_is_small_and_the_model_is_loaded_once(clips: list[Path], monkeypatch
     assert pickle.loads(pickled)({"uri": [str(clips[0])]}).to_pylist() == before
     assert loads == ["fake"]
     assert FakeEmbed("other").facts.fields["name"] == "other"
-    assert loads == ["fake", "other"]
+    assert first.facts.fields["name"] == "fake"
+    assert loads == ["fake", "other", "fake"]  # one at a time: two may not fit
 
 
 @pytest.mark.parametrize(("options", "kind"), [({"batch_size": 0}, ValueError), ({"no_such": 1}, TypeError)])

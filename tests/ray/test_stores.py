@@ -111,10 +111,12 @@ def test_s3_is_listed_and_read(bucket: Path) -> None:
 
 
 def test_a_whole_bucket_and_a_named_file(bucket: Path) -> None:
-    touch(bucket, "a.mp4", "b.dat")
+    touch(bucket, "a.mp4", "b.gz")
     assert sorted(list_stores(["s3://b"], {".mp4"}).files) == ["s3://b/a.mp4"]
-    listing = list_stores(["s3://b/b.dat"], {".mp4"})
-    assert (sorted(listing.files), listing.roots) == (["s3://b/b.dat"], [])
+    listing = list_stores(["s3://b/b.gz"], {".mp4"})
+    assert (sorted(listing.files), listing.roots) == (["s3://b/b.gz"], [])
+    address = Address.parse("s3://b/b.gz")
+    assert open_store(address).open(address).read(9) == b"xxxx"  # as it is, whatever its name says
 
 
 def test_what_is_not_there_is_refused(bucket: Path, memory: Any) -> None:

@@ -71,8 +71,13 @@ def misbehaving(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def named(zoo: Zoo, tmp_path: Path) -> Callable[[str], Path]:
-    """Copies a short good video to a name."""
-    return lambda name: Path(shutil.copy(zoo.path("h264.mp4"), tmp_path / name))
+    """Copies a short good video to a name, once: a process may be reading it."""
+
+    def copy(name: str) -> Path:
+        path = tmp_path / name
+        return path if path.exists() else Path(shutil.copy(zoo.path("h264.mp4"), path))
+
+    return copy
 
 
 def processes(pool: DecodePool) -> list[Worker]:
@@ -315,12 +320,23 @@ def test_log_entries_come_up_here(pool: DecodePool, tmp_path: Path, caplog: pyte
 
 
 @pytest.mark.usefixtures("misbehaving")
+@pytest.mark.parametrize("name", ["talks.mp4", "talks bug.mp4"])
+def test_log_entries_of_a_file_that_fails_come_up_too(
+    named: Callable[[str], Path], caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    with DecodePool(workers=1) as pool:
+        (entry,) = pool.submit(named(name), SAMPLING)
+    assert isinstance(entry, DecoderCrashed if "bug" in name else Clip)
+    assert [record.getMessage() for record in caplog.records] == [f"{name}: said"]
+
+
+@pytest.mark.usefixtures("misbehaving")
 def test_a_flood_of_notes_is_bounded(named: Callable[[str], Path], caplog: pytest.LogCaptureFixture) -> None:
     with DecodePool(workers=1) as pool, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         assert len(_one(pool.submit(named("chatty.mp4"), SAMPLING)).frames) == 6
     assert [str(entry.message) for entry in caught] == [f"warning {number}" for number in range(100)]
-    assert [entry.getMessage() for entry in caplog.records] == ["901 more log entries and warnings, not shown"]
+    assert [entry.getMessage() for entry in caplog.records] == ["900 more log entries and warnings, not shown"]
 
 
 # -- processes that go wrong -------------------------------------------------------------------------------------------
@@ -408,6 +424,20 @@ def test_a_killed_process(zoo: Zoo) -> None:
         os.kill(process.pid, signal.SIGKILL)  # idle: no file is to blame
         until(lambda: not is_running(process.pid))
         assert len(_one(pool.submit(zoo.path("h264.mp4"), SAMPLING)).frames) == 6
+
+
+def test_an_idle_process_that_died_is_no_fault_of_the_next_file(
+    zoo: Zoo, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Not even where its end was not noticed yet."""
+    with DecodePool(workers=1) as pool:
+        _one(pool.submit(zoo.path("h264.mp4"), SAMPLING))
+        (process,) = processes(pool)
+        monkeypatch.setattr(Worker, "is_usable", property(lambda worker: worker is process))
+        os.kill(process.pid, signal.SIGKILL)
+        assert len(_one(pool.submit(zoo.path("h264.mp4"), SAMPLING)).frames) == 6
+        assert processes(pool) != [process]
+    assert "an idle decoding process ended with signal SIGKILL" in caplog.text
 
 
 def test_want_of_memory(zoo: Zoo, tmp_path: Path) -> None:

@@ -134,6 +134,24 @@ def test_a_truncated_file_is_cut_as_far_as_it_goes(zoo: Zoo) -> None:
 
 
 @needs_scenedetect
+def test_no_more_cuts_are_held_than_there_can_be_scenes(tmp_path: Path) -> None:
+    path = write(tmp_path / "flicker.mp4", CONSTANT, list(range(6, 300, 6)))
+    assert len(cuts(path, Scenes(min_length_s=0.1))) >= 40
+    found = cuts(path, Scenes(min_length_s=0.75))
+    assert 10 <= len(found) <= 13
+    assert min(np.diff([0.0, *found])) >= 0.75
+
+
+@needs_scenedetect
+def test_pictures_are_handed_on_in_the_order_of_colours_that_is_expected(monkeypatch: pytest.MonkeyPatch) -> None:
+    finder, seen = CutFinder(Scenes()), []
+    monkeypatch.setattr(finder._detector, "process_frame", lambda code, frame: seen.append(frame) or [])
+    finder.feed(0.0, picture(0, 0))
+    assert np.array_equal(seen[-1], picture(0, 0)[:, :, ::-1])  # (H, W, 3) BGR
+    assert seen[-1].flags.c_contiguous
+
+
+@needs_scenedetect
 def test_memory_is_constant() -> None:
     finder = CutFinder(Scenes())
     for number in range(100):

@@ -96,7 +96,7 @@ def command(
     workers: Annotated[
         int | None, typer.Option(min=1, help="With --engine ray: copies of the model. Default: 1.")
     ] = None,
-    gpus: Annotated[
+    num_gpus: Annotated[
         float | None, typer.Option(min=0, help="With --engine ray: GPUs of each; 0.5 has two share one. Default: 0.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Write the report to stdout as JSON.")] = False,
@@ -107,7 +107,7 @@ def command(
 
     derived = Derived(exact_up_to, compact or (), None if query_bank is None else read_queries(query_bank))
     derived.check()
-    cluster = {"address": address, "workers": workers, "num_gpus": gpus}
+    cluster = {"address": address, "workers": workers, "num_gpus": num_gpus}
     report = _run_on(
         engine,
         {name: value for name, value in cluster.items() if value is not None},
@@ -150,7 +150,7 @@ def _run_on(
     """Index with one of the engines."""
     if engine == "local":
         if cluster:
-            given = min(cluster).replace("num_gpus", "gpus")
+            given = min(cluster).replace("_", "-")
             raise ValueError(f"{given}: it is for --engine ray; give that too, or leave it out")
         return run(paths, to, decode_workers=decode_workers, **options)[0]
     from vidembed.index.ingest.opening import open_if_there

@@ -172,3 +172,22 @@ def test_large_integers_are_compared_exactly() -> None:
 
     cells = pa.array([2**53, 2**53 + 1, None])
     assert Condition("size", "=", str(2**53 + 1)).fits(cells).tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "fits"),
+    [
+        ("a b.mp4", True),
+        ("a%20b.mp4", False),
+        ("deep dir/*", True),
+        ("s3://bucket/*", True),
+        ("*/bucket/*.mp4", True),
+        ("/bucket/*", False),
+        ("s3://other/*", False),
+    ],
+)
+def test_a_file_that_is_elsewhere_has_the_path_of_its_uri(tmp_path: Path, pattern: str, fits: bool) -> None:
+    index = made_index(tmp_path / "ix", made_vectors(2))
+    elsewhere = "s3://bucket/deep%20dir/a%20b.mp4"
+    index.put([file_rows(elsewhere, made_vectors(1))], replace=False)
+    assert (elsewhere in names(index, pattern)) is fits
