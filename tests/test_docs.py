@@ -28,7 +28,7 @@ def test_python_block(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     write_video(tmp_path / "talk.mp4", moving_square(210, seed=2))
     write_folder(tmp_path / "clips", 2)
     monkeypatch.chdir(tmp_path)
-    exec(compile(code, "<docs>", "exec"), {"__name__": "docs"})  # our own pages
+    exec(compile(code, "<docs>", "exec", dont_inherit=True), {"__name__": "docs"})  # our own pages
 
 
 def test_blocks_are_found() -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -59,3 +62,56 @@ def test_memory_is_the_slope_between_sizes(tmp_path: Path) -> None:
     assert found["bytes_per_file"] == pytest.approx(
         (found["sizes"][1]["resident"] - found["sizes"][0]["resident"]) / 1990
     )
+
+
+ROOT = Path(__file__).parent.parent.parent
+PAGE = (ROOT / "docs" / "planning.md").read_text(encoding="utf-8")
+KEPT: dict[str, Any] = json.loads((ROOT / "benchmarks" / "ray.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def planned() -> Any:
+    """The class of the page that does the arithmetic."""
+    names: dict[str, Any] = {"__name__": "planning"}
+    exec(PAGE.partition("```python\n")[2].partition("```")[0], names)
+    return names["Run"]
+
+
+def test_the_page_has_the_hours_that_its_code_gives(planned: Any) -> None:
+    for rate in (1, 5, 20):
+        run = planned(segments_per_gpu_s=rate)
+        row = (
+            f"| {rate} | {run.gpu_hours:,.0f} | {run.gpu_hours / 64 / 24:.1f} | {run.cores_per_gpu:.1f} "
+            f"| {run.mb_per_gpu_s:.0f} MB/s |"
+        )
+        assert row in PAGE
+
+
+def test_the_page_has_the_sizes_that_its_code_gives_and_the_code_those_that_were_measured(planned: Any) -> None:
+    searched = json.loads((ROOT / "benchmarks" / "search.json").read_text())["sizes"][-1]
+    for copy, size in searched["approximate"].items():
+        made = planned(videos=searched["rows"], segment_s=None, dimension=searched["dimension"]).gigabytes(copy)
+        assert made == pytest.approx(size["bytes"] / 1e9, rel=0.001)
+    stored = KEPT["storage"][-1]
+    rows = planned(videos=stored["rows"], segment_s=None, dimension=8).gigabytes()
+    assert rows == pytest.approx(stored["bytes_of_data"] / 1e9, rel=0.01)
+    for copy, name in (("rows", "4 D + 48"), ("ann", "D / 8 + 20"), ("int8", "D + 8"), ("binary", "D / 8 + 12")):
+        few, many = planned(segment_s=None).gigabytes(copy), planned().gigabytes(copy)
+        assert re.search(rf"\| {re.escape(name)} \| {few:.{0 if few > 10 else 1}f} GB \| {many:.0f} GB \|", PAGE), copy
+
+
+def test_the_page_has_the_figures_of_the_kept_run() -> None:
+    found = KEPT["throughput"]
+    rates = found["median_segments_per_s"]
+    said = [
+        f"| 1 | {rates['local_1_core']:.2f} | baseline |",
+        f"| 1 | {rates['ray_1_worker']:.2f} | {found['ray_over_local'][0]:.2f} of the local engine |",
+        f"| 2 | {rates['local_2_cores']:.2f} | {found['local_scaling_efficiency']:.2f} of twice one core |",
+        f"| 2 | {rates['ray_2_workers']:.2f} | **scaling efficiency {found['scaling_efficiency']:.2f}** ",
+        ", ".join(f"{each:.2f}" for each in found["scaling_efficiency_of_each_turn"]),
+        f"{found['files']} clips",
+        f"{round(KEPT['writer']['rows_per_s'], -2):,.0f} rows a second",
+        f"{KEPT['memory']['bytes_per_file'] / 1000:.1f} kB for each file",
+        f"{KEPT['memory']['bytes_per_file'] * 1e7 / 1e9:.0f} GB for ten million",
+    ]
+    assert [words for words in said if words not in PAGE] == []
