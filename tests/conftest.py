@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before huggingface_hub is imported: no test may reach for a hub
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -20,15 +21,22 @@ SHARED = ("tests/ray/", "tests/serve/test_page.py", "tests/serve/test_process.py
 """Folders, and files of one folder, whose tests share something that is slow to start: a cluster, a server."""
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """For `-n N --dist loadgroup`: the tests of a file stay together, and so do those that share something."""
-    if not config.pluginmanager.hasplugin("xdist"):
-        return  # it declares the marker
-    for item in items:
-        file = item.nodeid.partition("::")[0]
-        group = file.rpartition("/")[0] if file.startswith(SHARED) else file
-        item.add_marker(pytest.mark.xdist_group(group))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """For `-n N --dist loadgroup`: the tests of a file stay together, and so do those that share something.
+
+    Not by the marker `xdist_group`, which xdist 3.8 overlooks with pytest 9.2.
+    """
+    if config.getoption("dist") != "loadgroup":
+        return None
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Grouped(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return file.rpartition("/")[0] if file.startswith(SHARED) else file
+
+    return Grouped(config, log)
 
 
 @pytest.fixture(scope="session")

@@ -448,6 +448,12 @@ def test_want_of_memory(zoo: Zoo, tmp_path: Path) -> None:
         assert len(_one(pool.submit(zoo.path("h264.mp4"), SAMPLING)).frames) == 6
 
 
+def test_want_of_memory_in_the_decoder_is_no_damage(tmp_path: Path) -> None:
+    write_picture(tmp_path / "large.mkv", 8000, 8000)
+    with DecodePool(workers=1, max_memory_bytes=2**29) as pool, pytest.raises(VideoTooLarge, match="max_memory_bytes"):
+        _one(pool.submit(tmp_path / "large.mkv", Sampling(max_pixels=None)))
+
+
 @pytest.mark.parametrize(
     ("script", "reason"),
     [

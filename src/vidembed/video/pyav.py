@@ -161,10 +161,10 @@ def read_windows(
                 return
         if shown is None or geometry is None:
             raise CorruptVideo(item, f"no frame could be decoded ({reader.errors} errors)")
-        video_end = _video_end(shown, reader)
-        _feed(windows, shown, video_end, geometry)
+        ends_at = video_end(shown, reader)
+        _feed(windows, shown, ends_at, geometry)
         for window in windows:
-            yield window.clip(reader, video_end)
+            yield window.clip(reader, ends_at)
 
 
 def _feed(windows: deque[Window], shown: TimedFrame, until: float, geometry: Geometry) -> None:
@@ -174,7 +174,7 @@ def _feed(windows: deque[Window], shown: TimedFrame, until: float, geometry: Geo
         window.feed(shown, until, geometry)
 
 
-def _video_end(last: TimedFrame, reader: FrameReader) -> float:
+def video_end(last: TimedFrame, reader: FrameReader) -> float:
     """Return where the last frame ends: as declared if that is within a frame of it."""
     end = max(last.time + last.duration, last.time + 2 * TIME_EPSILON)
     if reader.duration is not None and reader.rate and abs(reader.duration - end) <= 1 / reader.rate:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, BinaryIO, Self, cast
 import av.error
 
 from vidembed.video import container as box
+from vidembed.video import memory
 from vidembed.video.boxes import MAX_FRAMES
 from vidembed.video.errors import CorruptVideo, DecodeTimeout, VideoTooLarge
 from vidembed.video.geometry import Geometry, check_size, picture, plan
@@ -250,7 +251,8 @@ class FrameReader:
                     if self._packets_read > MAX_FRAMES:
                         raise VideoTooLarge(self._item, f"it has over {MAX_FRAMES} frames; cut it first")
                     yield packet
-            except av.error.FFmpegError:
+            except av.error.FFmpegError as error:
+                memory.check(error)
                 self.errors += 1
                 failures += 1
                 if failures < _MAX_READ_ERRORS:
@@ -267,7 +269,8 @@ class FrameReader:
                 frames = packet.decode()
             except av.error.EOFError:
                 continue
-            except av.error.FFmpegError:
+            except av.error.FFmpegError as error:
+                memory.check(error)
                 self.errors += 1
                 continue
             for frame in frames:

@@ -16,7 +16,7 @@ from vidembed.video.clip import TRUNCATED_S
 from vidembed.video.container import DEFAULT_THREADS
 from vidembed.video.errors import BackendUnavailable, CorruptVideo, VideoTruncated
 from vidembed.video.opening import open_source
-from vidembed.video.pyav import _video_end
+from vidembed.video.pyav import video_end
 from vidembed.video.reader import Deadline, FrameReader, TimedFrame
 from vidembed.video.windows import MAX_WINDOWS
 
@@ -205,7 +205,7 @@ def find_cuts(
             last = timed
         if last is None:
             raise CorruptVideo(item, f"no frame could be decoded ({r.errors} errors)")
-        end, declared = _video_end(last, r), r.duration
+        end, declared = video_end(last, r), r.duration
     _join(cuts, finder.finish(), scenes.min_length_s)
     if declared is not None and declared - end > TRUNCATED_S:
         warnings.warn(
