@@ -20,6 +20,7 @@ def command(
 ) -> None:
     """Say what an index holds and which model made it."""
     from vidembed.index import VideoIndex
+    from vidembed.index.ingest.quarantine import read as read_quarantine
     from vidembed.index.retrieval.refresh import facts as search_facts
 
     index = VideoIndex.open(folder)
@@ -33,6 +34,7 @@ def command(
         "segment_s": meta.segment_s,
         "overlap_s": meta.overlap_s,
         "scenes": meta.scenes,
+        "quarantined": len(read_quarantine(folder)),
         "bytes": index.size_on_disk(),
         "created": meta.created,
         "model": meta.model,

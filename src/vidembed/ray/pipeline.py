@@ -158,10 +158,6 @@ class RemoteModel:
         """Return the vector of a query, shape (D,), or of several, shape (Q, D)."""
         return self._ask("encode_query", inputs)
 
-    def encode_stream(self, *_: Any, **__: Any) -> Iterator[Any]:
-        """Refuse: videos are embedded by the stages."""
-        raise NotImplementedError
-
     def _ask(self, what: str, *args: Any) -> Any:
         ray = require_ray()
         kind = ray.remote(num_cpus=self._resources.num_cpus, num_gpus=self._resources.num_gpus)(_Model)
