@@ -10,6 +10,7 @@ import pytest
 
 from tests.evaluation.made_up import changed, made_up
 from tests.evaluation.stand_ins import plain_benchmark
+from vidembed.evaluation import result
 from vidembed.evaluation.result import BenchmarkFacts, EvaluationResult
 
 
@@ -62,6 +63,14 @@ def test_ranks_that_are_missing_or_pickled(saved: Path) -> None:
     assert not (saved / "ran").exists()
     (saved / "ranks.npz").unlink()
     with pytest.raises(ValueError, match="no whole result"):
+        EvaluationResult.load(saved)
+
+
+def test_ranks_that_unpack_to_too_much(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    np.savez_compressed(saved / "ranks.npz", a=np.zeros(100_000, np.int64))
+    monkeypatch.setattr(result, "_MAX_RANKS_BYTES", 100_000)
+    assert (saved / "ranks.npz").stat().st_size < 100_000
+    with pytest.raises(ValueError, match=r"no whole result.* bytes, more than 100000"):
         EvaluationResult.load(saved)
 
 

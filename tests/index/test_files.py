@@ -117,6 +117,11 @@ def test_refusals_name_the_path(tmp_path: Path, paths: list[str], message: str) 
         find_videos([tmp_path / path for path in paths], SUFFIXES)
 
 
+def test_an_address_of_a_store_is_for_another_engine() -> None:
+    with pytest.raises(ValueError, match=r"'s3://bucket/a' does not exist; .* --engine ray"):
+        find_videos(["s3://bucket/a"], SUFFIXES)
+
+
 @pytest.mark.parametrize("name", ["a b.mp4", "50%#?.mp4", "ü\n'\".mp4", "<script>.mp4", os.fsdecode(b"\xff\xfe.mp4")])
 def test_uris_go_there_and_back(tmp_path: Path, name: str) -> None:
     path = tmp_path / name

@@ -9,6 +9,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from vidembed.cli.options import Dtype, Overwrite, PairVideos
+
 
 def command(
     *,
@@ -24,17 +26,15 @@ def command(
     pairs: Annotated[
         Path | None, typer.Option(help="For --layer auto: captioned videos, a .jsonl or .csv file.")
     ] = None,
-    videos: Annotated[
-        Path | None, typer.Option(help="Folder of the videos that --pairs names. Default: the file's own.")
-    ] = None,
+    videos: PairVideos = None,
     out: Annotated[Path | None, typer.Option(help="Folder to write the checkpoint to.")] = None,
     name: Annotated[
         str | None, typer.Option(help="Name in the model store, instead of --out; it loads as vidembed/NAME.")
     ] = None,
     prefix: Annotated[bool, typer.Option(help="Put the paper's zero-shot line before each prompt.")] = True,
-    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16. Default: the model's.")] = None,
+    dtype: Dtype = None,
     device: Annotated[str | None, typer.Option(help="Torch device for the check, such as cuda.")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Make a search model of a video MLLM: a plain sentence-transformers checkpoint, checked before it is written."""
     if (out is None) == (name is None):

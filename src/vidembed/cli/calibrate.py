@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vidembed.cli.console import print_json, print_table, say
+from vidembed.cli.options import Device
 
 if TYPE_CHECKING:
     from vidembed.reranker import VideoReranker
@@ -44,7 +45,7 @@ def command(
         str | None, typer.Option(help="yes, yes_no or prior_corrected. Default: the reranker's own.")
     ] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw reliability before and after: .png, .svg or .pdf.")] = None,
-    device: Annotated[str | None, typer.Option(help="Torch device, such as cpu or cuda.")] = None,
+    device: Device = None,
     as_json: Annotated[bool, typer.Option("--json", help="Write the report to stdout as JSON.")] = False,
 ) -> None:
     """Fit what makes a reranker's scores calibrated probabilities, and say how far off they are."""

@@ -14,6 +14,18 @@ import typer
 
 from vidembed.cli.console import print_json, print_table, say
 from vidembed.cli.evaluate import benchmarks_of, temperatures_of
+from vidembed.cli.options import (
+    AllowMissing,
+    Annotations,
+    BatchSize,
+    BenchmarkVideos,
+    CheckCounts,
+    Device,
+    Dtype,
+    OnUnreadable,
+    Seed,
+    ValidationVideos,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,38 +50,27 @@ def command(
         bool, typer.Option("--results", help="Compare finished runs of `vidembed evaluate --out`; no model is loaded.")
     ] = False,
     benchmark: Annotated[str | None, typer.Option(help="As for `vidembed evaluate`.")] = None,
-    annotations: Annotated[
-        Path | None, typer.Option(help="The published annotation file, or the folder that holds it.")
-    ] = None,
-    videos: Annotated[Path | None, typer.Option(help="Folder of the videos.")] = None,
+    annotations: Annotations = None,
+    videos: BenchmarkVideos = None,
     split: Annotated[Path | None, typer.Option(help="List of video ids: only these.")] = None,
     validation: Annotated[
         Path | None, typer.Option(help="Other captioned videos, on which temperatures are fitted: JSONL or CSV.")
     ] = None,
-    validation_videos: Annotated[
-        Path | None, typer.Option(help="Folder of the videos that --validation names.")
-    ] = None,
+    validation_videos: ValidationVideos = None,
     temperature: Annotated[
         str | None, typer.Option(help="Of dual-softmax: a number, or two, T2V,V2T. Goes before a fitted one.")
     ] = None,
-    allow_missing: Annotated[
-        bool, typer.Option("--allow-missing", help="Leave out videos without a file, and say so in the result.")
-    ] = False,
-    check_counts: Annotated[
-        bool, typer.Option(help="Stop where the numbers of videos and texts are not the published ones.")
-    ] = True,
-    on_error: Annotated[
-        Literal["raise", "count"],
-        typer.Option(help="At a video that cannot be read: stop, or count it against the model and list it."),
-    ] = "raise",
+    allow_missing: AllowMissing = False,
+    check_counts: CheckCounts = True,
+    on_error: OnUnreadable = "raise",
     out: Annotated[
         Path | None, typer.Option(help="Folder for compare.json and one folder a model, from which a run goes on.")
     ] = None,
     clips: Annotated[int | None, typer.Option(help="Videos to draw for shapes and shapes-short.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap, and of drawn videos.")] = 0,
-    batch_size: Annotated[int, typer.Option(min=1, help="Inputs embedded at once.")] = 32,
-    device: Annotated[str | None, typer.Option(help="Torch device, such as cpu or cuda.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16. Default: the models'.")] = None,
+    seed: Seed = 0,
+    batch_size: BatchSize = 32,
+    device: Device = None,
+    dtype: Dtype = None,
     as_json: Annotated[bool, typer.Option("--json", help="Write the comparison to stdout as JSON.")] = False,
 ) -> None:
     """Compare models on one benchmark, raw and with dual-softmax: recalls, and paired differences to the first."""
@@ -125,7 +126,7 @@ def command(
     if out is not None:
         import json
 
-        from vidembed.evaluation._write import write_atomically
+        from vidembed.atomic import write_atomically
 
         out.mkdir(parents=True, exist_ok=True)
         write_atomically(out / "compare.json", json.dumps(comparison.to_dict(), indent=1, allow_nan=False) + "\n")

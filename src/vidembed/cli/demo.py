@@ -16,6 +16,7 @@ from vidembed.cli.console import NOTHING_DONE, print_table
 from vidembed.cli.index import DEFAULT_MODEL
 from vidembed.cli.index import run as run_index
 from vidembed.cli.index import show as show_report
+from vidembed.cli.options import Device
 from vidembed.cli.search import write_sheet
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def command(
     clips: Annotated[int, typer.Option(min=2, max=5000, help="How many clips to draw.")] = 60,
     seed: Annotated[int, typer.Option(min=0, help="Decides which clips.")] = 0,
     model: Annotated[str, typer.Option(help="Model to search with.")] = DEFAULT_MODEL,
-    device: Annotated[str | None, typer.Option(help="Torch device, such as cpu or cuda.")] = None,
+    device: Device = None,
 ) -> None:
     """Draw clips that the bundled model has never seen, index them, search them in words, and say how well it went."""
     from vidembed.index import VideoIndex

@@ -6,11 +6,26 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from vidembed.cli.console import print_json, print_table, say
+from vidembed.cli.options import (
+    AllowMissing,
+    Annotations,
+    BatchSize,
+    BenchmarkVideos,
+    Calibration,
+    CheckCounts,
+    Device,
+    Dtype,
+    OnUnreadable,
+    Reranker,
+    ScoreMode,
+    Seed,
+    ValidationVideos,
+)
 
 if TYPE_CHECKING:
     from vidembed.evaluation.benchmark import Benchmark
@@ -31,31 +46,20 @@ def command(
             show_default=False,
         ),
     ],
-    annotations: Annotated[
-        Path | None, typer.Option(help="The published annotation file, or the folder that holds it.")
-    ] = None,
-    videos: Annotated[Path | None, typer.Option(help="Folder of the videos.")] = None,
+    annotations: Annotations = None,
+    videos: BenchmarkVideos = None,
     split: Annotated[Path | None, typer.Option(help="List of video ids: only these. Needed for some files.")] = None,
     rerank: Annotated[
         int | None, typer.Option(min=1, help="Ask a model's head about the first so many hits of every query.")
     ] = None,
-    reranker: Annotated[
-        str | None,
-        typer.Option(help="With --rerank: a saved reranker or a video MLLM. Default: the one that fits the model."),
-    ] = None,
-    score: Annotated[
-        str | None, typer.Option(help="With --rerank: yes, yes_no or prior_corrected. Default: the reranker's own.")
-    ] = None,
-    calibration: Annotated[
-        Path | None, typer.Option(help="With --rerank: file that `vidembed calibrate` wrote.")
-    ] = None,
+    reranker: Reranker = None,
+    score: ScoreMode = None,
+    calibration: Calibration = None,
     validation: Annotated[
         Path | None,
         typer.Option(help="Other captioned videos, on which dual-softmax temperatures are fitted: JSONL or CSV."),
     ] = None,
-    validation_videos: Annotated[
-        Path | None, typer.Option(help="Folder of the videos that --validation names. Default: the file's own.")
-    ] = None,
+    validation_videos: ValidationVideos = None,
     validation_format: Annotated[
         str | None, typer.Option(help="Read --validation as this benchmark's file. Default: custom.")
     ] = None,
@@ -66,16 +70,9 @@ def command(
     rerank_temperature: Annotated[
         str | None, typer.Option(help="Of the second stage: a number, or two, T2V,V2T. Goes before a fitted one.")
     ] = None,
-    allow_missing: Annotated[
-        bool, typer.Option("--allow-missing", help="Leave out videos without a file, and say so in the result.")
-    ] = False,
-    check_counts: Annotated[
-        bool, typer.Option(help="Stop where the numbers of videos and texts are not the published ones.")
-    ] = True,
-    on_error: Annotated[
-        Literal["raise", "count"],
-        typer.Option(help="At a video that cannot be read: stop, or count it against the model and list it."),
-    ] = "raise",
+    allow_missing: AllowMissing = False,
+    check_counts: CheckCounts = True,
+    on_error: OnUnreadable = "raise",
     out: Annotated[
         Path | None,
         typer.Option(help="Folder for result.json, report.md, report.html and the cache that a run goes on from."),
@@ -83,11 +80,11 @@ def command(
     clips: Annotated[
         int | None, typer.Option(help="Videos to draw for shapes and shapes-short. Default: 200.", show_default=False)
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap, and of drawn videos.")] = 0,
+    seed: Seed = 0,
     layer: Annotated[int | None, typer.Option(help="Decoder layer to read, for a video MLLM.")] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Inputs embedded at once.")] = 32,
-    device: Annotated[str | None, typer.Option(help="Torch device, such as cpu or cuda.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16. Default: the model's.")] = None,
+    batch_size: BatchSize = 32,
+    device: Device = None,
+    dtype: Dtype = None,
     as_json: Annotated[bool, typer.Option("--json", help="Write the result to stdout as JSON.")] = False,
 ) -> None:
     """Measure a model on a retrieval benchmark: raw, with dual-softmax, reranked, and both; run again, it goes on."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from vidembed.cli.console import NOTHING_DONE, print_json, print_table, say
+from vidembed.cli.options import Device
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -73,7 +74,7 @@ def command(
         float, typer.Option(help="Seconds that the decoder may work on one file; then it is killed.")
     ] = 600.0,
     max_memory: Annotated[float, typer.Option(help="GiB of memory that one decoder may take (Linux).")] = 8.0,
-    device: Annotated[str | None, typer.Option(help="Torch device, such as cpu or cuda.")] = None,
+    device: Device = None,
     fps: Annotated[float | None, typer.Option(help="Frames looked at per second. Default: the model's.")] = None,
     max_frames: Annotated[int | None, typer.Option(help="Most frames of a segment. Default: the model's.")] = None,
     compact: Annotated[

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from vidembed.cli.console import print_json, say
+from vidembed.cli.options import Device, Dtype, PairVideos
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,16 +31,14 @@ def command(
         ),
     ],
     pairs: Annotated[Path, typer.Option(help="Captioned videos: a .jsonl or .csv file.", show_default=False)],
-    videos: Annotated[
-        Path | None, typer.Option(help="Folder of the videos that --pairs names. Default: the file's own.")
-    ] = None,
+    videos: PairVideos = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the figures as JSON and as a plot.")] = None,
     prefix: Annotated[
         Literal["both", "none", "zero-shot"],
         typer.Option(help="The line before each prompt: the paper's, none, or one after the other."),
     ] = "zero-shot",
-    device: Annotated[str | None, typer.Option(help="Torch device, such as cpu or cuda.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16. Default: the model's.")] = None,
+    device: Device = None,
+    dtype: Dtype = None,
     plot: Annotated[Path | None, typer.Option(help="Draw Recall@1 by layer to this .png, .svg or .pdf file.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Write the figures to stdout as JSON.")] = False,
 ) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from vidembed.cli.console import print_json, print_table, say
+from vidembed.cli.options import BatchSize, Device
 
 if TYPE_CHECKING:
     from vidembed.evaluation.mteb import TaskRun
@@ -28,8 +29,8 @@ def command(
         str | None, typer.Option(help="All tasks of a benchmark of mteb, such as 'MVEB(text, video, v1)'.")
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder of the results; mteb makes results/MODEL/REVISION in it.")] = Path(),
-    device: Annotated[str | None, typer.Option(help="Torch device, such as cpu or cuda.")] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Inputs embedded at once.")] = 32,
+    device: Device = None,
+    batch_size: BatchSize = 32,
     frames: Annotated[
         Literal["file", "mteb"],
         typer.Option(help="file: frames as everywhere in vidembed. mteb: frames that mteb samples, with torchcodec."),

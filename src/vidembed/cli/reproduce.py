@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 import typer
 
 from vidembed.cli.console import print_json, say
+from vidembed.cli.options import Device
 
 
 def command(
@@ -22,7 +23,7 @@ def command(
     fit_clips: Annotated[int, typer.Option(help="How many of those fit everything else.", min=4)] = 100,
     seed: Annotated[int, typer.Option(help="Of the clips.", min=0)] = 0,
     out: Annotated[Path | None, typer.Option(help="Folder for the figures as JSON, Markdown and plots.")] = None,
-    device: Annotated[str | None, typer.Option(help="Torch device, such as cpu or cuda.")] = None,
+    device: Device = None,
     as_json: Annotated[bool, typer.Option("--json", help="Write the figures to stdout as JSON.")] = False,
 ) -> None:
     """Measure the method from end to end: layers, reranking, text-only alignment and both. Trains nothing."""

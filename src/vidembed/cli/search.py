@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from vidembed.cli.console import print_json, print_table, say
+from vidembed.cli.options import Calibration, Device, IndexModel, Reranker, ScoreMode
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,29 +32,20 @@ def command(
         bool, typer.Option("--json", help="Write the hits to stdout as JSON, and nothing else.")
     ] = False,
     html: Annotated[Path | None, typer.Option(help="Write a page with a picture of each hit to this file.")] = None,
-    model: Annotated[
-        str | None, typer.Option(help="Load the model from here. Default: the name stored in the index.")
-    ] = None,
+    model: IndexModel = None,
     rerank: Annotated[
         int | None, typer.Option(min=1, help="Ask a model's head about the first so many hits, and order them by it.")
     ] = None,
-    reranker: Annotated[
-        str | None,
-        typer.Option(help="With --rerank: a saved reranker or a video MLLM. Default: the one that fits the model."),
-    ] = None,
-    score: Annotated[
-        str | None, typer.Option(help="With --rerank: yes, yes_no or prior_corrected. Default: the reranker's own.")
-    ] = None,
-    calibration: Annotated[
-        Path | None, typer.Option(help="With --rerank: file that `vidembed calibrate` wrote.")
-    ] = None,
+    reranker: Reranker = None,
+    score: ScoreMode = None,
+    calibration: Calibration = None,
     visual_cache: Annotated[
         Path | None, typer.Option(help="With --rerank: folder to keep visual tokens in, for the next search.")
     ] = None,
     rerank_around: Annotated[
         bool, typer.Option("--rerank-around", help="With --rerank: ask about hits with the seconds of --around.")
     ] = False,
-    device: Annotated[str | None, typer.Option(help="Torch device, such as cpu or cuda.")] = None,
+    device: Device = None,
     queries: Annotated[
         Path | None, typer.Option(help="Search each line of this UTF-8 file, and write a JSON line for each.")
     ] = None,

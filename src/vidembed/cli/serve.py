@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vidembed.cli.console import say
+from vidembed.cli.options import Device, IndexModel
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,9 +25,7 @@ KEY_VARIABLE = "VIDEMBED_API_KEY"
 def command(
     *,
     folder: Annotated[Path | None, typer.Option("--in", help="Folder of an index to search.")] = None,
-    model: Annotated[
-        str | None, typer.Option(help="Load the model from here. Default: the name stored in the index.")
-    ] = None,
+    model: IndexModel = None,
     alias: Annotated[
         list[str] | None, typer.Option(help="Another name that requests may give for the model. Can be repeated.")
     ] = None,
@@ -50,7 +49,7 @@ def command(
             envvar=KEY_VARIABLE, show_envvar=True, help="What requests must bear. The variable hides it from others."
         ),
     ] = None,
-    device: Annotated[str | None, typer.Option(help="Torch device, such as cpu or cuda.")] = None,
+    device: Device = None,
     max_items: Annotated[int | None, typer.Option(help="Most inputs of an embeddings request.")] = None,
     max_documents: Annotated[int | None, typer.Option(help="Most documents of a rerank request.")] = None,
     max_upload_mb: Annotated[int | None, typer.Option(min=1, help="Largest upload, MiB.")] = None,

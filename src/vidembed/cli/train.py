@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from vidembed.cli.console import NOTHING_DONE, say
+from vidembed.cli.options import Overwrite
 
 
 def command(
@@ -62,7 +63,7 @@ def command(
     restart: Annotated[bool, typer.Option("--restart", help="Do not go on from an interrupted run.")] = False,
     dtype: Annotated[str | None, typer.Option(help="float32 or bfloat16. Default: the model's.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda. Default: the best there is.")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Align a model with pairs of captions and summaries, without any video: a light LoRA on the language model."""
     from vidembed.training import LoraSettings, TrainingSettings, align, sample_pairs

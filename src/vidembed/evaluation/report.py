@@ -9,7 +9,7 @@ from html import escape
 from pathlib import Path
 from typing import Final
 
-from vidembed.evaluation._write import write_atomically
+from vidembed.atomic import write_atomically
 from vidembed.evaluation.columns import COLUMNS, DIRECTIONS
 from vidembed.evaluation.figures import Figures
 from vidembed.evaluation.metrics import Interval

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterable
 from itertools import islice
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any, Final
 from tqdm.auto import tqdm
 
 from vidembed import __version__
+from vidembed.atomic import replacing
 from vidembed.evaluation.benchmark import Benchmark
 from vidembed.shapes.files import ClipRecord, iterate_clips, write_clip
 from vidembed.shapes.language import SUMMARY_ATTRIBUTES
@@ -86,12 +86,8 @@ def _write(record: ClipRecord, folder: Path, bar: Any) -> Path:
     told = json.dumps([record.attributes, record.scene.seed, __version__])
     path = folder / f"{hashlib.sha256(told.encode()).hexdigest()[:16]}.mp4"
     if not path.exists():
-        draft = folder / f".draft-{os.getpid()}-{path.name}"
-        try:
+        with replacing(path) as draft:
             write_clip(record.scene, draft)
-            draft.replace(path)
-        finally:
-            draft.unlink(missing_ok=True)
     bar.update()
     return path
 

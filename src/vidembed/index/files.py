@@ -128,7 +128,8 @@ def find_videos(paths: Sequence[str | os.PathLike[str]], suffixes: Iterable[str]
         elif path.exists():
             found.add(path)
         else:
-            raise ValueError(f"path: {str(given)!r} does not exist")
+            elsewhere = "; addresses of stores are for the Ray engine (--engine ray)" if "://" in str(given) else ""
+            raise ValueError(f"path: {str(given)!r} does not exist{elsewhere}")
     listing.files = sorted(_one_name_each(found))
     if not listing.files:
         given_names = ", ".join(repr(str(path)) for path in paths)

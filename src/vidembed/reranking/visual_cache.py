@@ -10,7 +10,6 @@ import hashlib
 import json
 import logging
 import os
-import tempfile
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from vidembed.atomic import replacing
 from vidembed.video import Sampling, VideoSegment
 
 logger = logging.getLogger(__name__)
@@ -158,14 +158,8 @@ class VisualTokenCache:
         return tensors
 
     def _write(self, folder: Path, key: str, tensors: dict[str, torch.Tensor]) -> None:
-        handle, draft = tempfile.mkstemp(prefix=".draft-", dir=folder)
-        os.close(handle)
-        try:
+        with replacing(folder / (key + _SUFFIX)) as draft:
             save_file(tensors, draft)
-            Path(draft).replace(folder / (key + _SUFFIX))
-        except BaseException:
-            Path(draft).unlink(missing_ok=True)
-            raise
         self._prune()
 
     def _prune(self) -> None:
@@ -184,7 +178,7 @@ class VisualTokenCache:
             total -= size
 
     def _files(self) -> list[Path]:
-        return [] if self.folder is None else list(self.folder.glob("*" + _SUFFIX))
+        return [] if self.folder is None else list(self.folder.glob("[!.]*" + _SUFFIX))  # no drafts
 
 
 def _nbytes(tensors: dict[str, torch.Tensor]) -> int:

@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 from vidembed.index.sheet import printable
 
 MAX_MESSAGE = 600  # characters
+MAX_PARAM = 100
 _TYPES = {401: "authentication_error"}
 _CODES = {404: "not_found", 405: "method_not_allowed", 416: "range_not_satisfiable"}
 
@@ -75,12 +76,15 @@ def error_response(
     status: int, message: str, *, code: str, param: str | None = None, headers: Mapping[str, str] | None = None
 ) -> JSONResponse:
     """Return an error in the envelope."""
-    message = printable(message)
-    if len(message) > MAX_MESSAGE:
-        message = f"{message[: MAX_MESSAGE - 4]} ..."
     kind = _TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
-    body = {"error": {"message": message, "type": kind, "param": param, "code": code}}
+    param = None if param is None else _short(param, MAX_PARAM)  # its names may be the client's own
+    body = {"error": {"message": _short(message, MAX_MESSAGE), "type": kind, "param": param, "code": code}}
     return JSONResponse(body, status, headers=dict(headers or {}))
+
+
+def _short(text: str, most: int) -> str:
+    text = printable(text)
+    return text if len(text) <= most else f"{text[: most - 4]} ..."
 
 
 def install(app: FastAPI) -> None:

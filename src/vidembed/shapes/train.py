@@ -23,6 +23,7 @@ from torch.nn import functional
 from tqdm import tqdm
 from transformers import Qwen2_5_VLForConditionalGeneration
 
+from vidembed.atomic import write_atomically
 from vidembed.shapes.card import write_card
 from vidembed.shapes.dataset import GRID, Batch, Mixture, RowBuilder, make_batch
 from vidembed.shapes.evaluate import evaluate
@@ -121,9 +122,7 @@ class Training:
         save_file({k: v.contiguous().cpu() for k, v in self.model.state_dict().items()}, folder / names["model"])
         save_file({k: v.cpu() for k, v in self.optimizer.state_tensors().items()}, folder / names["optimizer"])
         state = {"step": self.step, "seconds": round(self.seconds, 1), "run": asdict(self.run), **names}
-        draft = folder / "state.json.part"
-        draft.write_text(json.dumps(state))
-        draft.replace(folder / "state.json")
+        write_atomically(folder / "state.json", json.dumps(state))
         for old in folder.glob("*.safetensors"):
             if old.name not in names.values():
                 old.unlink()

@@ -17,6 +17,7 @@ from sentence_transformers.base.evaluation import BaseEvaluator
 from sentence_transformers.util import is_sentence_transformer_model
 from transformers import set_seed
 
+from vidembed.atomic import write_atomically
 from vidembed.backbone import BackboneError
 from vidembed.backbone.load import check_dtype
 from vidembed.models import resolve_model
@@ -247,9 +248,7 @@ def _open_run(work: Path, facts: dict[str, Any], *, resume: bool) -> Path | None
     if work.exists():
         shutil.rmtree(work)
     work.mkdir(parents=True)
-    draft = work / f"{_RUN_FILE}.part"
-    draft.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
-    draft.replace(file)
+    write_atomically(file, json.dumps(facts, indent=2) + "\n")
     return None
 
 

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from vidembed.atomic import write_atomically
 from vidembed.video.fingerprint import FileState
 
 logger = logging.getLogger(__name__)
@@ -119,9 +120,7 @@ class Quarantine:
         if not kept:
             self._file.unlink(missing_ok=True)
             return
-        draft = self._file.with_suffix(".draft")
-        draft.write_bytes(b"".join(map(_line, kept)))
-        draft.replace(self._file)
+        write_atomically(self._file, b"".join(map(_line, kept)))
 
 
 def read(folder: Path) -> dict[str, Entry]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from vidembed import atomic
 
 DERIVED_FOLDER = "derived"
 FORMAT_VERSION = 1
@@ -16,20 +16,10 @@ FORMAT_VERSION = 1
 
 @contextmanager
 def replacing(file: Path) -> Iterator[Path]:
-    """Give a path to write to, force what was written to the disk and move it to `file`; or leave `file` as it was."""
+    """See `vidembed.atomic.replacing`; the folder is made with the first of its files."""
     file.parent.mkdir(exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=".draft-", suffix=file.suffix, dir=file.parent)
-    os.close(handle)
-    draft = Path(name)
-    try:
+    with atomic.replacing(file) as draft:
         yield draft
-        with draft.open("rb+") as written:
-            os.fsync(written.fileno())
-        draft.chmod(0o644)  # mkstemp's are for the owner alone
-        draft.replace(file)
-    except BaseException:
-        draft.unlink(missing_ok=True)
-        raise
 
 
 def write_record(file: Path, record: dict[str, Any]) -> None:

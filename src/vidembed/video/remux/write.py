@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
-import tempfile
 from contextlib import contextmanager
 from fractions import Fraction
 from functools import cache
@@ -15,6 +13,7 @@ import av
 import av.error
 from av.bitstream import BitStreamFilterContext
 
+from vidembed.atomic import replacing
 from vidembed.video import container as box
 from vidembed.video.errors import CorruptVideo
 from vidembed.video.remux.plan import INTERLEAVE_S, base_of, can_be_copied, read_packets
@@ -104,18 +103,8 @@ def write(handle: BinaryIO, target: Path, plan: Plan, item: str, deadline: Deadl
 def _draft(target: Path) -> Iterator[BinaryIO]:
     """Give a file to write to, and move it to `target` when it is complete; or leave `target` as it was."""
     try:
-        number, name = tempfile.mkstemp(prefix=".draft-", suffix=target.suffix, dir=target.absolute().parent)
-        draft = Path(name)
-        try:
-            with os.fdopen(number, "wb+") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            draft.chmod(0o644)  # mkstemp's are for the owner alone
-            draft.replace(target)
-        except BaseException:
-            draft.unlink(missing_ok=True)
-            raise
+        with replacing(target) as draft, draft.open("wb+") as file:
+            yield file
     except OSError as error:  # what fails in reading is a VideoError by now
         raise TargetError(error) from error
 
