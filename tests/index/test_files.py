@@ -118,7 +118,7 @@ def test_refusals_name_the_path(tmp_path: Path, paths: list[str], message: str) 
 
 
 def test_an_address_of_a_store_is_for_another_engine() -> None:
-    with pytest.raises(ValueError, match=r"'s3://bucket/a' does not exist; .* --engine ray"):
+    with pytest.raises(ValueError, match=r"'s3://bucket/a' does not exist; .*--engine ray"):
         find_videos(["s3://bucket/a"], SUFFIXES)
 
 
