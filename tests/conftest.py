@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 import pytest
 
 from tests.backbone import tiny
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell does so to what it starts in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # tests of Ctrl-C send it to themselves and to processes
 
 SHARED = ("tests/ray/", "tests/serve/test_page.py", "tests/serve/test_process.py")
 """Folders, and files of one folder, whose tests share something that is slow to start: a cluster, a server."""
