@@ -8,8 +8,8 @@
    stands for a machine of one core. Scaling efficiency is t1 / (2 t2): the time of one worker over twice that of two.
    Of Ray, time counts for the second half of the rows that come back: actors start and models load once, whatever there
    is to index, and what is decoded meanwhile is embedded at once then. The whole time is there too, and the efficiency
-   by it. Ray's own processes and the writer have work that does not double with the workers and share the first core
-   with the single one, so the efficiency can pass 1.
+   by it. The efficiency can pass 1, probably because Ray's own processes and the writer have work that does not double
+   with the workers and share the first core with the single one.
 2. The writer: rows a second that the one process which writes takes in and commits.
 3. Storage: bytes of a row besides its vector, with names as long as those of object stores; and the memory that a file
    of the index takes in the process that plans.

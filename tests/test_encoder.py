@@ -410,7 +410,7 @@ class TestStream:
     def test_texts_beyond_the_context_beside_videos(self, encoder: VideoEncoder, clips: list[Path]) -> None:
         """Truncation is state of the tokenizer: threads must not see each other's."""
         long = "a red square " * 1000
-        inputs = [item for index in range(5) for item in (clips[index % 6], "a" * index, {"text": long}, clips[0])]
+        inputs = [item for index in range(12) for item in (clips[index % 6], "a" * index, {"text": long}, clips[0])]
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(encoder, "decode_workers", 6)
             got = encoder.encode(inputs)

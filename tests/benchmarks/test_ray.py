@@ -105,10 +105,10 @@ def test_the_page_has_the_figures_of_the_kept_run() -> None:
     found = KEPT["throughput"]
     rates = found["median_segments_per_s"]
     said = [
-        f"| 1 | {rates['local_1_core']:.1f} | baseline |",
-        f"| 1 | {rates['ray_1_worker']:.1f} | {found['ray_over_local'][0]:.2f} of the local engine |",
-        f"| 2 | {rates['local_2_cores']:.1f} | {found['local_scaling_efficiency']:.2f} of twice one core |",
-        f"| 2 | {rates['ray_2_workers']:.1f} | **scaling efficiency {found['scaling_efficiency']:.2f}** ",
+        f"| 1 | {rates['local_1_core']:.2f} | baseline |",
+        f"| 1 | {rates['ray_1_worker']:.2f} | {found['ray_over_local'][0]:.2f} of the local engine |",
+        f"| 2 | {rates['local_2_cores']:.2f} | {found['local_scaling_efficiency']:.2f} of twice one core |",
+        f"| 2 | {rates['ray_2_workers']:.2f} | **scaling efficiency {found['scaling_efficiency']:.2f}** ",
         ", ".join(f"{each:.2f}" for each in found["scaling_efficiency_of_each_turn"]),
         f"By whole runs it is {found['scaling_efficiency_of_the_whole']:.2f}.",
         f"{found['files']} clips",

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import pickle
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +73,15 @@ def test_ranks_that_unpack_to_too_much(saved: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(result, "_MAX_RANKS_BYTES", 100_000)
     assert (saved / "ranks.npz").stat().st_size < 100_000
     with pytest.raises(ValueError, match=r"no whole result.* bytes, more than 100000"):
+        EvaluationResult.load(saved)
+
+
+def test_ranks_that_claim_to_be_larger_than_any_memory(saved: Path) -> None:
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<i8", "fortran_order": False, "shape": (10**15,)})
+    with zipfile.ZipFile(saved / "ranks.npz", "w") as packed:
+        packed.writestr("a.npy", header.getvalue())
+    with pytest.raises(ValueError, match=r"no whole result.* allocate"):
         EvaluationResult.load(saved)
 
 

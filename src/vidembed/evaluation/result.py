@@ -230,7 +230,7 @@ class EvaluationResult:
             with np.load(file, allow_pickle=False) as arrays:
                 ranks = {name: np.asarray(arrays[name], dtype=np.int64) for name in arrays.files}
             return cls.from_dict(content, ranks)
-        except (OSError, ValueError, zipfile.BadZipFile) as error:
+        except (OSError, ValueError, MemoryError, zipfile.BadZipFile) as error:  # an array can claim any size
             raise ValueError(f"{folder}: no whole result of `vidembed evaluate`: {error}") from error
 
 

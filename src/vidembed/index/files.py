@@ -100,6 +100,9 @@ def path_of(uri: str) -> Path:
     return Path(os.fsdecode(unquote_to_bytes(parts.path)))
 
 
+_OF_A_STORE = "; addresses of stores are for the Ray engine (--engine ray, or vidembed.ray.index_videos_ray)"
+
+
 def find_videos(paths: Sequence[str | os.PathLike[str]], suffixes: Iterable[str]) -> Listing:
     """List the videos among `paths`: files as they are, folders walked to the bottom.
 
@@ -128,7 +131,7 @@ def find_videos(paths: Sequence[str | os.PathLike[str]], suffixes: Iterable[str]
         elif path.exists():
             found.add(path)
         else:
-            elsewhere = "; addresses of stores are for the Ray engine (--engine ray)" if "://" in str(given) else ""
+            elsewhere = "" if "://" not in str(given) else _OF_A_STORE
             raise ValueError(f"path: {str(given)!r} does not exist{elsewhere}")
     listing.files = sorted(_one_name_each(found))
     if not listing.files:
