@@ -20,7 +20,7 @@ from vidembed.backbone.load import check_dtype
 from vidembed.card import model_card
 from vidembed.checkpoint import CheckpointConfig
 from vidembed.encoder import VideoEncoder
-from vidembed.models import NAMESPACE, check_name, store_dir
+from vidembed.models import check_name, loading_name, store_dir
 from vidembed.video import Sampling, VideoFrames
 
 logger = logging.getLogger(__name__)
@@ -125,8 +125,8 @@ def build(
                 "Nothing was written. The final norm or the position ids of this model differ from what vidembed "
                 "knows: please report it with the model's config.json."
             )
-        card_name = NAMESPACE + name.removeprefix(NAMESPACE) if name else target.name
-        (draft / "README.md").write_text(model_card(card_name, saved_config, cosines) + note, encoding="utf-8")
+        card = model_card(loading_name(target if out is None else out), saved_config, cosines)
+        (draft / "README.md").write_text(card + note, encoding="utf-8")
         if target.exists():
             shutil.rmtree(target) if target.is_dir() else target.unlink()
         draft.replace(target)

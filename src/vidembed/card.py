@@ -2,24 +2,39 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
 from vidembed.checkpoint import LAYER_DEFINITION, CheckpointConfig
+from vidembed.models import NAMESPACE, loading_name
 
 if TYPE_CHECKING:
+    from sentence_transformers.base.model_card import BaseModelCardData
+
     from vidembed.reranking.config import RerankerConfig
 
+TAGS: Final = ("video-text-retrieval", "vidembed")
 
-def model_card(name: str, config: CheckpointConfig, cosines: tuple[float, float]) -> str:
+TRAINED_TAG: Final = "generated_from_trainer"
+"""What the trainers of sentence-transformers tag a model with."""
+
+_UNTRAINED: Final = " No weight was trained."
+_LOADED: Final = re.compile(r'((?:VideoEncoder|SentenceTransformer)\()"[^"\n]*"')
+
+
+def model_card(name: str, config: CheckpointConfig, cosines: tuple[float, float] | None = None) -> str:
     """Write the README.md of a checkpoint.
 
     Args:
-        name: How a user loads it.
+        name: How a user loads it, see `vidembed.models.loading_name`.
         config: Its `CheckpointConfig`.
         cosines: Cosine with the full model's hidden state on one video and one text, as measured when it was built.
+            None where it was not measured, so that the weights may have been changed since.
     """
-    layer = "the last block, with its trained final norm" if config.layer == -1 else f"block {config.layer}"
-    prefix = f"`{config.prefix}`" if config.prefix else "none"
+    layer = "the last block, with its trained final norm," if config.layer == -1 else f"block {config.layer}"
+    measured = "" if cosines is None else f"{cosines[0]:.8f} (one video), {cosines[1]:.8f} (one text)"
     return f"""---
 library_name: sentence-transformers
 pipeline_tag: feature-extraction
@@ -29,20 +44,41 @@ tags:
 - vidembed
 ---
 
-# {name}
+# {title(name)}
 
 A video, image and text embedding model: {layer} of the {config.depth} decoder blocks of `{config.source}`
 (`{config.model_type}`), read at the last token of a "in one word" prompt, as VidVec does (arXiv 2602.08099).
-It is a plain sentence-transformers checkpoint. No weight was trained.
+It is a plain sentence-transformers checkpoint.{measured and _UNTRAINED}
 
-```python
-from sentence_transformers import SentenceTransformer
+{encoder_usage(name, config)}{measured and f"| cosine with the hidden state of the full model | {measured} |{chr(10)}"}"""
+
+
+def title(name: str) -> str:
+    """The heading of a card: of a path the last part, any other name as it is."""
+    return name.rpartition("/")[2] if name.startswith(".") else name
+
+
+def path_note(name: str) -> str:
+    """A sentence that says what the name in a snippet is, if it is a path."""
+    return f"`{name}` is the path of this folder, from where you run it.\n\n" if name.startswith(".") else ""
+
+
+def encoder_usage(name: str, config: CheckpointConfig | None = None) -> str:
+    """How to use an encoder, with and without vidembed, and how its vectors come about; the snippets run as they are.
+
+    Args:
+        name: How a user loads it.
+        config: Its `CheckpointConfig`; None leaves out how its vectors come about.
+    """
+    hook = "import vidembed  # it knows the name\n" if name.startswith(NAMESPACE) else ""
+    return f"""{path_note(name)}```python
+{hook}from sentence_transformers import SentenceTransformer
 
 model = SentenceTransformer("{name}")
 text = model.encode(["a dog runs on the beach"])
 ```
 
-Frames are chosen by presentation time and decoded ahead of the model with vidembed:
+With vidembed (`pip install vidembed`), frames are chosen by presentation time and decoded ahead of the model:
 
 ```python
 from vidembed import VideoEncoder
@@ -51,28 +87,74 @@ model = VideoEncoder("{name}")
 video = model.encode(["clip.mp4"])
 score = model.similarity(model.encode({{"text": "a dog runs on the beach"}}), video)
 ```
+{_table(config) if config is not None else ""}"""
 
+
+def _table(config: CheckpointConfig) -> str:
+    return f"""
 | | |
 | --- | --- |
 | layer | {config.layer} of {config.depth}: {LAYER_DEFINITION} |
-| prompt prefix | {prefix} |
+| prompt prefix | {f"`{config.prefix}`" if config.prefix else "none"} |
 | frames | {config.sampling} |
 | similarity | cosine |
-| cosine with the hidden state of the full model | {cosines[0]:.8f} (one video), {cosines[1]:.8f} (one text) |
 | fingerprint | `{config.fingerprint}` |
 """
+
+
+def updated(card: str, name: str, *, before: str, now: str) -> str:
+    """Bring the card that an encoder was loaded with up to date.
+
+    Args:
+        card: Of the checkpoint that was loaded.
+        name: How a user loads the one that is saved.
+        before: Fingerprint of the former.
+        now: Fingerprint of the latter.
+    """
+    card = _LOADED.sub(rf'\1"{name}"', card)
+    return card if before == now else card.replace(before or now, now).replace(_UNTRAINED, "")
+
+
+def shown_name(data: BaseModelCardData, path: str, model_name: str | None) -> str:
+    """How the reader of a card loads the model: by its name on the Hub or the one given, else by its folder.
+
+    Args:
+        data: Of the model. As in the host, `model_name` becomes its ``model_id`` if it has none and this is no path.
+        path: Of the folder that is written.
+        model_name: As ``save_pretrained`` takes it.
+    """
+    if model_name and not data.model_id and not Path(model_name).exists():
+        data.model_id = model_name
+    return data.model_id or loading_name(path)
+
+
+def write_with_usage(file: Path, write: Callable[[], None], data: BaseModelCardData, usage: str) -> None:
+    """Write the host's card, such as that of a trained model, with our usage in the place of its own.
+
+    Args:
+        file: The card.
+        write: Has the host write it.
+        data: What the host makes it of.
+        usage: Of `encoder_usage` or `reranker_usage`.
+    """
+    examples, data.generate_widget_examples = data.generate_widget_examples, False  # else it runs the model for them
+    try:
+        write()
+        if file.is_file():  # the host logs what keeps it from writing one
+            text = file.read_text(encoding="utf-8")
+            text = text.replace(data.generate_usage_snippet(), f"\n{usage.rstrip()}\n")
+            file.write_text(text, encoding="utf-8")
+    finally:
+        data.generate_widget_examples = examples
 
 
 def reranker_card(name: str, config: RerankerConfig) -> str:
     """Write the README.md of a saved reranker.
 
     Args:
-        name: How a user loads it.
+        name: How a user loads it, see `vidembed.models.loading_name`.
         config: How it makes scores.
     """
-    calibration = "none"
-    if config.calibration is not None:
-        calibration = f"sigmoid({config.calibration.slope:.3f} * log-odds {config.calibration.intercept:+.3f})"
     return f"""---
 library_name: sentence-transformers
 pipeline_tag: text-ranking
@@ -83,12 +165,25 @@ tags:
 - vidembed
 ---
 
-# {name}
+# {title(name)}
 
 A reranker for videos and texts: the head of `{config.source}`, asked whether the video matches the sentence (VidVec,
-arXiv 2602.08099, section 3.3). It is a plain sentence-transformers `CrossEncoder` checkpoint; no weight was trained.
+arXiv 2602.08099, section 3.3). It is a plain sentence-transformers `CrossEncoder` checkpoint.
 
-```python
+{reranker_usage(name, config)}"""
+
+
+def reranker_usage(name: str, config: RerankerConfig) -> str:
+    """How to use a reranker, and how its scores come about; the snippet runs as it is.
+
+    Args:
+        name: How a user loads it.
+        config: How it makes scores.
+    """
+    calibration = "none"
+    if config.calibration is not None:
+        calibration = f"sigmoid({config.calibration.slope:.3f} * log-odds {config.calibration.intercept:+.3f})"
+    return f"""{path_note(name)}```python
 from vidembed import VideoReranker
 
 reranker = VideoReranker("{name}")

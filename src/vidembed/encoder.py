@@ -15,15 +15,16 @@ from sentence_transformers.sentence_transformer.modules import Pooling
 from sentence_transformers.util.file_io import load_file_path
 from torch import nn
 
-from vidembed import checkpoint
+from vidembed import card, checkpoint
 from vidembed.backbone import ZERO_SHOT_PREFIX, BackboneError, LayerError, check_layer, cut, eol_template, find_parts
+from vidembed.backbone.adapters import check_saveable
 from vidembed.backbone.load import Backbone, check_dtype
 from vidembed.backbone.module import as_transformer_module, declare_sampling
 from vidembed.checkpoint import CheckpointConfig
 from vidembed.encoding.inference import PipelinedSentenceTransformer
 from vidembed.encoding.pipeline import Failed, OnError, check_on_error, default_workers
-from vidembed.fingerprint import fields_digest, module_fields, weights_digest
-from vidembed.models import resolve_model
+from vidembed.fingerprint import fields_digest, module_fields, pooling_fields, weights_digest
+from vidembed.models import loading_name, portable_name, resolve_model
 from vidembed.video import Sampling
 from vidembed.video.download import UrlAccess
 
@@ -149,7 +150,7 @@ class VideoEncoder(PipelinedSentenceTransformer):
             layer=layer,
             depth=parts.depth,
             model_type=parts.architecture.model_type,
-            source=Path(backbone.name).name if Path(backbone.name).exists() else backbone.name,
+            source=portable_name(backbone.name),
             prefix=self._prefix_asked,
             sampling=Sampling().as_dict(),
         )
@@ -210,24 +211,55 @@ class VideoEncoder(PipelinedSentenceTransformer):
         """Save a plain sentence-transformers checkpoint, with the frame grid and layer beside it."""
         if not safe_serialization:
             raise ValueError("safe_serialization=False is refused: weights are saved as safetensors only.")
+        check_saveable(self._transformer.model)
         declare_sampling(self._transformer.processor, self.sampling)
         super().save(path, model_name, create_model_card, train_datasets)
-        if self.checkpoint_config is not None:
-            replace(self.checkpoint_config, sampling=self.sampling.as_dict(), fingerprint=self.fingerprint).write(path)
+        if (config := self._current_config()) is not None:
+            config.write(path)
+
+    def _current_config(self) -> CheckpointConfig | None:
+        """`checkpoint_config`, of the model as it is now."""
+        config = self.checkpoint_config
+        return config and replace(config, sampling=self.sampling.as_dict(), fingerprint=self.fingerprint)
+
+    def _create_model_card(
+        self, path: str, model_name: str | None = None, train_datasets: list[str] | None = None
+    ) -> None:
+        """The host's hook: our card, the card that was loaded brought up to date, or after training both in one."""
+        data, config, before = self.model_card_data, self._current_config(), self.checkpoint_config
+        trained = card.TRAINED_TAG in data.tags
+        name = card.shown_name(data, path, model_name)
+        if trained:
+            data.add_tags([*card.TAGS])
+        file = Path(path, "README.md")
+        if config is not None and not trained and not self._model_card_text:
+            file.write_text(card.model_card(name, config), encoding="utf-8")
+            return
+        write = functools.partial(super()._create_model_card, path, model_name, train_datasets)
+        if trained or not self._model_card_text:
+            card.write_with_usage(file, write, data, card.encoder_usage(name, config))
+            return
+        write()
+        if config is not None and before is not None:
+            text = file.read_text(encoding="utf-8")
+            text = card.updated(text, name, before=before.fingerprint, now=config.fingerprint)
+            file.write_text(text, encoding="utf-8")
 
     # -- fingerprint -------------------------------------------------------------------------------------------------
 
     def fingerprint_fields(self) -> dict[str, Any]:
         """Everything that makes the vectors what they are, as a JSON-able dict.
 
-        Weights enter as a digest of sampled values, so the same model has the same fingerprint whether it was cut on
-        the fly or loaded from a checkpoint, on any device; another layer, prompt, frame grid, dtype or
-        ``truncate_dim`` has another.
+        Weights enter as a digest of sampled values, read anew at each call, so the same model has the same fingerprint
+        whether it was cut on the fly or loaded from a checkpoint, on any device; a trained model, other adapters,
+        another layer, prompt, frame grid, dtype or ``truncate_dim`` has another. What it does not see:
+        `vidembed.fingerprint.weights_digest`.
         """
         module = self._transformer
         return {
             **module_fields(module.config.model_type, module.processor),
-            "weights": self._weights_digest,
+            **pooling_fields([part for part in self if part is not module]),
+            "weights": weights_digest(self._transformer.model),
             "layer": self.layer,
             "prompts": {key: value for key, value in self.prompts.items() if value},
             "default_prompt_name": self.default_prompt_name,
@@ -240,10 +272,6 @@ class VideoEncoder(PipelinedSentenceTransformer):
     def fingerprint(self) -> str:
         """SHA-256 hex digest of `fingerprint_fields`."""
         return fields_digest(self.fingerprint_fields())
-
-    @functools.cached_property
-    def _weights_digest(self) -> str:
-        return weights_digest(self._transformer.model)
 
     # -- encoding ----------------------------------------------------------------------------------------------------
 

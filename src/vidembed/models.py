@@ -81,6 +81,34 @@ def model_names() -> list[str]:
     return sorted(NAMESPACE + name for name in names)
 
 
+def own_name(folder: str | Path) -> str | None:
+    """The name under ``vidembed/`` that a folder has or will have, None for one elsewhere than in package and store."""
+    path = Path(folder).expanduser().resolve()
+    for name, bundled in _BUNDLED.items():
+        if path == Path(__file__).resolve().parent / "shapes" / bundled:
+            return NAMESPACE + name
+    in_store = path.parent == store_dir().resolve() and path.name not in _BUNDLED and _NAME.fullmatch(path.name)
+    return NAMESPACE + path.name if in_store else None
+
+
+def portable_name(name: str) -> str:
+    """Name a model without a path of this machine: a folder by its `own_name`, or else by its last part."""
+    return own_name(name) or Path(name).name if Path(name).exists() else name
+
+
+def loading_name(folder: str | Path) -> str:
+    """What to paste into a constructor to load a folder: its `own_name`, or else a path.
+
+    A relative path stays as it was given, since it works where it was given. Of an absolute path, which would work on
+    this machine only, the last part is left, which works beside the folder.
+    """
+    path = Path(folder)
+    if name := own_name(path):
+        return name
+    shown = path.name if path.expanduser().is_absolute() else path.as_posix()
+    return shown if shown.startswith(("./", "../")) else f"./{shown}"
+
+
 def resolve_model(name_or_path: str) -> str:
     """Resolve ``vidembed/<name>`` to a local directory; anything else, and unknown names, come back as they are."""
     if not name_or_path.startswith(NAMESPACE) or Path(name_or_path).exists():

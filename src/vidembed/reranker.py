@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -13,17 +15,18 @@ from numpy.typing import ArrayLike, NDArray
 from sentence_transformers.cross_encoder.modules import LogitScore
 from torch import nn
 
+from vidembed import card
 from vidembed.backbone import BackboneError
 from vidembed.backbone.answers import answer_tokens
+from vidembed.backbone.adapters import check_saveable
 from vidembed.backbone.load import Backbone, check_dtype
 from vidembed.backbone.module import as_transformer_module, declare_sampling
 from vidembed.backbone.templates import match_template
-from vidembed.card import reranker_card
 from vidembed.encoding.pipeline import OnError, check_on_error, default_workers
-from vidembed.models import resolve_model
+from vidembed.models import portable_name, resolve_model
 from vidembed.reranking.answers import Answers, ScoreMode, check_mode
 from vidembed.reranking.calibration import FOLDS, CalibrationReport, calibrate
-from vidembed.reranking.config import RerankerConfig, find_config
+from vidembed.reranking.config import RerankerConfig, differing_fields, find_config
 from vidembed.reranking.inference import PrefixSharingCrossEncoder
 from vidembed.reranking.joint import answers_and_embeddings
 from vidembed.reranking.pairs import as_pair
@@ -134,6 +137,7 @@ class VideoReranker(PrefixSharingCrossEncoder):
         self.prior_correction: PriorCorrection = config.prior_correction
         self.calibration: PlattScaling | None = config.calibration
         self.fusion: ScoreFusion | None = config.fusion
+        self._made_for = config.made_for
         if saved is not None:
             saved.check_made_for(self.fingerprint_fields(), name=self.source)
         if mode is not None:
@@ -199,16 +203,60 @@ class VideoReranker(PrefixSharingCrossEncoder):
         """Save a plain `CrossEncoder` checkpoint, which scores "yes_no" anywhere, and this reranker's numbers."""
         if not safe_serialization:
             raise ValueError("safe_serialization=False is refused: weights are saved as safetensors only.")
+        check_saveable(self._transformer.model)
         declare_sampling(self._transformer.processor, self.sampling)
-        super().save(path, model_name, False, train_datasets)  # the host's card would score pairs of texts
-        self.scoring_config.write(path)
-        if create_model_card:
-            card = reranker_card(model_name or Path(path).name, self.scoring_config)
-            Path(path, "README.md").write_text(card, encoding="utf-8")
+        super().save(path, model_name, create_model_card, train_datasets)
+        config = self._config_to_save()
+        if config.made_for != self._made_for:
+            logger.warning(
+                "%s: calibration and fusion are left out; they were fitted on the model before it changed", path
+            )
+        config.write(path)
+
+    def _config_to_save(self) -> RerankerConfig:
+        """`scoring_config`, without the numbers that were fitted on other weights than those saved beside it."""
+        config, fields = self.scoring_config, self.fingerprint_fields()
+        if not differing_fields(config.made_for, fields):
+            return config
+        return replace(config, calibration=None, fusion=None, made_for=fields)
+
+    def _create_model_card(
+        self, path: str, model_name: str | None = None, train_datasets: list[str] | None = None
+    ) -> None:
+        """The host's hook: our card, or after training the host's with our usage."""
+        data, config, file = self.model_card_data, self._config_to_save(), Path(path, "README.md")
+        name = card.shown_name(data, path, model_name)
+        if card.TRAINED_TAG not in data.tags:  # the host's card would score pairs of texts
+            file.write_text(card.reranker_card(name, config), encoding="utf-8")
+            return
+        data.add_tags([*card.TAGS])
+        write = functools.partial(super()._create_model_card, path, model_name, train_datasets)
+        card.write_with_usage(file, write, data, card.reranker_usage(name, config))
 
     def save_calibration(self, file: str | Path) -> None:
         """Write mode, prior weights, calibration and fusion to a JSON file, without the weights of the model."""
         self.scoring_config.write(file)
+
+    def calibration_applies(self) -> bool:
+        """Whether `calibration` and `fusion` were fitted on the model as it is now, which each scoring asks.
+
+        Returns:
+            False after the host's trainer has trained the model: until `calibrate` is called again, scores come without
+            them, and the log says so.
+
+        Raises:
+            BackboneError: The model was changed in another way, such as by switching an adapter.
+        """
+        if not (differing := differing_fields(self._made_for, self.fingerprint_fields())):
+            return True
+        changed = f"calibration and fusion were fitted on the model before it changed ({', '.join(differing)} differ)"
+        if card.TRAINED_TAG in self.model_card_data.tags:
+            logger.warning("%s: they are not applied; call calibrate again", changed)
+            return False
+        raise BackboneError(
+            f"{changed}. Call calibrate again, undo the change, or set calibration and fusion to None for scores "
+            "without them."
+        )
 
     @property
     def scoring_config(self) -> RerankerConfig:
@@ -219,9 +267,9 @@ class VideoReranker(PrefixSharingCrossEncoder):
             calibration=self.calibration,
             fusion=self.fusion,
             sampling=self.sampling.as_dict(),
-            source=Path(self.source).name if Path(self.source).exists() else self.source,
+            source=portable_name(self.source),
             weights=self.weights,
-            made_for=self.fingerprint_fields(),
+            made_for=self._made_for if self.calibration or self.fusion else self.fingerprint_fields(),
         )
 
     # -- scoring -----------------------------------------------------------------------------------------------------
@@ -278,7 +326,7 @@ class VideoReranker(PrefixSharingCrossEncoder):
             on_error=on_error,
             processing_kwargs=processing_kwargs,
         )
-        if self.calibration is not None:
+        if self.calibration is not None and self.calibration_applies():
             odds = self.calibration.slope * odds + self.calibration.intercept
         values = torch.from_numpy(odds).float()
         return cast("torch.Tensor", activation_fn(values)) if activation_fn is not None else values
@@ -323,7 +371,7 @@ class VideoReranker(PrefixSharingCrossEncoder):
 
         def score(asked: NDArray[np.intp], gaps: FloatArray | None) -> np.ma.MaskedArray[Any, Any]:
             pairs = [(query, documents[index]) for index in asked.tolist()]
-            if gaps is None or self.fusion is None:
+            if gaps is None or self.fusion is None or not self.calibration_applies():
                 return np.ma.asarray(self.predict(pairs, **kwargs))
             if "activation_fn" in kwargs:
                 raise ValueError("activation_fn: a fused score is a probability already; leave first_stage or it out.")
@@ -399,4 +447,5 @@ class VideoReranker(PrefixSharingCrossEncoder):
         self.prior_correction = report.fit.prior_correction
         self.calibration = report.fit.calibration
         self.fusion = report.fit.fusion
+        self._made_for = self.fingerprint_fields()
         return report

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -120,7 +119,7 @@ class _EncoderEmbedder(_Embedder):
 class _PlainEmbedder(_Embedder):
     """Any other SentenceTransformer that takes video."""
 
-    @functools.cached_property
+    @property
     def fingerprint(self) -> str:
         model = self.model
         parts: list[dict[str, Any]] = [
@@ -138,7 +137,7 @@ class _PlainEmbedder(_Embedder):
         }
         return fields_digest(fields)
 
-    @functools.cached_property
+    @property
     def key(self) -> str:
         return model_key(self.fingerprint, "sentence-transformers")
 

@@ -43,6 +43,7 @@ from vidembed.video.fingerprint import content_fingerprint
 
 if TYPE_CHECKING:
     from vidembed.reranker import VideoReranker
+    from vidembed.scoring import ScoreFusion
 
 
 @dataclass(frozen=True)
@@ -90,8 +91,9 @@ class _Run:
         )
         odds = odds[:, stage.readable]  # (T, W)
         turned = {"t2v": odds, "v2t": odds.T}
+        fusion = _fusion_of(self.reranker)
         return {
-            way: second_stage(stage.oriented(way), turned[way], wanted[way], self.reranker.fusion) for way in DIRECTIONS
+            way: second_stage(stage.oriented(way), turned[way], wanted[way], fusion) for way in DIRECTIONS
         }, unanswered
 
 
@@ -303,9 +305,13 @@ def _rerank_facts(reranker: VideoReranker, k: int, name: str) -> RerankFacts:
         fingerprint=reranker.fingerprint,
         mode=reranker.mode,
         k=k,
-        fused=reranker.fusion is not None,
+        fused=_fusion_of(reranker) is not None,
         prior_weights=(weights.video_weight, weights.text_weight) if reranker.mode == "prior_corrected" else None,
     )
+
+
+def _fusion_of(reranker: VideoReranker) -> ScoreFusion | None:
+    return reranker.fusion if reranker.fusion is not None and reranker.calibration_applies() else None
 
 
 def _validation_facts(stage: FirstStage) -> dict[str, Any]:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vidembed.index.errors import IndexDamagedError, IndexMismatchError
 from vidembed.video.cutting import Cut, cut_from_dict, cut_to_dict
 from vidembed.video.scenes import Scenes
 from vidembed.video.windows import Windows
+
+if TYPE_CHECKING:
+    from vidembed.index.protocols import Fingerprinted
 
 SCHEMA_VERSION = 2
 _WITHOUT_SCENES = 1
@@ -93,19 +95,20 @@ class IndexMeta:
         except TypeError as error:
             raise IndexDamagedError(damaged.format(error)) from error
 
-    def require_model(self, fingerprint: str, fields: Mapping[str, Any], *, name: str) -> None:
-        """Refuse a model other than the one that made the vectors.
+    def require_model(self, model: Fingerprinted, *, name: str) -> None:
+        """Refuse a model other than the one that made the vectors, or that model with other weights.
 
         Args:
-            fingerprint: Fingerprint of the model at hand.
-            fields: Its readable form.
-            name: What the model at hand was loaded as.
+            model: The model at hand.
+            name: What it was loaded as.
 
         Raises:
             IndexMismatchError: The fingerprints differ. The message says both, and the fields that differ.
         """
+        fingerprint = model.fingerprint
         if fingerprint == self.model_fingerprint:
             return
+        fields = model.fingerprint_fields()
         keys = sorted({*fields, *self.fingerprint_fields})
         differing = [
             f"{key} {self.fingerprint_fields.get(key)!r} in the index, {fields.get(key)!r} now"

@@ -71,8 +71,7 @@ def package_reranker(layer: int, out: Path = RERANKER, *, clips: int = 100, seed
         ]
         found = first_stage_candidates(reranker.encoder(layer=layer, prefix=None), captioned, k=FIT_DEPTH)
         report = reranker.calibrate(found.pairs, found.labels, first_stage=found.similarities)
-    reranker.source = "vidembed/shapes-mllm"
-    reranker.save_pretrained(str(out), model_name="vidembed/shapes-rerank")
+    reranker.save_pretrained(str(out))
     _halve(out / "model.safetensors")
     figures = _FIGURES.format(
         pairs=report.pairs,

@@ -58,14 +58,9 @@ class RerankerConfig:
         Raises:
             BackboneError: The model at hand is another.
         """
-        there, here = (json.loads(json.dumps(one)) for one in (self.made_for, fields))  # tuples become lists
-        if there.pop("sampling", None) != here.pop("sampling", None):
+        if self.made_for and self.made_for.get("sampling") != fields.get("sampling"):
             logger.warning("%s: its numbers were fitted with another frame grid", name)
-        if there.pop("dtype", None) != here.pop("dtype", None):
-            there.pop("weights", None)  # rounded otherwise, so its digest is another
-            here.pop("weights", None)
-        differing = sorted(key for key in {*there, *here} if there.get(key) != here.get(key))
-        if self.made_for and differing:
+        if differing := differing_fields(self.made_for, fields):
             raise BackboneError(
                 f"{name}: its numbers were fitted on another model ({', '.join(differing)} differ; it was made for "
                 f"{self.source or 'an unnamed one'}). Calibrate this model, or load that one."
@@ -100,6 +95,24 @@ class RerankerConfig:
             return cls(mode=mode, **parts, **content)
         except (KeyError, TypeError, ValueError) as error:
             raise BackboneError(f"{file}: {error}. {again}") from error
+
+
+def differing_fields(made_for: dict[str, Any], fields: dict[str, Any]) -> list[str]:
+    """Names of the fields by which a model is another than the one that numbers were fitted on.
+
+    Args:
+        made_for: `VideoReranker.fingerprint_fields` when they were fitted; empty if that is not known.
+        fields: The same of the model at hand.
+
+    Returns:
+        Sorted names; none where `made_for` is empty. The frame grid is not compared, nor weights of another dtype, whose
+        digest differs by rounding.
+    """
+    there, here = (json.loads(json.dumps(one)) for one in (made_for, fields))  # tuples become lists
+    passed = {"sampling", "dtype"}
+    if there.get("dtype") != here.get("dtype"):
+        passed.add("weights")
+    return sorted(key for key in {*there, *here} - passed if made_for and there.get(key) != here.get(key))
 
 
 def find_config(name: str, **hub: Any) -> RerankerConfig | None:

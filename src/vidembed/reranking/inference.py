@@ -68,7 +68,7 @@ class PrefixSharingCrossEncoder(VideoInputs, CrossEncoder):
         module = self._transformer
         return {
             **module_fields(module.config.model_type, module.processor),
-            "weights": self._weights_digest,
+            "weights": weights_digest(self._transformer.model),
             "adapters": self.weights,
             "sampling": self.sampling.as_dict(),
             "dtype": str(self.dtype).removeprefix("torch."),
@@ -79,12 +79,13 @@ class PrefixSharingCrossEncoder(VideoInputs, CrossEncoder):
         """SHA-256 hex digest of `fingerprint_fields`."""
         return fields_digest(self.fingerprint_fields())
 
-    @functools.cached_property
-    def _weights_digest(self) -> str:
-        return weights_digest(self._transformer.model)
-
     def preprocess(self, inputs: Sequence[Any], prompt: str | None = None, **kwargs: Any) -> dict[str, Any]:
-        """As the host's, for every kind of pair that `predict` takes: whole prompts, one per pair, left-padded."""
+        """As the host's, for every kind of pair that `predict` takes: whole prompts, one per pair, left-padded.
+
+        Texts alone are taken too: the host's trainer counts the tokens of a column.
+        """
+        if inputs and all(isinstance(item, str) for item in inputs):
+            return self._call_host(list(inputs), [], prompt, **kwargs)
         rows = [
             self._prepare_one(
                 pair.index,

@@ -40,13 +40,16 @@ T = TypeVar("T")
 class _Known:
     """An encoder whose vector for the query is there already, for `vidembed.index.retrieval.search`."""
 
-    def __init__(self, vector: NDArray[np.float32], fingerprint: str, fields: dict[str, Any]) -> None:
+    def __init__(self, vector: NDArray[np.float32], encoder: VideoEncoder) -> None:
         self._vector = vector
-        self._fields = fields
-        self.fingerprint = fingerprint
+        self._encoder = encoder
+
+    @property
+    def fingerprint(self) -> str:
+        return self._encoder.fingerprint
 
     def fingerprint_fields(self) -> dict[str, Any]:
-        return self._fields
+        return self._encoder.fingerprint_fields()
 
     def encode_query(self, _inputs: Any, /) -> NDArray[np.float32]:
         return self._vector
@@ -91,10 +94,9 @@ class Engine:
         self.limits = limits or Limits()
         self.metrics = Metrics(waiting=lambda: self.batcher.waiting)
         self.dimension = int(encoder.get_embedding_dimension() or 0)
-        self._fingerprint, self._fields = encoder.fingerprint, encoder.fingerprint_fields()
         self.media: MediaLibrary | None = None
         if index is not None:
-            index.meta.require_model(self._fingerprint, self._fields, name=model)
+            index.meta.require_model(encoder, name=model)
             folder = index.folder
             # A handle of its own, since the other may be in use.
             self.media = MediaLibrary(lambda: VideoIndex.open(folder).files())
@@ -223,7 +225,7 @@ class Engine:
             # One handle must not be asked by two threads.
             with self._index_lock:
                 _check_conditions(index, keep)
-                known = _Known(vector, self._fingerprint, self._fields)
+                known = _Known(vector, self.encoder)
                 wanted = max(k, count)
                 return search(index, known, query, k=wanted, name=self.model, keep=keep, merge=merge, around=around)
 

@@ -20,7 +20,7 @@ from transformers import set_seed
 from vidembed.atomic import write_atomically
 from vidembed.backbone import BackboneError
 from vidembed.backbone.load import check_dtype
-from vidembed.models import resolve_model
+from vidembed.models import loading_name, resolve_model
 from vidembed.training.curves import LogFile, plot_curves, read_log
 from vidembed.training.evaluator import PairEvaluator
 from vidembed.training.extras import require_extra
@@ -176,7 +176,7 @@ def align(
             check_saved(draft, probes)
         else:
             write_adapter(adapter, draft)
-        write_facts(draft, target.name, facts)
+        write_facts(draft, loading_name(out), facts)
     shutil.rmtree(work)
     return target
 

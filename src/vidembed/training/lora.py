@@ -161,5 +161,4 @@ class LanguageAdapter:
         model: Any = self.encoder[0].model
         if hasattr(model, "peft_config"):
             del model.peft_config
-        self.encoder.__dict__.pop("_weights_digest", None)  # the fingerprint's, of the weights before
         return self.encoder

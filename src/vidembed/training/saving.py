@@ -19,7 +19,9 @@ from sentence_transformers import SentenceTransformer
 
 from vidembed.backbone import ReadoutMismatchError
 from vidembed.building import MIN_COSINE
+from vidembed.card import encoder_usage, path_note, title
 from vidembed.checkpoint import FILE_NAME, LAYER_DEFINITION, CheckpointConfig
+from vidembed.models import loading_name
 from vidembed.training.lora import LanguageAdapter, LoraSettings
 from vidembed.video import Sampling, VideoFrames
 
@@ -190,12 +192,12 @@ def merge_adapter(
         check_saved(draft, probes)
         facts = Path(adapter, ALIGNMENT_FILE)
         alignment = json.loads(facts.read_text(encoding="utf-8")) if facts.is_file() else {}
-        write_facts(draft, target.name, alignment)
+        write_facts(draft, loading_name(out), alignment)
     return target
 
 
 def write_facts(folder: Path, name: str, alignment: dict[str, Any]) -> None:
-    """Write ``alignment.json``, and the card of a checkpoint."""
+    """Write ``alignment.json``, and the card of a checkpoint that is loaded by `name`."""
     (folder / ALIGNMENT_FILE).write_text(json.dumps(alignment, indent=2) + "\n", encoding="utf-8")
     file = folder / FILE_NAME
     if file.is_file():
@@ -205,21 +207,14 @@ def write_facts(folder: Path, name: str, alignment: dict[str, Any]) -> None:
 def _card(name: str, config: CheckpointConfig, alignment: dict[str, Any]) -> str:
     merged = alignment.get("output", "merged") == "merged"
     loading = (
-        f"""It is a plain sentence-transformers checkpoint:
-
-```python
-from sentence_transformers import SentenceTransformer
-
-model = SentenceTransformer("{name}")
-text = model.encode(["a dog runs on the beach"])
-```"""
+        f"It is a plain sentence-transformers checkpoint.\n\n{encoder_usage(name)}".rstrip()
         if merged
         else f"""It is a PEFT adapter of the base model (the class without the head). To make a checkpoint of it:
 
-```python
+{path_note(name)}```python
 from vidembed.training import merge_adapter
 
-merge_adapter("MODEL", "{name}", "CHECKPOINT")
+merge_adapter("{config.source if "/" in config.source else "MODEL"}", "{name}", "CHECKPOINT")
 ```"""
     )
     training, lora = alignment.get("training", {}), alignment.get("lora", {})
@@ -244,7 +239,7 @@ tags:
 - vidembed
 ---
 
-# {name}
+# {title(name)}
 
 A video, image and text embedding model: `{config.source}` (`{config.model_type}`), its language model aligned with
 pairs of texts as VidVec does (arXiv 2602.08099, sections 3.4 and 3.5). No video was used, and no weight of the vision

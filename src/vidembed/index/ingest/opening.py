@@ -57,7 +57,7 @@ def open_for_writing(folder: Path, encoder: IndexedModel, model: str, cut: Cut |
     """
     if (index := open_if_there(folder)) is None:
         return None
-    index.meta.require_model(encoder.fingerprint, encoder.fingerprint_fields(), name=model)
+    index.meta.require_model(encoder, name=model)
     if cut is not None and cut != index.meta.cut:
         raise IndexMismatchError(
             f"segment: asked for {_said(cut)}, and the index in {str(folder)!r} has {_said(index.meta.cut)}; "

@@ -154,7 +154,7 @@ def search(
     """
     check_query(query, k)
     check_options(k=k, exact=exact, keep=keep, copy=copy, bank=bank, merge=merge, around=around)
-    index.meta.require_model(encoder.fingerprint, encoder.fingerprint_fields(), name=name)
+    index.meta.require_model(encoder, name=name)
     # A dict, since a bare string could be taken for the path of a video.
     vector = np.asarray(encoder.encode_query({"text": query}), dtype=np.float64).reshape(-1)  # (D,)
     return nearest(index, vector, k=k, exact=exact, keep=keep, copy=copy, bank=bank, merge=merge, around=around)
@@ -202,7 +202,7 @@ def search_many(
     for number, query in enumerate(queries):
         check_query(query, k, name=f"queries[{number}]")
     check_options(k=k, exact=exact, keep=keep, copy=copy, bank=bank, merge=merge, around=around)
-    index.meta.require_model(encoder.fingerprint, encoder.fingerprint_fields(), name=name)
+    index.meta.require_model(encoder, name=name)
     vectors = encode_queries(encoder, queries, dimension=index.meta.dimension)
     return _nearest(index, vectors, _Way(exact, keep, copy, bank), k=k, merge=merge, around=around)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from llama_index.core import instrumentation
-from llama_index.core.bridge.pydantic import ConfigDict, Field, PrivateAttr, field_validator
+from llama_index.core.bridge.pydantic import ConfigDict, Field, PrivateAttr, field_serializer, field_validator
 from llama_index.core.callbacks.schema import CBEventType, EventPayload
 from llama_index.core.embeddings import MultiModalEmbedding
 from llama_index.core.instrumentation.events.embedding import EmbeddingEndEvent, EmbeddingStartEvent
@@ -67,8 +67,9 @@ class VideoEmbedding(Gate, MultiModalEmbedding):
         on_error: "raise", or "skip" to leave out what cannot be read, and log it: nodes that this is called with, as
             pipelines do, get no embedding, which keeps them out of stores, and `get_video_embeddings` gives None.
             Methods that must give a vector for every text raise in both cases.
-        fingerprint: Of the model's vectors (`VideoEncoder.fingerprint`). It is filled in, so that the cache of a
-            pipeline tells models of one name apart; a saved one is compared with the model that is loaded.
+        fingerprint: Of the model's vectors (`VideoEncoder.fingerprint`). It is filled in whenever this is saved or
+            hashed, so that the cache of a pipeline tells models of one name apart, also one that was trained since; a
+            saved one is compared with the model that is loaded.
         **fields: ``embed_batch_size`` (default 10), ``callback_manager``, ``num_workers``, and those of `Gate`:
             ``allowed_schemes``, ``root``.
 
@@ -146,6 +147,12 @@ class VideoEmbedding(Gate, MultiModalEmbedding):
                 f"{str(self.fingerprint)[:16]}). Leave fingerprint out, and embed everything that is stored anew."
             )
         self.fingerprint = found
+
+    @field_serializer("fingerprint")
+    def _fingerprint_now(self, _known: str | None) -> str:
+        """Of the weights as they are now: the model may have been trained since."""
+        self.fingerprint = self.encoder.fingerprint
+        return self.fingerprint
 
     @classmethod
     def class_name(cls) -> str:
@@ -350,6 +357,7 @@ class VideoEmbedding(Gate, MultiModalEmbedding):
 
     def __getstate__(self) -> dict[str, Any]:
         """Without a model that can be loaded again by its name, and without what belongs to this process."""
+        self.fingerprint = self.encoder.fingerprint
         names = set(type(self).model_fields) - _OF_THIS_PROCESS
         encoder = None if self._loaded_by_name else self._encoder
         return {"encoder": encoder, "fields": {name: getattr(self, name) for name in sorted(names)}}
