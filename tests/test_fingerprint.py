@@ -1,4 +1,4 @@
-"""Fingerprints follow the weights, however those were changed; the digest itself stays what stored ones were made by."""
+"""Fingerprints follow the weights, however those were changed; the digest stays what stored ones were made by."""
 
 from __future__ import annotations
 

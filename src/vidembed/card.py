@@ -21,7 +21,10 @@ TRAINED_TAG: Final = "generated_from_trainer"
 """What the trainers of sentence-transformers tag a model with."""
 
 _UNTRAINED: Final = " No weight was trained."
-_LOADED: Final = re.compile(r'((?:VideoEncoder|SentenceTransformer)\()"[^"\n]*"')
+_HOOK: Final = "import vidembed  # it knows the name\n"
+_HOST: Final = "from sentence_transformers import SentenceTransformer\n"
+_PATH: Final = "  # the path of this folder, from where you run it"
+_LOADED: Final = re.compile(rf'\b(VideoEncoder|SentenceTransformer)\("[^"\n]*"\)(?:{_PATH})?')
 
 
 def model_card(name: str, config: CheckpointConfig, cosines: tuple[float, float] | None = None) -> str:
@@ -34,7 +37,11 @@ def model_card(name: str, config: CheckpointConfig, cosines: tuple[float, float]
             None where it was not measured, so that the weights may have been changed since.
     """
     layer = "the last block, with its trained final norm," if config.layer == -1 else f"block {config.layer}"
-    measured = "" if cosines is None else f"{cosines[0]:.8f} (one video), {cosines[1]:.8f} (one text)"
+    untrained, row = "", ""
+    if cosines is not None:
+        untrained = _UNTRAINED
+        row = "| cosine with the hidden state of the full model "
+        row += f"| {cosines[0]:.8f} (one video), {cosines[1]:.8f} (one text) |\n"
     return f"""---
 library_name: sentence-transformers
 pipeline_tag: feature-extraction
@@ -48,9 +55,9 @@ tags:
 
 A video, image and text embedding model: {layer} of the {config.depth} decoder blocks of `{config.source}`
 (`{config.model_type}`), read at the last token of a "in one word" prompt, as VidVec does (arXiv 2602.08099).
-It is a plain sentence-transformers checkpoint.{measured and _UNTRAINED}
+It is a plain sentence-transformers checkpoint.{untrained}
 
-{encoder_usage(name, config)}{measured and f"| cosine with the hidden state of the full model | {measured} |{chr(10)}"}"""
+{encoder_usage(name, config)}{row}"""
 
 
 def title(name: str) -> str:
@@ -59,8 +66,8 @@ def title(name: str) -> str:
 
 
 def path_note(name: str) -> str:
-    """A sentence that says what the name in a snippet is, if it is a path."""
-    return f"`{name}` is the path of this folder, from where you run it.\n\n" if name.startswith(".") else ""
+    """The comment of a line that holds `name`, if that is a path."""
+    return _PATH if name.startswith(".") else ""
 
 
 def encoder_usage(name: str, config: CheckpointConfig | None = None) -> str:
@@ -70,11 +77,9 @@ def encoder_usage(name: str, config: CheckpointConfig | None = None) -> str:
         name: How a user loads it.
         config: Its `CheckpointConfig`; None leaves out how its vectors come about.
     """
-    hook = "import vidembed  # it knows the name\n" if name.startswith(NAMESPACE) else ""
-    return f"""{path_note(name)}```python
-{hook}from sentence_transformers import SentenceTransformer
-
-model = SentenceTransformer("{name}")
+    return f"""```python
+{_imports(name)}
+model = SentenceTransformer("{name}"){path_note(name)}
 text = model.encode(["a dog runs on the beach"])
 ```
 
@@ -83,11 +88,15 @@ With vidembed (`pip install vidembed`), frames are chosen by presentation time a
 ```python
 from vidembed import VideoEncoder
 
-model = VideoEncoder("{name}")
+model = VideoEncoder("{name}"){path_note(name)}
 video = model.encode(["clip.mp4"])
 score = model.similarity(model.encode({{"text": "a dog runs on the beach"}}), video)
 ```
 {_table(config) if config is not None else ""}"""
+
+
+def _imports(name: str) -> str:
+    return _HOOK + _HOST if name.startswith(NAMESPACE) else _HOST
 
 
 def _table(config: CheckpointConfig) -> str:
@@ -111,7 +120,8 @@ def updated(card: str, name: str, *, before: str, now: str) -> str:
         before: Fingerprint of the former.
         now: Fingerprint of the latter.
     """
-    card = _LOADED.sub(rf'\1"{name}"', card)
+    card = _LOADED.sub(lambda found: f'{found[1]}("{name}"){path_note(name)}', card)
+    card = card.replace(_HOOK, "").replace(_HOST, _imports(name))
     return card if before == now else card.replace(before or now, now).replace(_UNTRAINED, "")
 
 
@@ -183,10 +193,10 @@ def reranker_usage(name: str, config: RerankerConfig) -> str:
     calibration = "none"
     if config.calibration is not None:
         calibration = f"sigmoid({config.calibration.slope:.3f} * log-odds {config.calibration.intercept:+.3f})"
-    return f"""{path_note(name)}```python
+    return f"""```python
 from vidembed import VideoReranker
 
-reranker = VideoReranker("{name}")
+reranker = VideoReranker("{name}"){path_note(name)}
 reranker.rank("a dog runs on the beach", ["a.mp4", "b.mp4"])
 ```
 

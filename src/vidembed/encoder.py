@@ -7,7 +7,7 @@ import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from sentence_transformers.base.modules import Normalize
@@ -24,7 +24,7 @@ from vidembed.checkpoint import CheckpointConfig
 from vidembed.encoding.inference import PipelinedSentenceTransformer
 from vidembed.encoding.pipeline import Failed, OnError, check_on_error, default_workers
 from vidembed.fingerprint import fields_digest, module_fields, pooling_fields, weights_digest
-from vidembed.models import loading_name, portable_name, resolve_model
+from vidembed.models import portable_name, resolve_model
 from vidembed.video import Sampling
 from vidembed.video.download import UrlAccess
 
@@ -227,16 +227,16 @@ class VideoEncoder(PipelinedSentenceTransformer):
     ) -> None:
         """The host's hook: our card, the card that was loaded brought up to date, or after training both in one."""
         data, config, before = self.model_card_data, self._current_config(), self.checkpoint_config
-        trained = card.TRAINED_TAG in data.tags
+        trained, loaded = card.TRAINED_TAG in data.tags, cast("str | None", self._model_card_text)
         name = card.shown_name(data, path, model_name)
         if trained:
             data.add_tags([*card.TAGS])
         file = Path(path, "README.md")
-        if config is not None and not trained and not self._model_card_text:
+        if config is not None and not trained and not loaded:
             file.write_text(card.model_card(name, config), encoding="utf-8")
             return
         write = functools.partial(super()._create_model_card, path, model_name, train_datasets)
-        if trained or not self._model_card_text:
+        if trained or not loaded:
             card.write_with_usage(file, write, data, card.encoder_usage(name, config))
             return
         write()

@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -107,9 +108,10 @@ def _sampled(tensors: Mapping[str, torch.Tensor]) -> dict[str, bytes]:
         picked.setdefault(tensor.device, {})[name] = tensor.reshape(-1)[places[key]].float()  # (<= WEIGHT_SAMPLES,)
     found: dict[str, bytes] = {}
     for parts in picked.values():
-        values = torch.cat(list(parts.values())).cpu()
-        for name, part in zip(parts, values.split([len(part) for part in parts.values()]), strict=True):
-            found[name] = part.numpy().astype("<f4").tobytes()
+        values = torch.cat(list(parts.values())).cpu().numpy().astype("<f4")
+        ends = np.cumsum([len(part) for part in parts.values()])
+        for name, part in zip(parts, np.split(values, ends[:-1]), strict=True):
+            found[name] = part.tobytes()
     return found
 
 

@@ -17,8 +17,8 @@ from torch import nn
 
 from vidembed import card
 from vidembed.backbone import BackboneError
-from vidembed.backbone.answers import answer_tokens
 from vidembed.backbone.adapters import check_saveable
+from vidembed.backbone.answers import answer_tokens
 from vidembed.backbone.load import Backbone, check_dtype
 from vidembed.backbone.module import as_transformer_module, declare_sampling
 from vidembed.backbone.templates import match_template

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from sentence_transformers import CrossEncoder
 
 from vidembed import VideoReranker
-from vidembed.backbone import BackboneError
+from vidembed.backbone import BackboneError, find_parts
 from vidembed.reranking.answers import Answers
 from vidembed.reranking.calibration import calibrate
 from vidembed.reranking.config import RerankerConfig
@@ -136,6 +137,45 @@ class TestOfAReranker:
         calibrated.save_calibration(tmp_path / "numbers.json")
         with pytest.raises(BackboneError, match=r"fitted on another model \(.*model_type.*weights"):
             VideoReranker(tiny_mllm("qwen2_vl"), device="cpu", calibration=tmp_path / "numbers.json")
+
+    @pytest.mark.parametrize("through_data", [False, True])
+    def test_does_not_outlive_an_edit_of_the_weights(
+        self, calibrated: VideoReranker, clips: list[Path], tmp_path: Path, through_data: bool
+    ) -> None:
+        pairs = [("something", clip) for clip in clips]
+        weight = find_parts(calibrated[0].model).blocks[0].mlp.up_proj.weight  # type: ignore[union-attr]
+        with torch.no_grad():
+            (weight.data if through_data else weight).add_(0.01)
+        for score in (
+            lambda: calibrated.predict(pairs),
+            lambda: calibrated.rank("something", clips),
+            lambda: calibrated.rank("something", clips, first_stage=[0.1, 0.2, 0.3]),
+        ):
+            with pytest.raises(BackboneError, match=r"before it changed \(weights differ\)"):
+                score()
+        calibrated.save_pretrained(str(tmp_path / "model"))
+        again = VideoReranker(str(tmp_path / "model"), device="cpu")
+        assert again.calibration is again.fusion is None
+        calibrated.calibration = calibrated.fusion = None
+        assert np.abs(calibrated.predict(pairs) - again.predict(pairs)).max() <= 1e-6
+
+    def test_comes_back_with_the_adapter_that_it_was_fitted_with(
+        self, reranker: VideoReranker, clips: list[Path]
+    ) -> None:
+        peft = pytest.importorskip("peft")
+        config = peft.LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)
+        peft.inject_adapter_in_model(config, reranker[0].model)
+        layers = [module for module in reranker[0].model.modules() if hasattr(module, "base_layer")]
+        pairs = [(text, clip) for text in ("a", "bc", "def", "ghij") for clip in clips]
+        reranker.calibrate(pairs, [1, 0, 0] * 4, folds=2)
+        scores = reranker.predict(pairs)
+        for layer in layers:
+            layer.enable_adapters(enabled=False)
+        with pytest.raises(BackboneError, match=r"\(adapters, weights differ\)"):
+            reranker.predict(pairs)
+        for layer in layers:
+            layer.enable_adapters(enabled=True)
+        assert np.array_equal(reranker.predict(pairs), scores)
 
     def test_another_dtype_is_let_pass_and_another_grid_told(
         self, calibrated: VideoReranker, caplog: pytest.LogCaptureFixture

@@ -178,6 +178,15 @@ def test_a_video_that_is_elsewhere_is_found_and_has_no_media(
     assert server.client.get(f"/media/{media_id}").status_code == 404
 
 
+def test_no_hits_once_the_model_was_changed(serve: Callable[..., SimpleNamespace]) -> None:
+    server = serve()
+    assert asked(server.client)
+    server.encoder.name = "trained"
+    assert server.client.get("/search?q=red").status_code == 500  # the operator's to mend: the log says how
+    server.encoder.name = "fake"
+    assert asked(server.client)
+
+
 def test_the_description_has_the_limits(serve: Callable[..., SimpleNamespace]) -> None:
     described = serve(limits={"max_k": 7, "max_rerank": 3, "max_chars": 50}).client.get("/openapi.json").json()
     parameters = described["paths"]["/search"]["get"]["parameters"]

@@ -386,6 +386,18 @@ def test_saving_one_with_a_ready_encoder(encoder: VideoEncoder) -> None:
     assert VideoEmbedding.from_dict(named.to_dict()).fingerprint == named.fingerprint
 
 
+def test_saving_one_whose_encoder_was_trained_since() -> None:
+    encoder = VideoEncoder("vidembed/shapes", device="cpu")
+    embedding = VideoEmbedding(encoder=encoder)
+    before = embedding.to_dict()
+    next(encoder.parameters()).data.add_(0.1)
+    assert embedding.to_dict()["fingerprint"] == encoder.fingerprint != before["fingerprint"]
+    copy = pickle.loads(pickle.dumps(embedding))
+    assert close(copy.get_query_embedding(WORDS), embedding.get_query_embedding(WORDS))
+    with pytest.raises(ValueError, match="other vectors now"):
+        VideoEmbedding.from_dict(before, encoder=encoder)
+
+
 def test_it_is_a_setting(embedding: VideoEmbedding, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Settings, "_embed_model", None)
     Settings.embed_model = embedding

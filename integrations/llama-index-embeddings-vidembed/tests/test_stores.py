@@ -129,6 +129,27 @@ def test_the_cache_of_a_pipeline_keeps_videos_apart(watched: Watched, drawn: Pat
     assert other.video_resource.path == one.video_resource.path == drawn / "a.mp4"
 
 
+def test_the_cache_knows_a_model_that_was_trained_since(watched: Watched, drawn: Path) -> None:
+    documents = VideoReader().load_data(drawn / "c.mp4")
+    embedding = VideoEmbedding(encoder=watched)
+    pipeline = IngestionPipeline(transformations=[embedding])
+    before = list(pipeline.run(documents=documents)[0].embedding)
+    weight = next(watched.parameters())
+    kept = weight.data.clone()
+    try:
+        weight.data.add_(0.1)
+        watched.inputs.clear()
+        after = list(pipeline.run(documents=documents)[0].embedding)
+        assert watched.files() == ["c.mp4"]
+        assert after != before
+        assert embedding.to_dict()["fingerprint"] == watched.fingerprint
+    finally:
+        weight.data = kept
+    watched.inputs.clear()
+    assert pipeline.run(documents=documents)[0].embedding == before
+    assert watched.files() == []
+
+
 def test_the_cache_knows_a_changed_file(watched: Watched, folder: Path) -> None:
     pipeline = IngestionPipeline(transformations=[VideoNodeParser(segment_s=4), VideoEmbedding(encoder=watched)])
     pipeline.run(documents=VideoReader().load_data(folder / "c.mp4"))

@@ -61,8 +61,8 @@ def check_saveable(model: nn.Module) -> None:
     known = getattr(model, "_hf_peft_config_loaded", False) or type(model).__module__.startswith("peft.")
     if layer is not None and not known:
         raise BackboneError(
-            f"{layer} is an adapter layer that was put into the model without transformers' knowledge, so no checkpoint "
-            "can hold it. Merge the adapter first (LanguageAdapter.merge), or save the adapter alone."
+            f"{layer} is an adapter layer that was put into the model without transformers' knowledge, so no "
+            "checkpoint can hold it. Merge the adapter first (LanguageAdapter.merge), or save the adapter alone."
         )
 
 

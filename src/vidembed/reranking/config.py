@@ -105,8 +105,8 @@ def differing_fields(made_for: dict[str, Any], fields: dict[str, Any]) -> list[s
         fields: The same of the model at hand.
 
     Returns:
-        Sorted names; none where `made_for` is empty. The frame grid is not compared, nor weights of another dtype, whose
-        digest differs by rounding.
+        Sorted names; none where `made_for` is empty. The frame grid is not compared, nor are weights of another dtype,
+        whose digest differs by rounding.
     """
     there, here = (json.loads(json.dumps(one)) for one in (made_for, fields))  # tuples become lists
     passed = {"sampling", "dtype"}

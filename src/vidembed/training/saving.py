@@ -211,10 +211,10 @@ def _card(name: str, config: CheckpointConfig, alignment: dict[str, Any]) -> str
         if merged
         else f"""It is a PEFT adapter of the base model (the class without the head). To make a checkpoint of it:
 
-{path_note(name)}```python
+```python
 from vidembed.training import merge_adapter
 
-merge_adapter("{config.source if "/" in config.source else "MODEL"}", "{name}", "CHECKPOINT")
+merge_adapter("{config.source if "/" in config.source else "MODEL"}", "{name}", "CHECKPOINT"){path_note(name)}
 ```"""
     )
     training, lora = alignment.get("training", {}), alignment.get("lora", {})

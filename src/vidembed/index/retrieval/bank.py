@@ -132,13 +132,11 @@ def refresh(
 
     Raises:
         ValueError: There are no queries or too many, or one is empty.
-        IndexMismatchError: The bank or `encoder` is of another model than the index.
         RuntimeError: The model gave no usable vector for a query.
     """
     index.latest()
     known = _read(index)
     if queries is not None:
-        index.meta.require_model(encoder, name="the model of the bank queries")
         vectors = encode(encoder, queries)
         beta = DEFAULT_BETA if beta is None else beta
     elif known is None or not len(index):
