@@ -43,7 +43,7 @@ def card_of(folder: str | Path) -> str:
     return Path(folder, "README.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("folder", ["embedder", "out/embedder", "./out/embedder", "../beside/embedder"])
+@pytest.mark.parametrize("folder", ["embedder", "out/embedder", "./out/embedder", "../beside/embedder", 'a "b" \\ é'])
 def test_a_relative_path_loads_where_it_was_given(
     encoder: VideoEncoder, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +25,7 @@ _UNTRAINED: Final = " No weight was trained."
 _HOOK: Final = "import vidembed  # it knows the name\n"
 _HOST: Final = "from sentence_transformers import SentenceTransformer\n"
 _PATH: Final = "  # the path of this folder, from where you run it"
-_LOADED: Final = re.compile(rf'\b(VideoEncoder|SentenceTransformer)\("[^"\n]*"\)(?:{_PATH})?')
+_LOADED: Final = re.compile(rf'\b(VideoEncoder|SentenceTransformer)\("(?:[^"\\\n]|\\.)*"\)(?:{_PATH})?')
 
 
 def model_card(name: str, config: CheckpointConfig, cosines: tuple[float, float] | None = None) -> str:
@@ -65,6 +66,11 @@ def title(name: str) -> str:
     return name.rpartition("/")[2] if name.startswith(".") else name
 
 
+def quoted(name: str) -> str:
+    """`name` as a string of Python."""
+    return json.dumps(name, ensure_ascii=False)
+
+
 def path_note(name: str) -> str:
     """The comment of a line that holds `name`, if that is a path."""
     return _PATH if name.startswith(".") else ""
@@ -79,7 +85,7 @@ def encoder_usage(name: str, config: CheckpointConfig | None = None) -> str:
     """
     return f"""```python
 {_imports(name)}
-model = SentenceTransformer("{name}"){path_note(name)}
+model = SentenceTransformer({quoted(name)}){path_note(name)}
 text = model.encode(["a dog runs on the beach"])
 ```
 
@@ -88,7 +94,7 @@ With vidembed (`pip install vidembed`), frames are chosen by presentation time a
 ```python
 from vidembed import VideoEncoder
 
-model = VideoEncoder("{name}"){path_note(name)}
+model = VideoEncoder({quoted(name)}){path_note(name)}
 video = model.encode(["clip.mp4"])
 score = model.similarity(model.encode({{"text": "a dog runs on the beach"}}), video)
 ```
@@ -120,7 +126,7 @@ def updated(card: str, name: str, *, before: str, now: str) -> str:
         before: Fingerprint of the former.
         now: Fingerprint of the latter.
     """
-    card = _LOADED.sub(lambda found: f'{found[1]}("{name}"){path_note(name)}', card)
+    card = _LOADED.sub(lambda found: f"{found[1]}({quoted(name)}){path_note(name)}", card)
     card = card.replace(_HOOK, "").replace(_HOST, _imports(name))
     return card if before == now else card.replace(before or now, now).replace(_UNTRAINED, "")
 
@@ -196,7 +202,7 @@ def reranker_usage(name: str, config: RerankerConfig) -> str:
     return f"""```python
 from vidembed import VideoReranker
 
-reranker = VideoReranker("{name}"){path_note(name)}
+reranker = VideoReranker({quoted(name)}){path_note(name)}
 reranker.rank("a dog runs on the beach", ["a.mp4", "b.mp4"])
 ```
 

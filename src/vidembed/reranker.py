@@ -137,7 +137,7 @@ class VideoReranker(PrefixSharingCrossEncoder):
         self.prior_correction: PriorCorrection = config.prior_correction
         self.calibration: PlattScaling | None = config.calibration
         self.fusion: ScoreFusion | None = config.fusion
-        self._made_for = config.made_for
+        self._made_for = config.made_for if config.calibration or config.fusion else {}
         if saved is not None:
             saved.check_made_for(self.fingerprint_fields(), name=self.source)
         if mode is not None:
@@ -207,7 +207,7 @@ class VideoReranker(PrefixSharingCrossEncoder):
         declare_sampling(self._transformer.processor, self.sampling)
         super().save(path, model_name, create_model_card, train_datasets)
         config = self._config_to_save()
-        if config.made_for != self._made_for:
+        if (config.calibration, config.fusion) != (self.calibration, self.fusion):
             logger.warning(
                 "%s: calibration and fusion are left out; they were fitted on the model before it changed", path
             )
@@ -269,7 +269,7 @@ class VideoReranker(PrefixSharingCrossEncoder):
             sampling=self.sampling.as_dict(),
             source=portable_name(self.source),
             weights=self.weights,
-            made_for=self._made_for if self.calibration or self.fusion else self.fingerprint_fields(),
+            made_for=((self.calibration or self.fusion) and self._made_for) or self.fingerprint_fields(),
         )
 
     # -- scoring -----------------------------------------------------------------------------------------------------

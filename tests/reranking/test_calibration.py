@@ -159,6 +159,19 @@ class TestOfAReranker:
         calibrated.calibration = calibrated.fusion = None
         assert np.abs(calibrated.predict(pairs) - again.predict(pairs)).max() <= 1e-6
 
+    def test_set_by_hand_is_saved_for_the_model_at_hand(
+        self, reranker: VideoReranker, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        reranker.calibration = PlattScaling(2.0, -1.0)
+        reranker.save_pretrained(str(tmp_path / "model"))
+        assert "left out" not in caplog.text
+        again = VideoReranker(str(tmp_path / "model"), device="cpu")
+        assert again.calibration == reranker.calibration
+        assert json.loads(json.dumps(reranker.fingerprint_fields())) == again.scoring_config.made_for
+        again.calibration = None
+        again.save_pretrained(str(tmp_path / "without"))
+        assert "left out" not in caplog.text
+
     def test_comes_back_with_the_adapter_that_it_was_fitted_with(
         self, reranker: VideoReranker, clips: list[Path]
     ) -> None:

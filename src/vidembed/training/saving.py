@@ -19,7 +19,7 @@ from sentence_transformers import SentenceTransformer
 
 from vidembed.backbone import ReadoutMismatchError
 from vidembed.building import MIN_COSINE
-from vidembed.card import encoder_usage, path_note, title
+from vidembed.card import encoder_usage, path_note, quoted, title
 from vidembed.checkpoint import FILE_NAME, LAYER_DEFINITION, CheckpointConfig
 from vidembed.models import loading_name
 from vidembed.training.lora import LanguageAdapter, LoraSettings
@@ -214,7 +214,7 @@ def _card(name: str, config: CheckpointConfig, alignment: dict[str, Any]) -> str
 ```python
 from vidembed.training import merge_adapter
 
-merge_adapter("{config.source if "/" in config.source else "MODEL"}", "{name}", "CHECKPOINT"){path_note(name)}
+merge_adapter("{config.source if "/" in config.source else "MODEL"}", {quoted(name)}, "CHECKPOINT"){path_note(name)}
 ```"""
     )
     training, lora = alignment.get("training", {}), alignment.get("lora", {})
