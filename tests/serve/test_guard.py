@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 from starlette.testclient import TestClient
@@ -38,7 +39,7 @@ def test_the_key(serve: Serve) -> None:
     right = {"Authorization": "Bearer s3cret key"}
     hit = client.get("/search?q=red", headers=right).json()["hits"][0]
     assert client.get(hit["media"]).status_code == 200  # a <video> sends no key; the id was given to one who has it
-    for path in ("/", "/page.js", "/page.css", "/health", "/health/live", "/health/ready", "/openapi.json"):
+    for path in ("/", "/page.js", "/page.css", "/icon.svg", "/favicon.ico", "/health", "/health/live", "/health/ready", "/openapi.json"):
         assert client.get(path).status_code == 200
     for path in ("/media/../search?q=a", "/page.js/../search?q=a", "/health/../metrics"):
         assert client.get(path).status_code in {401, 404}
@@ -281,6 +282,15 @@ def test_the_page_takes_nothing_from_elsewhere_and_writes_text_only(client: Test
     for name in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "new Function"):
         assert name not in script
     assert client.get("/page.js").headers["Content-Type"].startswith("text/javascript")
+
+
+def test_the_icon_is_a_picture_that_the_page_names(client: TestClient) -> None:
+    named = re.search(r'<link rel="icon" href="([^"]+)" type="([^"]+)">', client.get("/").text)
+    assert named
+    for path in (f"/{named[1]}", "/favicon.ico"):
+        answer = client.get(path)
+        assert (answer.status_code, answer.headers["Content-Type"]) == (200, named[2])
+        assert ElementTree.fromstring(answer.text).tag == "{http://www.w3.org/2000/svg}svg"
 
 
 def test_health(serve: Serve) -> None:

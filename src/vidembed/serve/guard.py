@@ -43,7 +43,7 @@ _HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
 }
 # The page holds nothing; a media id is given out by a search alone, and a <video> cannot send a key.
-_OPEN = re.compile(r"/|/page\.(js|css)|/health(/live|/ready)?|/openapi\.json|/media/[^/]*")
+_OPEN = re.compile(r"/|/page\.(js|css)|/icon\.svg|/favicon\.ico|/health(/live|/ready)?|/openapi\.json|/media/[^/]*")
 
 
 class Guard:
