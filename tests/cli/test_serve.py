@@ -85,6 +85,31 @@ def test_limits_and_names_are_passed_on(index: Path, started: list[SimpleNamespa
     assert "at most 3" in answer.json()["error"]["message"]
 
 
+def test_the_reranker_has_other_names_too(
+    index: Path, started: list[SimpleNamespace], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vidembed.index.model.load_reranker", lambda *_, **__: SimpleNamespace())
+    options = ["--rerank", "--alias", "one", "--reranker-alias", "two", "--reranker-alias", "one"]
+    assert vidembed("serve", "--in", index, "--port", 0, *options).exit_code == 0
+    client = TestClient(started[0].app, base_url="http://localhost")
+    names = [each["id"] for each in client.get("/v1/models").json()["data"]]
+    assert names == ["fake", "one", "fake-rerank", "two"]
+
+
+def test_other_sites_are_passed_on_and_any_site_is_warned_of(index: Path, started: list[SimpleNamespace]) -> None:
+    origin = {"Origin": "https://a.example"}
+    for options, allowed in (
+        ([], None),
+        (["--cors-origin", "https://b.example", "--cors-origin", "https://a.example"], "https://a.example"),
+        (["--cors-origin", "*"], "*"),
+        (["--cors-origin", "*", "--api-key", "k"], "*"),
+    ):
+        said = vidembed("serve", "--in", index, "--port", 0, *options).stderr
+        client = TestClient(started[-1].app, base_url="http://localhost")
+        assert client.get("/health", headers=origin).headers.get("Access-Control-Allow-Origin") == allowed
+        assert ("Any web page" in said) == (options == ["--cors-origin", "*"])
+
+
 def test_what_decoders_may_take_is_passed_on(
     index: Path, started: list[SimpleNamespace], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -113,6 +138,8 @@ def test_a_model_without_an_index(started: list[SimpleNamespace], loaded: Loaded
         (["--model", "fake", "--root", "/nowhere"], "root: '/nowhere' is not a folder"),
         (["--model", "fake", "--max-items", "0"], "max_items: got 0"),
         (["--model", "fake", "--visual-cache", "x"], "give --rerank or --reranker"),
+        (["--model", "fake", "--reranker-alias", "x"], "give --rerank or --reranker"),
+        (["--model", "fake", "--cors-origin", "a.example"], "cors-origin: got 'a.example'"),
         (["--in", "/nowhere"], "no vidembed index in '/nowhere'"),
         (["--model", "fake", "--host", "256.1.1.1"], "cannot listen on '256.1.1.1'"),
         (["--model", "fake", "--api-key", "a\nb"], "api_key"),

@@ -16,7 +16,8 @@ from typing import Any
 
 import websocket
 
-NAMES = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+# The headless shell is the last, since it asks for less than what people use, such as for no icon.
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chromium-headless-shell")
 KEYS = {"Enter": ("\r", 13), "Tab": ("\t", 9)}
 
 

@@ -43,6 +43,10 @@ class ServedEncoder(FakeEncoder):
                 raise RuntimeError("a crash at /secret/place")
         return super().encode_query(inputs)
 
+    def encode_document(self, inputs: Any, *, show_progress_bar: bool = False) -> np.ndarray:
+        """Another vector than that of a query, as with a model that has prompts."""
+        return np.roll(self.encode_query(inputs, show_progress_bar=show_progress_bar), 1, axis=-1)
+
     def tokenizer(self, texts: list[str], *, add_special_tokens: bool) -> dict[str, list[list[int]]]:
         assert not add_special_tokens
         return {"input_ids": [[0] * len(text.split()) for text in texts]}
@@ -99,19 +103,26 @@ def serve(index_folder: Path, videos: Path) -> Iterator[Callable[..., SimpleName
     """Starts a server in this process: `client`, `engine` and `encoder`."""
     clients: list[TestClient] = []
 
-    def start(*, api_key: str | None = None, hosts: list[str] | None = None, **how: Any) -> SimpleNamespace:
+    def start(
+        *,
+        api_key: str | None = None,
+        hosts: list[str] | None = None,
+        cors_origins: list[str] | None = None,
+        **how: Any,
+    ) -> SimpleNamespace:
         limits = Limits(**{"batch_wait_ms": 1.0, "timeout_s": 20.0, **how.pop("limits", {})})
         encoder = how.pop("encoder", None) or ServedEncoder()
         options: dict[str, Any] = {
             "model": "fake",
             "aliases": ["alias"],
+            "reranker_aliases": ["rerank-alias"],
             "reranker": FakeReranker(),
             "index": VideoIndex.open(index_folder),
             "root": videos,
             **how,
         }
         engine = Engine(encoder, limits=limits, **options)
-        client = TestClient(create_app(engine, api_key=api_key, hosts=hosts))
+        client = TestClient(create_app(engine, api_key=api_key, hosts=hosts, cors_origins=cors_origins or ()))
         client.__enter__()
         clients.append(client)
         return SimpleNamespace(client=client, engine=engine, encoder=encoder)

@@ -4,10 +4,10 @@ import json
 
 import pytest
 from fastapi import FastAPI
-from pydantic import BaseModel, ConfigDict
 from starlette.testclient import TestClient
 
 from vidembed.serve.errors import MAX_MESSAGE, MAX_PARAM, error_response, install
+from vidembed.serve.schemas import Options
 
 
 @pytest.fixture
@@ -18,8 +18,7 @@ def client() -> TestClient:
     return TestClient(app)
 
 
-class Body(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+class Body(Options):
     input: str = ""
 
 

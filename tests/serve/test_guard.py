@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from xml.etree import ElementTree as ET
 
 import pytest
 from starlette.testclient import TestClient
@@ -38,7 +39,17 @@ def test_the_key(serve: Serve) -> None:
     right = {"Authorization": "Bearer s3cret key"}
     hit = client.get("/search?q=red", headers=right).json()["hits"][0]
     assert client.get(hit["media"]).status_code == 200  # a <video> sends no key; the id was given to one who has it
-    for path in ("/", "/page.js", "/page.css", "/health", "/health/live", "/health/ready", "/openapi.json"):
+    for path in (
+        "/",
+        "/page.js",
+        "/page.css",
+        "/icon.svg",
+        "/favicon.ico",
+        "/health",
+        "/health/live",
+        "/health/ready",
+        "/openapi.json",
+    ):
         assert client.get(path).status_code == 200
     for path in ("/media/../search?q=a", "/page.js/../search?q=a", "/health/../metrics"):
         assert client.get(path).status_code in {401, 404}
@@ -73,6 +84,64 @@ def test_names_of_the_host(serve: Serve) -> None:
     for host in ("evil.example", "127.0.0.1.evil.example", "", "127.0.0.1:80:80", "box.local@evil"):
         answer = client.get("/health", headers={"Host": host})
         assert (answer.status_code, answer.json()["error"]["code"]) == (421, "wrong_host")
+
+
+# -- other sites -------------------------------------------------------------------------------------------------------
+
+
+def preflight(client: TestClient, origin: str, headers: str = "authorization,content-type,x-stainless-os") -> Any:
+    asked = {"Origin": origin, "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": headers}
+    return client.options("/v1/embeddings", headers=asked)
+
+
+def test_another_site_may_not_use_the_server_unless_it_is_named(serve: Serve) -> None:
+    body = {"input": "red"}
+    client = serve().client
+    assert preflight(client, "https://a.example").status_code == 405
+    answer = client.post("/v1/embeddings", json=body, headers={"Origin": "https://a.example"})
+    assert "Access-Control-Allow-Origin" not in answer.headers
+    client = serve(cors_origins=["https://a.example", "http://localhost:5173"]).client
+    for origin in ("https://a.example", "http://localhost:5173"):
+        answer = preflight(client, origin)
+        assert (answer.status_code, answer.headers["Access-Control-Allow-Origin"]) == (200, origin)
+        assert "POST" in answer.headers["Access-Control-Allow-Methods"]
+        assert "x-stainless-os" in answer.headers["Access-Control-Allow-Headers"]  # OpenAI's client in a browser
+        assert "Access-Control-Allow-Credentials" not in answer.headers
+        answer = client.post("/v1/embeddings", json=body, headers={"Origin": origin})
+        assert (answer.status_code, answer.headers["Access-Control-Allow-Origin"]) == (200, origin)
+    for origin in ("https://b.example", "http://a.example", "https://a.example:444", "https://a.example.evil", "null"):
+        answer = preflight(client, origin)
+        assert answer.status_code == 400
+        assert "Access-Control-Allow-Origin" not in answer.headers
+        answer = client.post("/v1/embeddings", json=body, headers={"Origin": origin})
+        assert "Access-Control-Allow-Origin" not in answer.headers
+
+
+def test_any_site_only_if_it_is_said(serve: Serve) -> None:
+    answer = preflight(serve(cors_origins=["*"]).client, "https://any.example")
+    assert (answer.status_code, answer.headers["Access-Control-Allow-Origin"]) == (200, "*")
+
+
+def test_another_site_needs_the_key_and_reads_errors(serve: Serve) -> None:
+    client = serve(api_key="k", hosts=["testserver"], cors_origins=["https://a.example"]).client
+    assert preflight(client, "https://a.example").status_code == 200  # a browser asks it without the key
+    origin = {"Origin": "https://a.example"}
+    for headers, status in (
+        (origin, 401),
+        ({**origin, "Authorization": "Bearer k", "Host": "evil.example"}, 421),
+        ({**origin, "Authorization": "Bearer k"}, 200),
+    ):
+        answer = client.post("/v1/embeddings", json={"input": "red"}, headers=headers)
+        assert (answer.status_code, answer.headers["Access-Control-Allow-Origin"]) == (status, "https://a.example")
+
+
+@pytest.mark.parametrize(
+    "origin",
+    ["", "a.example", "https://", "https://a.example/", "https://A.example", "https://a.example/x", "null", "**"],
+)
+def test_what_is_no_origin(serve: Serve, origin: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(f"cors-origin: got {origin!r}; an origin is ")):
+        serve(cors_origins=[origin])
 
 
 # -- sizes -------------------------------------------------------------------------------------------------------------
@@ -281,6 +350,15 @@ def test_the_page_takes_nothing_from_elsewhere_and_writes_text_only(client: Test
     for name in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "new Function"):
         assert name not in script
     assert client.get("/page.js").headers["Content-Type"].startswith("text/javascript")
+
+
+def test_the_icon_is_a_picture_that_the_page_names(client: TestClient) -> None:
+    named = re.search(r'<link rel="icon" href="([^"]+)" type="([^"]+)">', client.get("/").text)
+    assert named
+    for path in (f"/{named[1]}", "/favicon.ico"):
+        answer = client.get(path)
+        assert (answer.status_code, answer.headers["Content-Type"]) == (200, named[2])
+        assert ET.fromstring(answer.text).tag == "{http://www.w3.org/2000/svg}svg"
 
 
 def test_health(serve: Serve) -> None:

@@ -15,7 +15,7 @@ from tests.serve.conftest import Served
 
 pytestmark = pytest.mark.skipif(
     find_browser() is None,
-    reason="no Chromium here; install one with its codecs, such as Debian's chromium-headless-shell",
+    reason="no Chromium here; install one with its codecs, such as Debian's chromium or chromium-headless-shell",
 )
 
 

@@ -34,6 +34,9 @@ def command(
     calibration: Annotated[
         Path | None, typer.Option(help="With a reranker: file that `vidembed calibrate` wrote.")
     ] = None,
+    reranker_alias: Annotated[
+        list[str] | None, typer.Option(help="With a reranker: another name for it. Can be repeated.")
+    ] = None,
     visual_cache: Annotated[Path | None, typer.Option(help="With a reranker: folder to keep visual tokens in.")] = None,
     root: Annotated[
         Path | None, typer.Option(help="Folder whose videos requests may name by URI. Default: none are read.")
@@ -49,8 +52,16 @@ def command(
             envvar=KEY_VARIABLE, show_envvar=True, help="What requests must bear. The variable hides it from others."
         ),
     ] = None,
+    cors_origin: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Origin of another site whose scripts may use the server, such as https://example.com; * for any. "
+            "Can be repeated. Default: none."
+        ),
+    ] = None,
     device: Device = None,
     max_items: Annotated[int | None, typer.Option(help="Most inputs of an embeddings request.")] = None,
+    max_videos: Annotated[int | None, typer.Option(help="Most videos among them.")] = None,
     max_documents: Annotated[int | None, typer.Option(help="Most documents of a rerank request.")] = None,
     max_upload_mb: Annotated[int | None, typer.Option(min=1, help="Largest upload, MiB.")] = None,
     max_uploads: Annotated[int | None, typer.Option(help="Most uploads at once.")] = None,
@@ -70,6 +81,7 @@ def command(
     """Serve embeddings, reranking and a search page over HTTP."""
     limits = _limits(
         max_items=max_items,
+        max_videos=max_videos,
         max_documents=max_documents,
         max_upload_bytes=None if max_upload_mb is None else max_upload_mb * 2**20,
         max_uploads=max_uploads,
@@ -82,21 +94,25 @@ def command(
         decode_memory_bytes=None if max_memory is None else int(max_memory * 2**30),
         timeout_s=timeout,
     )
-    from vidembed.serve.guard import check_api_key
+    from vidembed.serve.guard import check_api_key, check_origins
 
     check_api_key(api_key or None)
+    check_origins(cors_origin or ())
     if folder is None and model is None:
         raise ValueError("model: give --model NAME, or an index with --in FOLDER, whose model is taken")
     if root is not None and not root.is_dir():
         raise ValueError(f"root: {str(root)!r} is not a folder")
-    if not (rerank or reranker) and (calibration or visual_cache):
-        raise ValueError("calibration, visual-cache: they are for a reranker; give --rerank or --reranker NAME too")
+    if not (rerank or reranker) and (calibration or visual_cache or reranker_alias):
+        raise ValueError(
+            "calibration, visual-cache, reranker-alias: they are for a reranker; give --rerank or --reranker NAME too"
+        )
     listening = _listen(host, port)  # before the model is loaded, which takes a while
     with listening:
         engine = _engine(
             folder,
             model,
             aliases=alias or (),
+            reranker_aliases=reranker_alias or (),
             with_reranker=rerank or reranker is not None,
             reranker=reranker,
             how={"calibration": calibration, "visual_cache": visual_cache},
@@ -104,7 +120,7 @@ def command(
             device=device,
             limits=limits,
         )
-        _run(engine, listening, host=host, names=allow_host or (), api_key=api_key)
+        _run(engine, listening, host=host, names=allow_host or (), api_key=api_key, cors_origins=cors_origin or ())
 
 
 def _limits(**changes: Any) -> Limits:
@@ -137,6 +153,7 @@ def _engine(
     model: str | None,
     *,
     aliases: Sequence[str],
+    reranker_aliases: Sequence[str],
     with_reranker: bool,
     reranker: str | None,
     how: dict[str, Any],
@@ -159,6 +176,7 @@ def _engine(
         aliases=aliases,
         reranker=head,
         reranker_model=None if head is None else _public_name(reranker or f"{name}-rerank"),
+        reranker_aliases=reranker_aliases,
         index=index,
         root=root,
         limits=limits,
@@ -171,17 +189,27 @@ def _public_name(name: str) -> str:
     return path.name if path.is_absolute() or path.is_dir() else name
 
 
-def _run(engine: Engine, listening: socket.socket, *, host: str, names: Sequence[str], api_key: str | None) -> None:
+def _run(
+    engine: Engine,
+    listening: socket.socket,
+    *,
+    host: str,
+    names: Sequence[str],
+    api_key: str | None,
+    cors_origins: Sequence[str],
+) -> None:
     import uvicorn
 
     from vidembed.serve import create_app
 
-    app = create_app(engine, api_key=api_key or None, hosts=_hosts(host, names))
+    app = create_app(engine, api_key=api_key or None, hosts=_hosts(host, names), cors_origins=cors_origins)
     address = listening.getsockname()
     shown = f"[{address[0]}]" if ":" in address[0] else address[0]
     say(f"Serving {engine.model} on http://{shown}:{address[1]}/")
     if not _is_loopback(host) and not api_key:
         say(f"Anyone who reaches this address can use it: give --api-key, or set {KEY_VARIABLE}.")
+    if "*" in cors_origins and not api_key:
+        say(f"Any web page that a user of this machine opens can use it: give --api-key, or set {KEY_VARIABLE}.")
     config = uvicorn.Config(
         app,
         log_level="warning",

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import logging
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 logger = logging.getLogger(__name__)
@@ -22,7 +21,7 @@ class QueueFullError(RuntimeError):
     """As many inputs wait as may wait."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Job:
     """What one request asks of the model: items that may share a batch, or else a function that runs alone."""
 
@@ -30,10 +29,25 @@ class _Job:
     alone: Callable[[], Any] | None
     loop: asyncio.AbstractEventLoop
     future: asyncio.Future[Any]
+    taken: int = 0
+    results: list[Any] = field(default_factory=list)
 
     @property
-    def size(self) -> int:
-        return len(self.items) if self.alone is None else 1
+    def left(self) -> int:
+        """Items that are in no batch yet."""
+        return len(self.items) - self.taken
+
+    def take(self, most: int) -> Sequence[Any]:
+        """Return the next items, for a batch."""
+        part = self.items[self.taken : self.taken + most]
+        self.taken += len(part)
+        return part
+
+    def add(self, results: Sequence[Any]) -> None:
+        """Add the results of a part, and hand over all of them with the last."""
+        self.results += results
+        if len(self.results) == len(self.items):
+            self.settle(self.results, None)
 
     def settle(self, result: Any, error: Exception | None) -> None:
         """Hand over the outcome, from any thread, unless nobody waits for it any more."""
@@ -52,13 +66,20 @@ class _Job:
             logger.debug("an answer came after the server had stopped")
 
 
+_Part = tuple[_Job, Sequence[Any]]
+"""A request, and which of its items are in a batch."""
+
+
 class Batcher(Generic[T, R]):
     """Runs items of several requests in one call, on one thread, in the order of the requests.
+
+    A request of more items than fit into a batch is run in parts, between which the others have their turn: a short one
+    waits for the batch at hand and for one part of each long one.
 
     Args:
         run: Returns one result for each item. An exception is that of every request in the batch; then each request is
             run again on its own, so that one does not fail for another's items.
-        max_items: Items after which no other request joins a batch. A request is never cut.
+        max_items: Most items of a batch. A request of no more is never cut.
         wait_s: How long the first request of a batch waits for others, seconds.
         max_queue: Items that may wait.
         observe: Called with the number of items of each batch, on the thread.
@@ -88,7 +109,7 @@ class Batcher(Generic[T, R]):
     def waiting(self) -> int:
         """Items in the queue."""
         with self._changed:
-            return sum(job.size for job in self._jobs)
+            return self._count()
 
     @property
     def alive(self) -> bool:
@@ -111,7 +132,7 @@ class Batcher(Generic[T, R]):
         Raises:
             QueueFullError: Too many items wait.
         """
-        result: R = await self._put((), function)
+        result: R = await self._put((None,), function)
         return result
 
     def close(self, *, timeout_s: float = 10.0) -> None:
@@ -130,72 +151,90 @@ class Batcher(Generic[T, R]):
         with self._changed:
             if self._closed:
                 raise QueueFullError("the server is stopping")
-            waiting = sum(other.size for other in self._jobs)
-            if waiting + job.size > self._max_queue:
+            waiting = self._count()
+            if waiting + job.left > self._max_queue:
                 raise QueueFullError(f"{waiting} inputs wait for the model; at most {self._max_queue} may")
             self._jobs.append(job)
             self._changed.notify_all()
         return await job.future
 
+    def _count(self) -> int:
+        return sum(job.left for job in self._jobs)
+
     # -- on the thread -------------------------------------------------------------------------------------------------
 
     def _work(self) -> None:
         while (batch := self._next()) is not None:
-            batch = [job for job in batch if not job.future.cancelled()]
+            batch = [(job, items) for job, items in batch if not job.future.cancelled()]
             if not batch:
                 continue
-            if batch[0].alone is not None:
-                self._settle_one(batch[0], batch[0].alone)
-            else:
+            job, _ = batch[0]
+            if job.alone is None:
+                self._observe(sum(len(items) for _, items in batch))
                 self._run_batch(batch)
+                continue
+            try:
+                job.settle(job.alone(), None)
+            except Exception as error:  # noqa: BLE001 - whatever it raises is the request's, not the thread's
+                job.settle(None, error)
 
-    def _next(self) -> list[_Job] | None:
+    def _next(self) -> list[_Part] | None:
+        """Wait for a batch; None at the end."""
         with self._changed:
-            while not self._jobs:
+            while not self._waits():
                 if self._closed:
                     return None
                 self._changed.wait()
-            batch = [self._jobs.popleft()]
-            if batch[0].alone is not None:
+            batch = [self._take()]
+            if batch[0][0].alone is not None:
                 return batch
-            count = batch[0].size
+            count = len(batch[0][1])
             until = time.monotonic() + self._wait_s
             while count < self._max_items and not self._closed:
-                if self._jobs:
-                    if self._jobs[0].alone is not None or count + self._jobs[0].size > self._max_items:
+                if self._waits():
+                    if self._jobs[0].alone is not None or count + self._jobs[0].left > self._max_items:
                         break
-                    batch.append(self._jobs.popleft())
-                    count += batch[-1].size
+                    batch.append(self._take())
+                    count += len(batch[-1][1])
                 elif (left := until - time.monotonic()) <= 0 or not self._changed.wait(left):
                     break
             return batch
 
-    def _run_batch(self, batch: list[_Job]) -> None:
-        items = [item for job in batch for item in job.items]
-        self._observe(len(items))
+    def _waits(self) -> bool:
+        """Whether a request waits, once those that were given up are dropped."""
+        while self._jobs and self._jobs[0].future.cancelled():
+            self._jobs.popleft()
+        return bool(self._jobs)
+
+    def _take(self) -> _Part:
+        """Take the next part of the first request; the rest of it waits behind the others."""
+        job = self._jobs.popleft()
+        items = job.take(self._max_items)
+        if job.left:
+            self._jobs.append(job)
+        return job, items
+
+    def _run_batch(self, batch: list[_Part]) -> None:
         try:
-            results = self._checked(items)
+            results = self._checked([item for _, items in batch for item in items])
         except Exception as error:  # noqa: BLE001 - whatever the model raises is the request's, not the thread's
-            if len(batch) == 1:
-                batch[0].settle(None, error)
+            if len(batch) > 1:
+                for part in batch:
+                    self._run_batch([part])
                 return
-            for job in batch:
-                self._settle_one(job, functools.partial(self._checked, list(job.items)))
+            job, _ = batch[0]
+            with self._changed:
+                if job in self._jobs:
+                    self._jobs.remove(job)  # its other parts are for nobody now
+            job.settle(None, error)
             return
         start = 0
-        for job in batch:
-            job.settle(results[start : start + job.size], None)
-            start += job.size
+        for job, items in batch:
+            job.add(results[start : start + len(items)])
+            start += len(items)
 
     def _checked(self, items: list[T]) -> list[R]:
         results = list(self._run(items))
         if len(results) != len(items):
             raise RuntimeError(f"the model gave {len(results)} results for {len(items)} inputs")
         return results
-
-    @staticmethod
-    def _settle_one(job: _Job, function: Callable[[], Any]) -> None:
-        try:
-            job.settle(function(), None)
-        except Exception as error:  # noqa: BLE001 - as above
-            job.settle(None, error)

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -31,10 +31,20 @@ if TYPE_CHECKING:
     from vidembed.index import Filter, Hit
     from vidembed.index.retrieval.merge import Merge
     from vidembed.reranker import VideoReranker
+    from vidembed.serve.schemas import Task
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+_TASKS: tuple[Task, ...] = ("query", "document")
+
+
+class _Words(NamedTuple):
+    """Words to embed, and which of the model's prompts they get."""
+
+    text: str
+    task: Task
 
 
 class _Known:
@@ -64,6 +74,7 @@ class Engine:
         aliases: Other names for it.
         reranker: Asked whether videos match words.
         reranker_model: Name that rerank requests give for it.
+        reranker_aliases: Other names for it.
         index: To search; made by this encoder.
         root: Folder whose files requests may name by URI; None is nowhere.
         limits: Of requests.
@@ -80,6 +91,7 @@ class Engine:
         aliases: Sequence[str] = (),
         reranker: VideoReranker | None = None,
         reranker_model: str | None = None,
+        reranker_aliases: Sequence[str] = (),
         index: VideoIndex | None = None,
         root: Path | None = None,
         limits: Limits | None = None,
@@ -89,6 +101,7 @@ class Engine:
         self.aliases = tuple(aliases)
         self.reranker = reranker
         self.reranker_model = (reranker_model or f"{model}-rerank") if reranker is not None else None
+        self._reranker_aliases = tuple(reranker_aliases)
         self.index = index
         self.root = root
         self.limits = limits or Limits()
@@ -119,18 +132,19 @@ class Engine:
         return self.batcher.alive
 
     @property
+    def models(self) -> list[str]:
+        """Names of the encoder."""
+        return [self.model, *self.aliases]
+
+    @property
     def rerankers(self) -> list[str]:
-        """Names of the reranker: one, or none."""
-        return [] if self.reranker_model is None else [self.reranker_model]
+        """Names of the reranker; none if there is none."""
+        return [] if self.reranker_model is None else [self.reranker_model, *self._reranker_aliases]
 
     def close(self) -> None:
         """End the model thread and the decoders."""
         self.batcher.close()
         self.decoder.close()
-
-    def is_model(self, name: str) -> bool:
-        """Whether a request may call the encoder by this name."""
-        return name == self.model or name in self.aliases
 
     @contextmanager
     def admitted(self) -> Iterator[None]:
@@ -164,25 +178,35 @@ class Engine:
 
     # -- what requests ask ---------------------------------------------------------------------------------------------
 
-    async def embed(self, items: Sequence[str | VideoSegment]) -> list[Embedded]:
+    async def embed(self, items: Sequence[str | VideoSegment], *, task: Task = "query") -> list[Embedded]:
         """Embed words and videos, each on its own merits: `Embedded.error` says why one failed.
 
         Videos are decoded some at a time, while the model embeds others.
 
+        Args:
+            items: Words and videos.
+            task: Whether words get the model's prompt for queries or that for documents.
+
         Raises:
             ApiError: 503 the queue is full; 504 it took too long.
         """
-        return await self._in_time(self._embed_all(items))
+        return await self._in_time(self._embed_all(items, task))
 
-    async def rank(self, query: str, videos: Sequence[VideoSegment]) -> list[Ranked]:
+    async def rank(self, query: str, videos: Sequence[VideoSegment], *, param: str = "documents") -> list[Ranked]:
         """Return videos by the probability that they match words, most probable first; ties in their order.
+
+        Args:
+            query: Words.
+            videos: Files or timed parts of them.
+            param: What to call the videos in errors.
 
         Raises:
             ApiError: 400 for a video that cannot be read or asked about; 503; 504, also for a video that takes too
                 long to read.
         """
         reranker = self._reranker()
-        groups = [self._score(reranker, query, part, at=first) for first, part in _parts(videos)]
+        names = [f"{param}[{number}]" for number in range(len(videos))]
+        groups = [self._score(reranker, query, part, names=names, at=first) for first, part in _parts(videos)]
         ranked = [each for group in await self._in_time(_all(groups)) for each in group]
         return sorted(ranked, key=lambda each: (-each.score, each.index))
 
@@ -248,8 +272,9 @@ class Engine:
             )
         return self.reranker
 
-    async def _embed_all(self, items: Sequence[str | VideoSegment]) -> list[Embedded]:
-        texts = [(place, item) for place, item in enumerate(items) if isinstance(item, str)]
+    async def _embed_all(self, items: Sequence[str | VideoSegment], task: Task) -> list[Embedded]:
+        texts = [(place, _Words(item, task)) for place, item in enumerate(items) if isinstance(item, str)]
+        texts.sort(key=lambda pair: len(pair[1].text))  # texts of one batch are padded to the longest of them
         videos = [(place, item) for place, item in enumerate(items) if not isinstance(item, str)]
         groups: list[Coroutine[Any, Any, list[Embedded]]] = [self.batcher.submit([item for _, item in texts])]
         groups += [self._embed_videos([item for _, item in part]) for _, part in _parts(videos)]
@@ -263,23 +288,23 @@ class Engine:
             return [next(made) if isinstance(clip, Clip) else Embedded(None, 0, clip) for clip in found]
 
     async def _score(
-        self, reranker: VideoReranker, query: str, videos: Sequence[VideoSegment], *, at: int
+        self, reranker: VideoReranker, query: str, videos: Sequence[VideoSegment], *, names: Sequence[str], at: int
     ) -> list[Ranked]:
         async with self.decoder.clips(videos, reranker.sampling) as found:
             clips = []
             for number, clip in enumerate(found, at):
                 if isinstance(clip, VideoError):
-                    raise unusable(f"documents[{number}]", clip)
+                    raise unusable(names[number], clip)
                 clips.append(clip)
             scores = await self.batcher.call(lambda: _predict(reranker, query, clips))
         for number, score in enumerate(scores, at):
             if score is None:
                 raise ApiError(
                     400,
-                    f"documents[{number}]: the model cannot be asked about it; the query is too long with this video, "
+                    f"{names[number]}: the model cannot be asked about it; the query is too long with this video, "
                     "or holds a marker that the model keeps for itself",
                     code="invalid_value",
-                    param=f"documents[{number}]",
+                    param=names[number],
                 )
         return [Ranked(number, score) for number, score in enumerate(scores, at) if score is not None]
 
@@ -297,14 +322,17 @@ class Engine:
                 504, f"no answer within {self.limits.timeout_s:g} s; ask for less at once", code="timeout"
             ) from error
 
-    def _embed(self, items: list[str | Clip]) -> list[Embedded]:
+    def _embed(self, items: list[_Words | Clip]) -> list[Embedded]:
         """Embed a batch. On the model thread."""
         found: list[Embedded | None] = [None] * len(items)
-        texts = [place for place, item in enumerate(items) if isinstance(item, str)]
-        if texts:
-            for place, result in zip(texts, self._embed_texts([str(items[place]) for place in texts]), strict=True):
-                found[place] = result
-        videos = [place for place, item in enumerate(items) if not isinstance(item, str)]
+        for task in _TASKS:
+            texts = {
+                place: item.text for place, item in enumerate(items) if isinstance(item, _Words) and item.task == task
+            }
+            if texts:
+                for place, result in zip(texts, self._embed_texts([*texts.values()], task), strict=True):
+                    found[place] = result
+        videos = [place for place, item in enumerate(items) if not isinstance(item, _Words)]
         if videos:
             sources = [items[place] for place in videos]
             for each in self.encoder.encode_stream(
@@ -313,18 +341,16 @@ class Engine:
                 found[videos[each.index]] = Embedded(each.embedding, 0, each.error)
         return [Embedded(None, 0, RuntimeError("the model gave no result")) if each is None else each for each in found]
 
-    def _embed_texts(self, texts: list[str]) -> list[Embedded]:
+    def _embed_texts(self, texts: list[str], task: Task) -> list[Embedded]:
+        encode = self.encoder.encode_query if task == "query" else self.encoder.encode_document
         try:
-            # Dicts, since a bare string could be taken for the path of a video. As in a search, with the prompt of
-            # queries if the model has one.
-            vectors = np.asarray(
-                self.encoder.encode_query([{"text": text} for text in texts], show_progress_bar=False),
-                dtype=np.float32,
-            )  # (N, D)
+            # Dicts, since a bare string could be taken for the path of a video.
+            given = [{"text": text} for text in texts]
+            vectors = np.asarray(encode(given, show_progress_bar=False), dtype=np.float32)  # (N, D)
         except ValueError as error:  # such as a marker of the model's own among the words
             if len(texts) == 1:
                 return [Embedded(None, 0, error)]
-            return [self._embed_texts([text])[0] for text in texts]  # find the one that fails
+            return [self._embed_texts([text], task)[0] for text in texts]  # find the one that fails
         # Here, since a tokenizer must not be used by two threads at once.
         tokens = [len(ids) for ids in self.encoder.tokenizer(texts, add_special_tokens=False)["input_ids"]]
         return [Embedded(vector, count) for vector, count in zip(vectors, tokens, strict=True)]

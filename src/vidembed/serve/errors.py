@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,8 @@ from vidembed.index.sheet import printable
 
 MAX_MESSAGE = 600  # characters
 MAX_PARAM = 100
+FORM = "form "
+"""How the name of a form of a request begins, where one address takes several; it is not part of a parameter's name."""
 _TYPES = {401: "authentication_error"}
 _CODES = {404: "not_found", 405: "method_not_allowed", 416: "range_not_satisfiable"}
 
@@ -50,14 +53,20 @@ def busy(message: str, *, retry_after_s: int = 1) -> ApiError:
     return ApiError(503, message, code="overloaded", headers={"Retry-After": str(retry_after_s)})
 
 
-def check_count(param: str, count: int, most: int) -> None:
+def check_count(param: str, count: int, most: int, *, of: str = "") -> None:
     """Refuse more than the most.
+
+    Args:
+        param: Part of the request.
+        count: What it has.
+        most: What it may have.
+        of: What is counted, such as `` videos``.
 
     Raises:
         ApiError: 400.
     """
     if count > most:
-        raise ApiError(400, f"{param}: got {count}; at most {most} are taken at once", code="too_many", param=param)
+        raise ApiError(400, f"{param}: got {count}{of}; at most {most} are taken at once", code="too_many", param=param)
 
 
 def check_length(param: str, text: str, most: int) -> None:
@@ -106,21 +115,37 @@ def _validation_error(_: Request, error: RequestValidationError) -> JSONResponse
     first: Mapping[str, Any] = error.errors()[0]
     if first["type"] == "json_invalid":
         return error_response(400, "the body is not JSON", code="invalid_json")
-    param = _param(first["loc"])
+    told = invalid({**first, "loc": first["loc"][1:]})  # without the part of the request, such as the body
+    return error_response(400, str(told.detail), code=told.code, param=told.param)
+
+
+def invalid(first: Mapping[str, Any]) -> ApiError:
+    """Return what a client is told of a request that does not fit its schema.
+
+    Args:
+        first: The first of pydantic's errors.
+    """
+    location = [*first["loc"], *([first["ctx"]["param"]] if first["type"] == "unknown_parameter" else [])]
+    param = _short(_param(location), MAX_PARAM)
     message = str(first["msg"]).removeprefix("Value error, ")
-    return error_response(
-        400, f"{param}: {message}" if param else message, code=_code_of(first["type"]), param=param or None
+    has_value = first["type"] != "missing" and "got " not in message
+    got = f"; got {reprlib.repr(first['input'])}" if has_value else ""
+    return ApiError(
+        400, f"{param}: {message}{got}" if param else message, code=_code_of(first["type"]), param=param or None
     )
 
 
 def _code_of(kind: str) -> str:
-    return {"missing": "missing_required_parameter", "extra_forbidden": "unknown_parameter"}.get(kind, "invalid_value")
+    codes = {"missing": "missing_required_parameter", "unknown_parameter": "unknown_parameter"}
+    return codes.get(kind, "invalid_value")
 
 
 def _param(location: Sequence[str | int]) -> str:
-    """Return where an error is, as ``documents[2].video``; without the part of the request and the form tried."""
+    """Return where an error is, as ``documents[2].video``."""
     text = ""
-    for part in location[1:]:
+    for part in location:
+        if isinstance(part, str) and part.startswith(FORM):
+            continue
         if isinstance(part, int):
             text += f"[{part}]"
         else:

@@ -43,7 +43,15 @@ _HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
 }
 # The page holds nothing; a media id is given out by a search alone, and a <video> cannot send a key.
-_OPEN = re.compile(r"/|/page\.(js|css)|/health(/live|/ready)?|/openapi\.json|/media/[^/]*")
+_OPEN = re.compile(r"/|/page\.(js|css)|/icon\.svg|/favicon\.ico|/health(/live|/ready)?|/openapi\.json|/media/[^/]*")
+
+# As browsers write it: https://fetch.spec.whatwg.org/#origin-header
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(\[[0-9a-f:]+\]|[^\s/:?#@\[\]A-Z]+)(:[0-9]{1,5})?")
+
+
+def is_open(path: str) -> bool:
+    """Whether no key is asked for at this path."""
+    return _OPEN.fullmatch(path) is not None
 
 
 class Guard:
@@ -129,7 +137,7 @@ class Guard:
                 "Host: this server answers only under the names it was told; add one with --allow-host",
                 code="wrong_host",
             )
-        if self._key is not None and not _OPEN.fullmatch(scope["path"]):
+        if self._key is not None and not is_open(scope["path"]):
             scheme, _, given = headers.get("authorization", "").partition(" ")
             if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode("latin-1"), self._key):
                 raise ApiError(
@@ -180,6 +188,20 @@ def check_api_key(api_key: str | None) -> None:
     """
     if api_key is not None and (not api_key.strip() or not api_key.isascii() or not api_key.isprintable()):
         raise ValueError("api_key: it is empty or holds other than printable ASCII; give another one")
+
+
+def check_origins(origins: Collection[str]) -> None:
+    """Refuse what no browser sends as the origin of a page.
+
+    Raises:
+        ValueError: One is neither ``*`` nor a scheme and a host, with a port if it is not the scheme's own.
+    """
+    for origin in origins:
+        if origin != "*" and not _ORIGIN.fullmatch(origin):
+            raise ValueError(
+                f"cors-origin: got {origin!r}; an origin is https://HOST, with :PORT unless it is the usual one, in "
+                "small letters and without a path, or * for any site"
+            )
 
 
 def _host(header: str) -> str:

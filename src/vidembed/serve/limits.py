@@ -13,7 +13,8 @@ class Limits:
     """Bounds of requests; above one, the answer is an error that names it. All must be positive.
 
     Attributes:
-        max_items: Inputs of one embeddings request.
+        max_items: Inputs of one embeddings request: as many as OpenAI takes. They are run in batches.
+        max_videos: How many of them may be videos. Each is decoded.
         max_chars: Characters of one text: what `vidembed.index.retrieval.search` takes too.
         max_documents: Documents of one rerank request. Each is decoded and asked about.
         max_k: Hits of one search.
@@ -23,7 +24,7 @@ class Limits:
         max_uploads: Uploads at once; each takes its bytes on the disk twice while it is read.
         max_requests: Requests at once that need the model.
         max_queue: Inputs that wait for the model, at least `max_items`.
-        batch_items: Inputs after which a batch is not filled up with another request.
+        batch_items: Most inputs of a batch; a longer request is run in parts.
         batch_wait_ms: How long a batch waits for other requests, milliseconds.
         decode_workers: Processes that decode videos.
         decode_timeout_s: How long a process may work on one video, seconds; then it is killed and replaced.
@@ -32,7 +33,8 @@ class Limits:
         read_timeout_s: How long the server waits for the next piece of a body, seconds.
     """
 
-    max_items: int = 64
+    max_items: int = 2048
+    max_videos: int = 64
     max_chars: int = 10_000
     max_documents: int = 64
     max_k: int = 100
@@ -41,7 +43,7 @@ class Limits:
     max_upload_bytes: int = 256 * 2**20
     max_uploads: int = 4
     max_requests: int = 128
-    max_queue: int = 512
+    max_queue: int = 8192
     batch_items: int = 32
     batch_wait_ms: float = 5.0
     decode_workers: int = 2

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastapi.openapi.utils import get_openapi
 
-from vidembed.serve.guard import UPLOAD_PATH
+from vidembed.serve.guard import UPLOAD_PATH, is_open
 from vidembed.serve.limits import Limits
 from vidembed.serve.schemas import ErrorResponse
 
@@ -47,7 +47,7 @@ def upload_body() -> dict[str, Any]:
     }
     form = {
         "type": "object",
-        "required": ["file", "model"],
+        "required": ["file"],
         "additionalProperties": False,
         "properties": properties,
     }
@@ -70,42 +70,46 @@ def document(
     for path, operations in schema["paths"].items():
         for operation in operations.values():
             operation["responses"].pop("422", None)  # FastAPI's; here invalid requests are 400
-            if keyed and path.startswith(("/v", "/search", "/metrics")):
+            if keyed and not is_open(path):
                 operation["security"] = [{"key": []}]
     components = schema["components"]["schemas"]
     for name in ("HTTPValidationError", "ValidationError"):
         components.pop(name, None)
     if keyed:
         schema["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
-    _bound(components, limits)
-    parameters = schema["paths"]["/search"]["get"]["parameters"]
-    _bound_search({each["name"]: each["schema"] for each in parameters}, limits)
-    components["EmbeddingsRequest"]["properties"]["model"]["enum"] = list(models)
-    form = schema["paths"][UPLOAD_PATH]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]
-    form["properties"]["model"]["enum"] = list(models)
-    if rerankers:
-        components["RerankRequest"]["properties"]["model"]["enum"] = list(rerankers)
+    _bound(schema, limits, models=models, rerankers=rerankers)
     return schema
 
 
-def _bound(components: dict[str, Any], limits: Limits) -> None:
-    embeddings = components["EmbeddingsRequest"]["properties"]["input"]
-    for form in embeddings["anyOf"]:
-        if form.get("type") == "array":
-            form["maxItems"] = limits.max_items
-            texts = form["items"]["anyOf"]
-        elif form.get("type") == "string":
-            form["maxLength"] = limits.max_chars
-    for form in texts:
-        if form.get("type") == "string":
-            form["maxLength"] = limits.max_chars
-    rerank = components["RerankRequest"]["properties"]
-    rerank["documents"]["maxItems"] = limits.max_documents
-    rerank["query"]["maxLength"] = limits.max_chars
-    _bound_search(components["SearchRequest"]["properties"], limits)
+def _bound(schema: dict[str, Any], limits: Limits, *, models: Sequence[str], rerankers: Sequence[str]) -> None:
+    """Write the limits and the names of the models into the document."""
+    form = schema["paths"][UPLOAD_PATH]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]
+    parameters = schema["paths"]["/search"]["get"]["parameters"]
+    search = {each["name"]: each["schema"] for each in parameters}
+    (asked,) = schema["paths"]["/v1/models/{model}"]["get"]["parameters"]
+    _set(asked["schema"], "string", enum=[*models, *rerankers])
+    components = schema["components"]["schemas"].items()
+    bodies = {name: each["properties"] for name, each in components if name.endswith("Request")}
+    for fields in (form["properties"], bodies["EmbeddingsRequest"], bodies["CohereEmbedRequest"]):
+        _set(fields["model"], "string", enum=list(models))
+    if rerankers:
+        _set(bodies["RerankRequest"]["model"], "string", enum=list(rerankers))
+    for body, name in (("EmbeddingsRequest", "input"), ("TeiEmbedRequest", "inputs"), ("CohereEmbedRequest", "texts")):
+        _set(bodies[body][name], "array", maxItems=limits.max_items)
+        _set(bodies[body][name], "string", maxLength=limits.max_chars)
+    for body, name in (("RerankRequest", "documents"), ("TeiRerankRequest", "texts")):
+        _set(bodies[body][name], "array", maxItems=limits.max_documents)
+        _set(bodies[body]["query"], "string", maxLength=limits.max_chars)
+    for fields in (search, bodies["SearchRequest"]):
+        _set(fields["q"], "string", maxLength=limits.max_chars)
+        _set(fields["k"], "integer", maximum=limits.max_k)
+        _set(fields["rerank"], "integer", maximum=limits.max_rerank)
 
 
-def _bound_search(search: dict[str, Any], limits: Limits) -> None:
-    search["q"]["maxLength"] = limits.max_chars
-    next(form for form in search["k"]["anyOf"] if form["type"] == "integer")["maximum"] = limits.max_k
-    search["rerank"]["maximum"] = limits.max_rerank
+def _set(schema: dict[str, Any], kind: str, **keywords: Any) -> None:
+    """Add keywords to each form of a schema that is of a type, and to those of its items."""
+    for form in schema.get("anyOf", [schema]):
+        if form.get("type") == kind:
+            form.update(keywords)
+        if "items" in form:
+            _set(form["items"], kind, **keywords)

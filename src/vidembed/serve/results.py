@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import logging
 import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -69,6 +71,26 @@ def vector_of(embedded: Embedded, param: str, dimensions: int | None = None) -> 
     if not np.isfinite(norm) or norm == 0:
         raise RuntimeError(f"{param}: the vector has length {norm}; finite and above 0 is needed")
     return np.asarray(vector / norm, dtype=np.float32)
+
+
+def vectors_of(results: Mapping[str, Embedded], dimensions: int | None = None) -> list[NDArray[np.float32]]:
+    """Return the vector of each input, as `vector_of`.
+
+    Args:
+        results: What became of each input, by what to call it in errors.
+        dimensions: How many numbers to keep; None for all.
+    """
+    return [vector_of(result, param, dimensions) for param, result in results.items()]
+
+
+def numbers_of(vectors: Iterable[NDArray[np.float32]]) -> Iterator[list[float]]:
+    """Yield each vector as JSON numbers."""
+    return (vector.tolist() for vector in vectors)
+
+
+def base64_of(vectors: Iterable[NDArray[np.float32]]) -> Iterator[str]:
+    """Yield each vector as base64 of little-endian float32, as OpenAI and Cohere send it."""
+    return (base64.b64encode(vector.astype("<f4").tobytes()).decode("ascii") for vector in vectors)
 
 
 def unusable(param: str, error: Exception) -> ApiError | RuntimeError:

@@ -1,29 +1,71 @@
-"""Bodies of requests and answers: OpenAI's embeddings, Cohere's rerank, and this package's own search.
+"""Bodies of requests and answers of other servers and of this package's own search.
 
-Sources: https://platform.openai.com/docs/api-reference/embeddings and https://docs.cohere.com/reference/rerank.
+Embeddings are as OpenAI, Cohere and text-embeddings-inference (TEI) have them, reranking as Cohere, Jina, vLLM and TEI.
+Fields that cannot change an answer are taken and not used. Of those that could, only the values that this server
+follows are declared; another one is refused by name.
+
+Sources: https://platform.openai.com/docs/api-reference/embeddings, https://docs.cohere.com/reference/embed and
+https://docs.cohere.com/reference/rerank, https://api.jina.ai/redoc, docs/openapi.json of text-embeddings-inference,
+and vllm/entrypoints/pooling/*/protocol.py of vLLM.
 """
 
 from __future__ import annotations
 
+import reprlib
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
 from vidembed.index.retrieval.filters import MAX_PATTERN_CHARS
 from vidembed.index.retrieval.merge import Merge
+from vidembed.serve.errors import FORM
 
 MAX_CONDITIONS = 16
 MAX_CONDITION_CHARS = 1000
 MAX_AROUND_S = 3600.0
 
+Task = Literal["query", "document"]
 Text = Annotated[str, Field(min_length=1, pattern=r"\S")]
+Direction = Literal["left", "right", "Left", "Right"]
 
 
-class Body(BaseModel):
-    """A body of a request: types as they are in JSON, and no fields but those."""
+def _allow_null(schema: dict[str, Any]) -> None:
+    """Say in the schema of a body that null means absent."""
+    required = schema.get("required", ())
+    for name, form in schema["properties"].items():
+        if name not in required:
+            kept = {key: form.pop(key) for key in ("title", "description", "default") if key in form}
+            forms = [each for each in form.get("anyOf", [form]) if each != {"type": "null"}]
+            schema["properties"][name] = {"anyOf": [*forms, {"type": "null"}], **kept}
+    schema["additionalProperties"] = {"type": "null"}
 
-    model_config = ConfigDict(strict=True, extra="forbid")
+
+class Options(BaseModel):
+    """What a request asks for. Null means absent, for every field; an unknown one is refused by name."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _check_names(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        given = {name: value for name, value in data.items() if value is not None}
+        for name, value in given.items():
+            if name not in cls.model_fields:
+                raise PydanticCustomError(
+                    "unknown_parameter",
+                    "it is not supported; got {got}; allowed are {allowed}",
+                    {"param": name, "got": reprlib.repr(value), "allowed": ", ".join(cls.model_fields)},
+                )
+        return given
+
+
+class Body(Options):
+    """A body of a request: types as they are in JSON."""
+
+    model_config = ConfigDict(strict=True, json_schema_extra=_allow_null)
 
 
 class Video(Body):
@@ -32,55 +74,187 @@ class Video(Body):
     video: Text
 
 
-def _check_input(value: Any) -> Any:
-    """Refuse what no form of input takes, with one message instead of one for each form."""
+class TextObject(Body):
+    """A string as an object, as Cohere and Jina have it; the same as the string."""
+
+    text: Text
+
+
+def _check_items(value: Any, *, needed: str) -> Any:
+    """Refuse what is no item, with one message instead of one for each form of an item."""
     items = value if isinstance(value, list) else [value]
     if not items:
-        raise PydanticCustomError("empty", "got an empty list; at least one input is needed")
+        raise PydanticCustomError("empty", "got an empty list; at least 1 item is needed")
     for number, item in enumerate(items):
         where = f"item {number}: " if isinstance(value, list) else ""
-        if isinstance(item, (int, float, list)):
-            raise PydanticCustomError("tokens", f"{where}token arrays are not taken; send the words")
-        words = item["video"] if isinstance(item, dict) and set(item) == {"video"} else item
+        given = {name: each for name, each in item.items() if each is not None} if isinstance(item, dict) else {}
+        words = next(iter(given.values())) if len(given) == 1 and set(given) <= {"video", "text"} else item
         if not isinstance(words, str):
-            raise PydanticCustomError("form", f'{where}a string, or {{"video": URI}}, is needed')
+            got = reprlib.repr(item)
+            raise PydanticCustomError(
+                "form", "{where}got {got}; " + needed + " is needed", {"where": where, "got": got}
+            )
         if not words.strip():
             raise PydanticCustomError("empty", f"{where}got no words; some are needed")
-        _check_unicode(words, where)
+        try:
+            words.encode()
+        except UnicodeEncodeError:
+            raise PydanticCustomError(
+                "unicode", f"{where}got half of a surrogate pair, which is no character"
+            ) from None
     return value
+
+
+def _check_input(value: Any) -> Any:
+    for number, item in enumerate(value if isinstance(value, list) else []):
+        if isinstance(item, (int, float, list)):
+            raise PydanticCustomError(
+                "tokens",
+                "item {number}: got {got}; token arrays are not taken; send the words, as LangChain's OpenAIEmbeddings "
+                "does with check_embedding_ctx_length=False",
+                {"number": number, "got": reprlib.repr(item)},
+            )
+    return _check_items(value, needed='a string, {"text": WORDS} or {"video": URI}')
 
 
 def _check_documents(value: Any) -> Any:
-    """Refuse documents that are no videos by the place they have."""
-    for number, item in enumerate(value if isinstance(value, list) else []):
-        uri = item["video"] if isinstance(item, dict) and set(item) == {"video"} else item
-        if not isinstance(uri, str) or not uri.strip():
-            raise PydanticCustomError("form", f'document {number}: a video URI, or {{"video": URI}}, is needed')
-        _check_unicode(uri, f"document {number}: ")
-    return value
+    needed = 'a video URI, as a string, {"video": URI} or {"text": URI},'
+    return _check_items(value, needed=needed) if isinstance(value, list) else value
 
 
-def _check_unicode(text: str, where: str) -> None:
-    if any("\ud800" <= char <= "\udfff" for char in text):
-        raise PydanticCustomError("unicode", f"{where}it holds half of a surrogate pair, which is no character")
+def _check_texts(value: Any) -> Any:
+    return _check_items(value, needed="a string") if isinstance(value, list) else value
 
 
-class EmbeddingsRequest(Body):
-    """OpenAI's request, with videos among the inputs."""
+Inputs = Annotated[
+    Text | Video | TextObject | Annotated[list[Text | Video | TextObject], Field(min_length=1)],
+    BeforeValidator(_check_input),
+    Field(description="Words, a video, or a list of them. A string is always words. Token arrays are refused."),
+]
+Documents = Annotated[
+    list[Text | Video | TextObject],
+    BeforeValidator(_check_documents),
+    Field(min_length=1, description="Video URIs, as strings or as objects. Words are refused."),
+]
+ModelName = Annotated[str | None, Field(description="A name of the served model; default that one.")]
+Dimensions = Annotated[
+    int | None, Field(ge=1, description="Keep this many numbers of each vector, scaled to length 1 again.")
+]
 
-    input: Annotated[
-        Text | Video | Annotated[list[Text | Video], Field(min_length=1)],
-        BeforeValidator(_check_input),
-        Field(description="Words, a video, or a list of them. A string is always words. Token arrays are refused."),
-    ]
-    model: Annotated[str, Field(description="A name of the served model.")]
+
+class VllmBody(Body):
+    """Fields that vLLM adds to each of its requests."""
+
+    request_id: Annotated[str, Field(description="vLLM's; not used.")] = ""
+    priority: Annotated[int, Field(description="vLLM's and Cohere's; not used: requests take turns.")] = 0
+    cache_salt: Annotated[str, Field(description="vLLM's; not used: texts are not cached.")] = ""
+    truncate_prompt_tokens: Annotated[Literal[-1], Field(description="vLLM's; nothing is ever cut.")] = -1
+    truncation_side: Annotated[Literal["left", "right"], Field(description="vLLM's; nothing is ever cut.")] = "right"
+    padding: Annotated[Literal["do_not_pad"], Field(description="vLLM's.")] = "do_not_pad"
+    use_activation: Annotated[Literal[True], Field(description="vLLM's.")] = True
+    user: Annotated[str, Field(description="Not used.")] = ""
+
+
+_TASKS: dict[str, Task] = {
+    "query": "query",
+    "search_query": "query",
+    "retrieval.query": "query",
+    "document": "document",
+    "passage": "document",
+    "search_document": "document",
+    "retrieval.passage": "document",
+}
+
+
+class EmbeddingsRequest(VllmBody):
+    """OpenAI's request, with videos among the inputs, and what Jina and vLLM add to it."""
+
+    input: Inputs
+    model: ModelName = None
     encoding_format: Annotated[
-        Literal["float", "base64"], Field(description="`base64`: little-endian float32, as OpenAI sends it.")
-    ] = "float"
-    dimensions: Annotated[
-        int | None, Field(ge=1, description="Keep this many numbers of each vector, scaled to length 1 again.")
+        Literal["float", "base64"] | None,
+        Field(description="Default `float`. `base64`: little-endian float32, as OpenAI sends it."),
     ] = None
-    user: Annotated[str | None, Field(description="Taken for compatibility; not used.")] = None
+    dimensions: Dimensions = None
+    embedding_type: Annotated[
+        Literal["float", "base64"] | None, Field(description="Jina's name of `encoding_format`.")
+    ] = None
+    task: Annotated[
+        Literal["retrieval.query", "retrieval.passage"] | None,
+        Field(description="Jina's: words get the model's prompt for queries, the default, or for documents."),
+    ] = None
+    input_type: Annotated[
+        Literal["query", "document", "passage"] | None, Field(description="The same, as Voyage and NVIDIA have it.")
+    ] = None
+    normalized: Annotated[Literal[True], Field(description="Jina's; vectors always have length 1.")] = True
+    late_chunking: Annotated[Literal[False], Field(description="Jina's; each input is embedded by itself.")] = False
+    truncate: Annotated[bool, Field(description="Jina's; an input that is too long is refused, never cut.")] = False
+    truncation: Annotated[bool, Field(description="The same, as Voyage has it.")] = False
+    add_special_tokens: Annotated[Literal[True], Field(description="vLLM's.")] = True
+    embed_dtype: Annotated[Literal["float32"], Field(description="vLLM's.")] = "float32"
+    endianness: Annotated[Literal["native", "little"], Field(description="vLLM's; always little.")] = "little"
+
+    @model_validator(mode="after")
+    def _check_agreement(self) -> EmbeddingsRequest:
+        if None not in (given := (self.encoding_format, self.embedding_type)) and len(set(given)) > 1:
+            raise PydanticCustomError("conflict", "got an encoding_format and another embedding_type; give one of them")
+        if self.task and self.input_type and _TASKS[self.task] != _TASKS[self.input_type]:
+            raise PydanticCustomError("conflict", "got a task and another input_type; give one of them")
+        return self
+
+    @property
+    def as_base64(self) -> bool:
+        """Whether vectors are sent as base64."""
+        return "base64" in (self.encoding_format, self.embedding_type)
+
+    @property
+    def prompt(self) -> Task:
+        """Which of the model's prompts words get."""
+        return _TASKS[self.task or self.input_type or "query"]
+
+
+class TeiEmbedRequest(Body):
+    """TEI's request for embeddings, which Hugging Face's InferenceClient sends too. It names no model."""
+
+    inputs: Inputs
+    prompt_name: Annotated[
+        Literal["query", "document", "passage"],
+        Field(description="Which of the model's prompts words get."),
+    ] = "query"
+    dimensions: Dimensions = None
+    normalize: Annotated[Literal[True], Field(description="Vectors always have length 1.")] = True
+    truncate: Annotated[bool, Field(description="An input that is too long is refused, never cut.")] = False
+    truncation_direction: Annotated[Direction, Field(description="Nothing is ever cut.")] = "right"
+    encoding_format: Annotated[Literal["float"], Field(description="InferenceClient's.")] = "float"
+
+    @property
+    def prompt(self) -> Task:
+        """Which of the model's prompts words get."""
+        return _TASKS[self.prompt_name]
+
+
+class CohereEmbedRequest(Body):
+    """Cohere's request for embeddings, versions 1 and 2."""
+
+    texts: Annotated[list[Text], BeforeValidator(_check_texts), Field(min_length=1, description="Words.")]
+    model: ModelName = None
+    input_type: Annotated[
+        Literal["search_query", "search_document"], Field(description="Which of the model's prompts words get.")
+    ] = "search_query"
+    embedding_types: Annotated[
+        list[Literal["float", "base64"]] | None,
+        Field(min_length=1, description="Default `float`; without it, version 1 answers with a plain list."),
+    ] = None
+    output_dimension: Dimensions = None
+    truncate: Annotated[
+        Literal["NONE", "START", "END"], Field(description="An input that is too long is refused, never cut.")
+    ] = "END"
+    priority: Annotated[int, Field(description="Not used: requests take turns.")] = 0
+
+    @property
+    def prompt(self) -> Task:
+        """Which of the model's prompts words get."""
+        return _TASKS[self.input_type]
 
 
 class Embedding(BaseModel):
@@ -123,20 +297,94 @@ class Models(BaseModel):
     data: list[Model]
 
 
-class RerankRequest(Body):
-    """Cohere's request. Documents are videos."""
+class ApiVersion(BaseModel):
+    """Version of Cohere's API."""
 
-    model: Annotated[str, Field(description="The name of the served reranker.")]
+    version: str
+
+
+class BilledUnits(BaseModel):
+    """What Cohere counts: one search for a rerank request, tokens of the words for embeddings."""
+
+    search_units: int | None = None
+    input_tokens: int | None = None
+
+
+class Meta(BaseModel):
+    """Cohere's description of an answer."""
+
+    api_version: ApiVersion
+    billed_units: BilledUnits
+
+
+Vectors = list[list[float]]
+
+
+class CohereEmbeddings(BaseModel):
+    """Vectors of the texts, in each of the types asked for."""
+
+    float: Vectors | None = None
+    base64: list[str] | None = None
+
+
+class CohereEmbedResponse(BaseModel):
+    """Cohere's answer: by type, or for version 1 without `embedding_types` a plain list."""
+
+    id: str
+    response_type: Literal["embeddings_by_type", "embeddings_floats"]
+    embeddings: CohereEmbeddings | Vectors
+    texts: list[str]
+    meta: Meta
+
+
+class RerankRequest(VllmBody):
+    """Cohere's request, versions 1 and 2, and what Jina and vLLM add to it. Documents are videos."""
+
     query: Text
-    documents: Annotated[
-        list[Text | Video],
-        BeforeValidator(_check_documents),
-        Field(min_length=1, description='Video URIs, as strings or as {"video": URI}. Words are refused.'),
+    documents: Documents
+    model: Annotated[str | None, Field(description="A name of the served reranker; default that one.")] = None
+    top_n: Annotated[int | None, Field(ge=0, description="Most results; default all, and so is 0, vLLM's default.")] = (
+        None
+    )
+    return_documents: Annotated[bool, Field(description="Put the URI of each document into its result.")] = False
+    rank_fields: Annotated[list[Literal["video", "text"]], Field(description="Cohere's; a document has one field.")] = [
+        "text"
     ]
-    top_n: Annotated[int | None, Field(ge=1, description="Most results; default all.")] = None
-    return_documents: Annotated[
-        bool | None, Field(description="Of version 1: put the URI of each document into its result.")
-    ] = None
+    max_chunks_per_doc: Annotated[int, Field(ge=1, description="Cohere's; a video is one chunk.")] = 1
+    raw_scores: Annotated[Literal[False], Field(description="Infinity's; scores are probabilities.")] = False
+    return_embeddings: Annotated[Literal[False], Field(description="Jina's.")] = False
+    truncation: Annotated[bool, Field(description="Jina's; nothing is ever cut.")] = False
+
+
+class TeiRerankRequest(Body):
+    """TEI's request for reranking. It names no model, and its answer is a plain list."""
+
+    query: Text
+    texts: Documents
+    return_text: Annotated[bool, Field(description="Put the URI of each text into its result.")] = False
+    raw_scores: Annotated[Literal[False], Field(description="Scores are probabilities.")] = False
+    truncate: Annotated[bool, Field(description="Nothing is ever cut.")] = False
+    truncation_direction: Annotated[Direction, Field(description="Nothing is ever cut.")] = "right"
+
+
+def _form_of(body: Any) -> str:
+    """Tell TEI's request from the others: its list is named `texts`, and theirs `documents`."""
+    given = {name for name, value in body.items() if value is not None} if isinstance(body, dict) else set()
+    return f"{FORM}texts" if "texts" in given and "documents" not in given else f"{FORM}documents"
+
+
+AnyRerankRequest = Annotated[
+    Annotated[RerankRequest, Tag(f"{FORM}documents")] | Annotated[TeiRerankRequest, Tag(f"{FORM}texts")],
+    Discriminator(_form_of),
+]
+
+
+class TeiRank(BaseModel):
+    """A text's place in the request, and the probability that it matches the query."""
+
+    index: int
+    score: Annotated[float, Field(ge=0, le=1)]
+    text: str | None = None
 
 
 class RerankDocument(BaseModel):
@@ -153,37 +401,17 @@ class RerankResult(BaseModel):
     document: RerankDocument | None = None
 
 
-class ApiVersion(BaseModel):
-    """Version of Cohere's API."""
-
-    version: str
-
-
-class BilledUnits(BaseModel):
-    """What Cohere counts; one search a request, as there."""
-
-    search_units: int = 1
-
-
-class RerankMeta(BaseModel):
-    """Cohere's description of an answer."""
-
-    api_version: ApiVersion
-    billed_units: BilledUnits = BilledUnits()
-
-
 class RerankResponse(BaseModel):
-    """Cohere's answer, most relevant first."""
+    """Cohere's answer, most relevant first, which Jina and vLLM have too; `meta` is Cohere's."""
 
     id: str
+    model: str
     results: list[RerankResult]
-    meta: RerankMeta
+    meta: Meta | None = None
 
 
-class SearchOptions(BaseModel):
+class SearchOptions(Options):
     """A search of the index, as an address has it."""
-
-    model_config = ConfigDict(extra="forbid")
 
     q: Annotated[Text, Field(description="Words.")]
     k: Annotated[int | None, Field(ge=1, description="Most hits; default 10, or the server's limit if less.")] = None
@@ -229,10 +457,8 @@ class SearchOptions(BaseModel):
     ] = None
 
 
-class SearchRequest(SearchOptions):
+class SearchRequest(SearchOptions, Body):
     """A search of the index, as a body has it."""
-
-    model_config = ConfigDict(strict=True)
 
 
 class SearchHit(BaseModel):

@@ -1,4 +1,4 @@
-"""The web page: three static files, which ask `/search` and play `/media`."""
+"""The web page: static files, which ask `/search` and play `/media`."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ _FILES = {
     "/": ("index.html", "text/html; charset=utf-8"),
     "/page.js": ("page.js", "text/javascript; charset=utf-8"),
     "/page.css": ("page.css", "text/css; charset=utf-8"),
+    "/icon.svg": ("icon.svg", "image/svg+xml"),
+    "/favicon.ico": ("icon.svg", "image/svg+xml"),  # what browsers ask for where no page names an icon
 }
 
 
