@@ -53,8 +53,8 @@ class VideoRef:
 
     Attributes:
         source: The file, or the http(s) address.
-        start: Seconds from the first frame. Default 0.
-        end: Seconds from the first frame, or None for the end of the video.
+        start: Seconds on the clock of a player. Default 0.
+        end: Seconds likewise, or None for the end of the video.
     """
 
     source: Path | str
@@ -81,8 +81,8 @@ def video_uri(path: str | os.PathLike[str], start: float | None = None, end: flo
         path: A file, which need not exist; ``~`` is expanded, and it is made absolute without resolving links. A
             `PureWindowsPath`, or a string that begins like ``C:\``, is a Windows path on any system. Or an http(s)
             address without a fragment.
-        start: Seconds from the first frame; None is the beginning.
-        end: Seconds from the first frame; None is the end of the video.
+        start: Seconds on the clock of a player; None is the beginning.
+        end: Seconds likewise; None is the end of the video.
 
     Returns:
         ASCII text without white space, such as ``video+file:///abs/a.mp4#t=10,20``: without a fragment for the whole

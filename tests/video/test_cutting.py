@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.zoo import Zoo
 from vidembed.video import Cut, NotAVideo, Scenes, VideoTooLarge, Windows, cut_from_dict, cut_to_dict, load_video
-from vidembed.video.cutting import lay_out, measure
+from vidembed.video.cutting import lay_out
 
 WINDOWS = st.builds(
     lambda length, share: Windows(length, share * (length - 0.001)), st.floats(0.001, 1e6), st.floats(0, 0.99)
@@ -63,7 +63,7 @@ def test_what_is_no_cut(value: Any) -> None:
 @pytest.mark.parametrize("name", ["h264.mp4", "h264.ts", "live.mkv", "vfr.mkv", "long_audio.mkv", "one.gif"])
 def test_layouts(zoo: Zoo, name: str) -> None:
     path = zoo.path(name)
-    duration = measure(path)
+    duration = lay_out(path, None).duration
     assert duration == pytest.approx(zoo[name].duration, abs=0.05)
     assert duration == pytest.approx(load_video(path).duration, abs=0.05)
     whole, windows = lay_out(path, None), lay_out(str(path), Windows(1.0, 0.5))

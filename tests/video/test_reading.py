@@ -273,7 +273,10 @@ def test_flagged_and_timeless_frames_are_dropped_and_counted(zoo: Zoo, monkeypat
         return SimpleNamespace(pts=pts, time_base=Fraction(1, 10), duration=1, key_frame=pts == 0, is_corrupt=corrupt)
 
     frames = [frame(0), frame(1, corrupt=True), frame(2), frame(None), frame(4)]
-    packet = SimpleNamespace(pts=0, time_base=Fraction(1, 10), is_keyframe=True, decode=lambda: frames)
+    packet = SimpleNamespace(
+        pts=0, dts=0, duration=1, size=1, time_base=Fraction(1, 10), is_keyframe=True, is_discard=False
+    )
+    packet.decode = lambda: frames
     with zoo.path("h264.mp4").open("rb") as handle, FrameReader(handle, "x", Deadline(None, "x")) as reader:
         monkeypatch.setattr(reader, "_packets", lambda: iter([packet]))
         seen = [(timed.time, timed.ordinal, timed.errors) for timed in reader._decode()]

@@ -12,7 +12,7 @@ from langchain_core.documents import Document
 from vidembed.index.files import canonical, find_videos
 from vidembed.uri import VIDEO_SUFFIXES, content_fingerprint
 from vidembed.video import VideoError, item_name
-from vidembed.video.duration import video_duration
+from vidembed.video.cutting import lay_out
 from vidembed.video.source import check_regular
 from vidembed.video.windows import Windows
 
@@ -26,8 +26,9 @@ class VideoLoader(BaseLoader):
     """Lists videos as documents, without embedding them.
 
     A document's text is the URI of the video, or of a segment of it. Its metadata: ``source`` (the file, which
-    `langchain_core.indexing.index` groups by), ``start_s``, ``end_s`` and ``duration_s`` (seconds), and
-    ``content_fingerprint`` (SHA-256 of the file, which is read whole). Its id is a UUID made of the URI.
+    `langchain_core.indexing.index` groups by), ``start_s``, ``end_s`` and ``duration_s`` (where
+    the video ends), in seconds as a player shows them, and ``content_fingerprint`` (SHA-256 of the file, which is read
+    whole). Its id is a UUID made of the URI.
 
     Args:
         path: A file, or a folder, in which files are found by suffix, in either case, but for hidden ones.
@@ -110,6 +111,10 @@ class VideoLoader(BaseLoader):
     def _documents(self, file: Path) -> list[Document]:
         check_regular(str(file), item_name(file))  # reading a pipe could wait for ever
         fingerprint = content_fingerprint(file)
-        duration = round(video_duration(file), 6)
-        windows = [None] if self.windows is None else self.windows.split(duration)
-        return [video_document(file, window, duration=duration, content_fingerprint=fingerprint) for window in windows]
+        layout = lay_out(file, self.windows)
+        windows = [None] if self.windows is None else layout.segments
+        first, duration = layout.segments[0][0], round(layout.duration, 6)
+        return [
+            video_document(file, window, start=first, duration=duration, content_fingerprint=fingerprint)
+            for window in windows
+        ]

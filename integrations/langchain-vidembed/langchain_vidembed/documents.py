@@ -22,22 +22,28 @@ class NotAVideoError(ValueError):
 
 
 def video_document(
-    path: Path, window: tuple[float, float] | None, *, duration: float, content_fingerprint: str
+    path: Path,
+    window: tuple[float, float] | None,
+    *,
+    duration: float,
+    content_fingerprint: str,
+    start: float = 0.0,
 ) -> Document:
     """Return the document of a video, or of a window of it.
 
     Args:
         path: The file, absolute.
-        window: Start and end, seconds; None for the whole video.
-        duration: Length of the whole video, seconds.
+        window: Start and end, seconds on the clock of a player; None for the whole video.
+        duration: Where the whole video ends, seconds likewise.
         content_fingerprint: Of the file's bytes. With it in the metadata, a changed file is another document.
+        start: Where the first frame of the whole video comes on show, seconds likewise. Default 0.
 
     Returns:
         A document with the URI for its text, and plain values for metadata, which all stores take. Its id is a UUID
         made of the URI, since Qdrant takes no other strings.
     """
     uri = video_uri(path, *window) if window else video_uri(path)
-    start, end = window or (0.0, duration)
+    start, end = window or (start, duration)
     metadata = {
         "source": os.fsencode(path).decode("utf-8", "backslashreplace"),  # stores take no name that is not UTF-8
         "start_s": start,

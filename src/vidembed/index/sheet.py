@@ -112,7 +112,7 @@ def thumbnail(path: Path, seconds: float) -> bytes:
 
     Args:
         path: The video.
-        seconds: Time from its first frame.
+        seconds: Time on the clock of a player.
 
     Raises:
         VideoError: It cannot be read.

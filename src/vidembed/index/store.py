@@ -59,7 +59,7 @@ class Segment:
     """A stretch of a video and its vector.
 
     Attributes:
-        start_s: Where it starts, seconds.
+        start_s: Where it starts, seconds on the clock of a player.
         end_s: Where it ends, seconds.
         vector: Its embedding, float32, shape (D,).
     """
@@ -76,7 +76,7 @@ class FileRows:
     Attributes:
         uri: Its `file://` URI.
         segments: All of its segments, at least one.
-        duration: Length of the video, seconds.
+        duration: Where the video ends, seconds on the clock of a player.
         content_fingerprint: SHA-256 of its bytes, hex.
         state: Size and time of last write.
     """

@@ -30,7 +30,7 @@ class Clip:
 
     All times are in seconds. Of a whole video they count from its first frame; of a segment, **from the
     start of the segment**, so that the same content gives the same vector wherever it lies in a file;
-    ``start_s`` says where that is.
+    ``start_s`` says where that is on the clock of a player.
 
     Attributes:
         frames: ``(T, H, W, 3)`` uint8 RGB: T >= 1 frames of one size, upright, with square pixels.
@@ -46,7 +46,8 @@ class Clip:
         damaged: True if any part could not be decoded; what is left is in place by time.
         truncated: True if the stream ends over one second before the duration it declares.
         item: How the source is named in messages.
-        start_s: Where the clip begins in the file: the segment's start, or 0.
+        start_s: Where the clip begins in the file, seconds on the clock of a player: the segment's start, or that of
+            the first frame if that comes later.
         video_backend: What decoded it: ``"pyav"``, ``"decord"`` or ``"frames"`` (given as an array).
         sampling: How the frames were chosen, or ``None`` if that is not known. What embeds a clip checks that it
             would have chosen them so itself.
@@ -111,6 +112,7 @@ def assemble(
     end: float | None,
     video_end: float,
     declared_duration: float | None,
+    start_s: float,
     damaged: bool,
     item: str,
     backend: str,
@@ -123,10 +125,11 @@ def assemble(
         ordinals: ``(T,)`` places in the stream, or ``None`` if they were not counted.
         count: Frames counted in the window (if ``ordinals``, in the whole video).
         declared_fps: The stream's average rate as declared, or ``None``.
-        start: Start of the window, in seconds of the video.
+        start: Start of the window, in seconds from the first frame.
         end: Its end, or ``None`` for the end of the video.
         video_end: Where the video was found to end; above ``end`` if it was not read so far.
         declared_duration: What the video stream declares, or ``None``.
+        start_s: Start of the window, in seconds on the clock of a player.
         damaged: Whether errors were met.
         item: Name for messages.
         backend: What decoded it.
@@ -163,6 +166,6 @@ def assemble(
         damaged=damaged,
         truncated=truncated,
         item=item,
-        start_s=start,
+        start_s=start_s,
         video_backend=backend,
     )

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, BinaryIO
+from fractions import Fraction
+from typing import TYPE_CHECKING, BinaryIO, cast
 
 import av
 import av.container
 import av.error
+import av.format
 import av.stream
 from av.video.codeccontext import VideoCodecContext
 from av.video.stream import VideoStream
@@ -26,7 +28,6 @@ from vidembed.video.geometry import MAX_AREA, check_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from fractions import Fraction
 
 FORMATS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,live_flv,asf,gif,ogg,mxf,nut,rm,dv,ivf,wtv,yuv4mpegpipe"
@@ -41,7 +42,14 @@ DEFAULT_THREADS = 4
 """Decoding threads of one reader: more add memory and delay."""
 BUFFER_BYTES = 2**18
 
+START_TOLERANCE_S = 0.025
+"""Seconds. A video that begins no later than this after the earliest stream begins with it: encoders put up to a packet
+of sound before the first frame (AAC 21 to 23 ms, Opus 6.5 ms)."""
+
 _NO_CLOCK = ("mpegts", "mpeg")  # durations there are differences of clocks, which restart in joined files
+_TS_DISCONT = cast("int", av.format.Flags.ts_discont.value)
+_OWN_DURATIONS = ("mov,mp4,m4a,3gp,3g2,mj2", "avi", "ogg", "mxf", "rm", "dv")
+# Containers that declare a duration for each stream. In others FFmpeg can give a stream that of the whole container.
 
 
 def _is_raw_stream(head: bytes) -> bool:
@@ -208,22 +216,64 @@ def _plausible(seconds: float | None) -> float | None:
     return seconds if seconds is not None and 0 < seconds <= MAX_TIME else None
 
 
-def declared_duration(container: av.container.InputContainer, stream: VideoStream) -> float | None:
+def declared_duration(
+    container: av.container.InputContainer, stream: VideoStream, first: Fraction | None = None
+) -> float | None:
     """Return the duration of the *video stream* as its container declares it, in seconds, or ``None``.
 
-    Never the container's where other streams could be longer, and none of formats whose durations are
-    differences between clocks.
+    A hint: containers were seen that declare too much and too little. Never the container's where other streams could
+    be longer, and none of formats whose durations are differences between clocks.
+
+    Args:
+        container: An open container.
+        stream: Its video stream.
+        first: When its first frame comes on show, seconds on the container's clock. Default: the stream's start time.
     """
-    if container.format.name in _NO_CLOCK:
+    name = container.format.name
+    if name in _NO_CLOCK:
         return None
-    if stream.duration is not None and stream.time_base is not None:
+    alone = len(container.streams) == 1
+    is_own = name in _OWN_DURATIONS or (alone and name != "matroska,webm")
+    if is_own and stream.duration is not None and stream.time_base is not None:
         return _plausible(float(stream.duration * stream.time_base))
-    start = 0.0
-    if stream.start_time is not None and stream.time_base is not None:
-        start = max(0.0, float(stream.start_time * stream.time_base))
-    tag = next((value for key, value in stream.metadata.items() if key.upper().startswith("DURATION")), None)
+    if first is None and stream.start_time is not None and stream.time_base is not None:
+        first = stream.start_time * stream.time_base
+    start = max(0.0, float(first or 0))
+    tags = {key.upper(): value for key, value in stream.metadata.items()}
+    # With a language (DURATION-eng) as written by mkvmerge; FFmpeg copies that even when it cuts, beside its own.
+    tag = tags.get("DURATION", next((value for key, value in tags.items() if key.startswith("DURATION-")), None))
     if tag is not None and (seconds := _clock(tag)) is not None:
         return _plausible(seconds - start)  # Matroska's tag is the time at which the track ends
-    if len(container.streams) == 1 and container.duration is not None:
+    if alone and container.duration is not None:
         return _plausible(container.duration / av.time_base - start)
     return None
+
+
+def has_discontinuities(container: av.container.InputContainer) -> bool:
+    """Whether the clock of this kind of container may jump at any time (FFmpeg's ``AVFMT_TS_DISCONT``)."""
+    return bool(container.format.flags & _TS_DISCONT)
+
+
+def start_on_player(container: av.container.InputContainer, stream: VideoStream, first: Fraction) -> float:
+    """Return when the first frame of a video comes on show on the clock of a player, seconds, at least 0.
+
+    Players show the start of the earliest stream of pictures or sound as 0: ``ffmpeg -ss`` and mpv count from FFmpeg's
+    ``start_time`` of a container. Subtitles and cover art do not count.
+
+    Args:
+        container: An open container.
+        stream: Its video stream.
+        first: When its first frame comes on show, seconds on the container's clock.
+    """
+    cover = av.stream.Disposition.attached_pic
+    starts = {
+        other.index: other.start_time * other.time_base
+        for other in container.streams
+        if other.type in {"audio", "video"} and not other.disposition & cover
+        if other.start_time is not None and other.time_base
+    }
+    if container.format.name == "avi":  # it stores no times of presentation; B-frames only seem to begin late
+        first = starts.get(stream.index, first)
+    # What comes before 0 is sound that encoders put there and decoders leave out.
+    start = float(first - min([first, *(max(Fraction(0), other) for other in starts.values())]))
+    return round(start, 6) if START_TOLERANCE_S < start <= MAX_TIME else 0.0

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import warnings
+from array import array
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from pathlib import Path
 from typing import Any, Final, TypeAlias
 
-from vidembed.video.errors import VideoTooLarge
-from vidembed.video.load import load_video
-from vidembed.video.probe import probe
-from vidembed.video.sampling import Sampling
+import numpy as np
+
+from vidembed.video.clip import TRUNCATED_S
+from vidembed.video.container import has_discontinuities
+from vidembed.video.download import UrlAccess
+from vidembed.video.errors import CorruptVideo, VideoTooLarge, VideoTruncated
+from vidembed.video.opening import open_source
+from vidembed.video.reader import Deadline, Extent, FrameReader
+from vidembed.video.sampling import TIME_EPSILON
 from vidembed.video.scenes import Scenes, find_cuts
-from vidembed.video.source import item_name
+from vidembed.video.source import VideoSource, item_name
 from vidembed.video.windows import Windows
 
 Cut: TypeAlias = Windows | Scenes
@@ -25,9 +31,11 @@ _KINDS: Final[dict[str, type[Windows] | type[Scenes]]] = {"windows": Windows, "s
 class Layout:
     """The segments of a video.
 
+    Times are those of a player, which shows the start of the file's earliest stream as 0.
+
     Attributes:
-        duration: Of the video, seconds: as declared, or as measured where it declares none and for `Scenes`.
-        segments: ``(start, end)`` of each, seconds from the first frame, in order of their starts.
+        duration: Where the video ends, seconds.
+        segments: ``(start, end)`` of each, seconds, in order of their starts. The first starts with the first frame.
     """
 
     duration: float
@@ -60,42 +68,99 @@ def cut_from_dict(value: Mapping[str, Any]) -> Cut:
     return kind(**rest)
 
 
-def lay_out(source: str | Path, cut: Cut | None, *, timeout_s: float | None = None, threads: int = 1) -> Layout:
-    """Decide the segments of a video.
+def lay_out(
+    source: VideoSource,
+    cut: Cut | None,
+    *,
+    allow_url: UrlAccess = False,
+    timeout_s: float | None = None,
+    threads: int = 1,
+) -> Layout:
+    """Decide the segments of a video by the frames that are there.
 
-    Windows need only its header where that declares a duration; otherwise, and for scenes, it is decoded once.
+    Windows and whole videos need a pass over its packets, and no decoding, where the clock does not jump; otherwise,
+    and for scenes, it is decoded once. A declared duration counts where the last frame ends within a second before it,
+    or within a frame of it. Segments in a row in which no new frame comes on show are one.
 
     Args:
-        source: A local file.
+        source: A path, bytes, a binary file object or, with `allow_url`, an http(s) address.
         cut: How; ``None`` for one segment that is all of it.
+        allow_url: As in :func:`vidembed.video.load_video`.
         timeout_s: Limit in seconds on each time that it is read, or ``None``.
         threads: Decoding threads.
 
     Raises:
         VideoError: It cannot be read.
         VideoTooLarge: There would be too many segments.
+
+    Warns:
+        VideoTruncated: It ends over one second before the duration it declares.
     """
     item = item_name(source)
     if isinstance(cut, Scenes):
-        duration, cuts = find_cuts(source, cut, item=item, timeout_s=timeout_s, threads=threads)
+        extent, cuts = find_cuts(source, cut, item=item, timeout_s=timeout_s, threads=threads)
     else:
-        duration, cuts = measure(source, timeout_s=timeout_s, threads=threads), []
-    if cut is None:
-        return Layout(duration, [(0.0, round(duration, 6))])
+        extent, cuts = _survey(source, item, allow_url=allow_url, timeout_s=timeout_s, threads=threads), []
+    if extent.is_truncated:
+        warnings.warn(
+            VideoTruncated(
+                f"{item}: it ends at {extent.end:.2f} s, before the {extent.declared:.2f} s it declares; only what is "
+                "there is cut"
+            ),
+            stacklevel=2,
+        )
     try:
-        return Layout(duration, cut.split(cuts, duration) if isinstance(cut, Scenes) else cut.split(duration))
+        duration, segments = _cut(cut, cuts, extent)
     except ValueError as error:
         raise VideoTooLarge(item, f"{error}; cut longer segments, or cut the file") from error
+    if not extent.start:
+        return Layout(duration, segments)
+    moved = [(round(start + extent.start, 6), round(end + extent.start, 6)) for start, end in segments]
+    return Layout(duration + extent.start, moved)
 
 
-def measure(source: str | Path, *, timeout_s: float | None = None, threads: int = 1) -> float:
-    """Return the length of a video in seconds: as declared, or found by decoding it where it declares none.
+def _survey(source: VideoSource, item: str, *, allow_url: UrlAccess, timeout_s: float | None, threads: int) -> Extent:
+    """Find where the frames of a video lie: by its packets, or by decoding it where these do not tell."""
+    deadline = Deadline(timeout_s, item)
+    with open_source(source, item, allow_url=allow_url, timeout_s=timeout_s) as handle:
+        with FrameReader(handle, item, deadline, threads=threads) as reader:
+            if next(reader, None) is None:
+                raise CorruptVideo(item, f"no frame could be decoded ({reader.errors} errors)")
+            found = None if has_discontinuities(reader.container) else reader.survey()
+        if found is not None:
+            return found
+        times = array("d")
+        with FrameReader(handle, item, deadline, threads=threads) as reader:
+            last = None
+            for last in reader:
+                times.append(last.time)
+            if last is None:
+                raise CorruptVideo(item, f"no frame could be decoded ({reader.errors} errors)")
+            return reader.extent(np.frombuffer(times), last.time + last.duration)
 
-    Raises:
-        VideoError: It cannot be read.
-    """
-    declared = probe(source, timeout_s=timeout_s).duration
-    if declared is not None:
-        return declared
-    small = Sampling(max_frames=1, max_pixels=64 * 64)
-    return load_video(source, small, timeout_s=timeout_s, threads=threads).duration
+
+def _cut(cut: Cut | None, cuts: list[float], extent: Extent) -> tuple[float, list[tuple[float, float]]]:
+    """Return the duration and the segments of a video, in seconds from the first frame."""
+    end, declared = extent.end, extent.declared
+    if cut is None:
+        return end, [(0.0, round(end, 6))]
+    if isinstance(cut, Scenes):
+        return end, _without_still(cut.split(cuts, end), extent)
+    if declared is not None and 0 < declared - end <= TRUNCATED_S:
+        segments = cut.split(declared)
+        if segments[-1][0] + TIME_EPSILON < end:
+            return declared, _without_still(segments, extent)
+    return end, _without_still(cut.split(end), extent)
+
+
+def _without_still(segments: list[tuple[float, float]], extent: Extent) -> list[tuple[float, float]]:
+    """Make one of segments in a row in which no new frame comes on show."""
+    bounds = np.asarray(segments)  # (S, 2)
+    first, behind = np.searchsorted(extent.times, bounds - TIME_EPSILON).T  # the frames that begin in each
+    kept: list[tuple[float, float]] = []
+    for place, (start, end) in enumerate(segments):
+        if place and first[place] == behind[place] and first[place - 1] == behind[place - 1]:
+            kept[-1] = kept[-1][0], end
+        else:
+            kept.append((start, end))
+    return kept

@@ -18,7 +18,7 @@ from vidembed.video.container import DEFAULT_THREADS, SEEKABLE_FORMATS
 from vidembed.video.errors import BackendUnavailable, CorruptVideo, InvalidVideoInput
 from vidembed.video.geometry import shrink
 from vidembed.video.opening import open_source
-from vidembed.video.reader import Deadline, FrameReader
+from vidembed.video.reader import Deadline, FrameReader, from_player
 from vidembed.video.source import local_path
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def read(
         source: A path.
         sampling: How frames are chosen.
         item: Name for messages.
-        start: Seconds from the first frame.
+        start: Seconds on the clock of a player.
         end: Likewise (exclusive), or ``None``.
         timeout_s: Limit in seconds, after which the process is killed.
 
@@ -92,7 +92,9 @@ def read(
         if first is None:
             raise CorruptVideo(item, f"no frame could be decoded ({reader.errors} errors)")
         geometry = reader.geometry(first.frame, sampling.max_pixels)
-        declared, rate = reader.duration, reader.rate
+        declared, rate, starts_at = reader.duration, reader.rate, reader.start
+    start_s = max(start, starts_at)
+    start, end = from_player(start, end, starts_at, item)
     if declared is None:
         raise BackendUnavailable(
             item, "the file declares no duration, which backend='decord' needs; use backend='pyav'"
@@ -107,7 +109,9 @@ def read(
     if rate and abs(video_end - declared) <= 1 / rate:
         video_end = declared
     if not header["indices"]:
-        raise InvalidVideoInput(item, f"the segment starts at {start:g} s, and the video is {video_end:.3f} s long")
+        raise InvalidVideoInput(
+            item, f"the segment starts at {start_s:g} s, and the video ends at {starts_at + video_end:.3f} s"
+        )
     indices = np.array(header["indices"], dtype=np.int64)
     _, order = np.unique(indices, return_inverse=True)
     return assemble(
@@ -120,6 +124,7 @@ def read(
         end=end,
         video_end=video_end,
         declared_duration=declared,
+        start_s=start_s,
         damaged=False,
         item=item,
         backend="decord",

@@ -129,7 +129,7 @@ def load_segments(
 
     Args:
         path: The video: any single source that is not a segment.
-        segments: ``(start, end)`` of each, in seconds from the first frame, ordered by start; ``end`` may be
+        segments: ``(start, end)`` of each, as of a `VideoSegment`, ordered by start; ``end`` may be
             ``None``. They may overlap.
         sampling: As in :func:`load_video`.
         backend: As in :func:`load_video`. ``"decord"`` opens and decodes the file anew for each segment.

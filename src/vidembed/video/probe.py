@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vidembed.video.download import MAX_DOWNLOAD_BYTES, UrlAccess
 from vidembed.video.errors import CorruptVideo
@@ -30,6 +30,10 @@ class VideoInfo:
         rotation: Degrees counter-clockwise, 0, 90, 180 or 270, by which decoded pictures are set upright.
         num_frames_estimate: Frames in the stream: declared, else ``round(duration * fps)``, else ``None``.
         has_audio: Whether there is an audio stream.
+        start_s: When the first frame comes on show, seconds on the clock of a player, which shows the start of the
+            earliest stream as 0. The video ends at ``start_s + duration``.
+        discontinuities: How often the clock starts again or jumps, as in joined recordings; times go on without a gap
+            there. ``None`` unless ``scan`` was asked for.
     """
 
     item: str
@@ -42,11 +46,14 @@ class VideoInfo:
     rotation: int
     num_frames_estimate: int | None
     has_audio: bool
+    start_s: float = 0.0
+    discontinuities: int | None = None
 
 
 def probe(
     source: VideoSource,
     *,
+    scan: bool = False,
     allow_url: UrlAccess = False,
     timeout_s: float | None = 60.0,
     max_bytes: int = MAX_DOWNLOAD_BYTES,
@@ -55,6 +62,7 @@ def probe(
 
     Args:
         source: What to describe (see :data:`vidembed.video.VideoSource`).
+        scan: Also read the rest of the file, without decoding it, to count discontinuities of its clock.
         allow_url: Whether http and https addresses may be fetched (whole): ``True`` from public addresses, or names
             of hosts, from these alone. Default False.
         timeout_s: Limit in seconds, ``None`` for none. Default 60.
@@ -80,13 +88,18 @@ def probe(
             rotation=0,
             num_frames_estimate=count,
             has_audio=False,
+            discontinuities=0 if scan else None,
         )
     deadline = Deadline(timeout_s, item)
     with (
         open_source(inner, item, allow_url=allow_url, timeout_s=timeout_s, max_bytes=max_bytes) as handle,
         FrameReader(handle, item, deadline) as reader,
     ):
-        return describe(reader, item)
+        info = describe(reader, item)
+        if not scan:
+            return info
+        reader.survey()
+        return replace(info, discontinuities=reader.discontinuities)
 
 
 def describe(reader: FrameReader, item: str) -> VideoInfo:
@@ -109,4 +122,5 @@ def describe(reader: FrameReader, item: str) -> VideoInfo:
         rotation=90 * quarter_turns(first.frame.rotation),
         num_frames_estimate=count,
         has_audio=any(other.type == "audio" for other in container.streams),
+        start_s=reader.start,
     )

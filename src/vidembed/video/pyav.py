@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from itertools import chain
 from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
@@ -11,7 +12,7 @@ import numpy as np
 from vidembed.video.clip import TRUNCATED_S, Clip, assemble
 from vidembed.video.container import DEFAULT_THREADS
 from vidembed.video.errors import CorruptVideo, InvalidVideoInput
-from vidembed.video.reader import Deadline, FrameReader, TimedFrame
+from vidembed.video.reader import Deadline, FrameReader, TimedFrame, from_player
 from vidembed.video.sampling import TIME_EPSILON, GridPicker, Sampling
 
 if TYPE_CHECKING:
@@ -31,23 +32,46 @@ class Window:
     """Collects the frames of one clip: a whole video, or one segment of it.
 
     Args:
-        start: Seconds from the first frame of the video.
+        start: Seconds on the clock of a player. What lies before the first frame is left out.
         end: Likewise (exclusive), or ``None`` for the end of the video.
-        reader: The pass that will feed it.
+        reader: The pass that will feed it, after its first frame.
         sampling: How frames are chosen.
         item: Name for messages.
+        duration: Length of the video if it was found by reading, seconds; default, as declared.
+
+    Attributes:
+        start: Seconds from the first frame.
+        end: Likewise.
+
+    Raises:
+        InvalidVideoInput: It ends before the first frame.
     """
 
-    def __init__(self, start: float, end: float | None, reader: FrameReader, sampling: Sampling, item: str) -> None:
+    def __init__(
+        self,
+        start: float,
+        end: float | None,
+        reader: FrameReader,
+        sampling: Sampling,
+        item: str,
+        *,
+        duration: float | None = None,
+    ) -> None:
         """Prepare the grid."""
-        self.start = start
-        self.end = end
+        self.asked = start, end, item
+        self.start, self.end = from_player(start, end, reader.start, item)
         self.item = item
         self.done = False
+        self._start_s = max(start, reader.start)
+        self._sampling = sampling
         self._declared = reader.duration
-        declared = None if self._declared is None else max(self._declared, start)
+        self._is_settled = duration is not None
+        length = self._declared if duration is None else duration
         self._picker: GridPicker[tuple[NDArray[np.uint8], float, int | None]]
-        self._picker = GridPicker(sampling, start=start, end=end, duration=declared)
+        self._picker = GridPicker(
+            sampling, start=self.start, end=self.end, duration=None if length is None else max(length, self.start)
+        )
+        self._step = self._picker.step
         self._seen = 0
         self._errors = 0
         self._errors_before: int | None = None
@@ -70,6 +94,20 @@ class Window:
             self._picker.keep((timed.array(geometry, self.item), timed.time, timed.ordinal), until)
         self.done = self.end is not None and until + TIME_EPSILON >= self.end
 
+    def is_mistaken(self, reader: FrameReader, video_end: float) -> bool:
+        """Whether it was read by a declared duration that is far from the real one, and is another without that.
+
+        Args:
+            reader: The pass that fed it.
+            video_end: Seconds from the first frame to the end of the last one.
+        """
+        if self._declared is None or self._is_settled or abs(self._declared - video_end) <= TRUNCATED_S:
+            return False
+        span = video_end - self.start if self.end is None else min(self.end, video_end) - self.start
+        if span <= TIME_EPSILON:  # whether a tail is missing shows when no packet is jumped over
+            return reader.seeked
+        return abs(self._sampling.step(span) - self._step) > TIME_EPSILON
+
     def clip(self, reader: FrameReader, video_end: float) -> Clip:
         """Return what was collected.
 
@@ -79,7 +117,7 @@ class Window:
         """
         if not self.done:
             self._errors = reader.errors - (self._errors_before or 0)
-        self._check(video_end)
+        self._check(video_end, reader)
         kept = self._picker.finish()
         ordinals = [ordinal for *_, ordinal in kept if ordinal is not None]
         return assemble(
@@ -91,23 +129,27 @@ class Window:
             start=self.start,
             end=self.end,
             video_end=video_end,
-            declared_duration=self._declared,
+            declared_duration=None if reader.is_complete else self._declared,
+            start_s=self._start_s,
             damaged=self._errors > 0,
             item=self.item,
             backend="pyav",
         )
 
-    def _check(self, video_end: float) -> None:
+    def _check(self, video_end: float, reader: FrameReader) -> None:
         """Raise if nothing lies in the window, or too much of it was lost."""
         if self.start + TIME_EPSILON >= video_end:
+            ends_at = f"{reader.start + video_end:.3f} s"
             if self._declared is not None and self.start < self._declared - TRUNCATED_S:
-                raise CorruptVideo(
-                    self.item,
-                    f"the video ends at {video_end:.3f} s, before this segment and the {self._declared:.3f} s it "
-                    "declares; get an intact copy",
+                found = (
+                    f"the video ends at {ends_at}, before this segment and the {reader.start + self._declared:.3f} s "
+                    "that it declares"
                 )
+                if self._errors or (reader.stream.frames and not reader.is_complete):
+                    raise CorruptVideo(self.item, f"{found}; get an intact copy")
+                raise InvalidVideoInput(self.item, f"{found}; it was cut off, or its header is wrong")
             raise InvalidVideoInput(
-                self.item, f"the segment starts at {self.start:g} s, and the video is {video_end:.3f} s long"
+                self.item, f"the segment starts at {self.asked[0]:g} s, and the video ends at {ends_at}"
             )
         if self._errors > MAX_LOST_SHARE * (self._errors + self._seen):
             raise CorruptVideo(
@@ -126,28 +168,34 @@ def read_windows(
     deadline: Deadline,
     threads: int = DEFAULT_THREADS,
     allow_seek: bool = True,
+    duration: float | None = None,
 ) -> Iterator[Clip]:
     """Decode several windows of one video in one pass.
 
     Args:
         handle: Seekable, binary.
-        segments: ``(start, end, name)`` of each window, in seconds, ordered by start.
+        segments: ``(start, end, name)`` of each window, in seconds on the clock of a player, ordered by start.
         sampling: How frames are chosen in each window.
         item: Name of the file, for messages.
         deadline: Limit on the whole pass.
         threads: Decoding threads.
         allow_seek: Whether distances may be jumped over where the container allows it.
+        duration: Length of the video if it was found by reading, seconds; default, as declared. A window whose frames
+            were chosen by a declared duration that turns out to be wrong by over a second is read again with the real
+            one.
 
     Yields:
         One clip a window, in the order given.
     """
     with FrameReader(handle, item, deadline, threads=threads) as reader:
         reader.can_seek = reader.can_seek and allow_seek
-        windows = deque(Window(start, end, reader, sampling, name) for start, end, name in segments)
-        geometry: Geometry | None = None
+        first = next(reader, None)
+        if first is None:
+            raise CorruptVideo(item, f"no frame could be decoded ({reader.errors} errors)")
+        windows = deque(Window(start, end, reader, sampling, name, duration=duration) for start, end, name in segments)
+        geometry = reader.geometry(first.frame, sampling.max_pixels)
         shown: TimedFrame | None = None  # the frame on show, until the next one comes
-        for timed in reader:
-            geometry = geometry or reader.geometry(timed.frame, sampling.max_pixels)
+        for timed in chain([first], reader):
             if shown is not None:
                 _feed(windows, shown, timed.time, geometry)
                 while windows and windows[0].done:
@@ -159,12 +207,24 @@ def read_windows(
                 shown = None
             if not windows:
                 return
-        if shown is None or geometry is None:
+        if shown is None:
             raise CorruptVideo(item, f"no frame could be decoded ({reader.errors} errors)")
         ends_at = video_end(shown, reader)
         _feed(windows, shown, ends_at, geometry)
         for window in windows:
-            yield window.clip(reader, ends_at)
+            if not window.is_mistaken(reader, ends_at):
+                yield window.clip(reader, ends_at)
+                continue
+            yield from read_windows(
+                handle,
+                [window.asked],
+                sampling,
+                item=item,
+                deadline=deadline,
+                threads=threads,
+                allow_seek=allow_seek and window.start < ends_at - TIME_EPSILON,
+                duration=ends_at,
+            )
 
 
 def _feed(windows: deque[Window], shown: TimedFrame, until: float, geometry: Geometry) -> None:
@@ -176,10 +236,7 @@ def _feed(windows: deque[Window], shown: TimedFrame, until: float, geometry: Geo
 
 def video_end(last: TimedFrame, reader: FrameReader) -> float:
     """Return where the last frame ends: as declared if that is within a frame of it."""
-    end = max(last.time + last.duration, last.time + 2 * TIME_EPSILON)
-    if reader.duration is not None and reader.rate and abs(reader.duration - end) <= 1 / reader.rate:
-        return max(reader.duration, last.time + 2 * TIME_EPSILON)
-    return end
+    return reader.settle(last.time + last.duration, last.time)
 
 
 def _worth_seeking(reader: FrameReader, windows: deque[Window], now: float, target: float) -> bool:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import time
+from array import array
 from contextlib import ExitStack
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING, BinaryIO, Self, cast
+from itertools import chain
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Self, cast
 
 import av.error
+import numpy as np
 
 from vidembed.video import container as box
 from vidembed.video import memory
 from vidembed.video.boxes import MAX_FRAMES
-from vidembed.video.errors import CorruptVideo, DecodeTimeout, VideoTooLarge
+from vidembed.video.clip import TRUNCATED_S
+from vidembed.video.errors import CorruptVideo, DecodeTimeout, InvalidVideoInput, VideoTooLarge
 from vidembed.video.geometry import Geometry, check_size, picture, plan
 from vidembed.video.sampling import TIME_EPSILON
 
@@ -21,7 +25,6 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
     from types import TracebackType
 
-    import numpy as np
     from av.packet import Packet
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
@@ -29,7 +32,30 @@ if TYPE_CHECKING:
 
 CLOCK_RESET_S = 0.5
 """Seconds. A time that falls by more starts a new clock (joined files): it continues from where the last ended."""
+CLOCK_JUMP_S = 10.0
+"""Seconds. So does a time that rises by more, in containers whose clock may jump: FFmpeg's ``dts_delta_threshold``
+(https://ffmpeg.org/ffmpeg.html). A fall that FFmpeg takes for one of a 33-bit clock past its end comes as a rise."""
+_MAX_HEAD = 4096  # packets before the first frame
 _MAX_READ_ERRORS = 16  # failed reads in a row after which a file has ended
+
+
+def from_player(start: float, end: float | None, first: float, item: str) -> tuple[float, float | None]:
+    """Return a stretch in seconds from the first frame. Of what lies before that, nothing is left.
+
+    Args:
+        start: Seconds on the clock of a player.
+        end: Likewise (exclusive), or ``None`` for the end of the video.
+        first: When the first frame comes on show, likewise.
+        item: Name for messages.
+
+    Raises:
+        InvalidVideoInput: The stretch ends before the first frame.
+    """
+    if end is not None and end <= first:
+        raise InvalidVideoInput(
+            item, f"the segment ends at {end:g} s, and the video's first frame comes at {first:g} s"
+        )
+    return max(0.0, start - first), None if end is None else end - first
 
 
 class Deadline:
@@ -81,6 +107,19 @@ class _Watched:
         return self._read(size)
 
 
+class _Stamp(NamedTuple):
+    """Times of a packet, in ticks of its stream."""
+
+    pts: int | None
+    dts: int | None
+    duration: int
+    is_shown: bool
+
+    @classmethod
+    def of(cls, packet: Packet[VideoStream]) -> Self:
+        return cls(packet.pts, packet.dts, packet.duration or 0, packet.size > 0 and not packet.is_discard)
+
+
 class _OvershootError(Exception):
     """Seeking landed after the time asked for."""
 
@@ -116,11 +155,33 @@ class TimedFrame:
         return self._array
 
 
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """Where the frames of a video lie in time.
+
+    Attributes:
+        start: When the first comes on show, seconds on the clock of a player.
+        times: ``(N,)`` float64, ascending: when each comes on show, seconds from the first.
+        end: Where the last one ends, seconds from the first.
+        declared: The duration that the video declares, seconds, or ``None``.
+        is_truncated: Whether it ends over a second before that and its tail may be missing.
+    """
+
+    start: float
+    times: NDArray[np.float64]
+    end: float
+    declared: float | None
+    is_truncated: bool
+
+
 class FrameReader:
     """Decodes the video stream of a handle in order of presentation. A context manager and an iterator.
 
     Attributes:
-        duration: Declared duration of the video stream in seconds, or ``None``.
+        start: When the first frame comes on show, seconds on the clock of a player, which shows the start of the
+            earliest stream as 0. Known with the first frame.
+        duration: Declared duration of the video stream in seconds, or ``None``; a hint. Final with the first frame.
+        discontinuities: Jumps of the clock met so far.
         rate: Average frame rate as declared, or ``None``.
         container: The open container.
         stream: Its video stream.
@@ -159,6 +220,11 @@ class FrameReader:
             self._stack.close()
             raise
         self.duration = box.declared_duration(self.container, self.stream)
+        self.start = 0.0
+        self.discontinuities = 0
+        self._may_jump = box.has_discontinuities(self.container)
+        self._head: list[_Stamp] = []  # of the packets up to the first frame
+        self._frames_read = 0
         self.rate = box.declared_rate(self.stream)
         self.can_seek = self.container.format.name in box.SEEKABLE_FORMATS and self.rate is not None
         self.errors = self._errors_at_key = self._ordinal = 0
@@ -190,6 +256,81 @@ class FrameReader:
         except _OvershootError:
             self._restart()
             return next(self._frames)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether as many packets were read as the header counts, so that no tail is missing whatever it declares."""
+        return 0 < self.stream.frames <= self._frames_read
+
+    def jumps(self, change: float, gap: float | None = None) -> bool:
+        """Whether a change of time is a discontinuity of the clock.
+
+        Args:
+            change: Seconds from one frame to the next.
+            gap: Seconds from the end of the one, if that is known.
+        """
+        rise = change if gap is None else gap
+        return change < -CLOCK_RESET_S or (self._may_jump and not self.seeked and rise > CLOCK_JUMP_S)
+
+    def survey(self) -> Extent | None:
+        """Read the packets to the end without decoding them; to be called after the first frame, and ends the pass.
+
+        `discontinuities` counts those of decoding times.
+
+        Returns:
+            Where frames lie, or ``None`` where only decoding tells: the clock jumps, or packets have no time.
+        """
+        base = self.stream.time_base
+        if self._origin is None or base is None:
+            raise RuntimeError("survey before the first frame")
+        shown = array("q")
+        last = (-(2**63), 0)  # time and duration of the packet that comes on show last
+        before: int | None = None
+        is_timed = len(self._head) <= _MAX_HEAD
+        for stamp in chain(self._head, map(_Stamp.of, self._packets())):
+            if not stamp.is_shown:
+                continue
+            now = stamp.pts if stamp.dts is None else stamp.dts
+            if now is None:
+                is_timed = False
+                continue
+            if before is not None and self.jumps(float((now - before) * base)):
+                self.discontinuities += 1
+            before = now
+            pts = now if stamp.pts is None else stamp.pts
+            shown.append(pts)
+            last = max(last, (pts, stamp.duration))
+        if self.discontinuities or not is_timed or not shown:
+            return None
+        ticks = np.sort(np.frombuffer(shown, dtype=np.int64))  # (N,)
+        times = ticks.astype(np.float64) * float(base) - float(self._origin)  # (N,)
+        if times[-1] > box.MAX_TIME:
+            return None
+        span = float(last[1] * base) or (float(1 / self.rate) if self.rate else 0.0)
+        return self.extent(times[times >= 0], float(times[-1]) + span)
+
+    def extent(self, times: NDArray[np.float64], end: float) -> Extent:
+        """Return where frames lie that were read to the end of the file.
+
+        Args:
+            times: When each comes on show, seconds from the first.
+            end: Where the last one ends.
+        """
+        end = self.settle(end, float(times[-1]))
+        short = self.duration is not None and self.duration - end > TRUNCATED_S and not self.is_complete
+        return Extent(self.start, times, end, self.duration, short)
+
+    def settle(self, end: float, last: float) -> float:
+        """Return where a video ends: as declared if the last frame was found to end within a frame of that.
+
+        Args:
+            end: Where the last frame was found to end, seconds from the first.
+            last: When it comes on show.
+        """
+        least = last + 2 * TIME_EPSILON
+        if self.duration is not None and self.rate and abs(self.duration - end) <= 1 / self.rate:
+            return max(self.duration, least)
+        return max(end, least)
 
     def geometry(self, frame: VideoFrame, max_pixels: int | None) -> Geometry:
         """Decide the size of all frames by the first of them."""
@@ -248,6 +389,7 @@ class FrameReader:
                     self._deadline.remaining()
                     failures = 0
                     self._packets_read += 1
+                    self._frames_read += packet.size > 0
                     if self._packets_read > MAX_FRAMES:
                         raise VideoTooLarge(self._item, f"it has over {MAX_FRAMES} frames; cut it first")
                     yield packet
@@ -263,6 +405,8 @@ class FrameReader:
         floor: int | None = None  # after a seek: pictures shown before the key frame lack their references
         for packet in self._packets():
             self._note_key(packet)
+            if self._origin is None and len(self._head) <= _MAX_HEAD:
+                self._head.append(_Stamp.of(packet))
             if landing and floor is None and packet.pts is not None:
                 floor = packet.pts
             try:
@@ -288,6 +432,12 @@ class FrameReader:
             self.gop_s = max(gap, self.gop_s or 0.0)
         self._key_pts = packet.pts
 
+    def _begin(self, origin: Fraction) -> None:
+        """Note when the first frame comes on show."""
+        self._origin = origin
+        self.start = box.start_on_player(self.container, self.stream, origin)
+        self.duration = box.declared_duration(self.container, self.stream, origin)
+
     def _place(self, frame: VideoFrame) -> TimedFrame | None:
         """Give a frame its time, or ``None`` if it is damaged or has no time."""
         ordinal = self._ordinal
@@ -299,12 +449,13 @@ class FrameReader:
             self.errors += 1
             return None
         if self._origin is None:
-            self._origin = frame.pts * base
-        seconds = float(frame.pts * base - self._origin) + self._offset
-        if seconds < self._last - CLOCK_RESET_S:
+            self._begin(frame.pts * base)
+        seconds = float(frame.pts * base - cast("Fraction", self._origin)) + self._offset
+        if self.jumps(seconds - self._last, seconds - self._last_end):
             self._offset += self._last_end - seconds
             seconds = self._last_end
             self.can_seek = False
+            self.discontinuities += 1
         seconds = max(seconds, self._last)
         if not -box.MAX_TIME <= seconds <= box.MAX_TIME:
             raise CorruptVideo(

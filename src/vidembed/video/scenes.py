@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
-import warnings
+from array import array
 from collections import deque
 from dataclasses import dataclass
 from itertools import pairwise
@@ -12,12 +12,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from vidembed.video.clip import TRUNCATED_S
 from vidembed.video.container import DEFAULT_THREADS
-from vidembed.video.errors import BackendUnavailable, CorruptVideo, VideoTruncated
+from vidembed.video.errors import BackendUnavailable, CorruptVideo
 from vidembed.video.opening import open_source
-from vidembed.video.pyav import video_end
-from vidembed.video.reader import Deadline, FrameReader, TimedFrame
+from vidembed.video.reader import Deadline, Extent, FrameReader, TimedFrame
 from vidembed.video.windows import MAX_WINDOWS
 
 if TYPE_CHECKING:
@@ -170,7 +168,7 @@ class CutFinder:
 
 def find_cuts(
     source: object, scenes: Scenes, *, item: str, timeout_s: float | None, threads: int = DEFAULT_THREADS
-) -> tuple[float, list[float]]:
+) -> tuple[Extent, list[float]]:
     """Decode a video once and find where its content changes.
 
     Args:
@@ -181,19 +179,18 @@ def find_cuts(
         threads: Decoding threads.
 
     Returns:
-        How long the video was found to be, in seconds, and the times of its cuts, ascending.
+        Where the frames of the video were found to lie, and the times of its cuts, seconds from the first frame,
+        ascending.
 
     Raises:
         BackendUnavailable: PySceneDetect is not installed.
         VideoError: The video cannot be read.
-
-    Warns:
-        VideoTruncated: It ends over one second before the duration it declares.
     """
     require_scenedetect(item)
     finder = CutFinder(scenes)
     cuts: list[float] = []
     last: TimedFrame | None = None
+    times = array("d")
     with (
         open_source(source, item) as handle,
         FrameReader(handle, item, Deadline(timeout_s, item), threads=threads) as r,
@@ -203,18 +200,12 @@ def find_cuts(
             geometry = geometry or r.geometry(timed.frame, LOOK_PIXELS)
             _join(cuts, finder.feed(timed.time, timed.array(geometry, item)), scenes.min_length_s)
             last = timed
+            times.append(timed.time)
         if last is None:
             raise CorruptVideo(item, f"no frame could be decoded ({r.errors} errors)")
-        end, declared = video_end(last, r), r.duration
+        extent = r.extent(np.frombuffer(times), last.time + last.duration)
     _join(cuts, finder.finish(), scenes.min_length_s)
-    if declared is not None and declared - end > TRUNCATED_S:
-        warnings.warn(
-            VideoTruncated(
-                f"{item}: it ends at {end:.2f} s, before the {declared:.2f} s it declares; only what is there is cut"
-            ),
-            stacklevel=2,
-        )
-    return end, cuts
+    return extent, cuts
 
 
 def _join(cuts: list[float], found: list[float], min_length_s: float) -> None:

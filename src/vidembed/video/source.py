@@ -61,9 +61,10 @@ class VideoSegment:
 
     Args:
         path: The video: any single source but another segment.
-        start: Seconds from the first frame of the video. Default 0.
-        end: Seconds from the first frame, or ``None`` for the end of the video. A time past the end of the
-            video means its end, as in a Python slice.
+        start: Seconds on the clock of a player, which shows the start of the file's earliest stream as 0; of given
+            frames, from the first. Default 0. What lies before the first frame is left out.
+        end: Seconds likewise, or ``None`` for the end of the video. A time past the end of the video means its end, as
+            in a Python slice.
 
     Raises:
         InvalidVideoInput: If a time is not a finite number, ``start`` is negative, ``end`` is not above

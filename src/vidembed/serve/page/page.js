@@ -8,6 +8,7 @@ const byId = (id) => document.getElementById(id);
 const video = byId("video");
 let asked = 0; // the number of the last search, so that a late answer to an earlier one is dropped
 let playing = null; // the hit on show
+let origin = 0;
 
 function clock(seconds) {
   const tenths = Math.round(seconds * 10);
@@ -74,8 +75,8 @@ function play(hit, button) {
   byId("player").hidden = false;
   byId("caption").textContent = `${hit.name}, ${clock(hit.start_s)} to ${clock(hit.end_s)}`;
   say("");
-  video.src = `${hit.media}#t=${hit.start_s},${hit.end_s}`;
-  video.load(); // the same file with another fragment is not loaded anew by itself
+  video.src = hit.media;
+  video.load();
   byId("player").scrollIntoView({ block: "nearest" });
   video.play().catch((error) => {
     if (error.name === "NotAllowedError") say("Press play: this browser does not start a video by itself.");
@@ -84,13 +85,15 @@ function play(hit, button) {
 
 // The end of the hit pauses once; pressing play again goes on past it.
 video.addEventListener("timeupdate", () => {
-  if (playing && !video.paused && video.currentTime >= playing.end_s - EARLY_S) {
+  if (playing && !video.paused && video.currentTime >= origin + playing.end_s - EARLY_S) {
     playing = null;
     video.pause();
   }
 });
 video.addEventListener("loadedmetadata", () => {
-  if (playing && Math.abs(video.currentTime - playing.start_s) > 0.5) video.currentTime = playing.start_s;
+  // Where all streams of a file begin late, some browsers show the earliest as 0 and others as its own time.
+  origin = video.currentTime;
+  if (playing) video.currentTime = origin + playing.start_s;
 });
 video.addEventListener("error", () => {
   if (video.error) say("This video cannot be played: it is gone, was changed, or this browser has no decoder for it.");

@@ -20,10 +20,9 @@ from typing import Any, BinaryIO
 
 from vidembed.video import memory
 from vidembed.video.clip import Clip
-from vidembed.video.cutting import Layout, cut_from_dict, lay_out, measure
+from vidembed.video.cutting import Layout, cut_from_dict, lay_out
 from vidembed.video.errors import DecoderCrashed, VideoError, VideoTooLarge
 from vidembed.video.load import load_segments, load_video
-from vidembed.video.probe import probe
 from vidembed.video.process import wire
 from vidembed.video.sampling import Sampling
 from vidembed.video.source import VideoSegment, item_name
@@ -153,7 +152,7 @@ class _Answer:
         segments: list[tuple[float, float | None]]
         if "segments" in request:
             segments = request["segments"]
-            duration = measure(source, threads=threads)
+            duration = lay_out(source, None, threads=threads).duration
             layout = Layout(duration, [(a, max(a, duration) if b is None else b) for a, b in segments])
         elif "cut" in request:
             layout = lay_out(source, cut_from_dict(request["cut"]), threads=threads)
@@ -164,20 +163,11 @@ class _Answer:
         yield {"layout": [layout.duration, layout.segments]}
         yield from read_segments(source, segments, sampling, backend=self._settings.backend, threads=threads)
 
-    def _whole(self, source: str | Path, sampling: Sampling) -> Iterator[Clip | VideoError | dict[str, Any]]:
+    def _whole(self, source: str | Path, sampling: Sampling) -> Iterator[Clip | dict[str, Any]]:
         settings = self._settings
-        duration = probe(source, timeout_s=None).duration
-        if duration is not None:
-            yield {"layout": [duration, [(0.0, round(duration, 6))]]}
-        try:
-            clip = load_video(source, sampling, backend=settings.backend, timeout_s=None, threads=settings.threads)
-        except VideoError as error:
-            if duration is None:
-                raise
-            yield error
-            return
-        if duration is None:
-            yield {"layout": [clip.duration, [(0.0, round(clip.duration, 6))]]}
+        clip = load_video(source, sampling, backend=settings.backend, timeout_s=None, threads=settings.threads)
+        end = clip.start_s + clip.duration
+        yield {"layout": [end, [(clip.start_s, round(end, 6))]]}
         yield clip
 
     def _unexpected(self, error: Exception, item: str) -> VideoError:

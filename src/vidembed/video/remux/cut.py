@@ -26,9 +26,9 @@ class Excerpt:
 
     Attributes:
         path: The file.
-        start_s: Where it begins, seconds from the first frame of the video. That is at a key frame, so usually before
-            what was asked for; after it only where the stream has no key frame before; and below 0 where the video
-            hides frames before its first (an edit list), which the file then shows.
+        start_s: Where it begins, seconds on the clock of a player. That is at a key frame, so usually before what was
+            asked for; after it only where the stream has no key frame before; and before the first frame, even below
+            0, where the video hides frames before that (an edit list), which the file then shows.
         end_s: Where its last frame ends, seconds likewise.
         left_out: The streams that were not copied, such as `subtitle stream 2 (mov_text)`.
     """
@@ -61,8 +61,8 @@ def cut_clip(
         source: A path, the bytes of a file, a binary file object or, with `allow_url`, an http(s) address.
         target: The file to write. Its suffix names the container, one of `MUXERS`; without a suffix, that of the source
             is added.
-        start: Seconds from the first frame. The file begins at the key frame at or before.
-        end: Seconds from the first frame (exclusive), or None for the end of the video. Frames after it are kept where
+        start: Seconds on the clock of a player. The file begins at the key frame at or before.
+        end: Seconds likewise (exclusive), or None for the end of the video. Frames after it are kept where
             frames before it cannot be decoded without them.
         overwrite: Replace `target` if it exists.
         allow_url: Whether http and https addresses may be fetched (see `vidembed.video.download.UrlAccess`). Default
@@ -127,8 +127,9 @@ def _cut(
         first = next(reader, None)
         if first is None or first.frame.pts is None or first.frame.time_base is None:
             raise CorruptVideo(item, f"no frame could be decoded ({reader.errors} errors)")
-        origin = first.frame.pts * first.frame.time_base
-        family, declared, rotation = reader.container.format.name, reader.duration, first.frame.rotation
+        zero = first.frame.pts * first.frame.time_base - Fraction(reader.start)
+        declared = None if reader.duration is None else reader.start + reader.duration
+        family, rotation = reader.container.format.name, first.frame.rotation
     if not target.suffix:
         target = target.with_name(target.name + _suffix_of(source, family))
         try:
@@ -143,9 +144,9 @@ def _cut(
     if muxer == "mpegts" != family and rotation:
         raise ValueError("target: a transport stream cannot say that a video is rotated, as this one is; use .mkv")
     start, end = times
-    plan = make_plan(handle, origin + Fraction(start), None if end is None else origin + Fraction(end), item, deadline)
+    plan = make_plan(handle, zero + Fraction(start), None if end is None else zero + Fraction(end), item, deadline)
     left_out = write(handle, target, plan, item, deadline)
-    excerpt = Excerpt(target, round(float(plan.start - origin), 6), round(float(plan.stop - origin), 6), left_out)
+    excerpt = Excerpt(target, round(float(plan.start - zero), 6), round(float(plan.stop - zero), 6), left_out)
     due = min(bound for bound in (end, declared, excerpt.end_s + 1e9) if bound is not None)
     if declared is not None and not plan.videos[plan.main].done and due - excerpt.end_s > TRUNCATED_S:
         warnings.warn(

@@ -11,7 +11,7 @@ import av.stream
 
 from vidembed.video import container as box
 from vidembed.video.errors import CorruptVideo, InvalidVideoInput, UnsupportedCodec
-from vidembed.video.reader import CLOCK_RESET_S, Deadline
+from vidembed.video.reader import CLOCK_JUMP_S, CLOCK_RESET_S, Deadline
 from vidembed.video.remux.stretch import Stamp, Stretch, decoding_times
 from vidembed.video.sampling import TIME_EPSILON
 
@@ -151,6 +151,7 @@ def _read(
     """Return the stretch of each video stream, empty where there is none, without times to decode at."""
     with box.open_container(handle, item) as container:
         main = box.video_stream(container, item, 1)
+        may_jump = box.has_discontinuities(container)
         streams = [stream for stream in container.streams if stream.type == "video" and can_be_copied(stream)]
         bases = {stream.index: base_of(stream, item) for stream in streams}
         found = {index: _empty(bounds, base) for index, base in bases.items()}
@@ -160,11 +161,12 @@ def _read(
         for packet in read_packets(container, main, streams, plan.seek, item, deadline):
             index, stamp = packet.stream.index, _stamp(packet, item)
             now = stamp.pts if stamp.dts is None else stamp.dts
-            if (now - last.get(index, now)) * bases[index] < -CLOCK_RESET_S:
+            change = (now - last.get(index, now)) * bases[index]
+            if change < -CLOCK_RESET_S or (may_jump and change > CLOCK_JUMP_S):
                 raise CorruptVideo(
                     item,
-                    "its clock starts again before the end of the stretch (joined recordings), so packets cannot be "
-                    "copied in order; give the recordings one by one",
+                    "its clock starts again or jumps before the end of the stretch (joined recordings), so packets "
+                    "cannot be copied in order; give the recordings one by one",
                 )
             last[index] = now
             found[index].add(stamp)

@@ -16,7 +16,7 @@ from llama_index.readers.vidembed.nodes import stable_id, video_fields
 from vidembed.index.files import find_videos
 from vidembed.uri import VIDEO_SUFFIXES, VideoRef, content_fingerprint
 from vidembed.video import VideoError, item_name
-from vidembed.video.duration import video_duration
+from vidembed.video.cutting import lay_out
 from vidembed.video.source import check_regular
 
 logger = logging.getLogger(__name__)
@@ -90,9 +90,12 @@ class VideoReader(BasePydanticReader):
         check_regular(str(file), item_name(file))  # reading a pipe could wait for ever
         ref = VideoRef(file)
         fingerprint = content_fingerprint(file)
-        duration = round(video_duration(file), 6)
+        layout = lay_out(file, None)
+        start, duration = layout.segments[0][0], round(layout.duration, 6)
         extra = {key: value for key, value in extra_info.items() if key not in UNSTABLE}
-        fields = video_fields(ref, end=duration, duration=duration, fingerprint=fingerprint, metadata=extra)
+        fields = video_fields(
+            ref, start=start, end=duration, duration=duration, fingerprint=fingerprint, metadata=extra
+        )
         return Document(id_=stable_id(ref.uri), **fields)
 
 

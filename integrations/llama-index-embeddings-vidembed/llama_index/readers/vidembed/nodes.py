@@ -22,20 +22,27 @@ HIDDEN_FROM_LLM: Final = ("video_uri", "content_fingerprint")
 
 
 def video_fields(
-    ref: VideoRef, *, end: float, duration: float, fingerprint: str | None, metadata: Mapping[str, Any]
+    ref: VideoRef,
+    *,
+    start: float,
+    end: float,
+    duration: float,
+    fingerprint: str | None,
+    metadata: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Return the fields that a document and a node of a video have in common.
 
     Args:
         ref: The video, or the part of it.
-        end: Where it ends, seconds.
-        duration: Of the whole video, seconds.
+        start: Where it starts, seconds on the clock of a player.
+        end: Where it ends, seconds likewise.
+        duration: Where the whole video ends, seconds likewise.
         fingerprint: Of the file's bytes. With it in the metadata, a file that was replaced is another document.
         metadata: More of it, such as where the file was found.
     """
     ours: dict[str, Any] = {
         "video_uri": ref.uri,
-        "start_s": ref.start,
+        "start_s": start,
         "end_s": end,
         "duration_s": duration,
     }

@@ -17,7 +17,7 @@ from llama_index.embeddings.vidembed.inputs import Gate, NotAVideoError, OnError
 from llama_index.readers.vidembed.nodes import merged, stable_id, video_fields
 from vidembed.uri import VideoRef, content_fingerprint, segment_times
 from vidembed.video import VideoError
-from vidembed.video.duration import video_duration
+from vidembed.video.cutting import lay_out
 
 logger = logging.getLogger(__name__)
 
@@ -95,18 +95,20 @@ class VideoNodeParser(Gate, NodeParser):
         return [node]
 
     def _segments(self, node: BaseNode, ref: VideoRef) -> Iterator[BaseNode]:
-        duration = node.metadata.get("duration_s")
+        first, duration = node.metadata.get("start_s"), node.metadata.get("duration_s")
         fingerprint = node.metadata.get("content_fingerprint")
-        if not isinstance(duration, (int, float)):
-            duration = round(video_duration(ref.source, allow_url=self.wants_urls), 6)
+        if not isinstance(duration, (int, float)) or not isinstance(first, (int, float)):
+            layout = lay_out(ref.source, None, allow_url=self.wants_urls)
+            first, duration = layout.segments[0][0], round(layout.duration, 6)
         if fingerprint is None and not isinstance(ref.source, str):
             fingerprint = content_fingerprint(ref.source)
         source = node.source_node or node.as_related_node_info()
-        for start, end in self._times(ref, duration):
+        for start, end in self._times(replace(ref, start=max(ref.start, first)), duration):
             whole = self.segment_s is None and ref.end is None
-            part = replace(ref, start=start, end=None if whole else end)
+            part = replace(ref, start=ref.start if whole else start, end=None if whole else end)
             fields = video_fields(
                 part,
+                start=start,
                 end=end,
                 duration=duration,
                 fingerprint=fingerprint,
