@@ -55,9 +55,7 @@ def command(
     start: Annotated[
         float | None, typer.Option("--from", help="Seconds, as a player shows them. Default: the beginning.")
     ] = None,
-    end: Annotated[
-        float | None, typer.Option("--to", help="Seconds, as a player shows them. Default: the end.")
-    ] = None,
+    end: Annotated[float | None, typer.Option("--to", help="As --from. Default: the end.")] = None,
     folder: Annotated[Path | None, typer.Option("--in", help="Index to search; a hit is cut.")] = None,
     hit: Annotated[int | None, typer.Option(min=1, help="With --in: which hit, from 1. Default: the first.")] = None,
     top: Annotated[int | None, typer.Option(min=1, help="With --in: cut so many hits, into the folder --out.")] = None,

@@ -8,7 +8,7 @@ const byId = (id) => document.getElementById(id);
 const video = byId("video");
 let asked = 0; // the number of the last search, so that a late answer to an earlier one is dropped
 let playing = null; // the hit on show
-let origin = 0;
+let origin = 0; // what the browser shows as the start of the file, seconds
 
 function clock(seconds) {
   const tenths = Math.round(seconds * 10);
