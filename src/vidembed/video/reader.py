@@ -6,15 +6,16 @@ import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING, BinaryIO, Self, cast
+from typing import TYPE_CHECKING, BinaryIO, Self, TypeAlias, cast
 
 import av.error
 
 from vidembed.video import container as box
 from vidembed.video import memory
 from vidembed.video.boxes import MAX_FRAMES
+from vidembed.video.colour import to_rgb
 from vidembed.video.errors import CorruptVideo, DecodeTimeout, VideoTooLarge
-from vidembed.video.geometry import Geometry, check_size, picture, plan
+from vidembed.video.geometry import Geometry, Matrix, display_matrix, letterbox, orientation, plan, upright
 from vidembed.video.sampling import TIME_EPSILON
 
 if TYPE_CHECKING:
@@ -81,6 +82,9 @@ class _Watched:
         return self._read(size)
 
 
+_Shape: TypeAlias = "tuple[int, int, Fraction | None, Matrix | None, int | None]"
+
+
 class _OvershootError(Exception):
     """Seeking landed after the time asked for."""
 
@@ -97,6 +101,9 @@ class TimedFrame:
         errors: Errors met up to here in this pass.
         errors_at_key: Errors met up to the last key frame.
         attempt: How often the pass had begun again from the first frame.
+        aspect: Its sample aspect ratio, or ``None``.
+        before: Of an interlaced frame, the one before it, if that was decoded.
+        after: Of an interlaced frame, the one after it, once that is decoded.
     """
 
     frame: VideoFrame
@@ -106,14 +113,27 @@ class TimedFrame:
     errors: int
     errors_at_key: int
     attempt: int
-    _array: NDArray[np.uint8] | None = None
+    aspect: Fraction | None = None
+    before: VideoFrame | None = None
+    after: VideoFrame | None = None
+    _converted: tuple[Geometry, NDArray[np.uint8]] | None = None
 
-    def array(self, geometry: Geometry, item: str) -> NDArray[np.uint8]:
-        """Return the upright RGB picture, ``(H, W, 3)``, converted once."""
-        if self._array is None:
-            check_size(self.frame.width, self.frame.height, item)
-            self._array = picture(self.frame, geometry)
-        return self._array
+    def array(self, geometry: Geometry, shape: tuple[int, int, int], item: str) -> NDArray[np.uint8]:
+        """Return the upright RGB picture, of ``shape`` (H, W, 3), converted once.
+
+        Args:
+            geometry: Of this frame.
+            shape: Of the clip. A frame of another shape is laid into it with its aspect kept.
+            item: Name for messages.
+        """
+        if geometry.shape != shape:
+            geometry = geometry.inside(shape)
+        if self._converted is None or self._converted[0] != geometry:
+            pixels = to_rgb(
+                self.frame, geometry.width, geometry.height, item, before=self.before, after=self.after
+            )  # (H, W, 3)
+            self._converted = geometry, upright(pixels, geometry)
+        return letterbox(self._converted[1], shape)
 
 
 class FrameReader:
@@ -135,10 +155,21 @@ class FrameReader:
         item: Its name, for messages.
         deadline: The limit on time.
         threads: Decoding threads.
+        stream: Index of the video stream, or ``None`` for the one that :func:`vidembed.video.container.video_stream`
+            chooses.
     """
 
-    def __init__(self, handle: BinaryIO, item: str, deadline: Deadline, *, threads: int = box.DEFAULT_THREADS) -> None:
+    def __init__(
+        self,
+        handle: BinaryIO,
+        item: str,
+        deadline: Deadline,
+        *,
+        threads: int = box.DEFAULT_THREADS,
+        stream: int | None = None,
+    ) -> None:
         """Open the container."""
+        self._index = stream
         self._handle = cast("BinaryIO", _Watched(handle, deadline))
         self._threads = threads
         self._item = item
@@ -147,12 +178,15 @@ class FrameReader:
         self.seeked = False
         self.sought = -1.0
         self._attempt = self._packets_read = 0
+        self._planned: tuple[_Shape, Geometry] | None = None
         self._open()
 
     def _open(self) -> None:
         self.container = self._stack.enter_context(box.open_container(self._handle, self._item))
         try:
-            self.stream: VideoStream = box.video_stream(self.container, self._item, self._threads)
+            self.stream: VideoStream = box.video_stream(
+                self.container, self._handle, self._item, self._threads, self._index
+            )
             if not (self.stream.codec_context.width and self.stream.codec_context.height):
                 box.check_declared_size(self._handle, self.stream.index, self._item)
         except BaseException:
@@ -166,6 +200,8 @@ class FrameReader:
         self._key_pts: int | None = None
         self._origin: Fraction | None = None
         self._offset = self._last = self._last_end = 0.0
+        self._aspect = self.stream.sample_aspect_ratio
+        self._previous: TimedFrame | None = None
         self._frames: Generator[TimedFrame, None, None] = self._decode()
 
     def __enter__(self) -> Self:
@@ -191,16 +227,23 @@ class FrameReader:
             self._restart()
             return next(self._frames)
 
-    def geometry(self, frame: VideoFrame, max_pixels: int | None) -> Geometry:
-        """Decide the size of all frames by the first of them."""
-        return plan(
-            frame.width,
-            frame.height,
-            aspect=self.stream.sample_aspect_ratio,
-            rotation=frame.rotation,
-            max_pixels=max_pixels,
-            item=self._item,
-        )
+    def geometry(self, timed: TimedFrame, max_pixels: int | None) -> Geometry:
+        """Decide the size and orientation of a frame."""
+        frame = timed.frame
+        shape = frame.width, frame.height, timed.aspect, display_matrix(frame), max_pixels
+        if self._planned is None or self._planned[0] != shape:
+            turns, mirrored = orientation(shape[3], self._item)
+            planned = plan(
+                frame.width,
+                frame.height,
+                aspect=timed.aspect,
+                turns=turns,
+                mirrored=mirrored,
+                max_pixels=max_pixels,
+                item=self._item,
+            )
+            self._planned = shape, planned
+        return self._planned[1]
 
     def seek(self, seconds: float) -> None:
         """Continue with the key frame at or before ``seconds``; to be called after the first frame.
@@ -212,7 +255,9 @@ class FrameReader:
         self.seeked = True
         self.sought = seconds
         self._frames.close()
-        self._key_pts = None
+        if self._previous is not None and self._previous.frame.interlaced_frame and self.rate:
+            seconds -= 2 / float(self.rate)  # so that what is sought has a frame before it, as it has without seeking
+        self._key_pts = self._previous = None
         self._last = self._last_end = -box.MAX_TIME
         target = int((Fraction(seconds + TIME_EPSILON) + self._origin) / self.stream.time_base)
         try:
@@ -278,7 +323,18 @@ class FrameReader:
                     continue
                 timed = self._place(frame)
                 if timed is not None:
+                    self._introduce(timed)
                     yield timed
+
+    def _introduce(self, timed: TimedFrame) -> None:
+        """Make interlaced frames known to their neighbours, which deinterlacing needs."""
+        previous, self._previous = self._previous, timed
+        if previous is None:
+            return
+        if previous.frame.interlaced_frame:
+            previous.after = timed.frame
+        if timed.frame.interlaced_frame:
+            timed.before = previous.frame
 
     def _note_key(self, packet: Packet[VideoStream]) -> None:
         if not packet.is_keyframe or packet.pts is None or packet.time_base is None:
@@ -294,6 +350,7 @@ class FrameReader:
         self._ordinal += 1
         if frame.key_frame:
             self._errors_at_key = self.errors
+            self._aspect = box.sample_aspect(self.container, self.stream)
         base = frame.time_base
         if frame.pts is None or base is None:
             self.errors += 1
@@ -326,4 +383,5 @@ class FrameReader:
             errors=self.errors,
             errors_at_key=self._errors_at_key,
             attempt=self._attempt,
+            aspect=self._aspect,
         )

@@ -12,6 +12,7 @@ from typing import BinaryIO
 from vidembed.video.clip import TRUNCATED_S
 from vidembed.video.download import MAX_DOWNLOAD_BYTES, UrlAccess
 from vidembed.video.errors import CorruptVideo, VideoTruncated
+from vidembed.video.geometry import display_matrix, orientation
 from vidembed.video.load import DEFAULT_TIMEOUT_S
 from vidembed.video.opening import open_source
 from vidembed.video.reader import Deadline, FrameReader
@@ -53,9 +54,9 @@ def cut_clip(
     """Copy a stretch of a video to a file, without decoding or encoding it.
 
     All video, audio and subtitle streams go along. Cover pictures, attachments, data streams and subtitles of a kind
-    that the container cannot hold do not (`Excerpt.left_out`), nor do chapters and tags. Rotation, pixel shape and the
-    times of frames are kept. Sound starts with its first packet at or after the first frame. The file is written beside
-    the target under another name, and moved there when it is complete.
+    that the container cannot hold do not (`Excerpt.left_out`), nor do chapters and tags. Rotation, mirroring, pixel
+    shape and the times of frames are kept. Sound starts with its first packet at or after the first frame. The file is
+    written beside the target under another name, and moved there when it is complete.
 
     Args:
         source: A path, the bytes of a file, a binary file object or, with `allow_url`, an http(s) address.
@@ -128,7 +129,8 @@ def _cut(
         if first is None or first.frame.pts is None or first.frame.time_base is None:
             raise CorruptVideo(item, f"no frame could be decoded ({reader.errors} errors)")
         origin = first.frame.pts * first.frame.time_base
-        family, declared, rotation = reader.container.format.name, reader.duration, first.frame.rotation
+        family, declared = reader.container.format.name, reader.duration
+        turns, mirrored = orientation(display_matrix(first.frame), item)
     if not target.suffix:
         target = target.with_name(target.name + _suffix_of(source, family))
         try:
@@ -140,8 +142,10 @@ def _cut(
     muxer = MUXERS[target.suffix.lower()]
     if muxer == "avi" != family:
         raise ValueError("target: AVI stores no times of frames, so only an AVI file can be cut to one; use .mkv")
-    if muxer == "mpegts" != family and rotation:
-        raise ValueError("target: a transport stream cannot say that a video is rotated, as this one is; use .mkv")
+    if muxer == "mpegts" != family and (turns or mirrored):
+        raise ValueError(
+            "target: a transport stream cannot say that a video is rotated or mirrored, as this one is; use .mkv"
+        )
     start, end = times
     plan = make_plan(handle, origin + Fraction(start), None if end is None else origin + Fraction(end), item, deadline)
     left_out = write(handle, target, plan, item, deadline)
