@@ -72,12 +72,12 @@ class Colour:
 
 def describe(frame: VideoFrame) -> Colour:
     """Return the colours of a frame and what is done about them."""
-    steps = []
-    if frame.colorspace not in _CONVERTED:
-        nearest = _nearest(frame)
-        steps.append("none is known for its matrix" if nearest is None else f"matrix read as {_MATRICES[nearest]}")
-    if (kind := _kind(frame)) is not None:
-        steps.append(f"{kind} to SDR BT.709")
+    matrix, kind = _matrix(frame), _kind(frame)
+    steps = [] if kind is None else [f"{kind} to SDR BT.709"]
+    if matrix is None:
+        steps = ["refused: its matrix is not converted"]
+    elif matrix != frame.colorspace:
+        steps.insert(0, f"matrix read as {_MATRICES[matrix]}")
     return Colour(
         matrix=_MATRICES.get(frame.colorspace, str(frame.colorspace)),
         range=_name(ColorRange, frame.color_range),
@@ -108,15 +108,17 @@ def _kind(frame: VideoFrame) -> str | None:
     return "BT.2020" if _is_bt2020(frame) else None
 
 
-def _nearest(frame: VideoFrame) -> int | None:
-    """Return the matrix by which a frame of another is read instead, or ``None`` if there is none near it.
+def _matrix(frame: VideoFrame) -> int | None:
+    """Return the matrix by which a frame is read: its own, or one near it, or ``None`` if there is none.
 
     A reserved value says nothing. Constant luminance is read as the other kind: grey is exact, saturated edges are
     not. Where the matrix is made of the primaries, it is that of the standard that has them.
     """
-    if frame.colorspace in _MEANT:
-        return _MEANT[frame.colorspace]
-    return (_BT2020 if _is_bt2020(frame) else _BT709) if frame.colorspace in _CHROMA_DERIVED else None
+    if frame.colorspace in _CONVERTED:
+        return frame.colorspace
+    if frame.colorspace in _CHROMA_DERIVED:
+        return _BT2020 if _is_bt2020(frame) else _BT709
+    return _MEANT.get(frame.colorspace)
 
 
 def to_rgb(
@@ -158,11 +160,10 @@ def to_rgb(
 def _to_rgb(frame: VideoFrame, width: int, height: int, item: str) -> NDArray[np.uint8]:
     kind = _kind(frame)
     tags = frame.colorspace, frame.color_trc, frame.color_primaries
-    matrix = frame.colorspace if frame.colorspace in _CONVERTED else _nearest(frame)
+    matrix = _matrix(frame)
     if matrix is None:
-        raise UnsupportedCodec(
-            item, f"its colours are in the matrix {describe(frame).matrix}, which is not converted; use bt709"
-        )
+        name = describe(frame).matrix
+        raise UnsupportedCodec(item, f"its colours are in the matrix {name}, which is not converted; use bt709")
     try:
         frame.colorspace = matrix
         # PyAV 17 hands these to swscale, which refuses some of them, and would convert nothing by the others.
