@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from fractions import Fraction
 from typing import TYPE_CHECKING, BinaryIO
 
 import av
@@ -27,7 +28,6 @@ from vidembed.video.geometry import MAX_AREA, check_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from fractions import Fraction
 
 FORMATS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,live_flv,asf,gif,apng,ogg,mxf,nut,rm,dv,ivf,wtv,"
@@ -155,12 +155,7 @@ def _open(handle: BinaryIO, **options: str) -> av.container.InputContainer:
     return av.open(
         handle,
         mode="r",
-        options={
-            "format_whitelist": FORMATS,
-            "max_streams": str(MAX_STREAMS + 1),
-            "min_delay": "2",  # of GIF, in 1/100 s: less is shown for 0.1 s, as browsers do
-            **options,
-        },
+        options={"format_whitelist": FORMATS, "max_streams": str(MAX_STREAMS + 1), **options},
         metadata_errors="replace",
         buffer_size=BUFFER_BYTES,
     )
@@ -283,6 +278,21 @@ def sample_aspect(container: av.container.InputContainer, stream: VideoStream) -
     """
     changing = stream.codec_context.sample_aspect_ratio if container.format.name in _NO_CLOCK else None
     return changing or stream.sample_aspect_ratio
+
+
+def gif_delay(ticks: int) -> int:
+    """Return how long browsers show a picture of a GIF, in 1/100 s: those of 0 and 1 for 10."""
+    return ticks if ticks > 1 else 10
+
+
+def gif_times(handle: BinaryIO) -> tuple[float, Fraction] | None:
+    """Return the duration in seconds and the mean frame rate of a GIF that has delays to lengthen, else ``None``."""
+    place, delays = handle.tell(), []
+    with _open(handle) as container, suppress(av.error.FFmpegError):  # damage is seen when it is decoded
+        delays = [packet.duration or 0 for packet in container.demux(video=0) if packet.size]
+    handle.seek(place)
+    hundredths = sum(map(gif_delay, delays))
+    return (hundredths / 100, Fraction(100 * len(delays), hundredths)) if hundredths > sum(delays) else None
 
 
 def declared_rate(stream: VideoStream) -> Fraction | None:

@@ -194,6 +194,10 @@ class FrameReader:
             raise
         self.duration = box.declared_duration(self.container, self.stream)
         self.rate = box.declared_rate(self.stream)
+        self._is_gif = self.container.format.name == "gif"
+        self._gif_clock = 0
+        if self._is_gif and (times := box.gif_times(self._handle)) is not None:
+            self.duration, self.rate = times
         self.can_seek = self.container.format.name in box.SEEKABLE_FORMATS and self.rate is not None
         self.errors = self._errors_at_key = self._ordinal = 0
         self.gop_s: float | None = None
@@ -295,6 +299,10 @@ class FrameReader:
                     self._packets_read += 1
                     if self._packets_read > MAX_FRAMES:
                         raise VideoTooLarge(self._item, f"it has over {MAX_FRAMES} frames; cut it first")
+                    if self._is_gif and packet.size:
+                        packet.pts = packet.dts = self._gif_clock
+                        packet.duration = box.gif_delay(packet.duration or 0)
+                        self._gif_clock += packet.duration
                     yield packet
             except av.error.FFmpegError as error:
                 memory.check(error)
