@@ -1,6 +1,6 @@
 """Pictures that must be converted to be seen as they are meant, each against its original.
 
-    python -m benchmarks.picture [--clips 200]
+    python -m benchmarks.picture [--clips 100]
 
 Clips of the bundled world are written plainly and as copies that are mirrored by their display matrix, HDR (HLG, PQ),
 SDR of BT.2020, or interlaced. Of each copy: the mean difference of its frames from what was drawn, in steps of 255,
@@ -76,7 +76,7 @@ def measure(kind: str, clips: list[ClipRecord], encoder: VideoEncoder, texts: ND
 def main() -> None:
     """Measure each kind."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--clips", type=int, default=200, help="how many clips (200)")
+    parser.add_argument("--clips", type=int, default=100, help="how many clips (100)")
     args = parser.parse_args()
     clips = sample_clips(args.clips)
     encoder = VideoEncoder("vidembed/shapes")
