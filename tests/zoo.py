@@ -298,7 +298,7 @@ class Zoo:
         return Made(path, np.concatenate([part.numbers, part.numbers]), times, 2 * part.duration)
 
     def _make_two_streams_mkv(self, path: Path) -> Made:
-        """A small first video stream, and a larger second one that is numbered from 1000."""
+        """A small first video stream, numbered from 1000, and a larger second one, both of them default."""
         with av.open(str(path), "w") as container:
             streams: list[Any] = []
             for size in ((WIDTH, HEIGHT), (2 * WIDTH, 2 * HEIGHT)):
@@ -306,7 +306,7 @@ class Zoo:
                 stream.width, stream.height, stream.pix_fmt, stream.bit_rate = *size, "yuv420p", 4_000_000
                 streams.append(stream)
             for i in range(45):
-                for stream, number in zip(streams, (i, 1000 + i), strict=True):
+                for stream, number in zip(streams, (1000 + i, i), strict=True):
                     frame = av.VideoFrame.from_ndarray(draw(number, stream.width, stream.height), format="rgb24")
                     frame.pts, frame.time_base = i, Fraction(1, 30)
                     container.mux(stream.encode(frame))

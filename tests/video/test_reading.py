@@ -270,7 +270,8 @@ def test_pictures_before_the_key_frame_landed_on_are_left_out(zoo: Zoo, monkeypa
 
 def test_flagged_and_timeless_frames_are_dropped_and_counted(zoo: Zoo, monkeypatch: pytest.MonkeyPatch) -> None:
     def frame(pts: int | None, *, corrupt: bool = False) -> SimpleNamespace:
-        return SimpleNamespace(pts=pts, time_base=Fraction(1, 10), duration=1, key_frame=pts == 0, is_corrupt=corrupt)
+        flags = {"key_frame": pts == 0, "is_corrupt": corrupt, "interlaced_frame": False}
+        return SimpleNamespace(pts=pts, time_base=Fraction(1, 10), duration=1, **flags)
 
     frames = [frame(0), frame(1, corrupt=True), frame(2), frame(None), frame(4)]
     packet = SimpleNamespace(

@@ -284,3 +284,16 @@ def test_starting_again_counts_the_damage_once(zoo: Zoo, monkeypatch: pytest.Mon
         load_video(path)
     assert sequential.damaged
     assert info.value.reason == other.value.reason
+
+
+@pytest.mark.parametrize("length", [5e-7, 1e-6, 1e-3])
+@pytest.mark.parametrize("start", [0.0, 1.0, 1.01, 2.99])
+def test_a_segment_shorter_than_a_frame(zoo: Zoo, start: float, length: float) -> None:
+    path = zoo.path("h264.mp4")
+    clip = load_video(VideoSegment(path, start, start + length))
+    assert numbers(clip) == zoo["h264.mp4"].shown_at([start])
+    (same,) = load_segments(path, [(start, start + length)])
+    assert np.array_equal(same.frames, clip.frames)
+    array = load_video(path, Sampling(fps=30)).frames
+    (given,) = load_video(VideoSegment(VideoFrames(array, fps=30), start, start + length)).frames
+    assert np.array_equal(given, clip.frames[0])

@@ -26,6 +26,7 @@ from vidembed.reranking.answers import Answers
 from vidembed.reranking.pairs import Pair, VideoGroup, as_pair, by_video
 from vidembed.reranking.reader import HeadReader, VideoPrompt
 from vidembed.reranking.visual_cache import VisualTokenCache, visual_key
+from vidembed.video.fingerprint import PICTURE_VERSION
 
 logger = logging.getLogger(__name__)
 
@@ -239,7 +240,7 @@ class PrefixSharingCrossEncoder(VideoInputs, CrossEncoder):
                 **self.fingerprint_fields(),
                 "prompt": prompt,
                 "processing": repr(processing_kwargs),
-                "decoder": self.video_backend,
+                "decoder": [self.video_backend, PICTURE_VERSION],
             }
         return prepare_ahead(
             groups,

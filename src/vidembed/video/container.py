@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from fractions import Fraction
 from typing import TYPE_CHECKING, BinaryIO, cast
 
@@ -18,6 +18,7 @@ from av.video.stream import VideoStream
 from vidembed.video.boxes import MAX_STREAMS, check_boxes, check_streams
 from vidembed.video.errors import (
     CorruptVideo,
+    InvalidVideoInput,
     NotAVideo,
     NoVideoStream,
     UnsupportedCodec,
@@ -27,10 +28,11 @@ from vidembed.video.errors import (
 from vidembed.video.geometry import MAX_AREA, check_size
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
 FORMATS = (
-    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,live_flv,asf,gif,ogg,mxf,nut,rm,dv,ivf,wtv,yuv4mpegpipe"
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,live_flv,asf,gif,apng,ogg,mxf,nut,rm,dv,ivf,wtv,"
+    "yuv4mpegpipe"
 )
 """Containers that FFmpeg may recognize. Left out: playlists and concatenation lists, which open other files;
 single pictures; audio; and raw streams, which have no times."""
@@ -41,6 +43,8 @@ MAX_TIME = 1e6
 DEFAULT_THREADS = 4
 """Decoding threads of one reader: more add memory and delay."""
 BUFFER_BYTES = 2**18
+_DEFAULT_BONUS = 5_000_000  # pixels, as in ffmpeg (fftools/ffmpeg_mux_init.c, map_auto_video)
+_LOOK_BYTES = 5_000_000  # of packets: FFmpeg's own `probesize`
 
 START_TOLERANCE_S = 0.025
 """Seconds. A video that begins no later than this after the earliest stream begins with it: encoders put up to a packet
@@ -61,6 +65,10 @@ def _is_raw_stream(head: bytes) -> bool:
     h264 = code & 0x1F in (6, 7, 9) and code < 0x80
     hevc = code in (0x40, 0x42, 0x44, 0x46, 0x4E)
     return h264 or hevc or code in (0xB0, 0xB3, 0xB5)
+
+
+def _is_animated_webp(head: bytes) -> bool:
+    return head[:4] == b"RIFF" and head[8:16] == b"WEBPVP8X" and bool(head[20:21] and head[20] & 2)
 
 
 def _is_picture(head: bytes) -> bool:
@@ -84,8 +92,16 @@ def _is_video_start(head: bytes) -> bool:
     return mp4 or avi or head.startswith(others)
 
 
+_PICTURE = "a single picture; give it as an image instead"
+_PICTURE_BRANDS = frozenset([b"avif", b"heic", b"heix", b"mif1"])
+"""First words of AVIF and HEIF files (https://mp4ra.org/registered-types/brands), which FFmpeg opens as it does MP4."""
 _REFUSALS: tuple[tuple[Callable[[bytes], bool], type[VideoError], str], ...] = (
-    (_is_picture, NotAVideo, "a single picture; give it as an image instead"),
+    (
+        _is_animated_webp,
+        NotAVideo,
+        "an animated WebP picture, which FFmpeg does not decode; convert it to MP4, GIF or APNG first",
+    ),
+    (_is_picture, NotAVideo, _PICTURE),
     (_is_audio, NoVideoStream, "an audio file, with no video stream"),
     (_is_list, NotAVideo, "a list of other files; such lists are not followed: give the videos themselves"),
     (
@@ -137,6 +153,8 @@ def open_container(handle: BinaryIO, item: str) -> Iterator[av.container.InputCo
         raise _refusal(head, item, error) from error
     with container:
         check_streams(len(container.streams), item)
+        if head[4:8] == b"ftyp" and head[8:12] in _PICTURE_BRANDS and max(s.frames for s in container.streams) <= 1:
+            raise NotAVideo(item, _PICTURE)
         yield container
 
 
@@ -170,22 +188,39 @@ def check_declared_size(handle: BinaryIO, index: int, item: str) -> None:
     handle.seek(place)
 
 
-def video_stream(container: av.container.InputContainer, item: str, threads: int = DEFAULT_THREADS) -> VideoStream:
-    """Return the first video stream that is not cover art, ready to decode.
+def video_stream(
+    container: av.container.InputContainer,
+    handle: BinaryIO,
+    item: str,
+    threads: int = DEFAULT_THREADS,
+    index: int | None = None,
+) -> VideoStream:
+    """Return the video stream to read, ready to decode.
+
+    Of several, one that can be decoded and holds more than a single picture, and of these the one that ffmpeg would
+    choose: the largest picture, where being marked as default counts for `_DEFAULT_BONUS` pixels; then the first.
+
+    Args:
+        container: As opened.
+        handle: What it was opened from. Of several streams, the first packets are counted.
+        item: Name for messages.
+        threads: Decoding threads.
+        index: The stream's, to have no other.
 
     Raises:
         NoVideoStream: If there is none.
+        InvalidVideoInput: If `index` is of none of its video streams.
         UnsupportedCodec: If it has no decoder.
         VideoTooLarge: If its pictures are above the limits of :mod:`vidembed.video.geometry`.
     """
-    cover = av.stream.Disposition.attached_pic
     streams = [stream for stream in container.streams if stream.type == "video"]
-    moving = [stream for stream in streams if not stream.disposition & cover]
-    if not moving:
-        kinds = sorted({stream.type for stream in container.streams if stream.type})
-        found = "cover art but no moving pictures" if streams else f"streams of kind: {', '.join(kinds) or 'none'}"
-        raise NoVideoStream(item, f"no video stream ({found})")
-    stream = moving[0]
+    if index is None:
+        stream = _best(streams, container, handle, item)
+    else:
+        found = {stream.index: stream for stream in streams}
+        if index not in found:
+            raise InvalidVideoInput(item, f"stream={index!r}: its video streams are {sorted(found)}")
+        stream = found[index]
     if stream.codec_context is None:
         raise UnsupportedCodec(item, "the codec of its video stream has no decoder here; convert it to H.264 first")
     if not isinstance(stream, VideoStream):
@@ -196,6 +231,76 @@ def video_stream(container: av.container.InputContainer, item: str, threads: int
     context.thread_type = "AUTO"
     context.thread_count = threads
     return stream
+
+
+def _best(
+    streams: Sequence[av.stream.Stream], container: av.container.InputContainer, handle: BinaryIO, item: str
+) -> av.stream.Stream:
+    kinds = av.stream.Disposition
+    still = kinds.attached_pic | kinds.timed_thumbnails | kinds.still_image
+    moving = [stream for stream in streams if not stream.disposition & still]
+    if not moving:
+        kinds_found = sorted({stream.type for stream in container.streams if stream.type})
+        found = (
+            "cover art but no moving pictures" if streams else f"streams of kind: {', '.join(kinds_found) or 'none'}"
+        )
+        raise NoVideoStream(item, f"no video stream ({found})")
+    if len(moving) == 1:
+        return moving[0]
+    packets = _packets(handle, {stream.index: stream.frames for stream in moving})
+
+    def worth(stream: av.stream.Stream) -> tuple[bool, int, int]:
+        context = stream.codec_context
+        decodable = isinstance(stream, VideoStream) and context is not None
+        area = context.width * context.height if isinstance(context, VideoCodecContext) else 0
+        default = _DEFAULT_BONUS if stream.disposition & kinds.default else 0
+        return decodable, min(packets[stream.index], 2), area + default
+
+    return max(moving, key=worth)  # the first of equals
+
+
+def _packets(handle: BinaryIO, declared: dict[int, int]) -> dict[int, int]:
+    """Return the number of packets of streams, as declared, or where some declare none, of those that come first."""
+    found = dict(declared)
+    if all(found.values()):
+        return found
+    place, left = handle.tell(), _LOOK_BYTES
+    with _open(handle) as container:
+        try:
+            for packet in container.demux([container.streams[index] for index in declared]):
+                found[packet.stream.index] += packet.size > 0
+                left -= packet.size
+                if left < 0 or min(found.values()) > 1:
+                    break
+        except av.error.FFmpegError:
+            pass  # what cannot be read counts for nothing
+    handle.seek(place)
+    return found
+
+
+def sample_aspect(container: av.container.InputContainer, stream: VideoStream) -> Fraction | None:
+    """Return the shape of the pixels that are decoded now: width over height, or ``None``.
+
+    A container's own word holds for all of a stream, as in FFmpeg. Transport and program streams have none: there the
+    codec's may change, with a key frame.
+    """
+    changing = stream.codec_context.sample_aspect_ratio if container.format.name in _NO_CLOCK else None
+    return changing or stream.sample_aspect_ratio
+
+
+def gif_delay(ticks: int) -> int:
+    """Return how long browsers show a picture of a GIF, in 1/100 s: those of 0 and 1 for 10."""
+    return ticks if ticks > 1 else 10
+
+
+def gif_times(handle: BinaryIO) -> tuple[float, Fraction] | None:
+    """Return the duration in seconds and the mean frame rate of a GIF that has delays to lengthen, else ``None``."""
+    place, delays = handle.tell(), []
+    with _open(handle) as container, suppress(av.error.FFmpegError):  # damage is seen when it is decoded
+        delays = [packet.duration or 0 for packet in container.demux(video=0) if packet.size]
+    handle.seek(place)
+    hundredths = sum(map(gif_delay, delays))
+    return (hundredths / 100, Fraction(100 * len(delays), hundredths)) if hundredths > sum(delays) else None
 
 
 def declared_rate(stream: VideoStream) -> Fraction | None:

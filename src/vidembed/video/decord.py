@@ -12,16 +12,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from av.stream import Disposition
 
 from vidembed.video.clip import Clip, assemble
+from vidembed.video.colour import describe
 from vidembed.video.container import DEFAULT_THREADS, SEEKABLE_FORMATS
 from vidembed.video.errors import BackendUnavailable, CorruptVideo, InvalidVideoInput
-from vidembed.video.geometry import shrink
+from vidembed.video.geometry import Geometry, display_matrix, shrink
 from vidembed.video.opening import open_source
 from vidembed.video.reader import Deadline, FrameReader, from_player
 from vidembed.video.source import local_path
 
 if TYPE_CHECKING:
+    from av.video.frame import VideoFrame
+
     from vidembed.video.sampling import Sampling
 
 _ROW = 64  # pixels: of rotated videos decord 3.4 returns only frames whose width is a multiple of this
@@ -91,7 +95,8 @@ def read(
         first = next(reader, None)
         if first is None:
             raise CorruptVideo(item, f"no frame could be decoded ({reader.errors} errors)")
-        geometry = reader.geometry(first.frame, sampling.max_pixels)
+        geometry = reader.geometry(first, sampling.max_pixels)
+        _check_picture(first.frame, geometry, item)
         declared, rate, starts_at = reader.duration, reader.rate, reader.start
     start_s = max(start, starts_at)
     start, end = from_player(start, end, starts_at, item)
@@ -139,9 +144,26 @@ def _check_container(reader: FrameReader, item: str) -> None:
             f"backend='decord' returns wrong frames for some containers, so it reads only mp4, mov, mkv and webm; "
             f"this is {name}. Use backend='pyav'",
         )
-    if reader.stream.index != reader.container.streams.video[0].index:
+    first, *others = reader.container.streams.video
+    if reader.stream.index != first.index or any(not s.disposition & Disposition.attached_pic for s in others):
         raise BackendUnavailable(
-            item, "backend='decord' would decode the cover art that comes before the video stream; use backend='pyav'"
+            item, "backend='decord' would decode another of its video streams, or cover art; use backend='pyav'"
+        )
+
+
+def _check_picture(frame: VideoFrame, geometry: Geometry, item: str) -> None:
+    """Raise :class:`BackendUnavailable` for pictures that decord would not show as they are to be seen."""
+    matrix = display_matrix(frame)
+    wrong = {
+        "mirrored": geometry.mirrored,
+        "with a display matrix that is no rotation": matrix is not None
+        and 0 in (matrix[0] or matrix[1], matrix[3] or matrix[2]),
+        "interlaced": frame.interlaced_frame,
+        f"to be converted ({describe(frame).conversion})": describe(frame).conversion != "none",
+    }
+    if found := [name for name, is_so in wrong.items() if is_so]:
+        raise BackendUnavailable(
+            item, f"its pictures are {' and '.join(found)}, which backend='decord' does not do; use backend='pyav'"
         )
 
 

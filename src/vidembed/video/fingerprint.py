@@ -6,6 +6,11 @@ import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
+
+PICTURE_VERSION: Final = 2
+"""Of how a file becomes pictures, for what is stored by file. 2 differs from 1 for files that are mirrored, HDR,
+BT.2020 or interlaced, hold several video streams, or change their shape."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -111,7 +111,8 @@ def sample_frames(
     if start + TIME_EPSILON >= video_end:
         raise InvalidVideoInput(item, f"the segment starts at {start:g} s, and the frames last {video_end:.3f} s")
     stop = video_end if end is None else min(end, video_end)
-    inside = np.flatnonzero((times < stop - TIME_EPSILON) & (np.append(times[1:], video_end) > start + TIME_EPSILON))
+    before = max(stop - TIME_EPSILON, start + TIME_EPSILON)  # a segment may be shorter
+    inside = np.flatnonzero((times < before) & (np.append(times[1:], video_end) > start + TIME_EPSILON))
     sparse = len(inside) <= sampling.max_frames and 1.0 / spacing <= sampling.fps * _RATE_MARGIN
     if sparse:
         picked = inside.tolist()

@@ -41,6 +41,17 @@ def _check_sampling(sampling: Any) -> None:
         raise TypeError(f"sampling is a {type(sampling).__name__}; expected a Sampling, such as Sampling(fps=2.0)")
 
 
+def _check_stream(stream: Any, source: object, backend: str, item: str) -> None:
+    if stream is None:
+        return
+    if isinstance(stream, bool) or not isinstance(stream, int):
+        raise InvalidVideoInput(item, f"stream={stream!r}: expected the index of a video stream, or None")
+    if backend != "pyav" or isinstance(source, (Clip, VideoFrames, Mapping)):
+        raise InvalidVideoInput(
+            item, f"stream={stream}: only of a file read with backend='pyav' can a stream be chosen"
+        )
+
+
 def load_video(
     source: VideoSource,
     sampling: Sampling = DEFAULT_SAMPLING,
@@ -50,6 +61,7 @@ def load_video(
     timeout_s: float | None = DEFAULT_TIMEOUT_S,
     max_bytes: int = MAX_DOWNLOAD_BYTES,
     threads: int = DEFAULT_THREADS,
+    stream: int | None = None,
 ) -> Clip:
     """Read the frames of a video that a model is to see.
 
@@ -67,6 +79,8 @@ def load_video(
         max_bytes: Limit on the size of a download. Default 2 GiB.
         threads: Decoding threads of PyAV, at least 1. Default 4; 1 does the least work, for a caller that reads
             several videos at once. Frames are the same.
+        stream: Index of a video stream in its container (``VideoInfo.streams`` of :func:`vidembed.video.probe`).
+            Default ``None``: the one that ffmpeg would choose. For files read with PyAV.
 
     Returns:
         The clip. Its times count from the start of a segment (see :class:`vidembed.video.Clip`).
@@ -84,6 +98,7 @@ def load_video(
     _check_sampling(sampling)
     _check_threads(threads)
     item = item_name(source)
+    _check_stream(stream, source.path if isinstance(source, VideoSegment) else source, backend, item)
     if isinstance(source, Clip):
         return _as_sampled(source, sampling)
     inner, start, end = source, 0.0, None
@@ -98,7 +113,7 @@ def load_video(
         clip = decord.read(inner, sampling, item=item, start=start, end=end, timeout_s=timeout_s)
     else:
         options = {"allow_url": allow_url, "timeout_s": timeout_s, "max_bytes": max_bytes}
-        (clip,) = _read(inner, [(start, end, item)], sampling, item, options, threads)
+        (clip,) = _read(inner, [(start, end, item)], sampling, item, options, threads, stream)
     return replace(clip, sampling=sampling)
 
 
@@ -121,6 +136,7 @@ def load_segments(
     timeout_s: float | None = DEFAULT_TIMEOUT_S,
     max_bytes: int = MAX_DOWNLOAD_BYTES,
     threads: int = DEFAULT_THREADS,
+    stream: int | None = None,
 ) -> Iterator[Clip]:
     """Read several segments of one video in one decoding pass.
 
@@ -138,6 +154,7 @@ def load_segments(
             ``"decord"``, on each segment.
         max_bytes: As in :func:`load_video`.
         threads: As in :func:`load_video`.
+        stream: As in :func:`load_video`.
 
     Yields:
         One clip a segment, in the order given.
@@ -150,6 +167,7 @@ def load_segments(
     _check_sampling(sampling)
     _check_threads(threads)
     item = item_name(path)
+    _check_stream(stream, path, backend, item)
     if isinstance(path, (VideoSegment, Clip)):
         raise InvalidVideoInput(item, "load_segments takes the whole video; give the times in the file in segments")
     parts = [VideoSegment(path, start, end) for start, end in segments]
@@ -159,7 +177,7 @@ def load_segments(
         return (load_video(part, sampling, backend=backend, timeout_s=timeout_s) for part in parts)
     windows = [(part.start, part.end, item_name(part)) for part in parts]
     options = {"allow_url": allow_url, "timeout_s": timeout_s, "max_bytes": max_bytes}
-    clips = _read(path, windows, sampling, item, options, threads)
+    clips = _read(path, windows, sampling, item, options, threads, stream)
     return map(functools.partial(replace, sampling=sampling), clips)  # holds no clip while the next is read
 
 
@@ -170,9 +188,12 @@ def _read(
     item: str,
     options: dict[str, Any],
     threads: int,
+    stream: int | None,
 ) -> Iterator[Clip]:
     if not windows:
         return
     deadline = Deadline(options["timeout_s"], item)
     with open_source(source, item, **options) as handle:
-        yield from pyav.read_windows(handle, windows, sampling, item=item, deadline=deadline, threads=threads)
+        yield from pyav.read_windows(
+            handle, windows, sampling, item=item, deadline=deadline, threads=threads, stream=stream
+        )

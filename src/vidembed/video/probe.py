@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from vidembed.video import colour
+from vidembed.video.colour import Colour
 from vidembed.video.download import MAX_DOWNLOAD_BYTES, UrlAccess
 from vidembed.video.errors import CorruptVideo
 from vidembed.video.frames import from_mapping
-from vidembed.video.geometry import quarter_turns
 from vidembed.video.opening import open_source
 from vidembed.video.reader import Deadline, FrameReader
 from vidembed.video.source import VideoFrames, VideoSegment, VideoSource, item_name
@@ -28,6 +29,11 @@ class VideoInfo:
         codec: FFmpeg's name of the decoder's codec, such as ``"h264"``; ``"raw"`` for frames given as arrays.
         container: FFmpeg's name of the container, such as ``"matroska,webm"``; ``"frames"`` for arrays.
         rotation: Degrees counter-clockwise, 0, 90, 180 or 270, by which decoded pictures are set upright.
+        mirrored: Whether they are mirrored left to right before.
+        stream: Index of the video stream that is read.
+        streams: Indices of all video streams, cover art included.
+        colour: The tags of the first frame, and what is done about them; ``None`` for arrays.
+        interlaced: Whether the first frame is flagged as interlaced. Such frames are deinterlaced.
         num_frames_estimate: Frames in the stream: declared, else ``round(duration * fps)``, else ``None``.
         has_audio: Whether there is an audio stream.
         start_s: When the first frame comes on show, seconds on the clock of a player, which shows the start of the
@@ -48,6 +54,11 @@ class VideoInfo:
     has_audio: bool
     start_s: float = 0.0
     discontinuities: int | None = None
+    mirrored: bool = False
+    stream: int = 0
+    streams: tuple[int, ...] = (0,)
+    colour: Colour | None = None
+    interlaced: bool = False
 
 
 def probe(
@@ -57,6 +68,7 @@ def probe(
     allow_url: UrlAccess = False,
     timeout_s: float | None = 60.0,
     max_bytes: int = MAX_DOWNLOAD_BYTES,
+    stream: int | None = None,
 ) -> VideoInfo:
     """Describe a video; of a segment, the whole video it is cut from.
 
@@ -67,6 +79,7 @@ def probe(
             of hosts, from these alone. Default False.
         timeout_s: Limit in seconds, ``None`` for none. Default 60.
         max_bytes: Limit on the size of a download. Default 2 GiB.
+        stream: As in :func:`vidembed.video.load_video`.
 
     Raises:
         VideoError: As :func:`vidembed.video.load_video` for what shows by the first frame.
@@ -93,7 +106,7 @@ def probe(
     deadline = Deadline(timeout_s, item)
     with (
         open_source(inner, item, allow_url=allow_url, timeout_s=timeout_s, max_bytes=max_bytes) as handle,
-        FrameReader(handle, item, deadline) as reader,
+        FrameReader(handle, item, deadline, stream=stream) as reader,
     ):
         info = describe(reader, item)
         if not scan:
@@ -107,7 +120,8 @@ def describe(reader: FrameReader, item: str) -> VideoInfo:
     first = next(reader, None)
     if first is None:
         raise CorruptVideo(item, f"no frame could be decoded ({reader.errors} errors)")
-    height, width, _ = reader.geometry(first.frame, None).shape
+    geometry = reader.geometry(first, None)
+    height, width, _ = geometry.shape
     container, stream = reader.container, reader.stream
     fps = None if reader.rate is None else float(reader.rate)
     count = stream.frames or (round(reader.duration * fps) if reader.duration and fps else None)
@@ -119,8 +133,13 @@ def describe(reader: FrameReader, item: str) -> VideoInfo:
         height=height,
         codec=stream.codec_context.name,
         container=container.format.name,
-        rotation=90 * quarter_turns(first.frame.rotation),
+        rotation=90 * geometry.turns,
         num_frames_estimate=count,
         has_audio=any(other.type == "audio" for other in container.streams),
         start_s=reader.start,
+        mirrored=geometry.mirrored,
+        stream=stream.index,
+        streams=tuple(other.index for other in container.streams if other.type == "video"),
+        colour=colour.describe(first.frame),
+        interlaced=first.frame.interlaced_frame,
     )

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from vidembed.video.geometry import Geometry
-
 MIN_JUMP_S = 2.0
 """Seconds. Shorter distances are decoded through: a seek costs about that much (our choice)."""
 MAX_LOST_SHARE = 0.10
@@ -64,6 +62,8 @@ class Window:
         self.done = False
         self._start_s = max(start, reader.start)
         self._sampling = sampling
+        self._reader = reader
+        self._shape: tuple[int, int, int] | None = None  # (H, W, 3) of the first frame, and so of all
         self._declared = reader.duration
         self._is_settled = duration is not None
         length = self._declared if duration is None else duration
@@ -82,7 +82,7 @@ class Window:
         """The next time of interest; infinity once the window is complete."""
         return math.inf if self.done else self._picker.next_time
 
-    def feed(self, timed: TimedFrame, until: float, geometry: Geometry) -> None:
+    def feed(self, timed: TimedFrame, until: float) -> None:
         """Look at a frame on show in ``[timed.time, until)``. One fed again, after a restart, does no harm."""
         if self.done or until <= self.start + TIME_EPSILON:
             return
@@ -91,7 +91,9 @@ class Window:
         self._errors = timed.errors - self._errors_before
         self._seen += 1
         if self._picker.wants(until):
-            self._picker.keep((timed.array(geometry, self.item), timed.time, timed.ordinal), until)
+            geometry = self._reader.geometry(timed, self._sampling.max_pixels)
+            self._shape = self._shape or geometry.shape
+            self._picker.keep((timed.array(geometry, self._shape, self.item), timed.time, timed.ordinal), until)
         self.done = self.end is not None and until + TIME_EPSILON >= self.end
 
     def is_mistaken(self, reader: FrameReader, video_end: float) -> bool:
@@ -168,6 +170,7 @@ def read_windows(
     deadline: Deadline,
     threads: int = DEFAULT_THREADS,
     allow_seek: bool = True,
+    stream: int | None = None,
     duration: float | None = None,
 ) -> Iterator[Clip]:
     """Decode several windows of one video in one pass.
@@ -180,6 +183,7 @@ def read_windows(
         deadline: Limit on the whole pass.
         threads: Decoding threads.
         allow_seek: Whether distances may be jumped over where the container allows it.
+        stream: Index of the video stream, or ``None`` for the best.
         duration: Length of the video if it was found by reading, seconds; default, as declared. A window whose frames
             were chosen by a declared duration that turns out to be wrong by over a second is read again with the real
             one.
@@ -187,17 +191,16 @@ def read_windows(
     Yields:
         One clip a window, in the order given.
     """
-    with FrameReader(handle, item, deadline, threads=threads) as reader:
+    with FrameReader(handle, item, deadline, threads=threads, stream=stream) as reader:
         reader.can_seek = reader.can_seek and allow_seek
         first = next(reader, None)
         if first is None:
             raise CorruptVideo(item, f"no frame could be decoded ({reader.errors} errors)")
         windows = deque(Window(start, end, reader, sampling, name, duration=duration) for start, end, name in segments)
-        geometry = reader.geometry(first.frame, sampling.max_pixels)
         shown: TimedFrame | None = None  # the frame on show, until the next one comes
         for timed in chain([first], reader):
             if shown is not None:
-                _feed(windows, shown, timed.time, geometry)
+                _feed(windows, shown, timed.time)
                 while windows and windows[0].done:
                     yield windows.popleft().clip(reader, timed.time)
             shown = timed
@@ -210,7 +213,7 @@ def read_windows(
         if shown is None:
             raise CorruptVideo(item, f"no frame could be decoded ({reader.errors} errors)")
         ends_at = video_end(shown, reader)
-        _feed(windows, shown, ends_at, geometry)
+        _feed(windows, shown, ends_at)
         for window in windows:
             if not window.is_mistaken(reader, ends_at):
                 yield window.clip(reader, ends_at)
@@ -222,16 +225,17 @@ def read_windows(
                 item=item,
                 deadline=deadline,
                 threads=threads,
+                stream=stream,
                 allow_seek=allow_seek and window.start < ends_at - TIME_EPSILON,
                 duration=ends_at,
             )
 
 
-def _feed(windows: deque[Window], shown: TimedFrame, until: float, geometry: Geometry) -> None:
+def _feed(windows: deque[Window], shown: TimedFrame, until: float) -> None:
     for window in windows:
         if window.start >= until:
             break
-        window.feed(shown, until, geometry)
+        window.feed(shown, until)
 
 
 def video_end(last: TimedFrame, reader: FrameReader) -> float:

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Self, cast
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Self, TypeAlias, cast
 
 import av.error
 import numpy as np
@@ -17,8 +17,9 @@ from vidembed.video import container as box
 from vidembed.video import memory
 from vidembed.video.boxes import MAX_FRAMES
 from vidembed.video.clip import TRUNCATED_S
+from vidembed.video.colour import to_rgb
 from vidembed.video.errors import CorruptVideo, DecodeTimeout, InvalidVideoInput, VideoTooLarge
-from vidembed.video.geometry import Geometry, check_size, picture, plan
+from vidembed.video.geometry import Geometry, Matrix, display_matrix, letterbox, orientation, plan, upright
 from vidembed.video.sampling import TIME_EPSILON
 
 if TYPE_CHECKING:
@@ -120,6 +121,9 @@ class _Stamp(NamedTuple):
         return cls(packet.pts, packet.dts, packet.duration or 0, packet.size > 0 and not packet.is_discard)
 
 
+_Shape: TypeAlias = "tuple[int, int, Fraction | None, Matrix | None, int | None]"
+
+
 class _OvershootError(Exception):
     """Seeking landed after the time asked for."""
 
@@ -136,6 +140,9 @@ class TimedFrame:
         errors: Errors met up to here in this pass.
         errors_at_key: Errors met up to the last key frame.
         attempt: How often the pass had begun again from the first frame.
+        aspect: Its sample aspect ratio, or ``None``.
+        before: Of an interlaced frame, the one before it, if that was decoded.
+        after: Of an interlaced frame, the one after it, once that is decoded.
     """
 
     frame: VideoFrame
@@ -145,14 +152,27 @@ class TimedFrame:
     errors: int
     errors_at_key: int
     attempt: int
-    _array: NDArray[np.uint8] | None = None
+    aspect: Fraction | None = None
+    before: VideoFrame | None = None
+    after: VideoFrame | None = None
+    _converted: tuple[Geometry, NDArray[np.uint8]] | None = None
 
-    def array(self, geometry: Geometry, item: str) -> NDArray[np.uint8]:
-        """Return the upright RGB picture, ``(H, W, 3)``, converted once."""
-        if self._array is None:
-            check_size(self.frame.width, self.frame.height, item)
-            self._array = picture(self.frame, geometry)
-        return self._array
+    def array(self, geometry: Geometry, shape: tuple[int, int, int], item: str) -> NDArray[np.uint8]:
+        """Return the upright RGB picture, of ``shape`` (H, W, 3), converted once.
+
+        Args:
+            geometry: Of this frame.
+            shape: Of the clip. A frame of another shape is laid into it with its aspect kept.
+            item: Name for messages.
+        """
+        if geometry.shape != shape:
+            geometry = geometry.inside(shape)
+        if self._converted is None or self._converted[0] != geometry:
+            pixels = to_rgb(
+                self.frame, geometry.width, geometry.height, item, before=self.before, after=self.after
+            )  # (H, W, 3)
+            self._converted = geometry, upright(pixels, geometry)
+        return letterbox(self._converted[1], shape)
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,10 +216,21 @@ class FrameReader:
         item: Its name, for messages.
         deadline: The limit on time.
         threads: Decoding threads.
+        stream: Index of the video stream, or ``None`` for the one that :func:`vidembed.video.container.video_stream`
+            chooses.
     """
 
-    def __init__(self, handle: BinaryIO, item: str, deadline: Deadline, *, threads: int = box.DEFAULT_THREADS) -> None:
+    def __init__(
+        self,
+        handle: BinaryIO,
+        item: str,
+        deadline: Deadline,
+        *,
+        threads: int = box.DEFAULT_THREADS,
+        stream: int | None = None,
+    ) -> None:
         """Open the container."""
+        self._index = stream
         self._handle = cast("BinaryIO", _Watched(handle, deadline))
         self._threads = threads
         self._item = item
@@ -208,12 +239,15 @@ class FrameReader:
         self.seeked = False
         self.sought = -1.0
         self._attempt = self._packets_read = 0
+        self._planned: tuple[_Shape, Geometry] | None = None
         self._open()
 
     def _open(self) -> None:
         self.container = self._stack.enter_context(box.open_container(self._handle, self._item))
         try:
-            self.stream: VideoStream = box.video_stream(self.container, self._item, self._threads)
+            self.stream: VideoStream = box.video_stream(
+                self.container, self._handle, self._item, self._threads, self._index
+            )
             if not (self.stream.codec_context.width and self.stream.codec_context.height):
                 box.check_declared_size(self._handle, self.stream.index, self._item)
         except BaseException:
@@ -226,12 +260,18 @@ class FrameReader:
         self._head: list[_Stamp] = []  # of the packets up to the first frame
         self._frames_read = 0
         self.rate = box.declared_rate(self.stream)
+        self._is_gif = self.container.format.name == "gif"
+        self._gif_clock = 0
+        if self._is_gif and (times := box.gif_times(self._handle)) is not None:
+            self.duration, self.rate = times
         self.can_seek = self.container.format.name in box.SEEKABLE_FORMATS and self.rate is not None
         self.errors = self._errors_at_key = self._ordinal = 0
         self.gop_s: float | None = None
         self._key_pts: int | None = None
         self._origin: Fraction | None = None
         self._offset = self._last = self._last_end = 0.0
+        self._aspect = self.stream.sample_aspect_ratio
+        self._previous: TimedFrame | None = None
         self._frames: Generator[TimedFrame, None, None] = self._decode()
 
     def __enter__(self) -> Self:
@@ -332,16 +372,23 @@ class FrameReader:
             return max(self.duration, least)
         return max(end, least)
 
-    def geometry(self, frame: VideoFrame, max_pixels: int | None) -> Geometry:
-        """Decide the size of all frames by the first of them."""
-        return plan(
-            frame.width,
-            frame.height,
-            aspect=self.stream.sample_aspect_ratio,
-            rotation=frame.rotation,
-            max_pixels=max_pixels,
-            item=self._item,
-        )
+    def geometry(self, timed: TimedFrame, max_pixels: int | None) -> Geometry:
+        """Decide the size and orientation of a frame."""
+        frame = timed.frame
+        shape = frame.width, frame.height, timed.aspect, display_matrix(frame), max_pixels
+        if self._planned is None or self._planned[0] != shape:
+            turns, mirrored = orientation(shape[3], self._item)
+            planned = plan(
+                frame.width,
+                frame.height,
+                aspect=timed.aspect,
+                turns=turns,
+                mirrored=mirrored,
+                max_pixels=max_pixels,
+                item=self._item,
+            )
+            self._planned = shape, planned
+        return self._planned[1]
 
     def seek(self, seconds: float) -> None:
         """Continue with the key frame at or before ``seconds``; to be called after the first frame.
@@ -353,7 +400,9 @@ class FrameReader:
         self.seeked = True
         self.sought = seconds
         self._frames.close()
-        self._key_pts = None
+        if self._previous is not None and self._previous.frame.interlaced_frame and self.rate:
+            seconds -= 2 / float(self.rate)  # so that what is sought has a frame before it, as it has without seeking
+        self._key_pts = self._previous = None
         self._last = self._last_end = -box.MAX_TIME
         target = int((Fraction(seconds + TIME_EPSILON) + self._origin) / self.stream.time_base)
         try:
@@ -392,6 +441,10 @@ class FrameReader:
                     self._frames_read += packet.size > 0
                     if self._packets_read > MAX_FRAMES:
                         raise VideoTooLarge(self._item, f"it has over {MAX_FRAMES} frames; cut it first")
+                    if self._is_gif and packet.size:
+                        packet.pts = packet.dts = self._gif_clock
+                        packet.duration = box.gif_delay(packet.duration or 0)
+                        self._gif_clock += packet.duration
                     yield packet
             except av.error.FFmpegError as error:
                 memory.check(error)
@@ -422,7 +475,18 @@ class FrameReader:
                     continue
                 timed = self._place(frame)
                 if timed is not None:
+                    self._introduce(timed)
                     yield timed
+
+    def _introduce(self, timed: TimedFrame) -> None:
+        """Make interlaced frames known to their neighbours, which deinterlacing needs."""
+        previous, self._previous = self._previous, timed
+        if previous is None:
+            return
+        if previous.frame.interlaced_frame:
+            previous.after = timed.frame
+        if timed.frame.interlaced_frame:
+            timed.before = previous.frame
 
     def _note_key(self, packet: Packet[VideoStream]) -> None:
         if not packet.is_keyframe or packet.pts is None or packet.time_base is None:
@@ -444,6 +508,7 @@ class FrameReader:
         self._ordinal += 1
         if frame.key_frame:
             self._errors_at_key = self.errors
+            self._aspect = box.sample_aspect(self.container, self.stream)
         base = frame.time_base
         if frame.pts is None or base is None:
             self.errors += 1
@@ -477,4 +542,5 @@ class FrameReader:
             errors=self.errors,
             errors_at_key=self._errors_at_key,
             attempt=self._attempt,
+            aspect=self._aspect,
         )

@@ -115,9 +115,12 @@ class GridPicker(Generic[Item]):
 
     @property
     def next_time(self) -> float:
-        """The next time to be looked at, in seconds of the video's clock; infinity past the end."""
+        """The next time to be looked at, in seconds of the video's clock; infinity past the end.
+
+        The start is always looked at: a segment shorter than any frame has the one on show then.
+        """
         time = self.start + len(self._kept) * self.step
-        return time if time + TIME_EPSILON < self.end else math.inf
+        return time if not self._kept or time + TIME_EPSILON < self.end else math.inf
 
     def wants(self, until: float) -> bool:
         """Whether a frame on show until ``until`` (exclusive) is one to keep."""

@@ -195,10 +195,11 @@ def find_cuts(
         open_source(source, item) as handle,
         FrameReader(handle, item, Deadline(timeout_s, item), threads=threads) as r,
     ):
-        geometry = None
+        shape = None  # (H, W, 3)
         for timed in r:
-            geometry = geometry or r.geometry(timed.frame, LOOK_PIXELS)
-            _join(cuts, finder.feed(timed.time, timed.array(geometry, item)), scenes.min_length_s)
+            geometry = r.geometry(timed, LOOK_PIXELS)
+            shape = shape or geometry.shape
+            _join(cuts, finder.feed(timed.time, timed.array(geometry, shape, item)), scenes.min_length_s)
             last = timed
             times.append(timed.time)
         if last is None:

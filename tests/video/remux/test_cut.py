@@ -247,8 +247,8 @@ def test_every_video_stream_goes_along(zoo: Zoo, tmp_path: Path) -> None:
         cut.seek(0)
         found.append([read(frame.to_ndarray(format="rgb24")) for frame in cut.decode(video=1)])
     assert sizes == [(160, 96), (320, 192)]
-    assert found[0] == list(range(12, 34))
-    assert found[1] == [1000 + number for number in found[0]]
+    assert found[1] == list(range(12, 34))
+    assert found[0] == [1000 + number for number in found[1]]
 
 
 def subtitled(path: Path, source: Path) -> Path:

@@ -12,6 +12,7 @@ from typing import BinaryIO
 from vidembed.video.clip import TRUNCATED_S
 from vidembed.video.download import MAX_DOWNLOAD_BYTES, UrlAccess
 from vidembed.video.errors import CorruptVideo, VideoTruncated
+from vidembed.video.geometry import display_matrix, orientation
 from vidembed.video.load import DEFAULT_TIMEOUT_S
 from vidembed.video.opening import open_source
 from vidembed.video.reader import Deadline, FrameReader
@@ -53,9 +54,9 @@ def cut_clip(
     """Copy a stretch of a video to a file, without decoding or encoding it.
 
     All video, audio and subtitle streams go along. Cover pictures, attachments, data streams and subtitles of a kind
-    that the container cannot hold do not (`Excerpt.left_out`), nor do chapters and tags. Rotation, pixel shape and the
-    times of frames are kept. Sound starts with its first packet at or after the first frame. The file is written beside
-    the target under another name, and moved there when it is complete.
+    that the container cannot hold do not (`Excerpt.left_out`), nor do chapters and tags. Rotation, mirroring, pixel
+    shape and the times of frames are kept. Sound starts with its first packet at or after the first frame. The file is
+    written beside the target under another name, and moved there when it is complete.
 
     Args:
         source: A path, the bytes of a file, a binary file object or, with `allow_url`, an http(s) address.
@@ -129,7 +130,8 @@ def _cut(
             raise CorruptVideo(item, f"no frame could be decoded ({reader.errors} errors)")
         zero = first.frame.pts * first.frame.time_base - Fraction(reader.start)
         declared = None if reader.duration is None else reader.start + reader.duration
-        family, rotation = reader.container.format.name, first.frame.rotation
+        family = reader.container.format.name
+        turns, mirrored = orientation(display_matrix(first.frame), item)
     if not target.suffix:
         target = target.with_name(target.name + _suffix_of(source, family))
         try:
@@ -141,8 +143,10 @@ def _cut(
     muxer = MUXERS[target.suffix.lower()]
     if muxer == "avi" != family:
         raise ValueError("target: AVI stores no times of frames, so only an AVI file can be cut to one; use .mkv")
-    if muxer == "mpegts" != family and rotation:
-        raise ValueError("target: a transport stream cannot say that a video is rotated, as this one is; use .mkv")
+    if muxer == "mpegts" != family and (turns or mirrored):
+        raise ValueError(
+            "target: a transport stream cannot say that a video is rotated or mirrored, as this one is; use .mkv"
+        )
     start, end = times
     plan = make_plan(handle, zero + Fraction(start), None if end is None else zero + Fraction(end), item, deadline)
     left_out = write(handle, target, plan, item, deadline)

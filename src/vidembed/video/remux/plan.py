@@ -150,7 +150,7 @@ def _read(
 ) -> Plan:
     """Return the stretch of each video stream, empty where there is none, without times to decode at."""
     with box.open_container(handle, item) as container:
-        main = box.video_stream(container, item, 1)
+        main = box.video_stream(container, handle, item, 1)
         may_jump = box.has_discontinuities(container)
         streams = [stream for stream in container.streams if stream.type == "video" and can_be_copied(stream)]
         bases = {stream.index: base_of(stream, item) for stream in streams}

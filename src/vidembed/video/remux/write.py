@@ -84,7 +84,7 @@ def write(handle: BinaryIO, target: Path, plan: Plan, item: str, deadline: Deadl
     suffix = target.suffix.lower()
     options = {"mpegts_m2ts_mode": "1"} if suffix in {".m2ts", ".mts"} else {}
     with box.open_container(handle, item) as container:
-        main = box.video_stream(container, item, 1)
+        main = box.video_stream(container, handle, item, 1)
         streams, left_out = _chosen(container, plan, suffix)
         packets = read_packets(container, main, streams, plan.seek, item, deadline)
         with _draft(target) as file:
