@@ -14,7 +14,7 @@ import numpy as np
 
 from vidembed.video.clip import TRUNCATED_S
 from vidembed.video.container import DEFAULT_THREADS
-from vidembed.video.errors import BackendUnavailable, CorruptVideo, VideoTruncated
+from vidembed.video.errors import BackendUnavailable, CorruptVideo, VideoTruncated, caller_level
 from vidembed.video.opening import open_source
 from vidembed.video.pyav import video_end
 from vidembed.video.reader import Deadline, FrameReader, TimedFrame
@@ -212,7 +212,7 @@ def find_cuts(
             VideoTruncated(
                 f"{item}: it ends at {end:.2f} s, before the {declared:.2f} s it declares; only what is there is cut"
             ),
-            stacklevel=2,
+            stacklevel=caller_level(),
         )
     return end, cuts
 
