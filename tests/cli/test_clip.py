@@ -186,7 +186,10 @@ def test_hostile_names(video: Path, tmp_path: Path, name: str) -> None:
         (["{video}", "--from", "1", "--out", "{video}"], "exists; choose another name, or replace it with --force"),
         (["{video}", "--from", "1", "--out", "{video}", "--force"], "out: '{video}' is the source itself"),
         (["{video}", "--from", "1", "--out", "{dir}/a.exe"], "out: '{dir}/a.exe' ends in '.exe'"),
-        (["{video}", "--from", "1", "--out", "{dir}/a.webm"], "out: a .webm file cannot hold h264; .mp4 or"),
+        (
+            ["{video}", "--from", "1", "--out", "{dir}/a.webm"],
+            "out: h264 cannot be written to a .webm file here; use .mp4 or",
+        ),
         (["{video}", "--from", "1", "--out", "{dir}/no/a.mp4"], "a folder that does not exist"),
         (["{video}", "--from", "1", "--hit", "2", "--out", "{new}"], "--hit: it is for a search"),
         (["{video}", "--from", "1", "--top", "2", "--out", "{new}"], "--top: it is for a search"),

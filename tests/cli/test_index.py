@@ -8,6 +8,7 @@ import pytest
 
 from tests.cli.conftest import tree, vidembed
 from tests.index.fakes import rows, write_video
+from tests.zoo import Recipe, encode
 from vidembed.index.ingest.lock import locked
 
 Loaded = list[dict[str, Any]]
@@ -112,6 +113,27 @@ def test_gone_and_prune(clips: Path, tmp_path: Path, loaded: Loaded) -> None:
     pruned = vidembed("index", clips, "--to", tmp_path / "ix", "--prune")
     assert "1 pruned" in pruned.stdout
     assert len(rows(tmp_path / "ix")) == 3
+
+
+def test_a_video_that_is_cut_short_is_told_of_in_a_message(tmp_path: Path, loaded: Loaded) -> None:
+    whole = tmp_path / "whole.mp4"
+    encode(whole, Recipe(frames=180, muxer={"movflags": "faststart"}))
+    (tmp_path / "short.mp4").write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    result = vidembed("index", tmp_path / "short.mp4", "--to", tmp_path / "ix", "--model", "fake")
+    assert result.exit_code == 0
+    assert f"Warning: {tmp_path / 'short.mp4'}: it ends at" in result.stderr
+    assert "VideoTruncated" not in result.stderr
+
+
+def test_a_folder_that_vanished_has_an_exit_code_of_its_own(clips: Path, tmp_path: Path, loaded: Loaded) -> None:
+    write_video(tmp_path / "drive.mp4", [(1, 2, 3)])
+    vidembed("index", clips, tmp_path / "drive.mp4", "--to", tmp_path / "ix", "--model", "fake")
+    (tmp_path / "drive.mp4").unlink()
+    result = vidembed("index", clips, tmp_path / "drive.mp4", "--to", tmp_path / "ix", "--prune")
+    assert result.exit_code == 3
+    assert "PathVanished" in result.stdout
+    assert "nothing of it was removed" in result.stderr
+    assert len(rows(tmp_path / "ix")) == 5
 
 
 def test_a_relative_model_folder_is_stored_absolute(

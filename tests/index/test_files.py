@@ -75,6 +75,21 @@ def test_a_linked_root_is_resolved(tmp_path: Path) -> None:
     assert names(tmp_path, tmp_path / "link") == ["real/a.mp4"]
 
 
+def test_only_links_are_resolved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    touch(tmp_path, *(f"{i % 3}/{i}.mp4" for i in range(100)))
+    (tmp_path / "0" / "link.mp4").symlink_to(tmp_path / "1" / "1.mp4")
+    real, resolved = os.path.realpath, []
+    monkeypatch.setattr(os.path, "realpath", lambda path, **how: resolved.append(str(path)) or real(path, **how))
+    assert len(names(tmp_path)) == 100
+    assert len(resolved) < 10  # each costs a call of the system for every folder above
+
+
+def test_paths_are_sorted_part_by_part(tmp_path: Path) -> None:
+    touch(tmp_path, "a/z.mp4", "a-b/c.mp4", "a.mp4", "a b/c.mp4", "A/x.mp4")
+    listed = find_videos([tmp_path], SUFFIXES).files
+    assert listed == sorted(listed)
+
+
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read every folder")
 def test_an_unreadable_folder_is_noted(tmp_path: Path) -> None:
     touch(tmp_path, "a.mp4", "shut/b.mp4")

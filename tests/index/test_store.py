@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,17 @@ import lancedb
 import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.index.fakes import rows
 from tests.index.made import MODEL, file_rows, made_vectors
 from vidembed.index import Condition, Filter, IndexDamagedError, IndexMeta, IndexMismatchError, VideoIndex
+from vidembed.index.columns import own_rows
+from vidembed.index.files import uri_of
 from vidembed.index.retrieval.search import nearest
-from vidembed.index.store import FileRows
+from vidembed.index.store import FileRows, Segment
+from vidembed.video.fingerprint import FileState
 
 DIMENSION = 8
 META = IndexMeta("made", None, {}, MODEL, {}, DIMENSION, 1.0, 0.0, "2026-01-01T00:00:00+00:00")
@@ -273,3 +279,18 @@ def test_moves_are_compacted_like_other_commits(index: VideoIndex, monkeypatch: 
     index.move([file(C, 3, seed=1)], [A])
     index.move([file(A, 3, seed=1)], [C])
     assert compacted
+
+
+NAMES = st.binary(min_size=1, max_size=20).map(lambda name: name.replace(b"/", b"_").replace(b"\0", b"_"))
+
+
+@given(name=NAMES, size=st.integers(), mtime_ns=st.integers(), duration=st.floats(), start=st.floats(0, 1e6))
+def test_rows_can_be_built_of_any_name_and_state(
+    name: bytes, size: int, mtime_ns: int, duration: float, start: float
+) -> None:
+    uri = uri_of(Path("/v", os.fsdecode(name)))
+    state = FileState(size, mtime_ns)
+    segment = Segment(start, start + 1, made_vectors(1, DIMENSION)[0])
+    (row,) = own_rows(FileRows(uri, [segment], duration, "c", state), META).to_pylist()
+    assert (row["uri"], FileState(row["size"], row["mtime_ns"])) == (uri, state)
+    assert row["duration"] == pytest.approx(duration, nan_ok=True)

@@ -8,7 +8,7 @@ from pyarrow import fs
 
 from vidembed.index.files import IndexedFile, uri_of
 from vidembed.ray.plan import Found, Work, find, plan, waves
-from vidembed.ray.stores import UNKNOWN_TIME, StoredFile
+from vidembed.ray.stores import UNKNOWN_TIME, Address, ArrowStore, StoredFile
 from vidembed.video.fingerprint import FileState
 
 
@@ -75,6 +75,44 @@ def test_what_is_gone(tmp_path: Path, store: Any) -> None:
     assert [file.uri for file in todo.gone] == ["s3://bucket/v/gone.mp4"]
     assert (todo.unchanged, names(todo.work)) == (1, ["here.mp4"])
     assert [uri for uri in known if todo.is_gone(uri)] == ["s3://bucket/v/gone.mp4", "s3://bucket/v/odd.dat"]
+
+
+@pytest.mark.parametrize("how", ["emptied", "removed", "refused"])
+def test_a_named_store_that_holds_no_video_any_more(
+    tmp_path: Path, store: Any, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    touch(tmp_path / "bucket/v/here.mp4")
+    touch(tmp_path / "bucket/drive/notes.txt")
+    lost, gone = "s3://bucket/drive/a.mp4", "s3://bucket/v/gone.mp4"
+    known = {uri: indexed(uri, FileState(1, 1)) for uri in (lost, gone)}
+    if how == "removed":
+        (tmp_path / "bucket/drive/notes.txt").unlink()
+        (tmp_path / "bucket/drive").rmdir()
+    elif how == "refused":
+        listed = ArrowStore.find
+
+        def refused(self: ArrowStore, address: Address) -> Any:
+            if address.path == "drive":
+                raise OSError(5, "AWS Error ACCESS_DENIED")
+            return listed(self, address)
+
+        monkeypatch.setattr(ArrowStore, "find", refused)
+    found = find(["s3://bucket/v", "s3://bucket/drive"], filesystem=store, indexed=known.keys)
+    (problem,) = found.problems
+    assert (problem.uri, problem.kind) == ("s3://bucket/drive", "PathVanished")
+    todo = plan(found, known, rehash=False, filesystem=store)
+    assert ([file.uri for file in todo.gone], names(todo.work)) == ([gone], ["here.mp4"])
+    assert not todo.is_gone(lost)
+
+
+def test_a_local_folder_that_vanished_does_not_end_a_run_over_a_store(tmp_path: Path, store: Any) -> None:
+    touch(tmp_path / "bucket/v/here.mp4")
+    (tmp_path / "drive").mkdir()
+    lost = uri_of(tmp_path / "drive" / "a.mp4")
+    found = find(["s3://bucket/v", tmp_path / "drive"], filesystem=store, indexed=lambda: [lost])
+    assert [problem.uri for problem in found.problems] == [uri_of(tmp_path / "drive")]
+    todo = plan(found, {lost: indexed(lost, FileState(1, 1))}, rehash=False, filesystem=store)
+    assert (todo.gone, names(todo.work)) == ([], ["here.mp4"])
 
 
 def test_local_files_that_are_gone(tmp_path: Path, store: Any) -> None:

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import fsspec
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -165,6 +167,9 @@ def test_an_unknown_scheme_is_refused(scheme: str) -> None:
         ({"mtime": 1.5}, 1_500_000_000),
         ({"LastModified": datetime(2023, 11, 14, 22, 13, 20, tzinfo=UTC)}, s3.MOMENT * 10**9),
         ({"updated": "2023-11-14T22:13:20Z"}, s3.MOMENT * 10**9),
+        ({"mtime": 1e20}, FileState(0, round(1e20 * 1e9)).mtime_ns),
+        ({"mtime": float("nan")}, UNKNOWN_TIME),
+        ({"LastModified": "yesterday"}, UNKNOWN_TIME),
         ({}, UNKNOWN_TIME),
     ],
 )
@@ -174,6 +179,36 @@ def test_times_as_file_systems_tell_them(info: dict[str, Any], expected: int) ->
             return {"name": path, "size": 3, "type": "file", **info}
 
     assert FsspecStore(Told(), "").state(Address("told", "", "a")) == FileState(3, expected)
+
+
+ODD = st.one_of(st.none(), st.integers(), st.floats(), st.text(max_size=5), st.datetimes())
+
+
+@given(name=st.text(min_size=1, max_size=9), size=ODD, mtime=ODD)
+def test_whatever_a_store_tells_of_one_file_the_others_are_listed(name: str, size: Any, mtime: Any) -> None:
+    class Odd(fsspec.AbstractFileSystem):
+        cachable = False
+
+        def info(self, path: str, **_: Any) -> dict[str, Any]:
+            return {"name": path, "size": 0, "type": "directory"}
+
+        def find(self, path: str, **_: Any) -> dict[str, Any]:
+            odd = {"type": "file", "size": size, "mtime": mtime}
+            return {f"box/a{name}.mp4": odd, "box/fine.mp4": {"type": "file", "size": 3, "mtime": 1}}
+
+    listing = list_stores(["odd://box"], {".mp4"}, filesystem=Odd())
+    assert listing.files["odd://box/fine.mp4"].state == FileState(3, 10**9)
+    for uri in {*listing.files, *listing.unreadable}:
+        assert uri.isascii()
+    for file in listing.files.values():
+        assert Address.parse(file.uri).uri == file.uri
+        pa.array([file.state.size, file.state.mtime_ns], pa.int64())
+
+
+def test_names_that_are_not_utf_8_keep_their_bytes() -> None:
+    address = Address("s3", "box", os.fsdecode(b"\xff\xfe.mp4"))
+    assert address.uri == "s3://box/%FF%FE.mp4"
+    assert Address.parse(address.uri) == address
 
 
 def test_messages_of_stores_lose_their_secrets() -> None:

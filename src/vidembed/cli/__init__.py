@@ -75,5 +75,8 @@ def options(
 
 
 def main() -> None:
-    """Run the command line. Exit codes: 0 done, 1 nothing could be done, 2 misuse, 130 interrupted."""
+    """Run the command line.
+
+    Exit codes: 0 done, 1 nothing could be done, 2 misuse, 3 a named path vanished, 130 interrupted.
+    """
     app()

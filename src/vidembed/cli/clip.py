@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -193,16 +192,12 @@ def _cut(stretch: Stretch, target: Path, *, force: bool) -> dict[str, Any]:
     from vidembed.index.sheet import printable, time_range
     from vidembed.video.remux import cut_clip
 
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        try:
-            made = cut_clip(stretch.source, target, stretch.start, stretch.end, overwrite=force)
-        except FileExistsError as error:
-            raise ValueError(f"{error}; --force replaces it".replace("target:", "out:", 1)) from error
-        except ValueError as error:
-            raise ValueError(str(error).replace("target:", "out:", 1)) from error
-    for warning in caught:
-        say(f"Warning: {printable(str(warning.message))}")
+    try:
+        made = cut_clip(stretch.source, target, stretch.start, stretch.end, overwrite=force)
+    except FileExistsError as error:
+        raise ValueError(f"{error}; --force replaces it".replace("target:", "out:", 1)) from error
+    except ValueError as error:
+        raise ValueError(str(error).replace("target:", "out:", 1)) from error
     say(
         f"Wrote {printable(str(made.path))}: {time_range(made.start_s, made.end_s)} of {printable(str(stretch.source))}"
     )

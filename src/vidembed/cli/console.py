@@ -9,6 +9,7 @@ import logging
 import os
 import sys
 import traceback
+import warnings
 from typing import Any
 
 import typer
@@ -19,9 +20,12 @@ from rich.text import Text
 
 NOTHING_DONE = 1
 MISUSE = 2
+PATH_VANISHED = 3
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 DEBUG_VARIABLE = "VIDEMBED_DEBUG"
+
+_show_in_python = warnings.showwarning
 
 
 class ErrorsToExitCodes(typer.core.TyperGroup):
@@ -80,8 +84,19 @@ def setup(*, debug: bool) -> None:
         os.environ[DEBUG_VARIABLE] = "1"
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(PlainFormatter("%(levelname)s %(name)s: %(message)s"))
+    warnings.showwarning = _show_warning
     logging.basicConfig(handlers=[handler], force=True)
     logging.getLogger("vidembed").setLevel(logging.DEBUG if debug else logging.ERROR)
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+    """Show what a video lacks as a message; the line of code that found it helps nobody here."""
+    from vidembed.video.errors import VideoTruncated
+
+    if issubclass(category, VideoTruncated):
+        say(f"Warning: {message}")
+    else:
+        _show_in_python(message, category, *place, **more)
 
 
 def say(message: str) -> None:

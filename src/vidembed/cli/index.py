@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from vidembed.cli.console import NOTHING_DONE, print_json, print_table, say
+from vidembed.cli.console import NOTHING_DONE, PATH_VANISHED, print_json, print_table, say
 from vidembed.cli.options import Device
 
 if TYPE_CHECKING:
@@ -137,6 +137,9 @@ def command(
     if not report.any_in_index:
         say("Nothing could be indexed.")
         raise typer.Exit(NOTHING_DONE)
+    if report.vanished:
+        say("The index has files of what was named, and no video is there now: nothing of it was removed.")
+        raise typer.Exit(PATH_VANISHED)
 
 
 def _run_on(
@@ -185,7 +188,7 @@ def run(
     from vidembed.video import VIDEO_SUFFIXES, Sampling
 
     existing = open_if_there(to)  # what is cheap to find wrong comes before the model is loaded
-    find_videos(paths, VIDEO_SUFFIXES)
+    find_videos(paths, VIDEO_SUFFIXES, indexed=existing.files if existing else tuple)
     name, layer, sampling = _as_before(existing, model, layer, sampling)
     Sampling(**sampling)
     if name == DEFAULT_MODEL:

@@ -82,11 +82,13 @@ def empty(field: pa.Field, count: int) -> pa.Array:
 
 
 def own_rows(file: FileRows, meta: IndexMeta) -> pa.Table:
-    """Return the rows of a file in the columns of vidembed.
+    """Return the rows of a file in the columns of vidembed: those built before, or new ones.
 
     Raises:
         RuntimeError: Its vectors are not of the length that the index has.
     """
+    if file.table is not None:
+        return file.table
     _, pa = require_packages()
     vectors = np.stack([segment.vector for segment in file.segments]).astype(np.float32, copy=False)  # (S, D)
     if vectors.shape[1] != meta.dimension:

@@ -79,6 +79,7 @@ class FileRows:
         duration: Where the video ends, seconds on the clock of a player.
         content_fingerprint: SHA-256 of its bytes, hex.
         state: Size and time of last write.
+        table: The rows as `vidembed.index.columns.own_rows` returns them, where they were built before.
     """
 
     uri: str
@@ -86,6 +87,7 @@ class FileRows:
     duration: float
     content_fingerprint: str
     state: FileState
+    table: pa.Table | None = None
 
 
 class VideoIndex:

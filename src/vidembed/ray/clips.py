@@ -135,4 +135,5 @@ def said(error: Exception, at: str = "") -> str:
         error: What happened.
         at: Where in the file, with what sets it off.
     """
-    return f"{type(error).__name__}: {at}{getattr(error, 'reason', None) or ' '.join(str(error).split())}"
+    text = f"{type(error).__name__}: {at}{getattr(error, 'reason', None) or ' '.join(str(error).split())}"
+    return text.encode("utf-8", "backslashreplace").decode()  # a name that is not UTF-8 may be in it

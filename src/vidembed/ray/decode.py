@@ -99,7 +99,10 @@ class DecodeVideos:
             if listed and (size := table.column("size")[place].as_py()) is not None:
                 state = FileState(size, table.column("mtime_ns")[place].as_py())
             for row in self._rows(name, state):
-                yield beside(to_table(row), others.slice(place, 1))
+                made, fits = _as_rows(row)
+                yield beside(made, others.slice(place, 1))
+                if not fits:
+                    break
 
     def empty(self, batch: pa.Table) -> pa.Table:
         """Return what comes of no videos: the columns, and no rows."""
@@ -171,6 +174,15 @@ class DecodeVideos:
         if self._pool is None:
             self._pool = DecodePool(workers=1, **self._pool_options)
         return self._pool
+
+
+def _as_rows(row: Row) -> tuple[pa.Table, bool]:
+    """Return a row as a table, or one that says why it cannot be one; and whether it can."""
+    try:
+        return to_table(row), True
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is this file's problem
+        reason = f"InternalError: its rows cannot be built ({clean(error)})"
+        return to_table(Row(uri=row.uri, content_fingerprint=row.content_fingerprint, error=reason)), False
 
 
 def _without_own(table: pa.Table) -> pa.Table:

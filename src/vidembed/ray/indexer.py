@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 
 from vidembed.index.ingest.commit import Committer, writing_to
 from vidembed.index.ingest.lock import locked
-from vidembed.index.ingest.opening import decoder_versions, describe, open_for_writing, open_if_there, unreadable
+from vidembed.index.ingest.opening import decoder_versions, describe, open_for_writing, open_if_there
 from vidembed.index.ingest.quarantine import Quarantine
 from vidembed.index.ingest.report import Report
 from vidembed.index.retrieval.refresh import Derived, refresh
@@ -126,7 +126,9 @@ def index_videos_ray(
     Sampling(**(sampling or {}))
     resources = Resources(workers, decoders or _decoders(address, workers, num_cpus), num_cpus, num_gpus)
     where = Path(folder)
-    found = find(paths, filesystem=filesystem)  # what is cheap to find wrong comes before the cluster
+    existing = open_if_there(where)
+    known = existing.files if existing else tuple
+    found = find(paths, filesystem=filesystem, indexed=known)  # what is cheap to find wrong comes before the cluster
     settings = {
         "model": model,
         "layer": layer,
@@ -138,16 +140,15 @@ def index_videos_ray(
     limits = {"timeout_s": timeout_s, "max_memory_bytes": max_memory_bytes, "backend": "pyav"}
     report = Report(index=str(where), model=model, pruned=prune)
     with connected(address, resources):
-        open_if_there(where)
         remote = RemoteModel(settings, resources)
         if derived is not None:
             derived.check(remote.facts.dimension)
         open_for_writing(where, remote, model, cut)  # refuse before anything is written
         with locked(where, wait=wait):
-            if wait:
-                found = find(paths, filesystem=filesystem)  # what was found before may be hours old
-            report.skipped = unreadable(found.local)
             index = open_for_writing(where, remote, model, cut)
+            if wait:  # what was found before may be hours old
+                found = find(paths, filesystem=filesystem, indexed=index.files if index else tuple)
+            report.skipped = found.problems
             todo = plan(found, index.files() if index else {}, rehash=rehash, filesystem=filesystem)
             meta = index.meta if index else describe(remote, model, layer, cut)
             quarantine = Quarantine(where, {**decoder_versions(), **limits}, retry=retry)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from vidembed.index.files import IndexedFile, Listing, find_videos, is_local, path_of
+from vidembed.index.ingest.opening import problems, vanished
 from vidembed.index.ingest.plan import Candidate, Plan, make_plan
-from vidembed.ray.stores import UNKNOWN_TIME, Address, StoreListing, is_address, list_stores, open_store
+from vidembed.index.ingest.report import Problem
+from vidembed.ray.stores import UNKNOWN_TIME, Address, StoreListing, clean, is_address, list_stores, open_store
 from vidembed.video import VIDEO_SUFFIXES
 from vidembed.video.fingerprint import FileState
 
@@ -40,6 +42,12 @@ class Found:
     local: Listing = field(default_factory=Listing)
     stored: StoreListing = field(default_factory=StoreListing)
 
+    @property
+    def problems(self) -> list[Problem]:
+        """What could not be listed and what vanished, as it stands in a report."""
+        unreadable = [Problem(uri, type(error).__name__, clean(error)) for uri, error in self.stored.unreadable.items()]
+        return problems(self.local) + unreadable + [vanished(uri, reason) for uri, reason in self.stored.vanished]
+
 
 @dataclass(slots=True)
 class Todo:
@@ -66,12 +74,18 @@ class Todo:
         return self.stored.knows(uri) and uri not in self.stored.files
 
 
-def find(paths: Sequence[str | os.PathLike[str]], *, filesystem: Any = None) -> Found:
+def find(
+    paths: Sequence[str | os.PathLike[str]],
+    *,
+    filesystem: Any = None,
+    indexed: Callable[[], Iterable[str]] = tuple,
+) -> Found:
     """List the videos among paths and URIs.
 
     Args:
         paths: Files and folders, by path or URI.
         filesystem: As `vidembed.ray.stores.open_store` takes.
+        indexed: As `vidembed.index.files.find_videos` takes it.
 
     Raises:
         ValueError: There are none, one does not exist or cannot be read, or there is no video in any of them.
@@ -83,12 +97,13 @@ def find(paths: Sequence[str | os.PathLike[str]], *, filesystem: Any = None) -> 
     others = [path_of(str(path)) if is_local(str(path)) else path for path in paths if str(path) not in set(uris)]
     found = Found()
     if uris:
-        found.stored = list_stores(uris, VIDEO_SUFFIXES, filesystem=filesystem)
+        found.stored = list_stores(uris, VIDEO_SUFFIXES, filesystem=filesystem, indexed=indexed)
     if others:
-        found.local = find_videos(others, VIDEO_SUFFIXES)
+        found.local = find_videos(others, VIDEO_SUFFIXES, indexed=indexed, or_none=bool(found.stored.files))
     elif not found.stored.files:
         raise ValueError(
             f"paths: no video in {', '.join(uris)}; looked for files ending in {', '.join(sorted(VIDEO_SUFFIXES))}"
+            + "".join(f"; {uri} {reason}, and the index has files of it" for uri, reason in found.stored.vanished)
         )
     return found
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, Protocol
 from urllib.parse import quote, unquote
@@ -79,12 +79,13 @@ class Address:
             raise ValueError(
                 f"path: {scheme} cannot be listed. Name an object store, such as s3:// or gs://, or download the videos"
             )
-        return cls(scheme, unquote(authority), unquote(path))
+        return cls(scheme, unquote(authority), unquote(path, errors="surrogateescape"))
 
     @property
     def uri(self) -> str:
         """The one way to write it; ASCII, without quotes and white space."""
-        return f"{self.scheme}://{quote(self.authority, safe='@:')}/{quote(self.path)}"
+        path = self.path.encode("utf-8", "surrogateescape")  # names that are not UTF-8 keep their bytes
+        return f"{self.scheme}://{quote(self.authority, safe='@:')}/{quote(path)}"
 
     @property
     def root(self) -> str:
@@ -99,10 +100,12 @@ class StoredFile:
     Attributes:
         uri: As `Address.uri` writes it.
         state: Size and time of last write, which is `UNKNOWN_TIME` where the store does not tell.
+        error: Why there is no state that can be used, for a file of which the store tells what makes no sense.
     """
 
     uri: str
-    state: FileState
+    state: FileState = field(default_factory=lambda: FileState(0, UNKNOWN_TIME))
+    error: Exception | None = None
 
 
 @dataclass(slots=True)
@@ -112,14 +115,20 @@ class StoreListing:
     Attributes:
         files: By URI.
         roots: URIs of the folders that were listed, each with a slash at its end.
+        unreadable: Videos that were listed and of which the store tells what makes no sense, by URI.
+        vanished: URIs that were named, of which the index has files and where there is no video now, with what is the
+            matter. Nothing is known about what they hold.
     """
 
     files: dict[str, StoredFile] = field(default_factory=dict)
     roots: list[str] = field(default_factory=list)
+    unreadable: dict[str, Exception] = field(default_factory=dict)
+    vanished: list[tuple[str, str]] = field(default_factory=list)
 
     def knows(self, uri: str) -> bool:
         """Whether the listing would have had `uri`."""
-        return uri.startswith(tuple(self.roots))
+        lost = tuple(root.rstrip("/") + "/" for root, _ in self.vanished)
+        return uri.startswith(tuple(self.roots)) and not uri.startswith(lost) and uri not in self.unreadable
 
 
 class Store(Protocol):
@@ -172,10 +181,10 @@ class ArrowStore:
         if info.type == fs.FileType.NotFound:
             raise FileNotFoundError(address.uri)
         if info.type == fs.FileType.File:
-            return False, [StoredFile(address.uri, self._state(info))]
+            return False, [_stored(address, self._state, info)]
         inside = self.filesystem.get_file_info(fs.FileSelector(self._path(address), recursive=True))
         files = (info for info in inside if info.type == fs.FileType.File)
-        return True, (StoredFile(self._address(address, info.path).uri, self._state(info)) for info in files)
+        return True, (_stored(self._address(address, info.path), self._state, info) for info in files)
 
     def state(self, address: Address) -> FileState:
         """As `Store.state`."""
@@ -216,10 +225,10 @@ class FsspecStore:
         """As `Store.find`."""
         info = self.filesystem.info(self._path(address))
         if info["type"] == "file":
-            return False, [StoredFile(address.uri, self._state(info))]
+            return False, [_stored(address, self._state, info)]
         inside = self.filesystem.find(self._path(address), detail=True)
         return True, (
-            StoredFile(self._address(address, path).uri, self._state(info))
+            _stored(self._address(address, path), self._state, info)
             for path, info in inside.items()
             if info["type"] == "file"
         )
@@ -254,11 +263,23 @@ class FsspecStore:
         return FileState(int(info["size"]), _nanoseconds(found))
 
 
+def _stored(address: Address, state: Callable[[Any], FileState], info: Any) -> StoredFile:
+    """Return a file as it is listed. Whatever a store tells of one file, the others are listed."""
+    try:
+        return StoredFile(address.uri, state(info))
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is this file's problem
+        shown = address.path.encode("utf-8", "backslashreplace").decode()
+        return StoredFile(replace(address, path=shown).uri, error=error)
+
+
 def _nanoseconds(moment: Any) -> int:
-    if isinstance(moment, str):
-        moment = datetime.fromisoformat(moment)
-    seconds = moment.timestamp() if isinstance(moment, datetime) else float(moment)
-    return round(seconds * 1e9)
+    try:
+        if isinstance(moment, str):
+            moment = datetime.fromisoformat(moment)
+        seconds = moment.timestamp() if isinstance(moment, datetime) else float(moment)
+        return round(seconds * 1e9)
+    except (ValueError, TypeError, OverflowError):
+        return UNKNOWN_TIME
 
 
 def open_store(address: Address, filesystem: Any = None) -> Store:
@@ -316,7 +337,13 @@ def _open_fsspec(address: Address, fsspec: Any, arrow_error: Exception) -> Store
         ) from error
 
 
-def list_stores(uris: Iterable[str], suffixes: Iterable[str], *, filesystem: Any = None) -> StoreListing:
+def list_stores(
+    uris: Iterable[str],
+    suffixes: Iterable[str],
+    *,
+    filesystem: Any = None,
+    indexed: Callable[[], Iterable[str]] = tuple,
+) -> StoreListing:
     """List the videos at URIs: files as they are, folders to the bottom.
 
     In folders, files are taken by suffix (either case), and those with a part of their path that begins with a dot are
@@ -326,27 +353,55 @@ def list_stores(uris: Iterable[str], suffixes: Iterable[str], *, filesystem: Any
         uris: Of files and folders.
         suffixes: File suffixes with their dot, such as `.mp4`.
         filesystem: As `open_store` takes.
+        indexed: As `vidembed.index.files.find_videos` takes it, for `StoreListing.vanished`.
 
     Raises:
-        ValueError: A URI is malformed, nothing is there, or nothing that is installed reads it.
-        OSError: A store cannot be reached, or refuses.
+        ValueError: A URI is malformed, nothing is there (and it has not vanished), or nothing that is installed reads
+            it.
+        OSError: A store cannot be reached, or refuses (and what is asked of it has not vanished).
     """
     listing = StoreListing()
     wanted = tuple({suffix.lower() for suffix in suffixes})
+    empty: list[tuple[str, str, Exception | None, set[str]]] = []
     for given in uris:
         address = Address.parse(given)
         try:
             is_folder, files = open_store(address, filesystem).find(address)
         except FileNotFoundError:
-            raise ValueError(f"path: {address.uri!r} does not exist") from None
+            missing = ValueError(f"path: {address.uri!r} does not exist")
+            empty.append((address.uri, "does not exist", missing, set()))
+            continue
         except OSError as error:
-            raise OSError(f"path: {address.uri!r} cannot be listed: {clean(error)}") from error
+            shut = OSError(f"path: {address.uri!r} cannot be listed: {clean(error)}")
+            empty.append((address.uri, f"cannot be listed ({clean(error)})", shut, set()))
+            continue
+        there = list(files)
+        videos = there
         if is_folder:
             root = address.uri.rstrip("/") + "/"
             listing.roots.append(root)
-            files = (file for file in files if _is_wanted(file.uri.removeprefix(root), wanted))
-        listing.files.update((file.uri, file) for file in files)
+            videos = [file for file in there if _is_wanted(file.uri.removeprefix(root), wanted)]
+            if not videos:
+                empty.append((address.uri, "holds no video", None, {file.uri for file in there}))
+        listing.files.update((file.uri, file) for file in videos if file.error is None)
+        listing.unreadable.update((file.uri, file.error) for file in videos if file.error is not None)
+    _note_vanished(empty, indexed, listing)
     return listing
+
+
+def _note_vanished(
+    empty: Sequence[tuple[str, str, Exception | None, set[str]]],
+    indexed: Callable[[], Iterable[str]],
+    listing: StoreListing,
+) -> None:
+    """Note which of the URIs without a video have vanished, and raise the error of one that has not and has one."""
+    had = list(indexed()) if empty else []
+    for uri, reason, error, there in empty:
+        under = {file for file in had if file == uri or file.startswith(uri.rstrip("/") + "/")}
+        if under and not under & there:
+            listing.vanished.append((uri, reason))
+        elif error is not None:
+            raise error
 
 
 def _is_wanted(inside: str, suffixes: tuple[str, ...]) -> bool:

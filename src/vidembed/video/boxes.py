@@ -12,7 +12,7 @@ import os
 import zlib
 from typing import TYPE_CHECKING
 
-from vidembed.video.errors import VideoTooLarge
+from vidembed.video.errors import EncryptedVideo, VideoTooLarge
 
 if TYPE_CHECKING:
     from typing import BinaryIO
@@ -27,6 +27,12 @@ MAX_ENTRIES = 2**16
 MAX_STREAMS = 256
 """Streams of a file of any format. FFmpeg looks into each of them (our choice; its own limit is 1000)."""
 
+ENCRYPTED = (
+    "encrypted (DRM): its pictures cannot be decoded without a key, and none is taken here; give a copy that is not"
+)
+"""Reason of an error."""
+
+_ENCRYPTED = frozenset([b"encv", b"drmi"])  # sample entries of ISO/IEC 23001-7 (Common Encryption), and of FairPlay
 _MAX_DEPTH = 10  # FFmpeg's
 _CONTAINERS = frozenset(
     b"moov trak mdia minf stbl edts dinf udta mvex moof traf wave tref ilst sinf schi iprp ipco free hoov".split()
@@ -35,17 +41,23 @@ _COUNTS = {b"stsz": 8, b"stz2": 8, b"trun": 4, b"keys": 4, b"iinf": 4, b"iloc": 
 
 
 def check_boxes(handle: BinaryIO, item: str) -> None:
-    """Raise :class:`VideoTooLarge` for a file that declares more than a limit of this module, and rewind it.
+    """Raise for a file that declares more than a limit of this module or only encrypted pictures, and rewind it.
 
     Args:
         handle: Seekable, binary.
         item: Its name, for messages.
+
+    Raises:
+        VideoTooLarge: It declares more.
+        EncryptedVideo: All of its video tracks are encrypted.
     """
     size = handle.seek(0, os.SEEK_END)
     tally = _Tally(item, size)
     tally.walk(handle, 0, size, 0)
     tally.end_track()
     handle.seek(0)
+    if tally.encrypted and not tally.clear:
+        raise EncryptedVideo(item, ENCRYPTED)
 
 
 def check_streams(count: int, item: str) -> None:
@@ -60,22 +72,31 @@ class _Tally:
     Args:
         item: Name for messages.
         size: Of the file, in bytes.
+
+    Attributes:
+        encrypted: Video tracks all of whose samples are encrypted.
+        clear: Other video tracks.
     """
 
     def __init__(self, item: str, size: int) -> None:
         self._item = item
         self._size = size
-        self._samples = self._sound = self._tracks = 0
+        self._samples = self._sound = self._tracks = self.encrypted = self.clear = 0
         self.begin_track()
 
     def begin_track(self) -> None:
         """Forget the track before."""
         self._declared = 0  # samples of the track
         self._handlers: set[bytes] = set()
+        self._entries: set[bytes] = set()  # kinds of samples
         self._steady = True  # every sample lasts one tick: of sound, FFmpeg then makes an entry a chunk
 
     def end_track(self) -> None:
         """Add the samples of the track."""
+        if b"vide" in self._handlers:
+            is_encrypted = bool(self._entries) and self._entries <= _ENCRYPTED
+            self.encrypted += is_encrypted
+            self.clear += not is_encrypted
         if self._handlers == {b"soun"} and self._steady:
             self._sound += self._declared  # PCM: tens of thousands a second, of one byte or more in the file
         else:
@@ -116,6 +137,8 @@ class _Tally:
             found = handle.read(min(end - begin, MAX_ENTRIES)).find(b"hdlr")  # it may have a version before its boxes
             if found >= 4:
                 self.walk(handle, begin + found - 4, end, depth + 1)
+        elif kind == b"stsd":
+            self._note_entries(handle, begin + 8, end)
         elif depth < _MAX_DEPTH and kind == b"cmov":
             self._inflate(handle, begin, end, depth)
         elif kind in {*_COUNTS, b"hdlr", b"stts"}:
@@ -141,6 +164,16 @@ class _Tally:
                 raise VideoTooLarge(
                     self._item, f"it declares {count} entries in a box {name!r}; at most {MAX_ENTRIES} are read"
                 )
+
+    def _note_entries(self, handle: BinaryIO, at: int, end: int) -> None:
+        """Note which kinds of samples a track has, by the first of them."""
+        for _ in range(_MAX_DEPTH):
+            handle.seek(at)
+            head = handle.read(8)
+            if len(head) < 8 or at + 8 > end:
+                return
+            self._entries.add(head[4:])
+            at += max(8, int.from_bytes(head[:4], "big"))
 
     def _inflate(self, handle: BinaryIO, begin: int, end: int, depth: int) -> None:
         """Walk a compressed header, of at most :data:`MAX_HEADER_BYTES`."""

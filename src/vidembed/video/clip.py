@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vidembed.video.errors import VideoTruncated
+from vidembed.video.errors import VideoTruncated, caller_level
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -143,7 +143,7 @@ def assemble(
                 f"{item}: it ends at {video_end:.2f} s, before the {declared_duration:.2f} s it declares; "
                 "only what is there is used"
             ),
-            stacklevel=2,
+            stacklevel=caller_level(),
         )
     duration = stop - start
     shown = np.maximum(times - start, 0.0)

@@ -15,9 +15,10 @@ import av.stream
 from av.video.codeccontext import VideoCodecContext
 from av.video.stream import VideoStream
 
-from vidembed.video.boxes import MAX_STREAMS, check_boxes, check_streams
+from vidembed.video.boxes import ENCRYPTED, MAX_STREAMS, check_boxes, check_streams
 from vidembed.video.errors import (
     CorruptVideo,
+    EncryptedVideo,
     InvalidVideoInput,
     NotAVideo,
     NoVideoStream,
@@ -138,6 +139,7 @@ def open_container(handle: BinaryIO, item: str) -> Iterator[av.container.InputCo
         NotAVideo: If the content is no video container.
         NoVideoStream: If it is an audio file.
         CorruptVideo: If it is a container that cannot be opened.
+        EncryptedVideo: If its pictures are encrypted.
         VideoTooLarge: If it declares more than the limits of this package.
     """
     handle.seek(0)
@@ -155,6 +157,9 @@ def open_container(handle: BinaryIO, item: str) -> Iterator[av.container.InputCo
         check_streams(len(container.streams), item)
         if head[4:8] == b"ftyp" and head[8:12] in _PICTURE_BRANDS and max(s.frames for s in container.streams) <= 1:
             raise NotAVideo(item, _PICTURE)
+        videos = [stream for stream in container.streams if stream.type == "video"]
+        if videos and all("enc_key_id" in map(str.lower, stream.metadata) for stream in videos):  # of Matroska, WebM
+            raise EncryptedVideo(item, ENCRYPTED)
         yield container
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from vidembed.video.clip import TRUNCATED_S
 from vidembed.video.container import has_discontinuities
 from vidembed.video.download import UrlAccess
-from vidembed.video.errors import CorruptVideo, VideoTooLarge, VideoTruncated
+from vidembed.video.errors import CorruptVideo, VideoTooLarge, VideoTruncated, caller_level
 from vidembed.video.opening import open_source
 from vidembed.video.reader import Deadline, Extent, FrameReader
 from vidembed.video.sampling import TIME_EPSILON
@@ -107,7 +107,7 @@ def lay_out(
                 f"{item}: it ends at {extent.end:.2f} s, before the {extent.declared:.2f} s it declares; only what is "
                 "there is cut"
             ),
-            stacklevel=2,
+            stacklevel=caller_level(),
         )
     try:
         duration, segments = _cut(cut, cuts, extent)

@@ -6,6 +6,11 @@ Every error names the item as the user named it, and pickles, so that it can cro
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
+_PACKAGE = str(Path(__file__).parents[1])
+
 
 class VideoError(Exception):
     """A video could not be read. The base class of all errors of :mod:`vidembed.video`.
@@ -58,6 +63,10 @@ class UnsupportedCodec(VideoError):
     """There is a video stream, and no decoder for it."""
 
 
+class EncryptedVideo(VideoError):
+    """The video is encrypted (DRM), and no key is taken."""
+
+
 class VideoTooLarge(VideoError):
     """The pictures, or the bytes of a download, are above a limit of this package."""
 
@@ -84,3 +93,14 @@ class InvalidVideoInput(VideoError):
 
 class VideoTruncated(UserWarning):
     """A video ends more than one second before the duration it declares: what is missing was not embedded."""
+
+
+def caller_level() -> int:
+    """Return the `stacklevel` for `warnings.warn` that names the line outside of this package which led to the call.
+
+    As `skip_file_prefixes` does, from Python 3.12 on. In a thread of a pool, that line is the pool's.
+    """
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+        frame, level = frame.f_back, level + 1
+    return level

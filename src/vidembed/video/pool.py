@@ -54,7 +54,7 @@ class Reading:
         """
         layout, notes = self._desk.layout(self._task)
         for note in notes:
-            note.emit(2)
+            note.emit()
         return layout
 
     def __iter__(self) -> Iterator[Clip | VideoError]:
@@ -66,11 +66,11 @@ class Reading:
         """
         _, notes = self._desk.layout(self._task)
         for note in notes:
-            note.emit(2)
+            note.emit()
         while (found := self._desk.take(self._task)) is not None:
             entry, notes = found
             for note in notes:
-                note.emit(2)
+                note.emit()
             del found
             yield entry
             del entry  # the next one comes while nothing here holds this

@@ -222,6 +222,114 @@ def test_another_folder_adds_and_removes_nothing(run: Run, clips: Path, folder: 
     assert (report.gone, report.files) == ([], 8)
 
 
+def _of(run_paths: list[Path], folder: Path, **options: object) -> Report:
+    return index_videos(run_paths, folder, FakeEncoder(), **{"model": "fake", "progress": False, **options})
+
+
+@pytest.mark.parametrize("how", ["emptied", "removed", "a link to nowhere"])
+@pytest.mark.parametrize("prune", [False, True])
+def test_a_named_folder_that_holds_no_video_any_more_keeps_its_rows(
+    tmp_path: Path, clips: Path, folder: Path, how: str, prune: bool
+) -> None:
+    drive = tmp_path / "drive"
+    write_videos(drive, 3)
+    named = tmp_path / "link" if how == "a link to nowhere" else drive
+    if named != drive:
+        named.symlink_to(drive)
+    _of([clips, named], folder)
+    (clips / "005.mp4").unlink()
+    shutil.rmtree(drive)
+    if how == "emptied":
+        drive.mkdir()
+        (drive / "lost+found").mkdir()
+    write_video(clips / "new.mp4", [(1, 2, 3)])
+    report = _of([clips, named], folder, prune=prune)
+    (problem,) = report.skipped
+    assert (problem.uri, problem.kind, report.vanished) == (uri_of(drive), "PathVanished", [uri_of(drive)])
+    assert "mount it and run again" in problem.message
+    assert (report.indexed, report.gone) == (1, [uri_of(clips / "005.mp4")])  # the other folder goes on
+    assert names(folder).count("002.mp4") == 1
+    assert sum(row["uri"].startswith(uri_of(drive)) for row in rows(folder)) == 3
+    with pytest.raises(ValueError, match=r"does not exist|no video in"):
+        _of([named], folder, prune=prune)
+
+
+def test_a_named_file_that_is_gone_keeps_its_rows(tmp_path: Path, clips: Path, folder: Path) -> None:
+    (extra,) = write_videos(tmp_path / "extra", 1)
+    _of([clips, extra], folder)
+    extra.unlink()
+    report = _of([clips, extra], folder, prune=True)
+    assert (report.vanished, report.gone, report.files) == ([uri_of(extra)], [], 7)
+
+
+def test_a_named_folder_that_cannot_be_read_keeps_its_rows(
+    tmp_path: Path, clips: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_videos(tmp_path / "drive", 2)
+    _of([clips, tmp_path / "drive"], folder)
+    listed = os.scandir
+
+    def scandir(path: str) -> object:
+        if Path(path).name == "drive":
+            raise OSError(116, "Stale file handle", str(path))
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    report = _of([clips, tmp_path / "drive"], folder, prune=True)
+    assert [(problem.kind, "Stale" in problem.message) for problem in report.skipped] == [("PathVanished", True)]
+    assert (report.gone, report.files) == ([], 8)
+
+
+def test_what_vanished_within_a_folder_that_is_named_too_stays(tmp_path: Path, folder: Path) -> None:
+    write_videos(tmp_path / "v", 1)
+    write_videos(tmp_path / "v" / "drive", 2)
+    _of([tmp_path / "v"], folder)
+    shutil.rmtree(tmp_path / "v" / "drive")
+    both = _of([tmp_path / "v", tmp_path / "v" / "drive"], folder, prune=True)
+    assert (both.vanished, both.gone, both.files) == ([uri_of(tmp_path / "v" / "drive")], [], 3)
+    assert _of([tmp_path / "v"], folder, prune=True).files == 1  # as the message says
+
+
+def test_a_path_that_the_index_knows_nothing_of_is_refused(clips: Path, folder: Path, tmp_path: Path) -> None:
+    _of([clips], folder)
+    with pytest.raises(ValueError, match=r"typo' does not exist"):
+        _of([clips, tmp_path / "typo"], folder)
+    (tmp_path / "empty").mkdir()
+    assert _of([clips, tmp_path / "empty"], folder).skipped == []
+
+
+@pytest.mark.parametrize("mtime_ns", [10_413_792_000_123_456_789, -(10**18), 0, 2**63 - 1, 2**63], ids=str)
+def test_a_file_of_any_time_is_indexed_and_found_unchanged(run: Run, clips: Path, folder: Path, mtime_ns: int) -> None:
+    os.utime(clips / "002.mp4", ns=(0, mtime_ns))
+    if (clips / "002.mp4").stat().st_mtime_ns != mtime_ns:
+        pytest.skip("this file system does not hold such a time")
+    assert run().indexed == 6
+    report = run()
+    assert (report.unchanged, report.indexed) == (6, 0)
+    os.utime(clips / "002.mp4", ns=(0, mtime_ns + 1 if mtime_ns < 2**63 - 1 else mtime_ns - 1))
+    assert (run().unchanged, rows(folder)[2]["mtime_ns"] == mtime_ns) == (6, False)  # read, and the new time noted
+
+
+@pytest.mark.parametrize("where", ["own_rows", "content_fingerprint"])
+def test_whatever_fails_for_a_file_is_reported_and_the_others_are_committed(
+    run: Run, clips: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    module = {"own_rows": "vidembed.index.ingest.commit", "content_fingerprint": "vidembed.index.ingest.ahead"}[where]
+    real = getattr(sys.modules[module], where)
+
+    def failing(of: object, *rest: object) -> object:
+        if "003.mp4" in str(getattr(of, "uri", of)):
+            raise OverflowError("int too big to convert")
+        return real(of, *rest)
+
+    monkeypatch.setattr(f"{module}.{where}", failing)
+    report = run()
+    (problem,) = report.skipped
+    assert (problem.uri, problem.kind) == (uri_of(clips / "003.mp4"), "OverflowError")
+    assert "int too big to convert" in problem.message
+    assert (report.indexed, len(names(folder))) == (5, 5)
+
+
 def test_one_bad_file_in_twenty(tmp_path: Path, folder: Path) -> None:
     clips = tmp_path / "clips"
     good = write_videos(clips, 19)

@@ -70,6 +70,6 @@ def _identify(candidate: Candidate, recognize: Callable[[Job], bool]) -> Job:
             job.content = content_fingerprint(path)
     except VideoError as error:
         job.fail(type(error).__name__, error.reason)
-    except OSError as error:
-        job.fail(type(error).__name__, error.strerror or str(error))
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is this file's problem
+        job.fail(type(error).__name__, getattr(error, "strerror", None) or str(error))
     return job

@@ -11,10 +11,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from vidembed.index.columns import own_rows
 from vidembed.index.errors import IndexWriteError
 from vidembed.index.ingest.interrupt import uninterrupted
 from vidembed.index.ingest.quarantine import Entry
-from vidembed.index.store import FileRows, Segment, VideoIndex
+from vidembed.index.store import FileRows, VideoIndex
 
 if TYPE_CHECKING:
     from vidembed.index.files import IndexedFile
@@ -82,19 +83,18 @@ class Committer:
             if queue[0].twin is not None and queue[0].content in contents:
                 break  # its vectors are in this group, and must be in the index first
             job = queue.popleft()
-            segments = self._segments(job)
+            file = self._file_rows(job)
             if job.problem is not None:
                 self._skip(job, job.problem)
                 failed = job if self._on_error == "raise" else None
-            elif self._count(job):
-                file = FileRows(job.candidate.uri, segments, job.duration, job.content, job.state)
+            elif self._count(job) and file is not None:
                 if job.moved_from is not None:
                     moved.append(file)
                     origins.append(job.moved_from.uri)
                 else:
                     (new if job.candidate.previous is None else known).append(file)
                 contents.add(job.content)
-                rows += len(segments)
+                rows += len(file.segments)
             job.vectors, job.stored, job.reading = {}, None, None  # a twin may keep the job for the length of the run
             bar.update()
         with writing_to(self._folder):
@@ -153,15 +153,24 @@ class Committer:
             self._report.changed += previous is not None
         return True
 
-    def _segments(self, job: Job) -> list[Segment]:
-        """Return the segments to store for a finished job, or note its problem."""
+    def _file_rows(self, job: Job) -> FileRows | None:
+        """Return the rows to store for a finished job, or note its problem.
+
+        They are built here, file by file, so that what cannot be a row fails for its own file and not for the commit.
+        """
         if job.problem is None and job.stored is None and job.twin is None and not job.is_as_it_was():
             job.fail("ChangedWhileRead", "the file was written to while it was being read; run again")
         if job.twin is not None:
             self._follow(job, job.twin)
         if job.problem is not None:
-            return []
-        return job.embedded() if job.stored is None else job.stored
+            return None
+        try:
+            segments = job.embedded() if job.stored is None else job.stored
+            file = FileRows(job.candidate.uri, segments, job.duration, job.content, job.state)
+            return replace(file, table=own_rows(file, self._meta))
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is this file's problem
+            job.fail(type(error).__name__, f"its rows cannot be built ({error})")
+            return None
 
     def _follow(self, job: Job, twin: Job) -> None:
         """Give a job the outcome of an earlier one with the same content."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from vidembed.index.files import find_videos
 from vidembed.index.ingest.commit import Committer, writing_to
 from vidembed.index.ingest.lock import locked
-from vidembed.index.ingest.opening import decoder_versions, describe, open_for_writing, unreadable
+from vidembed.index.ingest.opening import decoder_versions, describe, open_for_writing, problems
 from vidembed.index.ingest.plan import make_plan
 from vidembed.index.ingest.quarantine import Quarantine
 from vidembed.index.ingest.report import Report
@@ -63,7 +63,8 @@ def index_videos(
         layer: Layer that `encoder` was loaded with, if one was asked for; stored.
         cut: How files are cut, `Windows` or `Scenes`. None: as the index has it; in a new one, a file is one segment.
         on_error: `skip` reports a bad file and goes on; `raise` ends the run at the first.
-        prune: Remove files that are gone from disk. Otherwise they are reported.
+        prune: Remove files that are gone from disk. Otherwise they are reported. Where one of `paths` holds no video
+            at all and the index has files of it, they are not gone but `Report.vanished`, and stay.
         rehash: Read every file again, even where size and time of last write have not changed.
         retry: Try files in quarantine again.
         wait: Where another run is writing to the index, wait for its end. Otherwise, refuse.
@@ -97,17 +98,17 @@ def index_videos(
     if derived is not None:
         derived.check(encoder.get_embedding_dimension())
     where = Path(folder)
-    listing = find_videos(paths, VIDEO_SUFFIXES)
-    open_for_writing(where, encoder, model, cut)  # refuse before anything is written
+    index = open_for_writing(where, encoder, model, cut)  # refuse before anything is written
+    listing = find_videos(paths, VIDEO_SUFFIXES, indexed=index.files if index else tuple)
     backend = encoder.video_backend
     report = Report(index=str(where), model=model, pruned=prune)
     limits = {"timeout_s": timeout_s, "max_memory_bytes": max_memory_bytes, "backend": backend}
     pool = DecodePool(workers=decode_workers, timeout_s=timeout_s, max_memory_bytes=max_memory_bytes, backend=backend)
     with pool, locked(where, wait=wait):
-        if wait:
-            listing = find_videos(paths, VIDEO_SUFFIXES)  # what was found before may be hours old
-        report.skipped = unreadable(listing)
         index = open_for_writing(where, encoder, model, cut)
+        if wait:  # what was found before may be hours old
+            listing = find_videos(paths, VIDEO_SUFFIXES, indexed=index.files if index else tuple)
+        report.skipped = problems(listing)
         plan = make_plan(listing, index.files() if index else {}, rehash=rehash)
         meta = index.meta if index else describe(encoder, model, layer, cut)
         quarantine = Quarantine(where, {**decoder_versions(), **limits}, retry=retry)

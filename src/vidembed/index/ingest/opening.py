@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from vidembed.index.errors import IndexMismatchError
 from vidembed.index.files import Listing, uri_of
 from vidembed.index.ingest.lock import LOCK_FILE
-from vidembed.index.ingest.report import Problem
+from vidembed.index.ingest.report import VANISHED, Problem
 from vidembed.index.meta import IndexMeta
 from vidembed.index.store import TABLE_FOLDER, VideoIndex, require_packages
 from vidembed.video.scenes import Scenes
@@ -74,11 +74,29 @@ def _said(cut: Cut | None) -> str:
     return f"segments of {cut.length:g} s overlapping by {cut.overlap:g} s"
 
 
-def unreadable(listing: Listing) -> list[Problem]:
-    """Return the folders that could not be listed, as they stand in a report."""
+def problems(listing: Listing) -> list[Problem]:
+    """Return the folders that could not be listed and the paths that vanished, as they stand in a report."""
+    paths = {path for path, _ in listing.vanished}
     return [
-        Problem(uri_of(path), type(error).__name__, error.strerror or str(error)) for path, error in listing.unreadable
-    ]
+        Problem(uri_of(path), type(error).__name__, error.strerror or str(error))
+        for path, error in listing.unreadable
+        if path not in paths
+    ] + [vanished(uri_of(path), reason) for path, reason in listing.vanished]
+
+
+def vanished(uri: str, reason: str) -> Problem:
+    """Return a path that vanished as it stands in a report.
+
+    Args:
+        uri: Of the path.
+        reason: What is the matter with it.
+    """
+    return Problem(
+        uri,
+        VANISHED,
+        f"{reason}, and the index has files of it, which stay. If a drive is not mounted, mount it and run again; if "
+        "the files were deleted, name a folder above it that still holds videos, with --prune",
+    )
 
 
 def decoder_versions() -> dict[str, Any]:

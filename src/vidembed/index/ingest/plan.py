@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from vidembed.index.files import IndexedFile, Listing, is_local, path_of, uri_of
+from vidembed.index.files import IndexedFile, Listing, is_gone, is_local, path_of, uri_of
 from vidembed.video.fingerprint import FileState
 
 
@@ -43,7 +43,7 @@ class Plan:
 
     def is_gone(self, uri: str) -> bool:
         """Whether a file is under a folder of this run, and no longer on disk."""
-        return is_local(uri) and self.listing.knows(path := path_of(uri)) and _is_gone(path)
+        return is_local(uri) and self.listing.knows(path := path_of(uri)) and is_gone(path)
 
 
 def make_plan(listing: Listing, indexed: Mapping[str, IndexedFile], *, rehash: bool = False) -> Plan:
@@ -63,7 +63,7 @@ def make_plan(listing: Listing, indexed: Mapping[str, IndexedFile], *, rehash: b
     for uri, file in indexed.items():
         if uri in paths or not is_local(uri) or not listing.knows(path := path_of(uri)):
             continue
-        if _is_gone(path):
+        if is_gone(path):
             plan.gone.append(file)
         else:
             paths[uri] = path
@@ -82,13 +82,3 @@ def _state(path: Path) -> FileState | None:
         return FileState.of(path)
     except OSError:
         return None  # reported when the file is read
-
-
-def _is_gone(path: Path) -> bool:
-    try:
-        path.lstat()
-    except (FileNotFoundError, NotADirectoryError):
-        return True
-    except OSError:
-        return False  # not to be reached, which is not to say that it is gone
-    return False

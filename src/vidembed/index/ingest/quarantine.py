@@ -25,6 +25,7 @@ KINDS: Final = frozenset(
         "CorruptVideo",
         "DecodeTimeout",
         "DecoderCrashed",
+        "EncryptedVideo",
         "InvalidDuration",
         "NoVideoStream",
         "NotAVideo",

@@ -133,7 +133,7 @@ class Lane:
     def _break_off(self, desk: Desk, task: Task, error: VideoError, notes: list[wire.Note]) -> None:
         for note in notes:
             if note.level:
-                note.emit(1)
+                note.emit()
         desk.break_off(task, error)
 
     def _error(self, item: str, ended: WorkerEndedError, *, is_begun: bool) -> Exception:

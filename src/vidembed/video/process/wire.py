@@ -67,13 +67,13 @@ class Note:
     level: int
     text: str
 
-    def emit(self, stacklevel: int) -> None:
+    def emit(self) -> None:
         """Log it or warn here, as the other process would have."""
         if self.level:
             logging.getLogger(self.source).log(self.level, "%s", self.text)
             return
         kind = errors.VideoTruncated if self.source == "VideoTruncated" else RuntimeWarning
-        warnings.warn(kind(self.text), stacklevel=stacklevel + 1)
+        warnings.warn(kind(self.text), stacklevel=errors.caller_level())
 
 
 def clip_fields(clip: Clip) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 from vidembed.video.clip import TRUNCATED_S
 from vidembed.video.download import MAX_DOWNLOAD_BYTES, UrlAccess
-from vidembed.video.errors import CorruptVideo, VideoTruncated
+from vidembed.video.errors import CorruptVideo, VideoTruncated, caller_level
 from vidembed.video.geometry import display_matrix, orientation
 from vidembed.video.load import DEFAULT_TIMEOUT_S
 from vidembed.video.opening import open_source
@@ -77,8 +77,8 @@ def cut_clip(
     Raises:
         VideoError: The source cannot be read, has no such stretch, or cannot be copied packet by packet; the subclass
             says why.
-        ValueError: The target's suffix is none of `MUXERS`, its container cannot hold a stream of pictures or sound,
-            its folder does not exist, or it is the source.
+        ValueError: The target's suffix is none of `MUXERS`, its container cannot hold a stream of pictures or sound, or
+            loses colours, transparency or pixel shape of pictures; its folder does not exist, or it is the source.
         FileExistsError: `target` exists, and `overwrite` is False.
         OSError: It cannot be written.
 
@@ -154,7 +154,8 @@ def _cut(
     due = min(bound for bound in (end, declared, excerpt.end_s + 1e9) if bound is not None)
     if declared is not None and not plan.videos[plan.main].done and due - excerpt.end_s > TRUNCATED_S:
         warnings.warn(
-            VideoTruncated(f"{item}: what can be read ends at {excerpt.end_s:.2f} s, before {due:.2f} s"), stacklevel=3
+            VideoTruncated(f"{item}: what can be read ends at {excerpt.end_s:.2f} s, before {due:.2f} s"),
+            stacklevel=caller_level(),
         )
     return excerpt
 
@@ -164,7 +165,7 @@ def _suffix_of(source: object, family: str) -> str:
     own = Path(os.fsdecode(source)).suffix if isinstance(source, (str, os.PathLike)) else ""
     if own.lower() in MUXERS:
         return own
-    by_family = {"mov,mp4": ".mp4", "matroska": ".mkv", "mpegts": ".ts", "avi": ".avi"}
+    by_family = {"mov,mp4": ".mp4", "matroska": ".mkv", "mpegts": ".ts", "avi": ".avi", "flv": ".flv", "asf": ".wmv"}
     return next((suffix for name, suffix in by_family.items() if family.startswith(name)), ".mkv")
 
 

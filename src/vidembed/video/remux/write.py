@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import av
 import av.error
 from av.bitstream import BitStreamFilterContext
+from av.video.reformatter import ColorRange
+from av.video.stream import VideoStream
 
 from vidembed.atomic import replacing
 from vidembed.video import container as box
@@ -19,7 +21,7 @@ from vidembed.video.errors import CorruptVideo
 from vidembed.video.remux.plan import INTERLEAVE_S, base_of, can_be_copied, read_packets
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from av.container import InputContainer, OutputContainer
     from av.packet import Packet
@@ -38,15 +40,26 @@ MUXERS = {
     ".m2ts": "mpegts",
     ".mts": "mpegts",
     ".avi": "avi",
+    ".3gp": "3gp",
+    ".3g2": "3g2",
+    ".flv": "flv",
+    ".wmv": "asf",
+    ".asf": "asf",
 }
 """File name suffixes that a cut can have, and FFmpeg's name of the container that is written."""
 
-_SUGGESTED = (".mp4", ".mov", ".mkv", ".webm", ".ts")
+_SUGGESTED = (".mp4", ".mov", ".mkv", ".webm", ".ts", ".m2ts", ".3gp", ".flv", ".wmv")
 # FFmpeg's muxer of transport streams refuses nothing and writes what it does not know as private data; these it knows.
-_TRANSPORT = frozenset(
-    ["h264", "hevc", "mpeg2video", "mpeg1video", "mpeg4", "aac", "mp2", "mp3", "ac3", "eac3", "dts", "opus"]
-)
-_NOT_IN_MOV = frozenset(["vp8", "vp9", "av1", "opus", "flac", "truehd"])  # listed by its muxer, and refused by it
+_TRANSPORT = {"h264", "hevc", "mpeg2video", "mpeg1video", "mpeg4"} | {
+    *("aac", "aac_latm", "mp2", "mp3", "ac3", "eac3", "dts", "truehd", "s302m", "opus")
+}
+_ALPHA = "alpha_mode"  # Matroska's name for pictures with a layer of transparency beside them
+_UNSPECIFIED = frozenset([0, 2])  # in H.273, whose numbers these are: reserved (as a matrix: none), and unspecified
+_BLURAY = frozenset([".m2ts", ".mts"])  # the transport streams of discs, which alone name their kind of PCM
+_REFUSED = {  # listed by a muxer, and refused by it
+    "mov": frozenset(["vp8", "vp9", "av1", "opus", "flac", "truehd"]),
+    "flv": frozenset(["h263", "mpeg4"]),
+}
 # Filters that put the headers of a codec before every key frame, for a container that has no other place for them.
 _HEADERS = {"h264": "h264_mp4toannexb,dump_extra", "hevc": "hevc_mp4toannexb,dump_extra", "mpeg4": "dump_extra"}
 
@@ -77,12 +90,12 @@ def write(handle: BinaryIO, target: Path, plan: Plan, item: str, deadline: Deadl
         The streams that were left out, in words.
 
     Raises:
-        ValueError: The container cannot hold a stream of pictures or sound.
+        ValueError: The container cannot hold a stream of pictures or sound, or loses what belongs to its pictures.
         VideoError: The source cannot be copied.
         TargetError: The target cannot be written.
     """
     suffix = target.suffix.lower()
-    options = {"mpegts_m2ts_mode": "1"} if suffix in {".m2ts", ".mts"} else {}
+    options = {"mpegts_m2ts_mode": "1"} if suffix in _BLURAY else {}
     with box.open_container(handle, item) as container:
         main = box.video_stream(container, handle, item, 1)
         streams, left_out = _chosen(container, plan, suffix)
@@ -96,6 +109,7 @@ def write(handle: BinaryIO, target: Path, plan: Plan, item: str, deadline: Deadl
                     item,
                     f"its packets cannot be written to a {suffix} file ({error.strerror}); try .mkv, or convert it",
                 ) from error
+            _check_kept([stream for stream in streams if isinstance(stream, VideoStream)], file, suffix, item)
     return left_out
 
 
@@ -113,6 +127,41 @@ def _codec(stream: Stream) -> str:
     return "unknown codec" if stream.codec_context is None else str(stream.codec_context.codec.canonical_name)
 
 
+def _traits(stream: VideoStream) -> dict[str, object]:
+    """Return what belongs to the pictures of a stream and stands in its container or in its packets."""
+    context = stream.codec_context
+    colours = {
+        "colour primaries": int(context.color_primaries),
+        "colour transfer": int(context.color_trc),
+        "colour matrix": int(context.colorspace),
+    }
+    traits: dict[str, object] = {name: value for name, value in colours.items() if value not in _UNSPECIFIED}
+    if int(context.color_range) == ColorRange.JPEG:  # the other is what players take where nothing is said
+        traits["colour range"] = True
+    if any(key.lower() == _ALPHA and value == "1" for key, value in stream.metadata.items()):
+        traits["transparency (alpha_mode)"] = True
+    if (shape := stream.sample_aspect_ratio) not in {None, 0, 1}:
+        traits["pixel shape"] = shape
+    return {"codec": _codec(stream), **traits}
+
+
+def _check_kept(sources: Sequence[VideoStream], file: BinaryIO, suffix: str, item: str) -> None:
+    """Read the file that was written, and refuse it if a video stream has lost what belongs to its pictures.
+
+    Raises:
+        ValueError: One has.
+    """
+    with box.open_container(file, item) as written:
+        copies = [stream for stream in written.streams if stream.type == "video"]
+        for source, copy in zip(sources, copies, strict=False):
+            kept = _traits(copy) if isinstance(copy, VideoStream) and copy.codec_context is not None else {}
+            if lost := [name for name, value in _traits(source).items() if kept.get(name) != value]:
+                raise ValueError(
+                    f"target: a {suffix} file does not keep the {', '.join(lost)} of this video; use .mkv, or "
+                    "convert it"
+                )
+
+
 @cache
 def _supported(muxer: str) -> frozenset[str]:
     with av.open(io.BytesIO(), "w", format=muxer) as output:
@@ -123,8 +172,8 @@ def _holds(suffix: str, stream: Stream) -> bool:
     """Whether the container of a suffix can hold the codec of a stream."""
     muxer, codec = MUXERS[suffix], _codec(stream)
     if muxer == "mpegts":
-        return codec in _TRANSPORT
-    if muxer == "mov" and codec in _NOT_IN_MOV:
+        return codec in _TRANSPORT or (codec == "pcm_bluray" and suffix in _BLURAY)
+    if codec in _REFUSED.get(muxer, ()):
         return False
     return stream.codec_context is not None and stream.codec_context.codec.name in _supported(muxer)
 
@@ -147,8 +196,12 @@ def _chosen(container: InputContainer, plan: Plan, suffix: str) -> tuple[list[St
     if missing := sorted({_codec(stream) for stream in needed if not _holds(suffix, stream)}):
         others = [other for other in _SUGGESTED if all(_holds(other, stream) for stream in needed)]
         raise ValueError(
-            f"target: a {suffix} file cannot hold {', '.join(missing)}; "
-            + (f"{' or '.join(others)} can" if others else "no container here can: convert the video first")
+            f"target: {', '.join(missing)} cannot be written to a {suffix} file here; "
+            + (
+                f"use {' or '.join(others[:4])}"
+                if others
+                else "nor to another: cut it with ffmpeg -c copy, or convert it"
+            )
         )
     return chosen, tuple(left_out)
 
@@ -167,8 +220,9 @@ class _Out:
         self._output = output
         self._stream = output.add_stream_from_template(stream, opaque=True)
         self._stream.disposition = stream.disposition
-        for key in {"language", "title"} & set(stream.metadata):
-            self._stream.metadata[key] = stream.metadata[key]
+        for key, value in stream.metadata.items():
+            if key.lower() in {"language", "title", _ALPHA}:
+                self._stream.metadata[key] = value
         codec, muxer = _codec(stream), MUXERS[suffix]
         if codec == "hevc" and muxer in {"mp4", "mov"}:
             self._stream.codec_context.codec_tag = "hvc1"  # of its two tags the one that Apple's players take
