@@ -17,6 +17,7 @@ from vidembed.encoding.pipeline import (
     HalvingRunner,
     InputError,
     OnError,
+    check_context,
     core_count,
     prepare_ahead,
     token_batches,
@@ -162,7 +163,12 @@ class PipelinedSentenceTransformer(VideoInputs, SentenceTransformer):
         if not inputs:
             return {}
         if all(is_text(item) for item in inputs):
-            return self._call_host([self._load(item)[0] for item in inputs], [], prompt, **kwargs)
+            features = self._call_host([self._load(item)[0] for item in inputs], [], prompt, **kwargs)
+            text_kwargs = (kwargs.get("processing_kwargs") or {}).get("text", {})
+            if text_kwargs.get("truncation") is not False:  # who wants texts uncut counts the tokens
+                for index, tokens in enumerate(features["attention_mask"].sum(1).tolist()):
+                    check_context(self._transformer.config, tokens, f"inputs[{index}] {name_of(inputs[index])}")
+            return features
         rows = [
             self._prepare_one(
                 index,
@@ -175,6 +181,13 @@ class PipelinedSentenceTransformer(VideoInputs, SentenceTransformer):
         ]
         return collate(rows, pad_token_id=self.tokenizer.pad_token_id or 0)
 
+    def _prepare_one(self, index: int, item: Any, **how: Any) -> Prepared:
+        return self._within_context(super()._prepare_one(index, item, **how))
+
+    def _within_context(self, prepared: Prepared) -> Prepared:
+        check_context(self._transformer.config, prepared.tokens, f"inputs[{prepared.index}] {prepared.name}")
+        return prepared
+
     def _prepare_texts(
         self,
         indices: Sequence[int],
@@ -185,4 +198,5 @@ class PipelinedSentenceTransformer(VideoInputs, SentenceTransformer):
         task: str | None,
     ) -> list[Prepared]:
         features = self._call_host([self._load(item)[0] for item in items], [], prompt, processing_kwargs, task=task)
-        return split_rows(features, indices, [name_of(item) for item in items])
+        rows = split_rows(features, indices, [name_of(item) for item in items])
+        return [self._within_context(row) for row in rows]

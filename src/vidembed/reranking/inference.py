@@ -19,7 +19,15 @@ from vidembed.backbone.answers import AnswerTokens
 from vidembed.backbone.prefix import VideoPrefix
 from vidembed.backbone.visual import encode_visual, has_pixels
 from vidembed.encoding.host import VideoInputs, name_of
-from vidembed.encoding.pipeline import Failed, InputError, OnError, check_on_error, core_count, prepare_ahead
+from vidembed.encoding.pipeline import (
+    Failed,
+    InputError,
+    OnError,
+    check_context,
+    check_on_error,
+    core_count,
+    prepare_ahead,
+)
 from vidembed.encoding.prepared import Prepared, collate
 from vidembed.fingerprint import fields_digest, module_fields, weights_digest
 from vidembed.reranking.answers import Answers
@@ -95,6 +103,8 @@ class PrefixSharingCrossEncoder(VideoInputs, CrossEncoder):
             )
             for pair in (as_pair(index, item) for index, item in enumerate(inputs))
         ]
+        for row in rows:
+            check_context(self._transformer.config, row.tokens, f"pairs[{row.index}] {row.name}")
         return collate(rows, pad_token_id=self.tokenizer.pad_token_id or 0) if rows else {}
 
     def is_singular_input(self, inputs: Any) -> bool:  # type: ignore[override]
@@ -278,6 +288,7 @@ class PrefixSharingCrossEncoder(VideoInputs, CrossEncoder):
             task=None,
             threads=max(1, core_count() // workers),
         )
+        check_context(self._transformer.config, prepared.tokens, f"pairs[{group.pairs[0].index}] {prepared.name}")
         if key is not None and has_pixels(prepared.features):
             prepared.features[_KEY] = key
         return prepared
