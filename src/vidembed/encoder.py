@@ -136,8 +136,9 @@ class VideoEncoder(PipelinedSentenceTransformer):
             known = parts.architecture.published_depth
             hint = f" VidVec reads layer {known[1]} of {known[0]} of the 7B model of this kind." if known else ""
             raise LayerError(
-                f"{backbone.name} is a multimodal language model, not a checkpoint: pass layer=1..{parts.depth}, or -1 "
-                f"for the last block with its trained final norm.{hint}"
+                f"{backbone.name} is a multimodal language model, not a checkpoint: pass layer=1..{parts.depth} to "
+                "VideoEncoder or vidembed.build, or -1 for the last block with its trained final norm."
+                f"{hint}"
             )
         check_layer(layer, parts.depth, name=backbone.name)
         template = eol_template(backbone.processor, prefix=self._prefix_asked, name=backbone.name)

@@ -6,7 +6,7 @@ import copy
 import threading
 from abc import abstractmethod
 from collections import OrderedDict
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 from sentence_transformers.base.model import BaseModel
 from sentence_transformers.base.modules import Transformer
@@ -84,6 +84,21 @@ class VideoInputs(BaseModel):
         )
         return self._modules_of(backbone), {}
 
+    def _load_converted_modules(  # type: ignore[override]
+        self, model_name_or_path: str, *, model_type: str, **_host: Any
+    ) -> NoReturn:
+        """Called by the host for a checkpoint of another class, which it would take apart and give new modules.
+
+        Raises:
+            BackboneError: Always: the other class's prompt would be taken for the model's own.
+        """
+        kinds = {"SentenceTransformer": "VideoEncoder", "CrossEncoder": "VideoReranker"}
+        raise BackboneError(
+            f"{model_name_or_path} is a {model_type} checkpoint, which {type(self).__name__} cannot open. Load it as "
+            f"{kinds.get(model_type, model_type)}, or give {type(self).__name__} a checkpoint of its own kind or the "
+            "video MLLM that this one was made of."
+        )
+
     def _load(self, item: Any, threads: int = 1) -> tuple[Any, list[dict[str, Any]]]:
         row = ARCHITECTURES.get(self._transformer.config.model_type)
         return to_host_input(
@@ -109,7 +124,7 @@ class VideoInputs(BaseModel):
         if message_metadata:
             merged["video"]["video_metadata"] = message_metadata
         how = {"prompt": prompt, **kwargs}
-        uncut = {**merged, "text": {**merged.get("text", {}), "truncation": False}}
+        uncut = {**merged, "text": {**merged.get("text", {}), "truncation": False, "max_length": None}}
         with _PROCESSOR_LOCK:
             if not all(isinstance(item, dict) and set(item) == {"text"} for item in items):
                 # cut, it would lose the end of its prompt, where it is read: the host keeps that end for texts only
