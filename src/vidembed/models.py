@@ -69,11 +69,12 @@ def model_path(name: str) -> Path:
     folder = find_model(name)
     if folder is None:
         names, bare = model_names(), check_name(name)
-        close = difflib.get_close_matches(NAMESPACE + bare, names, n=1)
+        close = difflib.get_close_matches(bare, [known.removeprefix(NAMESPACE) for known in names], n=1)
+        hint = f" Did you mean {NAMESPACE + close[0]!r}?" if close else ""
         raise FileNotFoundError(
-            f"no model named {name!r} is bundled or built.{f' Did you mean {close[0]!r}?' if close else ''} There are: "
-            f"{', '.join(names) or 'none'} (store: {store_dir()}). Build one with `vidembed build MLLM --layer N "
-            f"--name {bare}`. One of that name on the Hugging Face Hub is '{HUB}{NAMESPACE}{bare}'."
+            f"no model named {name!r} is bundled or built.{hint} There are: {', '.join(names) or 'none'} "
+            f"(store: {store_dir()}). Build one with `vidembed build MLLM --layer N --name {bare}`. "
+            f"One of that name on the Hugging Face Hub is '{HUB}{NAMESPACE}{bare}'."
         )
     return folder
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, Literal, TypedDict
 
 import torch
 from sentence_transformers import SentenceTransformer
 from tqdm.auto import tqdm
 
 from vidembed.encoding.host import VideoInputs, is_text, name_of
+from vidembed.encoding.inputs import check_one
 from vidembed.encoding.pipeline import (
     Failed,
     HalvingRunner,
@@ -25,6 +26,21 @@ from vidembed.encoding.pipeline import (
 from vidembed.encoding.prepared import Prepared, collate, split_rows
 
 logger = logging.getLogger(__name__)
+
+
+class EncodeOptions(TypedDict, total=False):
+    """Arguments of `VideoEncoder.encode`, as the host documents them, that leave the type of its result alone."""
+
+    show_progress_bar: bool | None
+    precision: Literal["float32", "int8", "uint8", "binary", "ubinary"]
+    device: str | list[str | torch.device] | None
+    normalize_embeddings: bool
+    truncate_dim: int | None
+    pool: dict[Literal["input", "output", "processes"], Any] | None
+    chunk_size: int | None
+    task: str | None
+    processing_kwargs: dict[str, Any] | None
+    on_error: OnError
 
 
 class EmbeddingError(InputError):
@@ -85,6 +101,13 @@ class PipelinedSentenceTransformer(VideoInputs, SentenceTransformer):
             missing = torch.full_like(like, float("nan"))
             results = [missing if isinstance(value, Failed) else value for value in results]
         return torch.stack(results) if results else torch.tensor([])
+
+    def is_singular_input(self, inputs: Any) -> bool:  # type: ignore[override]
+        """As the host's, for every kind of input that `encode` takes; any other iterable is an error."""
+        is_singular = super().is_singular_input(inputs)
+        if is_singular:
+            check_one(inputs)
+        return is_singular
 
     def _results(
         self,
