@@ -32,7 +32,7 @@ from tests.backbone import tiny
 from transformers import AutoModelForImageTextToText
 
 from benchmarks.common import environment, keep
-from vidembed import VideoFrames, VideoReranker, load_video
+from vidembed import VideoFrames, VideoReranker, hook, load_video
 from vidembed.backbone import find_parts
 from vidembed.backbone.load import Backbone
 from vidembed.backbone.prefix import prefill, prefix_length
@@ -248,7 +248,9 @@ def contestants(backbone: Backbone, folder: Path | None) -> tuple[VideoReranker,
         stock = CrossEncoder(modules=list(reranker), device=str(reranker.device))
     else:
         reranker.save_pretrained(str(folder))
+        hook.remove()  # the baseline is sentence-transformers' own class
         stock = CrossEncoder(str(folder), device=str(reranker.device))
+        hook.install()
     warm_up = [("a", video_of(reranker[0].model.config.model_type, 64))]
     ours(reranker, warm_up)
     naive(stock, as_host_takes(reranker, warm_up), 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 import pytest
 
 from tests.backbone import tiny
+from vidembed import hook
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell does so to what it starts in the background
     signal.signal(signal.SIGINT, signal.default_int_handler)  # tests of Ctrl-C send it to themselves and to processes
@@ -60,6 +61,14 @@ def tiny_mllm(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]
 def each_mllm(request: pytest.FixtureRequest, tiny_mllm: Callable[[str], Path]) -> Path:
     """The folder of a random small MLLM, once per architecture."""
     return tiny_mllm(request.param)
+
+
+@pytest.fixture
+def stock() -> Iterator[None]:
+    """sentence-transformers' own classes as they are, for folders that vidembed wrote too."""
+    hook.remove()
+    yield
+    hook.install()
 
 
 @pytest.fixture(autouse=True)

@@ -41,6 +41,7 @@ def test_writes_a_plain_checkpoint(tiny_mllm: GetModel, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [out]  # no draft left behind
 
 
+@pytest.mark.usefixtures("stock")
 def test_last_layer_keeps_the_trained_norm(tiny_mllm: GetModel, tmp_path: Path) -> None:
     folder = tiny_mllm("qwen2_vl")
     trained, unit = (build(folder, layer=layer, out=tmp_path / str(layer)) for layer in (-1, tiny.DEPTH))

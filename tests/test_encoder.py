@@ -109,6 +109,7 @@ class TestInvariance:
         assert np.abs(got - wanted[list(order)]).max() <= 1e-5
 
     @pytest.mark.parametrize("side", ["left", "right"])
+    @pytest.mark.usefixtures("stock")
     def test_padding_side_does_not_matter(self, each_encoder: VideoEncoder, tmp_path: Path, side: str) -> None:
         """Stock sentence-transformers pads on the tokenizer's side; the last real token must be read on either."""
         each_encoder.save_pretrained(str(tmp_path))
@@ -171,6 +172,7 @@ np.save(folder + "/vectors.npy", np.stack(vectors))
         assert cosine_gap(cut, hidden) <= 1e-6
         assert cosine_gap(stock, hidden) <= 1e-6
 
+    @pytest.mark.usefixtures("stock")
     def test_stock_users_pass_whole_videos(self, each_encoder: VideoEncoder, tmp_path: Path) -> None:
         """A checkpoint samples by itself, at its own rate, and refuses frames whose rate it cannot know."""
         each_encoder.sampling = Sampling(fps=2.0, max_frames=16)

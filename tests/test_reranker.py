@@ -145,6 +145,7 @@ class TestSharedPrefix:
 
 
 class TestCheckpoint:
+    @pytest.mark.usefixtures("stock")
     def test_saved_as_a_plain_cross_encoder(
         self, each_reranker: VideoReranker, clips: list[Path], tmp_path: Path
     ) -> None:

@@ -196,11 +196,11 @@ def _hidden_states(encoder: VideoEncoder, probes: list[Any]) -> torch.Tensor:
 
 @torch.inference_mode()
 def _cosines(folder: Path, features: list[dict[str, Any]], wanted: torch.Tensor, *, device: str) -> tuple[float, float]:
-    """Cosine of the saved model's vectors with `wanted`, loaded by stock sentence-transformers."""
-    stock = SentenceTransformer(str(folder), device=device)
+    """Cosine of the saved model's vectors with `wanted`, its modules loaded and run by sentence-transformers."""
+    saved = SentenceTransformer(str(folder), device=device)
     vectors = []
     for batch in features:
         moved = {key: value.to(device) if isinstance(value, torch.Tensor) else value for key, value in batch.items()}
-        vectors.append(stock(moved)["sentence_embedding"][0].float().cpu())  # (D,)
+        vectors.append(saved(moved)["sentence_embedding"][0].float().cpu())  # (D,)
     values = torch.nn.functional.cosine_similarity(torch.stack(vectors).double(), wanted.double(), dim=1)
     return values[0].item(), values[1].item()

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, Unpack, cast, overload
 
 import numpy as np
+import torch
 from sentence_transformers.base.modules import Normalize
 from sentence_transformers.sentence_transformer.modules import Pooling
 from sentence_transformers.util.file_io import load_file_path
@@ -21,7 +22,8 @@ from vidembed.backbone.adapters import check_saveable
 from vidembed.backbone.load import Backbone, check_dtype
 from vidembed.backbone.module import as_transformer_module, declare_sampling
 from vidembed.checkpoint import CheckpointConfig
-from vidembed.encoding.inference import PipelinedSentenceTransformer
+from vidembed.encoding.inference import EncodeOptions, PipelinedSentenceTransformer
+from vidembed.encoding.inputs import Input
 from vidembed.encoding.pipeline import Failed, OnError, check_on_error, default_workers
 from vidembed.fingerprint import fields_digest, module_fields, pooling_fields, weights_digest
 from vidembed.models import portable_name, resolve_model
@@ -137,8 +139,9 @@ class VideoEncoder(PipelinedSentenceTransformer):
             known = parts.architecture.published_depth
             hint = f" VidVec reads layer {known[1]} of {known[0]} of the 7B model of this kind." if known else ""
             raise LayerError(
-                f"{backbone.name} is a multimodal language model, not a checkpoint: pass layer=1..{parts.depth}, or -1 "
-                f"for the last block with its trained final norm.{hint}"
+                f"{backbone.name} is a multimodal language model, not a checkpoint: pass layer=1..{parts.depth} to "
+                "VideoEncoder or vidembed.build, or -1 for the last block with its trained final norm."
+                f"{hint}"
             )
         check_layer(layer, parts.depth, name=backbone.name)
         template = eol_template(backbone.processor, prefix=self._prefix_asked, name=backbone.name)
@@ -279,6 +282,62 @@ class VideoEncoder(PipelinedSentenceTransformer):
         """The host's extra keyword arguments of `encode`, and ``on_error``."""
         return [*super().get_model_kwargs(), "on_error"]
 
+    @overload  # type: ignore[override]
+    def encode(
+        self,
+        inputs: Input | Sequence[Input],
+        prompt_name: str | None = ...,
+        prompt: str | None = ...,
+        batch_size: int = ...,
+        *,
+        output_value: Literal["sentence_embedding"] = ...,
+        convert_to_numpy: Literal[True] = ...,
+        convert_to_tensor: Literal[False] = ...,
+        **options: Unpack[EncodeOptions],
+    ) -> np.ndarray: ...
+
+    @overload
+    def encode(
+        self,
+        inputs: Input | Sequence[Input],
+        prompt_name: str | None = ...,
+        prompt: str | None = ...,
+        batch_size: int = ...,
+        *,
+        output_value: Literal["sentence_embedding"] = ...,
+        convert_to_numpy: bool = ...,
+        convert_to_tensor: Literal[True],
+        **options: Unpack[EncodeOptions],
+    ) -> torch.Tensor: ...
+
+    @overload
+    def encode(
+        self,
+        inputs: list[Input],
+        prompt_name: str | None = ...,
+        prompt: str | None = ...,
+        batch_size: int = ...,
+        *,
+        output_value: Literal["sentence_embedding", "token_embeddings"] = ...,
+        convert_to_numpy: Literal[False],
+        convert_to_tensor: Literal[False] = ...,
+        **options: Unpack[EncodeOptions],
+    ) -> list[torch.Tensor]: ...
+
+    @overload
+    def encode(
+        self,
+        inputs: Input | Sequence[Input],
+        prompt_name: str | None = ...,
+        prompt: str | None = ...,
+        batch_size: int = ...,
+        *,
+        output_value: Literal["sentence_embedding", "token_embeddings"] | None = ...,
+        convert_to_numpy: bool = ...,
+        convert_to_tensor: bool = ...,
+        **options: Unpack[EncodeOptions],
+    ) -> np.ndarray | torch.Tensor | list[torch.Tensor] | dict[str, torch.Tensor] | list[dict[str, torch.Tensor]]: ...
+
     def encode(self, inputs: Any, *args: Any, on_error: OnError = "raise", **kwargs: Any) -> Any:
         """Compute embeddings; arguments and results are those of `SentenceTransformer.encode`.
 
@@ -306,9 +365,13 @@ class VideoEncoder(PipelinedSentenceTransformer):
                 )
         return super().encode(inputs, *args, on_error=on_error, **kwargs)
 
+    if TYPE_CHECKING:  # the host's, which call `encode`
+        encode_query = encode  # type: ignore[assignment]
+        encode_document = encode  # type: ignore[assignment]
+
     def encode_stream(
         self,
-        inputs: Iterable[Any],
+        inputs: Iterable[Input],
         *,
         batch_size: int = 32,
         on_error: OnError = "raise",

@@ -1,24 +1,29 @@
-"""The hook by which ``SentenceTransformer("vidembed/<name>")`` finds bundled and locally built models.
+"""The hook by which sentence-transformers' own classes open vidembed models as vidembed does.
 
-``import vidembed`` installs it on `SentenceTransformer` and `CrossEncoder`. It looks at the first argument of their
-constructor, only if that is a string under ``vidembed/``, and touches no other name. `remove` undoes it. A directory,
-such as `vidembed.model_path` returns, works without it.
+``import vidembed`` installs it on `SentenceTransformer` and `CrossEncoder`. Given a name under ``vidembed/`` that is
+bundled or built locally, or a folder that vidembed wrote, they become their subclasses `VideoEncoder` and
+`VideoReranker`, which decode videos themselves and refuse a checkpoint of the other kind. No other name or folder is
+touched, and for other subclasses only the name is resolved. `remove` undoes it. A folder, such as `vidembed.model_path`
+returns, loads without it too, as sentence-transformers does it.
 """
 
 from __future__ import annotations
 
 import functools
+import importlib
 import importlib.abc
 import importlib.machinery
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from vidembed.models import resolve_model
+from vidembed.models import HUB, NAMESPACE, resolve_model
 
 _HOST = "sentence_transformers"
-_CLASSES = ("SentenceTransformer", "CrossEncoder")
+_CLASSES = {"SentenceTransformer": "VideoEncoder", "CrossEncoder": "VideoReranker"}
+_FILES = ("vidembed_config.json", "vidembed_reranker.json")  # what vidembed writes beside the weights
 _originals: dict[type, Any] = {}
 
 
@@ -28,7 +33,7 @@ def install() -> None:
     Waiting keeps ``import vidembed`` and ``vidembed --help`` free of torch.
     """
     host = sys.modules.get(_HOST)
-    if host is not None and getattr(host, _CLASSES[0], None) is not None:
+    if host is not None and hasattr(host, next(iter(_CLASSES))):
         _patch(host)
     elif not any(isinstance(finder, _WhenImported) for finder in sys.meta_path):
         sys.meta_path.insert(0, _WhenImported())
@@ -43,21 +48,35 @@ def remove() -> None:
 
 
 def _patch(host: ModuleType) -> None:
-    for name in _CLASSES:
+    for name, ours in _CLASSES.items():
         cls = getattr(host, name)
         if cls not in _originals:
             _originals[cls] = cls.__init__
-            cls.__init__ = _resolving(cls.__init__)
+            cls.__init__ = _opening(cls, ours)
 
 
-def _resolving(original: Any) -> Any:
+def _opening(cls: type, ours: str) -> Any:
+    original = _originals[cls]
+
     @functools.wraps(original)
     def init(self: Any, model_name_or_path: Any = None, *args: Any, **kwargs: Any) -> None:
-        if isinstance(model_name_or_path, str):
-            model_name_or_path = resolve_model(model_name_or_path)
-        original(self, model_name_or_path, *args, **kwargs)
+        name = model_name_or_path
+        if not _is_ours(name) or isinstance(self, kind := getattr(importlib.import_module("vidembed"), ours)):
+            original(self, name, *args, **kwargs)  # our own classes have resolved it
+        elif type(self) is cls and Path(resolve_model(name)).is_dir():
+            self.__class__ = kind
+            kind.__init__(self, name, *args, **kwargs)
+        else:
+            original(self, resolve_model(name), *args, **kwargs)
 
     return init
+
+
+def _is_ours(name: Any) -> bool:
+    """Whether it is a name under ``vidembed/`` or a folder that vidembed wrote."""
+    if not isinstance(name, str):
+        return False
+    return name.startswith((NAMESPACE, HUB + NAMESPACE)) or any(Path(name, file).is_file() for file in _FILES)
 
 
 class _WhenImported(importlib.abc.MetaPathFinder):

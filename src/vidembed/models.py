@@ -1,16 +1,19 @@
 """Names under ``vidembed/``: what is bundled with the package, and what was built locally.
 
-A name resolves, in this order, to a checkpoint bundled with the package, to one built into the model store, and else
-stays as it is, for the Hub. The store is ``$VIDEMBED_HOME/models``, by default ``~/.cache/vidembed/models``.
+A name resolves to a checkpoint bundled with the package, else to one built into the model store, and else is an error:
+no hub is asked for it. ``hf://vidembed/<name>`` is the model of that name on the Hugging Face Hub. The store is
+``$VIDEMBED_HOME/models``, by default ``~/.cache/vidembed/models``.
 """
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 from pathlib import Path
 
 NAMESPACE = "vidembed/"
+HUB = "hf://"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")  # no separators, no leading dot: cannot leave the store
 _BUNDLED = {"shapes": "embedder", "shapes-mllm": "checkpoint", "shapes-rerank": "reranker"}
 
@@ -65,9 +68,13 @@ def model_path(name: str) -> Path:
     """
     folder = find_model(name)
     if folder is None:
+        names, bare = model_names(), check_name(name)
+        close = difflib.get_close_matches(bare, [known.removeprefix(NAMESPACE) for known in names], n=1)
+        hint = f" Did you mean {NAMESPACE + close[0]!r}?" if close else ""
         raise FileNotFoundError(
-            f"no model named {name!r} is bundled or built. There are: {', '.join(model_names()) or 'none'} (store: "
-            f"{store_dir()}). Build one with `vidembed build MLLM --layer N --name NAME`."
+            f"no model named {name!r} is bundled or built.{hint} There are: {', '.join(names) or 'none'} "
+            f"(store: {store_dir()}). Build one with `vidembed build MLLM --layer N --name {bare}`. "
+            f"One of that name on the Hugging Face Hub is '{HUB}{NAMESPACE}{bare}'."
         )
     return folder
 
@@ -110,9 +117,16 @@ def loading_name(folder: str | Path) -> str:
 
 
 def resolve_model(name_or_path: str) -> str:
-    """Resolve ``vidembed/<name>`` to a local directory; anything else, and unknown names, come back as they are."""
+    """Resolve ``vidembed/<name>`` to a local directory; anything else, and a folder of that name, comes back as it is.
+
+    ``hf://vidembed/<name>`` becomes the bare name, which the host library looks up on the Hub.
+
+    Raises:
+        ValueError: ``<name>`` is no plain name.
+        FileNotFoundError: No such model is bundled or built; the message lists those that are.
+    """
+    if name_or_path.startswith(HUB + NAMESPACE):
+        return name_or_path.removeprefix(HUB)
     if not name_or_path.startswith(NAMESPACE) or Path(name_or_path).exists():
         return name_or_path
-    bare = name_or_path.removeprefix(NAMESPACE)
-    folder = find_model(bare) if _NAME.fullmatch(bare) else None
-    return str(folder) if folder else name_or_path
+    return str(model_path(name_or_path))

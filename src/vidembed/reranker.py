@@ -7,7 +7,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, Unpack, cast, overload
 
 import numpy as np
 import torch
@@ -27,9 +27,9 @@ from vidembed.models import portable_name, resolve_model
 from vidembed.reranking.answers import Answers, ScoreMode, check_mode
 from vidembed.reranking.calibration import FOLDS, CalibrationReport, calibrate
 from vidembed.reranking.config import RerankerConfig, differing_fields, find_config
-from vidembed.reranking.inference import PrefixSharingCrossEncoder
+from vidembed.reranking.inference import PredictOptions, PrefixSharingCrossEncoder
 from vidembed.reranking.joint import answers_and_embeddings
-from vidembed.reranking.pairs import as_pair
+from vidembed.reranking.pairs import PairInput, as_pair
 from vidembed.reranking.ranking import Ranking, rank_documents
 from vidembed.reranking.visual_cache import VisualTokenCache
 from vidembed.scoring import MarginPolicy, PlattScaling, PriorCorrection, ScoreFusion
@@ -277,6 +277,45 @@ class VideoReranker(PrefixSharingCrossEncoder):
     def get_model_kwargs(self) -> list[str]:
         """The host's extra keyword arguments of `predict`, and ``on_error``."""
         return [*super().get_model_kwargs(), "on_error"]
+
+    @overload  # type: ignore[override]
+    def predict(
+        self,
+        inputs: PairInput | Sequence[PairInput],
+        prompt_name: str | None = ...,
+        prompt: str | None = ...,
+        batch_size: int = ...,
+        *,
+        convert_to_numpy: Literal[True] = ...,
+        convert_to_tensor: Literal[False] = ...,
+        **options: Unpack[PredictOptions],
+    ) -> np.ndarray: ...
+
+    @overload
+    def predict(
+        self,
+        inputs: PairInput | Sequence[PairInput],
+        prompt_name: str | None = ...,
+        prompt: str | None = ...,
+        batch_size: int = ...,
+        *,
+        convert_to_numpy: bool = ...,
+        convert_to_tensor: Literal[True],
+        **options: Unpack[PredictOptions],
+    ) -> torch.Tensor: ...
+
+    @overload
+    def predict(
+        self,
+        inputs: PairInput | Sequence[PairInput],
+        prompt_name: str | None = ...,
+        prompt: str | None = ...,
+        batch_size: int = ...,
+        *,
+        convert_to_numpy: bool = ...,
+        convert_to_tensor: bool = ...,
+        **options: Unpack[PredictOptions],
+    ) -> np.ndarray | torch.Tensor | list[torch.Tensor]: ...
 
     def predict(self, inputs: Any, *args: Any, on_error: OnError = "raise", **kwargs: Any) -> Any:
         """Score pairs; arguments and results are those of `CrossEncoder.predict`.

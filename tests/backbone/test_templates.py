@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sentence_transformers import SentenceTransformer
 
 from tests.backbone import tiny
+from vidembed import VideoEncoder, VideoReranker, hook
 from vidembed.backbone import ZERO_SHOT_PREFIX, TemplateError, eol_template
+from vidembed.backbone.templates import MATCH_QUESTION, match_template, stand_in_template
 
 HEAD = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
 FOOT = "<|im_end|>\n<|im_start|>assistant\n"
@@ -98,3 +102,141 @@ def test_saved_model_carries_it(tiny_mllm: Callable[[str], Path], tmp_path: Path
     processor.chat_template = eol_template(processor)
     processor.save_pretrained(tmp_path)
     assert "Summarize above video in one word:" in (tmp_path / "chat_template.jinja").read_text()
+
+
+QWEN3_VL = (
+    "{%- for m in messages -%}{{- '<|im_start|>' + m.role + '\\n' -}}"
+    "{%- for c in m.content -%}{%- if c.type == 'image' -%}{{- '<|vision_start|><|image_pad|><|vision_end|>' -}}"
+    "{%- elif c.type == 'video' -%}{{- '<|vision_start|><|video_pad|><|vision_end|>' -}}"
+    "{%- else -%}{{- c.text -}}{%- endif -%}{%- endfor -%}{{- '<|im_end|>\\n' -}}{%- endfor -%}"
+    "{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}GENERATION{%- endif -%}"
+)
+GLM_V = (
+    "[gMASK]<sop>{%- for m in messages -%}{{- '<|' + m.role + '|>\\n' -}}"
+    "{%- for c in m.content -%}{%- if c.type == 'image' -%}{{- '<|begin_of_image|><|image|><|end_of_image|>' -}}"
+    "{%- elif c.type == 'video' -%}{{- '<|begin_of_video|><|video|><|end_of_video|>' -}}"
+    "{%- else -%}{{- c.text -}}{%- endif -%}{%- endfor -%}"
+    "{{- '/nothink' if (m.role == 'user' and enable_thinking is defined and not enable_thinking) else '' -}}"
+    "{%- endfor -%}{%- if add_generation_prompt -%}{{- '<|assistant|>\\n' -}}GENERATION{%- endif -%}"
+)
+
+
+def written(tag: str) -> str:
+    return "{{- '" + tag.replace("\n", "\\n") + "' -}}"
+
+
+def unless_thinking(closed: str, otherwise: str = "") -> str:
+    return (
+        "{%- if enable_thinking is defined and enable_thinking is false -%}"
+        + written(closed)
+        + "{%- else -%}"
+        + written(otherwise)
+        + "{%- endif -%}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("template", "generation", "footer"),
+    [
+        pytest.param(QWEN3_VL, "", "<|im_end|>\n<|im_start|>assistant\n", id="Qwen3-VL-Instruct"),
+        pytest.param(
+            QWEN3_VL,
+            written("<think>\n"),
+            "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n",
+            id="Qwen3-VL-Thinking",
+        ),
+        pytest.param(
+            QWEN3_VL,
+            unless_thinking("<think>\n\n</think>\n\n"),
+            "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n",
+            id="Qwen3",
+        ),
+        pytest.param(
+            QWEN3_VL,
+            unless_thinking("<think>\n\n</think>\n\n", "<think>\n"),
+            "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n",
+            id="Qwen3.5",
+        ),
+        pytest.param(
+            GLM_V, unless_thinking("<think></think>"), "/nothink<|assistant|>\n<think></think>", id="GLM-4.5V"
+        ),
+        pytest.param(GLM_V, written("<think>"), "/nothink<|assistant|>\n<think></think>", id="GLM that always thinks"),
+        pytest.param(GLM_V, unless_thinking("</think>", "<think>"), "/nothink<|assistant|>\n</think>", id="GLM-4.7"),
+        pytest.param(
+            QWEN3_VL,
+            written("<|begin_of_thought|>\n"),
+            "<|im_end|>\n<|im_start|>assistant\n<|begin_of_thought|>\n\n<|end_of_thought|>\n\n",
+            id="begin_of_thought",
+        ),
+        pytest.param(
+            QWEN3_VL,
+            written("<|START_THINKING|>"),
+            "<|im_end|>\n<|im_start|>assistant\n<|START_THINKING|><|END_THINKING|>",
+            id="START_THINKING",
+        ),
+        pytest.param(
+            QWEN3_VL,
+            written("\u25c1think\u25b7"),
+            "<|im_end|>\n<|im_start|>assistant\n\u25c1think\u25b7\u25c1/think\u25b7",
+            id="Kimi-VL",
+        ),
+    ],
+)
+class TestThinkingModels:
+    """The prompt of no model may end inside a thought, where no answer can stand."""
+
+    @pytest.fixture
+    def processor(self, template: str, generation: str) -> Any:
+        processor = tiny.processor("qwen3_vl")
+        processor.chat_template = template.replace("GENERATION", generation)
+        return processor
+
+    def test_embedding_prompts(self, processor: Any, footer: str, caplog: pytest.LogCaptureFixture) -> None:
+        assert render(processor, user(text("a cat"))).endswith(f"a cat\nSummarize above sentence in one word:{footer}")
+        video = user({"type": "video", "video": "x"})
+        assert render(processor, video).endswith(f"\nSummarize above video in one word:{footer}")
+        system = [{"role": "system", "content": [text("Find things.")]}, *video]
+        assert render(processor, system).endswith(f"\nSummarize above video in one word:{footer}")
+        assert not caplog.text
+
+    def test_matching_prompt(self, processor: Any, footer: str) -> None:
+        got = processor.apply_chat_template(
+            user({"type": "video", "video": "x"}, text("a cat")), chat_template=match_template(processor)
+        )
+        assert got.endswith(f"a cat\n{MATCH_QUESTION}{footer}")
+
+    def test_training_prompt(self, processor: Any, footer: str) -> None:
+        template = stand_in_template(eol_template(processor))
+        got = processor.apply_chat_template(user(text("a cat")), chat_template=template)
+        assert got.endswith(f"a cat\nSummarize above video in one word:{footer}")
+
+
+def test_thought_whose_end_is_not_known() -> None:
+    processor = tiny.processor("qwen3_vl")
+    processor.chat_template = QWEN3_VL.replace("GENERATION", written("<|think|>"))
+    with pytest.raises(TemplateError, match=r"m: the generation prompt .* opens a thought by '<\|think\|>'"):
+        eol_template(processor, name="m")
+
+
+def test_checkpoints_of_a_thinking_model_carry_the_closed_thought(
+    tiny_mllm: Callable[[str], Path], tmp_path: Path
+) -> None:
+    shutil.copytree(tiny_mllm("qwen3_vl"), tmp_path / "mllm")
+    (tmp_path / "mllm" / "chat_template.jinja").write_text(QWEN3_VL.replace("GENERATION", written("<think>\n")))
+    encoder = VideoEncoder(tmp_path / "mllm", layer=2, device="cpu")
+    encoder.save_pretrained(str(tmp_path / "encoder"))
+    encoder.reranker().save_pretrained(str(tmp_path / "reranker"))
+    closed = "<|im_start|>assistant\n<think>\n\n</think>\n\n"
+    for folder in ("encoder", "reranker"):
+        template = (tmp_path / folder / "chat_template.jinja").read_text()
+        assert closed.replace("\n", "\\n") in template
+    hook.remove()  # sentence-transformers as it is
+    try:
+        stock = SentenceTransformer(str(tmp_path / "encoder"), device="cpu")
+    finally:
+        hook.install()
+    ids = stock.preprocess(["a cat"])["input_ids"][0]
+    assert stock.tokenizer.decode(ids).endswith(f"a cat\nSummarize above sentence in one word:<|im_end|>\n{closed}")
+    again = VideoReranker(str(tmp_path / "reranker"), device="cpu")
+    rendered = again[0].processor.apply_chat_template(user({"type": "video", "video": "x"}, text("a cat")))
+    assert rendered.endswith(f"a cat\n{MATCH_QUESTION}<|im_end|>\n{closed}")

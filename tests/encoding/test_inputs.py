@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given
@@ -14,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tests.clips import moving_square, write_video
-from vidembed import Sampling, VideoError, VideoFrames, VideoSegment
+from vidembed import Sampling, VideoEncoder, VideoError, VideoFrames, VideoReranker, VideoSegment
 from vidembed.encoding.inputs import kind_of, to_host_input
 
 FRAMES = np.zeros((4, 8, 8, 3), dtype=np.uint8)
@@ -92,3 +94,45 @@ def test_message_videos_are_decoded_with_their_times(tmp_path: Path) -> None:
     assert host[0]["content"][0]["video"].shape[0] == 6  # 3 s at 2 fps
     assert metadata[0]["fps"] == 10.0
     assert message["content"][0]["video"] == str(path)  # the user's message is left as it was
+
+
+def _generated() -> Iterator[str]:
+    yield "a red square"
+    yield "a blue circle"
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        pytest.param(lambda: pd.Series(["a red square", "a blue circle"]), id="Series"),
+        pytest.param(_generated, id="generator"),
+        pytest.param(lambda: {"a red square", "a blue circle"}, id="set"),
+        pytest.param(lambda: map(str, ["a red square", "a blue circle"]), id="map"),
+        pytest.param({1: "a red square"}.values, id="values"),
+        pytest.param(lambda: iter([]), id="iterator"),
+    ],
+)
+class TestCollectionsThatAreNoLists:
+    def test_encode_says_what_to_do(self, inputs: Callable[[], Any]) -> None:
+        encoder = VideoEncoder("vidembed/shapes", device="cpu")
+        for encode in (encoder.encode, encoder.encode_query, encoder.encode_document):
+            with pytest.raises(ValueError, match=r"inputs: got a \w+, .* Pass list\(inputs\), or .* encode_stream"):
+                encode(inputs())
+        texts = list(inputs())
+        streamed = [item.embedding for item in encoder.encode_stream(inputs())]
+        assert len(streamed) == len(texts)
+        if texts:
+            assert np.abs(np.stack(streamed) - encoder.encode(texts)).max() <= 1e-6  # type: ignore[arg-type]
+
+    def test_rank_says_what_to_do(self, inputs: Callable[[], Any]) -> None:
+        reranker = VideoReranker("vidembed/shapes-rerank", device="cpu")
+        with pytest.raises(TypeError, match=r"documents: got a \w+; a list is needed. Pass list\(documents\)"):
+            reranker.rank("clip.mp4", inputs())
+        with pytest.raises(TypeError, match=r"inputs: got a \w+; a list is needed. Pass list\(inputs\)"):
+            reranker.answers(inputs())
+
+
+def test_pairs_in_any_order_are_refused() -> None:
+    reranker = VideoReranker("vidembed/shapes-rerank", device="cpu")
+    with pytest.raises(TypeError, match=r"inputs: got a set, whose pairs have no order. Pass list\(inputs\)"):
+        reranker.predict({("a red square", "clip.mp4")})  # type: ignore[call-overload]

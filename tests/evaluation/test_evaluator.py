@@ -16,7 +16,7 @@ from sentence_transformers import SentenceTransformer
 
 import vidembed.evaluation.evaluator as module
 from tests.clips import moving_square
-from vidembed import VideoEncoder, VideoError, VideoFrames
+from vidembed import VideoEncoder, VideoError, VideoFrames, model_path
 from vidembed.evaluation import ranks
 from vidembed.evaluation.benchmark import Benchmark
 from vidembed.evaluation.evaluator import VideoTextRetrievalEvaluator
@@ -131,11 +131,12 @@ class TestCall:
         with pytest.raises(ValueError, match="a Benchmark has its own"):
             VideoTextRetrievalEvaluator(benchmark, captions)
 
+    @pytest.mark.usefixtures("stock")
     def test_a_plain_sentence_transformer(
         self, encoder: VideoEncoder, clips: tuple[list[Path], list[str], list[str]]
     ) -> None:
         videos, captions, _ = clips
-        plain = SentenceTransformer("vidembed/shapes", device="cpu")
+        plain = SentenceTransformer(str(model_path("shapes")), device="cpu")
         plain[0].processing_kwargs = {"video": {"do_sample_frames": False}}
         frames = [encoder._load(video)[0]["video"] for video in videos]
         wanted = VideoTextRetrievalEvaluator(videos, captions).similarity(encoder)

@@ -69,7 +69,7 @@ def test_a_model_of_text_alone_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def plain(shapes_encoder: VideoEncoder, monkeypatch: pytest.MonkeyPatch) -> SentenceTransformer:
+def plain(stock: None, shapes_encoder: VideoEncoder, monkeypatch: pytest.MonkeyPatch) -> SentenceTransformer:
     """The bundled checkpoint as a stock SentenceTransformer, whose videos another decoder reads (torchcodec is no
     dependency)."""
     model = SentenceTransformer(str(model_path("shapes")), device="cpu")

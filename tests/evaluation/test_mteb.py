@@ -222,7 +222,7 @@ class TestModelMeta:
             load_encoder(MODEL, frames="all")  # type: ignore[arg-type]
         with pytest.raises(ValueError, match="embed_dim=129: expected 1 to 128"):
             load_encoder(MODEL, embed_dim=129, device="cpu")
-        with pytest.raises(OSError, match="vidembed/nope: no such model could be loaded"):
+        with pytest.raises(OSError, match="no model named 'vidembed/nope'"):
             load_encoder("vidembed/nope")
 
     def test_truncated_vectors_are_kept_apart(self, encoder: VideoEncoder, pairs: Pairs, tmp_path: Path) -> None:

@@ -119,6 +119,7 @@ class TestOfAReranker:
         with pytest.raises(ValueError, match="activation_fn"):
             calibrated.rank("something", clips, first_stage=similarity, activation_fn=None)
 
+    @pytest.mark.usefixtures("stock")
     def test_is_saved_with_the_model_and_alone(
         self, calibrated: VideoReranker, clips: list[Path], tmp_path: Path
     ) -> None:

@@ -63,7 +63,7 @@ def document_key(document: Document) -> str:
     return str(uuid.uuid5(uuid.NAMESPACE_OID, content))
 
 
-def video_of(text: str, *, allowed_schemes: Collection[str], root: Path | None) -> VideoRef | None:
+def video_of(text: str, *, allowed_schemes: Collection[str], root: str | os.PathLike[str] | None) -> VideoRef | None:
     """Return the video that a text names, or None for a text that is anything but one video URI.
 
     Args:
@@ -77,7 +77,9 @@ def video_of(text: str, *, allowed_schemes: Collection[str], root: Path | None) 
     return parse_video_uri(text.strip(), allowed_schemes=allowed_schemes, root=root)
 
 
-def reference_of(document: Document, place: int, *, allowed_schemes: Collection[str], root: Path | None) -> VideoRef:
+def reference_of(
+    document: Document, place: int, *, allowed_schemes: Collection[str], root: str | os.PathLike[str] | None
+) -> VideoRef:
     """Return the video that a document names.
 
     Args:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -76,7 +76,7 @@ class VideoEmbeddings(BaseModel, Embeddings):
     device: str | None = None
     batch_size: int = Field(default=8, gt=0)
     allowed_schemes: tuple[str, ...] = ("file",)
-    root: Path | None = None
+    root: str | os.PathLike[str] | None = None
     model_kwargs: dict[str, Any] = Field(default_factory=dict)
     encode_kwargs: dict[str, Any] = Field(default_factory=dict)
     on_error: OnError = "raise"
@@ -146,7 +146,11 @@ class VideoEmbeddings(BaseModel, Embeddings):
         Raises:
             VideoError: A video cannot be read; the message names it.
             VideoUriError: A video URI is malformed, or what it names is not allowed.
+            TypeError: One is no string; the message says which.
         """
+        for place, text in enumerate(texts):
+            if not isinstance(text, str):
+                raise TypeError(f"texts[{place}]: got {text!r}; a string is needed")
         inputs = [self._input(text) for text in texts]
         known = {text: vector for text in texts if (vector := self._embedded.pop(text, None)) is not None}
         unknown = [one for text, one in zip(texts, inputs, strict=True) if text not in known]
@@ -159,7 +163,7 @@ class VideoEmbeddings(BaseModel, Embeddings):
         Raises:
             ValueError: It is empty.
         """
-        if not text.strip():
+        if not isinstance(text, str) or not text.strip():
             raise ValueError(f"query: got {text!r}; some words are needed")
         with lock_of(self.encoder):
             vector = self.encoder.encode_query({"text": text}, show_progress_bar=False)

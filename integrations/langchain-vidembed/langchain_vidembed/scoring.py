@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -47,7 +47,7 @@ class RerankerModel(BaseModel):
     model: str = DEFAULT_RERANKER
     device: str | None = None
     allowed_schemes: tuple[str, ...] = ("file",)
-    root: Path | None = None
+    root: str | os.PathLike[str] | None = None
     model_kwargs: dict[str, Any] = Field(default_factory=dict)
     reranker: Any = Field(default=None, exclude=True, repr=False)
 

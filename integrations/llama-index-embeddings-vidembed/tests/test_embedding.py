@@ -407,3 +407,10 @@ def test_it_is_a_setting(embedding: VideoEmbedding, monkeypatch: pytest.MonkeyPa
 def test_documents_go_in_too(embedding: VideoEmbedding, uri: str) -> None:
     (document,) = embedding([Document(text=uri)])
     assert close(document.embedding, embedding.get_text_embedding(uri))
+
+
+def test_what_is_no_string_is_named_by_its_place(embedding: VideoEmbedding) -> None:
+    with pytest.raises(TypeError, match=r"texts\[1\] of a batch: got None; a string is needed"):
+        embedding.get_text_embedding_batch(["a", None])  # type: ignore[list-item]
+    with pytest.raises(NothingToEmbedError, match="query: got None"):
+        embedding.get_query_embedding(None)  # type: ignore[arg-type]

@@ -83,6 +83,9 @@ _MATCH_TEMPLATE = """\
 
 _SYSTEM, _TEXT = "\ue000system\ue000", "\ue000text\ue000"  # private use: in no template
 
+_THOUGHT_TAG = re.compile(r"[<\[◁][^<>\[\]◁▷\s]*(?:think|thought|reason)[^<>\[\]◁▷\s]*[>\]▷]", re.IGNORECASE)
+_CLOSING = re.compile(r"/|end", re.IGNORECASE)  # </think>, <|end_of_thought|>, <|END_THINKING|>
+
 
 @dataclass(frozen=True)
 class MessageFormat:
@@ -92,7 +95,8 @@ class MessageFormat:
         header: What comes before the content when the user gave no system message.
         system_start: What comes before the text of a system message.
         system_end: What comes between the system text and the user content.
-        footer: What comes after the content, up to the position where the answer would begin.
+        footer: What comes after the content, up to the position where the answer would begin: after a closed, empty
+            thought if the model is one that thinks first.
         video: The placeholder of one video.
         image: The placeholder of one image.
     """
@@ -108,12 +112,16 @@ class MessageFormat:
 def message_format(processor: Any, *, name: str) -> MessageFormat:
     """Read the message format off what the model's own chat template renders.
 
+    The template is rendered with ``enable_thinking=False`` if it knows that variable. A generation prompt that still
+    opens a thought, as those of "Thinking" models do, gets it closed: after ``<think>`` no answer can stand.
+
     Args:
         processor: A transformers processor with a chat template.
         name: How to name the model in an error.
 
     Raises:
-        TemplateError: There is no chat template, or it drops or alters the content.
+        TemplateError: There is no chat template, it drops or alters the content, or it opens a thought by a tag whose
+            closing tag is not known.
     """
     if getattr(processor, "chat_template", None) is None:
         raise TemplateError(
@@ -121,12 +129,14 @@ def message_format(processor: Any, *, name: str) -> MessageFormat:
             "model as chat_template.jinja (published instruct models have it)."
         )
     text = {"type": "text", "text": _TEXT}
+    # not to every template: transformers warns of variables that a template does not have
+    options = {"enable_thinking": False} if "enable_thinking" in str(processor.chat_template) else {}
 
     def render(*content: dict[str, Any], system: bool = False) -> str:
         messages: list[dict[str, Any]] = [{"role": "user", "content": list(content)}]
         if system:
             messages.insert(0, {"role": "system", "content": [{"type": "text", "text": _SYSTEM}]})
-        return str(processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+        return str(processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **options))
 
     def split(rendered: str, mark: str, what: str) -> tuple[str, str]:
         if rendered.count(mark) != 1:
@@ -150,7 +160,29 @@ def message_format(processor: Any, *, name: str) -> MessageFormat:
                 f"{name}: its chat template writes no placeholder for a {kind}; rendered {start!r}. It needs one of a "
                 f"model that takes {kind}s."
             )
+    footer = _with_thought_closed(footer, name=name)
     return MessageFormat(header, before, system_end, footer, media["video"], media["image"])
+
+
+def _with_thought_closed(footer: str, *, name: str) -> str:
+    """Close the thought that a generation prompt leaves open, as the non-thinking prompts of Qwen and GLM do."""
+    tags = list(_THOUGHT_TAG.finditer(footer))
+    if not tags or _CLOSING.search(tags[-1][0]):
+        return footer
+    opening = tags[-1][0]
+    closing = re.sub("begin|start", "end", opening, flags=re.IGNORECASE)
+    if opening.isupper():
+        closing = closing.upper()
+    if closing == opening and "|" not in opening:  # <think>, [THINK]
+        closing = f"{opening[0]}/{opening[1:]}"
+    if closing == opening:
+        raise TemplateError(
+            f"{name}: the generation prompt of its chat template opens a thought by {opening!r}, where no answer can "
+            "stand, and its closing tag is not known. Save a chat template beside the model whose generation prompt "
+            "closes it (chat_template.jinja)."
+        )
+    # Qwen writes two line breaks into the empty thought and two after it; GLM writes none
+    return f"{footer}\n{closing}\n\n" if "\n" in footer[tags[-1].end() :] else footer + closing
 
 
 def eol_template(processor: Any, *, prefix: str | None = None, name: str = "the model") -> str:

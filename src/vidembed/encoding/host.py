@@ -6,7 +6,7 @@ import copy
 import threading
 from abc import abstractmethod
 from collections import OrderedDict
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 from sentence_transformers.base.model import BaseModel
 from sentence_transformers.base.modules import Transformer
@@ -16,6 +16,7 @@ from vidembed.backbone import ARCHITECTURES, BackboneError
 from vidembed.backbone.cut import without_hooks
 from vidembed.backbone.load import Backbone, load_backbone
 from vidembed.encoding.inputs import kind_of, to_host_input
+from vidembed.encoding.pipeline import max_positions
 from vidembed.encoding.prepared import Prepared
 from vidembed.video import Sampling, VideoError, item_name
 from vidembed.video.download import UrlAccess
@@ -83,6 +84,21 @@ class VideoInputs(BaseModel):
         )
         return self._modules_of(backbone), {}
 
+    def _load_converted_modules(  # type: ignore[override]
+        self, model_name_or_path: str, *, model_type: str, **_host: Any
+    ) -> NoReturn:
+        """Called by the host for a checkpoint of another class, which it would take apart and give new modules.
+
+        Raises:
+            BackboneError: Always: the other class's prompt would be taken for the model's own.
+        """
+        kinds = {"SentenceTransformer": "VideoEncoder", "CrossEncoder": "VideoReranker"}
+        raise BackboneError(
+            f"{model_name_or_path} is a {model_type} checkpoint, which {type(self).__name__} cannot open. Load it as "
+            f"{kinds.get(model_type, model_type)}, or give {type(self).__name__} a checkpoint of its own kind or the "
+            "video MLLM that this one was made of."
+        )
+
     def _load(self, item: Any, threads: int = 1) -> tuple[Any, list[dict[str, Any]]]:
         row = ARCHITECTURES.get(self._transformer.config.model_type)
         return to_host_input(
@@ -107,8 +123,25 @@ class VideoInputs(BaseModel):
         merged["video"] = {**merged.get("video", {}), "do_sample_frames": False}
         if message_metadata:
             merged["video"]["video_metadata"] = message_metadata
+        how = {"prompt": prompt, **kwargs}
+        uncut = {**merged, "text": {**merged.get("text", {}), "truncation": False, "max_length": None}}
         with _PROCESSOR_LOCK:
-            return super().preprocess(items, prompt=prompt, processing_kwargs=merged, **kwargs)
+            if not all(isinstance(item, dict) and set(item) == {"text"} for item in items):
+                # cut, it would lose the end of its prompt, where it is read: the host keeps that end for texts only
+                return super().preprocess(items, processing_kwargs=uncut, **how)
+            features = super().preprocess(items, processing_kwargs=merged, **how)
+            longest = int(features["attention_mask"].sum(1).max())
+            if longest >= (max_positions(self._transformer.config) or longest + 1):  # is it as long, or cut there?
+                return super().preprocess(items, processing_kwargs=uncut, **how)
+            most = merged.get("text", {}).get("max_length") or kwargs.get("max_length") or self.max_seq_length
+            if most is not None and longest >= most:  # texts were cut: is anything left of them?
+                empty = super().preprocess([{"text": ""}], processing_kwargs=uncut, **how)["input_ids"].shape[1]
+                if longest <= empty:
+                    raise ValueError(
+                        f"max_seq_length={most}: the prompt alone takes {empty} tokens, so nothing would be left of "
+                        "the text. Set it higher."
+                    )
+        return features
 
     def _prepare_one(
         self,

@@ -5,18 +5,20 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, Literal, TypedDict
 
 import torch
 from sentence_transformers import SentenceTransformer
 from tqdm.auto import tqdm
 
 from vidembed.encoding.host import VideoInputs, is_text, name_of
+from vidembed.encoding.inputs import check_one
 from vidembed.encoding.pipeline import (
     Failed,
     HalvingRunner,
     InputError,
     OnError,
+    check_context,
     core_count,
     prepare_ahead,
     token_batches,
@@ -24,6 +26,21 @@ from vidembed.encoding.pipeline import (
 from vidembed.encoding.prepared import Prepared, collate, split_rows
 
 logger = logging.getLogger(__name__)
+
+
+class EncodeOptions(TypedDict, total=False):
+    """Arguments of `VideoEncoder.encode`, as the host documents them, that leave the type of its result alone."""
+
+    show_progress_bar: bool | None
+    precision: Literal["float32", "int8", "uint8", "binary", "ubinary"]
+    device: str | list[str | torch.device] | None
+    normalize_embeddings: bool
+    truncate_dim: int | None
+    pool: dict[Literal["input", "output", "processes"], Any] | None
+    chunk_size: int | None
+    task: str | None
+    processing_kwargs: dict[str, Any] | None
+    on_error: OnError
 
 
 class EmbeddingError(InputError):
@@ -84,6 +101,13 @@ class PipelinedSentenceTransformer(VideoInputs, SentenceTransformer):
             missing = torch.full_like(like, float("nan"))
             results = [missing if isinstance(value, Failed) else value for value in results]
         return torch.stack(results) if results else torch.tensor([])
+
+    def is_singular_input(self, inputs: Any) -> bool:  # type: ignore[override]
+        """As the host's, for every kind of input that `encode` takes; any other iterable is an error."""
+        is_singular = super().is_singular_input(inputs)
+        if is_singular:
+            check_one(inputs)
+        return is_singular
 
     def _results(
         self,
@@ -162,7 +186,12 @@ class PipelinedSentenceTransformer(VideoInputs, SentenceTransformer):
         if not inputs:
             return {}
         if all(is_text(item) for item in inputs):
-            return self._call_host([self._load(item)[0] for item in inputs], [], prompt, **kwargs)
+            features = self._call_host([self._load(item)[0] for item in inputs], [], prompt, **kwargs)
+            text_kwargs = (kwargs.get("processing_kwargs") or {}).get("text", {})
+            if text_kwargs.get("truncation") is not False:  # who wants texts uncut counts the tokens
+                for index, tokens in enumerate(features["attention_mask"].sum(1).tolist()):
+                    check_context(self._transformer.config, tokens, f"inputs[{index}] {name_of(inputs[index])}")
+            return features
         rows = [
             self._prepare_one(
                 index,
@@ -175,6 +204,13 @@ class PipelinedSentenceTransformer(VideoInputs, SentenceTransformer):
         ]
         return collate(rows, pad_token_id=self.tokenizer.pad_token_id or 0)
 
+    def _prepare_one(self, index: int, item: Any, **how: Any) -> Prepared:
+        return self._within_context(super()._prepare_one(index, item, **how))
+
+    def _within_context(self, prepared: Prepared) -> Prepared:
+        check_context(self._transformer.config, prepared.tokens, f"inputs[{prepared.index}] {prepared.name}")
+        return prepared
+
     def _prepare_texts(
         self,
         indices: Sequence[int],
@@ -185,4 +221,5 @@ class PipelinedSentenceTransformer(VideoInputs, SentenceTransformer):
         task: str | None,
     ) -> list[Prepared]:
         features = self._call_host([self._load(item)[0] for item in items], [], prompt, processing_kwargs, task=task)
-        return split_rows(features, indices, [name_of(item) for item in items])
+        rows = split_rows(features, indices, [name_of(item) for item in items])
+        return [self._within_context(row) for row in rows]

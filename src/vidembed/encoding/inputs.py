@@ -10,16 +10,18 @@ import functools
 import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import IO, TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 import torch
 from sentence_transformers.base.modality import infer_modality
 
 from vidembed.encoding.images import check_part, checked_image
-from vidembed.video import VIDEO_SUFFIXES, Clip, InvalidVideoInput, VideoFrames, VideoSegment, load_video
+from vidembed.video import VIDEO_SUFFIXES, Clip, InvalidVideoInput, VideoError, VideoFrames, VideoSegment, load_video
 
 if TYPE_CHECKING:
+    from sentence_transformers.base.modality_types import SingleInput
+
     from vidembed.video import Sampling
     from vidembed.video.download import UrlAccess
 
@@ -27,6 +29,11 @@ IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tiff", ".webp"})
 """The suffixes that sentence-transformers takes for images, less .gif, which is a video here."""
 
 Kind = Literal["text", "image", "video", "mixed", "message"]
+Input: TypeAlias = (
+    "SingleInput | os.PathLike[str] | VideoSegment | VideoFrames | Clip | bytes | bytearray | memoryview | IO[bytes]"
+    " | Mapping[str, Any]"
+)
+"""One input of `VideoEncoder.encode`: what sentence-transformers takes, and the other forms of a video."""
 
 
 def kind_of(item: Any) -> Kind:
@@ -60,6 +67,25 @@ def kind_of(item: Any) -> Kind:
     if modality == "audio":
         raise ValueError(f"inputs of type {type(item).__name__} were taken for audio, which this model does not take.")
     return modality
+
+
+def check_one(inputs: Any) -> None:
+    """Refuse a collection that would be taken for one input: a Series, a generator, a set, a map.
+
+    Raises:
+        ValueError: It is neither one input nor a list of inputs.
+    """
+    if isinstance(inputs, Mapping) or not isinstance(inputs, Iterable):
+        return
+    try:
+        kind_of(inputs)
+    except VideoError:
+        return  # it has its own error
+    except ValueError as error:
+        raise ValueError(
+            f"inputs: got a {type(inputs).__name__}, which is neither one input nor a list of inputs. Pass "
+            "list(inputs), or give it to encode_stream, which reads any iterable lazily."
+        ) from error
 
 
 def _kind_of_name(text: str) -> Kind:

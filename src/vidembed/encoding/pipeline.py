@@ -47,6 +47,32 @@ class InputError(ValueError):
     """An input that is not a video failed; the message names it."""
 
 
+def max_positions(config: Any) -> int | None:
+    """Tokens that a model takes in all, by its transformers config; None if that does not say."""
+    limit = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return None if limit is None else int(limit)
+
+
+def check_context(config: Any, tokens: int, name: str, *, parts: str = "") -> None:
+    """Refuse a prompt that exceeds the context of the model, whose output would look as good as any other.
+
+    Args:
+        config: The model's transformers config.
+        tokens: Of the whole prompt, visual ones included.
+        name: How to name the input in the error.
+        parts: What the tokens are of, for the error.
+
+    Raises:
+        InputError: There are more tokens than the model takes.
+    """
+    limit = max_positions(config)
+    if limit is not None and tokens > limit:
+        raise InputError(
+            f"{name}: {parts or f'it takes {tokens} tokens with its prompt'}, and the model takes {limit} in all. "
+            "Shorten the text, or lower Sampling.max_frames or max_pixels."
+        )
+
+
 def check_on_error(on_error: str) -> None:
     """Raise ValueError unless `on_error` is known."""
     if on_error not in ("raise", "skip"):
@@ -131,11 +157,12 @@ def _jobs(inputs: Iterable[Any], is_text: Callable[[Any], bool]) -> Iterator[tup
 
 
 def _report(failed: Failed, on_error: OnError) -> None:
+    name = "" if isinstance(failed.error, InputError) else f"inputs[{failed.index}] {failed.name}: "
     if on_error == "raise":
-        if isinstance(failed.error, VideoError):
+        if isinstance(failed.error, (VideoError, InputError)):
             raise failed.error
-        raise InputError(f"inputs[{failed.index}] {failed.name}: {failed.error}") from failed.error
-    logger.warning("skipped inputs[%d] %s: %s", failed.index, failed.name, failed.error)
+        raise InputError(f"{name}{failed.error}") from failed.error
+    logger.warning("skipped %s%s", name, failed.error)
 
 
 def token_batches(

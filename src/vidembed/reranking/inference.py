@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Iterator, Sequence
-from typing import Any, cast
+from collections.abc import Callable, Iterator, Sequence, Set
+from typing import Any, Literal, TypedDict, cast
 
 import numpy as np
 import torch
@@ -19,11 +19,19 @@ from vidembed.backbone.answers import AnswerTokens
 from vidembed.backbone.prefix import VideoPrefix
 from vidembed.backbone.visual import encode_visual, has_pixels
 from vidembed.encoding.host import VideoInputs, name_of
-from vidembed.encoding.pipeline import Failed, InputError, OnError, check_on_error, core_count, prepare_ahead
+from vidembed.encoding.pipeline import (
+    Failed,
+    InputError,
+    OnError,
+    check_context,
+    check_on_error,
+    core_count,
+    prepare_ahead,
+)
 from vidembed.encoding.prepared import Prepared, collate
 from vidembed.fingerprint import fields_digest, module_fields, weights_digest
 from vidembed.reranking.answers import Answers
-from vidembed.reranking.pairs import Pair, VideoGroup, as_pair, by_video
+from vidembed.reranking.pairs import Pair, VideoGroup, as_pair, by_video, check_indexed
 from vidembed.reranking.reader import HeadReader, VideoPrompt
 from vidembed.reranking.visual_cache import VisualTokenCache, visual_key
 from vidembed.video.fingerprint import PICTURE_VERSION
@@ -32,6 +40,19 @@ logger = logging.getLogger(__name__)
 
 _KEY = "cache_key"
 _NOT_KEPT = ("pixel_values_videos", "modality", "attention_mask")
+
+
+class PredictOptions(TypedDict, total=False):
+    """Arguments of `VideoReranker.predict`, as the host documents them, that leave the type of its result alone."""
+
+    show_progress_bar: bool | None
+    activation_fn: Callable[[torch.Tensor], torch.Tensor] | None
+    apply_softmax: bool | None
+    device: str | list[str | torch.device] | None
+    pool: dict[Literal["input", "output", "processes"], Any] | None
+    chunk_size: int | None
+    processing_kwargs: dict[str, Any] | None
+    on_error: OnError
 
 
 class PrefixSharingCrossEncoder(VideoInputs, CrossEncoder):
@@ -97,10 +118,14 @@ class PrefixSharingCrossEncoder(VideoInputs, CrossEncoder):
             )
             for pair in (as_pair(index, item) for index, item in enumerate(inputs))
         ]
+        for row in rows:
+            check_context(self._transformer.config, row.tokens, f"pairs[{row.index}] {row.name}")
         return collate(rows, pad_token_id=self.tokenizer.pad_token_id or 0) if rows else {}
 
     def is_singular_input(self, inputs: Any) -> bool:  # type: ignore[override]
-        """Whether `inputs` is one pair."""
+        """Whether `inputs` is one pair; any other iterable that has an order is a batch."""
+        if isinstance(inputs, Set):
+            raise TypeError(f"inputs: got a {type(inputs).__name__}, whose pairs have no order. Pass list(inputs).")
         if isinstance(inputs, dict):
             return True
         return (
@@ -139,6 +164,7 @@ class PrefixSharingCrossEncoder(VideoInputs, CrossEncoder):
             InputError: A pair is malformed, a sentence is empty or too long for the model.
         """
         check_on_error(on_error)
+        check_indexed("inputs", inputs)
         found = np.full((3, len(inputs)), np.nan)
         pairs = list(told_apart(inputs, on_error))
         reader = self._reader
@@ -280,6 +306,7 @@ class PrefixSharingCrossEncoder(VideoInputs, CrossEncoder):
             task=None,
             threads=max(1, core_count() // workers),
         )
+        check_context(self._transformer.config, prepared.tokens, f"pairs[{group.pairs[0].index}] {prepared.name}")
         if key is not None and has_pixels(prepared.features):
             prepared.features[_KEY] = key
         return prepared

@@ -5,11 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
-from vidembed.encoding.inputs import kind_of
+import numpy as np
+
+from vidembed.encoding.inputs import Input, kind_of
 from vidembed.encoding.pipeline import InputError
 from vidembed.video import VideoError, VideoSegment
+
+PairInput: TypeAlias = "tuple[Input, Input] | list[Input] | Mapping[str, Any]"
+"""One pair of `VideoReranker.predict`."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,16 @@ def as_pair(index: int, pair: Any) -> Pair:
             "for words that look like a file name."
         )
     return Pair(index, video["video"] if _wraps_video(video) else video, _checked(index, text))
+
+
+def check_indexed(name: str, items: Any) -> None:
+    """Refuse what has no positions, such as a generator or a set, or numbers its items itself, as a Series does.
+
+    Raises:
+        TypeError: It is no list, tuple, array or other sequence.
+    """
+    if not isinstance(items, (Sequence, np.ndarray)):
+        raise TypeError(f"{name}: got a {type(items).__name__}; a list is needed. Pass list({name}).")
 
 
 def _wraps_video(source: Any) -> bool:

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from vidembed.reranking.pairs import check_indexed
 from vidembed.scoring import MarginPolicy, _checks, similarity_gaps
 from vidembed.scoring._checks import FloatArray
 
@@ -54,6 +55,7 @@ def rank_documents(
         raise ValueError(f"top_k={top_k}: at least 1, or None for all documents.")
     if policy is not None and (first_stage is None or top_k is None):
         raise ValueError("policy: it tells from first_stage which documents can enter the top_k; give both.")
+    check_indexed("documents", documents)
     count = len(documents)
     if not count:
         return Ranking([], asked=0, candidates=0)

@@ -20,7 +20,7 @@ from vidembed.backbone.prefix import (
     read_suffixes,
 )
 from vidembed.backbone.visual import model_inputs
-from vidembed.encoding.pipeline import InputError
+from vidembed.encoding.pipeline import InputError, check_context
 
 HEAD_ROWS = 256
 """Rows of logits in float32 at a time: 150 MiB with a vocabulary of 152k (ours)."""
@@ -96,13 +96,8 @@ class HeadReader:
 
     def check_length(self, tokens: int, suffix: Sequence[int], name: str) -> None:
         """Raise InputError, naming the pair, if video and sentence exceed the context of the model."""
-        config: Any = self._parts.base.config
-        limit = int(config.get_text_config().max_position_embeddings)
-        if tokens + len(suffix) > limit:
-            raise InputError(
-                f"{name}: the video takes {tokens} tokens and the sentence {len(suffix)}, and the model takes {limit} "
-                "in all. Shorten the sentence, or lower Sampling.max_frames or max_pixels."
-            )
+        parts = f"the video takes {tokens} tokens and the sentence {len(suffix)}"
+        check_context(self._parts.base.config, tokens + len(suffix), name, parts=parts)
 
     def _render(self, text: str, prompt: str | None, *, video: bool) -> str:
         content: list[dict[str, Any]] = [{"type": "video", "video": "placeholder"}] if video else []

@@ -198,7 +198,7 @@ def _load(
         how["layer"] = layer
     if not is_sentence_transformer_model(name, **hub_kwargs):
         how = {"layer": -1, "prefix": None, **how}
-    encoder = VideoEncoder(name, device=device, model_kwargs={"dtype": dtype} if dtype else None, **how, **hub_kwargs)
+    encoder = VideoEncoder(mllm, device=device, model_kwargs={"dtype": dtype} if dtype else None, **how, **hub_kwargs)
     if encoder.dtype == torch.float16:
         raise BackboneError(
             f"{mllm}: its weights are float16, in which gradients underflow. Pass dtype='bfloat16' or 'float32'."

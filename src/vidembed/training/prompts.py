@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from sentence_transformers.sentence_transformer.data_collator import SentenceTransformerDataCollator
 
 from vidembed.backbone.templates import stand_in_template
+from vidembed.encoding.pipeline import max_positions
 from vidembed.training.pairs import PairsError, TextPair
 
 if TYPE_CHECKING:
@@ -75,10 +76,7 @@ class PairCollator(SentenceTransformerDataCollator):
 
 def context_length(encoder: VideoEncoder) -> int:
     """Tokens that the model takes: what its configuration or its tokenizer says, whichever is less."""
-    module = encoder[0]
-    config: Any = module.config
-    limits = [config.get_text_config().max_position_embeddings, module.max_seq_length]
-    return min(int(limit) for limit in limits if limit)
+    return min(limit for limit in (max_positions(encoder.config), encoder.max_seq_length) if limit)
 
 
 def fit_context(

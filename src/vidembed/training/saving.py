@@ -115,7 +115,7 @@ def write_merged(adapter: LanguageAdapter, folder: Path) -> Probes:
 
 
 def check_saved(folder: Path, probes: Probes) -> tuple[float, float]:
-    """Load a checkpoint with stock sentence-transformers and compare its vectors.
+    """Load a checkpoint with sentence-transformers and compare its vectors.
 
     Returns:
         The cosines of the video and of the text.
@@ -124,12 +124,12 @@ def check_saved(folder: Path, probes: Probes) -> tuple[float, float]:
         ReadoutMismatchError: One of them is under `vidembed.building.MIN_COSINE`.
     """
     gc.collect()  # two copies of a 7B model do not fit everywhere
-    stock = SentenceTransformer(str(folder), device=probes.device)
+    saved = SentenceTransformer(str(folder), device=probes.device)
     rows = []
     with torch.inference_mode():
         for batch in probes.features:
             moved = {k: v.to(probes.device) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
-            rows.append(stock(moved)["sentence_embedding"][0].float().cpu().numpy())  # (D,)
+            rows.append(saved(moved)["sentence_embedding"][0].float().cpu().numpy())  # (D,)
     video, text = _cosines(np.stack(rows), probes.vectors).tolist()
     if not min(video, text) >= MIN_COSINE:
         raise ReadoutMismatchError(

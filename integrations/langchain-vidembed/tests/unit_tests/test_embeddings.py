@@ -229,3 +229,10 @@ def test_addresses_are_fetched_where_they_are_allowed(folder: Path, encoder: Vid
         server.shutdown()
     assert same(found[0], found[1])
     assert same(found[0], encoder.encode([VideoSegment(folder / "c.mp4", 1, 3)])[0])
+
+
+def test_what_is_no_string_is_named_by_its_place(embeddings: VideoEmbeddings) -> None:
+    with pytest.raises(TypeError, match=r"texts\[1\]: got None; a string is needed"):
+        embeddings.embed_documents(["a", None])  # type: ignore[list-item]
+    with pytest.raises(ValueError, match="query: got None"):
+        embeddings.embed_query(None)  # type: ignore[arg-type]

@@ -153,7 +153,7 @@ def load_encoder(
     if not is_local:
         kwargs["revision"] = revision
     try:
-        encoder = kind(source, device=device, **kwargs)
+        encoder = kind(checkpoint or name, device=device, **kwargs)
     except OSError as error:
         raise OSError(f"{checkpoint or name}: no such model could be loaded. {error}") from error
     meta = model_meta(encoder, name, revision=None if is_local else revision, checkpoint=checkpoint, frames=frames)

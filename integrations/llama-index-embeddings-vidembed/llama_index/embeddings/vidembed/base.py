@@ -202,7 +202,7 @@ class VideoEmbedding(Gate, MultiModalEmbedding):
 
     def _get_query_embedding(self, query: str) -> Vector:
         """A query is words, even if they look like a video URI or the name of a file."""
-        if not query.strip():
+        if not isinstance(query, str) or not query.strip():
             raise NothingToEmbedError(f"query: got {query!r}; some words are needed")
         how = {} if self.query_instruction is None else {"prompt": self.query_instruction}
         with lock_of(self._encoder):
@@ -221,6 +221,9 @@ class VideoEmbedding(Gate, MultiModalEmbedding):
         return await asyncio.to_thread(self._get_text_embedding, text)
 
     def _get_text_embeddings(self, texts: list[str]) -> list[Vector]:
+        for place, text in enumerate(texts):
+            if not isinstance(text, str):
+                raise TypeError(f"texts[{place}] of a batch: got {text!r}; a string is needed")
         return self._embed_all([self.text_input(text) for text in texts])
 
     async def _aget_text_embeddings(self, texts: list[str]) -> list[Vector]:

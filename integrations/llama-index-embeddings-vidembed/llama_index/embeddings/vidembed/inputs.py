@@ -38,7 +38,7 @@ class Gate(BaseModel):
     """
 
     allowed_schemes: tuple[str, ...] = Field(default=("file",), description="Schemes that video URIs may have.")
-    root: str | None = Field(default=None, description="Folder that files must be in.")
+    root: str | os.PathLike[str] | None = Field(default=None, description="Folder that files must be in.")
 
     @field_validator("allowed_schemes")
     @classmethod
