@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal, get_args
 
 import numpy as np
@@ -54,6 +54,12 @@ class Answers:
             self.yes_no[index],
             None if self.video_prior is None else self.video_prior[index],
             None if self.text_prior is None else self.text_prior[index],
+        )
+
+    def without(self, failed: np.ndarray) -> Answers:
+        """The same answers, with NaN in the place of those that a mask (N,) marks."""
+        return Answers(
+            *(None if (one := getattr(self, item.name)) is None else np.where(failed, np.nan, one) for item in fields(self))
         )
 
     def log_odds(self, mode: ScoreMode, correction: PriorCorrection | None = None) -> FloatArray:
