@@ -139,15 +139,7 @@ class VideoReranker(PrefixSharingCrossEncoder):
         self.fusion: ScoreFusion | None = config.fusion
         self.first_stage: FirstStage | None = config.first_stage
         self._first_stage_encoders: list[VideoEncoder] = []  # in a list, for it is no part of this module
-        if self.backbone is None and config.chat_template is not None:
-            processor = copy.copy(self._transformer.processor)
-            processor.chat_template = config.chat_template
-            self.backbone = Backbone(cast("nn.Module", self._transformer.model), processor, self.source)
-        if self.fusion is not None and self.first_stage is None:
-            logger.warning(
-                "%s: it does not say which encoder its fusion was fitted with; calibrate again with encoder=...",
-                self.source,
-            )
+        self.backbone = self.backbone or self._backbone_of(config.chat_template)
         if saved is not None:
             saved.check_made_for(self.fingerprint_fields(), name=self.source)
         if mode is not None:
@@ -161,6 +153,14 @@ class VideoReranker(PrefixSharingCrossEncoder):
         template = match_template(backbone.processor, name=backbone.name)
         module = as_transformer_module(backbone.model, backbone.processor, chat_template=template, task="any-to-any")
         return [module, LogitScore(tokens.yes[0], tokens.no[0])]
+
+    def _backbone_of(self, chat_template: str | None) -> Backbone | None:
+        """The MLLM that a saved reranker holds; None if its chat template was not kept."""
+        if chat_template is None:
+            return None
+        processor = copy.copy(self._transformer.processor)
+        processor.chat_template = chat_template
+        return Backbone(cast("nn.Module", self._transformer.model), processor, self.source)
 
     @property
     def mode(self) -> ScoreMode:
@@ -387,8 +387,8 @@ class VideoReranker(PrefixSharingCrossEncoder):
             **kwargs: As `predict`. With ``on_error="skip"``, documents that failed are left out.
 
         Returns:
-            A list of dicts with "corpus_id" and "score", best first; ties in the order of `documents`. Where the score is
-            fused, also with "similarity" (cosine) and "match" (the head's own probability). It also says how many
+            A list of dicts with "corpus_id" and "score", best first; ties in the order of `documents`. Where the score
+            is fused, also with "similarity" (cosine) and "match" (the head's own probability). It also says how many
             documents were asked about.
 
         Raises:
@@ -400,15 +400,15 @@ class VideoReranker(PrefixSharingCrossEncoder):
             if first_stage != "own":
                 raise ValueError(f"first_stage={first_stage!r}: give similarities, 'own' or None.")
             if policy is not None:
-                raise ValueError("policy: it needs similarities before the head is asked, and 'own' finds them with it.")
+                raise ValueError(
+                    "policy: it needs the similarities before the head is asked; give them instead of 'own'."
+                )
             encoder = self._first_stage_encoder()
             first_stage = None
             if len(documents):
                 own, first_stage = self._own_scores(query, documents, encoder, **kwargs)
 
-        def score(
-            asked: NDArray[np.intp], similarity: FloatArray | None
-        ) -> dict[str, np.ma.MaskedArray[Any, Any]]:
+        def score(asked: NDArray[np.intp], similarity: FloatArray | None) -> dict[str, np.ma.MaskedArray[Any, Any]]:
             pairs = [(query, documents[index]) for index in asked.tolist()]
             if similarity is None or self.fusion is None:
                 return {"score": np.ma.asarray(self.predict(pairs, **kwargs))}

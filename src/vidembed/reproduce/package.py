@@ -30,9 +30,9 @@ _FIGURES = """
 ## Calibration
 
 Fitted on {pairs} pairs: the first stage's top {depth} for captions, summaries, short statements and tags of {clips}
-held-out clips, {matches} of them matches. Expected calibration error, by cross-fitting: {before:.3f} before, {after:.3f} after, {fused:.3f} of
-the fusion with the first stage's similarity. `python -m vidembed.reproduce.rerank` measures recall by mode and depth,
-on other clips.
+held-out clips, {matches} of them matches. Expected calibration error, by cross-fitting: {before:.3f} before,
+{after:.3f} after, {fused:.3f} of the fusion with the first stage's similarity.
+`python -m vidembed.reproduce.rerank` measures recall by mode and depth, on other clips.
 
 It knows only the embedded world of moving shapes.
 """

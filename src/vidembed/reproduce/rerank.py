@@ -133,7 +133,7 @@ def _recalls(scores: FloatArray, positives: NDArray[np.bool_]) -> dict[str, floa
 
 
 def _candidates(scores: Scores) -> tuple[Answers, FloatArray, NDArray[np.bool_], NDArray[np.intp]]:
-    """Answers, similarities, labels and numbers of the texts, of each text's best clips by the first stage, (P,) each."""
+    """Answers, similarities, labels and number of the text, of each text's best clips by the first stage, (P,)."""
     best = top_candidates(scores.first, FIT_DEPTH)  # (T, K)
     rows = np.repeat(np.arange(len(best)), best.shape[1])
     columns = best.reshape(-1)

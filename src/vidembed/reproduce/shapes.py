@@ -255,7 +255,9 @@ def measure(
     }
     for kind, say in QUERIES.items():
         rows, gains = table(measured[kind], known[kind], fits)
-        said = {(say(record), tuple(record.attributes[name] for name in told_by(record, kind))) for _, record in written}
+        said = {
+            (say(record), tuple(record.attributes[name] for name in told_by(record, kind))) for _, record in written
+        }
         result["queries"][kind] = {"distinct": len({shown for _, shown in said}), "table": rows, "gains": gains}
     return result, curves
 

@@ -59,7 +59,10 @@ class Answers:
     def without(self, failed: np.ndarray) -> Answers:
         """The same answers, with NaN in the place of those that a mask (N,) marks."""
         return Answers(
-            *(None if (one := getattr(self, item.name)) is None else np.where(failed, np.nan, one) for item in fields(self))
+            *(
+                None if (one := getattr(self, item.name)) is None else np.where(failed, np.nan, one)
+                for item in fields(self)
+            )
         )
 
     def log_odds(self, mode: ScoreMode, correction: PriorCorrection | None = None) -> FloatArray:

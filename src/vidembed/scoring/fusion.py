@@ -13,8 +13,6 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.optimize import minimize
-from scipy.special import logsumexp
 
 from vidembed.scoring import _checks
 from vidembed.scoring._checks import FloatArray
@@ -83,7 +81,9 @@ class ScoreFusion:
         return cls(float(bias), 0.0, 0.0, float(np.log(gap)), 0.0, 1.0, intercept)
 
     @classmethod
-    def fit(cls, log_odds: ArrayLike, similarities: ArrayLike, labels: ArrayLike, queries: Sequence[str]) -> ScoreFusion:
+    def fit(
+        cls, log_odds: ArrayLike, similarities: ArrayLike, labels: ArrayLike, queries: Sequence[str]
+    ) -> ScoreFusion:
         """Fit on labelled pairs: the weights to rank matches first, then Platt scaling of the result.
 
         The weights have the greatest likelihood of a match among the candidates of each query (conditional logistic
@@ -159,7 +159,9 @@ class ScoreFusion:
         Raises:
             ValueError: It is not such a file.
         """
-        names = _CONSTANT if '"gap_weight"' in Path(file).read_text(encoding="utf-8") else tuple(cls.__dataclass_fields__)
+        names = (
+            _CONSTANT if '"gap_weight"' in Path(file).read_text(encoding="utf-8") else tuple(cls.__dataclass_fields__)
+        )
         return cls.of(read_numbers(file, _KIND, names))
 
     @classmethod
@@ -222,11 +224,16 @@ def _of_queries(odds: FloatArray, cosines: FloatArray) -> tuple[FloatArray, Floa
 
 def _fit_weights(odds: FloatArray, cosines: FloatArray, right: NDArray[np.bool_]) -> tuple[float, ...]:
     """The first five fields of `ScoreFusion`, of ``(Q, K)`` candidates."""
+    from scipy.optimize import minimize  # noqa: PLC0415 - only fitting needs it
+    from scipy.special import logsumexp  # noqa: PLC0415 - likewise
+
     known = np.isfinite(odds)
     of_queries = _of_queries(odds, cosines)
     facts = np.concatenate(of_queries, axis=1)  # (Q, 3)
     center, spread = facts.mean(axis=0), facts.std(axis=0)
-    scale = np.where(spread > 1e-9 * np.maximum(np.abs(center), 1.0), spread, np.inf)  # what does not vary has no weight
+    scale = np.where(
+        spread > 1e-9 * np.maximum(np.abs(center), 1.0), spread, np.inf
+    )  # what does not vary has no weight
     mean, square, best = ((facts - center) / scale).T[:, :, None]  # (Q, 1) each
     filled, gaps = np.where(known, odds, 0.0), np.where(known, cosines - of_queries[2], 0.0)
 
