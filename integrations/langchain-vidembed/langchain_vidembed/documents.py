@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from langchain_core.documents import Document
+from langchain_core.prompts import StringPromptTemplate
 from vidembed.uri import SCHEMES, VideoRef, parse_video_uri, video_uri
 
 

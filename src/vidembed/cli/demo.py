@@ -122,7 +122,6 @@ def _ask(index: VideoIndex, encoder: VideoEncoder, queries: Sequence[tuple[str, 
 def _look_again(asked: Sequence[Asked], reranker: VideoReranker) -> list[Asked]:
     """Ask the head about all hits at once, so that each clip is run once for all queries that found it."""
     from vidembed.index.files import path_of
-    from vidembed.scoring import similarity_gaps
     from vidembed.video import VideoSegment
 
     found = [(one.query, hit) for one in asked for hit in one.hits]
@@ -130,9 +129,10 @@ def _look_again(asked: Sequence[Asked], reranker: VideoReranker) -> list[Asked]:
         [({"text": query}, VideoSegment(path_of(hit.uri), hit.start_s, hit.end_s)) for query, hit in found],
         show_progress_bar=True,
     )
-    gaps = similarity_gaps([hit.score for _, hit in found], [query for query, _ in found])
     assert reranker.fusion is not None  # noqa: S101 - the bundled reranker is calibrated
-    scores = iter(reranker.fusion(answers.log_odds(reranker.mode), gaps).tolist())
+    similarities = [hit.score for _, hit in found]
+    odds = answers.log_odds(reranker.mode)
+    scores = iter(reranker.fusion(odds, similarities, [query for query, _ in found]).tolist())
     again = []
     for one in asked:
         hits = [replace(hit, probability=next(scores)) for hit in one.hits]
