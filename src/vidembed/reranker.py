@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import logging
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ from sentence_transformers.cross_encoder.modules import LogitScore
 from torch import nn
 
 from vidembed import card
-from vidembed.backbone import BackboneError
+from vidembed.backbone import BackboneError, LayerError
 from vidembed.backbone.adapters import check_saveable
 from vidembed.backbone.answers import answer_tokens
 from vidembed.backbone.load import Backbone, check_dtype
@@ -26,14 +27,15 @@ from vidembed.encoding.pipeline import OnError, check_on_error, default_workers
 from vidembed.models import portable_name, resolve_model
 from vidembed.reranking.answers import Answers, ScoreMode, check_mode
 from vidembed.reranking.calibration import FOLDS, CalibrationReport, calibrate
-from vidembed.reranking.config import RerankerConfig, differing_fields, find_config
+from vidembed.reranking.config import FirstStage, RerankerConfig, differing_fields, find_config
 from vidembed.reranking.inference import PredictOptions, PrefixSharingCrossEncoder
-from vidembed.reranking.joint import answers_and_embeddings
+from vidembed.reranking.joint import answers_and_embeddings, answers_and_similarities
 from vidembed.reranking.pairs import PairInput, as_pair
 from vidembed.reranking.ranking import Ranking, rank_documents
 from vidembed.reranking.visual_cache import VisualTokenCache
 from vidembed.scoring import MarginPolicy, PlattScaling, PriorCorrection, ScoreFusion
 from vidembed.scoring._checks import FloatArray
+from vidembed.scoring._logistic import sigmoid
 from vidembed.video import Sampling
 from vidembed.video.download import UrlAccess
 
@@ -71,6 +73,7 @@ class VideoReranker(PrefixSharingCrossEncoder):
         prior_correction: Weights of the priors in mode "prior_corrected"; default the whole of both.
         calibration: Platt scaling of the log-odds, or None. With it, scores are calibrated probabilities.
         fusion: Of log-odds and first-stage similarity, or None. With it, `rank` with ``first_stage`` uses both.
+        first_stage: The encoder that `fusion` was fitted with, or None if that is not known.
 
     Raises:
         BackboneError: The model is not supported, has no head, its tokenizer no one-token Yes and No, or `calibration`
@@ -138,6 +141,9 @@ class VideoReranker(PrefixSharingCrossEncoder):
         self.calibration: PlattScaling | None = config.calibration
         self.fusion: ScoreFusion | None = config.fusion
         self._made_for = config.made_for if config.calibration or config.fusion else {}
+        self.first_stage: FirstStage | None = config.first_stage
+        self._first_stage_encoders: list[VideoEncoder] = []  # in a list, for it is no part of this module
+        self.backbone = self.backbone or self._backbone_of(config.chat_template)
         if saved is not None:
             saved.check_made_for(self.fingerprint_fields(), name=self.source)
         if mode is not None:
@@ -151,6 +157,14 @@ class VideoReranker(PrefixSharingCrossEncoder):
         template = match_template(backbone.processor, name=backbone.name)
         module = as_transformer_module(backbone.model, backbone.processor, chat_template=template, task="any-to-any")
         return [module, LogitScore(tokens.yes[0], tokens.no[0])]
+
+    def _backbone_of(self, chat_template: str | None) -> Backbone | None:
+        """The MLLM that a saved reranker holds; None if its chat template was not kept."""
+        if chat_template is None:
+            return None
+        processor = copy.copy(self._transformer.processor)
+        processor.chat_template = chat_template
+        return Backbone(cast("nn.Module", self._transformer.model), processor, self.source)
 
     @property
     def mode(self) -> ScoreMode:
@@ -171,26 +185,87 @@ class VideoReranker(PrefixSharingCrossEncoder):
             )
         self._mode = mode
 
-    def encoder(self, *, layer: int, **kwargs: Any) -> VideoEncoder:
+    def encoder(self, *, layer: int | None = None, **kwargs: Any) -> VideoEncoder:
         """Make an encoder that reads decoder block `layer` of the same weights, with this reranker's frame grid.
 
         Args:
-            layer: As `VideoEncoder` takes.
+            layer: As `VideoEncoder` takes. Default that of `first_stage`, with its prefix and ``truncate_dim``.
             **kwargs: As `VideoEncoder` takes.
 
         Raises:
-            LayerError: `layer` is not a block of the model.
-            BackboneError: This reranker was loaded from a saved reranker, which carries its own prompt alone.
+            LayerError: `layer` is not a block of the model, or missing where `first_stage` does not say it.
+            BackboneError: This reranker was loaded from a saved one that does not hold the MLLM's chat template.
         """
         from vidembed.encoder import VideoEncoder  # noqa: PLC0415 - each can make the other
 
         if self.backbone is None:
             raise BackboneError(
-                "a saved reranker carries the matching prompt in the place of the model's own. Make both of one MLLM: "
-                "VideoReranker(MLLM).encoder(layer=...)."
+                "this saved reranker carries the matching prompt in the place of the model's own, which older versions "
+                "did not keep. Save it again, or make both of one MLLM: VideoReranker(MLLM).encoder(layer=...)."
             )
+        known: dict[str, Any] = {}
+        if layer is None:
+            if self.first_stage is None or self.first_stage.layer is None:
+                raise LayerError("layer: give the decoder block to read; no calibration says which one goes with it.")
+            layer = self.first_stage.layer
+            known = {"prefix": self.first_stage.prefix, "truncate_dim": self.first_stage.truncate_dim}
         shared = {"sampling": self.sampling, "video_backend": self.video_backend, "allow_url": self.allow_url}
-        return VideoEncoder(layer=layer, backbone=self.backbone, **{**shared, **kwargs})
+        return VideoEncoder(layer=layer, backbone=self.backbone, **{**shared, **known, **kwargs})
+
+    # -- the first stage ---------------------------------------------------------------------------------------------
+
+    @property
+    def can_fuse(self) -> bool:
+        """Whether ``rank(..., first_stage="own")`` is possible: a fusion, and the encoder that it was fitted with."""
+        if self.fusion is None or self.first_stage is None or not self.calibration_applies():
+            return False
+        return bool(self._first_stage_encoders) or (self.backbone is not None and self.first_stage.layer is not None)
+
+    def use_first_stage(self, encoder: VideoEncoder) -> None:
+        """Let ``rank(..., first_stage="own")`` compare with this encoder, where it has other weights than the reranker.
+
+        Raises:
+            ValueError: The fusion was fitted with another encoder, or there is none.
+        """
+        if self.first_stage is None or self.first_stage.fingerprint != encoder.fingerprint:
+            raise ValueError(
+                "encoder: the fusion of this reranker was fitted with another encoder; calibrate it with this one."
+            )
+        self._first_stage_encoders = [encoder]
+
+    def _first_stage_encoder(self) -> VideoEncoder:
+        if not self.can_fuse:
+            raise ValueError(
+                "first_stage='own': there is no fusion, or the encoder that it was fitted with is not at hand. Call "
+                "calibrate(..., first_stage=..., encoder=...), or use_first_stage(encoder)."
+            )
+        if not self._first_stage_encoders:
+            self._first_stage_encoders = [self.encoder()]
+        encoder, known = self._first_stage_encoders[0], self.first_stage
+        if encoder.backbone is not self.backbone and known is not None and encoder.fingerprint != known.fingerprint:
+            raise ValueError(
+                "first_stage='own': the encoder was changed since the fusion was fitted with it. Calibrate again."
+            )
+        return encoder.to(self.device)
+
+    def _first_stage_of(self, encoder: VideoEncoder) -> FirstStage:
+        """What is to be kept of an encoder; its layer only if an encoder of these weights has the same fingerprint."""
+        fingerprint, config = encoder.fingerprint, encoder.checkpoint_config
+        if config is not None and self.backbone is not None:
+            kept = FirstStage(fingerprint, config.layer, config.prefix, encoder.truncate_dim)
+            try:
+                own = self.encoder(layer=kept.layer, prefix=kept.prefix, truncate_dim=kept.truncate_dim)
+            except LayerError:  # of a deeper model
+                return FirstStage(fingerprint)
+            if own.fingerprint == fingerprint:
+                return kept
+        return FirstStage(fingerprint)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For process pools: without the encoder of the first stage, which belongs to the full MLLM."""
+        return {**super().__getstate__(), "_first_stage_encoders": []}
+
+    # -- saving ------------------------------------------------------------------------------------------------------
 
     def save(
         self,
@@ -270,6 +345,8 @@ class VideoReranker(PrefixSharingCrossEncoder):
             source=portable_name(self.source),
             weights=self.weights,
             made_for=((self.calibration or self.fusion) and self._made_for) or self.fingerprint_fields(),
+            first_stage=self.first_stage,
+            chat_template=None if self.backbone is None else str(self.backbone.processor.chat_template),
         )
 
     # -- scoring -----------------------------------------------------------------------------------------------------
@@ -382,7 +459,7 @@ class VideoReranker(PrefixSharingCrossEncoder):
         top_k: int | None = None,
         return_documents: bool = False,
         *,
-        first_stage: ArrayLike | None = None,
+        first_stage: ArrayLike | Literal["own"] | None = None,
         policy: MarginPolicy | None = None,
         **kwargs: Any,
     ) -> Ranking:
@@ -394,33 +471,62 @@ class VideoReranker(PrefixSharingCrossEncoder):
             top_k: How many to return, at least 1; None for all.
             return_documents: Whether each result holds its document, under "document" (and "text" if it is one).
             first_stage: ``(N,)`` similarities that the first stage gave the documents. If a fusion was fitted
-                (`calibrate` with ``first_stage``), scores are made of both.
+                (`calibrate` with ``first_stage``), scores are made of both. "own" finds the similarities here, with the
+                encoder that the fusion was fitted with: in the same prefill if its prompt begins as the reranker's
+                does, else in a pass of its own. Give all candidates: the scores depend on each other.
             policy: Leave out documents whose first-stage score makes it improbable that they enter the top `top_k`;
                 needs `first_stage` and `top_k`.
             **kwargs: As `predict`. With ``on_error="skip"``, documents that failed are left out.
 
         Returns:
-            A list of dicts with "corpus_id" and "score", best first; ties in the order of `documents`. It also says how
-            many documents were asked about.
+            A list of dicts with "corpus_id" and "score", best first; ties in the order of `documents`. Where the score
+            is fused, also with "similarity" (cosine) and "match" (the head's own probability). It also says how many
+            documents were asked about.
 
         Raises:
             ValueError: `top_k` is below 1, `first_stage` is not one finite number a document, or `policy` lacks what it
                 needs.
         """
+        own: FloatArray | None = None  # log-odds (N,)
+        if isinstance(first_stage, str):
+            if first_stage != "own":
+                raise ValueError(f"first_stage={first_stage!r}: give similarities, 'own' or None.")
+            if policy is not None:
+                raise ValueError(
+                    "policy: it needs the similarities before the head is asked; give them instead of 'own'."
+                )
+            encoder = self._first_stage_encoder()
+            first_stage = None
+            if len(documents):
+                own, first_stage = self._own_scores(query, documents, encoder, **kwargs)
 
-        def score(asked: NDArray[np.intp], gaps: FloatArray | None) -> np.ma.MaskedArray[Any, Any]:
+        def score(asked: NDArray[np.intp], similarity: FloatArray | None) -> dict[str, np.ma.MaskedArray[Any, Any]]:
             pairs = [(query, documents[index]) for index in asked.tolist()]
-            if gaps is None or self.fusion is None or not self.calibration_applies():
-                return np.ma.asarray(self.predict(pairs, **kwargs))
+            if similarity is None or self.fusion is None or not self.calibration_applies():
+                return {"score": np.ma.asarray(self.predict(pairs, **kwargs))}
             if "activation_fn" in kwargs:
                 raise ValueError("activation_fn: a fused score is a probability already; leave first_stage or it out.")
-            odds = self._log_odds(pairs, **kwargs)  # (M,)
-            missing = np.isnan(odds)
-            return np.ma.MaskedArray(self.fusion(np.where(missing, 0.0, odds), gaps), mask=missing)
+            odds = self._log_odds(pairs, **kwargs) if own is None else own  # (M,)
+            scaling = self.calibration or PlattScaling(1.0, 0.0)
+            match = sigmoid(scaling.slope * odds + scaling.intercept)
+            found = {"score": self.fusion(odds, similarity), "similarity": similarity, "match": match}
+            return {name: np.ma.MaskedArray(values, mask=np.isnan(odds)) for name, values in found.items()}
 
         return rank_documents(
             documents, score, top_k=top_k, return_documents=return_documents, first_stage=first_stage, policy=policy
         )
+
+    def _own_scores(
+        self, query: Any, documents: Sequence[Any], encoder: VideoEncoder, **kwargs: Any
+    ) -> tuple[FloatArray, FloatArray]:
+        """Log-odds of the mode (N,), NaN where a document failed, and similarities (N,), finite everywhere."""
+        pairs = [(query, document) for document in documents]
+        answers, similarity = answers_and_similarities(
+            self, pairs, encoder, priors=self.mode == "prior_corrected", **kwargs
+        )
+        known = np.isfinite(similarity)
+        least = float(similarity[known].min()) if known.any() else 0.0
+        return answers.log_odds(self.mode, self.prior_correction), np.where(known, similarity, least)
 
     def answers_and_embeddings(
         self, texts: Sequence[str], videos: Sequence[Any], encoder: VideoEncoder, **kwargs: Any
@@ -450,6 +556,7 @@ class VideoReranker(PrefixSharingCrossEncoder):
         labels: ArrayLike,
         *,
         first_stage: ArrayLike | None = None,
+        encoder: VideoEncoder | None = None,
         folds: int = FOLDS,
         seed: int = 0,
         **kwargs: Any,
@@ -464,13 +571,18 @@ class VideoReranker(PrefixSharingCrossEncoder):
             labels: ``(P,)``, 1 where the video matches the text, else 0.
             first_stage: ``(P,)`` similarities that the first stage gave the pairs. The pairs of one text are taken for
                 the candidates of one query, the best among them.
+            encoder: What gave them. With it, the reranker knows for which encoder its fusion is, and can find the
+                similarities itself (``rank(..., first_stage="own")``, `encoder`).
             folds: Parts for cross-fitting, by which the report is of pairs that were not fitted on.
             seed: Of the deal into parts.
             **kwargs: As `answers`, except `priors`.
 
         Raises:
-            ValueError: One class only, fewer than 2 different sentences, or an argument of another shape.
+            ValueError: One class only, fewer than 2 different sentences, an argument of another shape, or `encoder`
+                without `first_stage`.
         """
+        if encoder is not None and first_stage is None:
+            raise ValueError("encoder: it says what gave first_stage; give the similarities too.")
         answers = self.answers(pairs, priors=self.mode == "prior_corrected", **kwargs)
         missing = answers.missing
         report = calibrate(
@@ -487,4 +599,8 @@ class VideoReranker(PrefixSharingCrossEncoder):
         self.calibration = report.fit.calibration
         self.fusion = report.fit.fusion
         self._made_for = self.fingerprint_fields()
+        self.first_stage = None if encoder is None else self._first_stage_of(encoder)
+        self._first_stage_encoders = []
+        if encoder is not None and not self.can_fuse:
+            self.use_first_stage(encoder)
         return report

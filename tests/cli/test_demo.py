@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 from tests.cli.conftest import vidembed
 from vidembed.cli.demo import Asked, _recall
 from vidembed.index import Hit, VideoIndex, search
 from vidembed.index.model import load_model
-from vidembed.shapes import write_clips
+from vidembed.shapes import sample_clips, write_clips
 
 
 def test_recall_counts_any_right_clip_and_says_what_chance_would_give() -> None:
@@ -33,3 +34,14 @@ def test_demo_with_the_bundled_model(tmp_path: Path) -> None:
     assert "a right clip came first" in result.stdout
     assert "short caption, reranked" in result.stdout
     assert result.stderr.count("Note: vidembed/shapes") == 1
+
+
+def test_what_the_demo_suggests_finds_a_right_clip_first(tmp_path: Path) -> None:
+    result = vidembed("demo", "--out", tmp_path / "demo", "--clips", "8")
+    suggested = next(line for line in result.stdout.splitlines() if "vidembed search" in line)
+    words = shlex.split(suggested)[1:]
+    hits = json.loads(vidembed(*words, "--json").stdout)
+    right = {one.name for one in sample_clips(8, "test", 0) if one.summary == words[1]}
+    assert Path(hits[0]["uri"]).stem in right
+    assert hits[0]["probability"] > 0.5
+    assert f"{hits[0]['probability']:.1%}" in (tmp_path / "demo" / "hits-8-0.html").read_text()

@@ -62,8 +62,12 @@ def test_a_pair_without_an_answer_stands_below_those_that_have_one() -> None:
     assert np.isfinite(second_stage(first, np.full((1, 3), np.nan), asked)).all()
 
 
-def test_fused_with_the_gap_to_the_best_of_the_query() -> None:
+def test_fused_with_the_other_candidates_that_were_asked() -> None:
     first = np.array([[0.9, 0.5], [0.2, 0.3]])
     odds = np.array([[1.0, 2.0], [3.0, 4.0]])
-    found = second_stage(first, odds, np.ones((2, 2), bool), ScoreFusion(2.0, 10.0, 1.0))
+    fusion = ScoreFusion.constant(log_odds_weight=2.0, gap_weight=10.0, intercept=1.0)
+    found = second_stage(first, odds, np.ones((2, 2), bool), fusion)
     assert np.allclose(found, [[3.0, 1.0], [6.0, 9.0]])
+    some = np.array([[True, False], [True, True]])
+    by_mean = ScoreFusion(0.0, 1.0, 0.0, 0.0, 0.0)
+    assert np.allclose(second_stage(first, odds, some, by_mean)[0, 0], np.log1p(np.e))

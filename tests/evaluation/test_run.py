@@ -16,7 +16,7 @@ from tests.evaluation.stand_ins import Counting, CountingHead, plain_benchmark
 from vidembed import VideoEncoder, VideoReranker
 from vidembed.evaluation import second_stage
 from vidembed.evaluation.benchmark import Benchmark
-from vidembed.evaluation.columns import COLUMNS, DIRECTIONS
+from vidembed.evaluation.columns import COLUMNS, DIRECTIONS, needed
 from vidembed.evaluation.first_stage import FirstStage, VideoFailedError
 from vidembed.evaluation.metrics import bootstrap_interval, ranks
 from vidembed.evaluation.result import EvaluationResult
@@ -86,10 +86,11 @@ def test_ranks_are_those_of_the_plain_computation(
         turn = (lambda x: x) if way == "t2v" else np.transpose
         one, two, right = turn(first), turn(odds), turn(shapes_world[0].positives)
         val, val_two, val_right = turn(known), turn(known_odds), turn(shapes_world[1].positives)
-        fused, val_fused = (
-            fusion.fused_log_odds(b, a - a.max(axis=1, keepdims=True)) for a, b in ((one, two), (val, val_two))
-        )
         temperature = fit_temperature(val, val_right).temperature
+        fused, val_fused = (
+            np.nan_to_num(fusion.fused_log_odds(np.where(needed(a, K, temperature), b, np.nan), a))
+            for a, b in ((one, two), (val, val_two))
+        )
         stages = DualStages(val, val_fused, val_right, k=K)
         expected = {
             "raw": one,

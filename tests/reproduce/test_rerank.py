@@ -54,20 +54,10 @@ def test_fusion_leans_on_the_better_judge() -> None:
         return scores(0.5 + 0.2 * right + 0.03 * rng.normal(size=right.shape), rng.normal(size=right.shape), right)
 
     known, measured = world(), world()
-    first, _, positives = measured.oriented("t2v")
-    odds = measured.answers.yes_no.reshape(right.shape)
-    from vidembed.reranking.calibration import fit_numbers
-    from vidembed.scoring import similarity_gaps
-
-    kept, gaps, labels = rerank._candidates(known)
-    fit = fit_numbers(kept, labels, "yes_no", gaps)
-    assert fit.fusion is not None
-    assert abs(fit.fusion.log_odds_weight) < 0.1 * fit.fusion.gap_weight
+    fit = rerank.fit_on([known])
     for direction in rerank.DIRECTIONS:
-        one, fused, positives = measured.oriented(direction, "fused", fit)
+        one, fused, _ = measured.oriented(direction, "fused", fit)
         assert (fused.argmax(1) == one.argmax(1)).mean() > 0.95
-    assert np.allclose(similarity_gaps(first[0]), first[0] - first[0].max())
-    assert odds.shape == positives.shape
 
 
 def test_the_kept_figures_are_of_the_bundled_model() -> None:

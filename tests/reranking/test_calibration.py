@@ -213,7 +213,7 @@ def test_config_file(tmp_path: Path) -> None:
         mode="prior_corrected",
         prior_correction=PriorCorrection(0.5, 0.1),
         calibration=PlattScaling(2.0, -1.0),
-        fusion=ScoreFusion(1.0, 2.0, 3.0),
+        fusion=ScoreFusion(1.0, 2.0, 3.0, 4.0, 5.0),
         source="m",
     )
     config.write(tmp_path / "a.json")

@@ -11,7 +11,9 @@ from langchain_vidembed.scoring import RerankerModel
 class VideoCrossEncoder(RerankerModel, BaseCrossEncoder):
     """Scores pairs of a text and a video URI by the probability that they match.
 
-    To rerank documents, `VideoRerank` is better: what takes cross-encoders in LangChain throws the scores away.
+    A pair's score does not depend on the other pairs, so it is the head's alone. To rerank documents, `VideoRerank` is
+    better: it fuses the head with the similarity, which needs all candidates of a query, and it keeps the scores, which
+    LangChain's `CrossEncoderReranker` throws away.
 
     Args:
         model: As of `RerankerModel`, which documents the rest too.

@@ -10,11 +10,25 @@ from pathlib import Path
 from typing import Any, Final
 
 from langchain_core.documents import Document
-from langchain_core.prompts import PromptTemplate
-from vidembed.uri import VideoRef, parse_video_uri, video_uri
+from langchain_core.prompts import StringPromptTemplate
+from vidembed.uri import SCHEMES, VideoRef, parse_video_uri, video_uri
 
-VIDEO_PROMPT: Final[Any] = PromptTemplate.from_template("Video {source}, from {start_s} s to {end_s} s")
-"""How to show a language model a found document, for ``document_prompt``; by default it would be shown the bare URI."""
+
+class _VideoPrompt(StringPromptTemplate):
+    """Shows a document: a video by its file and times, any other text as it is."""
+
+    def format(self, **fields: Any) -> str:
+        text = str(fields["page_content"])
+        ref = video_of(text, allowed_schemes=SCHEMES, root=None)
+        if ref is None:
+            return text
+        shown = os.fsencode(ref.source).decode("utf-8", "backslashreplace")
+        return f"Video {shown}, from {ref.start} s to {'its end' if ref.end is None else f'{ref.end} s'}"
+
+
+VIDEO_PROMPT: Final[Any] = _VideoPrompt(input_variables=["page_content"])
+"""How to show a language model a found document, for ``document_prompt``; by default it would be shown the bare URI.
+A document that is no video is shown as it is."""
 
 
 class NotAVideoError(ValueError):

@@ -103,6 +103,32 @@ class RerankerModel(BaseModel):
         shared = {"allowed_schemes": embeddings.allowed_schemes, "root": embeddings.root}
         return cls(**{**shared, "reranker": reranker, **fields})
 
+    def _fuses(self, fuse: bool | None) -> bool:
+        """Whether scores are fused with the similarity: as asked for, by default wherever it is possible.
+
+        Raises:
+            ValueError: It is asked for and not possible.
+        """
+        can = bool(getattr(self.reranker, "can_fuse", False))
+        if fuse and not can:
+            raise ValueError(
+                "fuse: this reranker has no fusion, or does not know the encoder that it was fitted with; see "
+                "VideoReranker.calibrate(..., first_stage=..., encoder=...)"
+            )
+        return can if fuse is None else fuse
+
+    def _rank(self, query: str, videos: Sequence[Any], *, fuse: bool, on_error: OnError = "raise") -> list[Any]:
+        """Rank videos, best first, as `VideoReranker.rank`."""
+        with lock_of(self.reranker):
+            found: list[Any] = self.reranker.rank(
+                {"text": query},
+                list(videos),
+                first_stage="own" if fuse else None,
+                on_error=on_error,
+                show_progress_bar=False,
+            )
+            return found
+
     def _predict(self, pairs: Sequence[Any], *, on_error: OnError = "raise") -> np.ma.MaskedArray:
         """Score pairs (N,); the mask is True where there is no score."""
         with lock_of(self.reranker):

@@ -43,9 +43,11 @@ def test_order_and_scores_are_those_of_the_reranker(
 ) -> None:
     ranked = rerank.postprocess_nodes(found, query_str=QUERIES[3])
     segments = [rerank.video_in(one.node.get_content()).segment() for one in found]
-    expected = reranker.rank(QUERIES[3], segments)
+    encoder = VideoEncoder("vidembed/shapes")
+    similarities = (encoder.encode([{"text": QUERIES[3]}]) @ encoder.encode(segments).T)[0]
+    expected = reranker.rank(QUERIES[3], segments, first_stage=similarities)
     assert names(ranked) == [names(found)[one["corpus_id"]] for one in expected]
-    assert [one.score for one in ranked] == pytest.approx([one["score"] for one in expected], abs=1e-6)
+    assert [one.score for one in ranked] == pytest.approx([one["score"] for one in expected], abs=1e-5)
     assert all(type(one.score) is float for one in ranked)
     again = asyncio.run(rerank.apostprocess_nodes(found, QueryBundle(QUERIES[3])))
     assert names(again) == names(ranked)
@@ -111,6 +113,26 @@ def test_bad_input(
     assert "node bad" in caplog.text
 
 
+@pytest.mark.parametrize("not_video", ["keep", "drop"])
+def test_texts_stay_behind_the_videos_or_are_dropped(
+    reranker: VideoReranker, found: list[NodeWithScore], not_video: str
+) -> None:
+    notes = [NodeWithScore(node=TextNode(text=text), score=0.9) for text in ("a note", "another")]
+    rerank = VideoRerank(reranker=reranker, not_video=not_video)
+    ranked = rerank.postprocess_nodes([notes[0], *found, notes[1]], query_str=QUERIES[3])
+    assert names(ranked[:6]) == names(rerank.postprocess_nodes(found, query_str=QUERIES[3]))
+    assert ranked[6:] == (notes if not_video == "keep" else [])
+    assert rerank.postprocess_nodes(notes, query_str="red") == (notes if not_video == "keep" else [])
+
+
+def test_what_a_fused_score_is_made_of(reranker: VideoReranker, found: list[NodeWithScore]) -> None:
+    fused = VideoRerank(reranker=reranker).postprocess_nodes(found, query_str=QUERIES[3])
+    assert all({"similarity", "match"} <= set(one.node.metadata) for one in fused)
+    assert "similarity" not in fused[0].node.get_content("llm")
+    alone = VideoRerank(reranker=reranker, fuse=False).postprocess_nodes(found, query_str=QUERIES[3])
+    assert not any("similarity" in one.node.metadata for one in alone)
+
+
 def test_bad_options(reranker: VideoReranker) -> None:
     for options in (
         {"top_n": 0},
@@ -121,8 +143,10 @@ def test_bad_options(reranker: VideoReranker) -> None:
     ):
         with pytest.raises(ValueError, match="|".join(options)):
             VideoRerank(reranker=reranker, **options)
-    with pytest.raises(ValueError, match="predict"):
+    with pytest.raises(ValueError, match="rank"):
         VideoRerank(reranker="vidembed/shapes-rerank")
+    with pytest.raises(ValueError, match="fuse: this reranker has no fusion"):
+        VideoRerank(reranker=VideoReranker("vidembed/shapes-mllm"), fuse=True)
 
 
 def test_both_kinds_of_events(reranker: VideoReranker, found: list[NodeWithScore], events: Events) -> None:

@@ -65,10 +65,13 @@ def command(
         from vidembed.evaluation.candidates import first_stage_candidates
         from vidembed.index.model import load_model
 
-        found = first_stage_candidates(load_model(encoder, layer=layer, device=device), rows, k=candidates)
+        first = load_model(encoder, layer=layer, device=device)
+        found = first_stage_candidates(first, rows, k=candidates)
         if found.missed:
             say(f"{found.missed} captions do not have their video among the first {candidates} hits.")
-        report = reranker.calibrate(found.pairs, found.labels, first_stage=found.similarities, show_progress_bar=True)
+        report = reranker.calibrate(
+            found.pairs, found.labels, first_stage=found.similarities, encoder=first, show_progress_bar=True
+        )
     if out.suffix == ".json":
         reranker.save_calibration(out)
     else:
@@ -103,7 +106,7 @@ def _load(model: str, score: str | None, device: str | None) -> VideoReranker:
         reranker = VideoReranker(model, device=device)
     except OSError as error:
         raise ValueError(f"model: {model!r} cannot be loaded: {error}") from error
-    reranker.calibration = reranker.fusion = None
+    reranker.calibration = reranker.fusion = reranker.first_stage = None
     if mode is not None:
         reranker.mode = mode
     return reranker

@@ -120,7 +120,10 @@ def command(
             device=device,
         )
         results = [
-            Hits(look_again(hits, head, each, rerank, context=rerank_around)[:k], hits.method)
+            Hits(
+                look_again(hits, head, each, rerank, context=rerank_around, fingerprint=encoder.fingerprint)[:k],
+                hits.method,
+            )
             for each, hits in zip(words, results, strict=True)
         ]
     if html is not None:
@@ -200,13 +203,21 @@ def check_index(index: VideoIndex, *, keep: Filter, compact: str | None, bank: b
         open_bank(index)
 
 
-def look_again(hits: Hits, head: VideoReranker, query: str, count: int, *, context: bool = False) -> list[Hit]:
+def look_again(
+    hits: Hits,
+    head: VideoReranker,
+    query: str,
+    count: int,
+    *,
+    context: bool = False,
+    fingerprint: str | None = None,
+) -> list[Hit]:
     """Return hits with the first `count` ordered by a reranker, and say which could not be looked at."""
     from vidembed.index.files import name_of
     from vidembed.index.retrieval.rerank import rerank as reranked
     from vidembed.index.sheet import printable
 
-    looked_at = reranked(hits[:count], head, query, context=context)
+    looked_at = reranked(hits[:count], head, query, context=context, fingerprint=fingerprint)
     lost = [name_of(hit.uri) for hit in looked_at if hit.probability is None]
     if lost:
         say(f"Not looked at, since the video is gone or cannot be read: {', '.join(map(printable, lost))}.")

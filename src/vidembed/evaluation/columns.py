@@ -48,7 +48,7 @@ def needed(first: FloatArray, k: int, temperature: float) -> NDArray[np.bool_]:
 def second_stage(
     first: FloatArray, odds: FloatArray, asked: NDArray[np.bool_], fusion: ScoreFusion | None = None
 ) -> FloatArray:
-    """What the second stage ranks by ``(Q, N)``: log-odds, or log-odds fused with the gap to the query's best.
+    """What the second stage ranks by ``(Q, N)``: log-odds, or log-odds fused with the first stage's similarity.
 
     A pair that was asked about and has no answer (NaN) stands below all that have one, so it counts against.
 
@@ -61,7 +61,7 @@ def second_stage(
     answered = asked & np.isfinite(odds)
     known = np.where(answered, odds, 0.0)
     if fusion is not None:
-        known = np.where(answered, fusion.fused_log_odds(known, first - first.max(axis=1, keepdims=True)), 0.0)
+        known = np.where(answered, fusion.fused_log_odds(np.where(answered, odds, np.nan), first), 0.0)
     least = known[answered].min() if answered.any() else 0.0
     return np.asarray(np.where(asked & ~answered, least - 1.0, known))
 

@@ -86,12 +86,17 @@ def load_reranker(
         "visual_cache": None if visual_cache is None else VisualTokenCache(visual_cache),
     }
     if name is None and encoder.backbone is not None:
-        return encoder.reranker(**how)
-    name = name or _reranker_of(encoder, model)
-    try:
-        return VideoReranker(name, sampling=encoder.sampling, device=device or str(encoder.device), **how)
-    except OSError as error:
-        raise ValueError(f"reranker: {name!r} cannot be loaded: {error}") from error
+        reranker = encoder.reranker(**how)
+    else:
+        name = name or _reranker_of(encoder, model)
+        try:
+            reranker = VideoReranker(name, sampling=encoder.sampling, device=device or str(encoder.device), **how)
+        except OSError as error:
+            raise ValueError(f"reranker: {name!r} cannot be loaded: {error}") from error
+    known = reranker.first_stage
+    if known is not None and not reranker.can_fuse and known.fingerprint == encoder.fingerprint:
+        reranker.use_first_stage(encoder)
+    return reranker
 
 
 def _reranker_of(encoder: VideoEncoder, model: str) -> str:

@@ -15,7 +15,7 @@ from vidembed.annotations import CaptionedVideo
 from vidembed.building import build
 from vidembed.evaluation.candidates import first_stage_candidates
 from vidembed.reproduce.align import LORA, PAIRS, TRAINING, text_pairs
-from vidembed.reproduce.rerank import FIT_DEPTH, QUERIES, described, draw
+from vidembed.reproduce.rerank import FIT_DEPTH, FITTED_ON, draw, is_true
 from vidembed.reproduce.shapes import ALIGNED
 from vidembed.reranker import VideoReranker
 from vidembed.reranking.calibration import CalibrationReport
@@ -29,10 +29,10 @@ RERANKER = CHECKPOINT.parent / "reranker"
 _FIGURES = """
 ## Calibration
 
-Fitted on {pairs} pairs: the first stage's top {depth} for captions and summaries of {clips} held-out clips, {matches}
-of them matches. Expected calibration error, by cross-fitting: {before:.3f} before, {after:.3f} after, {fused:.3f} of
-the fusion with the first stage's similarity. `python -m vidembed.reproduce.rerank` measures recall by mode and depth,
-on other clips.
+Fitted on {pairs} pairs: the first stage's top {depth} for captions, summaries, short statements and tags of {clips}
+held-out clips, {matches} of them matches. Expected calibration error, by cross-fitting: {before:.3f} before,
+{after:.3f} after, {fused:.3f} of the fusion with the first stage's similarity.
+`python -m vidembed.reproduce.rerank` measures recall by mode and depth, on other clips.
 
 It knows only the embedded world of moving shapes.
 """
@@ -50,7 +50,7 @@ def package_embedder(layer: int, out: Path = EMBEDDER) -> Path:
     return out
 
 
-def package_reranker(layer: int, out: Path = RERANKER, *, clips: int = 100, seed: int = 0) -> CalibrationReport:
+def package_reranker(layer: int, out: Path = RERANKER, *, clips: int = 200, seed: int = 0) -> CalibrationReport:
     """Save the reranking checkpoint, calibrated on held-out clips that no figure is reported on.
 
     Args:
@@ -64,13 +64,14 @@ def package_reranker(layer: int, out: Path = RERANKER, *, clips: int = 100, seed
         _, others = draw(Path(scratch), 200, clips, seed)
         captioned = [
             CaptionedVideo(path, say(told))
-            for kind, say in QUERIES.items()
+            for kind, say in FITTED_ON.items()
             for _, told in others
             for path, shown in others
-            if described(told, kind) == described(shown, kind)
+            if is_true(kind, told, shown)
         ]
-        found = first_stage_candidates(reranker.encoder(layer=layer, prefix=None), captioned, k=FIT_DEPTH)
-        report = reranker.calibrate(found.pairs, found.labels, first_stage=found.similarities)
+        encoder = reranker.encoder(layer=layer, prefix=None)
+        found = first_stage_candidates(encoder, captioned, k=FIT_DEPTH)
+        report = reranker.calibrate(found.pairs, found.labels, first_stage=found.similarities, encoder=encoder)
     reranker.save_pretrained(str(out))
     _halve(out / "model.safetensors")
     figures = _FIGURES.format(

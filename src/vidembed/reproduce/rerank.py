@@ -11,7 +11,7 @@ import argparse
 import json
 import logging
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from itertools import islice
 from pathlib import Path
@@ -21,8 +21,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from vidembed.evaluation.columns import needed, second_stage
 from vidembed.evaluation.metrics import ranks, recall_at
-from vidembed.evaluation.staged import DualStages, reranked, top_candidates
+from vidembed.evaluation.staged import DualStages, asked_mask, reranked, top_candidates
 from vidembed.reranker import VideoReranker
 from vidembed.reranking.answers import SCORE_MODES, Answers, check_mode
 from vidembed.reranking.calibration import Fit, fit_numbers
@@ -43,6 +44,13 @@ QUERIES: Final[dict[str, Callable[[ClipRecord], str]]] = {
     "captions": lambda record: record.caption,
     "summaries": lambda record: record.summary,
 }
+FITTED_ON: Final[dict[str, Callable[[ClipRecord], str]]] = {
+    **QUERIES,
+    "tags": lambda record: record.tags,
+    "statements": lambda record: record.right,
+}
+"""Every kind of query there is, for what is fitted: captions and summaries are reported on, and the others are short
+statements, some long and some short, and lists of words, which the head does not understand."""
 DIRECTIONS: Final = ("t2v", "v2t")
 
 
@@ -60,25 +68,41 @@ class Scores:
     answers: Answers
     positives: NDArray[np.bool_]
 
+    def asked(self, direction: str, k: int, temperature: float) -> NDArray[np.bool_]:
+        """Which pairs the second stage is asked about ``(Q, N)``, as `vidembed.evaluation.columns.needed`."""
+        return needed(self.oriented(direction)[0], k, temperature)
+
     def oriented(
-        self, direction: str, mode: str = "yes_no", fit: Fit | None = None
+        self, direction: str, mode: str = "yes_no", fit: Fit | None = None, asked: NDArray[np.bool_] | None = None
     ) -> tuple[FloatArray, FloatArray, NDArray[np.bool_]]:
-        """First stage, second stage (log-odds of a score mode, or "fused") and positives, with queries as rows."""
+        """First stage, second stage (log-odds of a score mode, or "fused") and positives, with queries as rows.
+
+        Args:
+            direction: "t2v" or "v2t".
+            mode: A score mode, or "fused".
+            fit: The numbers for it.
+            asked: ``(Q, N)``, the candidates that are fused with each other; None for all.
+        """
         prior = fit.prior_correction if fit else None
         flat = self.answers.log_odds("yes_no" if mode == "fused" else check_mode(mode), prior)
         first, odds, positives = self.first, flat.reshape(self.first.shape), self.positives
         if direction == "v2t":
             first, odds, positives = first.T, odds.T, positives.T
         if mode == "fused" and fit and fit.fusion:
-            odds = fit.fusion.fused_log_odds(odds, first - first.max(axis=1, keepdims=True))
+            odds = second_stage(first, odds, np.ones_like(positives) if asked is None else asked, fit.fusion)
         return first, odds, positives
 
 
-def ask(reranker: VideoReranker, layer: int, written: Sequence[tuple[Path, ClipRecord]]) -> dict[str, Scores]:
-    """Embed the clips, and ask about each with every caption and every summary, in one prefill a clip."""
+def ask(
+    reranker: VideoReranker,
+    layer: int,
+    written: Sequence[tuple[Path, ClipRecord]],
+    kinds: Mapping[str, Callable[[ClipRecord], str]] = QUERIES,
+) -> dict[str, Scores]:
+    """Embed the clips, and ask about each with every text of some kinds, in one prefill a clip."""
     encoder = reranker.encoder(layer=layer, prefix=None)
     paths, records = [path for path, _ in written], [record for _, record in written]
-    texts = {kind: [say(record) for record in records] for kind, say in QUERIES.items()}
+    texts = {kind: [say(record) for record in records] for kind, say in kinds.items()}
     every = list(dict.fromkeys(text for told in texts.values() for text in told))
     answers, vectors = reranker.answers_and_embeddings(every, paths, encoder, priors=True, show_progress_bar=True)
     queries = encoder.encode([{"text": text} for text in every])
@@ -87,16 +111,20 @@ def ask(reranker: VideoReranker, layer: int, written: Sequence[tuple[Path, ClipR
     found = {}
     for kind, told in texts.items():
         rows = np.array([every.index(text) for text in told])
-        shown = [described(record, kind) for record in records]
-        positives = np.array([[one == other for other in shown] for one in shown])
+        positives = np.array([[is_true(kind, one, other) for other in records] for one in records])
         found[kind] = Scores(similarity[rows], answers.take(cells[rows].reshape(-1)), positives)
     return found
 
 
-def described(record: ClipRecord, kind: str) -> tuple[str, ...]:
-    """What a kind of text tells of a clip: two clips are alike to it if this is equal."""
-    names = tuple(record.attributes) if kind == "captions" else SUMMARY_ATTRIBUTES
-    return tuple(record.attributes[name] for name in names)
+def told_by(record: ClipRecord, kind: str) -> tuple[str, ...]:
+    """Names of the attributes that a clip's text of a kind tells."""
+    short = kind == "summaries" or (kind == "statements" and "background" not in record.right)  # all long ones name it
+    return SUMMARY_ATTRIBUTES if short else tuple(record.attributes)
+
+
+def is_true(kind: str, said: ClipRecord, shown: ClipRecord) -> bool:
+    """Whether one clip's text of a kind is true of another."""
+    return all(said.attributes[name] == shown.attributes[name] for name in told_by(said, kind))
 
 
 def _recalls(scores: FloatArray, positives: NDArray[np.bool_]) -> dict[str, float]:
@@ -104,31 +132,33 @@ def _recalls(scores: FloatArray, positives: NDArray[np.bool_]) -> dict[str, floa
     return {f"R@{k}": round(100 * recall_at(found, k), 1) for k in (1, 5, 10)}
 
 
-def _candidates(scores: Scores) -> tuple[Answers, FloatArray, NDArray[np.bool_]]:
-    """Answers, similarity gaps and labels of each text's best clips by the first stage, (P,) each."""
+def _candidates(scores: Scores) -> tuple[Answers, FloatArray, NDArray[np.bool_], NDArray[np.intp]]:
+    """Answers, similarities, labels and number of the text, of each text's best clips by the first stage, (P,)."""
     best = top_candidates(scores.first, FIT_DEPTH)  # (T, K)
     rows = np.repeat(np.arange(len(best)), best.shape[1])
     columns = best.reshape(-1)
-    gaps = scores.first[rows, columns] - scores.first.max(axis=1)[rows]
     answers = scores.answers.take(np.ravel_multi_index((rows, columns), scores.first.shape))
-    return answers, gaps, scores.positives[rows, columns]
+    return answers, scores.first[rows, columns], scores.positives[rows, columns], rows
 
 
 def fit_on(known: Sequence[Scores]) -> Fit:
     """Fit prior weights, calibration and fusion on the top candidates of every text, of all kinds at once."""
-    answers, gaps, labels = zip(*(_candidates(scores) for scores in known), strict=True)
+    answers, similarities, labels, rows = zip(*(_candidates(scores) for scores in known), strict=True)
     joined = Answers(*(np.concatenate([getattr(one, field.name) for one in answers]) for field in fields(Answers)))
-    plain = fit_numbers(joined, np.concatenate(labels), "yes_no", np.concatenate(gaps))
-    prior = fit_numbers(joined, np.concatenate(labels), "prior_corrected", None).prior_correction
-    return Fit(prior, plain.calibration, plain.fusion)
+    flags = np.concatenate(labels)
+    queries = [f"{kind} {row}" for kind, some in enumerate(rows) for row in some]
+    plain = fit_numbers(joined, flags, "yes_no", np.concatenate(similarities), queries)
+    return Fit(fit_numbers(joined, flags, "prior_corrected").prior_correction, plain.calibration, plain.fusion)
 
 
 def table(measured: Scores, other: Scores, fit: Fit) -> list[dict[str, Any]]:
     """Recalls of each stage: one entry a score mode and depth; temperatures are fitted on `other`."""
     first_stage: dict[str, Any] = {"scores": "first stage", "k": 0}
+    temperatures = {}
     for direction in DIRECTIONS:
         (first, _, positives), (known, _, known_positives) = measured.oriented(direction), other.oriented(direction)
-        dual = dual_softmax(first, temperature=fit_temperature(known, known_positives).temperature)
+        temperatures[direction] = fit_temperature(known, known_positives).temperature
+        dual = dual_softmax(first, temperature=temperatures[direction])
         first_stage |= {direction: _recalls(first, positives), direction + "_dual": _recalls(dual, positives)}
     rows = [first_stage]
     whole = replace(fit, prior_correction=PriorCorrection())
@@ -140,8 +170,11 @@ def table(measured: Scores, other: Scores, fit: Fit) -> list[dict[str, Any]]:
         for k in DEPTHS:
             entry: dict[str, Any] = {"scores": name, "k": k}
             for direction in DIRECTIONS:
-                first, second, positives = measured.oriented(direction, mode, using)
-                stages = DualStages(*other.oriented(direction, mode, using), k=k)
+                (first, second, positives), fitted_on = (
+                    scores.oriented(direction, mode, using, scores.asked(direction, k, temperatures[direction]))
+                    for scores in (measured, other)
+                )
+                stages = DualStages(*fitted_on, k)
                 entry[direction] = _recalls(reranked(first, second, k), positives)
                 entry[direction + "_dual"] = _recalls(stages(first, second), positives)
             rows.append(entry)
@@ -150,10 +183,10 @@ def table(measured: Scores, other: Scores, fit: Fit) -> list[dict[str, Any]]:
 
 def calibration_errors(measured: Scores, fit: Fit) -> dict[str, float]:
     """Expected calibration error on each text's top candidates: P(Yes) as it is, calibrated, and fused."""
-    answers, gaps, labels = _candidates(measured)
+    answers, similarities, labels, rows = _candidates(measured)
     found = {"before": sigmoid(answers.yes_no), "after": fit.calibration(answers.yes_no, kind="log_odds")}
     if fit.fusion:
-        found["fused"] = fit.fusion(answers.yes_no, gaps)
+        found["fused"] = fit.fusion(answers.yes_no, similarities, [str(row) for row in rows])
     return {name: round(expected_calibration_error(p, labels), 4) for name, p in found.items()}
 
 
@@ -162,7 +195,8 @@ def adaptive_depth(measured: Scores, other: Scores, fit: Fit) -> list[dict[str, 
 
     def best(scores: Scores) -> list[Any]:
         columns = top_candidates(scores.first, max(DEPTHS))
-        return [np.take_along_axis(matrix, columns, 1) for matrix in scores.oriented("t2v", "fused", fit)]
+        asked = asked_mask(scores.first, max(DEPTHS))
+        return [np.take_along_axis(matrix, columns, 1) for matrix in scores.oriented("t2v", "fused", fit, asked)]
 
     known, (first, second, right) = best(other), best(measured)
     found = []
@@ -202,7 +236,7 @@ def measure(*, clips: int = 200, other_clips: int = 100, seed: int = 0, device: 
     reranker = VideoReranker(CHECKPOINT, device=device)
     with tempfile.TemporaryDirectory() as scratch:
         written, others = draw(Path(scratch), clips, other_clips, seed)
-        measured, known = ask(reranker, layer, written), ask(reranker, layer, others)
+        measured, known = ask(reranker, layer, written), ask(reranker, layer, others, FITTED_ON)
     result: dict[str, Any] = {"clips": clips, "other_clips": other_clips, "seed": seed, "layer": layer, "queries": {}}
     fit = fit_on(list(known.values()))
     result["fit"] = asdict(fit)

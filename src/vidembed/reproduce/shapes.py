@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -24,7 +24,7 @@ from vidembed.encoder import VideoEncoder
 from vidembed.evaluation.metrics import bootstrap_interval, paired_bootstrap, ranks, recall_at
 from vidembed.evaluation.staged import DualStages, reranked
 from vidembed.models import NAMESPACE
-from vidembed.reproduce.rerank import DIRECTIONS, QUERIES, Scores, ask, described, draw, fit_on
+from vidembed.reproduce.rerank import DIRECTIONS, FITTED_ON, QUERIES, Scores, ask, draw, fit_on, told_by
 from vidembed.reranker import VideoReranker
 from vidembed.reranking.calibration import Fit
 from vidembed.scoring import dual_softmax, fit_temperature
@@ -82,11 +82,13 @@ PAPER: Final = (
 (VidVec, arXiv 2602.08099). Empty where the paper gives none."""
 
 
-def similarities(encoder: VideoEncoder, written: Written) -> dict[str, FloatArray]:
-    """Cosines of captions and of summaries with clips, (texts, clips) each, as `rerank.ask` orders them."""
+def similarities(
+    encoder: VideoEncoder, written: Written, kinds: Mapping[str, Callable[[ClipRecord], str]]
+) -> dict[str, FloatArray]:
+    """Cosines of the texts of each kind with clips, (texts, clips) each, as `rerank.ask` orders them."""
     vectors = encoder.encode([path for path, _ in written], show_progress_bar=False).astype(np.float64)  # (N, D)
     found = {}
-    for kind, say in QUERIES.items():
+    for kind, say in kinds.items():
         texts = encoder.encode([{"text": say(record)} for _, record in written], show_progress_bar=False)
         found[kind] = np.asarray(texts.astype(np.float64) @ vectors.T)  # (T, N)
     return found
@@ -109,14 +111,16 @@ class Ranking:
 
 def rank(row: Row, direction: str, measured: Scores, known: Scores, fit: Fit) -> Ranking:
     """Ranks of one row; temperatures are fitted on `known`."""
-    mode = row.mode or "yes_no"
-    first, second, positives = measured.oriented(direction, mode, fit)
-    other = known.oriented(direction, mode, fit)
+    mode, k = row.mode or "yes_no", row.k or 1
+    other, _, other_positives = known.oriented(direction)
+    temperature = fit_temperature(other, other_positives).temperature
+    (first, second, positives), validation = (
+        scores.oriented(direction, mode, fit, scores.asked(direction, k, temperature)) for scores in (measured, known)
+    )
     if row.mode is None:
-        temperature = fit_temperature(other[0], other[2]).temperature
         raw, dual = first, dual_softmax(first, temperature=temperature)
     else:
-        raw, dual = reranked(first, second, row.k), DualStages(*other, k=row.k)(first, second)
+        raw, dual = reranked(first, second, row.k), DualStages(*validation, k=row.k)(first, second)
     groups = np.unique(positives, axis=0, return_inverse=True)[1].reshape(-1)
     return Ranking(ranks(raw, positives), ranks(dual, positives), groups)
 
@@ -224,10 +228,10 @@ def measure(
         layer = curves["captions"].chosen_layer
         reranker = VideoReranker(CHECKPOINT, device=device)
         stages: list[dict[str, dict[str, Scores]]] = []  # of measured and known clips: by kind and stage
-        for part in (written, others[:fit_clips]):
-            chosen = ask(reranker, layer, part)
-            final = similarities(reranker.encoder(layer=-1, prefix=None), part)
-            after = similarities(aligned, part)
+        for part, kinds in ((written, QUERIES), (others[:fit_clips], FITTED_ON)):
+            chosen = ask(reranker, layer, part, kinds)
+            final = similarities(reranker.encoder(layer=-1, prefix=None), part, kinds)
+            after = similarities(aligned, part, kinds)
             stages.append(
                 {
                     kind: {
@@ -239,7 +243,7 @@ def measure(
                 }
             )
     measured, known = stages
-    fits = {stage: fit_on([known[kind][stage] for kind in QUERIES]) for stage in ("final", "chosen", "aligned")}
+    fits = {stage: fit_on([one[stage] for one in known.values()]) for stage in ("final", "chosen", "aligned")}
     result: dict[str, Any] = {
         "clips": clips,
         "layer_clips": layer_clips,
@@ -251,7 +255,9 @@ def measure(
     }
     for kind, say in QUERIES.items():
         rows, gains = table(measured[kind], known[kind], fits)
-        said = {(say(record), described(record, kind)) for _, record in written}
+        said = {
+            (say(record), tuple(record.attributes[name] for name in told_by(record, kind))) for _, record in written
+        }
         result["queries"][kind] = {"distinct": len({shown for _, shown in said}), "table": rows, "gains": gains}
     return result, curves
 

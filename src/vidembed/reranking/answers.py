@@ -56,6 +56,15 @@ class Answers:
             None if self.text_prior is None else self.text_prior[index],
         )
 
+    def without(self, failed: np.ndarray) -> Answers:
+        """The same answers, with NaN in the place of those that a mask (N,) marks."""
+        return Answers(
+            np.where(failed, np.nan, self.yes),
+            np.where(failed, np.nan, self.yes_no),
+            None if self.video_prior is None else np.where(failed, np.nan, self.video_prior),
+            None if self.text_prior is None else np.where(failed, np.nan, self.text_prior),
+        )
+
     def log_odds(self, mode: ScoreMode, correction: PriorCorrection | None = None) -> FloatArray:
         """Log-odds of a match in a score mode.
 

@@ -19,7 +19,6 @@ from vidembed.scoring import (
     _checks,
     reliability_curve,
     reliability_plot,
-    similarity_gaps,
 )
 from vidembed.scoring._checks import FloatArray
 from vidembed.scoring._logistic import sigmoid
@@ -128,32 +127,38 @@ def calibrate(
             shape.
     """
     flags = _checks.labels("labels", labels, len(answers.yes_no))
-    gaps = None
-    if first_stage is not None:
-        gaps = similarity_gaps(_checks.vector("first_stage", first_stage, length=flags.size), groups)
+    similarity = None if first_stage is None else _checks.vector("first_stage", first_stage, length=flags.size)
     if folds < 2:
         raise ValueError(f"folds={folds}: expected at least 2")
     kept = ~answers.missing
     answers, flags = answers.take(kept), flags[kept]
-    gaps = None if gaps is None else gaps[kept]
+    similarity = None if similarity is None else similarity[kept]
+    groups = [group for group, keep in zip(groups, kept, strict=True) if keep]
     if not flags.any() or flags.all():
         raise ValueError(
             f"labels: expected both classes, got {int(flags.sum())} matches among {flags.size} pairs with a score"
         )
-    fold = _deal([group for group, keep in zip(groups, kept, strict=True) if keep], folds, seed)  # (P,)
+    fold = _deal(groups, folds, seed)  # (P,)
+    names = np.asarray(groups, dtype=object)  # (P,)
 
     after = np.empty(flags.size)
-    fused = None if gaps is None else np.empty(flags.size)
+    fused = None if similarity is None else np.empty(flags.size)
     for number in range(int(fold.max()) + 1):
         rest, held = fold != number, fold == number
         if not flags[rest].any() or flags[rest].all():
             raise ValueError(f"labels: fold {number} leaves one class to fit on; give more pairs, or fewer folds")
-        part = fit_numbers(answers.take(rest), flags[rest], mode, None if gaps is None else gaps[rest])
+        part = fit_numbers(
+            answers.take(rest),
+            flags[rest],
+            mode,
+            None if similarity is None else similarity[rest],
+            names[rest].tolist(),
+        )
         odds = answers.take(held).log_odds(mode, part.prior_correction)
         after[held] = part.calibration(odds, kind="log_odds")
-        if fused is not None and gaps is not None and part.fusion is not None:
-            fused[held] = part.fusion(odds, gaps[held])
-    fit = fit_numbers(answers, flags, mode, gaps)
+        if fused is not None and similarity is not None and part.fusion is not None:
+            fused[held] = part.fusion(odds, similarity[held], names[held].tolist())
+    fit = fit_numbers(answers, flags, mode, similarity, groups)
     before = sigmoid(answers.log_odds(mode, correction))
     return CalibrationReport(
         mode=mode,
@@ -167,15 +172,21 @@ def calibrate(
     )
 
 
-def fit_numbers(answers: Answers, flags: NDArray[np.bool_], mode: ScoreMode, gaps: FloatArray | None) -> Fit:
-    """Fit prior weights (in mode "prior_corrected"), Platt scaling and, with gaps, fusion on all pairs."""
+def fit_numbers(
+    answers: Answers,
+    flags: NDArray[np.bool_],
+    mode: ScoreMode,
+    similarity: FloatArray | None = None,
+    queries: Sequence[str] = (),
+) -> Fit:
+    """Fit prior weights (in mode "prior_corrected"), Platt scaling and, with similarities, fusion on all pairs."""
     correction = PriorCorrection()
     if mode == "prior_corrected":
         correction = PriorCorrection.fit(
             answers.yes_no, flags, video_prior=answers.video_prior, text_prior=answers.text_prior
         )
     odds = answers.log_odds(mode, correction)
-    fusion = None if gaps is None else ScoreFusion.fit(odds, gaps, flags)
+    fusion = None if similarity is None else ScoreFusion.fit(odds, similarity, flags, queries)
     return Fit(correction, PlattScaling.fit(odds, flags, kind="log_odds"), fusion)
 
 

@@ -17,7 +17,25 @@ from vidembed.scoring import PlattScaling, PriorCorrection, ScoreFusion
 logger = logging.getLogger(__name__)
 
 FILE_NAME = "vidembed_reranker.json"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""1 had neither `RerankerConfig.first_stage` nor `RerankerConfig.chat_template`, and is still read."""
+
+
+@dataclass(frozen=True)
+class FirstStage:
+    """The encoder whose similarities a fusion was fitted on.
+
+    Attributes:
+        fingerprint: `VideoEncoder.fingerprint`.
+        layer: Decoder block that it reads of the reranker's own weights; None if it has other weights.
+        prefix: What stands before the content in its prompt, None for nothing.
+        truncate_dim: Dimensions of its vectors; None for all.
+    """
+
+    fingerprint: str
+    layer: int | None = None
+    prefix: str | None = None
+    truncate_dim: int | None = None
 
 
 @dataclass(frozen=True)
@@ -33,6 +51,9 @@ class RerankerConfig:
         source: What the reranker was made of.
         weights: Which weights answer, see `VideoReranker.weights`.
         made_for: `VideoReranker.fingerprint_fields` when the numbers were fitted.
+        first_stage: The encoder that `fusion` was fitted with; None if that is not known.
+        chat_template: The MLLM's own, which the matching prompt takes the place of in a saved reranker; an encoder of
+            the same weights needs it.
     """
 
     mode: ScoreMode = "yes_no"
@@ -43,6 +64,8 @@ class RerankerConfig:
     source: str = ""
     weights: str = ""
     made_for: dict[str, Any] = field(default_factory=dict)
+    first_stage: FirstStage | None = None
+    chat_template: str | None = None
 
     def write(self, file: str | Path) -> None:
         """Write the file; a folder gets one of the usual name."""
@@ -80,8 +103,10 @@ class RerankerConfig:
             version = content.pop("format_version", None)
         except (ValueError, AttributeError, TypeError) as error:
             raise BackboneError(f"{file}: not a JSON object ({error}). {again}") from error
-        if version != FORMAT_VERSION:
-            raise BackboneError(f"{file}: format_version {version!r}; this vidembed reads {FORMAT_VERSION}. {again}")
+        if version not in (1, FORMAT_VERSION):
+            raise BackboneError(
+                f"{file}: format_version {version!r}; this vidembed reads 1 and {FORMAT_VERSION}. {again}"
+            )
         try:
             mode = check_mode(content.pop("mode"))
             parts: dict[str, Any] = {
@@ -89,7 +114,8 @@ class RerankerConfig:
                 for name, kind in (
                     ("prior_correction", PriorCorrection),
                     ("calibration", PlattScaling),
-                    ("fusion", ScoreFusion),
+                    ("fusion", lambda **fields: ScoreFusion.of(fields)),
+                    *((("first_stage", FirstStage),) if version > 1 else ()),
                 )
             }
             return cls(mode=mode, **parts, **content)

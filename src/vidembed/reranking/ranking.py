@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from vidembed.reranking.pairs import check_indexed
-from vidembed.scoring import MarginPolicy, _checks, similarity_gaps
+from vidembed.scoring import MarginPolicy, _checks
 from vidembed.scoring._checks import FloatArray
 
 
@@ -32,8 +32,9 @@ class Ranking(list[dict[str, Any]]):
         return self.candidates - self.asked
 
 
-Scorer: TypeAlias = Callable[[NDArray[np.intp], FloatArray | None], "np.ma.MaskedArray[Any, Any]"]
-"""Scores (M,) of the documents at M positions, those that failed masked; it gets their similarity gaps too, or None."""
+Scorer: TypeAlias = Callable[[NDArray[np.intp], FloatArray | None], "Mapping[str, np.ma.MaskedArray[Any, Any]]"]
+"""Values (M,) by name of the documents at M positions, "score" among them, those that failed masked; it gets their
+similarities (M,) too, or None."""
 
 
 def rank_documents(
@@ -59,18 +60,19 @@ def rank_documents(
     count = len(documents)
     if not count:
         return Ranking([], asked=0, candidates=0)
-    asked, gaps = np.arange(count), None
+    asked, similarity = np.arange(count), None
     if first_stage is not None:
         similarity = _checks.vector("first_stage", first_stage, length=count)
         if policy is not None and top_k is not None:
             asked = np.flatnonzero(policy.asked(similarity, top_k=top_k))  # (M,)
-        gaps = similarity_gaps(similarity)[asked]
-    scores = score(asked, gaps)  # (M,)
+        similarity = similarity[asked]
+    found = score(asked, similarity)
+    scores = found["score"]  # (M,)
 
     results: list[dict[str, Any]] = []
     for place in sorted(np.flatnonzero(~np.ma.getmaskarray(scores)), key=lambda place: -float(scores[place])):
         corpus_id = int(asked[place])
-        result: dict[str, Any] = {"corpus_id": corpus_id, "score": float(scores[place])}
+        result: dict[str, Any] = {"corpus_id": corpus_id, **{name: float(each[place]) for name, each in found.items()}}
         if return_documents:
             result["document"] = documents[corpus_id]
             if isinstance(documents[corpus_id], str):

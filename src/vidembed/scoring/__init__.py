@@ -12,7 +12,7 @@ from vidembed.scoring.calibration import (
 )
 from vidembed.scoring.depth import FittedMargin, MarginPolicy
 from vidembed.scoring.dual_softmax import DualSoftmax, FittedTemperature, dual_softmax, fit_temperature
-from vidembed.scoring.fusion import ScoreFusion, similarity_gaps
+from vidembed.scoring.fusion import ScoreFusion
 from vidembed.scoring.prior import PriorCorrection, prior_corrected
 from vidembed.scoring.query_bank import QueryBank
 
@@ -33,5 +33,4 @@ __all__ = [
     "prior_corrected",
     "reliability_curve",
     "reliability_plot",
-    "similarity_gaps",
 ]

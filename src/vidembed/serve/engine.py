@@ -256,7 +256,9 @@ class Engine:
         hits = await self._in_time(self._in_turn(look))
         if reranker is None:
             return hits
-        first = await self._in_time(self.batcher.call(lambda: rerank(hits[:count], reranker, query)))
+        first = await self._in_time(
+            self.batcher.call(lambda: rerank(hits[:count], reranker, query, fingerprint=self.encoder.fingerprint))
+        )
         return Hits([*first, *hits[count:]][:k], hits.method)
 
     def media_id(self, hit: Hit) -> str | None:

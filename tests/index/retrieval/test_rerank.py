@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from vidembed.index import Hit, rerank
+from vidembed.reranking.config import FirstStage
 from vidembed.reranking.ranking import Ranking
 from vidembed.video import VideoSegment
 
@@ -20,8 +21,11 @@ HITS = [
 class Reranker:
     """Gives fixed scores, and says what it was asked."""
 
-    def __init__(self, scores: dict[int, float]) -> None:
+    def __init__(self, scores: dict[int, float], *, fitted_with: str | None = None, can_fuse: bool = True) -> None:
         self.scores = scores
+        self.fusion = object()
+        self.first_stage = None if fitted_with is None else FirstStage(fitted_with)
+        self.can_fuse = can_fuse
         self.asked: dict[str, Any] = {}
 
     def rank(self, query: Any, documents: list[Any], **how: Any) -> Ranking:
@@ -86,3 +90,17 @@ def test_hits_elsewhere_cannot_be_asked_about(caplog: pytest.LogCaptureFixture) 
     reranker.asked = {}
     assert rerank(away[:1], reranker, "a") == away[:1]  # type: ignore[arg-type]
     assert reranker.asked == {}
+
+
+def test_similarities_of_another_encoder_are_not_fused(caplog: pytest.LogCaptureFixture) -> None:
+    reranker = Reranker({0: 0.5}, fitted_with="this")
+    rerank(HITS, reranker, "a", fingerprint="this")  # type: ignore[arg-type]
+    assert reranker.asked["first_stage"] == [0.9, 0.8, 0.7]
+    for fingerprint in ("that", None):
+        rerank(HITS, reranker, "a", fingerprint=fingerprint)  # type: ignore[arg-type]
+        assert reranker.asked["first_stage"] == "own"
+    reranker = Reranker({0: 0.5}, fitted_with="this", can_fuse=False)
+    with caplog.at_level(logging.WARNING):
+        rerank(HITS, reranker, "a", fingerprint="that")  # type: ignore[arg-type]
+    assert reranker.asked["first_stage"] is None
+    assert "calibrated with another encoder" in caplog.text

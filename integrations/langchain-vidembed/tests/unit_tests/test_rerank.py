@@ -6,13 +6,21 @@ from typing import Any
 
 import pytest
 from langchain_core.documents import Document
+from langchain_core.prompts import format_document
 from pydantic import ValidationError
-from vidembed import VideoReranker, VideoSegment
+from vidembed import VideoEncoder, VideoReranker, VideoSegment
 from vidembed.encoding.pipeline import InputError
 from vidembed.uri import VideoUriError
 from vidembed.video import VideoNotFound
 
-from langchain_vidembed import NotAVideoError, VideoCrossEncoder, VideoEmbeddings, VideoLoader, VideoRerank
+from langchain_vidembed import (
+    VIDEO_PROMPT,
+    NotAVideoError,
+    VideoCrossEncoder,
+    VideoEmbeddings,
+    VideoLoader,
+    VideoRerank,
+)
 from langchain_vidembed.models import lock_of
 from tests.conftest import RECORDS
 
@@ -27,7 +35,11 @@ def documents(folder: Path) -> list[Document]:
 @pytest.fixture
 def expected(folder: Path, reranker: VideoReranker) -> list[float]:
     places = [("a.mp4", 0), ("a.mp4", 4), ("a.mp4", 8), ("b.MP4", 0), ("b.MP4", 4), ("c.mp4", 0)]
-    return reranker.predict([(QUERY, VideoSegment(folder / name, at, at + 4)) for name, at in places]).tolist()
+    segments = [VideoSegment(folder / name, at, at + 4) for name, at in places]
+    encoder = VideoEncoder("vidembed/shapes")
+    similarities = (encoder.encode([{"text": QUERY}]) @ encoder.encode(segments).T)[0]
+    ranking = reranker.rank({"text": QUERY}, segments, first_stage=similarities)
+    return [one["score"] for one in sorted(ranking, key=lambda one: one["corpus_id"])]
 
 
 def test_scores_are_those_of_the_reranker(
@@ -77,6 +89,31 @@ def test_a_document_that_is_no_video_is_named(
         VideoRerank(reranker=reranker, on_error=on_error).compress_documents(mixed, QUERY)
 
 
+@pytest.mark.parametrize("not_video", ["keep", "drop"])
+def test_texts_stay_behind_the_videos_or_are_dropped(
+    documents: list[Document], reranker: VideoReranker, not_video: str
+) -> None:
+    notes = [Document(page_content="a note"), Document(page_content="another")]
+    rerank = VideoRerank(reranker=reranker, not_video=not_video)
+    found = rerank.compress_documents([notes[0], *documents, notes[1]], QUERY)
+    assert found[:6] == rerank.compress_documents(documents, QUERY)
+    assert found[6:] == (notes if not_video == "keep" else [])
+    assert rerank.compress_documents(notes, QUERY) == (notes if not_video == "keep" else [])
+    shown = [format_document(one, VIDEO_PROMPT) for one in (documents[1], notes[0])]
+    assert shown == [f"Video {documents[1].metadata['source']}, from 4.0 s to 8.0 s", "a note"]
+
+
+def test_what_a_fused_score_is_made_of(documents: list[Document], reranker: VideoReranker) -> None:
+    fused = VideoRerank(reranker=reranker).compress_documents(documents, QUERY)
+    assert all({"similarity", "match", "relevance_score"} <= set(one.metadata) for one in fused)
+    alone = VideoRerank(reranker=reranker, fuse=False).compress_documents(documents, QUERY)
+    assert not any("similarity" in one.metadata for one in alone)
+    head = VideoReranker("vidembed/shapes-mllm")
+    assert len(VideoRerank(reranker=head).compress_documents(documents, QUERY)) == 6
+    with pytest.raises(ValidationError, match="fuse: this reranker has no fusion"):
+        VideoRerank(reranker=head, fuse=True)
+
+
 def test_a_video_that_is_gone(documents: list[Document], folder: Path, reranker: VideoReranker) -> None:
     (folder / "c.mp4").unlink()
     with pytest.raises(VideoNotFound, match=r"c\.mp4"):
@@ -94,10 +131,11 @@ def test_what_may_be_read_is_confined(documents: list[Document], tmp_path: Path,
 # -- the cross-encoder -------------------------------------------------------------------------------------------------
 
 
-def test_a_cross_encoder_takes_either_side(
-    documents: list[Document], reranker: VideoReranker, expected: list[float]
-) -> None:
+def test_a_cross_encoder_takes_either_side(documents: list[Document], reranker: VideoReranker) -> None:
     cross_encoder = VideoCrossEncoder(reranker=reranker)
+    alone = VideoRerank(reranker=reranker, fuse=False).compress_documents(documents, QUERY)
+    scores = {document.page_content: document.metadata["relevance_score"] for document in alone}
+    expected = [scores[document.page_content] for document in documents]
     uris = [document.page_content for document in documents]
     found = cross_encoder.score([(QUERY, uri) for uri in uris])
     assert {type(score) for score in found} == {float}
@@ -135,7 +173,7 @@ def test_weights_are_shared_where_they_can_be(folder: Path) -> None:
 
 def test_a_cut_checkpoint_gets_the_reranker_beside_it() -> None:
     rerank = VideoRerank.from_embeddings(VideoEmbeddings(model="vidembed/shapes"))
-    assert rerank.reranker.backbone is None
+    assert rerank.reranker.can_fuse
     assert "shapes" in rerank.reranker.source
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vidembed.index.files import is_local, path_of
 from vidembed.video import VideoSegment
@@ -17,16 +17,25 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def rerank(hits: Sequence[Hit], reranker: VideoReranker, query: str, *, context: bool = False) -> list[Hit]:
+def rerank(
+    hits: Sequence[Hit],
+    reranker: VideoReranker,
+    query: str,
+    *,
+    context: bool = False,
+    fingerprint: str | None = None,
+) -> list[Hit]:
     """Return the hits with the probability that each matches the query, most probable first.
 
-    If the reranker was calibrated together with a first stage, the probability is made of similarity and head.
+    If the reranker was calibrated together with a first stage, the probability is made of similarity and head. The
+    similarity is that of the hits if their encoder is the one that was calibrated with, else the reranker finds it.
 
     Args:
         hits: Of a search for `query`.
         reranker: Asked about each hit's segment.
         query: Words.
         context: Ask about each segment with what is around it, for hits of a search with `around`.
+        fingerprint: `VideoEncoder.fingerprint` of the encoder that found the hits; None if it is not known.
 
     Returns:
         All hits. Those that could not be asked about, because the video is gone, damaged or no file of this machine,
@@ -42,7 +51,8 @@ def rerank(hits: Sequence[Hit], reranker: VideoReranker, query: str, *, context:
     order: list[tuple[int, float]] = []
     if local:
         documents, similarities = [segments[place] for place in local], [hits[place].score for place in local]
-        ranking = reranker.rank({"text": query}, documents, first_stage=similarities, on_error="skip")
+        first_stage = _first_stage(reranker, fingerprint, similarities)
+        ranking = reranker.rank({"text": query}, documents, first_stage=first_stage, on_error="skip")
         order = [(local[found["corpus_id"]], found["score"]) for found in ranking]
     asked = [replace(hits[place], probability=score) for place, score in order]
     left = {place for place, _ in order}
@@ -50,6 +60,20 @@ def rerank(hits: Sequence[Hit], reranker: VideoReranker, query: str, *, context:
     if rest:
         logger.warning("%d of %d hits could not be asked about and come last", len(rest), len(hits))
     return [*asked, *rest]
+
+
+def _first_stage(reranker: VideoReranker, fingerprint: str | None, similarities: list[float]) -> Any:
+    """The similarities to fuse with: a fusion is of one encoder's similarities, and wrong with those of another."""
+    known = reranker.first_stage
+    if reranker.fusion is None or known is None or known.fingerprint == fingerprint:
+        return similarities
+    if reranker.can_fuse:
+        return "own"
+    logger.warning(
+        "the reranker was calibrated with another encoder than that of the index; hits are ordered by its "
+        "head alone. Calibrate it with this encoder (vidembed calibrate --encoder)."
+    )
+    return None
 
 
 def _segment(hit: Hit, *, context: bool) -> VideoSegment | None:

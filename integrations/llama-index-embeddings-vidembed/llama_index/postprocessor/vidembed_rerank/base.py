@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
-import numpy as np
 from llama_index.core import instrumentation
 from llama_index.core.bridge.pydantic import ConfigDict, Field, PrivateAttr
 from llama_index.core.callbacks.schema import CBEventType, EventPayload
@@ -40,6 +39,11 @@ _LOADING = ("device", "model_kwargs")
 class VideoRerank(Gate, BaseNodePostprocessor):
     """Orders nodes by the probability that their video matches the query.
 
+    Where the reranker was calibrated together with a first stage, as the bundled one is, the probability is made of the
+    head's answer and of the similarity. The reranker finds the similarity itself, in the same pass over the video: the
+    scores of vector stores have scales of their own, and are not used. The nodes of a call are compared with each
+    other, so give all candidates at once.
+
     It returns new `NodeWithScore` and leaves those that it is given as they are.
 
     Args:
@@ -53,8 +57,10 @@ class VideoRerank(Gate, BaseNodePostprocessor):
             the node. Default False.
         device: Torch device. Default the best there is.
         model_kwargs: More arguments of `VideoReranker`, such as ``{"mode": "yes"}``.
-        on_error: "raise", or "skip" to leave out nodes whose video cannot be read, and log them. A node that is no
-            video is an error in both cases.
+        fuse: Whether to use the similarity. Default (None) wherever the reranker can; False for the head alone.
+        on_error: "raise", or "skip" to leave out nodes whose video cannot be read, and log them.
+        not_video: What happens to a node that is no video: "raise"; "keep" to let it follow the videos, with the score
+            of the store and in its place among such nodes; "drop" to leave it out.
         **fields: ``callback_manager``, and those of `Gate`: ``allowed_schemes``, ``root``.
 
     Raises:
@@ -70,7 +76,11 @@ class VideoRerank(Gate, BaseNodePostprocessor):
     keep_retrieval_score: bool = Field(default=False, description="Whether to keep the store's score in the metadata.")
     device: str | None = Field(default=None, description="Torch device.")
     model_kwargs: dict[str, Any] = Field(default_factory=dict, description="More arguments of VideoReranker.")
+    fuse: bool | None = Field(default=None, description="Whether scores are made of similarity and head.")
     on_error: OnError = Field(default="raise", description="What happens if a video cannot be read.")
+    not_video: Literal["raise", "keep", "drop"] = Field(
+        default="raise", description="What happens to a node that is no video."
+    )
 
     _reranker: Any = PrivateAttr(default=None)
     _loaded_by_name: bool = PrivateAttr(default=False)
@@ -83,10 +93,12 @@ class VideoRerank(Gate, BaseNodePostprocessor):
             if model is None:
                 warn_of_default(self.model)
             self._load()
+            self._fuses()
             return
-        check_ready("reranker", reranker, "predict", {name: getattr(self, name) for name in _LOADING})
+        check_ready("reranker", reranker, "rank", {name: getattr(self, name) for name in _LOADING})
         check_urls(wants_urls=self.wants_urls, model=reranker, name="reranker")
         self._reranker = reranker
+        self._fuses()
         if model is None:
             self.model = f"{READY}{reranker.source}"
 
@@ -161,20 +173,40 @@ class VideoRerank(Gate, BaseNodePostprocessor):
 
     def _ranked(self, nodes: list[NodeWithScore], query: str) -> list[NodeWithScore]:
         """New nodes with scores of at least `min_score`, best first; ties as they came."""
-        pairs = [{"text": query, "video": self._video(found.node, place)} for place, found in enumerate(nodes)]
-        with lock_of(self._reranker):
-            scores = np.ma.asarray(self._reranker.predict(pairs, on_error=self.on_error, show_progress_bar=False))
-        missing = np.ma.getmaskarray(scores)  # (N,)
-        scored: list[NodeWithScore] = []
+        videos: list[tuple[NodeWithScore, Any]] = []
+        others: list[NodeWithScore] = []
         for place, found in enumerate(nodes):
-            if missing[place]:  # vidembed has logged why
-                logger.warning("skipped %s: it gets no score", node_name(found.node))
-                continue
-            score = float(scores[place])
-            if self.min_score is None or score >= self.min_score:
-                node = self._with_retrieval_score(found) if self.keep_retrieval_score else found.node
-                scored.append(NodeWithScore(node=node, score=score))
-        return sorted(scored, key=lambda found: -(found.score or 0.0))
+            if self.not_video != "raise" and self.node_video(found.node) is None:
+                others.append(found)
+            else:
+                videos.append((found, self._video(found.node, place)))
+        ranking: list[dict[str, Any]] = []
+        if videos:
+            with lock_of(self._reranker):
+                ranking = self._reranker.rank(
+                    {"text": query},
+                    [{"video": video} for _, video in videos],
+                    first_stage="own" if self._fuses() else None,
+                    on_error=self.on_error,
+                    show_progress_bar=False,
+                )
+        for place in sorted(set(range(len(videos))) - {each["corpus_id"] for each in ranking}):
+            logger.warning("skipped %s: it gets no score", node_name(videos[place][0].node))  # vidembed has logged why
+        scored = [
+            NodeWithScore(node=self._with_parts(videos[each["corpus_id"]][0], each), score=each["score"])
+            for each in ranking
+            if self.min_score is None or each["score"] >= self.min_score
+        ]
+        return [*scored, *others] if self.not_video == "keep" else scored
+
+    def _fuses(self) -> bool:
+        can = bool(getattr(self._reranker, "can_fuse", False))
+        if self.fuse and not can:
+            raise ValueError(
+                "fuse: this reranker has no fusion, or does not know the encoder that it was fitted with; see "
+                "VideoReranker.calibrate(..., first_stage=..., encoder=...)"
+            )
+        return can if self.fuse is None else self.fuse
 
     def _video(self, node: BaseNode, place: int) -> Any:
         video = self.node_video(node)
@@ -185,14 +217,19 @@ class VideoRerank(Gate, BaseNodePostprocessor):
             )
         return video["video"] if isinstance(video, dict) else video
 
-    @staticmethod
-    def _with_retrieval_score(found: NodeWithScore) -> BaseNode:
+    def _with_parts(self, found: NodeWithScore, scores: dict[str, Any]) -> BaseNode:
+        """The node, or a copy with what its score is made of in the metadata, which no model is shown."""
         node = found.node
+        parts = {name: scores[name] for name in ("similarity", "match") if name in scores}
+        if self.keep_retrieval_score:
+            parts[RETRIEVAL_SCORE] = found.score
+        if not parts:
+            return node
         return node.model_copy(
             update={
-                "metadata": {**node.metadata, RETRIEVAL_SCORE: found.score},
-                "excluded_embed_metadata_keys": [*node.excluded_embed_metadata_keys, RETRIEVAL_SCORE],
-                "excluded_llm_metadata_keys": [*node.excluded_llm_metadata_keys, RETRIEVAL_SCORE],
+                "metadata": {**node.metadata, **parts},
+                "excluded_embed_metadata_keys": [*node.excluded_embed_metadata_keys, *parts],
+                "excluded_llm_metadata_keys": [*node.excluded_llm_metadata_keys, *parts],
             }
         )
 
