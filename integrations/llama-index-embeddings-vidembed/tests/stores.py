@@ -39,7 +39,9 @@ def open_store(kind: str, place: Path, postgres: str | None = None) -> BasePydan
 
         place.mkdir(exist_ok=True)
         # its async client needs a later pymilvus than langchain-milvus works with, and both are in one environment
-        return MilvusVectorStore(uri=str(place / "milvus.db"), dim=DIMENSIONS, use_async_client=False)
+        store = MilvusVectorStore(uri=str(place / "milvus.db"), dim=DIMENSIONS, use_async_client=False)
+        store.client.load_collection(store.collection_name)  # Milvus Lite leaves a collection that is there unloaded
+        return store
     if kind == "postgres":
         from llama_index.vector_stores.postgres import PGVectorStore
 
