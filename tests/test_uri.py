@@ -12,13 +12,16 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from vidembed import uri as module
+from vidembed.encoding.inputs import kind_of
 from vidembed.uri import (
     MAX_URI_LENGTH,
     VideoRef,
     VideoUriError,
     content_fingerprint,
+    document_video,
     find_video_uri,
     is_video_path,
+    names_video,
     parse_video_uri,
     segment_times,
     video_uri,
@@ -304,3 +307,103 @@ def test_fingerprints_are_of_the_content(tmp_path: Path) -> None:
 def test_importing_it_takes_no_torch() -> None:
     code = "import sys, vidembed.uri; sys.exit(int(bool({'torch', 'lancedb', 'transformers'} & set(sys.modules))))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# -- documents: a video URI, words, or a bare path, which is neither ---------------------------------------------------
+
+WORD = st.text(st.characters(categories=["L", "N", "P"], exclude_characters="/\\"), min_size=1, max_size=12)
+PROSE = st.lists(WORD, min_size=2, max_size=12).map(" ".join)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "clips/a.mp4",
+        "a.MP4",
+        " clips/a.mp4\n",
+        "./a.webm",
+        "/srv/x.mkv",
+        "/srv/my videos/x.mkv",
+        "~/v/a.mp4",
+        "~/my videos/a.mp4",
+        "~ann/a.mp4",
+        "C:\\v\\a.mov",
+        "C:\\my videos\\a.mov",
+        "C:/my videos/a.mov",
+        "\\\\server\\my videos\\a.mov",
+        "file:///a.mp4",
+        "file:///my videos/a.mp4",
+        "file:///a.mp4#t=10,20",
+        "clips/a.mp4#t=10",
+        "https://example.org/a.mp4?token=x#t=1,2",
+        "s3://bucket/a.mp4",
+        "video+file:/a.mp4",
+    ],
+)
+def test_the_bare_path_of_a_video_is_neither_a_video_nor_words(text: str) -> None:
+    assert names_video(text)
+    with pytest.raises(VideoUriError, match=r"^texts\[3\]: .*[ax]\.\w+.*VideoLoader.*vidembed\.uri\.video_uri"):
+        document_video(text, name="texts[3]", loader="VideoLoader")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "see clip.mp4 for details",
+        "For details see clip.mp4",
+        "see clips/a.mp4",
+        "a.mp4 and b.mp4",
+        "Play clips/a.mp4.",
+        "It was shown twice,\nsee\nclip.mp4",
+        "/watch\nclip.mp4",
+        "file: see clip.mp4",
+        "https://example.org/a.mp4 shows clip.mp4",
+        "file:///a.mp4?b and more",
+        "https://example.org/a.mp4#t=1 https://example.org/a.mp4#t=2",
+        "mp4",
+        ".mp4",
+        "notes.txt",
+        "clips/a.jpg",
+        "https://example.org/watch?v=a.mp4",
+        "x" * MAX_URI_LENGTH + ".mp4",
+    ],
+)
+def test_text_around_the_name_of_a_file_is_words(text: str) -> None:
+    assert not names_video(text)
+    assert document_video(text, name="texts[3]", loader="VideoLoader") is None
+
+
+@given(PROSE, st.sampled_from(["clip.mp4", "clips/a.mov", ""]))
+def test_prose_is_never_taken_for_a_path(prose: str, last: str) -> None:
+    text = f"{prose} {last}" if last else prose
+    assert document_video(text, name="text", loader="VideoLoader") is None
+
+
+@given(st.text(max_size=40), st.sampled_from([".mp4", ".MOV", ".ts", ".gif"]))
+@example("/srv/my videos/a", ".mp4")
+@example("https://example.org/a", ".mp4")
+def test_what_an_encoder_takes_for_a_video_is_never_words(stem: str, suffix: str) -> None:
+    text = f"{stem}{suffix}"
+    if kind_of(text) == "video" and len(text.splitlines()) == 1:
+        assert names_video(text)
+
+
+def test_a_relative_path_with_spaces_is_one_if_its_file_exists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert not names_video("my clips/a b.mp4")
+    (tmp_path / "my clips").mkdir()
+    (tmp_path / "my clips" / "a b.mp4").touch()
+    assert names_video("my clips/a b.mp4")
+    assert not names_video("see my clips/a b.mp4")
+
+
+def test_a_document_is_one_uri_or_words() -> None:
+    read = document_video(" video+file:///v/a.mp4#t=1,2\n", name="text", loader="VideoLoader")
+    assert read == VideoRef(Path("/v/a.mp4"), 1.0, 2.0)
+    with pytest.raises(VideoUriError, match="outside root"):
+        document_video("video+file:///v/a.mp4", name="text", loader="VideoLoader", root="/w")
+    for empty in ("", " \n"):
+        with pytest.raises(ValueError, match=r"texts\[0\]: got '.*'; some words or a video URI are needed"):
+            document_video(empty, name="texts[0]", loader="VideoLoader")
+    with pytest.raises(TypeError, match=r"texts\[0\]: got NoneType; a string is needed"):
+        document_video(None, name="texts[0]", loader="VideoLoader")  # type: ignore[arg-type]

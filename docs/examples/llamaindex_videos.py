@@ -29,6 +29,7 @@ from qdrant_client import QdrantClient
 
 from vidembed.shapes import sample_clips
 from vidembed.shapes.world import DURATION, render
+from vidembed.uri import parse_video_uri
 
 MODEL = "vidembed/shapes"
 SEGMENT_S = 4.0
@@ -82,7 +83,7 @@ def main(arguments: list[str]) -> dict[str, list[tuple[str, float, float, float]
             found = rerank.postprocess_nodes(retriever.retrieve(question), query_str=question)
             answers[question] = [
                 (
-                    one.node.video_resource.path.name,
+                    Path(parse_video_uri(one.text).source).name,
                     one.node.metadata["start_s"],
                     one.node.metadata["end_s"],
                     one.score,

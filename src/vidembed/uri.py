@@ -25,8 +25,10 @@ __all__ = [
     "VideoRef",
     "VideoUriError",
     "content_fingerprint",
+    "document_video",
     "find_video_uri",
     "is_video_path",
+    "names_video",
     "parse_video_uri",
     "segment_times",
     "video_uri",
@@ -40,11 +42,12 @@ MAX_URI_LENGTH: Final = 16_384
 _URI = re.compile(r"video\+([a-z][a-z0-9+.-]{0,31})://([^\s#]*)(?:#(\S*))?", re.IGNORECASE)
 _RANGE = re.compile(r"t=([0-9]+(?:\.[0-9]*)?)?(?:,([0-9]+(?:\.[0-9]*)?))?")
 _WINDOWS_DRIVE = re.compile(r"[A-Za-z]:\\")
+_ABSOLUTE = re.compile(r"[/\\]|~[^\s/\\]*[/\\]|[A-Za-z]:[/\\]|file:/", re.IGNORECASE)
 _URL_SAFE = "/:@!$&'()*+,;=?[]%~"  # what has a meaning in an address, and escapes that are there already
 
 
 class VideoUriError(ValueError):
-    """A video URI that cannot be used: its scheme, host, time range or path is not allowed."""
+    """A video URI that cannot be used: its scheme, host, time range or path is not allowed. Or a bare path instead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +180,66 @@ def is_video_path(path: str | os.PathLike[str]) -> bool:
     return PurePath(path).suffix.lower() in VIDEO_SUFFIXES
 
 
+def names_video(text: str) -> bool:
+    """Whether a text is nothing but the path or the address of a video, as `VideoEncoder` takes a string for a file.
+
+    It is one line that ends in one of `VIDEO_SUFFIXES`; the query of an address and a time range do not count. The file
+    need not exist, unless the text has spaces and does not begin as an absolute path: words that end in the name of a
+    file are words.
+
+    Args:
+        text: Any text. White space around it is left out.
+    """
+    line = text.strip()
+    if len(line) > MAX_URI_LENGTH or len(line.splitlines()) != 1:
+        return False
+    name, _, fragment = line.rpartition("#")
+    name = name if _RANGE.fullmatch(fragment) else line
+    if re.search(r"\s", line):
+        # only a relative path is looked for: looking up \\machine\folder makes Windows log in there
+        return is_video_path(name) and (_ABSOLUTE.match(name) is not None or _is_file(name))
+    return is_video_path(re.split("[?#]", name, maxsplit=1)[0] if "://" in name else name)
+
+
+def document_video(
+    text: str,
+    *,
+    name: str,
+    loader: str,
+    allowed_schemes: Collection[str] = ("file",),
+    root: str | os.PathLike[str] | None = None,
+) -> VideoRef | None:
+    """Read the text of a document: one video URI, or words.
+
+    Args:
+        text: White space around it is left out.
+        name: What messages call the text, such as ``texts[3]``.
+        loader: What makes documents of videos, for messages.
+        allowed_schemes: As `parse_video_uri` takes.
+        root: As `parse_video_uri` takes.
+
+    Returns:
+        The video that it names, or None for words.
+
+    Raises:
+        TypeError: It is no string.
+        VideoUriError: It is a video URI that is not allowed, or the bare path or address of a video (`names_video`),
+            which is not read, since text from elsewhere could name any file, and is not embedded as words either.
+        ValueError: It is empty.
+    """
+    if not isinstance(text, str):
+        raise TypeError(f"{name}: got {type(text).__name__}; a string is needed")
+    if not text.strip():
+        raise ValueError(f"{name}: got {text!r}; some words or a video URI are needed")
+    found = parse_video_uri(text.strip(), allowed_schemes=allowed_schemes, root=root)
+    if found is None and names_video(text):
+        raise VideoUriError(
+            f"{name}: {item_name(text.strip())!r} is the path or address of a video and no words. To embed the video, "
+            f"make the document with {loader}, or write its text with vidembed.uri.video_uri(path)."
+        )
+    return found
+
+
 def segment_times(duration: float, segment_s: float, overlap_s: float = 0.0) -> list[tuple[float, float]]:
     """Cut a duration into windows, as `vidembed.index` does (see `vidembed.video.windows.Windows`).
 
@@ -192,6 +255,13 @@ def segment_times(duration: float, segment_s: float, overlap_s: float = 0.0) -> 
         ValueError: An argument is out of range.
     """
     return Windows(segment_s, overlap_s).split(duration)
+
+
+def _is_file(name: str) -> bool:
+    try:
+        return Path(name).is_file()
+    except (OSError, ValueError):  # a sentence can be too long for a file name, or hold a NUL
+        return False
 
 
 # -- writing -----------------------------------------------------------------------------------------------------------

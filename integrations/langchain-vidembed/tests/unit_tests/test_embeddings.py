@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from langchain_core.documents import Document
 from langchain_core.load import dumpd
+from langchain_core.vectorstores import InMemoryVectorStore
 from pydantic import ValidationError
 from vidembed import VideoEncoder, VideoSegment
 from vidembed.uri import VideoUriError, video_uri
@@ -32,7 +34,7 @@ def test_video_uris_are_videos_and_the_rest_is_text(
     folder: Path, embeddings: VideoEmbeddings, watched: Watched, encoder: VideoEncoder
 ) -> None:
     segment = VideoSegment(folder / "a.mp4", 4, 8)
-    texts = [video_uri(folder / "a.mp4", 4, 8), WORDS, f"see {video_uri(folder / 'a.mp4')}", str(folder / "a.mp4")]
+    texts = [video_uri(folder / "a.mp4", 4, 8), WORDS, f"see {video_uri(folder / 'a.mp4')}", "see clips/a.mp4"]
     found = embeddings.embed_documents(texts)
     assert watched.inputs == [segment, *({"text": text} for text in texts[1:])]
     assert same(found, encoder.encode([segment, *({"text": text} for text in texts[1:])]))
@@ -90,6 +92,28 @@ def test_what_cannot_be_read_is_an_error_and_never_text(folder: Path, embeddings
     for name, error in (("bad.mp4", NotAVideo), ("missing.mp4", VideoNotFound)):
         with pytest.raises(error, match=name):
             embeddings.embed_documents([video_uri(folder / "c.mp4"), video_uri(folder / name)])
+
+
+@pytest.mark.parametrize("name", ["FOLDER/c.mp4", "missing/a.mp4", "C:\\v\\a.mov", "~/v/a.mp4", "file:///a.mp4"])
+def test_a_bare_path_is_never_words(folder: Path, watched: Watched, name: str) -> None:
+    embeddings = VideoEmbeddings(encoder=watched, on_error="skip")
+    text = name.replace("FOLDER", str(folder))
+    with pytest.raises(VideoUriError, match=r"^texts\[1\]: .*VideoLoader.*video_uri") as caught:
+        embeddings.embed_documents([WORDS, text, WORDS])
+    assert repr(text)[1:-1] in str(caught.value) or text in str(caught.value)
+    assert watched.inputs == []  # found before anything is embedded
+    with pytest.raises(VideoUriError):
+        InMemoryVectorStore(embeddings).add_documents([Document(page_content=text)])
+    assert len(embeddings.embed_query(text)) == 128  # a query is words
+
+
+def test_documents_without_words_are_refused(embeddings: VideoEmbeddings, watched: Watched) -> None:
+    for text in ("", "  "):
+        with pytest.raises(ValueError, match=r"texts\[1\]: got '\s*'"):
+            embeddings.embed_documents([WORDS, text])
+    with pytest.raises(TypeError, match=r"texts\[0\]: got NoneType"):
+        embeddings.embed_documents([None])  # type: ignore[list-item]
+    assert watched.inputs == []
 
 
 @pytest.mark.parametrize("uri", ["video+https://example.org/a.mp4", "video+file:///a.mp4#t=x", "video+file://h/a.mp4"])

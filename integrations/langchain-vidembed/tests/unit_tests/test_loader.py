@@ -18,6 +18,7 @@ def test_a_document_a_video(folder: Path) -> None:
         video_uri(folder / name) for name in ("a.mp4", "b.MP4", "c.mp4")
     ]
     assert documents[1].metadata == {
+        "kind": "video",
         "source": str(folder / "b.MP4"),
         "start_s": 0.0,
         "end_s": 8.0,

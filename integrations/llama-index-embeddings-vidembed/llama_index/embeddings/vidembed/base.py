@@ -47,7 +47,7 @@ class VideoEmbedding(Gate, MultiModalEmbedding):
 
     A text that is one video URI (`vidembed.uri.video_uri`), with nothing before it but metadata that LlamaIndex put
     there, is the video that it names. It is never embedded as words: if the video may not or cannot be read, that is an
-    error. Any other text is text, and so is every query.
+    error. So is the bare path of a video. Any other text is text, and so is every query.
 
     The model is loaded when this is made, and used by one thread at a time, a batch at a time, so that queries come in
     between while documents are embedded. Async methods run in threads.
@@ -228,6 +228,22 @@ class VideoEmbedding(Gate, MultiModalEmbedding):
 
     async def _aget_text_embeddings(self, texts: list[str]) -> list[Vector]:
         return await asyncio.to_thread(self._get_text_embeddings, texts)
+
+    def get_text_embedding_batch(self, texts: list[str], show_progress: bool = False, **kwargs: Any) -> list[Vector]:
+        """As the base class, after a look at all texts: one that cannot be embedded is named before any is."""
+        self._check_texts(texts)
+        return super().get_text_embedding_batch(texts, show_progress, **kwargs)
+
+    async def aget_text_embedding_batch(
+        self, texts: list[str], show_progress: bool = False, **kwargs: Any
+    ) -> list[Vector]:
+        """As `get_text_embedding_batch`."""
+        self._check_texts(texts)
+        return await super().aget_text_embedding_batch(texts, show_progress, **kwargs)
+
+    def _check_texts(self, texts: list[str]) -> None:
+        for place, text in enumerate(texts):
+            self.text_input(text, f"texts[{place}]")
 
     def _get_image_embedding(self, img_file_path: ImageType) -> Vector:
         return self._get_image_embeddings([img_file_path])[0]

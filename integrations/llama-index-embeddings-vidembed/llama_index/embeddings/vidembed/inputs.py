@@ -12,7 +12,7 @@ from typing import Any, Literal
 from llama_index.core.bridge.pydantic import BaseModel, Field, field_validator
 from llama_index.core.schema import BaseNode, ImageNode, MetadataMode
 
-from vidembed.uri import SCHEMES, VideoRef, parse_video_uri, video_uri
+from vidembed.uri import SCHEMES, VideoRef, document_video, parse_video_uri, video_uri
 from vidembed.video import VideoSegment, item_name
 
 OnError = Literal["raise", "skip"]
@@ -68,11 +68,7 @@ class Gate(BaseModel):
         Raises:
             VideoUriError: It names one that is malformed or not allowed.
         """
-        words = text.strip()
-        metadata, gap, rest = words.rpartition("\n\n")
-        if gap and _METADATA.match(metadata):
-            words = rest.lstrip()
-        return parse_video_uri(words, allowed_schemes=self.allowed_schemes, root=self.root)
+        return parse_video_uri(_without_metadata(text), allowed_schemes=self.allowed_schemes, root=self.root)
 
     def checked(self, source: str | os.PathLike[str]) -> VideoRef:
         """Return the video or image of a path, or http(s) address.
@@ -84,19 +80,30 @@ class Gate(BaseModel):
         assert found is not None  # noqa: S101 - video_uri wrote it
         return found
 
-    def text_input(self, text: str) -> Any:
+    def text_input(self, text: str, name: str = "text") -> Any:
         """Return what `VideoEncoder` is to embed for a text that is a document.
+
+        Args:
+            text: A video URI, or words; metadata may stand before it, as LlamaIndex writes it.
+            name: What messages call it.
 
         Raises:
             NothingToEmbedError: The text is empty.
-            VideoUriError: It names a video that is malformed or not allowed.
+            VideoUriError: It names a video that is malformed or not allowed, or is the bare path of one.
+            TypeError: It is no string.
         """
-        if not text.strip():
+        if isinstance(text, str) and not text.strip():
             raise NothingToEmbedError(
-                "text: empty. LlamaIndex gives embeddings the text of a node, and a node with nothing but a "
+                f"{name}: empty. LlamaIndex gives embeddings the text of a node, and a node with nothing but a "
                 "video_resource has none: make nodes with VideoReader and VideoNodeParser, which write a video URI."
             )
-        found = self.video_in(text)
+        found = document_video(
+            _without_metadata(text) if isinstance(text, str) else text,
+            name=name,
+            loader="VideoReader",
+            allowed_schemes=self.allowed_schemes,
+            root=self.root,
+        )
         return {"text": text} if found is None else found.segment()  # a dict, since text could look like a file's name
 
     def video_input(self, video: Any) -> Any:
@@ -147,11 +154,12 @@ class Gate(BaseModel):
 
         Raises:
             NothingToEmbedError: It has none of these; the message names it.
-            VideoUriError: It names a video that is malformed or not allowed.
+            VideoUriError: It names a video that is malformed or not allowed, or its text is the bare path of one.
         """
         if (video := self.node_video(node)) is not None:
             return video
-        if node.get_content(MetadataMode.NONE).strip():
+        if (text := node.get_content(MetadataMode.NONE)).strip():
+            self.text_input(text, node_name(node))  # refuses the bare path of a video
             return {"text": node.get_content(MetadataMode.EMBED)}
         image = _resource(getattr(node, "image_resource", None), self.image_input)
         if image is None and isinstance(node, ImageNode) and (place := node.image_path or node.image_url):
@@ -159,6 +167,12 @@ class Gate(BaseModel):
         if image is None:
             raise NothingToEmbedError(f"node {node.node_id} has neither text nor a video nor an image to embed")
         return image
+
+
+def _without_metadata(text: str) -> str:
+    words = text.strip()
+    metadata, gap, rest = words.rpartition("\n\n")
+    return rest.lstrip() if gap and _METADATA.match(metadata) else words
 
 
 def _resource(resource: Any, as_input: Callable[[Any], Any]) -> Any | None:

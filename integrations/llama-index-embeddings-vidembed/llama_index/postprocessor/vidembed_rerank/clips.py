@@ -18,10 +18,10 @@ CRF = "23"  # the default of the encoder
 
 
 class VideoClips(Gate, BaseNodePostprocessor):
-    """Puts the part of the video that a node is about in the place of its whole file.
+    """Shows a multimodal model the part of the video that a node is about.
 
-    LlamaIndex sends a multimodal model all of ``video_resource``, the whole file for each node of it: it knows no
-    times. This returns new nodes whose ``video_resource`` holds the bytes of an H.264 file of that part alone, without
+    Of a text node with a video URI, LlamaIndex sends a model the words; of a ``video_resource``, the whole file. This
+    returns new nodes whose ``video_resource`` holds the bytes of an H.264 file of that part alone, without
     sound. Nodes that name no video in their text pass as they are. Let it be the last of the postprocessors: bytes are
     not stored, and the times of the metadata still count from the beginning of the file.
 

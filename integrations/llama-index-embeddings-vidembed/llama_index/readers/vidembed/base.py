@@ -12,7 +12,7 @@ from llama_index.core.bridge.pydantic import ConfigDict, Field
 from llama_index.core.readers.base import BasePydanticReader, BaseReader
 from llama_index.core.schema import Document
 
-from llama_index.readers.vidembed.nodes import stable_id, video_fields
+from llama_index.readers.vidembed.nodes import stable_id, video_fields, video_resource
 from vidembed.index.files import find_videos
 from vidembed.uri import VIDEO_SUFFIXES, VideoRef, content_fingerprint
 from vidembed.video import VideoError, item_name
@@ -30,8 +30,8 @@ class VideoReader(BasePydanticReader):
     """Makes a document of each video, without embedding it.
 
     Its text is the URI of the video, and its id is made of that. Its metadata, beside what `SimpleDirectoryReader`
-    gives but for dates: ``video_uri``, ``start_s``, ``end_s`` and ``duration_s`` (seconds), and
-    ``content_fingerprint`` (SHA-256 of the file, which is read whole).
+    gives but for dates: ``kind`` (always ``"video"``, to filter by), ``video_uri``, ``start_s``, ``end_s`` and
+    ``duration_s`` (seconds), and ``content_fingerprint`` (SHA-256 of the file, which is read whole).
 
     Args:
         on_error: "raise" at a file that cannot be read, or "skip" to log it and go on. What can be seen without
@@ -96,7 +96,7 @@ class VideoReader(BasePydanticReader):
         fields = video_fields(
             ref, start=start, end=duration, duration=duration, fingerprint=fingerprint, metadata=extra
         )
-        return Document(id_=stable_id(ref.uri), **fields)
+        return Document(id_=stable_id(ref.uri), video_resource=video_resource(file), **fields)
 
 
 def video_extractor(reader: VideoReader | None = None) -> dict[str, BaseReader]:

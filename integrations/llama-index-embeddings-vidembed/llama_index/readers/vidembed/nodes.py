@@ -1,7 +1,7 @@
 """How a video looks as a LlamaIndex document or node.
 
-Its text is its URI: LlamaIndex hands embeddings, caches and stores nothing but text, and stores give every class of
-nodes but `Node` back as `TextNode`. ``video_resource`` is for what shows the video to a model.
+Its text is its URI: LlamaIndex hands embeddings, caches and stores nothing but text. Nodes are `TextNode`s, which all
+stores and all parts of LlamaIndex take; stores give every other class but `Node` back as one.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ def video_fields(
         metadata: More of it, such as where the file was found.
     """
     ours: dict[str, Any] = {
+        "kind": "video",
         "video_uri": ref.uri,
         "start_s": start,
         "end_s": end,
@@ -50,8 +51,7 @@ def video_fields(
         ours["content_fingerprint"] = fingerprint
     whole = {**{key: _storable(value) for key, value in metadata.items()}, **ours}
     return {
-        "text_resource": MediaResource(text=ref.uri),
-        "video_resource": _media(ref.source),
+        "text": ref.uri,
         "metadata": whole,
         "excluded_embed_metadata_keys": list(whole),  # what leaks into the text would stand before the URI
         "excluded_llm_metadata_keys": [key for key in whole if key in HIDDEN_FROM_LLM],
@@ -71,12 +71,11 @@ def merged(*keys: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(key for some in keys for key in some))
 
 
-def _media(source: Path | str) -> MediaResource | None:
-    if isinstance(source, str):
-        return MediaResource(url=source)
-    if _storable(str(source)) != str(source):
+def video_resource(file: Path) -> MediaResource | None:
+    """Return the whole file as LlamaIndex shows it to a model, or None if its name cannot be written as UTF-8."""
+    if _storable(str(file)) != str(file):
         return None
-    return MediaResource(path=source, mimetype=mimetypes.guess_type(f"video{source.suffix.lower()}")[0])
+    return MediaResource(path=file, mimetype=mimetypes.guess_type(f"video{file.suffix.lower()}")[0])
 
 
 def _storable(value: Any) -> Any:

@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from llama_index.core.bridge.pydantic import ConfigDict, Field, model_validator
 from llama_index.core.node_parser import NodeParser
-from llama_index.core.schema import BaseNode, Document, MetadataMode, Node, NodeRelationship
+from llama_index.core.schema import BaseNode, Document, MetadataMode, Node, NodeRelationship, TextNode
 from llama_index.core.utils import get_tqdm_iterable
 
 from llama_index.embeddings.vidembed.inputs import Gate, NotAVideoError, OnError, node_name
@@ -25,9 +25,10 @@ logger = logging.getLogger(__name__)
 class VideoNodeParser(Gate, NodeParser):
     """Cuts videos into nodes by time, without decoding them.
 
-    A node names its part of the video in its text, a URI, and in the metadata: ``start_s``, ``end_s``, ``duration_s``
-    (seconds), ``video_uri`` and ``content_fingerprint``. Its source is the document, so a pipeline that upserts
-    removes the nodes of a document that changed; its id is made of both. Documents that are no videos pass as they are.
+    A node is a `TextNode` that names its part of the video in its text, a URI, and in the metadata: ``kind`` (always
+    ``"video"``), ``start_s``, ``end_s``, ``duration_s`` (seconds), ``video_uri`` and ``content_fingerprint``. Its
+    source is the document, so a pipeline that upserts removes the nodes of a document that changed; its id is made of
+    both. Documents that are no videos pass as they are.
 
     Args:
         segment_s: Length of a node, seconds; the last is moved back to end with the video. Default the whole video.
@@ -116,7 +117,7 @@ class VideoNodeParser(Gate, NodeParser):
             )
             for name in ("excluded_embed_metadata_keys", "excluded_llm_metadata_keys"):
                 fields[name] = merged(getattr(node, name), fields[name])
-            yield Node(
+            yield TextNode(
                 id_=stable_id(source.node_id, part.uri), relationships={NodeRelationship.SOURCE: source}, **fields
             )
 
