@@ -148,13 +148,17 @@ def calibrate(
         if not flags[rest].any() or flags[rest].all():
             raise ValueError(f"labels: fold {number} leaves one class to fit on; give more pairs, or fewer folds")
         part = fit_numbers(
-            answers.take(rest), flags[rest], mode, None if similarity is None else similarity[rest], names[rest]
+            answers.take(rest),
+            flags[rest],
+            mode,
+            None if similarity is None else similarity[rest],
+            names[rest].tolist(),
         )
         odds = answers.take(held).log_odds(mode, part.prior_correction)
         after[held] = part.calibration(odds, kind="log_odds")
         if fused is not None and similarity is not None and part.fusion is not None:
-            fused[held] = part.fusion(odds, similarity[held], names[held])
-    fit = fit_numbers(answers, flags, mode, similarity, names)
+            fused[held] = part.fusion(odds, similarity[held], names[held].tolist())
+    fit = fit_numbers(answers, flags, mode, similarity, groups)
     before = sigmoid(answers.log_odds(mode, correction))
     return CalibrationReport(
         mode=mode,

@@ -82,7 +82,7 @@ def answers_and_similarities(
     texts = list(dict.fromkeys(pair.text for pair in pairs))
     if not texts:
         return _as_answers(reranker, pairs, found, priors=priors, prompt=prompt), similarity
-    asked = {"on_error": on_error, "show_progress_bar": False, "convert_to_numpy": True}
+    asked: dict[str, Any] = {"on_error": on_error, "show_progress_bar": False, "convert_to_numpy": True}
     queries = dict(zip(texts, encoder.encode_query([{"text": text} for text in texts], **asked), strict=True))
 
     def compare(group: VideoGroup, vector: np.ndarray) -> None:

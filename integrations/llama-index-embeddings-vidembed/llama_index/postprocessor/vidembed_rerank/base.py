@@ -220,7 +220,7 @@ class VideoRerank(Gate, BaseNodePostprocessor):
     def _with_parts(self, found: NodeWithScore, scores: dict[str, Any]) -> BaseNode:
         """The node, or a copy with what its score is made of in the metadata, which no model is shown."""
         node = found.node
-        parts = {name: scores[name] for name in ("similarity", "match") if name in scores}
+        parts: dict[str, Any] = {name: scores[name] for name in ("similarity", "match") if name in scores}
         if self.keep_retrieval_score:
             parts[RETRIEVAL_SCORE] = found.score
         if not parts:
