@@ -170,11 +170,11 @@ def table(measured: Scores, other: Scores, fit: Fit) -> list[dict[str, Any]]:
         for k in DEPTHS:
             entry: dict[str, Any] = {"scores": name, "k": k}
             for direction in DIRECTIONS:
-                (first, second, positives), fitted_on = (
+                (first, second, positives), validation = (
                     scores.oriented(direction, mode, using, scores.asked(direction, k, temperatures[direction]))
                     for scores in (measured, other)
                 )
-                stages = DualStages(*fitted_on, k)
+                stages = DualStages(*validation, k)
                 entry[direction] = _recalls(reranked(first, second, k), positives)
                 entry[direction + "_dual"] = _recalls(stages(first, second), positives)
             rows.append(entry)
