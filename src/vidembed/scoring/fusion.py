@@ -226,8 +226,8 @@ def _fit_weights(
     odds: FloatArray, cosines: FloatArray, right: NDArray[np.bool_]
 ) -> tuple[float, float, float, float, float]:
     """The first five fields of `ScoreFusion`, of ``(Q, K)`` candidates."""
-    from scipy.optimize import minimize  # type: ignore[import-untyped]  # noqa: PLC0415 - only fitting needs it
-    from scipy.special import logsumexp  # type: ignore[import-untyped]  # noqa: PLC0415 - likewise
+    from scipy.optimize import minimize  # noqa: PLC0415 - only fitting needs it
+    from scipy.special import logsumexp  # noqa: PLC0415 - likewise
 
     known = np.isfinite(odds)
     of_queries = _of_queries(odds, cosines)
