@@ -58,12 +58,9 @@ class Answers:
 
     def without(self, failed: np.ndarray) -> Answers:
         """The same answers, with NaN in the place of those that a mask (N,) marks."""
-        return Answers(
-            *(
-                None if (one := getattr(self, item.name)) is None else np.where(failed, np.nan, one)
-                for item in fields(self)
-            )
-        )
+        blank = np.where(failed, np.nan, 0.0)  # (N,)
+        values: dict[str, FloatArray | None] = {item.name: getattr(self, item.name) for item in fields(self)}
+        return Answers(**{name: each + blank for name, each in values.items() if each is not None})
 
     def log_odds(self, mode: ScoreMode, correction: PriorCorrection | None = None) -> FloatArray:
         """Log-odds of a match in a score mode.
