@@ -43,7 +43,9 @@ def test_as_text_and_json(result: dict[str, Any]) -> None:
 
 def scores(first: np.ndarray, odds: np.ndarray, positives: np.ndarray) -> rerank.Scores:
     flat = odds.ravel()
-    return rerank.Scores(first, Answers(flat, flat, np.zeros_like(flat), np.zeros_like(flat)), positives)
+    return rerank.Scores(
+        first, Answers(flat, flat, np.sin(np.arange(flat.size)), np.cos(np.arange(flat.size))), positives
+    )
 
 
 def test_fusion_leans_on_the_better_judge() -> None:
