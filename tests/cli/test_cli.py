@@ -152,10 +152,11 @@ def test_demo(checkpoint: Path, tmp_path: Path) -> None:
     assert result.exit_code == 0, result.stderr
     assert "6 indexed" in result.stdout
     assert "recall@1" in result.stdout
-    assert result.stdout.count("what it shows") == 5
+    shown = result.stdout.count("what it shows")
+    assert 1 <= shown <= 5  # how many a random model finds
     assert "vidembed search" in result.stdout
     assert "by chance @1" in result.stdout
-    assert (out / "hits-6-0.html").read_text(encoding="utf-8").count("<img") == 15
+    assert (out / "hits-6-0.html").read_text(encoding="utf-8").count("<img") == 3 * shown
     assert len(rows(out / "index-6-0")) == 6
     assert "6 unchanged" in vidembed("demo", "--out", out, "--clips", "6", "--model", checkpoint).stdout
 

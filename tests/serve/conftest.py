@@ -56,6 +56,7 @@ class FakeReranker:
     """The probability of a video is its redness."""
 
     sampling = Sampling(fps=3.0)
+    fusion = first_stage = None
 
     def predict(
         self, pairs: list[Any], *, on_error: str, show_progress_bar: bool = False
