@@ -131,7 +131,8 @@ def test_equals_load_video(zoo: Zoo, pool: DecodePool, name: str) -> None:
     check(whole, path)
     assert whole.layout().duration == pytest.approx(zoo[name].duration, abs=0.05)
     layout = windows.layout()
-    assert layout.segments == Windows(1.5, 0.5).split(layout.duration)
+    if not name.startswith("gap"):  # segments without a new frame are one there
+        assert layout.segments == Windows(1.5, 0.5).split(layout.duration)
     check(windows, path, list(layout.segments))
     assert list(whole) == list(windows) == []  # each is given once
 
