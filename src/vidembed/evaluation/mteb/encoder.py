@@ -20,7 +20,7 @@ from mteb.types import PromptType
 from tqdm.auto import tqdm
 
 from vidembed.encoder import VideoEncoder
-from vidembed.models import resolve_model
+from vidembed.models import NAMESPACE, resolve_model
 from vidembed.video import VideoError, VideoFrames
 
 if TYPE_CHECKING:
@@ -221,7 +221,7 @@ def model_meta(
         "use_instructions": any(encoder.prompts.values()),
         "modalities": [kind for kind in MODALITIES if kind in encoder.modalities],
         "model_type": ["dense"],
-        "adapted_from": source if _HUB_NAME.fullmatch(source) else None,
+        "adapted_from": source if _HUB_NAME.fullmatch(source) and not source.startswith(NAMESPACE) else None,
         "experiment_kwargs": {"frames": frames} if frames != "file" else None,
     }
     if taken := sorted(set(facts) & set(known)):
