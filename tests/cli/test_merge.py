@@ -83,6 +83,8 @@ def test_reranking_is_of_merged_hits(index: Path, monkeypatch: pytest.MonkeyPatc
     asked: list[Any] = []
 
     class Reranker:
+        fusion = first_stage = None
+
         def rank(self, query: Any, documents: list[Any], **_: Any) -> list[dict[str, Any]]:
             asked[:] = documents
             return [{"corpus_id": place, "score": 1 / (1 + place)} for place in range(len(documents))]

@@ -73,7 +73,7 @@ class TestWideColours:
         assert (frame.colorspace, frame.color_trc, frame.color_primaries) == (9, transfer, 9)  # as it was
 
     def test_a_phone_clip_of_two_sizes_is_converted_alike(self, tmp_path: Path) -> None:
-        path = write_bt2020(tmp_path / "a.mp4", patches(), 2, HLG, codec="libx265")
+        path = write_bt2020(tmp_path / "a.mkv", patches(), 2, HLG, codec="libx265")
         full = load_video(path).frames[0].astype(float)
         small = load_video(path, Sampling(max_pixels=32 * 32)).frames[0].astype(float)
         assert np.abs(full.reshape(32, 2, 32, 2, 3).mean(axis=(1, 3)) - small).mean() < 6

@@ -500,7 +500,8 @@ class FrameReader:
         """Note when the first frame comes on show."""
         self._origin = origin
         self.start = box.start_on_player(self.container, self.stream, origin)
-        self.duration = box.declared_duration(self.container, self.stream, origin)
+        if not self._is_gif:
+            self.duration = box.declared_duration(self.container, self.stream, origin)
 
     def _place(self, frame: VideoFrame) -> TimedFrame | None:
         """Give a frame its time, or ``None`` if it is damaged or has no time."""
