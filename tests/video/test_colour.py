@@ -192,7 +192,7 @@ class TestDecord:
 
     @pytest.mark.parametrize("kind", ["mirrored", "interlaced", "HLG", "no rotation"])
     def test_refuses_what_it_would_show_otherwise(self, tmp_path: Path, kind: str) -> None:
-        path, pictures = tmp_path / "a.mp4", moving(8)
+        path, pictures = tmp_path / ("a.mkv" if kind == "HLG" else "a.mp4"), moving(8)
         if kind == "interlaced":
             write_interlaced(path, pictures, 2)
         elif kind == "HLG":
