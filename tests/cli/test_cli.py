@@ -66,6 +66,20 @@ def test_info_does_not_import_torch(clips: Path, tmp_path: Path, loaded: list[di
     assert "fingerprint: name" in vidembed("info", tmp_path / "ix").stdout
 
 
+def test_info_of_a_video(clips: Path) -> None:
+    facts = json.loads(vidembed("info", clips / "red.mp4", "--json").stdout)
+    assert (facts["mirrored"], facts["stream"], facts["discontinuities"], facts["start_s"]) == (False, 0, 0, 0.0)
+    assert facts["colour"]["conversion"] == "none"
+    assert "colour: conversion" in vidembed("info", clips / "red.mp4").stdout
+
+
+def test_info_of_what_is_no_video(tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").write_bytes(b"no video")
+    result = vidembed("info", tmp_path / "a.mp4")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "a.mp4" in result.stderr
+
+
 def test_version() -> None:
     import vidembed as package
 

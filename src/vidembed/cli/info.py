@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,10 +16,13 @@ from vidembed.cli.console import print_json, print_table
 
 def command(
     *,
-    folder: Annotated[Path, typer.Argument(help="Folder of the index.", show_default=False)],
+    folder: Annotated[Path, typer.Argument(help="Folder of an index, or a video file.", show_default=False)],
     as_json: Annotated[bool, typer.Option("--json", help="Write it to stdout as JSON.")] = False,
 ) -> None:
-    """Say what an index holds and which model made it."""
+    """Show what an index holds and which model made it, or what a video is and how it is read."""
+    if folder.is_file():
+        _show_video(folder, as_json=as_json)
+        return
     from vidembed.index import VideoIndex
     from vidembed.index.ingest.quarantine import read as read_quarantine
     from vidembed.index.retrieval.refresh import facts as search_facts
@@ -54,6 +58,18 @@ def command(
     rows += [[f"fingerprint: {key}", _said(value)] for key, value in fields.items()]
     rows += [["exact up to", f"{how['exact_up_to']} segments"], *_derived(how)]
     print_table(["", "value"], rows)
+
+
+def _show_video(path: Path, *, as_json: bool) -> None:
+    """Print what `vidembed.probe` finds, with the discontinuities of the clock."""
+    from vidembed import probe
+
+    facts = asdict(probe(path, scan=True))
+    if as_json:
+        print_json(facts)
+        return
+    facts |= {f"colour: {key}": value for key, value in (facts.pop("colour") or {}).items()}
+    print_table(["", "value"], [[key, _said(value)] for key, value in facts.items()])
 
 
 def _derived(how: dict[str, Any]) -> list[list[str]]:
