@@ -405,5 +405,5 @@ def test_a_document_is_one_uri_or_words() -> None:
     for empty in ("", " \n"):
         with pytest.raises(ValueError, match=r"texts\[0\]: got '.*'; some words or a video URI are needed"):
             document_video(empty, name="texts[0]", loader="VideoLoader")
-    with pytest.raises(TypeError, match=r"texts\[0\]: got NoneType; a string is needed"):
+    with pytest.raises(TypeError, match=r"texts\[0\]: got None; a string is needed"):
         document_video(None, name="texts[0]", loader="VideoLoader")  # type: ignore[arg-type]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 import re
+import reprlib
 from collections.abc import Collection
 from dataclasses import dataclass
 from decimal import Decimal
@@ -228,7 +229,7 @@ def document_video(
         ValueError: It is empty.
     """
     if not isinstance(text, str):
-        raise TypeError(f"{name}: got {type(text).__name__}; a string is needed")
+        raise TypeError(f"{name}: got {reprlib.repr(text)}; a string is needed")
     if not text.strip():
         raise ValueError(f"{name}: got {text!r}; some words or a video URI are needed")
     found = parse_video_uri(text.strip(), allowed_schemes=allowed_schemes, root=root)

@@ -198,7 +198,7 @@ def test_nothing_to_embed_is_an_error(embedding: VideoEmbedding) -> None:
             embedding.get_text_embedding(query)
         with pytest.raises(NothingToEmbedError, match=r"texts\[1\]"):
             embedding.get_text_embedding_batch([WORDS, query])
-    with pytest.raises(TypeError, match=r"texts\[0\]: got NoneType"):
+    with pytest.raises(TypeError, match=r"texts\[0\]: got None"):
         embedding.get_text_embedding_batch([None])
     with pytest.raises(NothingToEmbedError, match="some-id"):
         embedding([TextNode(id_="some-id", text="")])
@@ -441,7 +441,7 @@ def test_documents_go_in_too(embedding: VideoEmbedding, uri: str) -> None:
 
 
 def test_what_is_no_string_is_named_by_its_place(embedding: VideoEmbedding) -> None:
-    with pytest.raises(TypeError, match=r"texts\[1\] of a batch: got None; a string is needed"):
+    with pytest.raises(TypeError, match=r"texts\[1\]: got None; a string is needed"):
         embedding.get_text_embedding_batch(["a", None])  # type: ignore[list-item]
     with pytest.raises(NothingToEmbedError, match="query: got None"):
         embedding.get_query_embedding(None)  # type: ignore[arg-type]

@@ -111,7 +111,7 @@ def test_documents_without_words_are_refused(embeddings: VideoEmbeddings, watche
     for text in ("", "  "):
         with pytest.raises(ValueError, match=r"texts\[1\]: got '\s*'"):
             embeddings.embed_documents([WORDS, text])
-    with pytest.raises(TypeError, match=r"texts\[0\]: got NoneType"):
+    with pytest.raises(TypeError, match=r"texts\[0\]: got None"):
         embeddings.embed_documents([None])  # type: ignore[list-item]
     assert watched.inputs == []
 
@@ -156,9 +156,9 @@ def test_a_piece_of_a_split_uri_is_an_error(folder: Path, embeddings: VideoEmbed
 def test_the_default_model_warns_in_one_line() -> None:
     with pytest.warns(UserWarning, match="drawn world") as caught:
         VideoEmbeddings()
-    assert len(caught) == 1
-    assert "\n" not in str(caught[0].message)
-    assert caught[0].filename == __file__
+    (warned,) = [each for each in caught if "drawn world" in str(each.message)]
+    assert "\n" not in str(warned.message)
+    assert warned.filename == __file__
 
 
 @pytest.mark.parametrize(

@@ -221,9 +221,6 @@ class VideoEmbedding(Gate, MultiModalEmbedding):
         return await asyncio.to_thread(self._get_text_embedding, text)
 
     def _get_text_embeddings(self, texts: list[str]) -> list[Vector]:
-        for place, text in enumerate(texts):
-            if not isinstance(text, str):
-                raise TypeError(f"texts[{place}] of a batch: got {text!r}; a string is needed")
         return self._embed_all([self.text_input(text) for text in texts])
 
     async def _aget_text_embeddings(self, texts: list[str]) -> list[Vector]:
