@@ -583,7 +583,8 @@ def test_a_later_file_can_be_taken_first(zoo: Zoo) -> None:
 @pytest.mark.usefixtures("misbehaving")
 def test_cancelled_at_work(named: Callable[[str], Path]) -> None:
     with DecodePool(workers=1) as pool:
-        reading, queued = pool.submit(named("hang.mp4"), SAMPLING), pool.submit(named("sleep.mp4"), SAMPLING)
+        reading = pool.submit(named("hang.mp4"), SAMPLING, cut=Windows(60.0))  # with a layout before it is decoded
+        queued = pool.submit(named("sleep.mp4"), SAMPLING)
         reading.layout()
         (process,) = processes(pool)
         with ThreadPoolExecutor(1) as threads:
@@ -614,7 +615,7 @@ def test_a_file_cancelled_in_the_queue_is_not_read(named: Callable[[str], Path],
 @pytest.mark.usefixtures("misbehaving")
 def test_a_reading_that_is_let_go_is_cancelled(named: Callable[[str], Path]) -> None:
     with DecodePool(workers=1) as pool:
-        reading = pool.submit(named("hang.mp4"), SAMPLING)
+        reading = pool.submit(named("hang.mp4"), SAMPLING, cut=Windows(60.0))
         reading.layout()
         del reading
         assert len(_one(pool.submit(named("good.mp4"), SAMPLING)).frames) == 6
@@ -624,7 +625,8 @@ def test_a_reading_that_is_let_go_is_cancelled(named: Callable[[str], Path]) -> 
 def test_closed_in_the_middle(named: Callable[[str], Path], zoo: Zoo) -> None:
     before = {thread for thread in threading.enumerate() if thread.name == "vidembed-pool"}
     pool = DecodePool(workers=2)
-    readings = [pool.submit(named(name), SAMPLING) for name in ("hang.mp4", "sleep.mp4", "good.mp4")]
+    names = ("hang.mp4", "sleep.mp4", "good.mp4")
+    readings = [pool.submit(named(name), SAMPLING, cut=Windows(60.0)) for name in names]
     readings.append(pool.submit(zoo.path("seek.mp4"), SAMPLING, cut=Windows(1.0)))
     readings[0].layout()
     readings[1].layout()
@@ -672,11 +674,11 @@ def test_a_pool_that_is_let_go_ends_its_processes(zoo: Zoo) -> None:
 CHILD = """
 import os, sys, time
 from pathlib import Path
-from vidembed.video import DecodePool, Sampling
+from vidembed.video import DecodePool, Sampling, Windows
 from vidembed.video.process import worker
 worker.SCRIPT = Path(sys.argv[1])
 pool = DecodePool(workers=1, timeout_s=None, backend=sys.argv[3])
-reading = pool.submit(sys.argv[2], Sampling())
+reading = pool.submit(sys.argv[2], Sampling(), cut=None if sys.argv[3] == "decord" else Windows(60.0))
 if sys.argv[3] == "decord":
     while not Path(os.environ["VIDEMBED_TEST_SLEEPER"]).exists():
         time.sleep(0.01)
