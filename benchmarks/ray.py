@@ -51,14 +51,13 @@ from benchmarks.common import environment, keep
 from benchmarks.encode import decode_heavy_clips
 from vidembed import VideoEncoder
 from vidembed.index import IndexMeta, Report, VideoIndex, Windows, index_videos
-from vidembed.index.ingest.commit import Committer
-from vidembed.index.ingest.plan import Candidate
-from vidembed.index.ingest.quarantine import Quarantine
-from vidembed.index.store import FileRows, Segment, segment_id
+from vidembed.index.commit import Committer, Quarantine
+from vidembed.index.jobs import Candidate
+from vidembed.index.table import FileRows, Segment, segment_id
 from vidembed.ray import index_videos_ray
 from vidembed.ray.collect import Collector
-from vidembed.ray.plan import Work
-from vidembed.video.fingerprint import FileState
+from vidembed.ray.indexer import Work
+from vidembed.video.sampling import FileState
 
 MODEL = "vidembed/shapes"
 CUT = Windows(2)
@@ -290,7 +289,7 @@ def storage(folder: Path, files: int, *, segments: int = 6, dimension: int = 8) 
 _MEMORY = """
 import json, sys
 from vidembed.index import VideoIndex
-from vidembed.ray.plan import Found, plan
+from vidembed.ray.indexer import Found, plan
 from vidembed.ray.stores import StoredFile
 
 def resident(key="VmRSS"):

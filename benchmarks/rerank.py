@@ -32,7 +32,8 @@ from tests.backbone import tiny
 from transformers import AutoModelForImageTextToText
 
 from benchmarks.common import environment, keep
-from vidembed import VideoFrames, VideoReranker, hook, load_video
+from vidembed import VideoFrames, VideoReranker, load_video
+from vidembed import registry as hook
 from vidembed.backbone import find_parts
 from vidembed.backbone.load import Backbone
 from vidembed.backbone.prefix import prefill, prefix_length

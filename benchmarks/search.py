@@ -31,13 +31,12 @@ import numpy as np
 from tqdm import tqdm
 
 from benchmarks.common import environment, keep
+from vidembed.index import ann, compact
+from vidembed.index.exact import Row, batches, rank, unit
 from vidembed.index.meta import IndexMeta
-from vidembed.index.retrieval import ann, compact
-from vidembed.index.retrieval.exact import Row, rank, unit
-from vidembed.index.retrieval.filters import batches
-from vidembed.index.retrieval.search import Hit, nearest
-from vidembed.index.store import FileRows, Segment, VideoIndex
-from vidembed.video.fingerprint import FileState
+from vidembed.index.search import Hit, nearest
+from vidembed.index.table import FileRows, Segment, VideoIndex
+from vidembed.video.sampling import FileState
 
 SIZES = (10_000, 100_000, 1_000_000)
 DIMENSION = 3584  # of Qwen2.5-VL-7B

@@ -17,7 +17,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 import pytest
 
 from tests.backbone import tiny
-from vidembed import hook
+from vidembed import registry as hook
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell does so to what it starts in the background
     signal.signal(signal.SIGINT, signal.default_int_handler)  # tests of Ctrl-C send it to themselves and to processes

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from vidembed.atomic import replacing, write_atomically
+from vidembed.text import replacing, write_atomically
 
 
 def test_the_file_is_replaced_when_the_block_ends(tmp_path: Path) -> None:

@@ -25,8 +25,7 @@ from tests.clips import moving_square, write_folder
 from vidembed import Sampling, VideoEncoder, VideoError, VideoFrames, VideoSegment, build
 from vidembed.backbone import BackboneError, LayerError
 from vidembed.building import _hidden_states
-from vidembed.encoding.inference import EmbeddingError
-from vidembed.encoding.pipeline import InputError
+from vidembed.errors import EmbeddingError, InputError
 
 GetModel = Callable[[str], Path]
 LAYER = 4

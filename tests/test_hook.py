@@ -24,8 +24,10 @@ from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 from transformers import AutoTokenizer
 
 from tests.cli.conftest import vidembed
-from vidembed import VideoEncoder, VideoReranker, build, hook, models
-from vidembed.analysis.states import check_mllm as analyze_layers_of
+from vidembed import VideoEncoder, VideoReranker, build
+from vidembed import registry as hook
+from vidembed import registry as models
+from vidembed.analysis.layers import check_mllm as analyze_layers_of
 from vidembed.backbone import BackboneError, LayerError
 from vidembed.shapes import ClipRecord, write_clips
 

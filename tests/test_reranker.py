@@ -18,7 +18,7 @@ from vidembed import VideoEncoder, VideoError, VideoFrames, VideoReranker, Video
 from vidembed.backbone import BackboneError, find_parts
 from vidembed.backbone.answers import AnswerTokens, answer_tokens, yes_log_odds
 from vidembed.backbone.prefix import logits_of, packs, prefill, read_suffixes
-from vidembed.encoding.pipeline import InputError
+from vidembed.errors import InputError
 
 GetModel = Callable[[str], Path]
 SENTENCES = ["a red square", "b", "a blue circle moves to the left and then stops for a while", "nothing at all"]

@@ -23,7 +23,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from vidembed import VideoEncoder, VideoReranker
-from vidembed.models import model_path
+from vidembed.registry import model_path
 
 ROOT = Path(__file__).parents[1]
 LOOKED_AT = ("src", "integrations", "benchmarks")

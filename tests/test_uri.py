@@ -12,11 +12,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from vidembed import uri as module
-from vidembed.encoding.inputs import kind_of
+from vidembed.errors import VideoUriError
+from vidembed.inputs import kind_of
 from vidembed.uri import (
     MAX_URI_LENGTH,
     VideoRef,
-    VideoUriError,
     content_fingerprint,
     document_video,
     find_video_uri,
@@ -27,7 +27,7 @@ from vidembed.uri import (
     video_uri,
 )
 from vidembed.video import VideoSegment
-from vidembed.video.windows import Windows
+from vidembed.video.segments import Windows
 
 NAMES = st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1, max_size=40).filter(
     lambda name: name not in {".", ".."}

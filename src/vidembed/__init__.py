@@ -1,7 +1,7 @@
 """Search video by text with the multimodal language models people already have.
 
 Importing this package is quick and takes no torch: names are loaded when they are used. It installs the hook that
-lets ``SentenceTransformer("vidembed/<name>")`` find bundled and locally built models (`vidembed.hook`).
+lets ``SentenceTransformer("vidembed/<name>")`` find bundled and locally built models (`vidembed.registry`).
 """
 
 from __future__ import annotations
@@ -9,16 +9,16 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from vidembed import hook as _hook
+from vidembed import registry as _hook
 
 if TYPE_CHECKING:
     from vidembed.analysis import analyze_layers
     from vidembed.building import build
     from vidembed.encoder import EncodedItem, VideoEncoder
-    from vidembed.models import model_names, model_path
+    from vidembed.registry import model_names, model_path
     from vidembed.reranker import VideoReranker
-    from vidembed.reranking.visual_cache import VisualTokenCache
     from vidembed.video import Clip, Sampling, VideoError, VideoFrames, VideoSegment, load_video, probe
+    from vidembed.visual_cache import VisualTokenCache
 
 __version__ = "0.1.0"
 
@@ -45,8 +45,8 @@ _MODULES = {
     "vidembed.building": ("build",),
     "vidembed.encoder": ("EncodedItem", "VideoEncoder"),
     "vidembed.reranker": ("VideoReranker",),
-    "vidembed.reranking.visual_cache": ("VisualTokenCache",),
-    "vidembed.models": ("model_names", "model_path"),
+    "vidembed.visual_cache": ("VisualTokenCache",),
+    "vidembed.registry": ("model_names", "model_path"),
     "vidembed.video": ("Clip", "Sampling", "VideoError", "VideoFrames", "VideoSegment", "load_video", "probe"),
 }
 

@@ -13,14 +13,13 @@ import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
 
-from vidembed.analysis.layers import Pairs, analyze_layers, checked_pairs
-from vidembed.analysis.states import open_mllm
+from vidembed.analysis.layers import Pairs, analyze_layers, checked_pairs, open_mllm
 from vidembed.backbone import ReadoutMismatchError, capture_block, check_layer, find_parts
 from vidembed.backbone.load import check_dtype
 from vidembed.card import model_card
 from vidembed.checkpoint import CheckpointConfig
 from vidembed.encoder import VideoEncoder
-from vidembed.models import check_name, loading_name, store_dir
+from vidembed.registry import check_name, loading_name, store_dir
 from vidembed.video import Sampling, VideoFrames
 
 logger = logging.getLogger(__name__)
@@ -146,7 +145,7 @@ def _best_layer(
     if pairs is None:
         raise ValueError(
             'layer="auto" needs pairs=FILE, videos with captions to choose the layer on (a .jsonl or .csv file, see '
-            "vidembed.annotations); or give the number of a layer."
+            "vidembed.captions); or give the number of a layer."
         )
     rows = checked_pairs(pairs, videos)
     full = open_mllm(mllm, prefix=prefix, **kwargs)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from vidembed.checkpoint import LAYER_DEFINITION, CheckpointConfig
-from vidembed.models import NAMESPACE, loading_name
+from vidembed.registry import NAMESPACE, loading_name
 
 if TYPE_CHECKING:
     from sentence_transformers.base.model_card import BaseModelCardData
@@ -32,7 +32,7 @@ def model_card(name: str, config: CheckpointConfig, cosines: tuple[float, float]
     """Write the README.md of a checkpoint.
 
     Args:
-        name: How a user loads it, see `vidembed.models.loading_name`.
+        name: How a user loads it, see `vidembed.registry.loading_name`.
         config: Its `CheckpointConfig`.
         cosines: Cosine with the full model's hidden state on one video and one text, as measured when it was built.
             None where it was not measured, so that the weights may have been changed since.
@@ -168,7 +168,7 @@ def reranker_card(name: str, config: RerankerConfig) -> str:
     """Write the README.md of a saved reranker.
 
     Args:
-        name: How a user loads it, see `vidembed.models.loading_name`.
+        name: How a user loads it, see `vidembed.registry.loading_name`.
         config: How it makes scores.
     """
     return f"""---

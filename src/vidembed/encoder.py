@@ -18,17 +18,15 @@ from torch import nn
 
 from vidembed import card, checkpoint
 from vidembed.backbone import ZERO_SHOT_PREFIX, BackboneError, LayerError, check_layer, cut, eol_template, find_parts
-from vidembed.backbone.adapters import check_saveable
+from vidembed.backbone.cut import as_transformer_module, check_saveable, declare_sampling
 from vidembed.backbone.load import Backbone, check_dtype
-from vidembed.backbone.module import as_transformer_module, declare_sampling
-from vidembed.checkpoint import CheckpointConfig
-from vidembed.encoding.inference import EncodeOptions, PipelinedSentenceTransformer
-from vidembed.encoding.inputs import Input
-from vidembed.encoding.pipeline import Failed, OnError, check_on_error, default_workers
-from vidembed.fingerprint import fields_digest, module_fields, pooling_fields, weights_digest
-from vidembed.models import portable_name, resolve_model
+from vidembed.checkpoint import CheckpointConfig, fields_digest, module_fields, pooling_fields, weights_digest
+from vidembed.inputs import Input
+from vidembed.pipeline import Failed, OnError, check_on_error, default_workers
+from vidembed.registry import portable_name, resolve_model
 from vidembed.video import Sampling
-from vidembed.video.download import UrlAccess
+from vidembed.video.fetch import UrlAccess
+from vidembed.video_model import EncodeOptions, PipelinedSentenceTransformer
 
 if TYPE_CHECKING:
     from vidembed.reranker import VideoReranker
@@ -256,7 +254,7 @@ class VideoEncoder(PipelinedSentenceTransformer):
         Weights enter as a digest of sampled values, read anew at each call, so the same model has the same fingerprint
         whether it was cut on the fly or loaded from a checkpoint, on any device; a trained model, other adapters,
         another layer, prompt, frame grid, dtype or ``truncate_dim`` has another. What it does not see:
-        `vidembed.fingerprint.weights_digest`.
+        `vidembed.checkpoint.weights_digest`.
         """
         module = self._transformer
         return {

@@ -18,26 +18,36 @@ from torch import nn
 
 from vidembed import card
 from vidembed.backbone import BackboneError, LayerError
-from vidembed.backbone.adapters import check_saveable
 from vidembed.backbone.answers import answer_tokens
+from vidembed.backbone.cut import as_transformer_module, check_saveable, declare_sampling
 from vidembed.backbone.load import Backbone, check_dtype
-from vidembed.backbone.module import as_transformer_module, declare_sampling
 from vidembed.backbone.templates import match_template
-from vidembed.encoding.pipeline import OnError, check_on_error, default_workers
-from vidembed.models import portable_name, resolve_model
-from vidembed.reranking.answers import Answers, ScoreMode, check_mode
-from vidembed.reranking.calibration import FOLDS, CalibrationReport, calibrate
-from vidembed.reranking.config import FirstStage, RerankerConfig, differing_fields, find_config
-from vidembed.reranking.inference import PredictOptions, PrefixSharingCrossEncoder
-from vidembed.reranking.joint import answers_and_embeddings, answers_and_similarities
-from vidembed.reranking.pairs import PairInput, as_pair
-from vidembed.reranking.ranking import Ranking, rank_documents
-from vidembed.reranking.visual_cache import VisualTokenCache
+from vidembed.pipeline import OnError, check_on_error, default_workers
+from vidembed.registry import portable_name, resolve_model
+from vidembed.reranking.config import (
+    FOLDS,
+    CalibrationReport,
+    FirstStage,
+    Ranking,
+    RerankerConfig,
+    calibrate,
+    differing_fields,
+    find_config,
+    rank_documents,
+)
+from vidembed.reranking.inference import (
+    PredictOptions,
+    PrefixSharingCrossEncoder,
+    answers_and_embeddings,
+    answers_and_similarities,
+)
 from vidembed.scoring import MarginPolicy, PlattScaling, PriorCorrection, ScoreFusion
-from vidembed.scoring._checks import FloatArray
-from vidembed.scoring._logistic import sigmoid
+from vidembed.scoring.calibration import sigmoid
+from vidembed.scoring.checks import FloatArray
 from vidembed.video import Sampling
-from vidembed.video.download import UrlAccess
+from vidembed.video.fetch import UrlAccess
+from vidembed.visual_cache import VisualTokenCache
+from vidembed.yes_no import Answers, PairInput, ScoreMode, as_pair, check_mode
 
 if TYPE_CHECKING:
     from vidembed.encoder import VideoEncoder

@@ -17,9 +17,10 @@ from pathlib import Path, PurePath, PureWindowsPath
 from typing import Final
 from urllib.parse import quote, quote_from_bytes, unquote_to_bytes, urlsplit
 
+from vidembed.errors import VideoUriError
 from vidembed.video import VIDEO_SUFFIXES, VideoSegment, item_name
-from vidembed.video.fingerprint import content_fingerprint
-from vidembed.video.windows import Windows
+from vidembed.video.sampling import content_fingerprint
+from vidembed.video.segments import Windows
 
 __all__ = [
     "VIDEO_SUFFIXES",
@@ -45,10 +46,6 @@ _RANGE = re.compile(r"t=([0-9]+(?:\.[0-9]*)?)?(?:,([0-9]+(?:\.[0-9]*)?))?")
 _WINDOWS_DRIVE = re.compile(r"[A-Za-z]:\\")
 _ABSOLUTE = re.compile(r"[/\\]|~[^\s/\\]*[/\\]|[A-Za-z]:[/\\]|file:/", re.IGNORECASE)
 _URL_SAFE = "/:@!$&'()*+,;=?[]%~"  # what has a meaning in an address, and escapes that are there already
-
-
-class VideoUriError(ValueError):
-    """A video URI that cannot be used: its scheme, host, time range or path is not allowed. Or a bare path instead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,7 +239,7 @@ def document_video(
 
 
 def segment_times(duration: float, segment_s: float, overlap_s: float = 0.0) -> list[tuple[float, float]]:
-    """Cut a duration into windows, as `vidembed.index` does (see `vidembed.video.windows.Windows`).
+    """Cut a duration into windows, as `vidembed.index` does (see `vidembed.video.segments.Windows`).
 
     Args:
         duration: Length of the video, seconds.

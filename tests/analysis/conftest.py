@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.clips import write_folder
-from vidembed.annotations import CaptionedVideo
+from vidembed.captions import CaptionedVideo
 
 
 @pytest.fixture(scope="session")

@@ -16,9 +16,10 @@ import vidembed
 from tests.backbone import tiny
 from vidembed import Sampling, VideoEncoder, VideoError, analyze_layers, build
 from vidembed.analysis import LayerAnalysis
-from vidembed.annotations import AnnotationError, CaptionedVideo
 from vidembed.backbone import BackboneError
 from vidembed.backbone.load import Backbone, load_backbone
+from vidembed.captions import CaptionedVideo
+from vidembed.errors import AnnotationError
 from vidembed.evaluation import median_rank, ranks, recall_at
 
 GetModel = Callable[[str], Path]
@@ -53,7 +54,7 @@ class TestResult:
         self, analysis: LayerAnalysis, backbone: Backbone, pairs: Pairs
     ) -> None:
         """The whole way by other means: encode with a cut model, rank the reporting half, count."""
-        from vidembed.analysis.relation import relation_of, split_halves
+        from vidembed.analysis.measure import relation_of, split_halves
 
         relation = relation_of(pairs)
         half = split_halves(relation.positives, seed=0)[1]
@@ -136,7 +137,7 @@ class TestFailures:
         ({"dtype": "int3"}, "dtype='int3'"),
         ({"device": "nonsense"}, "device='nonsense'"),
         ({"videos": "x"}, "videos='x': only paths in a file"),
-        ({"pairs": [("a.mp4", "b")]}, r"pairs\[0\]: expected a vidembed.annotations.CaptionedVideo, got tuple"),
+        ({"pairs": [("a.mp4", "b")]}, r"pairs\[0\]: expected a vidembed.captions.CaptionedVideo, got tuple"),
         ({"pairs": []}, "no text that is true"),
         ({"pairs": "gone.csv"}, r"gone\.csv: no such file"),
     ],

@@ -10,8 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vidembed.analysis import split_halves
-from vidembed.analysis.measure import Bootstrap, Hits, Readout, choose, cosines, measure_layer, measure_prompt
-from vidembed.analysis.relation import Half
+from vidembed.analysis.measure import Bootstrap, Half, Hits, Readout, choose, cosines, measure_layer, measure_prompt
 from vidembed.analysis.result import DirectionFigures, LayerRow
 from vidembed.evaluation import Interval
 from vidembed.scoring import dual_softmax

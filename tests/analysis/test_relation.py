@@ -10,8 +10,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from vidembed.analysis import split_halves
-from vidembed.analysis.relation import relation_of
-from vidembed.annotations import CaptionedVideo
+from vidembed.analysis.measure import relation_of
+from vidembed.captions import CaptionedVideo
 
 
 def pair(video: str, text: str, label: bool | None = None) -> CaptionedVideo:

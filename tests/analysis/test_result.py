@@ -19,8 +19,8 @@ from vidembed.analysis import (
     Sample,
     plot_layers,
 )
-from vidembed.analysis.plot import check_plot
 from vidembed.evaluation import Interval
+from vidembed.plots import check_plot
 
 
 def figures(recall: float, temperature: float | None = None) -> DirectionFigures:
@@ -143,7 +143,7 @@ class TestPlot:
         assert not list(tmp_path.iterdir())
 
     def test_without_matplotlib(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("vidembed.analysis.plot.can_plot", lambda: False)
+        monkeypatch.setattr("vidembed.plots.can_plot", lambda: False)
         with pytest.raises(ModuleNotFoundError, match=r"vidembed\[plot\]"):
             check_plot(tmp_path / "a.png")
 

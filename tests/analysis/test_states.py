@@ -15,10 +15,10 @@ import torch
 
 from tests.backbone import tiny
 from vidembed import VideoEncoder, VideoError
-from vidembed.analysis.states import every_layer, open_mllm, read_states, with_prefix
-from vidembed.annotations import CaptionedVideo
+from vidembed.analysis.layers import every_layer, open_mllm, read_states, with_prefix
 from vidembed.backbone import ZERO_SHOT_PREFIX, BackboneError, capture_block, find_parts
-from vidembed.encoding.pipeline import InputError
+from vidembed.captions import CaptionedVideo
+from vidembed.errors import InputError
 
 GetModel = Callable[[str], Path]
 Pairs = list[CaptionedVideo]

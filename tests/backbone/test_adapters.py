@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from vidembed import VideoEncoder
-from vidembed.backbone.adapters import BASE, active_adapters
+from vidembed.backbone.cut import BASE, active_adapters
 from vidembed.backbone.load import load_backbone
 
 peft = pytest.importorskip("peft")

@@ -11,7 +11,8 @@ import pytest
 from sentence_transformers import SentenceTransformer
 
 from tests.backbone import tiny
-from vidembed import VideoEncoder, VideoReranker, hook
+from vidembed import VideoEncoder, VideoReranker
+from vidembed import registry as hook
 from vidembed.backbone import ZERO_SHOT_PREFIX, TemplateError, eol_template
 from vidembed.backbone.templates import MATCH_QUESTION, match_template, stand_in_template
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from benchmarks import search
 
-from vidembed.index.retrieval import ann
-from vidembed.index.retrieval.search import nearest
+from vidembed.index import ann
+from vidembed.index.search import nearest
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def test_queries_lie_near_some_rows_and_are_none_of_them(world: search.World) ->
 
 
 def test_one_size_and_its_growth(world: search.World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vidembed.index.retrieval.measure.SAMPLE", 10)
+    monkeypatch.setattr("vidembed.index.ann.SAMPLE", 10)
     rows: list[dict[str, Any]] = [
         search.one_size(tmp_path / str(size), world, size, queries=10, repeats=2, copies=("int8", "binary"))
         for size in (300, 600)
@@ -64,7 +64,7 @@ def test_one_size_and_its_growth(world: search.World, tmp_path: Path, monkeypatc
 
 
 def test_recall_is_of_what_was_found(world: search.World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vidembed.index.retrieval.measure.SAMPLE", 10)
+    monkeypatch.setattr("vidembed.index.ann.SAMPLE", 10)
     monkeypatch.setattr(ann.Ann, "find", lambda *_: [])
     monkeypatch.setattr("benchmarks.search.ann.usable", lambda index, k: ann.stored(index))
     row = search.one_size(tmp_path / "ix", world, 300, queries=5, repeats=2, copies=())

@@ -13,9 +13,9 @@ from tests.index.fakes import DIMENSION, FakeEncoder, write_video
 from tests.video.remux.test_cut import frames
 from tests.zoo import Zoo
 from vidembed.index import IndexMeta, VideoIndex
-from vidembed.index.store import FileRows, Segment
+from vidembed.index.table import FileRows, Segment
 from vidembed.video import probe
-from vidembed.video.fingerprint import FileState
+from vidembed.video.sampling import FileState
 
 Loaded = list[dict[str, Any]]
 GREEN, GREY = (30, 200, 30), (90, 90, 90)

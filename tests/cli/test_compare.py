@@ -38,7 +38,7 @@ def test_two_models(run: tuple[Path, Any]) -> None:
 
 
 def test_finished_runs_need_no_model(run: tuple[Path, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vidembed.evaluation.loading.load_any", lambda *_, **__: pytest.fail("a model was loaded"))
+    monkeypatch.setattr("vidembed.evaluation.embedder.load_any", lambda *_, **__: pytest.fail("a model was loaded"))
     folders = sorted(path for path in run[0].iterdir() if (path / "result.json").exists())
     done = vidembed("compare", "--results", *folders, "--json")
     assert done.exit_code == 0, done.stderr

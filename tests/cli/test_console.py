@@ -16,7 +16,8 @@ from rich.errors import MarkupError
 
 from tests.cli.conftest import vidembed
 from tests.index.fakes import write_video
-from vidembed.cli import app, console
+from vidembed.cli import app
+from vidembed.cli import options as console
 from vidembed.index import VideoIndex
 from vidembed.video import NotAVideo
 

@@ -9,7 +9,7 @@ import pytest
 from tests.cli.conftest import tree, vidembed
 from tests.index.fakes import rows, write_video
 from tests.zoo import Recipe, encode
-from vidembed.index.ingest.lock import locked
+from vidembed.index.commit import locked
 
 Loaded = list[dict[str, Any]]
 
@@ -203,7 +203,7 @@ def test_ctrl_c(clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("vidembed.index.model.load_model", interrupted)
+    monkeypatch.setattr("vidembed.index.meta.load_model", interrupted)
     result = vidembed("index", clips, "--to", tmp_path / "ix", "--model", "fake")
     assert result.exit_code == 130
     assert "goes on from there" in result.stderr

@@ -62,7 +62,7 @@ def test_two_models_as_json(drawn: Path, tmp_path: Path) -> None:
 
 
 def test_without_matplotlib(drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vidembed.analysis.plot.can_plot", lambda: False)
+    monkeypatch.setattr("vidembed.plots.can_plot", lambda: False)
     arguments = ["layers", "--model", MODEL, "--pairs", drawn / "pairs.csv", "--prefix", "none"]
     result = vidembed(*arguments, "--plot", tmp_path / "a.png")
     assert result.exit_code == 2

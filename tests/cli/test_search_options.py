@@ -18,7 +18,7 @@ DERIVED = Derived(exact_up_to=2, compact=["int8"], query_bank=["red", "grey", "g
 
 @pytest.fixture(autouse=True)
 def small_sample(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vidembed.index.retrieval.measure.SAMPLE", 3)
+    monkeypatch.setattr("vidembed.index.ann.SAMPLE", 3)
 
 
 @pytest.fixture

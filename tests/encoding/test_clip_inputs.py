@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from vidembed import Sampling, VideoEncoder, VideoReranker, VideoSegment, load_video
-from vidembed.encoding.host import name_of
-from vidembed.encoding.inputs import kind_of, to_host_input
+from vidembed.inputs import kind_of, to_host_input
 from vidembed.shapes import ClipRecord, write_clips
 from vidembed.video import DecodePool, InvalidVideoInput
+from vidembed.video_model import name_of
 
 pytestmark = pytest.mark.timeout(120)
 

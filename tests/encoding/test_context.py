@@ -14,7 +14,7 @@ from PIL import Image
 from tests.backbone import tiny
 from tests.clips import moving_square
 from vidembed import VideoEncoder, VideoFrames
-from vidembed.encoding.pipeline import InputError
+from vidembed.errors import InputError
 
 LIMIT = 97
 """Tokens: "a" takes 91 with its prompt, the video of nine frames 99 or more."""

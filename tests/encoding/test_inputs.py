@@ -17,7 +17,7 @@ from PIL import Image
 
 from tests.clips import moving_square, write_video
 from vidembed import Sampling, VideoEncoder, VideoError, VideoFrames, VideoReranker, VideoSegment
-from vidembed.encoding.inputs import kind_of, to_host_input
+from vidembed.inputs import kind_of, to_host_input
 
 FRAMES = np.zeros((4, 8, 8, 3), dtype=np.uint8)
 

@@ -12,8 +12,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vidembed.encoding.pipeline import Failed, HalvingRunner, InputError, prepare_ahead, token_batches
-from vidembed.encoding.prepared import Prepared, collate, split_rows
+from vidembed.errors import InputError
+from vidembed.inputs import Prepared, collate, split_rows
+from vidembed.pipeline import Failed, HalvingRunner, prepare_ahead, token_batches
 
 
 def prepared(index: int, tokens: int) -> Prepared:

@@ -6,7 +6,7 @@ import pytest
 
 from vidembed import VideoEncoder, VideoReranker
 from vidembed.evaluation.benchmark import Benchmark
-from vidembed.evaluation.world import draw_world
+from vidembed.evaluation.shapes import draw_world
 
 
 @pytest.fixture(scope="session")

@@ -9,11 +9,19 @@ from typing import Any
 import numpy as np
 
 from tests.evaluation.stand_ins import plain_benchmark
-from vidembed.evaluation.columns import COLUMNS, DIRECTIONS, rankings
-from vidembed.evaluation.figures import figures, outcomes
-from vidembed.evaluation.first_stage import Tally
-from vidembed.evaluation.result import BenchmarkFacts, Column, EvaluationResult, told
-from vidembed.evaluation.temperatures import Temperature
+from vidembed.evaluation.evaluator import Temperature
+from vidembed.evaluation.result import (
+    COLUMNS,
+    DIRECTIONS,
+    BenchmarkFacts,
+    Column,
+    EvaluationResult,
+    figures,
+    outcomes,
+    rankings,
+    told,
+)
+from vidembed.evaluation.two_stage import Tally
 
 
 def made_up(

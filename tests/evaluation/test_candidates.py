@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vidembed.annotations import CaptionedVideo
-from vidembed.evaluation.candidates import first_stage_candidates
+from vidembed.captions import CaptionedVideo
+from vidembed.evaluation.two_stage import first_stage_candidates
 
 VECTORS = {"a": [1.0, 0.0], "b": [0.8, 0.6], "c": [0.0, 1.0]}
 

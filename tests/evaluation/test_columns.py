@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.evaluation.stand_ins import random_scores
-from vidembed.evaluation.columns import COLUMNS, GivenStages, needed, rankings, second_stage
-from vidembed.evaluation.staged import DualStages, asked_mask, reranked
+from vidembed.evaluation.result import COLUMNS, GivenStages, needed, rankings, second_stage
+from vidembed.evaluation.two_stage import DualStages, asked_mask, reranked
 from vidembed.scoring import ScoreFusion, dual_softmax
 
 

@@ -5,9 +5,9 @@ import dataclasses
 import pytest
 
 from tests.evaluation.made_up import changed, made_up
-from vidembed.evaluation.compare import compare
-from vidembed.evaluation.first_stage import Failure
 from vidembed.evaluation.metrics import paired_bootstrap
+from vidembed.evaluation.report import compare
+from vidembed.evaluation.two_stage import Failure
 
 
 def test_rows_and_differences() -> None:

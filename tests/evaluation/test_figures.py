@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.evaluation.stand_ins import random_scores
-from vidembed.evaluation.figures import figures, outcomes
 from vidembed.evaluation.metrics import average_precision, bootstrap_interval, ndcg_at, ranks
+from vidembed.evaluation.result import figures, outcomes
 
 ALL = np.ones
 

@@ -13,12 +13,10 @@ from sentence_transformers import SentenceTransformer
 from tests.evaluation.stand_ins import plain_benchmark
 from vidembed import VideoEncoder, model_path
 from vidembed.backbone import LayerError
+from vidembed.errors import MissingExtraError, VideoFailedError
 from vidembed.evaluation.benchmark import Benchmark
-from vidembed.evaluation.embedding import embedder_of
-from vidembed.evaluation.first_stage import VideoFailedError
-from vidembed.evaluation.loading import ModelName, load_any, load_encoder
+from vidembed.evaluation.embedder import ModelName, embedder_of, load_any, load_encoder
 from vidembed.evaluation.run import evaluate
-from vidembed.index.errors import MissingExtraError
 
 
 def test_names_with_and_without_a_layer(tmp_path: Path) -> None:

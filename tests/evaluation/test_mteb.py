@@ -33,16 +33,16 @@ from tests.evaluation.mteb_tasks import (
     has_torchcodec,
 )
 from vidembed import VideoEncoder, VideoError, VideoFrames, load_video, model_path
+from vidembed.errors import MissingExtraError
 from vidembed.evaluation.evaluator import VideoTextRetrievalEvaluator
 from vidembed.evaluation.mteb import (
     TaskDataError,
     VideoFileEncoder,
+    _check_takes,
     load_encoder,
     model_meta,
     run_tasks,
 )
-from vidembed.evaluation.mteb.run import _check_takes
-from vidembed.index.errors import MissingExtraError
 from vidembed.shapes import write_clips
 
 MODEL = "vidembed/shapes"

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from vidembed.evaluation.benchmarks import BENCHMARKS
-from vidembed.evaluation.paper import PAPER, ROWS, STATEMENT, paper_rows
+from vidembed.evaluation.readers import BENCHMARKS
+from vidembed.evaluation.report import PAPER, ROWS, STATEMENT, paper_rows
 
 
 def test_the_five_benchmarks_and_no_other() -> None:

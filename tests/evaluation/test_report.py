@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from tests.evaluation.made_up import changed, made_up
-from vidembed.evaluation.first_stage import Failure
 from vidembed.evaluation.report import Section, as_html, as_markdown, sections, title_of, write_reports
 from vidembed.evaluation.result import EvaluationResult
-from vidembed.index.sheet import printable
+from vidembed.evaluation.two_stage import Failure
+from vidembed.text import printable
 
 EVIL = "<script>alert(1)</script> | **bold** [x](http://a) `c` \n# head & \x1b[31m"
 

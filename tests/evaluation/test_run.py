@@ -14,15 +14,14 @@ import pytest
 
 from tests.evaluation.stand_ins import Counting, CountingHead, plain_benchmark
 from vidembed import VideoEncoder, VideoReranker
-from vidembed.evaluation import second_stage
+from vidembed.errors import VideoFailedError
+from vidembed.evaluation import two_stage as second_stage
 from vidembed.evaluation.benchmark import Benchmark
-from vidembed.evaluation.columns import COLUMNS, DIRECTIONS, needed
-from vidembed.evaluation.first_stage import FirstStage, VideoFailedError
+from vidembed.evaluation.evaluator import DEFAULT_TEMPERATURE, GivenTemperatures
 from vidembed.evaluation.metrics import bootstrap_interval, ranks
-from vidembed.evaluation.result import EvaluationResult
+from vidembed.evaluation.result import COLUMNS, DIRECTIONS, EvaluationResult, needed
 from vidembed.evaluation.run import _temperatures, evaluate
-from vidembed.evaluation.staged import DualStages, reranked
-from vidembed.evaluation.temperatures import DEFAULT_TEMPERATURE, GivenTemperatures
+from vidembed.evaluation.two_stage import DualStages, FirstStage, reranked
 from vidembed.scoring import dual_softmax, fit_temperature
 
 World = tuple[Benchmark, Benchmark]

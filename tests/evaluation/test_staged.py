@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vidembed.evaluation.metrics import ranks, recall_at
-from vidembed.evaluation.staged import DualStages, above_least, asked_mask, reranked, top_candidates
+from vidembed.evaluation.two_stage import DualStages, above_least, asked_mask, reranked, top_candidates
 from vidembed.scoring import dual_softmax
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from vidembed.evaluation.temperatures import GivenTemperatures, choose
+from vidembed.evaluation.evaluator import GivenTemperatures, choose
 from vidembed.scoring import fit_temperature
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from vidembed.evaluation.benchmark import Benchmark
-from vidembed.evaluation.world import draw_world
+from vidembed.evaluation.shapes import draw_world
 from vidembed.shapes.files import iterate_clips
 from vidembed.shapes.language import SUMMARY_ATTRIBUTES
 
@@ -25,7 +25,7 @@ def no_files(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
         written.append(path)
         return path
 
-    monkeypatch.setattr("vidembed.evaluation.world.write_clip", write)
+    monkeypatch.setattr("vidembed.evaluation.shapes.write_clip", write)
     return written
 
 
@@ -60,7 +60,7 @@ def test_short_summaries_are_true_of_every_clip_that_has_what_they_tell(tmp_path
 def test_validation_shares_no_clip_with_the_test(
     tmp_path: Path, no_files: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vidembed.evaluation.world.iterate_clips", lambda split, seed: iterate_clips(split, seed // 2))
+    monkeypatch.setattr("vidembed.evaluation.shapes.iterate_clips", lambda split, seed: iterate_clips(split, seed // 2))
     test, validation = draw_world("shapes", tmp_path, clips=20, seed=8)  # both are drawn from one seed
     shown, others = ({path.read_text() for path in one.videos} for one in (test, validation))
     assert (len(shown), len(others)) == (20, 10)
@@ -74,7 +74,7 @@ def test_an_interrupted_draw_leaves_no_part_of_a_clip(tmp_path: Path, monkeypatc
             raise KeyboardInterrupt
         return path
 
-    monkeypatch.setattr("vidembed.evaluation.world.write_clip", write)
+    monkeypatch.setattr("vidembed.evaluation.shapes.write_clip", write)
     with pytest.raises(KeyboardInterrupt):
         draw_world("shapes", tmp_path, clips=8)
     assert len(list(tmp_path.iterdir())) == 2

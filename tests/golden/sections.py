@@ -24,9 +24,8 @@ from tests.clips import moving_square
 from tests.index.made import made_index, made_vectors
 from vidembed import VideoEncoder, VideoReranker, VideoSegment
 from vidembed.cli import app
-from vidembed.index import VideoIndex, Windows, index_videos, search
-from vidembed.index.retrieval import ann
-from vidembed.index.retrieval.search import nearest
+from vidembed.index import VideoIndex, Windows, ann, index_videos, search
+from vidembed.index.search import nearest
 
 HERE = Path(__file__).parent
 TEXTS = ["a red square moves right", "a blue circle moves up and bounces back", "Grüße: 3 cats & a dog", "x"]

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from vidembed.index import IndexMeta, VideoIndex
-from vidembed.index.store import FileRows, Segment
-from vidembed.video.fingerprint import FileState
+from vidembed.index.table import FileRows, Segment
+from vidembed.video.sampling import FileState
 
 MODEL = "f" * 64
 

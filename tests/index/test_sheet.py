@@ -12,7 +12,8 @@ from PIL import Image
 
 from tests.index.fakes import write_video
 from vidembed.index import Hit, contact_sheet
-from vidembed.index.sheet import printable, thumbnail, time_range
+from vidembed.index.gallery import thumbnail, time_range
+from vidembed.text import printable
 
 HOSTILE = [
     "<script>alert(1)</script>.mp4".replace("/", "\u2215"),

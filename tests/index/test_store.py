@@ -16,11 +16,10 @@ from hypothesis import strategies as st
 from tests.index.fakes import rows
 from tests.index.made import MODEL, file_rows, made_vectors
 from vidembed.index import Condition, Filter, IndexDamagedError, IndexMeta, IndexMismatchError, VideoIndex
-from vidembed.index.columns import own_rows
 from vidembed.index.files import uri_of
-from vidembed.index.retrieval.search import nearest
-from vidembed.index.store import FileRows, Segment
-from vidembed.video.fingerprint import FileState
+from vidembed.index.search import nearest
+from vidembed.index.table import FileRows, Segment, own_rows
+from vidembed.video.sampling import FileState
 
 DIMENSION = 8
 META = IndexMeta("made", None, {}, MODEL, {}, DIMENSION, 1.0, 0.0, "2026-01-01T00:00:00+00:00")
@@ -273,7 +272,7 @@ def test_a_name_with_a_quote_moves(index: VideoIndex, table: Any) -> None:
 
 
 def test_moves_are_compacted_like_other_commits(index: VideoIndex, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vidembed.index.store._COMPACT_EVERY", 2)
+    monkeypatch.setattr("vidembed.index.table._COMPACT_EVERY", 2)
     compacted = []
     monkeypatch.setattr(VideoIndex, "compact", lambda self: compacted.append(1))
     index.move([file(C, 3, seed=1)], [A])

@@ -12,7 +12,7 @@ from vidembed.ray import ClusterError, cluster
 from vidembed.ray.cluster import Resources, connected, require_ray
 from vidembed.ray.pipeline import CALL_BYTES, segments_a_call
 from vidembed.video import Sampling
-from vidembed.video.scenes import Scenes
+from vidembed.video.segments import Scenes
 
 
 class FakeRay:

@@ -10,13 +10,12 @@ from tqdm import tqdm
 
 from tests.index.fakes import rows
 from vidembed.index import IndexingStoppedError, IndexMeta, IndexMismatchError, Report
+from vidembed.index.commit import Committer, Quarantine
 from vidembed.index.files import uri_of
-from vidembed.index.ingest.commit import Committer
-from vidembed.index.ingest.plan import Candidate
-from vidembed.index.ingest.quarantine import Quarantine
+from vidembed.index.jobs import Candidate
 from vidembed.ray import collect
 from vidembed.ray.collect import Collector
-from vidembed.ray.plan import Work
+from vidembed.ray.indexer import Work
 
 MODEL = "m" * 64
 META = IndexMeta("made", None, {}, MODEL, {}, 3, 1.0, 0.0, "2026-01-01T00:00:00+00:00")

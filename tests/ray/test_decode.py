@@ -18,11 +18,11 @@ from pyarrow import fs
 from tests.clips import moving_square, write_video
 from vidembed.index.files import uri_of
 from vidembed.ray import DecodeVideos
-from vidembed.ray.clips import CLIP, FRAMES, clip_at
-from vidembed.ray.known import KnownContents
+from vidembed.ray.collect import KnownContents
+from vidembed.ray.decode import CLIP, FRAMES, clip_at
 from vidembed.video import Clip, CorruptVideo, Sampling, VideoError, VideoSegment, Windows, load_video
-from vidembed.video.fingerprint import FileState, content_fingerprint
 from vidembed.video.pool import Layout
+from vidembed.video.sampling import FileState, content_fingerprint
 
 SAMPLING = Sampling(fps=2.0, max_frames=8, max_pixels=48 * 48)
 
@@ -229,6 +229,6 @@ def test_importing_loads_neither_torch_nor_ray() -> None:
 
 
 def test_errors_of_videos_are_of_the_known_family() -> None:
-    from vidembed.ray.fetch import ChangedWhileRead
+    from vidembed.ray.stores import ChangedWhileRead
 
     assert issubclass(ChangedWhileRead, VideoError)

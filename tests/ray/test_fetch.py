@@ -16,18 +16,10 @@ import pytest
 from pyarrow import fs
 
 from tests.ray import s3
+from vidembed.errors import EmptyFile, InvalidVideoInput, NotAFile, VideoError, VideoNotFound, VideoTooLarge
 from vidembed.index.files import uri_of
-from vidembed.ray.fetch import ChangedWhileRead, Fetcher
-from vidembed.ray.stores import UNKNOWN_TIME
-from vidembed.video.errors import (
-    EmptyFile,
-    InvalidVideoInput,
-    NotAFile,
-    VideoError,
-    VideoNotFound,
-    VideoTooLarge,
-)
-from vidembed.video.fingerprint import FileState
+from vidembed.ray.stores import UNKNOWN_TIME, ChangedWhileRead, Fetcher
+from vidembed.video.sampling import FileState
 
 
 @pytest.fixture(autouse=True)
@@ -176,7 +168,7 @@ def test_what_a_killed_process_left_is_removed_and_the_living_are_spared(
     (box / "a.mp4").write_bytes(b"abc")
     code = (
         "import sys, time, tempfile; tempfile.tempdir = sys.argv[1]\n"
-        "from vidembed.ray.fetch import Fetcher; from pyarrow import fs\n"
+        "from vidembed.ray.stores import Fetcher; from pyarrow import fs\n"
         "f = Fetcher(filesystem=fs.SubTreeFileSystem(sys.argv[2], fs.LocalFileSystem()))\n"
         "with f.fetch('s3://box/a.mp4'):\n    print('copied', flush=True)\n    time.sleep(60)\n"
     )

@@ -7,9 +7,9 @@ import pytest
 from pyarrow import fs
 
 from vidembed.index.files import IndexedFile, uri_of
-from vidembed.ray.plan import Found, Work, find, plan, waves
+from vidembed.ray.indexer import Found, Work, find, plan, waves
 from vidembed.ray.stores import UNKNOWN_TIME, Address, ArrowStore, StoredFile
-from vidembed.video.fingerprint import FileState
+from vidembed.video.sampling import FileState
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from vidembed.ray.stores import (
     open_store,
     same_file,
 )
-from vidembed.video.fingerprint import FileState
+from vidembed.video.sampling import FileState
 
 NAMES = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=30)
 

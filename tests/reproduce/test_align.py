@@ -12,7 +12,7 @@ import pytest
 from vidembed.reproduce.align import Vectors, measure, mistaken, text_pairs
 from vidembed.shapes import sample_clips
 from vidembed.training import LogFile, PairEvaluator, TextPair, plot_curves, read_log
-from vidembed.training.evaluator import pair_recalls
+from vidembed.training.trainer import pair_recalls
 
 
 class FakeEncoder:

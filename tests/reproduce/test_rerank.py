@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from vidembed.reproduce import rerank
-from vidembed.reranking.answers import Answers
 from vidembed.shapes import CHECKPOINT
+from vidembed.yes_no import Answers
 
 
 @pytest.fixture(scope="module")

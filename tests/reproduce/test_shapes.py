@@ -12,9 +12,9 @@ import pytest
 
 from vidembed.evaluation.metrics import ranks
 from vidembed.reproduce import rerank, shapes
-from vidembed.reranking.answers import Answers
 from vidembed.scoring import dual_softmax, fit_temperature
 from vidembed.shapes import CHECKPOINT
+from vidembed.yes_no import Answers
 
 DOCS = Path(__file__).parents[2] / "docs"
 COLUMNS = ("t2v", "t2v_dual", "v2t", "v2t_dual")

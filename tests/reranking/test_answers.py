@@ -12,9 +12,9 @@ import torch
 from vidembed import VideoReranker
 from vidembed.backbone import find_parts
 from vidembed.backbone.answers import yes_log_odds
-from vidembed.encoding.pipeline import InputError
-from vidembed.reranking.answers import Answers
+from vidembed.errors import InputError
 from vidembed.scoring import PriorCorrection, prior_corrected
+from vidembed.yes_no import Answers
 
 TEXTS = ["a red square", "a blue circle moves to the left and stops"]
 

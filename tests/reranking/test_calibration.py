@@ -13,10 +13,9 @@ from sentence_transformers import CrossEncoder
 
 from vidembed import VideoReranker
 from vidembed.backbone import BackboneError, find_parts
-from vidembed.reranking.answers import Answers
-from vidembed.reranking.calibration import calibrate
-from vidembed.reranking.config import RerankerConfig
+from vidembed.reranking.config import RerankerConfig, calibrate
 from vidembed.scoring import PlattScaling, PriorCorrection, ScoreFusion, expected_calibration_error
+from vidembed.yes_no import Answers
 
 GetModel = Callable[[str], Path]
 

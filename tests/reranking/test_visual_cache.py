@@ -15,7 +15,7 @@ import torch
 from tests.clips import moving_square, write_video
 from vidembed import Sampling, VideoFrames, VideoReranker, VideoSegment, VisualTokenCache
 from vidembed.backbone import find_parts
-from vidembed.reranking.visual_cache import visual_key
+from vidembed.visual_cache import visual_key
 
 TEXTS = ["a red square", "b"]
 
@@ -42,7 +42,7 @@ def test_same_scores_without_decoding_or_vision(
     first = each_reranker.predict(pairs)
     calls = count_vision(each_reranker)
     each_reranker.visual_cache = VisualTokenCache(tmp_path)  # another process: from disk
-    monkeypatch.setattr("vidembed.encoding.host.to_host_input", None)  # nothing may be decoded
+    monkeypatch.setattr("vidembed.video_model.to_host_input", None)  # nothing may be decoded
     again = each_reranker.predict(pairs)
     from_memory = each_reranker.predict([("something else", clips[0])])
     assert calls == []
@@ -121,7 +121,7 @@ def test_a_disk_that_takes_nothing(
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("vidembed.reranking.visual_cache.save_file", full)
+    monkeypatch.setattr("vidembed.visual_cache.save_file", full)
     cache = VisualTokenCache(tmp_path)
     cache.put("k", {"x": torch.ones(3)})
     assert "kept in memory only" in caplog.text

@@ -19,7 +19,7 @@ from starlette.testclient import TestClient
 
 from tests.index.fakes import FakeEncoder, write_video
 from vidembed.index import VideoIndex, Windows, index_videos
-from vidembed.reranking.ranking import Ranking
+from vidembed.reranking.config import Ranking
 from vidembed.serve import Engine, Limits, create_app
 from vidembed.shapes import ClipRecord, write_clips
 from vidembed.uri import video_uri

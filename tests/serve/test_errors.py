@@ -6,8 +6,8 @@ import pytest
 from fastapi import FastAPI
 from starlette.testclient import TestClient
 
-from vidembed.serve.errors import MAX_MESSAGE, MAX_PARAM, error_response, install
 from vidembed.serve.schemas import Options
+from vidembed.serve.security import MAX_MESSAGE, MAX_PARAM, error_response, install
 
 
 @pytest.fixture

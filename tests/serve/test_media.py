@@ -7,9 +7,9 @@ import pytest
 
 from vidembed.index.files import IndexedFile
 from vidembed.serve import media
-from vidembed.serve.errors import ApiError
 from vidembed.serve.media import MediaLibrary, keep_one_range, media_type
-from vidembed.video.fingerprint import FileState
+from vidembed.serve.security import ApiError
+from vidembed.video.sampling import FileState
 
 
 def indexed(path: Path) -> dict[str, IndexedFile]:

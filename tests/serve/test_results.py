@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from vidembed.serve.errors import ApiError
-from vidembed.serve.results import Embedded, unusable, vector_of
+from vidembed.serve.searching import Embedded, unusable, vector_of
+from vidembed.serve.security import ApiError
 from vidembed.video import (
     BackendUnavailable,
     CorruptVideo,

@@ -17,7 +17,7 @@ from tests.clips import moving_square
 from tests.training.conftest import filled
 from vidembed import VideoEncoder, VideoFrames
 from vidembed.backbone import find_parts
-from vidembed.index.errors import MissingExtraError
+from vidembed.errors import MissingExtraError
 from vidembed.shapes import CHECKPOINT
 from vidembed.training import LanguageAdapter, LoraSettings
 from vidembed.training.lora import target_modules

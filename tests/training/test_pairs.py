@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from vidembed.captions import KINDS
 from vidembed.training import PairsError, TextPair, read_pairs, sample_pairs
-from vidembed.training.pairs import KINDS
 
 
 def jsonl(path: Path, rows) -> Path:

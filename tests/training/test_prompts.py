@@ -17,7 +17,7 @@ from vidembed.backbone import ZERO_SHOT_PREFIX, TemplateError, eol_template
 from vidembed.backbone.templates import stand_in_template
 from vidembed.shapes import CHECKPOINT
 from vidembed.training import PairsError, TextPair
-from vidembed.training.prompts import PairCollator, context_length, fit_context, stand_in_kwargs, tokenize
+from vidembed.training.data import PairCollator, context_length, fit_context, stand_in_kwargs, tokenize
 
 CAPTION = "A red square moves down quickly. A still star is in a corner."
 

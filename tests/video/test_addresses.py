@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vidembed.video.addresses import is_public
+from vidembed.video.fetch import is_public
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ from vidembed.video import (
 )
 from vidembed.video.boxes import MAX_ENTRIES, MAX_FRAMES, MAX_HEADER_BYTES, MAX_STREAMS, check_boxes
 from vidembed.video.container import MAX_TIME
-from vidembed.video.geometry import MAX_AREA, MAX_SIDE
+from vidembed.video.picture import MAX_AREA, MAX_SIDE
 
 pytestmark = pytest.mark.timeout(60)
 

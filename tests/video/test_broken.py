@@ -286,7 +286,7 @@ def test_absurd_pictures(tmp_path: Path, zoo: Zoo, monkeypatch: pytest.MonkeyPat
         container.mux(stream.encode(frame))
         container.mux(stream.encode())
     refused(wide, VideoTooLarge, "20000x16")
-    monkeypatch.setattr("vidembed.video.geometry.MAX_AREA", 150 * 90)
+    monkeypatch.setattr("vidembed.video.picture.MAX_AREA", 150 * 90)
     refused(zoo.path("h264.mp4"), VideoTooLarge, "160x96")
 
 
@@ -295,7 +295,7 @@ def test_pictures_that_grow_absurd_on_the_way(zoo: Zoo, tmp_path: Path, monkeypa
     encode(large, Recipe(size=(320, 192)))
     joined = tmp_path / "joined.ts"
     joined.write_bytes(zoo.path("h264.ts").read_bytes() + large.read_bytes())
-    monkeypatch.setattr("vidembed.video.geometry.MAX_AREA", 200 * 100)
+    monkeypatch.setattr("vidembed.video.picture.MAX_AREA", 200 * 100)
     with pytest.raises(VideoTooLarge, match="320x192"):
         load_video(joined)
 

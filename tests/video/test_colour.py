@@ -22,7 +22,7 @@ from vidembed.video import (
     probe,
 )
 from vidembed.video import decord as decord_backend
-from vidembed.video.colour import to_rgb
+from vidembed.video.picture import to_rgb
 from vidembed.video.reader import FrameReader
 
 PATCHES = np.array(

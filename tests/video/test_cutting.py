@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.zoo import Zoo
 from vidembed.video import Cut, NotAVideo, Scenes, VideoTooLarge, Windows, cut_from_dict, cut_to_dict, load_video
-from vidembed.video.cutting import lay_out
+from vidembed.video.segments import lay_out
 
 WINDOWS = st.builds(
     lambda length, share: Windows(length, share * (length - 0.001)), st.floats(0.001, 1e6), st.floats(0, 0.99)
@@ -85,6 +85,6 @@ def test_a_file_that_cannot_be_cut(zoo: Zoo, tmp_path: Any, monkeypatch: pytest.
     for cut in (None, Windows(1.0)):
         with pytest.raises(NotAVideo):
             lay_out(tmp_path / "text.mp4", cut)
-    monkeypatch.setattr("vidembed.video.windows.MAX_WINDOWS", 10)
+    monkeypatch.setattr("vidembed.video.segments.MAX_WINDOWS", 10)
     with pytest.raises(VideoTooLarge, match=r"long_gop\.mp4: .*over 10 segments.*cut"):
         lay_out(zoo.path("long_gop.mp4"), Windows(0.5))

@@ -30,9 +30,11 @@ from vidembed.video import (
     VideoNotFound,
     VideoPermission,
     VideoTooLarge,
-    download,
     load_video,
     probe,
+)
+from vidembed.video import (
+    fetch as download,
 )
 
 pytestmark = pytest.mark.timeout(60)

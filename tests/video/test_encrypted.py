@@ -8,7 +8,7 @@ import pytest
 
 from tests.zoo import Recipe, encode
 from vidembed.video import DecodePool, EncryptedVideo, Sampling, load_video, probe
-from vidembed.video.remux import cut_clip
+from vidembed.video.trim import cut_clip
 
 KEY = {"encryption_key": "00112233445566778899aabbccddeeff", "encryption_kid": "0123456789abcdef0123456789abcdef"}
 CENC = {"encryption_scheme": "cenc-aes-ctr", **KEY}

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tests.pictures import MATRICES, ONE, stored, write_plain, write_turned
 from tests.zoo import Recipe, Zoo, draw, encode, read
 from vidembed.video import Sampling, VideoSegment, load_segments, load_video, probe
-from vidembed.video.geometry import Geometry, letterbox, orientation, plan, upright
+from vidembed.video.picture import Geometry, letterbox, orientation, plan, upright
 
 LARGE = Sampling(max_pixels=None)
 sides = st.integers(1, 40)

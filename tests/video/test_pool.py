@@ -319,7 +319,7 @@ def test_log_entries_come_up_here(pool: DecodePool, tmp_path: Path, caplog: pyte
     encode(tmp_path / "odd.mkv", Recipe(aspect=Fraction(40), frames=3))
     _one(pool.submit(tmp_path / "odd.mkv", SAMPLING))
     entries = {(entry.name, entry.levelno) for entry in caplog.records if "sample aspect ratio 40" in entry.message}
-    assert entries == {("vidembed.video.geometry", logging.WARNING)}
+    assert entries == {("vidembed.video.picture", logging.WARNING)}
 
 
 @pytest.mark.usefixtures("misbehaving")

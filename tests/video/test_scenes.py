@@ -19,10 +19,8 @@ from numpy.typing import NDArray
 
 from tests.zoo import Zoo
 from vidembed.video import BackendUnavailable, CorruptVideo, DecodePool, NotAVideo, Sampling, Scenes, VideoTruncated
-from vidembed.video import scenes as module
-from vidembed.video.cutting import lay_out
-from vidembed.video.scenes import CutFinder, find_cuts
-from vidembed.video.windows import MAX_WINDOWS
+from vidembed.video import segments as module
+from vidembed.video.segments import MAX_WINDOWS, CutFinder, find_cuts, lay_out
 
 pytestmark = pytest.mark.timeout(60)
 

@@ -25,7 +25,7 @@ from vidembed.video import (
     load_video,
     probe,
 )
-from vidembed.video.remux import cut_clip
+from vidembed.video.trim import cut_clip
 
 SVT = {"preset": "10", "svtav1-params": "lp=1", "crf": "8"}
 FRAGMENTED = {"movflags": "frag_keyframe+empty_moov+default_base_moof"}  # of MP4; Matroska has no such option

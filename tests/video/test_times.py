@@ -27,8 +27,8 @@ from vidembed.video import (
     load_video,
     probe,
 )
-from vidembed.video.cutting import lay_out
-from vidembed.video.remux import cut_clip
+from vidembed.video.segments import lay_out
+from vidembed.video.trim import cut_clip
 
 RATE, FRAMES = 10, 60
 few = settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

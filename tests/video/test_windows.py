@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vidembed.video.windows import MAX_WINDOWS, Windows
+from vidembed.video.segments import MAX_WINDOWS, Windows
 
 
 @st.composite

@@ -12,9 +12,8 @@ from langchain_core.documents import Document
 from vidembed.index.files import canonical, find_videos
 from vidembed.uri import VIDEO_SUFFIXES, content_fingerprint
 from vidembed.video import VideoError, item_name
-from vidembed.video.cutting import lay_out
+from vidembed.video.segments import Windows, lay_out
 from vidembed.video.source import check_regular
-from vidembed.video.windows import Windows
 
 from langchain_vidembed.documents import video_document
 from langchain_vidembed.models import OnError

@@ -96,7 +96,7 @@ class RerankerModel(BaseModel):
         Raises:
             ValueError: There is no such reranker.
         """
-        from vidembed.index.model import load_reranker  # noqa: PLC0415 - it brings torch
+        from vidembed.index.meta import load_reranker  # noqa: PLC0415 - it brings torch
 
         reranker = load_reranker(None, embeddings.encoder, model=embeddings.model)
         reranker.allow_url = embeddings.encoder.allow_url

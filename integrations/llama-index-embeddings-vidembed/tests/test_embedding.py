@@ -22,7 +22,8 @@ from llama_index.core.schema import Document, ImageNode, MediaResource, Metadata
 from llama_index.core.storage.kvstore import SimpleKVStore
 from PIL import Image
 from vidembed import VideoEncoder, VideoError, VideoSegment
-from vidembed.uri import VideoUriError, video_uri
+from vidembed.errors import VideoUriError
+from vidembed.uri import video_uri
 
 from llama_index.embeddings.vidembed import NothingToEmbedError, VideoEmbedding
 from tests.conftest import QUERIES, Events, Watched, damage

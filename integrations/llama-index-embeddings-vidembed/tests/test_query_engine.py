@@ -14,7 +14,8 @@ from llama_index.core.llms.mock import MockLLM
 from llama_index.core.query_engine import RetrieverQueryEngine
 from llama_index.core.schema import NodeWithScore, TextNode
 from vidembed import VideoEncoder, VideoSegment
-from vidembed.uri import VideoUriError, video_uri
+from vidembed.errors import VideoUriError
+from vidembed.uri import video_uri
 from vidembed.video import probe
 
 from llama_index.embeddings.vidembed import VideoEmbedding

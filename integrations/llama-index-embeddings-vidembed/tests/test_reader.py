@@ -14,7 +14,8 @@ import pytest
 from llama_index.core import SimpleDirectoryReader
 from llama_index.core.node_parser import SentenceSplitter
 from llama_index.core.schema import Document, MediaResource, MetadataMode, Node, TextNode
-from vidembed.uri import VIDEO_SUFFIXES, VideoUriError, content_fingerprint, video_uri
+from vidembed.errors import VideoUriError
+from vidembed.uri import VIDEO_SUFFIXES, content_fingerprint, video_uri
 from vidembed.video import VideoError
 
 from llama_index.embeddings.vidembed import NotAVideoError

@@ -15,7 +15,8 @@ from llama_index.core.callbacks.llama_debug import LlamaDebugHandler
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.schema import MediaResource, Node, NodeWithScore, QueryBundle, TextNode
 from vidembed import VideoEncoder, VideoError, VideoReranker
-from vidembed.uri import VideoUriError, video_uri
+from vidembed.errors import VideoUriError
+from vidembed.uri import video_uri
 
 from llama_index.embeddings.vidembed import VideoEmbedding
 from llama_index.postprocessor.vidembed_rerank import NotAVideoError, VideoRerank

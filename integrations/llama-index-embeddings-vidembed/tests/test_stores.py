@@ -24,7 +24,8 @@ from llama_index.core.vector_stores.types import (
 )
 from llama_index.vector_stores.chroma import ChromaVectorStore
 from vidembed import VideoEncoder, VideoError, VideoReranker
-from vidembed.uri import VideoUriError, parse_video_uri, video_uri
+from vidembed.errors import VideoUriError
+from vidembed.uri import parse_video_uri, video_uri
 
 from llama_index.embeddings.vidembed import VideoEmbedding
 from llama_index.postprocessor.vidembed_rerank import VideoClips, VideoRerank

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from vidembed.analysis.layers import analyze_layers
-from vidembed.analysis.plot import plot_layers
-from vidembed.analysis.relation import split_halves
+from vidembed.analysis.measure import split_halves
 from vidembed.analysis.result import DirectionFigures, LayerAnalysis, LayerRow, Margin, PromptAnalysis, Sample
+from vidembed.plots import plot_layers
 
 __all__ = [
     "DirectionFigures",

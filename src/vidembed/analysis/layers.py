@@ -3,29 +3,203 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from transformers import PretrainedConfig
 
-from vidembed.analysis.measure import Bootstrap, Readout, margin_over, measure_prompt
-from vidembed.analysis.relation import Half, Relation, relation_of, split_halves
+from vidembed.analysis.measure import (
+    Bootstrap,
+    Half,
+    Readout,
+    Relation,
+    margin_over,
+    measure_prompt,
+    relation_of,
+    split_halves,
+)
 from vidembed.analysis.result import LayerAnalysis, PromptAnalysis, Sample
-from vidembed.analysis.states import FloatStates, open_mllm, read_states, with_prefix
-from vidembed.annotations import CaptionedVideo, read_pairs
-from vidembed.backbone import find_parts
-from vidembed.backbone.load import Backbone, check_dtype
+from vidembed.backbone import BackboneError, LayerError, architecture_of, find_parts
+from vidembed.backbone.architectures import REMOTE_CODE_TYPES
+from vidembed.backbone.load import Backbone, check_device, check_dtype
+from vidembed.captions import CaptionedVideo, read_captioned_videos
 from vidembed.encoder import VideoEncoder
-from vidembed.encoding.pipeline import OnError, check_on_error
 from vidembed.evaluation.metrics import RESAMPLES
+from vidembed.pipeline import OnError, check_on_error
+from vidembed.registry import resolve_model
 from vidembed.video import Sampling
+
+FloatStates = NDArray[np.float32]
+
+
+def open_mllm(model: str | Path | Backbone, *, device: str | None, dtype: str | None, **kwargs: Any) -> VideoEncoder:
+    """Load a full MLLM, or take a loaded one, as an encoder that runs every block.
+
+    Args:
+        model: Directory or Hub name of an MLLM, or a loaded `Backbone`.
+        device: Torch device; by default that of the `Backbone`, or as sentence-transformers chooses.
+        dtype: As `vidembed.build`; only where the model is loaded here.
+        **kwargs: ``prefix``, ``sampling``, ``video_backend`` and, where the model is loaded here, ``revision``,
+            ``token``, ``cache_folder``, ``local_files_only``.
+
+    Raises:
+        BackboneError: It is a cut checkpoint, or no supported video MLLM.
+        ValueError: `device` is none of this machine.
+    """
+    check_device(device)
+    if isinstance(model, Backbone):
+        if dtype is not None:
+            raise ValueError(f"dtype={dtype!r}: the backbone is loaded already; load it with the dtype that is wanted.")
+        if device is not None:
+            kwargs["device"] = device
+        return VideoEncoder(backbone=model, layer=-1, **kwargs)
+    # prefix is for an MLLM: a checkpoint would refuse it before it is known to be one
+    prefix = kwargs.pop("prefix")
+    try:
+        encoder = VideoEncoder(
+            model, layer=-1, device=device, model_kwargs={"dtype": dtype} if dtype else None, **kwargs
+        )
+    except LayerError as error:  # -1 is a layer of every MLLM
+        raise _cut_already(model) from error
+    if encoder.backbone is None:
+        raise _cut_already(model)
+    return with_prefix(encoder, prefix)
+
+
+def check_mllm(model: str) -> None:
+    """Find out from its config alone that a model cannot be analyzed, before another one is run.
+
+    Raises:
+        BackboneError: It is a cut checkpoint, or of no supported architecture.
+        OSError: It cannot be found (from transformers).
+    """
+    name = resolve_model(model)
+    if (Path(name) / "modules.json").is_file():
+        raise _cut_already(model)
+    model_type = PretrainedConfig.get_config_dict(name)[0].get("model_type")
+    if model_type not in REMOTE_CODE_TYPES:
+        architecture_of(SimpleNamespace(model_type=model_type), name=model)
+
+
+def _cut_already(model: str | Path) -> BackboneError:
+    return BackboneError(
+        f"{model} is a checkpoint that reads one layer: the blocks after it are cut off, so there is nothing to "
+        "compare. Give the full MLLM that it was built from (its README.md and vidembed_config.json name it)."
+    )
+
+
+def with_prefix(encoder: VideoEncoder, prefix: str | None) -> VideoEncoder:
+    """Make an encoder on the same weights with another line before the content of its prompts."""
+    return VideoEncoder(
+        backbone=encoder.backbone,
+        layer=-1,
+        prefix=prefix,
+        sampling=encoder.sampling,
+        video_backend=encoder.video_backend,
+        device=str(encoder.device),
+    )
+
+
+@dataclass(frozen=True)
+class LastTokens:
+    """What the hooks of `every_layer` hold.
+
+    Attributes:
+        taken: Of each block, and then of the final norm, the last position of the pass at hand (B, D); None between
+            passes.
+    """
+
+    taken: list[torch.Tensor | None]
+
+
+@contextmanager
+def every_layer(encoder: VideoEncoder) -> Iterator[LastTokens]:
+    """Make an encoder return the last token's state at every block in the place of its vector.
+
+    Inputs then go through the encoder's own pipeline (decoding ahead, batches by tokens, halving when out of memory),
+    and each result is ``(L + 1, D)`` float32: the output of blocks 1 to L before any norm, as `capture_block` has it,
+    and last that of the trained final norm (layer -1). Nothing that grows with the number of tokens is kept.
+
+    Args:
+        encoder: Of all blocks (``layer=-1``).
+    """
+    parts = find_parts(encoder._transformer.model)
+    held = LastTokens([None] * (parts.depth + 1))
+
+    def keep(place: int) -> Callable[..., None]:
+        def hook(_module: nn.Module, _args: Any, output: Any) -> None:
+            hidden = output[0] if isinstance(output, tuple) else output  # (B, S, D), padded on the left
+            # a copy, since a view would keep all S positions alive
+            held.taken[place] = hidden[:, -1].to(torch.float32, copy=True)  # (B, D)
+
+        return hook
+
+    def deliver(_module: nn.Module, _args: Any, features: dict[str, Any]) -> dict[str, Any]:
+        states = [state for state in held.taken if state is not None]
+        held.taken[:] = [None] * len(held.taken)
+        return {**features, "sentence_embedding": torch.stack(states, dim=1)}  # (B, L + 1, D)
+
+    with ExitStack() as hooks:
+        for place, module in enumerate([*parts.blocks, parts.norm]):
+            hooks.callback(module.register_forward_hook(keep(place)).remove)
+        hooks.callback(encoder[-1].register_forward_hook(deliver).remove)
+        yield held
+
+
+def read_states(
+    encoder: VideoEncoder,
+    videos: Sequence[Path],
+    texts: Sequence[str],
+    *,
+    batch_size: int = 32,
+    on_error: OnError = "raise",
+    show_progress_bar: bool | None = None,
+) -> tuple[FloatStates, FloatStates, dict[int, Exception]]:
+    """Read the states of videos and texts at every layer.
+
+    Args:
+        encoder: Of all blocks (``layer=-1``).
+        videos: V files.
+        texts: T texts.
+        batch_size: Most inputs per batch.
+        on_error: "raise", or "skip" to leave the states of an input that fails at NaN.
+        show_progress_bar: Whether to show a bar; by default only if the log level is INFO or DEBUG.
+
+    Returns:
+        ``(L + 1, V, D)`` and ``(L + 1, T, D)`` float32 states of blocks 1 to L and of the final norm, and the error of
+        each input that failed, by its position among the videos and then the texts.
+
+    Raises:
+        VideoError: A video could not be decoded, with ``on_error="raise"``.
+        InputError: Another input failed, or a state is not finite, with ``on_error="raise"``.
+    """
+    inputs: list[Any] = [*({"video": video} for video in videos), *({"text": text} for text in texts)]
+    layers, width = find_parts(encoder._transformer.model).depth + 1, encoder.get_embedding_dimension()
+    states = np.full((layers, len(inputs), width or 0), np.nan, dtype=np.float32)  # (L + 1, V + T, D)
+    failed: dict[int, Exception] = {}
+    with every_layer(encoder):
+        for item in encoder.encode_stream(
+            inputs, batch_size=batch_size, on_error=on_error, show_progress_bar=show_progress_bar
+        ):
+            if item.error is not None:
+                failed[item.index] = item.error
+            else:
+                states[:, item.index] = item.embedding
+    return states[:, : len(videos)], states[:, len(videos) :], failed
+
 
 logger = logging.getLogger(__name__)
 
 Pairs = str | Path | Iterable[CaptionedVideo]
-"""A file that `vidembed.annotations.read_pairs` reads, or its rows."""
+"""A file that `vidembed.captions.read_captioned_videos` reads, or its rows."""
 
 
 def analyze_layers(
@@ -61,8 +235,8 @@ def analyze_layers(
     Args:
         model: Directory or name of a video MLLM of a supported architecture, or a loaded `Backbone`. Not a checkpoint
             of `vidembed.build`, which holds no block after its layer.
-        pairs: A file of captioned videos (`vidembed.annotations.read_pairs`), or `CaptionedVideo` rows. Rows with a
-            label of False are left out.
+        pairs: A file of captioned videos (`vidembed.captions.read_captioned_videos`), or `CaptionedVideo` rows. Rows
+            with a label of False are left out.
         videos: Folder of the videos that a file names by relative paths. Default: the file's own.
         prefixes: What to put before the content of the prompt: "zero-shot" (the paper's line), "none", or any text;
             one pass each.
@@ -165,7 +339,7 @@ def checked_pairs(pairs: Pairs, videos: str | Path | None = None, *, seed: int =
         ValueError: `videos` is given without a file, an entry is no `CaptionedVideo`, or there are too few.
     """
     if isinstance(pairs, (str, Path)):
-        rows = read_pairs(pairs, videos=videos)
+        rows = read_captioned_videos(pairs, videos=videos)
     elif videos is not None:
         raise ValueError(f"videos={str(videos)!r}: only paths in a file are relative to it; leave it out.")
     else:
@@ -173,7 +347,7 @@ def checked_pairs(pairs: Pairs, videos: str | Path | None = None, *, seed: int =
     for index, row in enumerate(rows):
         if not isinstance(row, CaptionedVideo):
             raise ValueError(  # noqa: TRY004 - one kind of error for bad arguments
-                f"pairs[{index}]: expected a vidembed.annotations.CaptionedVideo, got {type(row).__name__}. Write "
+                f"pairs[{index}]: expected a vidembed.captions.CaptionedVideo, got {type(row).__name__}. Write "
                 "CaptionedVideo(Path('a.mp4'), 'a dog runs')."
             )
     split_halves(relation_of(rows).positives, seed=seed)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from vidembed.backbone.architectures import ARCHITECTURES, Architecture, architecture_of
-from vidembed.backbone.cut import cut
-from vidembed.backbone.errors import (
-    BackboneError,
-    LayerError,
-    ReadoutMismatchError,
-    TemplateError,
-    UnsupportedBackboneError,
+from vidembed.backbone.architectures import (
+    ARCHITECTURES,
+    Architecture,
+    Parts,
+    architecture_of,
+    capture_block,
+    check_layer,
+    find_parts,
 )
-from vidembed.backbone.parts import Parts, capture_block, check_layer, find_parts
+from vidembed.backbone.cut import cut
 from vidembed.backbone.templates import ZERO_SHOT_PREFIX, eol_template
+from vidembed.errors import BackboneError, LayerError, ReadoutMismatchError, TemplateError, UnsupportedBackboneError
 
 __all__ = [
     "ARCHITECTURES",

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import torch
 
-from vidembed.backbone.errors import BackboneError
+from vidembed.errors import BackboneError
 
 Against = Literal["vocabulary", "no"]
 

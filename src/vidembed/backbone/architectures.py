@@ -6,10 +6,15 @@ added by a row here and by a random small model of it in ``tests/backbone/tiny.p
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, cast
 
-from vidembed.backbone.errors import UnsupportedBackboneError
+import torch
+from torch import nn
+
+from vidembed.errors import LayerError, UnsupportedBackboneError
 
 
 @dataclass(frozen=True)
@@ -53,7 +58,7 @@ ARCHITECTURES: dict[str, Architecture] = {
 }
 
 REMOTE_CODE_TYPES: dict[str, str] = {"videollama3_qwen2": "video_llama_3"}
-"""Model types of remote-code checkpoints, and the native type that `vidembed.backbone.remap` turns them into."""
+"""Model types of remote-code checkpoints, and the native type that `vidembed.backbone.load` turns them into."""
 
 
 def architecture_of(config: Any, *, name: str) -> Architecture:
@@ -74,3 +79,115 @@ def architecture_of(config: Any, *, name: str) -> Architecture:
         f"remote-code checkpoints of type {sorted(REMOTE_CODE_TYPES)}. To add one, write a row of "
         "vidembed.backbone.architectures.ARCHITECTURES and a small model of it in tests/backbone/tiny.py."
     )
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The parts of a loaded model.
+
+    Attributes:
+        architecture: The row of the table that the model belongs to.
+        base: The model without the head (vision tower and decoder).
+        decoder: The text decoder inside `base`.
+        decoder_name: Attribute of `base` under which the decoder hangs.
+        blocks: The decoder blocks; block ``l`` (1-based) is ``blocks[l - 1]``.
+        norm: The norm after the last block.
+        head: The language model head, None when the model was loaded without it.
+    """
+
+    architecture: Architecture
+    base: nn.Module
+    decoder: nn.Module
+    decoder_name: str
+    blocks: nn.ModuleList
+    norm: nn.Module
+    head: nn.Module | None
+
+    @property
+    def depth(self) -> int:
+        """Number of decoder blocks."""
+        return len(self.blocks)
+
+
+def find_parts(model: nn.Module, *, name: str | None = None) -> Parts:
+    """Find decoder, blocks, norm and head of a supported model.
+
+    Args:
+        model: A transformers model of a class in the table, with or without the language model head.
+        name: How to name the model in an error; the class name by default.
+
+    Raises:
+        UnsupportedBackboneError: The architecture is not supported, or the model is not laid out as expected.
+    """
+    name = name or type(model).__name__
+    architecture = architecture_of(getattr(model, "config", None), name=name)
+    base = model
+    head: nn.Module | None = None
+    if type(model).__name__ == architecture.conditional_class:
+        base, head = cast("nn.Module", model.model), cast("nn.Module", model.lm_head)
+    if type(base).__name__ != architecture.base_class:
+        raise UnsupportedBackboneError(
+            f"{name}: expected {architecture.conditional_class} or {architecture.base_class} for model_type "
+            f"{architecture.model_type!r}, got {type(model).__name__}. Load it with transformers' own classes."
+        )
+    decoder_name = "language_model"
+    decoder = getattr(base, decoder_name, None)
+    missing = [part for part in ("layers", "norm", "embed_tokens") if not hasattr(decoder, part)]
+    missing += [part for part in architecture.vision if not hasattr(base, part)]
+    if decoder is None or missing:
+        raise UnsupportedBackboneError(
+            f"{name}: {architecture.base_class} has no {missing or [decoder_name]}; this transformers version lays it "
+            "out differently. Please report it with the output of `pip show transformers`."
+        )
+    return Parts(architecture, base, decoder, decoder_name, decoder.layers, decoder.norm, head)
+
+
+def check_layer(layer: int, depth: int, *, name: str) -> int:
+    """Resolve ``layer`` to a 1-based decoder block.
+
+    Args:
+        layer: ``1..depth``, or -1 for the last block with its trained final norm (VidVec-O).
+        depth: Number of decoder blocks.
+        name: How to name the model in an error.
+
+    Returns:
+        The number of blocks to keep, in ``1..depth``.
+
+    Raises:
+        LayerError: ``layer`` is not an int, is 0, or lies beyond the depth.
+    """
+    if isinstance(layer, int) and not isinstance(layer, bool):
+        if layer == -1:
+            return depth
+        if 1 <= layer <= depth:
+            return layer
+    raise LayerError(
+        f"layer={layer!r} is not a decoder block of {name}, which has {depth}. Allowed: 1..{depth} (the output of that "
+        "block, before any norm), or -1 for the last block with its trained final norm."
+    )
+
+
+@dataclass
+class BlockOutput:
+    """Filled by `capture_block` with the output of the block's last call."""
+
+    hidden: torch.Tensor | None = field(default=None)  # (B, S, D)
+
+
+@contextmanager
+def capture_block(parts: Parts, layer: int) -> Iterator[BlockOutput]:
+    """Record the output of decoder block `layer` (1-based, before any norm) of each forward pass.
+
+    This is the package's definition of "layer l". It does not use ``output_hidden_states``, whose last entry is
+    before or after the final norm depending on the transformers version.
+    """
+    box = BlockOutput()
+
+    def record(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
+        box.hidden = output[0] if isinstance(output, tuple) else output
+
+    handle = parts.blocks[layer - 1].register_forward_hook(record)
+    try:
+        yield box
+    finally:
+        handle.remove()

@@ -8,14 +8,18 @@ stores what comes after, and it is an ordinary transformers model.
 from __future__ import annotations
 
 import copy
-from typing import Any, TypeVar, cast
+import tempfile
+from collections.abc import Iterable
+from typing import Any, Literal, TypeVar, cast
 
 import torch
+from sentence_transformers.base.modules import Transformer
 from torch import nn
 from transformers.utils.output_capturing import maybe_install_capturing_hooks
 
-from vidembed.backbone.errors import UnsupportedBackboneError
-from vidembed.backbone.parts import Parts, check_layer, find_parts
+from vidembed.backbone.architectures import Parts, check_layer, find_parts
+from vidembed.errors import BackboneError, UnsupportedBackboneError
+from vidembed.video.sampling import Sampling
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -107,3 +111,134 @@ def _weight_is_plain_factor(norm: nn.Module) -> bool:
     probe.weight = nn.Parameter(torch.ones_like(weight), requires_grad=False)
     x = torch.linspace(-1.0, 2.0, weight.shape[0], device=weight.device, dtype=weight.dtype)  # (D,)
     return torch.nn.functional.cosine_similarity(probe(x).float(), x.float(), dim=0).item() > 0.9999
+
+
+BASE = "base weights"
+
+
+WRAPPED = "base_layer"
+"""Where an adapter layer of PEFT keeps the layer that it wraps."""
+
+
+def applied_adapters(model: nn.Module) -> dict[str, dict[str, float | None]]:
+    """The adapters that each adapter layer applies now, and the scale of each.
+
+    Args:
+        model: With adapter layers of PEFT or without.
+
+    Returns:
+        By the name of the layer. Empty for a layer that computes what it wraps and nothing else: its adapters are
+        switched off, or already added to its weights.
+    """
+    found: dict[str, dict[str, float | None]] = {}
+    for name, module in model.named_modules():
+        layer: Any = module
+        if not hasattr(layer, WRAPPED):
+            continue
+        merged = list(getattr(layer, "merged_adapters", ()))
+        if getattr(layer, "disable_adapters", False):
+            # its next forward pass takes a merged adapter out again
+            found[name] = {f"{adapter} (merged, switched off)": None for adapter in merged}
+        elif merged:
+            found[name] = {}
+        else:
+            active: str | Iterable[str] = getattr(layer, "active_adapters", ())
+            scales = getattr(layer, "scaling", {})
+            found[name] = {
+                adapter: scales.get(adapter) for adapter in ([active] if isinstance(active, str) else active)
+            }
+    return found
+
+
+def active_adapters(model: nn.Module) -> tuple[str, ...]:
+    """Names of the adapters that change what the model computes now, sorted."""
+    return tuple(sorted({adapter for applied in applied_adapters(model).values() for adapter in applied}))
+
+
+def check_saveable(model: nn.Module) -> None:
+    """Refuse to save adapter layers that no model class would read back: their blocks would be random after loading.
+
+    Raises:
+        BackboneError: `model` has adapter layers that transformers does not know of.
+    """
+    layer = next(iter(applied_adapters(model)), None)
+    known = getattr(model, "_hf_peft_config_loaded", False) or type(model).__module__.startswith("peft.")
+    if layer is not None and not known:
+        raise BackboneError(
+            f"{layer} is an adapter layer that was put into the model without transformers' knowledge, so no "
+            "checkpoint can hold it. Merge the adapter first (LanguageAdapter.merge), or save the adapter alone."
+        )
+
+
+def describe_weights(model: nn.Module) -> str:
+    """Say which weights compute: `BASE`, or those with the adapters that are switched on."""
+    names = active_adapters(model)
+    return f"base weights with adapter {', '.join(names)}" if names else BASE
+
+
+class _InMemoryTransformer(Transformer):
+    """`Transformer` whose model is handed over instead of read from disk.
+
+    Everything else (modalities, message format, forward signature) is decided by the host's own constructor, which
+    reads the processor back from where it was saved, as it will when the checkpoint is loaded.
+    """
+
+    def __init__(self, model: Any, processor_dir: str, **kwargs: Any) -> None:
+        object.__setattr__(self, "_handed_over", model)
+        super().__init__(processor_dir, **kwargs)
+        object.__delattr__(self, "_handed_over")
+
+    def _load_config(self, *_args: Any, **_kwargs: Any) -> tuple[Any, bool]:
+        return self._handed_over.config, False
+
+    def _load_model(self, *_args: Any, **_kwargs: Any) -> Any:
+        return self._handed_over
+
+
+def as_transformer_module(
+    model: nn.Module,
+    processor: Any,
+    *,
+    chat_template: str,
+    task: Literal["feature-extraction", "any-to-any"] = "feature-extraction",
+) -> Transformer:
+    """Wrap a loaded model, sharing its weights.
+
+    Args:
+        model: A transformers model.
+        processor: Its processor. It is left as it was.
+        chat_template: The chat template that the module renders inputs with.
+        task: The ``transformer_task`` of sentence-transformers.
+
+    Returns:
+        A plain `Transformer` (no subclass: its class name is what ``modules.json`` will carry).
+    """
+    with tempfile.TemporaryDirectory(prefix="vidembed-") as folder:
+        processor.save_pretrained(folder)
+        module = _InMemoryTransformer(
+            model, folder, transformer_task=task, processor_kwargs={"chat_template": chat_template}
+        )
+    module.__class__ = Transformer
+    processor = module.processor
+    processor.tokenizer.padding_side = "left"
+    video_processor = processor.video_processor
+    video_processor.do_sample_frames = True  # stock users pass whole videos (`declare_sampling`); we sample ourselves
+    if getattr(video_processor, "cap_pixels_per_frame", True) is None:
+        # undecided, transformers warns and lets a long video take more tokens than Qwen's own qwen-vl-utils would
+        video_processor.cap_pixels_per_frame = True
+    return module
+
+
+def declare_sampling(processor: Any, sampling: Sampling) -> None:
+    """Write a frame grid into a processor, for stock users of a checkpoint: with none, it cannot sample a video at all.
+
+    Their frames are not ours: stock sampling goes by index and not by time, and rounds to whole temporal patches.
+
+    Args:
+        processor: Of a checkpoint that is about to be saved; changed in place.
+        sampling: The grid; its ``fps`` and ``max_frames`` are written.
+    """
+    video_processor = processor.video_processor
+    video_processor.num_frames = None  # stock sampling takes this or fps
+    video_processor.fps = sampling.fps
+    video_processor.max_frames = sampling.max_frames

@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 from typing import Any, cast
 
 import torch
@@ -17,9 +18,56 @@ from torch import nn
 from transformers import Cache, DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from vidembed.backbone.errors import UnsupportedBackboneError
-from vidembed.backbone.parts import Parts
-from vidembed.backbone.visual import model_inputs
+from vidembed.backbone.architectures import Parts
+from vidembed.errors import UnsupportedBackboneError
+
+VISUAL = "visual."
+_PIXELS = "pixel_values_videos"
+_TOKENS = VISUAL + "tokens"  # (V, D)
+_DEEPSTACK = VISUAL + "deepstack."  # one (V, D) per level, Qwen3-VL only
+_BOOKKEEPING = ("modality", "num_images_per_sample", "num_videos_per_sample", "logits_to_keep")
+
+
+@torch.inference_mode()
+def encode_visual(parts: Parts, features: dict[str, Any]) -> dict[str, Any]:
+    """Run the vision tower on the video of one prompt.
+
+    Args:
+        parts: The model's parts.
+        features: Of the processor, on the model's device, with one video and no image.
+
+    Returns:
+        The features with the visual tokens in the place of the pixels.
+    """
+    base: Any = parts.base
+    encode = base.get_video_features
+    grids = {name: features[name] for name in inspect.signature(encode).parameters if name in features}
+    output = encode(**grids, return_dict=True)
+    kept = {name: value for name, value in features.items() if name != _PIXELS}
+    kept[_TOKENS] = torch.cat(list(output.pooler_output))  # (V, D), before token compression
+    for level, tokens in enumerate(getattr(output, "deepstack_features", None) or ()):
+        kept[f"{_DEEPSTACK}{level}"] = torch.cat(list(tokens))  # (V, D)
+    return kept
+
+
+def has_pixels(features: dict[str, Any]) -> bool:
+    """Whether the features hold the pixels of a video, and of nothing else."""
+    return _PIXELS in features and "pixel_values" not in features
+
+
+def model_inputs(features: dict[str, Any]) -> dict[str, Any]:
+    """Keyword arguments of the base model: without what the host keeps for itself, visual tokens as it takes them."""
+    inputs = {
+        name: value for name, value in features.items() if name not in _BOOKKEEPING and not name.startswith(VISUAL)
+    }
+    if _TOKENS in features:
+        levels = sorted((name for name in features if name.startswith(_DEEPSTACK)), key=lambda name: (len(name), name))
+        output = SimpleNamespace(
+            pooler_output=(features[_TOKENS],), deepstack_features=[(features[name],) for name in levels]
+        )
+        inputs["mm_encoder_outputs"] = {"video": output}
+    return inputs
+
 
 PACKED_TOKENS = 512
 """Suffix tokens per pass: longer rows spend their time on masked attention, shorter ones on calls (measured on CPU)."""
@@ -84,7 +132,7 @@ def prefill(parts: Parts, features: dict[str, Any]) -> VideoPrefix:
     Args:
         parts: The full model's parts.
         features: One whole prompt from the processor, suffix included (positions depend on the whole), with pixels or
-            with what `vidembed.backbone.visual.encode_visual` made of them.
+            with what `vidembed.backbone.prefix.encode_visual` made of them.
     """
     base: Any = parts.base
     config: Any = base.config

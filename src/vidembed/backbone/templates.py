@@ -13,7 +13,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from vidembed.backbone.errors import TemplateError
+from vidembed.errors import TemplateError
 
 TEXT_PROMPT = "Summarize above sentence in one word:"
 VIDEO_PROMPT = "Summarize above video in one word:"

@@ -10,47 +10,31 @@ from typing import Annotated
 import typer
 
 import vidembed
-from vidembed.cli import (
-    build,
-    calibrate,
-    clip,
-    compare,
-    console,
-    demo,
-    evaluate,
-    index,
-    info,
-    layers,
-    mteb,
-    reproduce,
-    search,
-    serve,
-    train,
-)
+from vidembed.cli import clip, demo, evaluate, index, model, options, search, serve
 
 __all__ = ["app", "main"]
 
 app = typer.Typer(
     name="vidembed",
     help="Search video by text with the multimodal language models people already have.",
-    cls=console.ErrorsToExitCodes,
+    cls=options.ErrorsToExitCodes,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("index")(index.command)
+app.command("index")(index.index_command)
 app.command("search")(search.command)
 app.command("clip")(clip.command)
 app.command("serve")(serve.command)
-app.command("info")(info.command)
-app.command("build")(build.command)
-app.command("layers")(layers.command)
-app.command("train")(train.command)
-app.command("calibrate")(calibrate.command)
-app.command("evaluate")(evaluate.command)
-app.command("compare")(compare.command)
-app.command("mteb")(mteb.command)
-app.command("reproduce")(reproduce.command)
+app.command("info")(index.info_command)
+app.command("build")(model.build_command)
+app.command("layers")(model.layers_command)
+app.command("train")(model.train_command)
+app.command("calibrate")(model.calibrate_command)
+app.command("evaluate")(evaluate.evaluate_command)
+app.command("compare")(evaluate.compare_command)
+app.command("mteb")(evaluate.mteb_command)
+app.command("reproduce")(evaluate.reproduce_command)
 app.command("demo")(demo.command)
 
 
@@ -61,17 +45,17 @@ def _version(value: bool) -> None:
 
 
 @app.callback()
-def options(
+def global_options(
     *,
     debug: Annotated[
-        bool, typer.Option("--debug", envvar=console.DEBUG_VARIABLE, help="Show logs, and errors with their traceback.")
+        bool, typer.Option("--debug", envvar=options.DEBUG_VARIABLE, help="Show logs, and errors with their traceback.")
     ] = False,
     version: Annotated[  # noqa: ARG001 - the callback does the work
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
     """Search video by text with the multimodal language models people already have."""
-    console.setup(debug=debug)
+    options.setup(debug=debug)
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from vidembed.cli.console import NOTHING_DONE, print_json, say
+from vidembed.cli.options import NOTHING_DONE, print_json, say
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -70,9 +70,9 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="Write what was cut to stdout as JSON.")] = False,
 ) -> None:
     """Cut a stretch of a video, or a hit of a search, to a file. Nothing is encoded again: it starts at a key frame."""
-    from vidembed.index.retrieval.query import check_query
-    from vidembed.index.retrieval.search import check_options
-    from vidembed.index.sheet import printable
+    from vidembed.index.bank import check_query
+    from vidembed.index.search import check_options
+    from vidembed.text import printable
 
     check_options(k=1, exact=False, keep=None, copy=None, bank=False, merge=merge, around=around)
     for_search = {"--hit": hit, "--top": top, "--model": model, "--device": device}
@@ -109,7 +109,7 @@ def check_out(out: Path, *, folder: bool = False, force: bool) -> None:
     Raises:
         ValueError: It is one.
     """
-    from vidembed.video.remux.cut import check_target
+    from vidembed.video.trim import check_target
 
     if folder:
         if out.exists() and not out.is_dir():
@@ -145,7 +145,7 @@ def _search(
     words: str, folder: Path, *, k: int, merge: Any, around: float, model: str | None, device: str | None
 ) -> list[Hit]:
     from vidembed.index import VideoIndex, search
-    from vidembed.index.model import load_model
+    from vidembed.index.meta import load_model
 
     index = VideoIndex.open(folder)
     name = model or index.meta.model
@@ -166,9 +166,9 @@ def _of_hit(hit: Hit) -> Stretch:
 def _cut_all(hits: Sequence[Hit], out: Path, *, force: bool) -> list[dict[str, Any]]:
     """Cut hits into a folder, and say of each that cannot be cut why."""
     from vidembed.index.files import file_name_of
-    from vidembed.index.sheet import printable
+    from vidembed.text import printable
     from vidembed.video import VideoError
-    from vidembed.video.remux import MUXERS
+    from vidembed.video.trim import MUXERS
 
     targets = []
     for rank, hit in enumerate(hits, start=1):
@@ -189,8 +189,9 @@ def _cut_all(hits: Sequence[Hit], out: Path, *, force: bool) -> list[dict[str, A
 
 def _cut(stretch: Stretch, target: Path, *, force: bool) -> dict[str, Any]:
     """Cut one stretch, and say what the file holds."""
-    from vidembed.index.sheet import printable, time_range
-    from vidembed.video.remux import cut_clip
+    from vidembed.index.gallery import time_range
+    from vidembed.text import printable
+    from vidembed.video.trim import cut_clip
 
     try:
         made = cut_clip(stretch.source, target, stretch.start, stretch.end, overwrite=force)

@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vidembed.cli.console import NOTHING_DONE, print_table
 from vidembed.cli.index import DEFAULT_MODEL
 from vidembed.cli.index import run as run_index
 from vidembed.cli.index import show as show_report
-from vidembed.cli.options import Device
+from vidembed.cli.options import NOTHING_DONE, Device, print_table
 from vidembed.cli.search import write_sheet
 
 if TYPE_CHECKING:
@@ -60,7 +59,7 @@ def command(
     """Draw clips that the bundled model has never seen, index them, search them in words, and say how well it went."""
     from vidembed.index import VideoIndex
     from vidembed.index.files import uri_of
-    from vidembed.index.model import load_reranker
+    from vidembed.index.meta import load_reranker
     from vidembed.shapes import sample_clips, write_clips
     from vidembed.shapes.language import SUMMARY_ATTRIBUTES
 
@@ -109,7 +108,7 @@ def command(
 
 
 def _ask(index: VideoIndex, encoder: VideoEncoder, queries: Sequence[tuple[str, set[str]]], k: int = 5) -> list[Asked]:
-    from vidembed.index.retrieval.search import nearest
+    from vidembed.index.search import nearest
 
     vectors: NDArray[np.float32] = encoder.encode_query([{"text": query} for query, _ in queries])  # (Q, D)
     return [

@@ -1,23 +1,26 @@
 """`vidembed index`."""
 
-# ruff: noqa: PLC0415 - commands import what they need when they run, so that --help is quick
-
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from vidembed.cli.console import NOTHING_DONE, PATH_VANISHED, print_json, print_table, say
-from vidembed.cli.options import Device
+from vidembed.cli.options import NOTHING_DONE, PATH_VANISHED, Device, print_json, print_table, say
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from vidembed.encoder import VideoEncoder
     from vidembed.index import Report, VideoIndex
-    from vidembed.video.cutting import Cut
+    from vidembed.video.segments import Cut
+
+
+# ruff: noqa: PLC0415 - commands import what they need when they run, so that --help is quick
+
 
 DEFAULT_MODEL = "vidembed/shapes"
 SHAPES_WARNING = (
@@ -26,7 +29,7 @@ SHAPES_WARNING = (
 )
 
 
-def command(
+def index_command(
     *,
     paths: Annotated[
         list[str],
@@ -157,7 +160,7 @@ def _run_on(
             given = min(cluster).replace("_", "-")
             raise ValueError(f"{given}: it is for --engine ray; give that too, or leave it out")
         return run(paths, to, decode_workers=decode_workers, **options)[0]
-    from vidembed.index.ingest.opening import open_if_there
+    from vidembed.index.ingest import open_if_there
     from vidembed.ray import index_videos_ray
 
     existing = open_if_there(to)
@@ -183,8 +186,8 @@ def run(
     """Load the model and index `paths`; return both. What an index says of itself fills in for what is not given."""
     from vidembed.index import index_videos
     from vidembed.index.files import find_videos
-    from vidembed.index.ingest.opening import open_if_there
-    from vidembed.index.model import load_model
+    from vidembed.index.ingest import open_if_there
+    from vidembed.index.meta import load_model
     from vidembed.video import VIDEO_SUFFIXES, Sampling
 
     existing = open_if_there(to)  # what is cheap to find wrong comes before the model is loaded
@@ -201,7 +204,7 @@ def _as_before(
     index: VideoIndex | None, model: str | None, layer: int | None, sampling: dict[str, Any] | None
 ) -> tuple[str, int | None, dict[str, Any]]:
     """Return name, layer and sampling of the model, with what the index says of itself where nothing is given."""
-    from vidembed.index.model import stored_name
+    from vidembed.index.meta import stored_name
 
     sampling = sampling or {}
     name = stored_name(model) if model is not None else index.meta.model if index else DEFAULT_MODEL
@@ -232,7 +235,7 @@ def cut_of(segment: float | None, overlap: float | None, *, scenes: bool) -> Cut
 def show(report: Report) -> None:
     """Write a report for people: a table of what was skipped to stdout, and a summary."""
     from vidembed.index.files import name_of
-    from vidembed.index.sheet import printable
+    from vidembed.text import printable
 
     if report.skipped:
         print_table(
@@ -254,3 +257,76 @@ def show(report: Report) -> None:
     typer.echo(f"{done or 'Nothing done'}. {held}.")
     if report.quarantined:
         say(f"{report.quarantined} of the skipped files went into quarantine; `--retry` tries them again.")
+
+
+# ruff: noqa: PLC0415 - commands import what they need when they run, so that --help is quick
+
+
+def info_command(
+    *,
+    folder: Annotated[Path, typer.Argument(help="Folder of an index, or a video file.", show_default=False)],
+    as_json: Annotated[bool, typer.Option("--json", help="Write it to stdout as JSON.")] = False,
+) -> None:
+    """Show what an index holds and which model made it, or what a video is and how it is read."""
+    if folder.is_file():
+        _show_video(folder, as_json=as_json)
+        return
+    from vidembed.index import VideoIndex
+    from vidembed.index.commit import read as read_quarantine
+    from vidembed.index.refresh import facts as search_facts
+
+    index = VideoIndex.open(folder)
+    meta = index.meta
+    how = search_facts(index)
+    facts: dict[str, Any] = {
+        "index": str(folder),
+        "files": len(index.files()),
+        "segments": len(index),
+        "dimension": meta.dimension,
+        "segment_s": meta.segment_s,
+        "overlap_s": meta.overlap_s,
+        "scenes": meta.scenes,
+        "quarantined": len(read_quarantine(folder)),
+        "bytes": index.size_on_disk(),
+        "created": meta.created,
+        "model": meta.model,
+        "layer": meta.layer,
+        "sampling": meta.sampling,
+        "model_fingerprint": meta.model_fingerprint,
+        "fingerprint_fields": meta.fingerprint_fields,
+        "schema_version": meta.schema_version,
+        "search": how,
+    }
+    if as_json:
+        print_json(facts)
+        return
+    fields = facts.pop("fingerprint_fields")
+    how = facts.pop("search")
+    rows = [[key, _said(value)] for key, value in facts.items()]
+    rows += [[f"fingerprint: {key}", _said(value)] for key, value in fields.items()]
+    rows += [["exact up to", f"{how['exact_up_to']} segments"], *_derived(how)]
+    print_table(["", "value"], rows)
+
+
+def _show_video(path: Path, *, as_json: bool) -> None:
+    """Print what `vidembed.probe` finds, with the discontinuities of the clock."""
+    from vidembed import probe
+
+    facts = asdict(probe(path, scan=True))
+    if as_json:
+        print_json(facts)
+        return
+    facts |= {f"colour: {key}": value for key, value in (facts.pop("colour") or {}).items()}
+    print_table(["", "value"], [[key, _said(value)] for key, value in facts.items()])
+
+
+def _derived(how: dict[str, Any]) -> list[list[str]]:
+    """Return a row for each fact about the ANN index, the compact copies and the query bank."""
+    rows = [[f"ANN index: {key}", _said(value)] for key, value in (how["ann"] or {}).items()]
+    for copy in how["compact"]:
+        rows += [[f"compact {copy['name']}: {key}", _said(value)] for key, value in copy.items() if key != "name"]
+    return rows + [[f"query bank: {key}", _said(value)] for key, value in (how["query_bank"] or {}).items()]
+
+
+def _said(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

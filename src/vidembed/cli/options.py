@@ -1,11 +1,137 @@
-"""Options that several commands have, so that they mean and say the same."""
+"""What the commands share: output, and how errors become exit codes."""
 
 from __future__ import annotations
 
+import json
+import logging
+import os
+import sys
+import traceback
+import warnings
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
+import typer.core
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+# ruff: noqa: PLC0415 - commands import what they need when they run, so that --help is quick
+
+
+NOTHING_DONE = 1
+MISUSE = 2
+PATH_VANISHED = 3
+INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+
+DEBUG_VARIABLE = "VIDEMBED_DEBUG"
+
+_show_in_python = warnings.showwarning
+
+
+class ErrorsToExitCodes(typer.core.TyperGroup):
+    """The commands, with errors shown as one paragraph on stderr and turned into exit codes.
+
+    With `--debug`, or `VIDEMBED_DEBUG=1`, errors keep their traceback.
+    """
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command."""
+        from vidembed.errors import (
+            IndexBusyError,
+            IndexDamagedError,
+            IndexingStoppedError,
+            MissingExtraError,
+            VideoError,
+        )
+
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            say("Interrupted. What was committed stays; the same command goes on from there.")
+            raise typer.Exit(INTERRUPTED) from None
+        except BrokenPipeError:
+            # The reader of stdout, such as `head`, is gone; without this, flushing at exit complains.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(NOTHING_DONE) from None
+        except IndexingStoppedError as error:
+            raise _failed(error, NOTHING_DONE) from error
+        except (ValueError, VideoError, MissingExtraError, IndexBusyError) as error:
+            raise _failed(error, MISUSE) from error
+        except (IndexDamagedError, OSError) as error:
+            raise _failed(error, NOTHING_DONE) from error
+
+
+def _failed(error: Exception, code: int) -> typer.Exit:
+    if os.environ.get(DEBUG_VARIABLE, "") not in {"", "0"}:
+        typer.echo(shown("".join(traceback.format_exception(error))), err=True)
+    say(f"Error: {' '.join(str(error).split())}")
+    return typer.Exit(code)
+
+
+class PlainFormatter(logging.Formatter):
+    """Formats logs for a terminal: control characters are shown, and no line of a message looks like a new one."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Format a record."""
+        return shown(super().format(record))
+
+
+def shown(text: str) -> str:
+    """Return text with what a terminal would act on written as an escape, and every line but the first indented."""
+    from vidembed.text import printable
+
+    return "\n    ".join(map(printable, text.rstrip("\n").split("\n")))
+
+
+def setup(*, debug: bool) -> None:
+    """Send logs to stderr, warnings and up, or all of vidembed's with `debug`."""
+    if debug:
+        os.environ[DEBUG_VARIABLE] = "1"
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(PlainFormatter("%(levelname)s %(name)s: %(message)s"))
+    warnings.showwarning = _show_warning
+    logging.basicConfig(handlers=[handler], force=True)
+    logging.getLogger("vidembed").setLevel(logging.DEBUG if debug else logging.ERROR)
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+    """Show what a video lacks as a message; the line of code that found it helps nobody here."""
+    from vidembed.errors import VideoTruncated
+
+    if issubclass(category, VideoTruncated):
+        say(f"Warning: {message}")
+    else:
+        _show_in_python(message, category, *place, **more)
+
+
+def say(message: str) -> None:
+    """Write a line to stderr; stdout is for results. Whatever names are in it, it is one line, and text."""
+    from vidembed.text import printable
+
+    typer.echo(printable(message), err=True)
+
+
+def print_json(value: Any) -> None:
+    """Write one JSON value to stdout, in ASCII, whatever names hold."""
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=True))
+
+
+def print_table(columns: list[str], rows: list[list[str]], *, title: str | None = None) -> None:
+    """Write a table to stdout. All of it is plain text: markup and control characters in names mean nothing."""
+    from vidembed.text import printable
+
+    table = Table(title=None if title is None else Text(printable(title)), title_justify="left")
+    for column in columns:
+        table.add_column(Text(printable(column)), overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(printable(cell)) for cell in row))
+    console = Console(file=sys.stdout)
+    if not console.is_terminal:
+        console.width = 200  # a file or a pipe has no width; names should not be folded at 80
+    console.print(table)
+
 
 Device = Annotated[str | None, typer.Option(help="Torch device, such as cpu or cuda.")]
 Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16. Default: the model's.")]

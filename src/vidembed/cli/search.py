@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from vidembed.cli.console import print_json, print_table, say
-from vidembed.cli.options import Calibration, Device, IndexModel, Reranker, ScoreMode
+from vidembed.cli.options import Calibration, Device, IndexModel, Reranker, ScoreMode, print_json, print_table, say
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from vidembed.index import Hit, Hits, VideoIndex
-    from vidembed.index.retrieval.filters import Filter
+    from vidembed.index.exact import Filter
     from vidembed.reranker import VideoReranker
 
 MAX_QUERIES_BYTES = 2**24
@@ -72,8 +71,8 @@ def command(
 ) -> None:
     """Search an index in words; with --rerank, look at the best hits once more."""
     from vidembed.index import Condition, Filter, VideoIndex, search, search_many
-    from vidembed.index.model import load_model, load_reranker
-    from vidembed.index.retrieval.search import Hits, check_options
+    from vidembed.index.meta import load_model, load_reranker
+    from vidembed.index.search import Hits, check_options
 
     words = words_of(query, queries, k)  # before the model is loaded, and before anything is written
     keep = Filter(path, after, before, tuple(map(Condition.parse, where or ())))
@@ -144,7 +143,7 @@ def words_of(query: str | None, queries: Path | None, k: int) -> list[str]:
     Raises:
         ValueError: There is neither or both, or one cannot be searched.
     """
-    from vidembed.index.retrieval.search import check_query
+    from vidembed.index.search import check_query
 
     if queries is not None and query is None:
         words = read_queries(queries)
@@ -167,7 +166,7 @@ def check_rerank(rerank: int | None, asked_for: dict[str, Any]) -> None:
         given = next(option for option, value in asked_for.items() if value)
         raise ValueError(f"{given}: it is for --rerank K; give the number of hits to look at")
     if asked_for["score"] is not None:
-        from vidembed.reranking.answers import check_mode
+        from vidembed.yes_no import check_mode
 
         check_mode(asked_for["score"])
 
@@ -178,7 +177,7 @@ def read_queries(path: Path) -> list[str]:
     Raises:
         ValueError: The file cannot be read, is too large or not UTF-8, or holds no query or too many.
     """
-    from vidembed.index.retrieval.search import MAX_QUERIES
+    from vidembed.index.search import MAX_QUERIES
 
     if not path.is_file() or path.stat().st_size > MAX_QUERIES_BYTES:
         raise ValueError(f"queries: {str(path)!r} is not a file of at most {MAX_QUERIES_BYTES} bytes")
@@ -193,8 +192,8 @@ def read_queries(path: Path) -> list[str]:
 
 def check_index(index: VideoIndex, *, keep: Filter, compact: str | None, bank: bool) -> None:
     """Refuse what the index does not have, before the model is loaded."""
-    from vidembed.index.retrieval.bank import open_bank
-    from vidembed.index.retrieval.compact import open_compact
+    from vidembed.index.bank import open_bank
+    from vidembed.index.compact import open_compact
 
     keep.check(index)
     if compact is not None:
@@ -214,8 +213,8 @@ def look_again(
 ) -> list[Hit]:
     """Return hits with the first `count` ordered by a reranker, and say which could not be looked at."""
     from vidembed.index.files import name_of
-    from vidembed.index.retrieval.rerank import rerank as reranked
-    from vidembed.index.sheet import printable
+    from vidembed.index.rerank import rerank as reranked
+    from vidembed.text import printable
 
     looked_at = reranked(hits[:count], head, query, context=context, fingerprint=fingerprint)
     lost = [name_of(hit.uri) for hit in looked_at if hit.probability is None]
@@ -250,7 +249,7 @@ def print_json_line(value: dict[str, Any]) -> None:
 def show(hits: Sequence[Hit], *, title: str | None = None) -> None:
     """Write hits to stdout as a table. Columns that no hit has a value for are left out."""
     from vidembed.index.files import name_of
-    from vidembed.index.sheet import context_range, time_range
+    from vidembed.index.gallery import context_range, time_range
 
     cells = [
         {

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vidembed.cli.console import say
-from vidembed.cli.options import Device, IndexModel
+from vidembed.cli.options import Device, IndexModel, say
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -94,7 +93,7 @@ def command(
         decode_memory_bytes=None if max_memory is None else int(max_memory * 2**30),
         timeout_s=timeout,
     )
-    from vidembed.serve.guard import check_api_key, check_origins
+    from vidembed.serve.security import check_api_key, check_origins
 
     check_api_key(api_key or None)
     check_origins(cors_origin or ())
@@ -124,7 +123,7 @@ def command(
 
 
 def _limits(**changes: Any) -> Limits:
-    from vidembed.index.errors import MissingExtraError
+    from vidembed.errors import MissingExtraError
 
     try:
         from vidembed.serve import Limits
@@ -162,7 +161,7 @@ def _engine(
     limits: Limits,
 ) -> Engine:
     from vidembed.index import VideoIndex
-    from vidembed.index.model import load_model, load_reranker
+    from vidembed.index.meta import load_model, load_reranker
     from vidembed.serve import Engine
 
     index = None if folder is None else VideoIndex.open(folder)
@@ -235,7 +234,7 @@ def _is_loopback(host: str) -> bool:
 
 def _hosts(host: str, names: Sequence[str]) -> list[str] | None:
     """Return the names that a Host header may have; None, any, on an address that other machines reach."""
-    from vidembed.serve.guard import LOOPBACK
+    from vidembed.serve.security import LOOPBACK
 
     if not _is_loopback(host):
         return list(names) or None

@@ -6,7 +6,6 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from vidembed.evaluation.benchmark import Benchmark
-from vidembed.evaluation.benchmarks import BENCHMARKS, read_benchmark
 from vidembed.evaluation.metrics import (
     Interval,
     average_precision,
@@ -18,12 +17,13 @@ from vidembed.evaluation.metrics import (
     ranks,
     recall_at,
 )
+from vidembed.evaluation.readers import BENCHMARKS, read_benchmark
 
 if TYPE_CHECKING:
     from vidembed.evaluation.evaluator import VideoTextRetrievalEvaluator
     from vidembed.evaluation.result import EvaluationResult
     from vidembed.evaluation.run import evaluate
-    from vidembed.evaluation.world import draw_world
+    from vidembed.evaluation.shapes import draw_world
 
 __all__ = [
     "BENCHMARKS",

@@ -20,7 +20,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from vidembed.video.fingerprint import FileState
+from vidembed.video.sampling import FileState
 
 FILE_NAME: Final = "scores.sqlite"
 SCHEMA: Final = 1

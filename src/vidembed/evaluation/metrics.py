@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from vidembed.scoring._checks import FloatArray, as_array, matrix, number, positive_mask, vector
+from vidembed.scoring.checks import FloatArray, as_array, matrix, number, positive_mask, vector
 
 RESAMPLES = 2000
 """Default resamples of a bootstrap (ours)."""

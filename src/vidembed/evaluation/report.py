@@ -4,18 +4,104 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from html import escape
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from vidembed.atomic import write_atomically
-from vidembed.evaluation.columns import COLUMNS, DIRECTIONS
-from vidembed.evaluation.figures import Figures
-from vidembed.evaluation.metrics import Interval
-from vidembed.evaluation.paper import PAPER, STATEMENT, PaperRow, paper_rows
-from vidembed.evaluation.result import EvaluationResult
-from vidembed.index.sheet import printable
+import numpy as np
+
+from vidembed.evaluation.metrics import Interval, paired_bootstrap
+from vidembed.evaluation.result import COLUMNS, DIRECTIONS, BenchmarkFacts, EvaluationResult, Figures
+from vidembed.text import printable, write_atomically
+
+PAPER: Final = "VidVec, arXiv 2602.08099v1"
+STATEMENT: Final = (
+    "The paper ranks with dual-softmax everywhere but in its MMEB-V2 row, so its figures compare with the columns "
+    "dual-softmax and + both. Its V2T figures with and without reranking are equal: it reranked T2V only, it "
+    "seems. InternVideo2's row is its published protocol."
+)
+
+
+@dataclass(frozen=True)
+class PaperRow:
+    """One row of the paper's tables, in percent.
+
+    Attributes:
+        model: As the paper calls it, with what was done.
+        direction: "t2v" or "v2t".
+        dual_softmax: Whether it is used; None where another paper's protocol is quoted.
+        recall_1: R@1.
+        recall_5: R@5, None where it is not given here.
+        recall_10: R@10, None likewise.
+    """
+
+    model: str
+    direction: str
+    dual_softmax: bool | None
+    recall_1: float
+    recall_5: float | None = None
+    recall_10: float | None = None
+
+
+_ZERO_SHOT = "VidVec-ZS (layer 24, rerank K=100)"
+_OPTIMIZED = "VidVec-O (embedding only)"
+_RERANKED = "VidVec (O + rerank K=10)"
+_MMEB = "VidVec, MMEB-V2 protocol, raw scores"
+_INTERN = "InternVideo2-6B (100M pairs)"
+
+ROWS: Final[dict[str, tuple[PaperRow, ...]]] = {
+    "msrvtt": (
+        PaperRow(_ZERO_SHOT, "t2v", True, 52.1, 74.3, 82.9),
+        PaperRow(_OPTIMIZED, "t2v", True, 52.5, 76.3, 83.8),
+        PaperRow(_OPTIMIZED, "v2t", True, 54.9, 77.5, 84.1),
+        PaperRow(_RERANKED, "t2v", True, 56.2),
+        PaperRow(_RERANKED, "v2t", True, 54.9),
+        PaperRow(_MMEB, "t2v", False, 48.4, 71.4, 81.1),
+        PaperRow(_INTERN, "t2v", None, 55.9),
+        PaperRow(_INTERN, "v2t", None, 53.7),
+    ),
+    "msvd": (
+        PaperRow(_OPTIMIZED, "t2v", True, 60.8, 84.9, 90.1),
+        PaperRow(_OPTIMIZED, "v2t", True, 85.7, 95.5, 97.8),
+        PaperRow(_RERANKED, "t2v", True, 60.9),
+        PaperRow(_RERANKED, "v2t", True, 85.7),
+        PaperRow(_INTERN, "t2v", None, 59.3),
+        PaperRow(_INTERN, "v2t", None, 83.1),
+    ),
+    "vatex": (
+        PaperRow(_ZERO_SHOT, "t2v", True, 69.1, 93.3, 96.7),
+        PaperRow(_OPTIMIZED, "t2v", True, 68.2, 93.6, 96.8),
+        PaperRow(_OPTIMIZED, "v2t", True, 89.6, 98.5, 99.3),
+        PaperRow(_RERANKED, "t2v", True, 70.0),
+        PaperRow(_RERANKED, "v2t", True, 89.6),
+        PaperRow(_INTERN, "t2v", None, 71.5),
+        PaperRow(_INTERN, "v2t", None, 85.3),
+    ),
+    "didemo": (
+        PaperRow(_ZERO_SHOT, "t2v", True, 55.7, 80.7, 85.4),
+        PaperRow(_OPTIMIZED, "t2v", True, 53.7, 79.4, 85.0),
+        PaperRow(_OPTIMIZED, "v2t", True, 56.5, 79.7, 86.0),
+        PaperRow(_RERANKED, "t2v", True, 61.8),
+        PaperRow(_RERANKED, "v2t", True, 56.5),
+        PaperRow(_MMEB, "t2v", False, 43.1, 71.0, 79.2),
+        PaperRow(_INTERN, "t2v", None, 57.9),
+        PaperRow(_INTERN, "v2t", None, 57.1),
+    ),
+    "activitynet": (
+        PaperRow(_RERANKED, "t2v", True, 79.2),
+        PaperRow(_RERANKED, "v2t", True, 71.9),
+        PaperRow(_INTERN, "t2v", None, 63.2),
+        PaperRow(_INTERN, "v2t", None, 56.5),
+    ),
+}
+"""Rows by benchmark, as `vidembed.evaluation.BENCHMARKS` names it; other benchmarks are not in the paper."""
+
+
+def paper_rows(benchmark: str, direction: str) -> tuple[PaperRow, ...]:
+    """The rows of a benchmark and a direction; none where the paper has none."""
+    return tuple(row for row in ROWS.get(benchmark, ()) if row.direction == direction)
+
 
 MARKDOWN_FILE: Final = "report.md"
 HTML_FILE: Final = "report.html"
@@ -234,3 +320,142 @@ def _section(part: Section) -> str:
 
 def _html(text: str) -> str:
     return escape(printable(text))
+
+
+COMPARED: Final = ("raw", "dual_softmax")
+"""Columns that are compared: those that need no reranker."""
+
+SCHEMA_VERSION: Final = 1
+
+
+@dataclass(frozen=True)
+class ComparedRow:
+    """One model, one column and one direction.
+
+    Attributes:
+        model: Its name.
+        column: One of `COMPARED`.
+        direction: "t2v" or "v2t".
+        recall_1: R@1 in percent, with its interval.
+        recall_5: R@5 in percent.
+        recall_10: R@10 in percent.
+        difference: R@1 less that of the first model in points, on the same queries; None for the first itself.
+        temperature_origin: Where the temperature of dual-softmax came from; None of raw.
+    """
+
+    model: str
+    column: str
+    direction: str
+    recall_1: Interval
+    recall_5: float
+    recall_10: float
+    difference: Interval | None
+    temperature_origin: str | None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Several models on one benchmark.
+
+    Attributes:
+        benchmark: What they were measured on.
+        models: Their names, the first being what the others are compared with.
+        rows: By column, direction and model.
+        failures: Videos that could not be read and count against a model, by its name.
+        seed: Of the bootstrap.
+    """
+
+    benchmark: BenchmarkFacts
+    models: tuple[str, ...]
+    rows: tuple[ComparedRow, ...]
+    failures: dict[str, int]
+    seed: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as JSON values."""
+        return {"kind": "vidembed_comparison", "schema_version": SCHEMA_VERSION, **asdict(self)}
+
+    def table(self) -> tuple[list[str], list[list[str]]]:
+        """Heads and cells for people; figures in percent, differences in points."""
+        level = f"{100 * self.rows[0].recall_1.level:g} %"
+        heads = ["ranking", "direction", "model", f"R@1 ({level})", "R@5", "R@10", f"R@1 less the first ({level})"]
+        cells = []
+        for row in self.rows:
+            less = "" if row.difference is None else _signed(row.difference)
+            recalls = [interval(row.recall_1), f"{row.recall_5:.1f}", f"{row.recall_10:.1f}"]
+            cells.append([_column(row), row.direction.upper(), row.model, *recalls, less])
+        return heads, cells
+
+
+def compare(results: Sequence[EvaluationResult], *, seed: int = 0) -> Comparison:
+    """Compare finished results on one benchmark by a paired bootstrap over its queries, grouped by video.
+
+    Args:
+        results: At least two; the others are compared with the first.
+        seed: Of the bootstrap.
+
+    Raises:
+        ValueError: There are fewer than two, or they are not of the same videos and texts.
+    """
+    if len(results) < 2:
+        raise ValueError(f"results: got {len(results)}, expected at least 2 to compare")
+    first = results[0]
+    names = _names(results)
+    for name, one in zip(names, results, strict=True):
+        if one.benchmark.digest != first.benchmark.digest:
+            raise ValueError(
+                f"results: {name} was measured on {one.benchmark.title} ({one.benchmark.videos} videos, "
+                f"{one.benchmark.texts} texts) and {names[0]} on {first.benchmark.title} ({first.benchmark.videos} "
+                f"videos, {first.benchmark.texts} texts), or on others of the same number; compare like with like"
+            )
+    rows = [
+        _row(name, one, first, column, way, seed)
+        for column in COMPARED
+        for way in DIRECTIONS
+        for name, one in zip(names, results, strict=True)
+    ]
+    failures = {name: len(one.failures) for name, one in zip(names, results, strict=True)}
+    return Comparison(first.benchmark, tuple(names), tuple(rows), failures, seed)
+
+
+def _row(name: str, one: EvaluationResult, first: EvaluationResult, column: str, way: str, seed: int) -> ComparedRow:
+    found = one.column(column).of(way)
+    key = f"{column}.{way}"
+    arrays = [result.ranks.get(key) for result in (one, first)]
+    if found is None or any(ranks is None for ranks in arrays):
+        raise ValueError(f"results: {name} holds no ranks of {COLUMNS[column]}, {way}; evaluate again")
+    difference = None
+    if one is not first:
+        mine, theirs = (np.asarray(ranks) == 1 for ranks in arrays)
+        less = paired_bootstrap(mine, theirs, seed=seed, groups=first.ranks[f"groups.{way}"])
+        difference = Interval(100 * less.estimate, 100 * less.low, 100 * less.high, less.level)
+    origin = one.temperatures[f"first.{way}"].origin if column == "dual_softmax" else None
+    return ComparedRow(
+        model=name,
+        column=column,
+        direction=way,
+        recall_1=found.recall_1,
+        recall_5=found.recall_5.estimate,
+        recall_10=found.recall_10.estimate,
+        difference=difference,
+        temperature_origin=origin,
+    )
+
+
+def _names(results: Sequence[EvaluationResult]) -> list[str]:
+    """A name for each, all different."""
+    names: list[str] = []
+    for one in results:
+        plain = str(one.model.get("name") or "unnamed")
+        same = sum(name == plain or name.startswith(f"{plain} (") for name in names)
+        names.append(plain if not same else f"{plain} ({same + 1})")
+    return names
+
+
+def _column(row: ComparedRow) -> str:
+    name = COLUMNS[row.column]
+    return name if row.temperature_origin in (None, "fitted") else f"{name} ({row.temperature_origin})"
+
+
+def _signed(value: Interval) -> str:
+    return f"{value.estimate:+.1f} ({value.low:+.1f} to {value.high:+.1f})"

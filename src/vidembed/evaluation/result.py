@@ -5,22 +5,223 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
+import platform
 import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from vidembed.atomic import write_atomically
 from vidembed.evaluation.benchmark import Benchmark
-from vidembed.evaluation.columns import COLUMNS, DIRECTIONS
-from vidembed.evaluation.figures import Figures
-from vidembed.evaluation.first_stage import Failure, Tally
-from vidembed.evaluation.metrics import Interval
-from vidembed.evaluation.temperatures import Temperature
+from vidembed.evaluation.evaluator import Temperature
+from vidembed.evaluation.metrics import (
+    Interval,
+    average_precision,
+    bootstrap_interval,
+    mean_rank,
+    median_rank,
+    ndcg_at,
+    ranks,
+)
+from vidembed.evaluation.two_stage import DualStages, Failure, Tally, asked_mask, reranked
+from vidembed.scoring import ScoreFusion, dual_softmax
+from vidembed.scoring.checks import FloatArray
+from vidembed.text import write_atomically
+
+DIRECTIONS: Final = ("t2v", "v2t")
+COLUMNS: Final = {
+    "raw": "raw",
+    "dual_softmax": "dual-softmax",
+    "rerank": "+ rerank",
+    "rerank_dual_softmax": "+ both",
+}
+"""Columns by name, with their headings."""
+
+
+class GivenStages(DualStages):
+    """Dual-softmax on both stages with temperatures that are known.
+
+    Args:
+        first: Temperature of the first stage.
+        second: Temperature of the second.
+        k: Candidates that are ordered again.
+    """
+
+    def __init__(self, first: float, second: float, k: int) -> None:
+        self.first, self.second, self.k = first, second, k
+
+
+def needed(first: FloatArray, k: int, temperature: float) -> NDArray[np.bool_]:
+    """Which pairs the second stage is asked about ``(Q, N)``, for both columns: the `k` best raw and dual-softmaxed.
+
+    Args:
+        first: ``(Q, N)`` of the first stage, queries as rows.
+        k: Candidates a query.
+        temperature: Of dual-softmax on the first stage.
+    """
+    return np.asarray(asked_mask(first, k) | asked_mask(dual_softmax(first, temperature=temperature), k))
+
+
+def second_stage(
+    first: FloatArray, odds: FloatArray, asked: NDArray[np.bool_], fusion: ScoreFusion | None = None
+) -> FloatArray:
+    """What the second stage ranks by ``(Q, N)``: log-odds, or log-odds fused with the first stage's similarity.
+
+    A pair that was asked about and has no answer (NaN) stands below all that have one, so it counts against.
+
+    Args:
+        first: ``(Q, N)`` of the first stage, queries as rows.
+        odds: ``(Q, N)`` log-odds, NaN where there is none.
+        asked: ``(Q, N)``, which pairs were asked about.
+        fusion: Of both stages, as the reranker has it; None for the log-odds alone.
+    """
+    answered = asked & np.isfinite(odds)
+    known = np.where(answered, odds, 0.0)
+    if fusion is not None:
+        known = np.where(answered, fusion.fused_log_odds(np.where(answered, odds, np.nan), first), 0.0)
+    least = known[answered].min() if answered.any() else 0.0
+    return np.asarray(np.where(asked & ~answered, least - 1.0, known))
+
+
+def rankings(
+    first: FloatArray, second: FloatArray | None, *, temperature: float, second_temperature: float | None, k: int | None
+) -> dict[str, FloatArray | None]:
+    """Ranking scores ``(Q, N)`` of each of `COLUMNS`; None where the second stage was not run.
+
+    Args:
+        first: ``(Q, N)`` of the first stage, queries as rows.
+        second: ``(Q, N)`` of `second_stage`, or None.
+        temperature: Of dual-softmax on the first stage.
+        second_temperature: Of dual-softmax on the second stage.
+        k: Candidates of a query that are ordered again.
+    """
+    found: dict[str, FloatArray | None] = dict.fromkeys(COLUMNS)
+    found["raw"], found["dual_softmax"] = first, dual_softmax(first, temperature=temperature)
+    if second is not None and k is not None and second_temperature is not None:
+        found["rerank"] = reranked(first, second, k)
+        found["rerank_dual_softmax"] = GivenStages(temperature, second_temperature, k)(first, second)
+    return found
+
+
+CUTS: Final = (1, 5, 10)
+"""Ranks of the recalls: those that papers on video retrieval report (VidVec, tables 1 to 3)."""
+
+NDCG_DEPTH: Final = 10
+"""Places that nDCG looks at (ours)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Outcomes:
+    """How each query fared.
+
+    Attributes:
+        ranks: ``(Q,)`` int64 of the best right answer, from 1; N + 1 where it was never found.
+        ndcg: ``(Q,)`` nDCG of the first `NDCG_DEPTH`, from 0 to 1.
+        average_precision: ``(Q,)``, from 0 to 1.
+    """
+
+    ranks: NDArray[np.int64]
+    ndcg: FloatArray
+    average_precision: FloatArray
+
+
+@dataclass(frozen=True)
+class Figures:
+    """The figures of one direction of one ranking; shares are in percent.
+
+    Attributes:
+        queries: How many.
+        recall_1: R@1 with its interval.
+        recall_5: R@5 with its interval.
+        recall_10: R@10 with its interval.
+        median_rank: MdR, from 1.
+        mean_rank: MnR, from 1.
+        ndcg_10: nDCG@10.
+        mean_average_precision: mAP.
+    """
+
+    queries: int
+    recall_1: Interval
+    recall_5: Interval
+    recall_10: Interval
+    median_rank: float
+    mean_rank: float
+    ndcg_10: float
+    mean_average_precision: float
+
+    @property
+    def recalls(self) -> tuple[Interval, ...]:
+        """R@1, R@5 and R@10."""
+        return self.recall_1, self.recall_5, self.recall_10
+
+
+def outcomes(
+    scores: ArrayLike, positives: NDArray[np.bool_], *, rows: NDArray[np.bool_], columns: NDArray[np.bool_]
+) -> Outcomes:
+    """How each query fared, those included that could not be asked.
+
+    A query that could not be asked, or none of whose right answers could be read, is never found: its rank is N + 1 and
+    its other figures are 0. Where only some right answers could be read, the others count as never found.
+
+    Args:
+        scores: ``(rows, columns)`` of the queries and answers that could be read.
+        positives: ``(Q, N)`` of all queries and all answers.
+        rows: ``(Q,)``, which queries could be read.
+        columns: ``(N,)``, which answers could be read.
+
+    Raises:
+        ValueError: Scores are of another shape or not finite.
+    """
+    count, width = positives.shape
+    found = Outcomes(np.full(count, width + 1, dtype=np.int64), np.zeros(count), np.zeros(count))
+    right = positives[np.ix_(rows, columns)]  # (rows, columns)
+    has_answer = right.any(axis=1)
+    if not has_answer.any():
+        return found
+    given, mask = np.asarray(scores)[has_answer], right[has_answer]
+    at = np.flatnonzero(rows)[has_answer]
+    here, all_right = mask.sum(axis=1), positives[at].sum(axis=1)
+    found.ranks[at] = ranks(given, mask)
+    found.ndcg[at] = ndcg_at(given, mask, NDCG_DEPTH) * _best_gain(here) / _best_gain(all_right)
+    found.average_precision[at] = average_precision(given, mask) * here / all_right
+    return found
+
+
+def _best_gain(right: NDArray[np.integer]) -> FloatArray:
+    """Gain of the best order with so many right answers, ``(Q,)``."""
+    gains = np.cumsum(1 / np.log2(np.arange(2, NDCG_DEPTH + 2)))
+    return np.asarray(gains[np.minimum(right, NDCG_DEPTH) - 1])
+
+
+def figures(found: Outcomes, *, seed: int, groups: NDArray[np.intp] | None = None) -> Figures:
+    """Means over the queries, with 95 % bootstrap intervals of the recalls.
+
+    Args:
+        found: Of `outcomes`.
+        seed: Of the bootstrap.
+        groups: ``(Q,)``, which queries are of one video; whole groups are drawn then.
+    """
+    recalls = [_percent(bootstrap_interval(found.ranks <= cut, seed=seed, groups=groups)) for cut in CUTS]
+    return Figures(
+        queries=len(found.ranks),
+        recall_1=recalls[0],
+        recall_5=recalls[1],
+        recall_10=recalls[2],
+        median_rank=median_rank(found.ranks),
+        mean_rank=mean_rank(found.ranks),
+        ndcg_10=100 * float(found.ndcg.mean()),
+        mean_average_precision=100 * float(found.average_precision.mean()),
+    )
+
+
+def _percent(interval: Interval) -> Interval:
+    return Interval(100 * interval.estimate, 100 * interval.low, 100 * interval.high, interval.level)
+
 
 SCHEMA_VERSION: Final = 1
 RESULT_FILE: Final = "result.json"
@@ -270,3 +471,36 @@ def _figures(content: Mapping[str, Any] | None) -> Figures | None:
         return None
     recalls = {name: Interval(**content[name]) for name in ("recall_1", "recall_5", "recall_10")}
     return Figures(**{**content, **recalls})
+
+
+PACKAGES: Final = ("vidembed", "torch", "transformers", "sentence-transformers", "av", "numpy")
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that decide figures."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed as a package"
+    return found
+
+
+def hardware(device: str) -> dict[str, Any]:
+    """Platform, processors, and the name of a torch device."""
+    return {
+        "platform": platform.platform(),
+        "machine": platform.machine(),
+        "cpus": os.cpu_count(),
+        "device": device,
+        "device_name": _device_name(device),
+    }
+
+
+def _device_name(device: str) -> str:
+    if not device.startswith("cuda"):
+        return platform.processor() or platform.machine()
+    import torch  # noqa: PLC0415 - it is loaded by now, and this module is read without it
+
+    return str(torch.cuda.get_device_name(device))

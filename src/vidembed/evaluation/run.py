@@ -12,34 +12,49 @@ from numpy.typing import NDArray
 
 from vidembed.evaluation.benchmark import Benchmark
 from vidembed.evaluation.cache import ScoreCache
-from vidembed.evaluation.columns import COLUMNS, DIRECTIONS, needed, rankings, second_stage
-from vidembed.evaluation.embedding import Embedder, embedder_of
-from vidembed.evaluation.environment import hardware, versions
-from vidembed.evaluation.figures import Figures, figures, outcomes
-from vidembed.evaluation.first_stage import ON_FAILURE, Failure, FirstStage, OnFailure, Work, first_stage
-from vidembed.evaluation.report import write_reports
-from vidembed.evaluation.result import (
-    RESULT_FILE,
-    BenchmarkFacts,
-    Column,
-    EvaluationResult,
-    Ranks,
-    RerankFacts,
-    read_result,
-    told,
-)
-from vidembed.evaluation.second_stage import ask
-from vidembed.evaluation.staged import above_least, asked_mask
-from vidembed.evaluation.temperatures import (
+from vidembed.evaluation.embedder import Embedder, embedder_of
+from vidembed.evaluation.evaluator import (
     DEFAULT_SECOND_TEMPERATURE,
     DEFAULT_TEMPERATURE,
     GivenTemperatures,
     Temperature,
     choose,
 )
+from vidembed.evaluation.report import write_reports
+from vidembed.evaluation.result import (
+    COLUMNS,
+    DIRECTIONS,
+    RESULT_FILE,
+    BenchmarkFacts,
+    Column,
+    EvaluationResult,
+    Figures,
+    Ranks,
+    RerankFacts,
+    figures,
+    hardware,
+    needed,
+    outcomes,
+    rankings,
+    read_result,
+    second_stage,
+    told,
+    versions,
+)
+from vidembed.evaluation.two_stage import (
+    ON_FAILURE,
+    Failure,
+    FirstStage,
+    OnFailure,
+    Work,
+    above_least,
+    ask,
+    asked_mask,
+    first_stage,
+)
 from vidembed.scoring import dual_softmax
-from vidembed.scoring._checks import FloatArray
-from vidembed.video.fingerprint import content_fingerprint
+from vidembed.scoring.checks import FloatArray
+from vidembed.video.sampling import content_fingerprint
 
 if TYPE_CHECKING:
     from vidembed.reranker import VideoReranker

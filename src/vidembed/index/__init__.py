@@ -6,7 +6,7 @@ torch nor LanceDB.
 
 from __future__ import annotations
 
-from vidembed.index.errors import (
+from vidembed.errors import (
     IndexBusyError,
     IndexDamagedError,
     IndexingStoppedError,
@@ -14,17 +14,16 @@ from vidembed.index.errors import (
     IndexWriteError,
     MissingExtraError,
 )
-from vidembed.index.ingest.indexer import index_videos
-from vidembed.index.ingest.report import Problem, Report
+from vidembed.index.exact import Condition, Filter
+from vidembed.index.gallery import contact_sheet
+from vidembed.index.ingest import index_videos
+from vidembed.index.jobs import Problem, Report
 from vidembed.index.meta import IndexMeta
-from vidembed.index.retrieval.filters import Condition, Filter
-from vidembed.index.retrieval.merge import merge_moments, merge_videos
-from vidembed.index.retrieval.refresh import Derived
-from vidembed.index.retrieval.rerank import rerank
-from vidembed.index.retrieval.search import Hit, Hits, search, search_many
-from vidembed.index.sheet import contact_sheet
-from vidembed.index.store import VideoIndex
-from vidembed.video.windows import Windows
+from vidembed.index.refresh import Derived
+from vidembed.index.rerank import rerank
+from vidembed.index.search import Hit, Hits, merge_moments, merge_videos, search, search_many
+from vidembed.index.table import VideoIndex
+from vidembed.video.segments import Windows
 
 __all__ = [
     "Condition",

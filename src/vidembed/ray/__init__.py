@@ -6,9 +6,9 @@ pipelines of your own. Importing this package loads neither torch nor Ray.
 
 from __future__ import annotations
 
+from vidembed.errors import ClusterError
 from vidembed.ray.decode import DecodeVideos
 from vidembed.ray.embed import EmbedVideos
-from vidembed.ray.errors import ClusterError
 from vidembed.ray.indexer import index_videos_ray
 
 __all__ = ["ClusterError", "DecodeVideos", "EmbedVideos", "index_videos_ray"]

@@ -11,8 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from vidembed.index.errors import MissingExtraError
-from vidembed.ray.errors import ClusterError
+from vidembed.errors import ClusterError, MissingExtraError
 
 logger = logging.getLogger(__name__)
 

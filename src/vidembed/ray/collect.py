@@ -4,28 +4,27 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from vidembed.index.errors import IndexingStoppedError, IndexMismatchError
+from vidembed.errors import IndexingStoppedError, IndexMismatchError
+from vidembed.index.commit import KINDS, uninterrupted
 from vidembed.index.files import name_of
-from vidembed.index.ingest.interrupt import uninterrupted
-from vidembed.index.ingest.job import Job
-from vidembed.index.ingest.quarantine import KINDS
-from vidembed.ray.clips import ERROR
-from vidembed.video.fingerprint import FileState
+from vidembed.index.jobs import Job
+from vidembed.ray.decode import ERROR
+from vidembed.video.sampling import FileState
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from vidembed.index.commit import Committer, Quarantine
     from vidembed.index.files import IndexedFile
-    from vidembed.index.ingest.commit import Committer
-    from vidembed.index.ingest.quarantine import Quarantine
     from vidembed.index.meta import IndexMeta
-    from vidembed.ray.plan import Work
+    from vidembed.ray.indexer import Work
+
 
 COMMIT_EVERY_S: Final = 5.0
 """Seconds from commit to commit at least, so that files which are done in quick succession share one (our choice)."""
@@ -196,3 +195,31 @@ class Collector:
             job.twin, job.windows, job.vectors = first, [], {}
         self._rows += len(job.windows)
         self._done.append(job)
+
+
+class KnownContents:
+    """Says whether a content is known, so that it need not be decoded. Eight bytes a content.
+
+    It can be wrong for one in 2**64 contents over the number of those that are known; who is told that a content is
+    known looks it up.
+
+    Args:
+        contents: SHA-256 of each, hex.
+    """
+
+    def __init__(self, contents: Iterable[str]) -> None:
+        self._first = np.unique(np.fromiter(map(_first, contents), dtype=np.uint64))  # (N,), sorted
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        return len(self._first)
+
+    def __call__(self, content: str) -> bool:
+        """Whether a content (SHA-256, hex) is known."""
+        wanted = np.uint64(_first(content))
+        place = int(np.searchsorted(self._first, wanted))
+        return place < len(self._first) and bool(self._first[place] == wanted)
+
+
+def _first(content: str) -> int:
+    return int(content[:16], 16)

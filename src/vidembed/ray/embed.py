@@ -9,19 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vidembed.index.columns import segment_id
-from vidembed.index.model import load_model
-from vidembed.ray.clips import CLIP, ERROR, FRAMES, as_table, clip_at, said
-from vidembed.ray.decode import DecodeVideos
+from vidembed.index.meta import load_model
+from vidembed.index.table import segment_id
+from vidembed.ray.decode import CLIP, ERROR, FRAMES, DecodeVideos, as_table, clip_at, said
 from vidembed.video.sampling import Sampling
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from numpy.typing import NDArray
 
-    from vidembed.index.protocols import Item, StreamEncoder
+    from vidembed.index.meta import Item, StreamEncoder
     from vidembed.video import Clip
-    from vidembed.video.cutting import Cut
+    from vidembed.video.segments import Cut
 
 logger = logging.getLogger(__name__)
 

@@ -8,20 +8,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from vidembed.errors import ClusterError
 from vidembed.ray.cluster import Resources, require_ray
 from vidembed.ray.decode import DecodeVideos
 from vidembed.ray.embed import EmbedVideos, ModelFacts
-from vidembed.ray.errors import ClusterError
 from vidembed.ray.stores import clean
-from vidembed.video.scenes import Scenes
+from vidembed.video.segments import Scenes
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from vidembed.ray.known import KnownContents
-    from vidembed.ray.plan import Work
-    from vidembed.video.cutting import Cut
+    from vidembed.ray.collect import KnownContents
+    from vidembed.ray.indexer import Work
     from vidembed.video.sampling import Sampling
+    from vidembed.video.segments import Cut
 
 FILES_A_TASK: Final = 8
 """Files of one decoding task at most: few, since a task that is killed is done again (our choice)."""

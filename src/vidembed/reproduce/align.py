@@ -28,8 +28,7 @@ from vidembed.encoder import VideoEncoder
 from vidembed.shapes import CHECKPOINT, ClipRecord, iterate_clips, write_clip, write_clips
 from vidembed.shapes.language import SUMMARY_ATTRIBUTES, caption
 from vidembed.training import LoraSettings, TextPair, TrainingSettings, align
-from vidembed.training.evaluator import pair_recalls
-from vidembed.training.trainer import LOSSES
+from vidembed.training.trainer import LOSSES, pair_recalls
 
 logger = logging.getLogger(__name__)
 

@@ -11,14 +11,14 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from vidembed.annotations import CaptionedVideo
 from vidembed.building import build
-from vidembed.evaluation.candidates import first_stage_candidates
+from vidembed.captions import CaptionedVideo
+from vidembed.evaluation.two_stage import first_stage_candidates
 from vidembed.reproduce.align import LORA, PAIRS, TRAINING, text_pairs
 from vidembed.reproduce.rerank import FIT_DEPTH, FITTED_ON, draw, is_true
 from vidembed.reproduce.shapes import ALIGNED
 from vidembed.reranker import VideoReranker
-from vidembed.reranking.calibration import CalibrationReport
+from vidembed.reranking.config import CalibrationReport
 from vidembed.shapes import CHECKPOINT
 from vidembed.training import align
 from vidembed.training.lora import WEIGHTS_FILE

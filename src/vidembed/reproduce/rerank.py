@@ -21,18 +21,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from vidembed.evaluation.columns import needed, second_stage
 from vidembed.evaluation.metrics import ranks, recall_at
-from vidembed.evaluation.staged import DualStages, asked_mask, reranked, top_candidates
+from vidembed.evaluation.result import needed, second_stage
+from vidembed.evaluation.two_stage import DualStages, asked_mask, reranked, top_candidates
 from vidembed.reranker import VideoReranker
-from vidembed.reranking.answers import SCORE_MODES, Answers, check_mode
-from vidembed.reranking.calibration import Fit, fit_numbers
+from vidembed.reranking.config import Fit, fit_numbers
 from vidembed.scoring import MarginPolicy, PriorCorrection, dual_softmax, expected_calibration_error, fit_temperature
-from vidembed.scoring._checks import FloatArray
-from vidembed.scoring._logistic import sigmoid
+from vidembed.scoring.calibration import sigmoid
+from vidembed.scoring.checks import FloatArray
 from vidembed.shapes import CHECKPOINT
 from vidembed.shapes.files import ClipRecord, iterate_clips, write_clip, write_clips
 from vidembed.shapes.language import SUMMARY_ATTRIBUTES
+from vidembed.yes_no import SCORE_MODES, Answers, check_mode
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ class Scores:
     positives: NDArray[np.bool_]
 
     def asked(self, direction: str, k: int, temperature: float) -> NDArray[np.bool_]:
-        """Which pairs the second stage is asked about ``(Q, N)``, as `vidembed.evaluation.columns.needed`."""
+        """Which pairs the second stage is asked about ``(Q, N)``, as `vidembed.evaluation.result.needed`."""
         return needed(self.oriented(direction)[0], k, temperature)
 
     def oriented(

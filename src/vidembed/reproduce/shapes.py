@@ -19,19 +19,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vidembed.analysis import LayerAnalysis, analyze_layers, plot_layers
-from vidembed.annotations import CaptionedVideo
+from vidembed.captions import CaptionedVideo
 from vidembed.encoder import VideoEncoder
 from vidembed.evaluation.metrics import bootstrap_interval, paired_bootstrap, ranks, recall_at
-from vidembed.evaluation.staged import DualStages, reranked
-from vidembed.models import NAMESPACE
+from vidembed.evaluation.two_stage import DualStages, reranked
+from vidembed.registry import NAMESPACE
 from vidembed.reproduce.rerank import DIRECTIONS, FITTED_ON, QUERIES, Scores, ask, draw, fit_on, told_by
 from vidembed.reranker import VideoReranker
-from vidembed.reranking.calibration import Fit
+from vidembed.reranking.config import Fit
 from vidembed.scoring import dual_softmax, fit_temperature
-from vidembed.scoring._checks import FloatArray
+from vidembed.scoring.checks import FloatArray
 from vidembed.shapes import CHECKPOINT
 from vidembed.shapes.files import ClipRecord
-from vidembed.training.saving import merge_adapter
+from vidembed.training.lora import merge_adapter
 
 ALIGNED: Final = CHECKPOINT.parent / "aligned"
 """The bundled adapter: a LoRA of `align` on pairs of texts, for the final layer; `vidembed.reproduce.package`."""

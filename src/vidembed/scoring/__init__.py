@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from vidembed.scoring.calibration import (
     PlattScaling,
+    PriorCorrection,
     ReliabilityCurve,
     expected_calibration_error,
     log_odds,
+    prior_corrected,
     reliability_curve,
     reliability_plot,
 )
 from vidembed.scoring.depth import FittedMargin, MarginPolicy
 from vidembed.scoring.dual_softmax import DualSoftmax, FittedTemperature, dual_softmax, fit_temperature
 from vidembed.scoring.fusion import ScoreFusion
-from vidembed.scoring.prior import PriorCorrection, prior_corrected
 from vidembed.scoring.query_bank import QueryBank
 
 __all__ = [

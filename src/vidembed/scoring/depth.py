@@ -8,9 +8,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from vidembed.scoring import _checks
-from vidembed.scoring._checks import FloatArray
-from vidembed.scoring._files import read_numbers, write_numbers
+from vidembed.scoring import checks as _checks
+from vidembed.scoring.checks import FloatArray, read_numbers, write_numbers
 
 _KIND = "margin_policy"
 

@@ -13,8 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from tqdm import tqdm
 
-from vidembed.scoring._checks import FloatArray, matrix, number, positive_mask, vector
-from vidembed.scoring._files import read_numbers, write_numbers
+from vidembed.scoring.checks import FloatArray, matrix, number, positive_mask, read_numbers, vector, write_numbers
 
 _KIND = "dual_softmax"
 

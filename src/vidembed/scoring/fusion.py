@@ -14,11 +14,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from vidembed.scoring import _checks
-from vidembed.scoring._checks import FloatArray
-from vidembed.scoring._files import read_numbers, write_numbers
-from vidembed.scoring._logistic import sigmoid
-from vidembed.scoring.calibration import PlattScaling
+from vidembed.scoring import checks as _checks
+from vidembed.scoring.calibration import PlattScaling, sigmoid
+from vidembed.scoring.checks import FloatArray, read_numbers, write_numbers
 
 _KIND = "score_fusion"
 _CONSTANT = ("log_odds_weight", "gap_weight", "intercept")

@@ -13,8 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from vidembed.scoring._checks import FloatArray, as_array, matrix, number
-from vidembed.scoring._files import FORMAT_VERSION, check_header
+from vidembed.scoring.checks import FORMAT_VERSION, FloatArray, as_array, check_header, matrix, number
 
 _KIND = "query_bank"
 

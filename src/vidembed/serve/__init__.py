@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from vidembed.serve.app import create_app
 from vidembed.serve.engine import Engine
-from vidembed.serve.errors import ApiError
-from vidembed.serve.limits import Limits
+from vidembed.serve.security import ApiError, Limits
 
 __all__ = ["ApiError", "Engine", "Limits", "create_app"]

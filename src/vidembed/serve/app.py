@@ -17,12 +17,21 @@ from starlette.middleware.cors import CORSMiddleware
 import vidembed
 from vidembed.serve import page, schemas, searching
 from vidembed.serve.engine import Engine
-from vidembed.serve.errors import ApiError, check_count, check_length, install, invalid
-from vidembed.serve.guard import UPLOAD_PATH, Guard, check_api_key, check_origins
+from vidembed.serve.media import uploaded, video_of
 from vidembed.serve.metrics import CONTENT_TYPE
 from vidembed.serve.openapi import MODEL_ERRORS, document, errors, upload_body
-from vidembed.serve.results import Embedded, Ranked, base64_of, numbers_of, vectors_of
-from vidembed.serve.videos import uploaded, video_of
+from vidembed.serve.searching import Embedded, Ranked, base64_of, numbers_of, vectors_of
+from vidembed.serve.security import (
+    UPLOAD_PATH,
+    ApiError,
+    Guard,
+    check_api_key,
+    check_count,
+    check_length,
+    check_origins,
+    install,
+    invalid,
+)
 from vidembed.video import VideoSegment
 
 _DESCRIPTION = "Embeds words and videos, reranks videos, and searches an index. Errors have the form of OpenAI's."

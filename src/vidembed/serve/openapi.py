@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from fastapi.openapi.utils import get_openapi
 
-from vidembed.serve.guard import UPLOAD_PATH, is_open
-from vidembed.serve.limits import Limits
 from vidembed.serve.schemas import ErrorResponse
+from vidembed.serve.security import UPLOAD_PATH, Limits, is_open
 
 if TYPE_CHECKING:
     from fastapi import FastAPI

@@ -17,9 +17,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
-from vidembed.index.retrieval.filters import MAX_PATTERN_CHARS
-from vidembed.index.retrieval.merge import Merge
-from vidembed.serve.errors import FORM
+from vidembed.index.exact import MAX_PATTERN_CHARS
+from vidembed.index.search import Merge
+from vidembed.serve.security import FORM
 
 MAX_CONDITIONS = 16
 MAX_CONDITION_CHARS = 1000

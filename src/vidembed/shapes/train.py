@@ -23,7 +23,6 @@ from torch.nn import functional
 from tqdm import tqdm
 from transformers import Qwen2_5_VLForConditionalGeneration
 
-from vidembed.atomic import write_atomically
 from vidembed.shapes.card import write_card
 from vidembed.shapes.dataset import GRID, Batch, Mixture, RowBuilder, make_batch
 from vidembed.shapes.evaluate import evaluate
@@ -33,6 +32,7 @@ from vidembed.shapes.model import build_config, build_model, build_processor
 from vidembed.shapes.optimizer import SplitOptimizer, learning_rate
 from vidembed.shapes.packing import Packed
 from vidembed.shapes.probe import probe
+from vidembed.text import write_atomically
 
 logger = logging.getLogger(__name__)
 

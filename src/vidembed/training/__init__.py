@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from vidembed.training.alignment import align
-from vidembed.training.curves import LogFile, plot_curves, read_log
-from vidembed.training.evaluator import PairEvaluator
-from vidembed.training.lora import LanguageAdapter, LoraSettings
+from vidembed.captions import TextPair, read_pairs, sample_pairs
+from vidembed.errors import PairsError
+from vidembed.plots import LogFile, plot_curves, read_log
+from vidembed.training.align import align
+from vidembed.training.lora import LanguageAdapter, LoraSettings, merge_adapter
 from vidembed.training.loss import CachedDualSoftmaxLoss, DualSoftmaxLoss, dual_softmax_loss
-from vidembed.training.pairs import PairsError, TextPair, read_pairs, sample_pairs
-from vidembed.training.saving import merge_adapter
-from vidembed.training.trainer import AlignmentTrainer, TrainingSettings
+from vidembed.training.trainer import AlignmentTrainer, PairEvaluator, TrainingSettings
 
 __all__ = [
     "AlignmentTrainer",

@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
+import gc
+import json
 import re
-from dataclasses import asdict, dataclass
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sentence_transformers import SentenceTransformer
 from torch import nn
 
-from vidembed.backbone import find_parts
-from vidembed.training.extras import require_extra
+from vidembed.backbone import ReadoutMismatchError, find_parts
+from vidembed.building import MIN_COSINE
+from vidembed.card import encoder_usage, path_note, quoted, title
+from vidembed.checkpoint import FILE_NAME, LAYER_DEFINITION, CheckpointConfig
+from vidembed.registry import loading_name
+from vidembed.text import require_train_extra
+from vidembed.video import Sampling, VideoFrames
 
 if TYPE_CHECKING:
     from vidembed.encoder import VideoEncoder
+
 
 WEIGHTS_FILE: Final = "adapter_model.safetensors"  # PEFT's name for it
 
@@ -85,7 +101,7 @@ class LanguageAdapter:
     """
 
     def __init__(self, encoder: VideoEncoder, settings: LoraSettings | None = None) -> None:
-        require_extra()
+        require_train_extra()
         from peft import LoraConfig, get_peft_model  # noqa: PLC0415 - of the extra
 
         self.encoder = encoder
@@ -162,3 +178,231 @@ class LanguageAdapter:
         if hasattr(model, "peft_config"):
             del model.peft_config
         return self.encoder
+
+
+MIN_MERGE_COSINE: Final = 0.99
+"""Least cosine between a vector before and after merging (ours). In float32 it is 1 but for 1e-6; rounding the sums to
+bfloat16 costs more, and under this something is wrong."""
+
+ALIGNMENT_FILE: Final = "alignment.json"
+
+
+@contextmanager
+def drafted(target: Path) -> Iterator[Path]:
+    """A folder beside `target` to write into, moved there at the end; after an error nothing is there.
+
+    Args:
+        target: Where the result goes. What is there is replaced at the end.
+
+    Yields:
+        The folder to write into.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as scratch:
+        draft = Path(scratch) / "checkpoint"
+        draft.mkdir()
+        yield draft
+        if target.exists():
+            shutil.rmtree(target) if target.is_dir() else target.unlink()
+        draft.replace(target)
+
+
+def checked_target(out: str | Path, *, overwrite: bool) -> Path:
+    """The folder to write to.
+
+    Raises:
+        FileExistsError: It exists and is not empty, and `overwrite` is False.
+    """
+    target = Path(out).expanduser().absolute()
+    if target.exists() and not overwrite and (not target.is_dir() or any(target.iterdir())):
+        raise FileExistsError(f"{target} exists. Choose another folder, or pass overwrite=True.")
+    return target
+
+
+@dataclass
+class Probes:
+    """What a saved model must reproduce.
+
+    Attributes:
+        features: One video and one text, as the model takes them.
+        vectors: Their vectors (2, D).
+        device: Where they were made.
+        merge_cosine: Least cosine of the two between the model with its adapter and the merged one.
+    """
+
+    features: list[dict[str, Any]]
+    vectors: NDArray[Any]
+    device: str
+    merge_cosine: float
+
+
+def _probe_inputs() -> list[Any]:
+    noise = np.random.default_rng(0).integers(0, 256, (8, 112, 112, 3), dtype=np.uint8)  # (T, H, W, C)
+    return [VideoFrames(noise, fps=2.0), {"text": "a person in a red coat walks a dog along the beach at sunset"}]
+
+
+def write_merged(adapter: LanguageAdapter, folder: Path) -> Probes:
+    """Merge an adapter into its encoder and write that as a plain sentence-transformers checkpoint.
+
+    Args:
+        adapter: The adapter. Afterwards its encoder has none.
+        folder: The folder to write.
+
+    Returns:
+        What `check_saved` compares the checkpoint with.
+
+    Raises:
+        ReadoutMismatchError: The merged model is another than the one with the adapter.
+    """
+    encoder = adapter.encoder.eval()
+    inputs = _probe_inputs()
+    before = np.stack([encoder.encode(item) for item in inputs])  # (2, D)
+    adapter.merge()
+    merged = np.stack([encoder.encode(item) for item in inputs])  # (2, D), one by one: padding costs half precision
+    cosine = float(_cosines(before, merged).min())
+    if not cosine >= MIN_MERGE_COSINE:
+        raise ReadoutMismatchError(
+            f"merging changes a vector to cosine {cosine:.6f}; at least {MIN_MERGE_COSINE} is required. Nothing was "
+            "written. Train in float32 (dtype='float32'), or write the adapter alone."
+        )
+    encoder.save_pretrained(str(folder), create_model_card=False)
+    return Probes([encoder.preprocess([item]) for item in inputs], merged, str(encoder.device), cosine)
+
+
+def check_saved(folder: Path, probes: Probes) -> tuple[float, float]:
+    """Load a checkpoint with sentence-transformers and compare its vectors.
+
+    Returns:
+        The cosines of the video and of the text.
+
+    Raises:
+        ReadoutMismatchError: One of them is under `vidembed.building.MIN_COSINE`.
+    """
+    gc.collect()  # two copies of a 7B model do not fit everywhere
+    saved = SentenceTransformer(str(folder), device=probes.device)
+    rows = []
+    with torch.inference_mode():
+        for batch in probes.features:
+            moved = {k: v.to(probes.device) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
+            rows.append(saved(moved)["sentence_embedding"][0].float().cpu().numpy())  # (D,)
+    video, text = _cosines(np.stack(rows), probes.vectors).tolist()
+    if not min(video, text) >= MIN_COSINE:
+        raise ReadoutMismatchError(
+            f"loaded back, the checkpoint gives cosine {video:.6f} (video) and {text:.6f} (text) with the trained "
+            f"model; at least {MIN_COSINE} is required. Nothing was written. Please report it with the model's "
+            "config.json."
+        )
+    return video, text
+
+
+def _cosines(a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.float64]:
+    x, y = a.astype(np.float64), b.astype(np.float64)  # (N, D)
+    cosines: NDArray[np.float64] = (x * y).sum(1) / np.linalg.norm(x, axis=1) / np.linalg.norm(y, axis=1)  # (N,)
+    return cosines
+
+
+def write_adapter(adapter: LanguageAdapter, folder: Path) -> None:
+    """Write the adapter alone, with the `CheckpointConfig` that says what to put it into."""
+    adapter.save(folder)
+    config = adapter.encoder.checkpoint_config
+    if config is not None:
+        replace(config, sampling=adapter.encoder.sampling.as_dict()).write(folder)
+
+
+def merge_adapter(
+    mllm: str | Path, adapter: str | Path, out: str | Path, *, overwrite: bool = False, **how: Any
+) -> Path:
+    """Merge an adapter that `align` wrote alone into its model, as a plain sentence-transformers checkpoint.
+
+    Args:
+        mllm: The model that it was trained on: a video MLLM, or a checkpoint of this layer.
+        adapter: The folder of the adapter.
+        out: Folder to write.
+        overwrite: Replace `out` if it exists.
+        **how: As `VideoEncoder` takes, for example ``device`` or ``model_kwargs``.
+
+    Returns:
+        The folder written.
+
+    Raises:
+        FileExistsError: `out` exists and is not empty, and `overwrite` is False.
+        FileNotFoundError: `adapter` holds no adapter.
+        ValueError: The adapter is of another model.
+        ReadoutMismatchError: The checkpoint does not give the model's vectors; nothing is written.
+    """
+    from vidembed.encoder import VideoEncoder  # noqa: PLC0415 - heavy
+
+    target = checked_target(out, overwrite=overwrite)
+    settings_file = Path(adapter, "adapter_config.json")
+    if not settings_file.is_file():
+        raise FileNotFoundError(f"{adapter}: no adapter_config.json in it, so it holds no adapter.")
+    lora = json.loads(settings_file.read_text(encoding="utf-8"))
+    config = CheckpointConfig.read(Path(adapter, FILE_NAME))
+    encoder = VideoEncoder(mllm, layer=config.layer, prefix=config.prefix, sampling=Sampling(**config.sampling), **how)
+    loaded = LanguageAdapter(encoder, LoraSettings(lora["r"], lora["lora_alpha"], lora["lora_dropout"]))
+    loaded.load(adapter)
+    with drafted(target) as draft:
+        probes = write_merged(loaded, draft)
+        del encoder, loaded
+        check_saved(draft, probes)
+        facts = Path(adapter, ALIGNMENT_FILE)
+        alignment = json.loads(facts.read_text(encoding="utf-8")) if facts.is_file() else {}
+        write_facts(draft, loading_name(out), alignment)
+    return target
+
+
+def write_facts(folder: Path, name: str, alignment: dict[str, Any]) -> None:
+    """Write ``alignment.json``, and the card of a checkpoint that is loaded by `name`."""
+    (folder / ALIGNMENT_FILE).write_text(json.dumps(alignment, indent=2) + "\n", encoding="utf-8")
+    file = folder / FILE_NAME
+    if file.is_file():
+        (folder / "README.md").write_text(_card(name, CheckpointConfig.read(file), alignment), encoding="utf-8")
+
+
+def _card(name: str, config: CheckpointConfig, alignment: dict[str, Any]) -> str:
+    merged = alignment.get("output", "merged") == "merged"
+    loading = (
+        f"It is a plain sentence-transformers checkpoint.\n\n{encoder_usage(name)}".rstrip()
+        if merged
+        else f"""It is a PEFT adapter of the base model (the class without the head). To make a checkpoint of it:
+
+```python
+from vidembed.training import merge_adapter
+
+merge_adapter("{config.source if "/" in config.source else "MODEL"}", {quoted(name)}, "CHECKPOINT"){path_note(name)}
+```"""
+    )
+    training, lora = alignment.get("training", {}), alignment.get("lora", {})
+    layer = "the last block, with its trained final norm" if config.layer == -1 else f"block {config.layer}"
+    rows = {
+        "layer": f"{layer}, of {config.depth}: {LAYER_DEFINITION}",
+        "prompt prefix": f"`{config.prefix}`" if config.prefix else "none",
+        "frames": config.sampling,
+        "similarity": "cosine",
+        "pairs": f"{alignment.get('pairs', '?')} of caption and summary, {alignment.get('steps', '?')} steps",
+        "LoRA": ", ".join(f"{key} {value}" for key, value in lora.items()),
+        "training": ", ".join(f"{key} {value}" for key, value in training.items()),
+        "fingerprint": f"`{config.fingerprint}`" if config.fingerprint else "of the merged checkpoint",
+    }
+    table = "\n".join(f"| {key} | {value} |" for key, value in rows.items())
+    return f"""---
+library_name: {"sentence-transformers" if merged else "peft"}
+pipeline_tag: feature-extraction
+tags:
+- sentence-transformers
+- video-text-retrieval
+- vidembed
+---
+
+# {title(name)}
+
+A video, image and text embedding model: `{config.source}` (`{config.model_type}`), its language model aligned with
+pairs of texts as VidVec does (arXiv 2602.08099, sections 3.4 and 3.5). No video was used, and no weight of the vision
+tower was changed. {loading}
+
+| | |
+| --- | --- |
+{table}
+
+`{ALIGNMENT_FILE}` holds the settings and measurements, `train_log.jsonl` every step.
+"""

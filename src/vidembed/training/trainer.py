@@ -7,9 +7,11 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from sentence_transformers.base.evaluation import BaseEvaluator
 from sentence_transformers.sentence_transformer.losses import CachedMultipleNegativesRankingLoss
 from sentence_transformers.sentence_transformer.trainer import SentenceTransformerTrainer
@@ -18,14 +20,16 @@ from torch import nn
 from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
-from vidembed.training.extras import require_extra
+from vidembed.captions import TextPair
+from vidembed.evaluation import ranks
+from vidembed.text import require_train_extra
+from vidembed.training.data import PairCollator, stand_in_kwargs
 from vidembed.training.lora import WEIGHTS_FILE, LanguageAdapter
 from vidembed.training.loss import MINI_BATCH_SIZE, PRIOR_TEMPERATURE, TEMPERATURE, CachedDualSoftmaxLoss
-from vidembed.training.pairs import TextPair
-from vidembed.training.prompts import PairCollator, stand_in_kwargs
 
 if TYPE_CHECKING:
     from vidembed.encoder import VideoEncoder
+
 
 LossName = Literal["dual-softmax", "infonce"]
 LOSSES: Final = ("dual-softmax", "infonce")
@@ -198,7 +202,7 @@ class AlignmentTrainer(SentenceTransformerTrainer):
         evaluator: BaseEvaluator | list[BaseEvaluator] | None = None,
         callbacks: list[TrainerCallback] | None = None,
     ) -> None:
-        require_extra()
+        require_train_extra()
         from datasets import Dataset  # type: ignore[import-untyped]  # noqa: PLC0415 - of the extra
 
         self.adapter = adapter
@@ -281,3 +285,69 @@ def last_checkpoint(folder: str | Path) -> Path | None:
         if (path / _STATE_FILE).is_file() and (path / WEIGHTS_FILE).is_file()
     ]
     return max(found, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+
+
+CUTS: Final = (1, 5, 10)
+"""Ranks of the recalls that the paper reports."""
+
+
+def pair_recalls(scores: NDArray[Any], positives: NDArray[np.bool_]) -> dict[str, float]:
+    """Recall in percent of a matrix of scores.
+
+    Args:
+        scores: (Q, N), rows rank columns.
+        positives: (Q, N), which columns are right.
+
+    Returns:
+        ``R@1``, ``R@5`` and ``R@10``.
+    """
+    found = ranks(scores, positives)  # (Q,)
+    return {f"R@{cut}": round(100.0 * float((found <= cut).mean()), 2) for cut in CUTS}
+
+
+class PairEvaluator(BaseEvaluator):
+    """Text-to-text recall of pairs, each side in its prompt, in percent.
+
+    A column counts as right for every row that has the same summary or the same caption.
+
+    Args:
+        pairs: Held-out pairs.
+        batch_size: Texts embedded at once.
+    """
+
+    def __init__(self, pairs: Sequence[TextPair], *, batch_size: int = 32) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.pairs = list(pairs)
+        self.batch_size = batch_size
+        self.primary_metric = "summary_to_dense_R@1"
+        dense, summary = (np.array([getattr(pair, side) for pair in self.pairs]) for side in ("dense", "summary"))
+        self._positives = (dense[:, None] == dense) | (summary[:, None] == summary)  # (N, N)
+
+    def __call__(
+        self,
+        model: Any,
+        output_path: str | None = None,  # noqa: ARG002
+        epoch: float = -1,  # noqa: ARG002
+        steps: int = -1,  # noqa: ARG002
+    ) -> dict[str, float]:
+        """Measure; called by the trainer.
+
+        Returns:
+            ``summary_to_dense_R@k`` and ``dense_to_summary_R@k`` for k in `CUTS`.
+        """
+        encoder = cast("VideoEncoder", model)
+
+        def embed(texts: list[str], **kwargs: Any) -> NDArray[Any]:
+            vectors: NDArray[Any] = encoder.encode(
+                [{"text": text} for text in texts], batch_size=self.batch_size, show_progress_bar=False, **kwargs
+            )
+            return vectors
+
+        dense = embed([pair.dense for pair in self.pairs], processing_kwargs=stand_in_kwargs(encoder))  # (N, D)
+        summary = embed([pair.summary for pair in self.pairs])  # (N, D)
+        scores = summary @ dense.T  # (N, N)
+        recalls = {
+            "summary_to_dense": pair_recalls(scores, self._positives),
+            "dense_to_summary": pair_recalls(scores.T, self._positives.T),
+        }
+        return {f"{way}_{name}": value for way, found in recalls.items() for name, value in found.items()}

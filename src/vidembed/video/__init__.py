@@ -1,8 +1,6 @@
 """A video file becomes frames: chosen by presentation time, upright, of one size, or a clear error."""
 
-from vidembed.video.clip import Clip
-from vidembed.video.cutting import Cut, cut_from_dict, cut_to_dict
-from vidembed.video.errors import (
+from vidembed.errors import (
     BackendUnavailable,
     CorruptVideo,
     DecoderCrashed,
@@ -20,13 +18,12 @@ from vidembed.video.errors import (
     VideoTooLarge,
     VideoTruncated,
 )
-from vidembed.video.load import load_segments, load_video
+from vidembed.video.clip import Clip
+from vidembed.video.load import VideoInfo, load_segments, load_video, probe
 from vidembed.video.pool import DecodePool, Layout, Reading
-from vidembed.video.probe import VideoInfo, probe
 from vidembed.video.sampling import Sampling
-from vidembed.video.scenes import Scenes
+from vidembed.video.segments import Cut, Scenes, Windows, cut_from_dict, cut_to_dict
 from vidembed.video.source import VIDEO_SUFFIXES, VideoFrames, VideoSegment, VideoSource, item_name
-from vidembed.video.windows import Windows
 
 __all__ = [
     "VIDEO_SUFFIXES",

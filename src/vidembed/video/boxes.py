@@ -12,7 +12,7 @@ import os
 import zlib
 from typing import TYPE_CHECKING
 
-from vidembed.video.errors import EncryptedVideo, VideoTooLarge
+from vidembed.errors import EncryptedVideo, VideoTooLarge
 
 if TYPE_CHECKING:
     from typing import BinaryIO

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vidembed.video.errors import VideoTruncated, caller_level
+from vidembed.errors import VideoTruncated, caller_level
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

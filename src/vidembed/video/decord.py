@@ -14,12 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from av.stream import Disposition
 
+from vidembed.errors import BackendUnavailable, CorruptVideo, InvalidVideoInput
 from vidembed.video.clip import Clip, assemble
-from vidembed.video.colour import describe
-from vidembed.video.container import DEFAULT_THREADS, SEEKABLE_FORMATS
-from vidembed.video.errors import BackendUnavailable, CorruptVideo, InvalidVideoInput
-from vidembed.video.geometry import Geometry, display_matrix, shrink
-from vidembed.video.opening import open_source
+from vidembed.video.container import DEFAULT_THREADS, SEEKABLE_FORMATS, open_source
+from vidembed.video.picture import Geometry, describe, display_matrix, shrink
 from vidembed.video.reader import Deadline, FrameReader, from_player
 from vidembed.video.source import local_path
 

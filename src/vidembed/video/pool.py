@@ -9,16 +9,14 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final, Self
 
+from vidembed.errors import InvalidVideoInput, VideoError
 from vidembed.video.container import DEFAULT_THREADS
-from vidembed.video.cutting import Cut, Layout, cut_to_dict
-from vidembed.video.errors import InvalidVideoInput, VideoError
 from vidembed.video.load import BACKENDS, DEFAULT_TIMEOUT_S
 from vidembed.video.process.desk import Desk, Task
 from vidembed.video.process.lane import Lane
 from vidembed.video.sampling import Sampling
-from vidembed.video.scenes import Scenes, require_scenedetect
+from vidembed.video.segments import MAX_WINDOWS, Cut, Layout, Scenes, Windows, cut_to_dict, require_scenedetect
 from vidembed.video.source import VideoSegment, item_name
-from vidembed.video.windows import MAX_WINDOWS, Windows
 
 if TYPE_CHECKING:
     from types import TracebackType

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
+from vidembed.errors import CorruptVideo, InvalidVideoInput
 from vidembed.video.clip import TRUNCATED_S, Clip, assemble
 from vidembed.video.container import DEFAULT_THREADS
-from vidembed.video.errors import CorruptVideo, InvalidVideoInput
 from vidembed.video.reader import Deadline, FrameReader, TimedFrame, from_player
 from vidembed.video.sampling import TIME_EPSILON, GridPicker, Sampling
 

@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Self, TypeAlias, cast
 import av.error
 import numpy as np
 
+from vidembed.errors import CorruptVideo, DecodeTimeout, InvalidVideoInput, VideoTooLarge
 from vidembed.video import container as box
 from vidembed.video import memory
 from vidembed.video.boxes import MAX_FRAMES
 from vidembed.video.clip import TRUNCATED_S
-from vidembed.video.colour import to_rgb
-from vidembed.video.errors import CorruptVideo, DecodeTimeout, InvalidVideoInput, VideoTooLarge
-from vidembed.video.geometry import Geometry, Matrix, display_matrix, letterbox, orientation, plan, upright
+from vidembed.video.picture import Geometry, Matrix, display_matrix, letterbox, orientation, plan, to_rgb, upright
 from vidembed.video.sampling import TIME_EPSILON
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.evaluation.benchmarks.minis import owned, touch, write_csv
-from vidembed.annotations import AnnotationError
+from vidembed.errors import AnnotationError
 from vidembed.evaluation import read_benchmark
 
 

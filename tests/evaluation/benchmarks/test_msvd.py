@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from tests.evaluation.benchmarks.minis import owned, small, touch, write_csv, write_json
-from vidembed.annotations import AnnotationError
+from vidembed.errors import AnnotationError
 from vidembed.evaluation import ranks, read_benchmark
 
 BIRD, POT = "mv89psg6zh4_33_46", "-_hbPLsZvvo_18_25"

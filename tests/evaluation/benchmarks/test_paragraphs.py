@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.evaluation.benchmarks.minis import owned, small, touch, write_json
-from vidembed.annotations import AnnotationError
+from vidembed.errors import AnnotationError
 from vidembed.evaluation import read_benchmark
 
 BUG, NO_SUFFIX = "26292851@N04_4253489686_265c3c8051.m4v", "10052357@N03_7585070382_5762149bfc."

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from tests.evaluation.benchmarks.minis import MSRVTT_ROWS, msrvtt, owned, small, touch, write_json
-from vidembed.annotations import AnnotationError
+from vidembed.errors import AnnotationError
 from vidembed.evaluation import BENCHMARKS, read_benchmark
-from vidembed.evaluation.benchmarks import _files
+from vidembed.evaluation import dataset_files as _files
 
 VIDEOS = ("video9770.mp4", "video9771.mp4", "video7020.mp4")
 

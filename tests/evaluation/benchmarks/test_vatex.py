@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests.evaluation.benchmarks.minis import owned, small, touch, write_json
-from vidembed.annotations import AnnotationError
+from vidembed.errors import AnnotationError
 from vidembed.evaluation import read_benchmark
 
 ONE, TWO, THREE = "Ptf_2VRj-V0_000122_000132", "cC4Xb5xaGS4_000006_000016", "--_S9IDQPLg_000135_000145"

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from tests.evaluation.benchmarks.minis import touch
-from vidembed.annotations import AnnotationError
-from vidembed.evaluation.benchmarks import _videos
-from vidembed.evaluation.benchmarks._videos import FileNames, locate
+from vidembed.errors import AnnotationError
+from vidembed.evaluation import benchmark as _videos
+from vidembed.evaluation.benchmark import FileNames, locate
 from vidembed.uri import VIDEO_SUFFIXES
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from tests.index.fakes import FakeEncoder, rows, write_videos
 from vidembed.index import IndexWriteError, Report, VideoIndex, index_videos
-from vidembed.index.ingest.lock import locked
+from vidembed.index.commit import locked
 
 Run = Callable[..., Report]
 

@@ -4,8 +4,8 @@ import os
 from pathlib import Path
 
 from vidembed.index.files import IndexedFile, Listing, uri_of
-from vidembed.index.ingest.plan import make_plan
-from vidembed.video.fingerprint import FileState, content_fingerprint
+from vidembed.index.jobs import make_plan
+from vidembed.video.sampling import FileState, content_fingerprint
 
 
 def on_disk(root: Path, name: str, content: bytes = b"x") -> Path:

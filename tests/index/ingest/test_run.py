@@ -24,8 +24,8 @@ from vidembed.index import (
     Windows,
     index_videos,
 )
+from vidembed.index.commit import locked
 from vidembed.index.files import path_of, uri_of
-from vidembed.index.ingest.lock import locked
 
 Run = Callable[..., Report]
 
@@ -314,7 +314,7 @@ def test_a_file_of_any_time_is_indexed_and_found_unchanged(run: Run, clips: Path
 def test_whatever_fails_for_a_file_is_reported_and_the_others_are_committed(
     run: Run, clips: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
-    module = {"own_rows": "vidembed.index.ingest.commit", "content_fingerprint": "vidembed.index.ingest.ahead"}[where]
+    module = {"own_rows": "vidembed.index.commit", "content_fingerprint": "vidembed.index.ingest"}[where]
     real = getattr(sys.modules[module], where)
 
     def failing(of: object, *rest: object) -> object:
@@ -490,7 +490,7 @@ def test_a_run_killed_before_its_first_commit_can_be_repeated(run: Run, folder: 
 
 
 def test_many_commits_are_compacted(run: Run, clips: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vidembed.index.store._COMPACT_EVERY", 2)
+    monkeypatch.setattr("vidembed.index.table._COMPACT_EVERY", 2)
     compacted = []
     compact = VideoIndex.compact
     monkeypatch.setattr(VideoIndex, "compact", lambda self: (compacted.append(1), compact(self)))

@@ -11,18 +11,17 @@ import pyarrow as pa
 import pytest
 
 from tests.index.made import file_rows, made_index, made_vectors, queries
-from vidembed.index import Filter, VideoIndex
-from vidembed.index.retrieval import ann
-from vidembed.index.retrieval.derived import write_record
-from vidembed.index.retrieval.search import nearest
+from vidembed.index import Filter, VideoIndex, ann
+from vidembed.index.ann import write_record
+from vidembed.index.search import nearest
 
 ROWS, LIMIT = 400, 300
 
 
 @pytest.fixture(autouse=True)
 def small_sample(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vidembed.index.retrieval.measure.SAMPLE", 10)
-    monkeypatch.setattr("vidembed.index.retrieval.ann.EFFORTS", ((2, 2), (256, 64)))
+    monkeypatch.setattr("vidembed.index.ann.SAMPLE", 10)
+    monkeypatch.setattr("vidembed.index.ann.EFFORTS", ((2, 2), (256, 64)))
 
 
 @pytest.fixture
@@ -81,7 +80,7 @@ def test_scores_are_exact_and_order_is_total(built: VideoIndex) -> None:
 def test_recall_is_that_of_the_search(built: VideoIndex) -> None:
     stored = ann.stored(built)
     assert stored is not None
-    from vidembed.index.retrieval.measure import draw
+    from vidembed.index.ann import draw
 
     shares = []
     for query in draw(built).queries:
@@ -197,7 +196,7 @@ def test_an_interruption_leaves_searches_exact(built: VideoIndex, monkeypatch: p
 
     built.put([file_rows("file:///v/many.mp4", made_vectors(500, seed=5))], replace=False)
     with monkeypatch.context() as broken:
-        broken.setattr("vidembed.index.retrieval.ann.draw", interrupted)
+        broken.setattr("vidembed.index.ann.draw", interrupted)
         with pytest.raises(KeyboardInterrupt):
             ann.refresh(built, exact_up_to=LIMIT)
     assert how(VideoIndex.open(built.folder)) == "exact"
@@ -208,7 +207,7 @@ def test_an_interruption_leaves_searches_exact(built: VideoIndex, monkeypatch: p
 def test_poor_recall_is_not_used(
     index: VideoIndex, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("vidembed.index.retrieval.ann._find", lambda *_: [])
+    monkeypatch.setattr("vidembed.index.ann._find", lambda *_: [])
     ann.refresh(index, exact_up_to=LIMIT)
     assert ann.stored(index).recall == {"10": 0.0, "100": 0.0}  # type: ignore[union-attr]
     assert how(index) == "exact"

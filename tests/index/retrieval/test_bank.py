@@ -11,9 +11,8 @@ from safetensors.numpy import save_file
 
 from tests.index.fakes import FakeEncoder
 from tests.index.made import file_rows, made_index, made_vectors, queries
-from vidembed.index import Filter, IndexMismatchError, Report, VideoIndex
-from vidembed.index.retrieval import bank
-from vidembed.index.retrieval.search import nearest
+from vidembed.index import Filter, IndexMismatchError, Report, VideoIndex, bank
+from vidembed.index.search import nearest
 from vidembed.scoring import QueryBank
 
 
@@ -41,7 +40,7 @@ def gallery(index: VideoIndex) -> tuple[list[tuple[str, float]], np.ndarray]:
 
 
 def test_ranking_is_that_of_qb_norm_over_the_whole_gallery(index: VideoIndex, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vidembed.index.retrieval.bank.DEFAULT_BLOCK_BYTES", 8 * 30 * 7)  # seven rows at a time
+    monkeypatch.setattr("vidembed.index.bank.DEFAULT_BLOCK_BYTES", 8 * 30 * 7)  # seven rows at a time
     bank.refresh(index, Words(), [f"query {i}" for i in range(30)], progress=False)
     places, vectors = gallery(index)
     reference = QueryBank.from_embeddings(queries(30, seed=7), vectors)

@@ -10,18 +10,17 @@ from hypothesis import strategies as st
 from sentence_transformers.util import quantize_embeddings
 
 from tests.index.made import file_rows, made_index, made_vectors, queries
-from vidembed.index import Filter, IndexMismatchError, VideoIndex
-from vidembed.index.retrieval import compact
-from vidembed.index.retrieval.coarse import Spec, _binary_scores, pack
-from vidembed.index.retrieval.measure import draw
-from vidembed.index.retrieval.search import nearest
+from vidembed.index import Filter, IndexMismatchError, VideoIndex, compact
+from vidembed.index.ann import draw
+from vidembed.index.compact import Spec, _binary_scores, pack
+from vidembed.index.search import nearest
 
 NAMES = ["int8", "binary", "int8-8", "binary-12", "float32-8"]
 
 
 @pytest.fixture(autouse=True)
 def small_sample(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vidembed.index.retrieval.measure.SAMPLE", 10)
+    monkeypatch.setattr("vidembed.index.ann.SAMPLE", 10)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.index.made import file_rows, made_index, made_vectors, queries
 from vidembed.index import Condition, Filter, VideoIndex
 from vidembed.index.files import uri_of
-from vidembed.index.retrieval.search import nearest
+from vidembed.index.search import nearest
 
 NAMES = [
     "a.mp4",
@@ -124,7 +124,7 @@ def test_few_rows_and_many_are_read_alike(index: VideoIndex, monkeypatch: pytest
     keep = Filter(path="*.mp4", before=2)
     answers = []
     for share in (0.0, 1.0):  # scan, take
-        monkeypatch.setattr("vidembed.index.retrieval.filters._TAKE_UP_TO", share)
+        monkeypatch.setattr("vidembed.index.exact._TAKE_UP_TO", share)
         answers.append(list(nearest(index, queries(1)[0], k=50, keep=keep)))
     assert answers[0] == answers[1]
     assert len(answers[0]) > 10

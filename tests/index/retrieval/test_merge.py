@@ -14,12 +14,22 @@ from hypothesis import strategies as st
 
 from tests.index.fakes import FakeEncoder
 from tests.index.made import made_index, made_vectors, queries
-from vidembed.index import Filter, Hit, IndexMeta, VideoIndex, merge_moments, merge_videos, search, search_many
-from vidembed.index.retrieval import ann, bank, compact
-from vidembed.index.retrieval.merge import MERGES, OVERLAP, Merge, check_merge, merged, overlap
-from vidembed.index.retrieval.search import _nearest, _Way, nearest
-from vidembed.index.store import FileRows, Segment
-from vidembed.video.fingerprint import FileState
+from vidembed.index import (
+    Filter,
+    Hit,
+    IndexMeta,
+    VideoIndex,
+    ann,
+    bank,
+    compact,
+    merge_moments,
+    merge_videos,
+    search,
+    search_many,
+)
+from vidembed.index.search import MERGES, OVERLAP, Merge, _nearest, _Way, check_merge, merged, nearest, overlap
+from vidembed.index.table import FileRows, Segment
+from vidembed.video.sampling import FileState
 
 SECONDS = st.integers(0, 12).map(lambda ticks: ticks / 2)
 HITS = st.lists(
@@ -209,7 +219,7 @@ def test_the_rows_are_read_a_few_times_only(tmp_path: Path, monkeypatch: pytest.
 @pytest.fixture
 def approximate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> VideoIndex:
     """An index of 30 videos with 20 segments each, with an ANN index, a compact copy and a query bank."""
-    monkeypatch.setattr("vidembed.index.retrieval.measure.SAMPLE", 20)
+    monkeypatch.setattr("vidembed.index.ann.SAMPLE", 20)
     index = overlapping(tmp_path / "ix", made_vectors(600), per_file=20, step=0.5)
     ann.refresh(index, exact_up_to=10)
     compact.refresh(index, ["int8"], progress=False)

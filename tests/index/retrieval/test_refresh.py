@@ -10,7 +10,7 @@ import pytest
 
 from tests.index.fakes import FakeEncoder, write_video
 from vidembed.index import Derived, Filter, IndexMismatchError, Report, VideoIndex, search, search_many
-from vidembed.index.retrieval.refresh import facts
+from vidembed.index.refresh import facts
 
 Run = Callable[..., Report]
 ALL = Derived(exact_up_to=3, compact=["int8", "binary"], query_bank=["red", "green", "grey"])
@@ -18,7 +18,7 @@ ALL = Derived(exact_up_to=3, compact=["int8", "binary"], query_bank=["red", "gre
 
 @pytest.fixture(autouse=True)
 def small_sample(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vidembed.index.retrieval.measure.SAMPLE", 3)
+    monkeypatch.setattr("vidembed.index.ann.SAMPLE", 3)
 
 
 def test_a_run_makes_it_and_the_next_keeps_it_up_to_date(run: Run, clips: Path, folder: Path) -> None:

@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 
 from vidembed.index import Hit, rerank
-from vidembed.reranking.config import FirstStage
-from vidembed.reranking.ranking import Ranking
+from vidembed.reranking.config import FirstStage, Ranking
 from vidembed.video import VideoSegment
 
 HITS = [

@@ -9,9 +9,9 @@ import pytest
 
 from tests.index.fakes import DIMENSION, FakeEncoder, write_video
 from vidembed.index import IndexMeta, IndexMismatchError, Report, VideoIndex, search, search_many
-from vidembed.index.retrieval.search import MAX_QUERY_CHARS, nearest
-from vidembed.index.store import FileRows, Segment, segment_id
-from vidembed.video.fingerprint import FileState
+from vidembed.index.search import MAX_QUERY_CHARS, nearest
+from vidembed.index.table import FileRows, Segment, segment_id
+from vidembed.video.sampling import FileState
 
 
 @pytest.fixture

@@ -14,7 +14,8 @@ from langchain_core.load import dumpd
 from langchain_core.vectorstores import InMemoryVectorStore
 from pydantic import ValidationError
 from vidembed import VideoEncoder, VideoSegment
-from vidembed.uri import VideoUriError, video_uri
+from vidembed.errors import VideoUriError
+from vidembed.uri import video_uri
 from vidembed.video import NotAVideo, VideoError, VideoNotFound
 
 from langchain_vidembed import VideoEmbeddings

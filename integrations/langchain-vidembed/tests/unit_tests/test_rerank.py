@@ -9,8 +9,7 @@ from langchain_core.documents import Document
 from langchain_core.prompts import format_document
 from pydantic import ValidationError
 from vidembed import VideoEncoder, VideoReranker, VideoSegment
-from vidembed.encoding.pipeline import InputError
-from vidembed.uri import VideoUriError
+from vidembed.errors import InputError, VideoUriError
 from vidembed.video import VideoNotFound
 
 from langchain_vidembed import (

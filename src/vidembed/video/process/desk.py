@@ -9,15 +9,15 @@ from concurrent.futures import CancelledError
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from vidembed.video.errors import VideoError
+from vidembed.errors import VideoError
 
 if TYPE_CHECKING:
     from vidembed.video.clip import Clip
-    from vidembed.video.cutting import Layout
     from vidembed.video.process.lane import Lane
     from vidembed.video.process.wire import Note
     from vidembed.video.process.worker import Worker
     from vidembed.video.sampling import Sampling
+    from vidembed.video.segments import Layout
 
 logger = logging.getLogger(__name__)
 

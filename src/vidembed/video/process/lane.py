@@ -6,7 +6,7 @@ import logging
 from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Any
 
-from vidembed.video.errors import BackendUnavailable, DecoderCrashed, DecodeTimeout, VideoError, VideoTooLarge
+from vidembed.errors import BackendUnavailable, DecoderCrashed, DecodeTimeout, VideoError, VideoTooLarge
 from vidembed.video.process import wire
 from vidembed.video.process.worker import Allowance, Worker, WorkerEndedError
 

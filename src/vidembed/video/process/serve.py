@@ -18,13 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from vidembed.errors import DecoderCrashed, VideoError, VideoTooLarge
 from vidembed.video import memory
 from vidembed.video.clip import Clip
-from vidembed.video.cutting import Layout, cut_from_dict, lay_out
-from vidembed.video.errors import DecoderCrashed, VideoError, VideoTooLarge
 from vidembed.video.load import load_segments, load_video
 from vidembed.video.process import wire
 from vidembed.video.sampling import Sampling
+from vidembed.video.segments import Layout, cut_from_dict, lay_out
 from vidembed.video.source import VideoSegment, item_name
 
 MAX_FAILURES = 8

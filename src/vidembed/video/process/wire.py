@@ -21,11 +21,10 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 import numpy as np
 
-from vidembed.video import errors
+from vidembed import errors
 from vidembed.video.clip import Clip
-from vidembed.video.cutting import Layout
-from vidembed.video.geometry import MAX_AREA, MAX_SIDE
-from vidembed.video.windows import MAX_WINDOWS
+from vidembed.video.picture import MAX_AREA, MAX_SIDE
+from vidembed.video.segments import MAX_WINDOWS, Layout
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

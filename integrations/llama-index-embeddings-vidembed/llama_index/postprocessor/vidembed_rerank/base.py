@@ -125,7 +125,7 @@ class VideoRerank(Gate, BaseNodePostprocessor):
         Raises:
             ValueError: There is no such reranker.
         """
-        from vidembed.index.model import load_reranker  # noqa: PLC0415 - it brings torch
+        from vidembed.index.meta import load_reranker  # noqa: PLC0415 - it brings torch
 
         reranker = load_reranker(None, embedding.encoder, model=embedding.model_name)
         reranker.allow_url = embedding.encoder.allow_url

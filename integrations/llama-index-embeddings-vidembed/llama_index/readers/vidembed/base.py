@@ -16,7 +16,7 @@ from llama_index.readers.vidembed.nodes import stable_id, video_fields, video_re
 from vidembed.index.files import find_videos
 from vidembed.uri import VIDEO_SUFFIXES, VideoRef, content_fingerprint
 from vidembed.video import VideoError, item_name
-from vidembed.video.cutting import lay_out
+from vidembed.video.segments import lay_out
 from vidembed.video.source import check_regular
 
 logger = logging.getLogger(__name__)

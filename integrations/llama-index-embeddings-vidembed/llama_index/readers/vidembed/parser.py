@@ -17,7 +17,7 @@ from llama_index.embeddings.vidembed.inputs import Gate, NotAVideoError, OnError
 from llama_index.readers.vidembed.nodes import merged, stable_id, video_fields
 from vidembed.uri import VideoRef, content_fingerprint, segment_times
 from vidembed.video import VideoError
-from vidembed.video.cutting import lay_out
+from vidembed.video.segments import lay_out
 
 logger = logging.getLogger(__name__)
 

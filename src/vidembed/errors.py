@@ -1,0 +1,193 @@
+"""Every error that a user can see."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+# ruff: noqa: N818 - the names say what was found, as users read them in reports
+
+
+_PACKAGE = str(Path(__file__).parents[1])
+
+
+class VideoError(Exception):
+    """A video could not be read. The base class of all errors of :mod:`vidembed.video`.
+
+    Args:
+        item: How the video is named to the user (see :func:`vidembed.video.item_name`).
+        reason: What was found, what is allowed and what to do, in one or two sentences.
+
+    Attributes:
+        item: As given.
+        reason: As given.
+    """
+
+    def __init__(self, item: str, reason: str) -> None:
+        """Keep both in ``args``, which is what makes the error pickle."""
+        super().__init__(item, reason)
+        self.item = item
+        self.reason = reason
+
+    def __str__(self) -> str:
+        """Return the item and the reason."""
+        return f"{self.item}: {self.reason}"
+
+
+class VideoNotFound(VideoError):
+    """There is no such file, or the address does not answer with one."""
+
+
+class NotAFile(VideoError):
+    """The path is a directory, FIFO, socket or device."""
+
+
+class VideoPermission(VideoError):
+    """The file may not be read by this user."""
+
+
+class EmptyFile(VideoError):
+    """The file has no bytes."""
+
+
+class NotAVideo(VideoError):
+    """The content is no video container: text, an image, a playlist, a raw stream without times, noise."""
+
+
+class NoVideoStream(VideoError):
+    """The container holds no moving pictures: audio only, or audio with cover art."""
+
+
+class UnsupportedCodec(VideoError):
+    """There is a video stream, and no decoder for it."""
+
+
+class EncryptedVideo(VideoError):
+    """The video is encrypted (DRM), and no key is taken."""
+
+
+class VideoTooLarge(VideoError):
+    """The pictures, or the bytes of a download, are above a limit of this package."""
+
+
+class CorruptVideo(VideoError):
+    """The file begins as a video, and too much of it cannot be decoded."""
+
+
+class DecodeTimeout(VideoError):
+    """Reading took longer than ``timeout_s``."""
+
+
+class DecoderCrashed(VideoError):
+    """The process that decoded the file ended on it, or failed in a way that says nothing of the file."""
+
+
+class BackendUnavailable(VideoError):
+    """The decoding backend is not installed, or cannot read this kind of file."""
+
+
+class InvalidVideoInput(VideoError):
+    """The source argument itself is malformed: its type, times, shape, dtype, frame rate or address."""
+
+
+class VideoTruncated(UserWarning):
+    """A video ends more than one second before the duration it declares: what is missing was not embedded."""
+
+
+def caller_level() -> int:
+    """Return the `stacklevel` for `warnings.warn` that names the line outside of this package which led to the call.
+
+    As `skip_file_prefixes` does, from Python 3.12 on. In a thread of a pool, that line is the pool's.
+    """
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+        frame, level = frame.f_back, level + 1
+    return level
+
+
+class BackboneError(ValueError):
+    """A model cannot be used as a video backbone; the message says what to change."""
+
+
+class UnsupportedBackboneError(BackboneError):
+    """The architecture is not in the table of `vidembed.backbone.architectures`, or lacks video support."""
+
+
+class LayerError(BackboneError):
+    """The layer asked for is not a decoder block of the model."""
+
+
+class TemplateError(BackboneError):
+    """The chat template of the model cannot carry the prompts of the method."""
+
+
+class ReadoutMismatchError(BackboneError):
+    """The cut model does not reproduce the hidden state that it stands for; nothing is saved."""
+
+
+class IndexMismatchError(ValueError):
+    """The index was made by another model, with other settings or by a later version."""
+
+
+class IndexDamagedError(RuntimeError):
+    """The index is there and cannot be read."""
+
+
+class IndexBusyError(RuntimeError):
+    """Another run is writing to the index."""
+
+
+class MissingExtraError(ImportError):
+    """A package of an extra is not installed."""
+
+
+class IndexingStoppedError(RuntimeError):
+    """A file could not be indexed and the run was told to end there (`on_error="raise"`). What was committed stays."""
+
+
+class IndexWriteError(RuntimeError):
+    """The index could not be written: the disk is full, read-only or out of reach. What was committed stays."""
+
+
+class ClusterError(RuntimeError):
+    """The Ray cluster cannot be reached or has failed. What was committed to the index stays."""
+
+
+class InputError(ValueError):
+    """An input that is not a video failed; the message names it."""
+
+
+class EmbeddingError(InputError):
+    """The model gave a vector that is not finite; the message names the input."""
+
+
+class AnnotationError(ValueError):
+    """A file of captioned videos cannot be used; the message names the file and the line."""
+
+
+class PairsError(ValueError):
+    """A file of pairs cannot be used; the message names file and line, and says what to do."""
+
+
+class VideoUriError(ValueError):
+    """A video URI that cannot be used: its scheme, host, time range or path is not allowed. Or a bare path instead."""
+
+
+class VideoFailedError(ValueError):
+    """A video of a benchmark could not be used; the message names it and says what may be done."""
+
+
+class TaskDataError(OSError):
+    """The data of a task could not be loaded."""
+
+
+class TargetError(Exception):
+    """Carries an OSError of the target past the place that takes every OSError for one of the source.
+
+    Attributes:
+        error: As it was.
+    """
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(error)
+        self.error = error

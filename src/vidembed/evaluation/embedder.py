@@ -1,0 +1,282 @@
+"""What a benchmark needs of an embedding model: a `VideoEncoder`, or any SentenceTransformer that takes video."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sentence_transformers import SentenceTransformer
+
+from vidembed.backbone.load import check_device, check_dtype
+from vidembed.checkpoint import fields_digest, weights_digest
+from vidembed.encoder import VideoEncoder
+from vidembed.errors import BackboneError, LayerError, MissingExtraError
+from vidembed.evaluation.cache import model_key
+from vidembed.registry import resolve_model
+from vidembed.scoring.checks import FloatArray
+
+_DOCUMENT_PROMPTS: Final = ("document", "passage", "corpus")  # what `SentenceTransformer.encode_document` looks for
+
+Vector = NDArray[np.float32]
+
+_NOT_A_VIDEOS_FAULT: Final = (MissingExtraError, MemoryError, torch.OutOfMemoryError)
+
+
+class Embedder(Protocol):
+    """A model that embeds the videos and texts of a benchmark."""
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of all that makes the vectors, hex."""
+        ...
+
+    @property
+    def key(self) -> str:
+        """Names the model in a cache: its fingerprint and the video decoder."""
+        ...
+
+    @property
+    def device(self) -> str:
+        """Torch device."""
+        ...
+
+    def facts(self) -> dict[str, Any]:
+        """What a result tells of the model, JSON-able."""
+        ...
+
+    def videos(self, paths: Sequence[Path], *, batch_size: int) -> Iterator[tuple[int, Vector | Exception]]:
+        """Yield the position and the vector ``(D,)`` of each video, or why it has none, in order."""
+        ...
+
+    def texts(self, texts: Sequence[str], *, batch_size: int) -> Vector:
+        """Vectors of queries ``(T, D)``; errors are raised."""
+        ...
+
+    def similarity(self, texts: FloatArray, videos: FloatArray) -> FloatArray:
+        """Similarities ``(T, V)`` of vectors, as the model has them."""
+        ...
+
+
+class _Embedder:
+    """What both kinds share."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+
+    @property
+    def device(self) -> str:
+        return str(self.model.device)
+
+    def texts(self, texts: Sequence[str], *, batch_size: int) -> Vector:
+        inputs = [{"text": text} for text in texts]
+        return np.asarray(self.model.encode_query(inputs, batch_size=batch_size, show_progress_bar=False), np.float32)
+
+    def similarity(self, texts: FloatArray, videos: FloatArray) -> FloatArray:
+        return np.asarray(self.model.similarity(texts, videos).cpu(), dtype=np.float64)
+
+
+class _EncoderEmbedder(_Embedder):
+    """A `VideoEncoder`."""
+
+    @property
+    def fingerprint(self) -> str:
+        return str(self.model.fingerprint)
+
+    @property
+    def key(self) -> str:
+        return model_key(self.fingerprint, str(self.model.video_backend))
+
+    def facts(self) -> dict[str, Any]:
+        config = self.model.checkpoint_config
+        return {
+            "kind": "VideoEncoder",
+            "layer": self.model.layer,
+            "prefix": config.prefix if config else None,
+            "sampling": self.model.sampling.as_dict(),
+            "dtype": str(self.model.dtype).removeprefix("torch."),
+            "similarity": str(self.model.similarity_fn_name),
+            "video_backend": self.model.video_backend,
+        }
+
+    def videos(self, paths: Sequence[Path], *, batch_size: int) -> Iterator[tuple[int, Vector | Exception]]:
+        prompts = self.model.prompts
+        name = next((one for one in _DOCUMENT_PROMPTS if one in prompts), self.model.default_prompt_name)
+        stream = self.model.encode_stream(
+            [{"video": path} for path in paths],
+            batch_size=batch_size,
+            on_error="skip",
+            show_progress_bar=False,
+            prompt=prompts.get(name) or None,
+        )
+        try:
+            for item in stream:
+                yield item.index, item.embedding if item.error is None else item.error
+        finally:
+            stream.close()  # its threads end with it
+
+
+class _PlainEmbedder(_Embedder):
+    """Any other SentenceTransformer that takes video."""
+
+    @property
+    def fingerprint(self) -> str:
+        model = self.model
+        parts: list[dict[str, Any]] = [
+            {"class": type(part).__name__, "config": getattr(part, "get_config_dict", dict)()}
+            for part in model.children()
+        ]
+        processor = getattr(getattr(model[0], "processor", None), "to_json_string", str)
+        fields = {
+            "weights": weights_digest(model),
+            "parts": repr(parts),
+            "processor": processor(),
+            "prompts": model.prompts,
+            "default_prompt_name": model.default_prompt_name,
+            "truncate_dim": model.truncate_dim,
+        }
+        return fields_digest(fields)
+
+    @property
+    def key(self) -> str:
+        return model_key(self.fingerprint, "sentence-transformers")
+
+    def facts(self) -> dict[str, Any]:
+        return {
+            "kind": "SentenceTransformer",
+            "layer": None,
+            "prefix": None,
+            "sampling": None,
+            "dtype": str(self.model.dtype).removeprefix("torch."),
+            "similarity": str(self.model.similarity_fn_name),
+            "video_backend": "as the model has it",
+        }
+
+    def videos(self, paths: Sequence[Path], *, batch_size: int) -> Iterator[tuple[int, Vector | Exception]]:
+        for start in range(0, len(paths), batch_size):
+            chunk = paths[start : start + batch_size]
+            try:
+                vectors: Sequence[Vector | Exception] = list(self._encoded(chunk))
+            except _NOT_A_VIDEOS_FAULT:
+                raise
+            except Exception:  # noqa: BLE001 - any decoder's; whose fault it is, is found out one by one
+                vectors = [self._alone(path) for path in chunk]
+            for at, vector in enumerate(vectors, start=start):
+                broken = not isinstance(vector, Exception) and not np.isfinite(vector).all()
+                yield at, ValueError("the model gave a vector that is not finite") if broken else vector
+
+    def _encoded(self, paths: Sequence[Path]) -> Vector:
+        inputs = [{"video": str(path)} for path in paths]
+        try:
+            vectors = self.model.encode_document(inputs, batch_size=len(paths), show_progress_bar=False)
+        except ImportError as error:
+            raise MissingExtraError(
+                f"model: it reads videos by sentence-transformers itself, which says: {error}"
+            ) from error
+        return np.asarray(vectors, dtype=np.float32)
+
+    def _alone(self, path: Path) -> Vector | Exception:
+        try:
+            vector: Vector = self._encoded([path])[0]
+        except _NOT_A_VIDEOS_FAULT:
+            raise
+        except Exception as error:  # noqa: BLE001 - handed on as this video's
+            return error
+        return vector
+
+
+def embedder_of(model: Any) -> Embedder:
+    """Return what a benchmark needs of a model.
+
+    Raises:
+        ValueError: It takes no video.
+    """
+    if hasattr(model, "encode_stream") and hasattr(model, "fingerprint"):
+        return _EncoderEmbedder(model)
+    takes = [str(one) for one in getattr(model, "modalities", ())]
+    if not isinstance(model, SentenceTransformer) or "video" not in takes:
+        raise ValueError(
+            f"model: this {type(model).__name__} takes {', '.join(takes) or 'unknown inputs'} and no video; expected a "
+            "VideoEncoder, or a SentenceTransformer whose modalities include video"
+        )
+    return _PlainEmbedder(model)
+
+
+@dataclass(frozen=True)
+class ModelName:
+    """A model to load.
+
+    Attributes:
+        name: A folder, ``vidembed/NAME``, or a name on the Hub.
+        layer: Decoder layer, for a video MLLM; None for a checkpoint.
+    """
+
+    name: str
+    layer: int | None = None
+
+    def __str__(self) -> str:
+        """As `parse` takes it."""
+        return self.name if self.layer is None else f"{self.name}@{self.layer}"
+
+    @classmethod
+    def parse(cls, text: str) -> ModelName:
+        """Read ``NAME`` or ``NAME@LAYER``; a folder may have an @ in its name.
+
+        Raises:
+            ValueError: LAYER is no whole number.
+        """
+        name, at, layer = text.rpartition("@")
+        if not at or Path(text).exists():
+            return cls(text)
+        try:
+            return cls(name, int(layer))
+        except ValueError as error:
+            raise ValueError(f"model: {text!r}: expected NAME or NAME@LAYER, LAYER being a whole number") from error
+
+
+def load_encoder(model: ModelName, *, device: str | None = None, dtype: str | None = None) -> VideoEncoder:
+    """Load a `VideoEncoder`.
+
+    Args:
+        model: What to load.
+        device: Torch device; None for the best there is.
+        dtype: "float32", "bfloat16" or "float16"; None for the model's own.
+
+    Raises:
+        ValueError: There is no such model, it takes no video, or an argument is out of range.
+    """
+    check_device(device)
+    check_dtype(dtype)
+    try:
+        return VideoEncoder(model.name, layer=model.layer, device=device, **_kwargs(dtype))
+    except OSError as error:  # what transformers raises for a model that it cannot find
+        raise ValueError(f"model: {model.name!r} cannot be loaded: {error}") from error
+
+
+def load_any(model: ModelName, *, device: str | None = None, dtype: str | None = None) -> Any:
+    """Load a `VideoEncoder` where the model can be one, else a SentenceTransformer that takes video.
+
+    Raises:
+        ValueError: It takes no video, or as `load_encoder`.
+    """
+    try:
+        return load_encoder(model, device=device, dtype=dtype)
+    except (BackboneError, AttributeError, TypeError) as error:  # of an architecture that vidembed does not know
+        if model.layer is not None or isinstance(error, LayerError):
+            raise
+        try:
+            plain = SentenceTransformer(resolve_model(model.name), device=device, **_kwargs(dtype))
+            embedder_of(plain)
+        except OSError as other:
+            raise ValueError(f"model: {model.name!r} cannot be loaded: {other}") from error
+        except ValueError as other:
+            raise ValueError(f"model: {model.name!r}: {other}") from error
+        return plain
+
+
+def _kwargs(dtype: str | None) -> dict[str, Any]:
+    return {} if dtype is None else {"model_kwargs": {"dtype": dtype}}

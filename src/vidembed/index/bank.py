@@ -1,0 +1,336 @@
+"""A query bank that belongs to an index: vectors of bank queries, and what they say of every row.
+
+QB-Norm (arXiv 2112.12777) as `vidembed.scoring.QueryBank` has it; here is where it is kept, and how all rows are ranked
+by it. Rows have ids and not places in a gallery, and are never all in memory, so it has a form of its own.
+The bank's queries must not be the ones that are evaluated.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+from tqdm.auto import tqdm
+
+from vidembed.errors import IndexMismatchError
+from vidembed.index.ann import DERIVED_FOLDER, FORMAT_VERSION, replacing
+from vidembed.index.exact import Filter, Ranking, Row, batches, matrix, unit
+from vidembed.index.table import ROW_ID, VideoIndex
+from vidembed.scoring.query_bank import DEFAULT_BETA, DEFAULT_BLOCK_BYTES, QueryBank
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from vidembed.index.meta import QueryEncoder
+
+
+MAX_QUERY_CHARS = 10_000
+
+
+def check_query(query: str, k: int = 1, *, name: str = "query") -> None:
+    """Refuse what no search can answer; cheap, so it can come before the model is loaded.
+
+    Args:
+        query: Words.
+        k: Most hits to return.
+        name: What to call the query in messages.
+
+    Raises:
+        ValueError: The query is empty or longer than `MAX_QUERY_CHARS`, or `k` is not positive.
+    """
+    if not query.strip():
+        raise ValueError(f"{name}: got {query!r}; some words are needed")
+    if len(query) > MAX_QUERY_CHARS:
+        raise ValueError(f"{name}: got {len(query)} characters; at most {MAX_QUERY_CHARS} are taken")
+    if k < 1:
+        raise ValueError(f"k: got {k}; at least 1 is needed")
+
+
+def encode_queries(encoder: QueryEncoder, queries: Sequence[str], *, dimension: int | None) -> NDArray[np.float64]:
+    """Return the unit vectors of queries, shape (Q, D), encoded in one call.
+
+    Raises:
+        RuntimeError: A vector is of another length than `dimension`, not finite, or zero.
+    """
+    # Dicts, since a bare string could be taken for the path of a video.
+    vectors = np.asarray(encoder.encode_query([{"text": query} for query in queries]), dtype=np.float64)
+    if vectors.ndim != 2 or len(vectors) != len(queries):
+        raise RuntimeError(f"queries: the model gave an array of shape {vectors.shape} for {len(queries)} queries")
+    return unit_queries(vectors, vectors.shape[1] if dimension is None else dimension)
+
+
+def unit_queries(vectors: NDArray[np.float64], dimension: int) -> NDArray[np.float64]:
+    """Return vectors at length one, shape (Q, D).
+
+    Raises:
+        RuntimeError: One is of another length than `dimension`, not finite, or zero. The message says which.
+    """
+    norms = np.linalg.norm(vectors, axis=1)  # (Q,)
+    for number, norm in enumerate(norms):
+        if vectors.shape[1] != dimension or not np.isfinite(norm) or norm == 0:
+            which = "query vector" if len(vectors) == 1 else f"query vector {number + 1} of {len(vectors)}"
+            raise RuntimeError(
+                f"{which}: shape ({vectors.shape[1]},), norm {norm}; ({dimension},), finite, not zero, is needed"
+            )
+    return np.asarray(vectors / norms[:, None])
+
+
+MAX_QUERIES = 20_000  # at 3584 dimensions 287 MB of vectors
+_FILE = "query-bank.safetensors"
+_KIND = "index_query_bank"
+
+
+@dataclass(frozen=True, slots=True)
+class StoredBank:
+    """A bank as it lies in an index.
+
+    Attributes:
+        vectors: Of the bank queries, float32, shape (B, D).
+        beta: Inverse temperature.
+        row_ids: Ids of the rows, rising, shape (N,).
+        log_normalizer: Of each row, in that order, `log sum_b exp(beta * cosine)` over the bank queries, shape (N,).
+        activation: Whether a row is the best of some bank query, shape (N,).
+        model_fingerprint: Of the model that made `vectors`.
+        stamp: Of the version of the table that the rows are of.
+
+    Raises:
+        ValueError: Shapes do not fit, or a value is not finite.
+    """
+
+    vectors: NDArray[np.float32]
+    beta: float
+    row_ids: NDArray[np.uint64]
+    log_normalizer: NDArray[np.float64]
+    activation: NDArray[np.bool_]
+    model_fingerprint: str
+    stamp: str
+
+    def __post_init__(self) -> None:
+        """Check the values, which may come from a damaged file."""
+        if self.vectors.ndim != 2 or not len(self.vectors) or not (self.beta > 0 and math.isfinite(self.beta)):
+            raise ValueError(f"query bank: got vectors of shape {self.vectors.shape} and beta={self.beta}")
+        shapes = {self.row_ids.shape, self.log_normalizer.shape, self.activation.shape}
+        if shapes != {(len(self.row_ids),)} or self.activation.dtype != np.bool_:
+            raise ValueError(f"query bank: got arrays of shapes {shapes}; one value for each row is needed")
+        if not np.isfinite(self.log_normalizer).all():
+            raise ValueError(f"query bank: a value is not finite at beta={self.beta}; a smaller beta is needed")
+
+    def places(self, row_ids: Sequence[int] | NDArray[np.uint64]) -> NDArray[np.intp]:
+        """Return the positions of rows in `row_ids`, shape (N,)."""
+        return np.searchsorted(self.row_ids, np.asarray(row_ids, dtype=np.uint64))
+
+    def normalize(self, rows: Sequence[Row]) -> list[float]:
+        """Return the normalized scores of rows, as `QueryBank.normalize` has them with `dynamic=False`."""
+        cosines = np.array([row.score for row in rows])  # (K,)
+        margin = self.log_normalizer[self.places([row.row_id for row in rows])] - self.beta * cosines  # (K,)
+        normalized: list[float] = (-np.logaddexp(0.0, margin)).tolist()
+        return normalized
+
+    def rank(
+        self, index: VideoIndex, queries: NDArray[np.float64], *, k: int, keep: Filter | None = None
+    ) -> Iterator[tuple[list[Row], list[float] | None]]:
+        """Yield the `k` best rows of each query by normalized score, of all rows, with those scores.
+
+        The dynamic variant: a query whose best row by cosine is not the best of any bank query is ranked by cosine, and
+        comes with None.
+
+        Args:
+            index: The index that the bank is of, at the version that it is about.
+            queries: Unit vectors, shape (Q, D).
+            k: Most rows of each.
+            keep: Which rows may be hits.
+        """
+        plain = Ranking(queries, k)
+        shift = self.log_normalizer / self.beta  # (N,); less it, a cosine orders as its normalized score does
+        normalized = Ranking(queries, k, offset=lambda row_ids: shift[self.places(row_ids)])
+        for batch in batches(index, keep):
+            plain.add(batch)
+            normalized.add(batch)
+        for by_cosine, by_bank in zip(plain.best, normalized.best, strict=True):
+            top = [row for row in by_cosine if row.score == by_cosine[0].score]
+            if not self.activation[self.places([row.row_id for row in top])].any():
+                yield by_cosine, None
+                continue
+            yield by_bank, self.normalize(by_bank)
+
+
+def refresh(
+    index: VideoIndex,
+    encoder: QueryEncoder,
+    queries: Sequence[str] | None = None,
+    *,
+    beta: float | None = None,
+    progress: bool = True,
+) -> bool:
+    """Make the bank of an index, or bring the one that it has up to date with its rows.
+
+    Args:
+        index: The index; nobody else may be writing to it.
+        encoder: The model of the index.
+        queries: Bank queries, for a new bank. Default: those that the index has, if any; they are not encoded again.
+        beta: Inverse temperature. Default: that of the bank at hand, or `DEFAULT_BETA` for a new one.
+        progress: Show a bar over rows, on stderr.
+
+    Returns:
+        Whether anything was written.
+
+    Raises:
+        ValueError: There are no queries or too many, or one is empty.
+        RuntimeError: The model gave no usable vector for a query.
+    """
+    index.latest()
+    known = _read(index)
+    if queries is not None:
+        vectors = encode(encoder, queries)
+        beta = DEFAULT_BETA if beta is None else beta
+    elif known is None or not len(index):
+        return False
+    else:
+        if known.model_fingerprint != index.meta.model_fingerprint:
+            raise IndexMismatchError(
+                f"query bank: it was made by another model (fingerprint {known.model_fingerprint[:12]}); give its "
+                "queries again with --query-bank"
+            )
+        vectors = known.vectors
+        if known.stamp == index.stamp() and beta in {None, known.beta}:
+            return False
+        beta = known.beta if beta is None else beta
+    _write(index, _summed_up(index, vectors, beta, progress=progress))
+    return True
+
+
+def open_bank(index: VideoIndex) -> StoredBank:
+    """Return the bank of the version at hand.
+
+    Raises:
+        ValueError: The index has none.
+        IndexMismatchError: It is about another version of the index, or made by another model.
+    """
+    remedy = "run `vidembed index` again with --query-bank FILE, or search without --bank"
+    stored = _read(index)
+    if stored is None:
+        raise ValueError(f"bank: the index has no query bank that can be read; {remedy}")
+    if stored.model_fingerprint != index.meta.model_fingerprint or stored.stamp != index.stamp():
+        raise IndexMismatchError(f"bank: the query bank was made for another state of the index; {remedy}")
+    return stored
+
+
+def facts(index: VideoIndex) -> dict[str, Any] | None:
+    """Return what `vidembed info` says of the bank of an index, or None where there is none."""
+    if not _file(index).exists():
+        return None
+    stored = _read(index)
+    if stored is None:
+        return {"fresh": False, "why_not": "it cannot be read"}
+    fresh = stored.model_fingerprint == index.meta.model_fingerprint and stored.stamp == index.stamp()
+    share = round(float(stored.activation.mean()), 6) if len(stored.row_ids) else 0.0
+    return {"queries": len(stored.vectors), "beta": stored.beta, "activated_share": share, "fresh": fresh}
+
+
+def encode(encoder: QueryEncoder, queries: Sequence[str]) -> NDArray[np.float32]:
+    """Return the vectors of bank queries, shape (B, D).
+
+    Raises:
+        ValueError: There are none or too many, or one is empty or too long.
+        RuntimeError: The model gave no usable vector for one.
+    """
+    check_queries(queries)
+    return encode_queries(encoder, queries, dimension=None).astype(np.float32)
+
+
+def check_queries(queries: Sequence[str]) -> None:
+    """Refuse what cannot be a bank.
+
+    Raises:
+        ValueError: There are no queries or too many, or one is empty or too long. The message says which.
+    """
+    if not 0 < len(queries) <= MAX_QUERIES:
+        raise ValueError(f"query bank: got {len(queries)} queries; 1 to {MAX_QUERIES} are needed")
+    for number, query in enumerate(queries):
+        check_query(query, name=f"query bank: query {number + 1}")
+
+
+def _summed_up(index: VideoIndex, vectors: NDArray[np.float32], beta: float, *, progress: bool) -> StoredBank:
+    """Return the bank of all rows of the version at hand, made without all of their vectors in memory at once."""
+    queries = unit(vectors.astype(np.float64))  # (B, D)
+    sums, ids = [np.empty(0)], [np.empty(0, dtype=np.uint64)]
+    best = np.full(len(queries), -np.inf)  # (B,)
+    tops: list[list[int]] = [[] for _ in queries]  # rows at the best of each bank query
+    block = max(1, DEFAULT_BLOCK_BYTES // (8 * len(queries)))
+    with tqdm(total=len(index), desc="Query bank", unit="row", disable=not progress) as bar:
+        for batch in index.scan(["vector"]):
+            for first in range(0, len(batch), block):
+                part = batch.slice(first, block)
+                # Rounded as the cosines of a search are, so that the same vector ties with itself in any block.
+                scores = np.round(queries @ unit(matrix(part).astype(np.float64)).T, 6)  # (B, n)
+                row_ids = part.column(ROW_ID).to_numpy()
+                sums.append(QueryBank(scores, beta=beta).log_normalizer)
+                ids.append(row_ids)
+                peaks = scores.max(axis=1)  # (B,)
+                for number in np.flatnonzero(peaks >= best):
+                    if peaks[number] > best[number]:
+                        tops[number] = []
+                    tops[number] += row_ids[scores[number] == peaks[number]].tolist()
+                best = np.maximum(best, peaks)
+                bar.update(len(part))
+    row_ids = np.concatenate(ids)  # (N,)
+    order = np.argsort(row_ids)
+    return StoredBank(
+        vectors=vectors,
+        beta=beta,
+        row_ids=row_ids[order],
+        log_normalizer=np.concatenate(sums)[order],
+        activation=np.isin(row_ids[order], np.array([row for rows in tops for row in rows], dtype=np.uint64)),
+        model_fingerprint=index.meta.model_fingerprint,
+        stamp=index.stamp(),
+    )
+
+
+def _write(index: VideoIndex, bank: StoredBank) -> None:
+    metadata = {
+        "kind": _KIND,
+        "format_version": str(FORMAT_VERSION),
+        "model_fingerprint": bank.model_fingerprint,
+        "stamp": bank.stamp,
+        "beta": float(bank.beta).hex(),
+    }
+    tensors: dict[str, NDArray[Any]] = {
+        "vectors": bank.vectors,
+        "row_ids": bank.row_ids.view(np.int64),
+        "log_normalizer": bank.log_normalizer,
+        "activation": bank.activation,
+    }
+    with replacing(_file(index)) as draft:
+        save_file(tensors, draft, metadata=metadata)
+
+
+def _read(index: VideoIndex) -> StoredBank | None:
+    """Read the bank, or return None where there is none or it is damaged."""
+    try:
+        with safe_open(_file(index), framework="numpy") as content:
+            metadata = content.metadata() or {}
+            tensors = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118 - not a dict
+        if metadata["kind"] != _KIND or metadata["format_version"] != str(FORMAT_VERSION):
+            return None
+        bank = StoredBank(
+            vectors=tensors["vectors"],
+            beta=float.fromhex(metadata["beta"]),
+            row_ids=tensors["row_ids"].view(np.uint64),
+            log_normalizer=tensors["log_normalizer"],
+            activation=tensors["activation"],
+            model_fingerprint=metadata["model_fingerprint"],
+            stamp=metadata["stamp"],
+        )
+    except (OSError, SafetensorError, KeyError, ValueError):
+        return None
+    return bank if bank.vectors.shape[1] == index.meta.dimension else None
+
+
+def _file(index: VideoIndex) -> Path:
+    return index.folder / DERIVED_FOLDER / _FILE

@@ -1,0 +1,478 @@
+"""Jobs that are done become rows, in one commit for those that are done at the same moment."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Final, Literal, Self
+
+from filelock import FileLock, Timeout
+
+from vidembed.errors import IndexBusyError, IndexWriteError
+from vidembed.index.table import FileRows, VideoIndex, own_rows
+from vidembed.text import write_atomically
+from vidembed.video.sampling import FileState
+
+if TYPE_CHECKING:
+    from vidembed.index.files import IndexedFile
+    from vidembed.index.jobs import Job, Problem, Report
+    from vidembed.index.meta import IndexMeta
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Hold back Ctrl-C within the block, and deliver it at its end.
+
+    Signals reach the main thread only, so in other threads this does nothing.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    held: list[tuple[int, FrameType | None]] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: held.append((number, frame)))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if held and callable(before):
+        before(*held[0])
+
+
+class GracefulStop:
+    """While it is entered, the first Ctrl-C only asks to stop, and the second interrupts at once.
+
+    A handler that somebody else has set stays, and nothing is changed in threads other than the main one.
+
+    Args:
+        notice: Line for stderr when the first Ctrl-C comes; empty for none.
+
+    Attributes:
+        asked: Whether to stop.
+    """
+
+    def __init__(self, notice: str = "") -> None:
+        self.asked = False
+        self._notice = notice
+        self._idle = False
+        self._installed = False
+
+    def __enter__(self) -> Self:
+        """Take Ctrl-C over."""
+        in_main = threading.current_thread() is threading.main_thread()
+        if in_main and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            signal.signal(signal.SIGINT, self._handle)
+            self._installed = True
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Give it back."""
+        if self._installed:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            self._installed = False
+
+    @contextmanager
+    def idle(self) -> Iterator[None]:
+        """Mark a block in which nothing is lost by an interruption: there, the first Ctrl-C interrupts too."""
+        self._idle = True
+        try:
+            if self.asked:
+                raise KeyboardInterrupt
+            yield
+        finally:
+            self._idle = False
+
+    def _handle(self, _number: int, _frame: FrameType | None) -> None:
+        again, self.asked = self.asked, True
+        if again or self._idle:
+            raise KeyboardInterrupt
+        if self._notice:
+            os.write(2, f"\n{self._notice}\n".encode())  # print() may be interrupted in the middle of itself
+
+
+logger = logging.getLogger(__name__)
+
+QUARANTINE_FILE = "quarantine.jsonl"
+
+KINDS: Final = frozenset(
+    {
+        "CorruptVideo",
+        "DecodeTimeout",
+        "DecoderCrashed",
+        "EncryptedVideo",
+        "InvalidDuration",
+        "NoVideoStream",
+        "NotAVideo",
+        "UnsupportedCodec",
+        "VideoTooLarge",
+    }
+)
+"""Kinds of problem that are the content's: the same bytes, decoder and limits have the same again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A file in quarantine.
+
+    Attributes:
+        uri: Its URI.
+        content_fingerprint: SHA-256 of its bytes, hex.
+        size: Bytes.
+        mtime_ns: Time of the last write, nanoseconds since the epoch.
+        kind: The sort of error.
+        message: What is wrong.
+        since: When that was found, ISO 8601 with offset.
+        decoder: What found it: versions, backend and limits. With others, the file is tried again.
+    """
+
+    uri: str
+    content_fingerprint: str
+    size: int
+    mtime_ns: int
+    kind: str
+    message: str
+    since: str
+    decoder: dict[str, Any]
+
+    @property
+    def state(self) -> FileState:
+        """Size and time of last write when it failed."""
+        return FileState(self.size, self.mtime_ns)
+
+
+class Quarantine:
+    """The list of an index.
+
+    Args:
+        folder: Of the index.
+        decoder: What would decode now.
+        retry: Try every file again.
+
+    Attributes:
+        entries: By URI.
+    """
+
+    def __init__(self, folder: Path, decoder: Mapping[str, Any], *, retry: bool = False) -> None:
+        self.decoder = dict(decoder)
+        self.entries = read(folder)
+        self._file = folder / QUARANTINE_FILE
+        self._retry = retry
+        self._by_content = {
+            entry.content_fingerprint: entry for entry in self.entries.values() if entry.decoder == self.decoder
+        }
+        self._unwritten: list[Entry] = []
+
+    def of_file(self, uri: str, state: FileState) -> Entry | None:
+        """Return the entry that holds for a file with this name, size and time of last write."""
+        entry = None if self._retry else self.entries.get(uri)
+        return entry if entry is not None and entry.state == state and entry.decoder == self.decoder else None
+
+    def of_content(self, content_fingerprint: str) -> Entry | None:
+        """Return an entry for this content, under any name."""
+        return None if self._retry else self._by_content.get(content_fingerprint)
+
+    def add(self, entry: Entry) -> None:
+        """Put a file on the list; `write` writes it down."""
+        self.entries[entry.uri] = entry
+        self._by_content[entry.content_fingerprint] = entry
+        self._unwritten.append(entry)
+
+    def write(self) -> None:
+        """Append what is new to the file. There must be an index in the folder."""
+        if not self._unwritten:
+            return
+        with self._file.open("a+b") as file:
+            if file.tell() and not _ends_with_newline(file):
+                file.write(b"\n")  # the last line was cut off by a kill
+            file.write(b"".join(_line(entry) for entry in self._unwritten))
+        self._unwritten.clear()
+
+    def tidy(self, in_index: Container[str], is_gone: Callable[[str], bool]) -> None:
+        """Write the file anew without what is in the index by now or gone from disk, and without doubles."""
+        kept = [entry for uri, entry in sorted(self.entries.items()) if uri not in in_index and not is_gone(uri)]
+        self.entries = {entry.uri: entry for entry in kept}
+        self._unwritten.clear()
+        if not kept:
+            self._file.unlink(missing_ok=True)
+            return
+        write_atomically(self._file, b"".join(map(_line, kept)))
+
+
+def read(folder: Path) -> dict[str, Entry]:
+    """Return the quarantine list of the index in `folder`, by URI; a line that cannot be read is logged and left out.
+
+    Raises:
+        OSError: The file is there and cannot be read.
+    """
+    entries: dict[str, Entry] = {}
+    try:
+        lines = (folder / QUARANTINE_FILE).read_bytes().splitlines()
+    except FileNotFoundError:
+        return entries
+    for number, line in enumerate(lines, 1):
+        try:
+            entry = Entry(**json.loads(line))
+        except (ValueError, TypeError) as error:
+            # Such files are only tried again.
+            logger.warning("%s, line %d: not an entry (%s); left out", QUARANTINE_FILE, number, error)
+            continue
+        entries[entry.uri] = entry
+    return entries
+
+
+def _line(entry: Entry) -> bytes:
+    return json.dumps(asdict(entry), sort_keys=True).encode() + b"\n"
+
+
+def _ends_with_newline(file: Any) -> bool:
+    file.seek(-1, os.SEEK_END)
+    return bool(file.read(1) == b"\n")
+
+
+_GROUP_ROWS = 4096  # of one commit, where many files are done at once
+
+
+class Committer:
+    """Stores what is done, and notes what became of each file.
+
+    Args:
+        folder: Where the index is or shall be.
+        index: The index, or None where it is made with the first file.
+        meta: Its description.
+        report: Where outcomes are noted.
+        quarantine: Where files are noted that cannot be decoded.
+        on_error: `skip` or `raise`.
+
+    Attributes:
+        index: The index, once there is one.
+        moved: URIs of files that were found under another name; their rows have gone there.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        index: VideoIndex | None,
+        meta: IndexMeta,
+        *,
+        report: Report,
+        quarantine: Quarantine,
+        on_error: Literal["skip", "raise"],
+    ) -> None:
+        self.index = index
+        self.moved: set[str] = set()
+        self._folder = folder
+        self._meta = meta
+        self._report = report
+        self._quarantine = quarantine
+        self._on_error = on_error
+
+    def settle(self, queue: deque[Job], bar: Any) -> Job | None:
+        """Take jobs that are done off the head of `queue`; store the new, the changed and the moved, a commit for each.
+
+        Returns:
+            The job that ends the run, if one does.
+
+        Raises:
+            IndexWriteError: The rows could not be written.
+        """
+        new: list[FileRows] = []
+        known: list[FileRows] = []
+        moved: list[FileRows] = []
+        origins: list[str] = []
+        contents: set[str] = set()
+        rows = 0
+        failed = None
+        while failed is None and queue and queue[0].done and rows < _GROUP_ROWS:
+            if queue[0].twin is not None and queue[0].content in contents:
+                break  # its vectors are in this group, and must be in the index first
+            job = queue.popleft()
+            file = self._file_rows(job)
+            if job.problem is not None:
+                self._skip(job, job.problem)
+                failed = job if self._on_error == "raise" else None
+            elif self._count(job) and file is not None:
+                if job.moved_from is not None:
+                    moved.append(file)
+                    origins.append(job.moved_from.uri)
+                else:
+                    (new if job.candidate.previous is None else known).append(file)
+                contents.add(job.content)
+                rows += len(file.segments)
+            job.vectors, job.stored, job.reading = {}, None, None  # a twin may keep the job for the length of the run
+            bar.update()
+        with writing_to(self._folder):
+            self._store(new, known, moved, origins)
+        return failed
+
+    def finish(self, gone: Sequence[IndexedFile], is_gone: Callable[[str], bool], *, prune: bool) -> None:
+        """Deal with what is gone, tidy the table and the quarantine list, and count.
+
+        Args:
+            gone: Files of the index that are no longer on disk.
+            is_gone: Whether a file, by its URI, was looked for and is no longer on disk.
+            prune: Remove the rows of `gone`.
+
+        Raises:
+            IndexWriteError: The index could not be written.
+        """
+        self._report.gone = [file.uri for file in gone if file.uri not in self.moved]
+        index = self.index
+        if index is None:
+            return
+        with uninterrupted(), writing_to(self._folder):
+            if prune:
+                index.remove(self._report.gone)
+            index.compact()
+            files = index.files()
+            self._quarantine.tidy(files, is_gone)
+            index.flush()
+        self._report.files, self._report.segments = len(files), len(index)
+
+    def _store(
+        self, new: Sequence[FileRows], known: Sequence[FileRows], moved: Sequence[FileRows], origins: Sequence[str]
+    ) -> None:
+        if self.index is None and new:
+            self.index = VideoIndex.create(self._folder, self._meta)
+        if self.index is not None:
+            self.index.put(new, replace=False)
+            self.index.put(known, replace=True)
+            if moved:
+                self.index.move(moved, origins)
+                self.moved.update(origins)
+            self._quarantine.write()
+
+    def _count(self, job: Job) -> bool:
+        """Note in the report what became of a file, and say whether there is anything to store."""
+        previous = job.candidate.previous
+        if previous is not None and previous.content_fingerprint == job.content:
+            self._report.unchanged += 1
+            return previous.state != job.state
+        if job.moved_from is not None:
+            self._report.moved += 1
+        elif job.stored is not None or job.twin is not None:
+            self._report.copied += 1
+        else:
+            self._report.indexed += 1
+            self._report.changed += previous is not None
+        return True
+
+    def _file_rows(self, job: Job) -> FileRows | None:
+        """Return the rows to store for a finished job, or note its problem.
+
+        They are built here, file by file, so that what cannot be a row fails for its own file and not for the commit.
+        """
+        if job.problem is None and job.stored is None and job.twin is None and not job.is_as_it_was():
+            job.fail("ChangedWhileRead", "the file was written to while it was being read; run again")
+        if job.twin is not None:
+            self._follow(job, job.twin)
+        if job.problem is not None:
+            return None
+        try:
+            segments = job.embedded() if job.stored is None else job.stored
+            file = FileRows(job.candidate.uri, segments, job.duration, job.content, job.state)
+            return replace(file, table=own_rows(file, self._meta))
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is this file's problem
+            job.fail(type(error).__name__, f"its rows cannot be built ({error})")
+            return None
+
+    def _follow(self, job: Job, twin: Job) -> None:
+        """Give a job the outcome of an earlier one with the same content."""
+        if twin.problem is not None:
+            job.fail(twin.problem.kind, twin.problem.message)
+            job.undecodable = twin.undecodable
+            return
+        found = None if self.index is None else self.index.segments(content_fingerprint=job.content)
+        if found is None:
+            job.fail("ChangedWhileRead", f"it had the content of {twin.candidate.path}, which changed; run again")
+        else:
+            job.duration, job.stored = found
+
+    def _skip(self, job: Job, problem: Problem) -> None:
+        """Report a file that failed. Rows of content that it no longer has are removed; rows that may be right stay."""
+        if job.undecodable and job.is_as_it_was():
+            self._quarantine.add(
+                Entry(
+                    uri=problem.uri,
+                    content_fingerprint=job.content,
+                    size=job.state.size,
+                    mtime_ns=job.state.mtime_ns,
+                    kind=problem.kind,
+                    message=problem.message,
+                    since=datetime.now(UTC).isoformat(timespec="seconds"),
+                    decoder=self._quarantine.decoder,
+                )
+            )
+            self._report.quarantined += 1
+        if job.content_is_new and self.index is not None:
+            with writing_to(self._folder):
+                self.index.remove([job.candidate.uri])
+            problem = replace(problem, message=f"{problem.message} (its earlier segments were removed)")
+        self._report.skipped.append(problem)
+        logger.info("skipped %s: %s: %s", problem.uri, problem.kind, problem.message)
+
+
+@contextmanager
+def writing_to(folder: Path) -> Iterator[None]:
+    """Turn the errors of LanceDB and of the system in this block into one that says what to do.
+
+    Raises:
+        IndexWriteError: One occurred.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        text = " ".join(str(error).split())
+        raise IndexWriteError(
+            f"to: writing to {str(folder)!r} failed ({text[:400]}). Check its free space and access rights and run "
+            "again: what was committed stays, and is not done again"
+        ) from error
+
+
+LOCK_FILE = "vidembed.lock"
+
+
+@contextmanager
+def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
+    """Hold `folder` for one writer; make it where there is none, and remove it again if nothing came of it.
+
+    The system frees the lock when the process ends, however it ends.
+
+    Args:
+        folder: Of the index.
+        wait: Wait while another process holds it, as long as that takes.
+
+    Raises:
+        IndexBusyError: Another process holds it, and `wait` is False.
+        IndexWriteError: The folder cannot be made or written to.
+    """
+    fresh = not folder.exists()
+    lock = FileLock(folder / LOCK_FILE)
+    try:
+        while not (folder / LOCK_FILE).exists() or not lock.is_locked:  # the run before may take the folder away
+            lock.release()
+            folder.mkdir(parents=True, exist_ok=True)
+            with suppress(FileNotFoundError):
+                lock.acquire(timeout=-1 if wait else 0, poll_interval=0.2)
+    except Timeout as error:
+        raise IndexBusyError(
+            f"to: another run is writing to {str(folder)!r}; wait for it to end, or give --wait to have this one wait"
+        ) from error
+    except OSError as error:
+        raise IndexWriteError(f"to: {str(folder)!r} cannot be written to ({error.strerror or error})") from error
+    try:
+        yield
+    finally:
+        lock.release()
+        if fresh and {entry.name for entry in folder.iterdir()} <= {LOCK_FILE}:
+            (folder / LOCK_FILE).unlink(missing_ok=True)
+            with suppress(OSError):  # another run has just begun in it
+                folder.rmdir()

@@ -1,1 +1,0 @@
-"""Words find rows: exact, by an ANN index, by compact copies, by a query bank, and reranked."""

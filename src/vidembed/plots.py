@@ -1,0 +1,194 @@
+"""Recall@1 by layer as a figure, of one or several models."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from tqdm.auto import tqdm
+from transformers import TrainerCallback
+
+if TYPE_CHECKING:
+    from vidembed.analysis.result import LayerAnalysis, PromptAnalysis
+
+
+FORMATS = (".png", ".svg", ".pdf")
+_LINES = ("-", "--", ":", "-.")  # one a prompt
+
+Axis = Literal["auto", "block", "depth"]
+
+
+def check_plot(path: str | Path) -> Path:
+    """Find out before the work is done whether a figure could be written to `path`.
+
+    Raises:
+        ModuleNotFoundError: matplotlib is not installed.
+        ValueError: The suffix is none of `FORMATS`.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in FORMATS:
+        raise ValueError(f"path={str(path)!r}: expected a name that ends in .png, .svg or .pdf")
+    if not can_plot():
+        raise ModuleNotFoundError(
+            'plot_layers draws with matplotlib, which is not installed; pip install "vidembed[plot]"'
+        )
+    return path
+
+
+def can_plot() -> bool:
+    """Whether matplotlib is installed."""
+    return importlib.util.find_spec("matplotlib") is not None
+
+
+def plot_layers(analyses: Sequence[LayerAnalysis], path: str | Path, *, x: Axis = "auto") -> None:
+    """Draw Recall@1 on the reporting half by layer, text to video beside video to text.
+
+    A line is a model with a prompt; the band is its interval, the star its chosen layer, and the square, apart from the
+    line, layer -1: the last block with its trained final norm. Dual-softmax is not drawn.
+
+    Args:
+        analyses: One or more, in the order of the legend.
+        path: File to write; its suffix is the format: .png, .svg or .pdf.
+        x: "block" for the number of the block, "depth" for its share of the model's blocks, "auto" for the number
+            where all models have the same depth.
+
+    Raises:
+        ModuleNotFoundError: matplotlib is not installed.
+        ValueError: There is nothing to draw, the suffix is another, or `x` is not known.
+    """
+    path = check_plot(path)
+    if not analyses:
+        raise ValueError("analyses: expected at least one, got none.")
+    if x not in ("auto", "block", "depth"):
+        raise ValueError(f"x={x!r}: expected 'auto', 'block' or 'depth'.")
+    if x == "auto":
+        x = "block" if len({analysis.depth for analysis in analyses}) == 1 else "depth"
+    # not pyplot, which would choose a window system for the whole process
+    figure = importlib.import_module("matplotlib.figure").Figure(figsize=(10, 4.2), layout="constrained")
+    panels = figure.subplots(1, 2, sharey=True)
+    for panel, direction, title in zip(panels, ("t2v", "v2t"), ("text to video", "video to text"), strict=True):
+        for number, analysis in enumerate(analyses):
+            for prompt, line in zip(analysis.prompts, _LINES * len(analysis.prompts), strict=False):
+                label = analysis.model if len(analysis.prompts) == 1 else f"{analysis.model}, prefix {prompt.prefix}"
+                _draw(panel, prompt, direction, analysis.depth if x == "depth" else 1, f"C{number % 10}", line, label)
+        panel.set(title=title, xlabel="decoder block" if x == "block" else "depth (share of the blocks)")
+        panel.grid(alpha=0.3)
+    panels[0].set(ylabel="Recall@1 (%)", ylim=(0, None))
+    panels[0].legend(frameon=False, fontsize="small")
+    figure.savefig(path)
+
+
+def _draw(panel: Any, prompt: PromptAnalysis, direction: str, unit: int, color: str, line: str, label: str) -> None:
+    """One line: `unit` is what block numbers are divided by."""
+    *blocks, final = prompt.rows
+    places = [row.layer / unit for row in blocks]
+    found = [getattr(row, direction).recall_1 for row in blocks]
+    panel.plot(places, [100 * r.estimate for r in found], linestyle=line, color=color, label=label)
+    panel.fill_between(
+        places, [100 * r.low for r in found], [100 * r.high for r in found], color=color, alpha=0.12, linewidth=0
+    )
+    end = 100 * getattr(final, direction).recall_1.estimate
+    panel.plot(places[-1], end, marker="s", fillstyle="none", color=color, linestyle="none")
+    chosen = prompt.row(prompt.chosen_layer)
+    place = places[-1] if chosen.layer == -1 else chosen.layer / unit
+    panel.plot(place, 100 * getattr(chosen, direction).recall_1.estimate, marker="*", markersize=12, color=color)
+
+
+_KEPT = ("loss", "grad_norm", "learning_rate", "false_negatives")
+
+
+class LogFile(TrainerCallback):
+    """Writes what the trainer logs to a file of JSON lines, and shows a bar on stderr.
+
+    Lines of training hold ``step``, ``loss``, ``grad_norm``, ``learning_rate`` and ``false_negatives``; lines of
+    evaluation hold ``step`` and every metric, named ``eval_...``.
+
+    Args:
+        path: The file. Lines after the step that a run begins at are removed then: they are made again.
+        progress: Whether to show the bar.
+    """
+
+    def __init__(self, path: str | Path, *, progress: bool = False) -> None:
+        self.path = Path(path)
+        self.progress = progress
+        self._bar: Any = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_kwargs: Any) -> None:  # noqa: ARG002
+        """Drop lines of steps that are yet to come."""
+        kept = [entry for entry in read_log(self.path) if entry["step"] <= state.global_step and state.global_step]
+        self.path.write_text("".join(json.dumps(entry) + "\n" for entry in kept), encoding="utf-8")
+        self._bar = tqdm(
+            total=state.max_steps, initial=state.global_step, unit="step", desc="aligning", disable=not self.progress
+        )
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_kwargs: Any) -> None:  # noqa: ARG002
+        """Write a line."""
+        values = {key: value for key, value in (logs or {}).items() if key in _KEPT or _is_metric(key)}
+        if values:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": state.global_step, **values}) + "\n")
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_kwargs: Any) -> None:  # noqa: ARG002
+        """Move the bar."""
+        self._bar.update()
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_kwargs: Any) -> None:  # noqa: ARG002
+        """Close the bar."""
+        self._bar.close()
+
+
+def _is_metric(key: str) -> bool:
+    return key.startswith("eval_") and not key.endswith(("_runtime", "_per_second"))
+
+
+def read_log(path: str | Path) -> list[dict[str, Any]]:
+    """Read a log back; nothing for a file that is not there. A last line cut off by a crash is left out."""
+    path = Path(path)
+    entries: list[dict[str, Any]] = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+        try:
+            entries.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return entries
+
+
+def plot_curves(log: str | Path, path: str | Path) -> None:
+    """Draw the loss above the recalls at 1.
+
+    Args:
+        log: The log of a run.
+        path: File to write; its suffix is the format: .png, .svg or .pdf.
+
+    Raises:
+        ModuleNotFoundError: matplotlib is not installed.
+        ValueError: The suffix is another.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in {".png", ".svg", ".pdf"}:
+        raise ValueError(f"path={str(path)!r}: expected a name that ends in .png, .svg or .pdf")
+    try:  # a figure without pyplot, which would choose a window system for the whole process
+        module: Any = importlib.import_module("matplotlib.figure")
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            'plot_curves draws with matplotlib, which is not installed; pip install "vidembed[plot]"'
+        ) from error
+    figure = module.Figure(figsize=(6, 6), layout="constrained")
+    loss_axes, recall_axes = figure.subplots(2, 1, sharex=True)
+    entries = read_log(log)
+    losses = [(entry["step"], entry["loss"]) for entry in entries if "loss" in entry]
+    loss_axes.plot([step for step, _ in losses], [loss for _, loss in losses], color="tab:red")
+    loss_axes.set(ylabel="loss", ylim=(0, None))
+    metrics = sorted({key for entry in entries for key in entry if key.startswith("eval_") and key.endswith("R@1")})
+    for metric in metrics:
+        points = [(entry["step"], entry[metric]) for entry in entries if metric in entry]
+        label = metric.removeprefix("eval_").removesuffix("_R@1").replace("_", " ")
+        recall_axes.plot([step for step, _ in points], [value for _, value in points], marker="o", label=label)
+    recall_axes.set(xlabel="step", ylabel="R@1, %", ylim=(0, 100))
+    if metrics:
+        recall_axes.legend(frameon=False)
+    figure.savefig(path)

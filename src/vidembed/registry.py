@@ -1,0 +1,220 @@
+"""Names under ``vidembed/``: what is bundled with the package, and what was built locally.
+
+A name resolves to a checkpoint bundled with the package, else to one built into the model store, and else is an error:
+no hub is asked for it. ``hf://vidembed/<name>`` is the model of that name on the Hugging Face Hub. The store is
+``$VIDEMBED_HOME/models``, by default ``~/.cache/vidembed/models``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import importlib
+import importlib.abc
+import importlib.machinery
+import os
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+NAMESPACE = "vidembed/"
+HUB = "hf://"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")  # no separators, no leading dot: cannot leave the store
+_BUNDLED = {"shapes": "embedder", "shapes-mllm": "checkpoint", "shapes-rerank": "reranker"}
+
+
+def store_dir() -> Path:
+    """The folder that locally built models live in: ``$VIDEMBED_HOME/models`` or ``~/.cache/vidembed/models``."""
+    home = os.environ.get("VIDEMBED_HOME")
+    return (Path(home) if home else Path.home() / ".cache" / "vidembed") / "models"
+
+
+def check_name(name: str) -> str:
+    """Return `name` without the namespace.
+
+    Raises:
+        ValueError: It is no plain name (letters, digits, ``.``, ``_``, ``-``; at most 96 characters).
+    """
+    bare = name.removeprefix(NAMESPACE)
+    if not _NAME.fullmatch(bare):
+        raise ValueError(
+            f"model name {name!r} is not valid. Allowed: letters, digits, '.', '_' and '-', starting with a letter or "
+            "digit, at most 96 characters, optionally after 'vidembed/'."
+        )
+    return bare
+
+
+def find_model(name: str) -> Path | None:
+    """The directory of a bundled or locally built model, or None.
+
+    Args:
+        name: With or without ``vidembed/``.
+
+    Raises:
+        ValueError: `name` is no plain name.
+    """
+    bare = check_name(name)
+    if bare in _BUNDLED:
+        folder = Path(__file__).parent / "shapes" / _BUNDLED[bare]
+        return folder if folder.is_dir() else None
+    folder = store_dir() / bare
+    return folder if (folder / "config.json").is_file() else None
+
+
+def model_path(name: str) -> Path:
+    """The directory that ``vidembed/<name>`` resolves to; usable anywhere a path is, without this package's hook.
+
+    Args:
+        name: With or without ``vidembed/``.
+
+    Raises:
+        ValueError: `name` is no plain name.
+        FileNotFoundError: No such model is bundled or built.
+    """
+    folder = find_model(name)
+    if folder is None:
+        names, bare = model_names(), check_name(name)
+        close = difflib.get_close_matches(bare, [known.removeprefix(NAMESPACE) for known in names], n=1)
+        hint = f" Did you mean {NAMESPACE + close[0]!r}?" if close else ""
+        raise FileNotFoundError(
+            f"no model named {name!r} is bundled or built.{hint} There are: {', '.join(names) or 'none'} "
+            f"(store: {store_dir()}). Build one with `vidembed build MLLM --layer N --name {bare}`. "
+            f"One of that name on the Hugging Face Hub is '{HUB}{NAMESPACE}{bare}'."
+        )
+    return folder
+
+
+def model_names() -> list[str]:
+    """Names of the bundled and locally built models, with the namespace, sorted."""
+    names = {name for name in _BUNDLED if find_model(name)}
+    store = store_dir()
+    if store.is_dir():
+        names |= {entry.name for entry in store.iterdir() if _NAME.fullmatch(entry.name) and find_model(entry.name)}
+    return sorted(NAMESPACE + name for name in names)
+
+
+def own_name(folder: str | Path) -> str | None:
+    """The name under ``vidembed/`` that a folder has or will have, None for one elsewhere than in package and store."""
+    path = Path(folder).expanduser().resolve()
+    for name, bundled in _BUNDLED.items():
+        if path == Path(__file__).resolve().parent / "shapes" / bundled:
+            return NAMESPACE + name
+    in_store = path.parent == store_dir().resolve() and path.name not in _BUNDLED and _NAME.fullmatch(path.name)
+    return NAMESPACE + path.name if in_store else None
+
+
+def portable_name(name: str) -> str:
+    """Name a model without a path of this machine: a folder by its `own_name`, or else by its last part."""
+    return own_name(name) or Path(name).name if Path(name).exists() else name
+
+
+def loading_name(folder: str | Path) -> str:
+    """What to paste into a constructor to load a folder: its `own_name`, or else a path.
+
+    A relative path stays as it was given, since it works where it was given. Of an absolute path, which would work on
+    this machine only, the last part is left, which works beside the folder.
+    """
+    path = Path(folder)
+    if name := own_name(path):
+        return name
+    shown = path.name if path.expanduser().is_absolute() else path.as_posix()
+    return shown if shown.startswith(("./", "../")) else f"./{shown}"
+
+
+def resolve_model(name_or_path: str) -> str:
+    """Resolve ``vidembed/<name>`` to a local directory; anything else, and a folder of that name, comes back as it is.
+
+    ``hf://vidembed/<name>`` becomes the bare name, which the host library looks up on the Hub.
+
+    Raises:
+        ValueError: ``<name>`` is no plain name.
+        FileNotFoundError: No such model is bundled or built; the message lists those that are.
+    """
+    if name_or_path.startswith(HUB + NAMESPACE):
+        return name_or_path.removeprefix(HUB)
+    if not name_or_path.startswith(NAMESPACE) or Path(name_or_path).exists():
+        return name_or_path
+    return str(model_path(name_or_path))
+
+
+_HOST = "sentence_transformers"
+_CLASSES = {"SentenceTransformer": "VideoEncoder", "CrossEncoder": "VideoReranker"}
+_FILES = ("vidembed_config.json", "vidembed_reranker.json")  # what vidembed writes beside the weights
+_originals: dict[type, Any] = {}
+
+
+def install() -> None:
+    """Install the hook: now if sentence-transformers is imported, else at the moment it is.
+
+    Waiting keeps ``import vidembed`` and ``vidembed --help`` free of torch.
+    """
+    host = sys.modules.get(_HOST)
+    if host is not None and hasattr(host, next(iter(_CLASSES))):
+        _patch(host)
+    elif not any(isinstance(finder, _WhenImported) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _WhenImported())
+
+
+def remove() -> None:
+    """Undo `install`."""
+    sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, _WhenImported)]
+    for cls, original in _originals.items():
+        cls.__init__ = original  # type: ignore[misc]
+    _originals.clear()
+
+
+def _patch(host: ModuleType) -> None:
+    for name, ours in _CLASSES.items():
+        cls = getattr(host, name)
+        if cls not in _originals:
+            _originals[cls] = cls.__init__
+            cls.__init__ = _opening(cls, ours)
+
+
+def _opening(cls: type, ours: str) -> Any:
+    original = _originals[cls]
+
+    @functools.wraps(original)
+    def init(self: Any, model_name_or_path: Any = None, *args: Any, **kwargs: Any) -> None:
+        name = model_name_or_path
+        if not _is_ours(name) or isinstance(self, kind := getattr(importlib.import_module("vidembed"), ours)):
+            original(self, name, *args, **kwargs)  # our own classes have resolved it
+        elif type(self) is cls and Path(resolve_model(name)).is_dir():
+            self.__class__ = kind
+            kind.__init__(self, name, *args, **kwargs)
+        else:
+            original(self, resolve_model(name), *args, **kwargs)
+
+    return init
+
+
+def _is_ours(name: Any) -> bool:
+    """Whether it is a name under ``vidembed/`` or a folder that vidembed wrote."""
+    if not isinstance(name, str):
+        return False
+    return name.startswith((NAMESPACE, HUB + NAMESPACE)) or any(Path(name, file).is_file() for file in _FILES)
+
+
+class _WhenImported(importlib.abc.MetaPathFinder):
+    """Finds nothing itself; has the host patched right after its import has run."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        if fullname != _HOST:
+            return None
+        sys.meta_path.remove(self)  # once: and the lookup below must not find us again
+        spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
+        if spec is None or spec.loader is None:
+            return spec
+        run = spec.loader.exec_module
+
+        def run_then_patch(module: ModuleType) -> None:
+            run(module)
+            _patch(module)
+
+        spec.loader.exec_module = run_then_patch  # type: ignore[method-assign]
+        return spec

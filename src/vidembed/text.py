@@ -1,0 +1,83 @@
+"""Text for terminals and pages, files written whole, and packages of extras."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from vidembed.errors import MissingExtraError
+
+
+@contextmanager
+def replacing(file: Path) -> Iterator[Path]:
+    """Give a path to write to, force what was written to the disk and move it to `file`; or leave `file` as it was.
+
+    The draft lies beside `file`, empty, with the same suffix and the permissions that the process gives to new files.
+
+    Raises:
+        OSError: The folder is not there or cannot be written to, or the disk is full.
+    """
+    draft = file.with_name(f".draft-{secrets.token_hex(8)}{file.suffix}")
+    os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    try:
+        yield draft
+        with draft.open("rb+") as written:
+            os.fsync(written.fileno())
+        draft.replace(file)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
+
+
+def write_atomically(file: Path, content: bytes | str) -> None:
+    """Write all of a file; text as UTF-8.
+
+    Raises:
+        OSError: See `replacing`.
+    """
+    with replacing(file) as draft:
+        draft.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
+
+
+def require_index_extra() -> tuple[Any, Any]:
+    """Return lancedb and pyarrow, imported here since they take a second, which `--help` need not wait for.
+
+    Raises:
+        MissingExtraError: They are not installed.
+    """
+    try:
+        import lancedb  # noqa: PLC0415
+        import pyarrow as pa  # noqa: PLC0415
+    except ImportError as error:
+        raise MissingExtraError(
+            f'the index needs LanceDB ({error}); install it with: pip install "vidembed[index]"'
+        ) from error
+    return lancedb, pa
+
+
+_TRAIN_PACKAGES = ("peft", "accelerate", "datasets")
+
+
+def require_train_extra() -> None:
+    """Check that the packages of the extra are there, before anything is loaded.
+
+    Raises:
+        MissingExtraError: One of them is not installed.
+    """
+    missing = [name for name in _TRAIN_PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise MissingExtraError(
+            f'training needs {", ".join(missing)}, which is not installed; pip install "vidembed[train]"'
+        )
+
+
+def printable(text: str) -> str:
+    """Return `text` on one line with what cannot be printed, such as a newline in a file name, written as an escape."""
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape", "surrogatepass").decode("ascii") for char in text
+    )

@@ -1,0 +1,420 @@
+"""The ways of cutting a video into segments, as JSON and as times."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import warnings
+from array import array
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+import numpy as np
+
+from vidembed.errors import BackendUnavailable, CorruptVideo, VideoTooLarge, VideoTruncated, caller_level
+from vidembed.video.clip import TRUNCATED_S
+from vidembed.video.container import DEFAULT_THREADS, has_discontinuities, open_source
+from vidembed.video.fetch import UrlAccess
+from vidembed.video.reader import Deadline, Extent, FrameReader, TimedFrame
+from vidembed.video.sampling import TIME_EPSILON
+from vidembed.video.source import VideoSource, item_name
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from numpy.typing import NDArray
+
+
+MAX_WINDOWS = 100_000
+"""Windows of one file. A damaged header can claim a duration of years; that must not become work without end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Windows:
+    """How a video is cut into segments.
+
+    Window `k` starts at `k * (length - overlap)`. The last one ends with the video and is as long as the others: it is
+    moved back over what came before rather than left short. A video no longer than `length` is one window.
+
+    Attributes:
+        length: Length of a window, seconds, over 0.
+        overlap: What a window shares with the next, seconds, at least 0 and below `length` by a millisecond or more.
+
+    Raises:
+        ValueError: `length` or `overlap` is out of range.
+    """
+
+    length: float
+    overlap: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        if not (math.isfinite(self.length) and self.length >= 0.001):
+            raise ValueError(f"segment: got {self.length}; a length in seconds of at least 0.001 is needed")
+        if not (math.isfinite(self.overlap) and 0 <= self.overlap <= self.length - 0.001):
+            raise ValueError(
+                f"overlap: got {self.overlap} with segment {self.length}; at least 0 and less than segment is needed"
+            )
+
+    def split(self, duration: float) -> list[tuple[float, float]]:
+        """Return the `(start, end)` of each window, seconds, rounded to microseconds, in order.
+
+        Args:
+            duration: Length of the video, seconds, over 0.
+
+        Raises:
+            ValueError: `duration` is not a positive number, or there would be over `MAX_WINDOWS` windows.
+        """
+        if not (math.isfinite(duration) and duration > 0):
+            raise ValueError(f"duration: got {duration}; a positive number of seconds is needed to cut segments")
+        if duration <= self.length:
+            return [(0.0, round(duration, 6))]
+        step = self.length - self.overlap
+        whole = math.floor((duration - self.length) / step + 1e-9)  # windows after the first that fit
+        if whole >= MAX_WINDOWS:
+            raise ValueError(f"duration: {duration} s in steps of {step} s is over {MAX_WINDOWS} segments of one file")
+        starts = [k * step for k in range(whole + 1)]
+        if duration - (starts[-1] + self.length) > 0.001:  # a millisecond is less than any frame lasts
+            starts.append(duration - self.length)
+        return [(round(start, 6), round(min(start + self.length, duration), 6)) for start in starts]
+
+
+LOOK_PIXELS: Final = 256 * 144
+"""Pixels of a frame that is looked at for cuts. PySceneDetect scales pictures down to a width of 256 or more by
+itself (``scenedetect.scene_manager.DEFAULT_MIN_WIDTH``)."""
+MIN_CONTENT: Final = 15.0
+"""Least change of a cut, in steps of 255 of hue, saturation and brightness: ``AdaptiveDetector(min_content_val)``'s
+default."""
+NEIGHBOURS: Final = 2
+"""Frames before and after one whose change it is compared with: ``AdaptiveDetector(window_width)``'s default."""
+STILL_S: Final = 2.0
+"""Seconds. A frame that stays on show as long is a still, such as a slide (ours: `Scenes.min_length_s`'s default)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scenes:
+    """How a video is cut into scenes. They cover all of it, without gap or overlap.
+
+    A cut is a frame that differs from the one before it by much more than its neighbours do (``AdaptiveDetector`` of
+    PySceneDetect). Cuts less than `min_length_s` after the last are left out, which joins a short scene to the next
+    one, and at the end to the one before. What is longer than `max_length_s` is split into equal parts.
+
+    Attributes:
+        threshold: How many times the mean change of its two neighbours on either side a change must be, over 1.
+            Default 3 (``AdaptiveDetector(adaptive_threshold)``'s default). Lower finds more cuts.
+        min_length_s: No scene is shorter, seconds, at least 0.001; but a video that is shorter is one scene.
+            Default 2 (ours: four frames at 2 frames a second).
+        max_length_s: No scene is longer, seconds, at least twice `min_length_s`. Default 90 (ours: the longest that
+            is looked at twice a second with 180 frames).
+
+    Raises:
+        ValueError: A field is out of range.
+    """
+
+    threshold: float = 3.0
+    min_length_s: float = 2.0
+    max_length_s: float = 90.0
+
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        for name, least in (("threshold", 1.0), ("min_length_s", 0.001), ("max_length_s", 0.002)):
+            value: Any = getattr(self, name)
+            number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+            if not (number and math.isfinite(value) and value >= least):
+                raise ValueError(f"Scenes({name}={value!r}): expected a finite number of at least {least:g}")
+            object.__setattr__(self, name, float(value))
+        if self.max_length_s < 2 * self.min_length_s:
+            raise ValueError(
+                f"Scenes(max_length_s={self.max_length_s:g}): expected at least twice min_length_s="
+                f"{self.min_length_s:g}, or parts of a long scene would be too short"
+            )
+
+    def split(self, cuts: Iterable[float], duration: float) -> list[tuple[float, float]]:
+        """Return the `(start, end)` of each scene, seconds, rounded to microseconds, in order.
+
+        Args:
+            cuts: Where the content changes, seconds, ascending. Those outside the video do not count.
+            duration: Length of the video, seconds, over 0.
+
+        Raises:
+            ValueError: `duration` is not a positive number, or there would be over `MAX_WINDOWS` scenes.
+        """
+        if not (math.isfinite(duration) and duration > 0):
+            raise ValueError(f"duration: got {duration}; a positive number of seconds is needed to cut scenes")
+        bounds = [0.0]
+        for cut in cuts:
+            if self.min_length_s <= cut - bounds[-1] and self.min_length_s <= duration - cut:
+                bounds.append(cut)
+        bounds.append(duration)
+        counts = [max(1, math.ceil((end - start) / self.max_length_s - 1e-9)) for start, end in pairwise(bounds)]
+        if sum(counts) > MAX_WINDOWS:
+            raise ValueError(f"duration: {duration} s would be {sum(counts)} scenes; {MAX_WINDOWS} of a file are cut")
+        edges = [
+            start + (end - start) * part / count
+            for (start, end), count in zip(pairwise(bounds), counts, strict=True)
+            for part in range(count)
+        ]
+        return list(pairwise(round(edge, 6) for edge in [*edges, duration]))
+
+
+def require_scenedetect(item: str) -> None:
+    """Raise :class:`BackendUnavailable` unless PySceneDetect is installed."""
+    if importlib.util.find_spec("scenedetect") is None:
+        raise BackendUnavailable(
+            item,
+            'cutting by scenes needs PySceneDetect, which is not installed; run: pip install "vidembed[scenes]", or '
+            "cut windows of equal length",
+        )
+
+
+class CutFinder:
+    """Finds cuts in frames that come one by one. Holds one picture and the last few times.
+
+    A frame that stays on show for `STILL_S` is looked at again, as often as a frame has neighbours on a side:
+    otherwise, in a row of slides of one frame each, every change would have changes for its neighbours.
+
+    Args:
+        scenes: What a cut is.
+    """
+
+    def __init__(self, scenes: Scenes) -> None:
+        """Make the detector."""
+        from scenedetect.detectors import AdaptiveDetector  # noqa: PLC0415 - an extra, and it loads OpenCV
+
+        self._detector = AdaptiveDetector(
+            adaptive_threshold=scenes.threshold, min_scene_len=0, window_width=NEIGHBOURS, min_content_val=MIN_CONTENT
+        )
+        self._number = 0
+        self._times: deque[tuple[int, float]] = deque(maxlen=2 * NEIGHBOURS + 2)
+        self._last: tuple[float, NDArray[np.uint8]] | None = None
+
+    def feed(self, time: float, picture: NDArray[np.uint8]) -> list[float]:
+        """Look at the next frame; return the times of the cuts found, which lie a few frames back.
+
+        Args:
+            time: When it comes on show, seconds.
+            picture: ``(H, W, 3)`` uint8 RGB, all of one size.
+        """
+        found: list[float] = []
+        if self._last is None:
+            found += self._look_again(time, picture)  # what comes first has a still for its neighbours
+        elif time - self._last[0] >= STILL_S:
+            found += self._look_again(*self._last)
+        self._last = time, picture
+        return found + self._look(time, picture)
+
+    def finish(self) -> list[float]:
+        """Return the times of the cuts among the last frames."""
+        return [] if self._last is None else self._look_again(*self._last)
+
+    def _look_again(self, time: float, picture: NDArray[np.uint8]) -> list[float]:
+        return [cut for _ in range(NEIGHBOURS) for cut in self._look(time, picture)]
+
+    def _look(self, time: float, picture: NDArray[np.uint8]) -> list[float]:
+        from scenedetect import FrameTimecode  # noqa: PLC0415
+
+        self._times.append((self._number, time))
+        # Frames are only numbered for it: the rate of 1 stands in no time of ours.
+        code = FrameTimecode(self._number, fps=1.0)
+        self._number += 1
+        cuts = self._detector.process_frame(code, np.ascontiguousarray(picture[:, :, ::-1]))  # (H, W, 3) BGR
+        times = dict(self._times)
+        return [times[cut.frame_num] for cut in cuts]
+
+
+def find_cuts(
+    source: object, scenes: Scenes, *, item: str, timeout_s: float | None, threads: int = DEFAULT_THREADS
+) -> tuple[Extent, list[float]]:
+    """Decode a video once and find where its content changes.
+
+    Args:
+        source: A path, bytes or binary file object.
+        scenes: How to cut; cuts that it would leave out anyway are not returned.
+        item: Name for messages.
+        timeout_s: Limit in seconds, or ``None``.
+        threads: Decoding threads.
+
+    Returns:
+        Where the frames of the video were found to lie, and the times of its cuts, seconds from the first frame,
+        ascending.
+
+    Raises:
+        BackendUnavailable: PySceneDetect is not installed.
+        VideoError: The video cannot be read.
+    """
+    require_scenedetect(item)
+    finder = CutFinder(scenes)
+    cuts: list[float] = []
+    last: TimedFrame | None = None
+    times = array("d")
+    with (
+        open_source(source, item) as handle,
+        FrameReader(handle, item, Deadline(timeout_s, item), threads=threads) as r,
+    ):
+        shape = None  # (H, W, 3)
+        for timed in r:
+            geometry = r.geometry(timed, LOOK_PIXELS)
+            shape = shape or geometry.shape
+            _join(cuts, finder.feed(timed.time, timed.array(geometry, shape, item)), scenes.min_length_s)
+            last = timed
+            times.append(timed.time)
+        if last is None:
+            raise CorruptVideo(item, f"no frame could be decoded ({r.errors} errors)")
+        extent = r.extent(np.frombuffer(times), last.time + last.duration)
+    _join(cuts, finder.finish(), scenes.min_length_s)
+    return extent, cuts
+
+
+def _join(cuts: list[float], found: list[float], min_length_s: float) -> None:
+    """Add cuts that are not too close to the last, so that no more are held than there can be scenes."""
+    for cut in found:
+        if cut - (cuts[-1] if cuts else 0.0) >= min_length_s:
+            cuts.append(cut)
+
+
+Cut: TypeAlias = Windows | Scenes
+"""Windows of equal length, or scenes."""
+
+_KINDS: Final[dict[str, type[Windows] | type[Scenes]]] = {"windows": Windows, "scenes": Scenes}
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The segments of a video.
+
+    Times are those of a player, which shows the start of the file's earliest stream as 0.
+
+    Attributes:
+        duration: Where the video ends, seconds.
+        segments: ``(start, end)`` of each, seconds, in order of their starts. The first starts with the first frame.
+    """
+
+    duration: float
+    segments: list[tuple[float, float]]
+
+
+def cut_to_dict(cut: Cut) -> dict[str, Any]:
+    """Return a cut as JSON values, such as ``{"kind": "windows", "length": 10.0, "overlap": 2.0}``."""
+    kind = next(kind for kind, type_ in _KINDS.items() if isinstance(cut, type_))
+    return {"kind": kind, **asdict(cut)}
+
+
+def cut_from_dict(value: Mapping[str, Any]) -> Cut:
+    """Return the cut that `cut_to_dict` wrote.
+
+    Raises:
+        ValueError: The kind is not known, a field is missing, unknown, or out of range.
+    """
+    name = value.get("kind") if isinstance(value, Mapping) else None
+    kind = _KINDS.get(name) if isinstance(name, str) else None
+    if kind is None:
+        raise ValueError(f"cut: got {value!r}; a mapping whose 'kind' is one of {', '.join(_KINDS)} is needed")
+    rest = {name: field for name, field in value.items() if name != "kind"}
+    expected = {field.name for field in fields(kind)}
+    if set(rest) != expected:
+        raise ValueError(f"cut: got the fields {sorted(rest)} of {name}; {sorted(expected)} are needed")
+    for name, field in rest.items():
+        if isinstance(field, bool) or not isinstance(field, (int, float)):
+            raise ValueError(f"cut: {name} is {field!r}; a number is needed")  # noqa: TRY004 - as for every fault
+    return kind(**rest)
+
+
+def lay_out(
+    source: VideoSource,
+    cut: Cut | None,
+    *,
+    allow_url: UrlAccess = False,
+    timeout_s: float | None = None,
+    threads: int = 1,
+) -> Layout:
+    """Decide the segments of a video by the frames that are there.
+
+    Windows and whole videos need a pass over its packets, and no decoding, where the clock does not jump; otherwise,
+    and for scenes, it is decoded once. A declared duration counts where the last frame ends within a second before it,
+    or within a frame of it. Segments in a row in which no new frame comes on show are one.
+
+    Args:
+        source: A path, bytes, a binary file object or, with `allow_url`, an http(s) address.
+        cut: How; ``None`` for one segment that is all of it.
+        allow_url: As in :func:`vidembed.video.load_video`.
+        timeout_s: Limit in seconds on each time that it is read, or ``None``.
+        threads: Decoding threads.
+
+    Raises:
+        VideoError: It cannot be read.
+        VideoTooLarge: There would be too many segments.
+
+    Warns:
+        VideoTruncated: It ends over one second before the duration it declares.
+    """
+    item = item_name(source)
+    if isinstance(cut, Scenes):
+        extent, cuts = find_cuts(source, cut, item=item, timeout_s=timeout_s, threads=threads)
+    else:
+        extent, cuts = _survey(source, item, allow_url=allow_url, timeout_s=timeout_s, threads=threads), []
+    if extent.is_truncated:
+        warnings.warn(
+            VideoTruncated(
+                f"{item}: it ends at {extent.end:.2f} s, before the {extent.declared:.2f} s it declares; only what is "
+                "there is cut"
+            ),
+            stacklevel=caller_level(),
+        )
+    try:
+        duration, segments = _cut(cut, cuts, extent)
+    except ValueError as error:
+        raise VideoTooLarge(item, f"{error}; cut longer segments, or cut the file") from error
+    if not extent.start:
+        return Layout(duration, segments)
+    moved = [(round(start + extent.start, 6), round(end + extent.start, 6)) for start, end in segments]
+    return Layout(duration + extent.start, moved)
+
+
+def _survey(source: VideoSource, item: str, *, allow_url: UrlAccess, timeout_s: float | None, threads: int) -> Extent:
+    """Find where the frames of a video lie: by its packets, or by decoding it where these do not tell."""
+    deadline = Deadline(timeout_s, item)
+    with open_source(source, item, allow_url=allow_url, timeout_s=timeout_s) as handle:
+        with FrameReader(handle, item, deadline, threads=threads) as reader:
+            if next(reader, None) is None:
+                raise CorruptVideo(item, f"no frame could be decoded ({reader.errors} errors)")
+            found = None if has_discontinuities(reader.container) else reader.survey()
+        if found is not None:
+            return found
+        times = array("d")
+        with FrameReader(handle, item, deadline, threads=threads) as reader:
+            last = None
+            for last in reader:
+                times.append(last.time)
+            if last is None:
+                raise CorruptVideo(item, f"no frame could be decoded ({reader.errors} errors)")
+            return reader.extent(np.frombuffer(times), last.time + last.duration)
+
+
+def _cut(cut: Cut | None, cuts: list[float], extent: Extent) -> tuple[float, list[tuple[float, float]]]:
+    """Return the duration and the segments of a video, in seconds from the first frame."""
+    end, declared = extent.end, extent.declared
+    if cut is None:
+        return end, [(0.0, round(end, 6))]
+    if isinstance(cut, Scenes):
+        return end, _without_still(cut.split(cuts, end), extent)
+    if declared is not None and 0 < declared - end <= TRUNCATED_S:
+        segments = cut.split(declared)
+        if segments[-1][0] + TIME_EPSILON < end:
+            return declared, _without_still(segments, extent)
+    return end, _without_still(cut.split(end), extent)
+
+
+def _without_still(segments: list[tuple[float, float]], extent: Extent) -> list[tuple[float, float]]:
+    """Make one of segments in a row in which no new frame comes on show."""
+    bounds = np.asarray(segments)  # (S, 2)
+    first, behind = np.searchsorted(extent.times, bounds - TIME_EPSILON).T  # the frames that begin in each
+    kept: list[tuple[float, float]] = []
+    for place, (start, end) in enumerate(segments):
+        if place and first[place] == behind[place] and first[place - 1] == behind[place - 1]:
+            kept[-1] = kept[-1][0], end
+        else:
+            kept.append((start, end))
+    return kept
