@@ -44,9 +44,9 @@ clips, folder, log, wait = sys.argv[1:]
 log = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
 class Logged(VideoEncoder):
-    def _inference(self, batch, *args, **kwargs):
+    def _embed_batch(self, batch, **kwargs):
         os.write(log, "".join(f"{{each.name}}\\n" for each in batch).encode())
-        return super()._inference(batch, *args, **kwargs)
+        return super()._embed_batch(batch, **kwargs)
 
 report = index_videos([clips], folder, Logged("{MODEL}", device="cpu"), model="{MODEL}", cut=Windows(2.0, 1.0),
                       batch_size={BATCH}, decode_workers={WORKERS}, progress=False, wait=wait == "wait")

@@ -25,7 +25,8 @@ from tests.clips import moving_square, write_folder
 from vidembed import Sampling, VideoEncoder, VideoError, VideoFrames, VideoSegment, build
 from vidembed.backbone import BackboneError, LayerError
 from vidembed.building import _hidden_states
-from vidembed.errors import EmbeddingError, InputError
+from vidembed.errors import InputError
+from vidembed.inputs import load_input
 
 GetModel = Callable[[str], Path]
 LAYER = 4
@@ -117,16 +118,16 @@ class TestInvariance:
         texts = ["a", "a red square moves down", "a red square moves down and then " * 5]
         assert np.abs(stock.encode(texts) - each_encoder.encode(texts)).max() <= 1e-5
         videos = [VideoFrames(moving_square(count, seed=count), fps=2.0) for count in (3, 9, 6)]
-        host = [each_encoder._load(video)[0] for video in videos]
-        together = stock.encode(host, processing_kwargs={"video": {"do_sample_frames": False}})
+        loaded = [load_input(video, each_encoder.sampling)[0] for video in videos]
+        together = stock.encode(loaded, processing_kwargs={"video": {"do_sample_frames": False}})
         alone = np.stack([each_encoder.encode(video) for video in videos])
         assert np.abs(together - alone).max() <= 1e-5
 
     def test_collated_features_equal_the_processors_batch(self, each_encoder: VideoEncoder) -> None:
         videos = [VideoFrames(moving_square(count, seed=count), fps=2.0) for count in (4, 9, 6)]
         ours = each_encoder.preprocess(videos)
-        host = [each_encoder._load(video)[0] for video in videos]
-        theirs = each_encoder[0].preprocess(host, processing_kwargs={"video": {"do_sample_frames": False}})
+        loaded = [load_input(video, each_encoder.sampling)[0] for video in videos]
+        theirs = each_encoder[0].preprocess(loaded, processing_kwargs={"video": {"do_sample_frames": False}})
         assert ours.keys() == theirs.keys()
         for key, value in theirs.items():
             if isinstance(value, torch.Tensor):
@@ -142,7 +143,7 @@ class TestPlainCheckpoint:
         """The saved checkpoint in a process where vidembed cannot be imported, against `hidden_states[layer]`."""
         encoder = VideoEncoder(each_mllm, layer=LAYER, device="cpu")
         build(each_mllm, layer=LAYER, out=tmp_path / "model", device="cpu")
-        video = encoder._load(clips[4])[0]["video"]
+        video = load_input(clips[4], encoder.sampling)[0]["video"]
         np.save(tmp_path / "frames.npy", video["array"].numpy())
         script = """
 import sys, json
@@ -323,7 +324,7 @@ class TestBadInput:
             return output
 
         handle = block.register_forward_hook(overflow)
-        with pytest.raises(EmbeddingError, match=r"clip01.*not finite.*bfloat16"):
+        with pytest.raises(InputError, match=r"clip01.*not finite.*bfloat16"):
             encoder.encode([clips[0], clips[1]])
         got = encoder.encode([clips[0], clips[1]], on_error="skip")
         handle.remove()

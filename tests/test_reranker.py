@@ -19,6 +19,7 @@ from vidembed.backbone import BackboneError, find_parts
 from vidembed.backbone.answers import AnswerTokens, answer_tokens, yes_log_odds
 from vidembed.backbone.prefix import logits_of, packs, prefill, read_suffixes
 from vidembed.errors import InputError
+from vidembed.inputs import load_input
 
 GetModel = Callable[[str], Path]
 SENTENCES = ["a red square", "b", "a blue circle moves to the left and then stops for a while", "nothing at all"]
@@ -153,8 +154,8 @@ class TestCheckpoint:
         assert not list(tmp_path.rglob("*.bin"))
         assert "asked whether the video matches" in (tmp_path / "README.md").read_text()
         stock = CrossEncoder(str(tmp_path), device="cpu")
-        host = each_reranker._load({"video": clips[0], "text": SENTENCES[0]})[0]
-        features = stock.preprocess([host], processing_kwargs={"video": {"do_sample_frames": False}})
+        loaded, _ = load_input({"video": clips[0], "text": SENTENCES[0]}, each_reranker.sampling)
+        features = stock.preprocess([loaded], processing_kwargs={"video": {"do_sample_frames": False}})
         with torch.inference_mode():
             score = torch.sigmoid(stock(features)["scores"]).item()
         assert abs(score - each_reranker.predict((SENTENCES[0], clips[0]))) <= 1e-5

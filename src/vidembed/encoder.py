@@ -3,33 +3,57 @@
 from __future__ import annotations
 
 import functools
-import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Unpack, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, cast, overload
 
 import numpy as np
 import torch
+from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Normalize
 from sentence_transformers.sentence_transformer.modules import Pooling
+from sentence_transformers.util import batch_to_device, truncate_embeddings
 from sentence_transformers.util.file_io import load_file_path
 from torch import nn
+from tqdm.auto import tqdm
 
-from vidembed import card, checkpoint
 from vidembed.backbone import ZERO_SHOT_PREFIX, BackboneError, LayerError, check_layer, cut, eol_template, find_parts
 from vidembed.backbone.cut import as_transformer_module, check_saveable, declare_sampling
 from vidembed.backbone.load import Backbone, check_dtype
-from vidembed.checkpoint import CheckpointConfig, fields_digest, module_fields, pooling_fields, weights_digest
-from vidembed.inputs import Input
-from vidembed.pipeline import Failed, OnError, check_on_error, default_workers
+from vidembed.card import TAGS, TRAINED_TAG, encoder_usage, model_card, shown_name, updated, write_with_usage
+from vidembed.checkpoint import (
+    FILE_NAME,
+    CheckpointConfig,
+    fields_digest,
+    module_fields,
+    pooling_fields,
+    weights_digest,
+)
+from vidembed.errors import InputError
+from vidembed.inputs import Input, Prepared, collate, is_text, kind_of, load_input, name_of
+from vidembed.pipeline import (
+    Failed,
+    HalvingRunner,
+    OnError,
+    VideoModel,
+    check_on_error,
+    core_count,
+    default_workers,
+    prepare_ahead,
+    report,
+    token_batches,
+    wants_bar,
+)
 from vidembed.registry import portable_name, resolve_model
-from vidembed.video import Sampling
-from vidembed.video.fetch import UrlAccess
-from vidembed.video_model import EncodeOptions, PipelinedSentenceTransformer
+from vidembed.video import Sampling, VideoError
 
 if TYPE_CHECKING:
+    from sentence_transformers.base.modules.transformer import ProcessingKwargs
+
+    from vidembed.backbone.load import Features
     from vidembed.reranker import VideoReranker
+    from vidembed.video.fetch import UrlAccess
 
 MAX_BATCH_TOKENS = 32_768
 """Padded tokens per batch: the context length of the supported models, so that their longest video still fits."""
@@ -50,7 +74,22 @@ class EncodedItem:
     error: Exception | None
 
 
-class VideoEncoder(PipelinedSentenceTransformer):
+class EncodeOptions(TypedDict, total=False):
+    """Arguments of `VideoEncoder.encode`, as `SentenceTransformer` documents them, that do not change its type."""
+
+    show_progress_bar: bool | None
+    precision: Literal["float32", "int8", "uint8", "binary", "ubinary"]
+    device: str | list[str | torch.device] | None
+    normalize_embeddings: bool
+    truncate_dim: int | None
+    pool: dict[Literal["input", "output", "processes"], Any] | None
+    chunk_size: int | None
+    task: str | None
+    processing_kwargs: ProcessingKwargs | None
+    on_error: OnError
+
+
+class VideoEncoder(VideoModel, SentenceTransformer):
     """A `SentenceTransformer` for video, image and text.
 
     Everything a SentenceTransformer does works as documented there; inputs may also be paths, `VideoSegment`,
@@ -160,20 +199,16 @@ class VideoEncoder(PipelinedSentenceTransformer):
     def _read_checkpoint_config(self, name: str, layer: int | None, kwargs: dict[str, Any]) -> None:
         file = load_file_path(
             name,
-            checkpoint.FILE_NAME,
+            FILE_NAME,
             **{key: kwargs[key] for key in ("token", "cache_folder", "revision", "local_files_only") if key in kwargs},
         )
-        self.checkpoint_config = CheckpointConfig.read(file) if file else None
-        cut_at = self.checkpoint_config.layer if self.checkpoint_config else None
-        if layer is not None and layer != cut_at:
+        config = self.checkpoint_config = CheckpointConfig.read(file) if file else None
+        if layer is not None and layer != self.layer:
             raise LayerError(
-                f"layer={layer!r}: {name} is a checkpoint that reads layer {cut_at if cut_at else 'of its choice'}. "
+                f"layer={layer!r}: {name} is a checkpoint that reads layer {self.layer or 'of its choice'}. "
                 "Leave layer out, or build another checkpoint from the full model with vidembed.build."
             )
-        if self._prefix_asked not in (
-            ZERO_SHOT_PREFIX,
-            cut_config.prefix if (cut_config := self.checkpoint_config) else None,
-        ):
+        if self._prefix_asked not in (ZERO_SHOT_PREFIX, config.prefix if config else None):
             raise BackboneError(f"prefix={self._prefix_asked!r}: {name} is a checkpoint and carries its prompts.")
 
     @property
@@ -226,25 +261,24 @@ class VideoEncoder(PipelinedSentenceTransformer):
     def _create_model_card(
         self, path: str, model_name: str | None = None, train_datasets: list[str] | None = None
     ) -> None:
-        """The host's hook: our card, the card that was loaded brought up to date, or after training both in one."""
+        """Write our card, the card that was loaded brought up to date, or after training both in one."""
         data, config, before = self.model_card_data, self._current_config(), self.checkpoint_config
-        trained, loaded = card.TRAINED_TAG in data.tags, cast("str | None", self._model_card_text)
-        name = card.shown_name(data, path, model_name)
+        trained, loaded = TRAINED_TAG in data.tags, cast("str | None", self._model_card_text)
+        name = shown_name(data, path, model_name)
         if trained:
-            data.add_tags([*card.TAGS])
+            data.add_tags([*TAGS])
         file = Path(path, "README.md")
         if config is not None and not trained and not loaded:
-            file.write_text(card.model_card(name, config), encoding="utf-8")
+            file.write_text(model_card(name, config), encoding="utf-8")
             return
         write = functools.partial(super()._create_model_card, path, model_name, train_datasets)
         if trained or not loaded:
-            card.write_with_usage(file, write, data, card.encoder_usage(name, config))
+            write_with_usage(file, write, data, encoder_usage(name, config))
             return
         write()
         if config is not None and before is not None:
             text = file.read_text(encoding="utf-8")
-            text = card.updated(text, name, before=before.fingerprint, now=config.fingerprint)
-            file.write_text(text, encoding="utf-8")
+            file.write_text(updated(text, name, before=before.fingerprint, now=config.fingerprint), encoding="utf-8")
 
     # -- fingerprint -------------------------------------------------------------------------------------------------
 
@@ -400,21 +434,141 @@ class VideoEncoder(PipelinedSentenceTransformer):
             inputs,
             prompt=prompt,
             batch_size=batch_size,
-            show_progress_bar=self._wants_bar(show_progress_bar),
+            show_progress_bar=wants_bar(show_progress_bar),
             output_value="sentence_embedding",
             save_to_cpu=True,
             normalize_embeddings=False,
             truncate_dim=truncate_dim if truncate_dim is not None else self.truncate_dim,
             on_error=on_error,
         )
-        for index, value in results:
+        for index, value in enumerate(results):
             if isinstance(value, Failed):
                 yield EncodedItem(index, None, value.error)
             else:
                 yield EncodedItem(index, value.float().numpy(), None)
 
-    @staticmethod
-    def _wants_bar(show_progress_bar: bool | None) -> bool:
-        if show_progress_bar is None:
-            return logging.getLogger("sentence_transformers").getEffectiveLevel() in (logging.INFO, logging.DEBUG)
-        return show_progress_bar
+    def is_singular_input(self, inputs: object) -> bool:  # type: ignore[override]
+        """As in sentence-transformers, for every kind of input that `encode` takes.
+
+        Raises:
+            ValueError: `inputs` is neither one input nor a list of them, but a Series, a generator, a set.
+        """
+        if not super().is_singular_input(inputs):
+            return False
+        try:
+            if isinstance(inputs, Iterable) and not isinstance(inputs, Mapping):
+                kind_of(inputs)
+        except VideoError:
+            pass  # preparing it raises its own error
+        except ValueError as error:
+            raise ValueError(
+                f"inputs: got a {type(inputs).__name__}, which is neither one input nor a list of inputs. Pass "
+                "list(inputs), or give it to encode_stream, which reads any iterable lazily."
+            ) from error
+        return True
+
+    def preprocess(self, inputs: Sequence[Input], prompt: str | None = None, **kwargs: Any) -> Features:
+        """As in sentence-transformers, for every kind of input that `encode` takes: the features of one batch."""
+        if not inputs:
+            return {}
+        if not all(is_text(item) for item in inputs):
+            rows = [self._prepare(index, item, prompt=prompt, **kwargs) for index, item in enumerate(inputs)]
+            return collate(rows, pad_token_id=self.tokenizer.pad_token_id or 0)
+        uncut = (kwargs.get("processing_kwargs") or {}).get("text", {}).get("truncation") is False
+        # who wants texts uncut counts their tokens
+        names = None if uncut else [f"inputs[{index}] {name_of(item)}" for index, item in enumerate(inputs)]
+        return self._features([load_input(item, self.sampling)[0] for item in inputs], names, prompt=prompt, **kwargs)
+
+    def _inference(  # type: ignore[override]
+        self, inputs: list[Input], *, output_value: str | None, truncate_dim: int | None, **options: Any
+    ) -> list[Any] | torch.Tensor:
+        """What `encode` and the workers of process pools call."""
+        results = list(self._results(inputs, output_value=output_value, truncate_dim=truncate_dim, **options))
+        if output_value != "sentence_embedding":
+            return results
+        vectors = [value for value in results if not isinstance(value, Failed)]
+        like = vectors[0] if vectors else torch.zeros(truncate_dim or self.get_embedding_dimension() or 0)  # (D,)
+        missing = torch.full_like(like, float("nan"))
+        rows = [missing if isinstance(value, Failed) else value for value in results]
+        return torch.stack(rows) if rows else torch.tensor([])
+
+    def _results(
+        self,
+        inputs: Iterable[Input],
+        *,
+        batch_size: int,
+        show_progress_bar: bool,
+        output_value: str | None,
+        prompt: str | None = None,
+        processing_kwargs: ProcessingKwargs | None = None,
+        task: str | None = None,
+        on_error: OnError = "raise",
+        **readout: Any,
+    ) -> Iterator[Any]:
+        """Yield the result of each input, or `Failed`, in input order; `readout` are arguments of `_embed_batch`."""
+        if batch_size <= 0:
+            raise ValueError(f"batch_size must be a positive integer, got {batch_size}.")
+        total = len(inputs) if isinstance(inputs, Sequence) else None
+        at_once = min(self.decode_workers, total or self.decode_workers)
+        options: dict[str, Any] = {"prompt": prompt, "processing_kwargs": processing_kwargs, "task": task}
+        prepared = prepare_ahead(
+            inputs,
+            # several videos at a time need no threads of their own
+            functools.partial(self._prepare, threads=max(1, core_count() // at_once), **options),
+            functools.partial(self._prepare_texts, **options),
+            on_error=on_error,
+            workers=self.decode_workers,
+        )
+        embed = HalvingRunner(functools.partial(self._embed_batch, output_value=output_value, task=task, **readout))
+        with tqdm(total=total, desc="Encoding", unit="input", disable=not show_progress_bar) as bar:
+            for batch in token_batches(prepared, max_items=batch_size, max_tokens=self.max_batch_tokens):
+                values = iter(embed([item for item in batch if isinstance(item, Prepared)]))
+                results = [item if isinstance(item, Failed) else next(values) for item in batch]
+                if output_value == "sentence_embedding":
+                    results = [check_finite(*pair, on_error) for pair in zip(batch, results, strict=True)]
+                bar.update(len(results))
+                yield from results
+
+    @torch.inference_mode()
+    def _embed_batch(
+        self,
+        batch: list[Prepared],
+        *,
+        output_value: str | None,
+        save_to_cpu: bool,
+        normalize_embeddings: bool,
+        truncate_dim: int | None,
+        device: str | torch.device | None = None,
+        **forward_kwargs: Any,
+    ) -> list[Any]:
+        """Run the model on one batch: a vector (D,), token embeddings (S_max, D) or all outputs of each input."""
+        target = self._resolve_inference_device(device)
+        self.eval()
+        features = collate(batch, pad_token_id=self.tokenizer.pad_token_id or 0)
+        outputs = self(batch_to_device(features, target), **forward_kwargs)  # __call__, for `compile`
+        if truncate_dim is not None:
+            outputs["sentence_embedding"] = truncate_embeddings(outputs["sentence_embedding"], truncate_dim)
+        if output_value is None:
+            return [
+                {
+                    name: value[row] if isinstance(value, torch.Tensor) and value.shape[:1] == (len(batch),) else value
+                    for name, value in outputs.items()
+                }
+                for row in range(len(batch))
+            ]
+        values: torch.Tensor = outputs[output_value]  # (B, D) or (B, S_max, D)
+        if output_value != "token_embeddings":
+            values = nn.functional.normalize(values, dim=1) if normalize_embeddings else values
+            values = values.cpu() if save_to_cpu else values
+        return list(values)
+
+
+def check_finite(item: Prepared | Failed, vector: Any, on_error: OnError) -> Any:
+    """Return the vector (D,) of an input, or `Failed` if a value of it is not finite."""
+    if isinstance(item, Failed) or bool(torch.isfinite(vector).all()):
+        return vector
+    error = InputError(
+        f"inputs[{item.index}] {item.name}: the model gave a vector with values that are not finite. In float16 "
+        "activations can overflow: load with model_kwargs={'dtype': 'bfloat16'} or 'float32'."
+    )
+    return report(Failed(item.index, item.name, error), on_error)

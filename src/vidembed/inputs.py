@@ -1,4 +1,4 @@
-"""Telling inputs apart, and turning each into the form that sentence-transformers takes.
+"""Any input becomes what a processor takes, and what processors made becomes batches.
 
 sentence-transformers takes a string for a video only if a file of that name exists, and otherwise embeds the name as
 text, guesses a frame rate for bare arrays, and fetches URLs unasked. Here each of these is an error.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import functools
 import io
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -20,20 +19,20 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from sentence_transformers.base.modality import infer_modality
+from torch.nn.functional import pad
 
 from vidembed.errors import VideoTooLarge
 from vidembed.video import VIDEO_SUFFIXES, Clip, InvalidVideoInput, VideoError, VideoFrames, VideoSegment, load_video
 from vidembed.video.container import open_source
-from vidembed.video.fetch import UrlAccess
 from vidembed.video.picture import MAX_AREA, MAX_SIDE, check_size
 from vidembed.video.source import is_url, item_name
 
 if TYPE_CHECKING:
-    from sentence_transformers.base.modality_types import SingleInput
+    from sentence_transformers.base.modality_types import SingleInput, VideoDict
 
+    from vidembed.backbone.load import Features
     from vidembed.video import Sampling
     from vidembed.video.fetch import UrlAccess
-
 
 MAX_IMAGE_BYTES = 2**28
 """Bytes (256 MiB) of an image that is fetched (our choice)."""
@@ -41,13 +40,194 @@ IMAGE_TIMEOUT_S = 60.0
 """Seconds to fetch an image (our choice)."""
 IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF")
 """Pillow's names of what is decoded. Left out are those that run another program (EPS) and those of no suffix here."""
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tiff", ".webp"})
+"""The suffixes that sentence-transformers takes for images, less .gif, which is a video here."""
+
+Kind = Literal["text", "image", "video", "mixed", "message"]
+Input: TypeAlias = (
+    "SingleInput | os.PathLike[str] | VideoSegment | VideoFrames | Clip | bytes | bytearray | memoryview | IO[bytes]"
+    " | Mapping[str, Any]"
+)
+"""One input of `VideoEncoder.encode`: what sentence-transformers takes, and the other forms of a video."""
 
 _PARTS = ("text", "image", "video")
-_FETCHED_BY_HOST = frozenset({"url", "path", "base64"})
+_FETCHED_FROM = frozenset({"url", "path", "base64"})  # keys of a message part that processors look behind
+_PER_TOKEN = ("input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids")  # each (1, S)
+_COUNTS = ("num_images_per_sample", "num_videos_per_sample")  # each (1,)
+
+
+# -- telling inputs apart ----------------------------------------------------------------------------------------------
+
+
+def kind_of(item: object) -> Kind:
+    """Say what one input is.
+
+    Args:
+        item: A string, path, `VideoSegment`, `VideoFrames`, `Clip`, bytes, binary file object, PIL image, frames
+            dict, multimodal dict (``{"text": ..., "video": ...}``) or chat message(s).
+
+    Raises:
+        InvalidVideoInput: A frames array without its frame rate.
+        ValueError: Anything that sentence-transformers does not take either.
+    """
+    if isinstance(item, str):
+        return _kind_of_name(item)
+    if isinstance(item, os.PathLike):
+        return "image" if Path(item).suffix.lower() in IMAGE_SUFFIXES else "video"
+    if isinstance(item, (VideoSegment, VideoFrames, Clip, bytes, bytearray, memoryview)) or hasattr(item, "read"):
+        return "video"
+    if isinstance(item, (np.ndarray, torch.Tensor)) and item.ndim >= 4:
+        raise InvalidVideoInput(
+            f"<array of shape {tuple(item.shape)}>",
+            "frames without a frame rate: the model is told the time of each frame, and a guess would change the "
+            "vector. Pass VideoFrames(array, fps=...) or {'array': array, 'video_metadata': {'fps': ...}}.",
+        )
+    if isinstance(item, Mapping) and set(item) in ({"text"}, {"image"}, {"video"}):
+        kind: Kind = next(iter(item))
+        return kind
+    modality = infer_modality(item)
+    if isinstance(modality, tuple):
+        return "mixed"
+    if modality == "audio":
+        raise ValueError(f"inputs of type {type(item).__name__} were taken for audio, which this model does not take.")
+    return modality
+
+
+def _kind_of_name(text: str) -> Kind:
+    suffix = Path(text.split("?", maxsplit=1)[0] if "://" in text else text).suffix.lower()
+    if suffix not in VIDEO_SUFFIXES and suffix not in IMAGE_SUFFIXES:
+        return "image" if text.startswith("data:image/") else "text"
+    # a name with a media suffix is a file, there or missing; words that merely end in one are text
+    if any(character.isspace() for character in text) and not Path(text).is_absolute() and not _is_file(text):
+        return "text"
+    return "video" if suffix in VIDEO_SUFFIXES else "image"
+
+
+def _is_file(name: str) -> bool:
+    try:
+        return Path(name).is_file()
+    except (OSError, ValueError):  # too long for a file name, or it holds a NUL
+        return False
+
+
+def is_text(item: object) -> bool:
+    """Whether an input is plain text. One that cannot be told apart is not: preparing it raises its error."""
+    try:
+        return kind_of(item) == "text"
+    except (ValueError, VideoError):
+        return False
+
+
+def name_of(item: object) -> str:
+    """Name an input for messages."""
+    if isinstance(item, Mapping) and "video" in item:
+        item = item["video"]
+    try:
+        kind = kind_of(item)
+    except (ValueError, TypeError, VideoError):
+        return f"<{type(item).__name__}>"
+    if kind == "video":
+        return item_name(item)
+    text = repr(item["text"] if isinstance(item, Mapping) and "text" in item else item)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+# -- loading -----------------------------------------------------------------------------------------------------------
+
+
+def load_input(
+    item: Any,
+    sampling: Sampling,
+    *,
+    backend: str = "pyav",
+    allow_url: UrlAccess = False,
+    min_frames: int = 1,
+    threads: int = 1,
+) -> tuple[Any, list[dict[str, Any]]]:
+    """Decode what has to be decoded, and write the input as sentence-transformers takes it.
+
+    Args:
+        item: One input of any kind.
+        sampling: The frame grid.
+        backend: Video decoder.
+        allow_url: Whether and from where http(s) sources are fetched.
+        min_frames: Fewest frames that the processor takes; a shorter video is extended by its last frame, as
+            processors that take one do themselves.
+        threads: Decoding threads for this input.
+
+    Returns:
+        The input with its frames in place, and the video metadata of each video inside chat messages, which
+        sentence-transformers does not collect from there.
+
+    Raises:
+        VideoError: The video cannot be decoded.
+        ValueError: The input is malformed, an image is missing, or a URL was not asked for.
+    """
+
+    def video(source: Any) -> VideoDict:
+        clip = load_video(source, sampling, backend=backend, allow_url=allow_url, threads=threads)
+        array, metadata = torch.from_numpy(clip.frames), clip.metadata()  # (T, H, W, C)
+        if (short := min_frames - len(array)) > 0:
+            array = torch.cat([array, array[-1:].expand(short, -1, -1, -1)])
+            metadata["frames_indices"] += metadata["frames_indices"][-1:] * short
+        # (T, C, H, W) is the layout that processors cannot mistake
+        return {"array": array.permute(0, 3, 1, 2), "video_metadata": metadata}
+
+    kind = kind_of(item)
+    if kind == "message":
+        return _load_messages([item] if isinstance(item, Mapping) else item, video, allow_url)
+    if kind == "video" and not (isinstance(item, Mapping) and set(item) == {"video"}):
+        return {"video": video(item)}, []
+    values = dict(item) if isinstance(item, Mapping) else {kind: item}
+    if "video" in values:
+        values["video"] = video(values["video"])
+    if "image" in values:
+        values["image"] = checked_image(values["image"], allow_url=allow_url)
+    return values, []
+
+
+def _load_messages(
+    messages: Iterable[Mapping[str, Any]], video: Callable[[object], VideoDict], allow_url: UrlAccess
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    metadata, loaded = [], []
+    for message in messages:
+        content = message["content"]
+        if not isinstance(content, str):
+            content = [dict(part) for part in content]
+            for part in content:
+                check_part(part)
+                if part["type"] == "video":
+                    decoded = video(part["video"])
+                    part["video"] = decoded["array"]
+                    metadata.append(decoded["video_metadata"] or {})
+                elif part["type"] == "image":
+                    part["image"] = checked_image(part["image"], allow_url=allow_url)
+        loaded.append({**message, "content": content})
+    return loaded, metadata
+
+
+def check_part(part: Mapping[str, object]) -> None:
+    """Refuse a part of a chat message in which sentence-transformers would look for something to fetch or open.
+
+    Args:
+        part: Such as ``{"type": "image", "image": ...}``.
+
+    Raises:
+        ValueError: Its type is none of text, image and video, it has no content under that name, or it has another
+            key that is fetched from.
+    """
+    kind = part.get("type")
+    if kind not in _PARTS or kind not in part:
+        raise ValueError(
+            f"message part with type {kind!r} and keys {sorted(map(str, part))}: expected text, image or video, with "
+            "the content under that name, such as {'type': 'image', 'image': ...}."
+        )
+    if found := sorted(_FETCHED_FROM & set(part)):
+        raise ValueError(f"message part with key {found[0]!r}: give the {kind} under {kind!r}, a URL or path too.")
 
 
 def checked_image(image: Any, *, allow_url: UrlAccess) -> Any:
-    """Return an image as the host takes it, with nothing left for it to fetch or to open by name.
+    """Open an image, so that nothing is left for sentence-transformers to fetch or to open by name.
 
     Args:
         image: A path, http(s) URL, ``data:image/`` URI, PIL image or array; or a list of such.
@@ -90,33 +270,6 @@ def checked_image(image: Any, *, allow_url: UrlAccess) -> Any:
         return _decoded(file, item_name(name))
 
 
-def check_part(part: Mapping[str, Any]) -> None:
-    """Refuse a part of a chat message in which the host would look for something to fetch or open.
-
-    Args:
-        part: Such as ``{"type": "image", "image": ...}``.
-
-    Raises:
-        ValueError: Its type is none of text, image and video, it has no content under that name, or it has another
-            key that the host fetches from.
-    """
-    kind = part.get("type")
-    if kind not in _PARTS or kind not in part:
-        raise ValueError(
-            f"message part with type {kind!r} and keys {sorted(map(str, part))}: expected text, image or video, with "
-            "the content under that name, such as {'type': 'image', 'image': ...}."
-        )
-    if found := sorted(_FETCHED_BY_HOST & set(part)):
-        raise ValueError(f"message part with key {found[0]!r}: give the {kind} under {kind!r}, a URL or path too.")
-
-
-def _is_file(name: str) -> bool:
-    try:
-        return Path(name).is_file()
-    except (OSError, ValueError):  # too long for a file name, or it holds a NUL
-        return False
-
-
 def _decoded(handle: BinaryIO, item: str) -> Image.Image:
     """Decode an image whose header declares no more than is allowed."""
     try:
@@ -127,164 +280,11 @@ def _decoded(handle: BinaryIO, item: str) -> Image.Image:
         raise VideoTooLarge(item, f"the image is above {MAX_SIDE} pixels a side or {MAX_AREA} in all") from error
     except UnidentifiedImageError as error:
         raise ValueError(f"image {item!r}: it is none of {', '.join(IMAGE_FORMATS)}.") from error
-    except VideoError:
-        raise
     except (OSError, ValueError, SyntaxError, IndexError, TypeError, OverflowError) as error:  # Pillow, at damage
         raise ValueError(f"image {item!r}: it cannot be decoded ({error}).") from error
 
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tiff", ".webp"})
-"""The suffixes that sentence-transformers takes for images, less .gif, which is a video here."""
-
-Kind = Literal["text", "image", "video", "mixed", "message"]
-Input: TypeAlias = (
-    "SingleInput | os.PathLike[str] | VideoSegment | VideoFrames | Clip | bytes | bytearray | memoryview | IO[bytes]"
-    " | Mapping[str, Any]"
-)
-"""One input of `VideoEncoder.encode`: what sentence-transformers takes, and the other forms of a video."""
-
-
-def kind_of(item: Any) -> Kind:
-    """Say what one input is.
-
-    Args:
-        item: A string, path, `VideoSegment`, `VideoFrames`, `Clip`, bytes, binary file object, PIL image, frames
-            dict, multimodal dict (``{"text": ..., "video": ...}``) or chat message(s).
-
-    Raises:
-        InvalidVideoInput: A frames array without its frame rate.
-        ValueError: Anything that sentence-transformers does not take either.
-    """
-    if isinstance(item, str):
-        return _kind_of_name(item)
-    if isinstance(item, os.PathLike):
-        return "image" if Path(item).suffix.lower() in IMAGE_SUFFIXES else "video"
-    if isinstance(item, (VideoSegment, VideoFrames, Clip, bytes, bytearray, memoryview)) or hasattr(item, "read"):
-        return "video"
-    if isinstance(item, (np.ndarray, torch.Tensor)) and item.ndim >= 4:
-        raise InvalidVideoInput(
-            f"<array of shape {tuple(item.shape)}>",
-            "frames without a frame rate: the model is told the time of each frame, and a guess would change the "
-            "vector. Pass VideoFrames(array, fps=...) or {'array': array, 'video_metadata': {'fps': ...}}.",
-        )
-    if isinstance(item, Mapping) and set(item) in ({"text"}, {"image"}, {"video"}):
-        return next(iter(item))
-    modality = infer_modality(item)
-    if isinstance(modality, tuple):
-        return "mixed"
-    if modality == "audio":
-        raise ValueError(f"inputs of type {type(item).__name__} were taken for audio, which this model does not take.")
-    return modality
-
-
-def check_one(inputs: Any) -> None:
-    """Refuse a collection that would be taken for one input: a Series, a generator, a set, a map.
-
-    Raises:
-        ValueError: It is neither one input nor a list of inputs.
-    """
-    if isinstance(inputs, Mapping) or not isinstance(inputs, Iterable):
-        return
-    try:
-        kind_of(inputs)
-    except VideoError:
-        return  # it has its own error
-    except ValueError as error:
-        raise ValueError(
-            f"inputs: got a {type(inputs).__name__}, which is neither one input nor a list of inputs. Pass "
-            "list(inputs), or give it to encode_stream, which reads any iterable lazily."
-        ) from error
-
-
-def _kind_of_name(text: str) -> Kind:
-    suffix = Path(text.split("?", maxsplit=1)[0] if "://" in text else text).suffix.lower()
-    if suffix not in VIDEO_SUFFIXES and suffix not in IMAGE_SUFFIXES:
-        return "image" if text.startswith("data:image/") else "text"
-    # a name with a media suffix is a file, there or missing; words that merely end in one are text
-    is_file_name = not any(character.isspace() for character in text) or Path(text).is_absolute() or _is_file(text)
-    if not is_file_name:
-        return "text"
-    return "video" if suffix in VIDEO_SUFFIXES else "image"
-
-
-def to_host_input(
-    item: Any, sampling: Sampling, *, backend: str, allow_url: UrlAccess, min_frames: int = 1, threads: int = 1
-) -> tuple[Any, list[dict[str, Any]]]:
-    """Decode what has to be decoded, and write the input as sentence-transformers takes it.
-
-    Args:
-        item: One input of any kind.
-        sampling: The frame grid.
-        backend: Video decoder.
-        allow_url: Whether and from where http(s) sources are fetched.
-        min_frames: Fewest frames that the processor takes; a shorter video is extended by its last frame, as
-            processors that take one do themselves.
-        threads: Decoding threads for this input.
-
-    Returns:
-        The input with its frames in place, and the video metadata of each video inside chat messages, which
-        sentence-transformers does not collect from there.
-
-    Raises:
-        VideoError: The video cannot be decoded.
-        ValueError: The input is malformed, an image is missing, or a URL was not asked for.
-    """
-    load = functools.partial(
-        _frames, sampling=sampling, backend=backend, allow_url=allow_url, min_frames=min_frames, threads=threads
-    )
-    kind = kind_of(item)
-    if kind == "text":
-        return {"text": item["text"] if isinstance(item, Mapping) else item}, []
-    if kind == "image":
-        return {"image": checked_image(item["image"] if isinstance(item, Mapping) else item, allow_url=allow_url)}, []
-    if kind == "video":
-        is_wrapped = isinstance(item, Mapping) and set(item) == {"video"}
-        return {"video": load(item["video"] if is_wrapped else item)}, []
-    if kind == "mixed":
-        values = dict(item)
-        if "video" in values:
-            values["video"] = load(values["video"])
-        if "image" in values:
-            values["image"] = checked_image(values["image"], allow_url=allow_url)
-        return values, []
-    return _messages([item] if isinstance(item, Mapping) else item, load, allow_url)
-
-
-def _frames(
-    source: Any, *, sampling: Sampling, backend: str, allow_url: UrlAccess, min_frames: int, threads: int
-) -> dict[str, Any]:
-    clip = load_video(source, sampling, backend=backend, allow_url=allow_url, threads=threads)
-    array, metadata = torch.from_numpy(clip.frames), clip.metadata()  # (T, H, W, C)
-    if (short := min_frames - len(array)) > 0:
-        array = torch.cat([array, array[-1:].expand(short, -1, -1, -1)])
-        metadata["frames_indices"] += metadata["frames_indices"][-1:] * short
-    # (T, C, H, W) is the layout that processors cannot mistake
-    return {"array": array.permute(0, 3, 1, 2), "video_metadata": metadata}
-
-
-def _messages(
-    messages: Iterable[Any], load: Callable[[Any], dict[str, Any]], allow_url: UrlAccess
-) -> tuple[list[Any], list[dict[str, Any]]]:
-    metadata: list[dict[str, Any]] = []
-    loaded = []
-    for message in messages:
-        content = message["content"]
-        if not isinstance(content, str):
-            content = [dict(part) for part in content]
-            for part in content:
-                check_part(part)
-                if part.get("type") == "video":
-                    decoded = load(part["video"])
-                    part["video"] = decoded["array"]
-                    metadata.append(decoded["video_metadata"])
-                elif part.get("type") == "image":
-                    part["image"] = checked_image(part["image"], allow_url=allow_url)
-        loaded.append({**message, "content": content})
-    return loaded, metadata
-
-
-_PER_TOKEN = ("input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids")  # each (1, S)
-_COUNTS = ("num_images_per_sample", "num_videos_per_sample")  # each (1,)
+# -- what the processor made -------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -299,7 +299,7 @@ class Prepared:
 
     index: int
     name: str
-    features: dict[str, Any]
+    features: Features
 
     @property
     def tokens(self) -> int:
@@ -307,7 +307,7 @@ class Prepared:
         return int(self.features["input_ids"].shape[1])
 
 
-def collate(batch: Sequence[Prepared], *, pad_token_id: int) -> dict[str, Any]:
+def collate(batch: Sequence[Prepared], *, pad_token_id: int) -> Features:
     """Join inputs into one left-padded batch, as the processor would have made it from all of them at once.
 
     Args:
@@ -318,10 +318,10 @@ def collate(batch: Sequence[Prepared], *, pad_token_id: int) -> dict[str, Any]:
         Features for the model: per-token tensors (B, S_max), visual tensors concatenated in batch order.
     """
     width = max(item.tokens for item in batch)
-    keys = {key: None for item in batch for key in item.features}  # a set that keeps order
-    joined: dict[str, Any] = {}
-    for key in keys:
+    joined: Features = {}
+    for key in dict.fromkeys(key for item in batch for key in item.features):
         values = [item.features.get(key) for item in batch]
+        present = [value for value in values if value is not None]
         if key in _PER_TOKEN:
             fill = pad_token_id if key == "input_ids" else 0
             rows = [
@@ -329,25 +329,21 @@ def collate(batch: Sequence[Prepared], *, pad_token_id: int) -> dict[str, Any]:
                 for item, value in zip(batch, values, strict=True)
             ]
             # left padding: the last column is the readout position of every row
-            joined[key] = torch.cat(
-                [torch.nn.functional.pad(row, (width - row.shape[1], 0), value=fill) for row in rows]
-            )  # (B, S_max)
+            joined[key] = torch.cat([pad(row, (width - row.shape[1], 0), value=fill) for row in rows])  # (B, S_max)
         elif key in _COUNTS:
             joined[key] = torch.cat([torch.zeros(1, dtype=torch.long) if value is None else value for value in values])
         elif key == "modality":
             joined[key] = "message"
         elif key == "logits_to_keep":
-            joined[key] = max(value for value in values if value is not None)
+            joined[key] = max(present)
+        elif isinstance(present[0], torch.Tensor):
+            joined[key] = torch.cat(present)
         else:
-            present = [value for value in values if value is not None]
-            if isinstance(present[0], torch.Tensor):
-                joined[key] = torch.cat(present)
-            else:
-                joined[key] = [entry for value in present for entry in value]
+            joined[key] = [entry for value in present for entry in value]
     return joined
 
 
-def split_rows(features: dict[str, Any], indices: Sequence[int], names: Sequence[str]) -> list[Prepared]:
+def split_rows(features: Features, indices: Sequence[int], names: Sequence[str]) -> list[Prepared]:
     """Take a padded batch of texts apart into one `Prepared` per row, padding dropped."""
     real = features["attention_mask"].bool()  # (B, S)
     rows = []

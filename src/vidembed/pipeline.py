@@ -1,60 +1,189 @@
-"""Decoding ahead of the model in threads, and batches formed by tokens.
+"""From inputs to batches: decoding ahead of the model in threads, and batches formed by tokens.
 
 While the model runs on one batch, worker threads decode the next videos and run the processor on them. Memory stays
-bounded: at most `ahead` inputs are decoded and not yet in a batch.
+bounded: at most twice as many jobs as threads are prepared and not yet in a batch.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
 import logging
 import os
-from collections import deque
+import threading
+from abc import abstractmethod
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, NoReturn, TypeVar, cast
 
 import torch
+from sentence_transformers.base.model import BaseModel
+from sentence_transformers.base.modules import Transformer
 
+from vidembed.backbone import ARCHITECTURES, BackboneError
+from vidembed.backbone.cut import without_hooks
+from vidembed.backbone.load import Backbone, load_backbone
 from vidembed.errors import InputError
-from vidembed.inputs import Prepared
+from vidembed.inputs import Prepared, is_text, load_input, name_of, split_rows
 from vidembed.video import VideoError
+
+if TYPE_CHECKING:
+    from sentence_transformers.base.modules.transformer import ProcessingKwargs
+    from torch import nn
+    from transformers import PretrainedConfig
+
+    from vidembed.backbone.load import Features
+    from vidembed.video import Sampling
+    from vidembed.video.fetch import UrlAccess
 
 logger = logging.getLogger(__name__)
 
 OnError = Literal["raise", "skip"]
 T = TypeVar("T")
+R = TypeVar("R")
 
 TEXT_CHUNK = 64  # texts per call of the tokenizer: rendering is per text, the call is not
 
+_PROCESSOR_LOCK = threading.Lock()
+"""Fast tokenizers hold padding and truncation as state, which one thread could change under another. Decoding, the
+long part, runs outside. Of the module and not of a model, which process pools pickle."""
 
-@dataclass(frozen=True)
-class Failed:
-    """An input that could not be prepared or embedded.
+
+class VideoModel(BaseModel):
+    """What `VideoEncoder` and `VideoReranker` share: a sentence-transformers model that decodes its videos itself.
 
     Attributes:
-        index: Position among the inputs of the call.
-        name: How the input is named in messages.
-        error: Why.
+        backbone: The MLLM that the modules are of, or None for what was loaded from a checkpoint.
+        sampling: The frame grid.
+        video_backend: Video decoder.
+        allow_url: Whether http(s) sources are fetched.
     """
 
-    index: int
-    name: str
-    error: Exception
+    backbone: Backbone | None
+    sampling: Sampling
+    video_backend: str
+    allow_url: UrlAccess
+    _argument: ClassVar[str] = "inputs"  # how errors name an input: inputs[0]
+
+    @property
+    def _transformer(self) -> Transformer:
+        return cast("Transformer", self[0])
+
+    @abstractmethod
+    def _modules_of(self, backbone: Backbone) -> list[nn.Module]:
+        """Make the modules of a loaded MLLM; its weights are shared."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For process pools: without the full MLLM, and without hooks, which do not pickle."""
+        modules = {name: without_hooks(module) for name, module in self._modules.items() if module}
+        return {**self.__dict__, "backbone": None, "_modules": modules}
+
+    def _load_default_modules(
+        self, model_name_or_path: str, *_args: Any, **kwargs: Any
+    ) -> tuple[list[nn.Module] | OrderedDict[str, nn.Module], dict[str, Any]]:
+        """Called, by keywords, for a model that is no checkpoint of sentence-transformers: cut the MLLM."""
+        if kwargs.pop("trust_remote_code", False):
+            raise BackboneError(
+                "trust_remote_code=True is refused: supported models load with transformers' own classes."
+            )
+        folder, offline = kwargs.pop("cache_folder", None), kwargs.pop("local_files_only", False)
+        backbone = load_backbone(model_name_or_path, cache_dir=folder, local_files_only=offline or None, **kwargs)
+        return self._modules_of(backbone), {}
+
+    def _load_converted_modules(  # type: ignore[override]
+        self, model_name_or_path: str, *, model_type: str, **_kwargs: object
+    ) -> NoReturn:
+        """Called for a checkpoint of another class, which sentence-transformers would give new modules.
+
+        Raises:
+            BackboneError: Always: the other class's prompt would be taken for the model's own.
+        """
+        kinds = {"SentenceTransformer": "VideoEncoder", "CrossEncoder": "VideoReranker"}
+        raise BackboneError(
+            f"{model_name_or_path} is a {model_type} checkpoint, which {type(self).__name__} cannot open. Load it as "
+            f"{kinds.get(model_type, model_type)}, or give {type(self).__name__} a checkpoint of its own kind or the "
+            "video MLLM that this one was made of."
+        )
+
+    def _prepare(self, index: int, item: object, *, threads: int = 1, **options: Any) -> Prepared:
+        """Decode one input and run the processor on it; `options` are those of `_features`."""
+        row = ARCHITECTURES.get(self._transformer.config.model_type)
+        loaded, metadata = load_input(
+            item,
+            self.sampling,
+            backend=self.video_backend,
+            allow_url=self.allow_url,
+            min_frames=row.min_frames if row else 1,
+            threads=threads,
+        )
+        name = name_of(item)
+        features = self._features([loaded], [f"{self._argument}[{index}] {name}"], metadata, **options)
+        return Prepared(index, name, features)
+
+    def _prepare_texts(self, indices: Sequence[int], items: Sequence[object], **options: Any) -> list[Prepared]:
+        names = [name_of(item) for item in items]
+        places = [f"{self._argument}[{index}] {name}" for index, name in zip(indices, names, strict=True)]
+        features = self._features([load_input(item, self.sampling)[0] for item in items], places, **options)
+        return split_rows(features, indices, names)
+
+    def _features(
+        self,
+        items: list[Any],
+        names: Sequence[str] | None,
+        message_metadata: Sequence[dict[str, Any]] = (),
+        *,
+        prompt: str | None = None,
+        processing_kwargs: ProcessingKwargs | None = None,
+        **kwargs: Any,
+    ) -> Features:
+        """Run the processor on what `load_input` made; none may exceed the context, which is not checked without names.
+
+        Raises:
+            InputError: An input is too long for the model.
+            ValueError: ``max_seq_length`` leaves nothing of a text.
+        """
+        asked = processing_kwargs or {}
+        # the frames are sampled already: else processors sample them again, or guess 24 fps
+        video = {**asked.get("video", {}), "do_sample_frames": False}
+        if message_metadata:
+            video["video_metadata"] = list(message_metadata)
+        text = asked.get("text", {})
+        process: Callable[..., Features] = functools.partial(super().preprocess, **kwargs, prompt=prompt)
+        uncut = {**asked, "video": video, "text": {**text, "truncation": False, "max_length": None}}
+        with _PROCESSOR_LOCK:
+            if all(isinstance(item, dict) and set(item) == {"text"} for item in items):
+                features = process(items, processing_kwargs={**asked, "video": video})
+                longest = int(features["attention_mask"].sum(1).max())
+                most = text.get("max_length") or kwargs.get("max_length") or self.max_seq_length
+                if longest >= (max_positions(self._transformer.config) or longest + 1):  # is it as long, or cut there?
+                    features = process(items, processing_kwargs=uncut)
+                elif most is not None and longest >= most:  # texts were cut: is anything left of them?
+                    empty = process([{"text": ""}], processing_kwargs=uncut)["input_ids"].shape[1]
+                    if longest <= empty:
+                        raise ValueError(
+                            f"max_seq_length={most}: the prompt alone takes {empty} tokens, so nothing would be left "
+                            "of the text. Set it higher."
+                        )
+            else:  # cut, it would lose the end of its prompt, where it is read: that end is kept for texts only
+                features = process(items, processing_kwargs=uncut)
+        for name, tokens in zip(names or (), features["attention_mask"].sum(1).tolist(), strict=names is not None):
+            check_context(self._transformer.config, tokens, name)
+        return dict(features)
 
 
-def max_positions(config: Any) -> int | None:
-    """Tokens that a model takes in all, by its transformers config; None if that does not say."""
-    limit = getattr(config.get_text_config(), "max_position_embeddings", None)
-    return None if limit is None else int(limit)
+def max_positions(config: PretrainedConfig | None) -> int | None:
+    """Tokens that a model takes in all; None if its config does not say."""
+    limit: int | None = getattr(config and config.get_text_config(), "max_position_embeddings", None)
+    return limit
 
 
-def check_context(config: Any, tokens: int, name: str, *, parts: str = "") -> None:
+def check_context(config: PretrainedConfig, tokens: int, name: str, *, parts: str = "") -> None:
     """Refuse a prompt that exceeds the context of the model, whose output would look as good as any other.
 
     Args:
-        config: The model's transformers config.
+        config: The model's.
         tokens: Of the whole prompt, visual ones included.
         name: How to name the input in the error.
         parts: What the tokens are of, for the error.
@@ -76,6 +205,13 @@ def check_on_error(on_error: str) -> None:
         raise ValueError(f"on_error={on_error!r} is not known. Allowed: 'raise', 'skip'.")
 
 
+def wants_bar(show_progress_bar: bool | None) -> bool:
+    """Whether to show a progress bar; where it is not said, if sentence-transformers logs at INFO or DEBUG."""
+    if show_progress_bar is None:
+        return logging.getLogger("sentence_transformers").getEffectiveLevel() in (logging.INFO, logging.DEBUG)
+    return show_progress_bar
+
+
 def core_count() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -86,24 +222,40 @@ def default_workers() -> int:
     return min(8, core_count())
 
 
+# -- ahead of the model ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Failed:
+    """An input that could not be prepared or embedded.
+
+    Attributes:
+        index: Position among the inputs of the call.
+        name: How the input is named in messages.
+        error: Why.
+    """
+
+    index: int
+    name: str
+    error: Exception
+
+
 def prepare_ahead(
-    inputs: Iterable[Any],
+    inputs: Iterable[T],
+    prepare: Callable[[int, T], Prepared],
+    prepare_texts: Callable[[Sequence[int], Sequence[T]], list[Prepared]] | None = None,
     *,
-    is_text: Callable[[Any], bool],
-    prepare_one: Callable[[int, Any], Prepared],
-    prepare_texts: Callable[[Sequence[int], Sequence[Any]], list[Prepared]],
-    name_of: Callable[[Any], str],
+    name: Callable[[T], str] = name_of,
     on_error: OnError,
     workers: int,
 ) -> Iterator[Prepared | Failed]:
     """Prepare inputs in worker threads and yield them in input order.
 
     Args:
-        inputs: Read lazily, `workers` ahead.
-        is_text: Whether an input is plain text; runs of texts are prepared together.
-        prepare_one: Decodes one input and runs the processor on it.
-        prepare_texts: Runs the processor on several texts.
-        name_of: Names an input.
+        inputs: Read lazily, ahead by at most twice `workers`.
+        prepare: Decodes one input and runs the processor on it.
+        prepare_texts: Runs the processor on several texts; without it, each is prepared by itself.
+        name: Names an input.
         on_error: "raise" raises the first input's error; "skip" yields it as `Failed`.
         workers: Number of threads.
 
@@ -112,114 +264,109 @@ def prepare_ahead(
         InputError: Another input could not be prepared, with ``on_error="raise"``.
     """
 
-    def one(index: int, item: Any) -> list[Prepared | Failed]:
+    def one(index: int, item: T) -> Prepared | Failed:
         try:
-            return [prepare_one(index, item)]
+            return prepare(index, item)
         except (VideoError, ValueError, OSError) as error:
-            return [Failed(index, name_of(item), error)]
+            return Failed(index, name(item), error)
 
-    def texts(indices: list[int], items: list[Any]) -> list[Prepared | Failed]:
-        try:
-            return list(prepare_texts(indices, items))
-        except (ValueError, OSError):  # find the one that fails
-            return [result for index, item in zip(indices, items, strict=True) for result in one(index, item)]
+    def several(chunk: list[tuple[int, T]]) -> Sequence[Prepared | Failed]:
+        if prepare_texts is not None and is_text(chunk[0][1]):
+            try:
+                return prepare_texts([index for index, _ in chunk], [item for _, item in chunk])
+            except (ValueError, OSError):
+                pass  # below, the one that fails is found
+        return [one(index, item) for index, item in chunk]
 
     executor = ThreadPoolExecutor(workers, thread_name_prefix="vidembed-decode")
-    pending: deque[Future[list[Prepared | Failed]]] = deque()
-    jobs = _jobs(inputs, is_text)
+    pending: deque[Future[Sequence[Prepared | Failed]]] = deque()
+    jobs = _chunks(inputs, texts_together=prepare_texts is not None)
     try:
         while True:
-            while len(pending) < 2 * workers and (job := next(jobs, None)) is not None:
-                indices, items, all_text = job
-                future = (
-                    executor.submit(texts, indices, items) if all_text else executor.submit(one, indices[0], items[0])
-                )
-                pending.append(future)
+            pending.extend(executor.submit(several, job) for job in itertools.islice(jobs, 2 * workers - len(pending)))
             if not pending:
                 return
             for result in pending.popleft().result():
-                if isinstance(result, Failed):
-                    _report(result, on_error)
-                yield result
+                yield report(result, on_error) if isinstance(result, Failed) else result
     finally:
         executor.shutdown(wait=True, cancel_futures=True)
 
 
-def _jobs(inputs: Iterable[Any], is_text: Callable[[Any], bool]) -> Iterator[tuple[list[int], list[Any], bool]]:
-    """Runs of up to `TEXT_CHUNK` texts, and every other input on its own."""
-    for all_text, run in itertools.groupby(enumerate(inputs), key=lambda pair: is_text(pair[1])):
-        size = TEXT_CHUNK if all_text else 1
-        while chunk := list(itertools.islice(run, size)):
-            yield [index for index, _ in chunk], [item for _, item in chunk], all_text
+def _chunks(inputs: Iterable[T], *, texts_together: bool) -> Iterator[list[tuple[int, T]]]:
+    """Runs of up to `TEXT_CHUNK` texts, and every other input by itself, with their positions."""
+    for together, run in itertools.groupby(enumerate(inputs), lambda place: texts_together and is_text(place[1])):
+        while chunk := list(itertools.islice(run, TEXT_CHUNK if together else 1)):
+            yield chunk
 
 
-def _report(failed: Failed, on_error: OnError) -> None:
+def report(failed: Failed, on_error: OnError) -> Failed:
+    """Raise the error of an input, named, with ``on_error="raise"``; else log it and return it."""
     name = "" if isinstance(failed.error, InputError) else f"inputs[{failed.index}] {failed.name}: "
     if on_error == "raise":
         if isinstance(failed.error, (VideoError, InputError)):
             raise failed.error
         raise InputError(f"{name}{failed.error}") from failed.error
     logger.warning("skipped %s%s", name, failed.error)
+    return failed
+
+
+# -- batches -----------------------------------------------------------------------------------------------------------
 
 
 def token_batches(
     prepared: Iterable[Prepared | Failed], *, max_items: int, max_tokens: int
-) -> Iterator[tuple[list[Prepared], list[Failed]]]:
-    """Group prepared inputs into batches of at most `max_items` rows and `max_tokens` padded tokens.
+) -> Iterator[list[Prepared | Failed]]:
+    """Group inputs, in order, into batches of at most `max_items` prepared rows and `max_tokens` padded tokens.
 
-    An input longer than `max_tokens` is a batch of its own. Order is kept; failed inputs travel with the batch that
-    is open when they appear.
+    An input longer than `max_tokens` is a batch of its own. Failed inputs stay in their places and count for nothing.
     """
-    batch: list[Prepared] = []
-    failed: list[Failed] = []
+    batch: list[Prepared | Failed] = []
+    rows = width = 0
     for item in prepared:
-        if isinstance(item, Failed):
-            failed.append(item)
-            continue
-        width = max((entry.tokens for entry in batch), default=0)
-        if batch and (len(batch) == max_items or max(width, item.tokens) * (len(batch) + 1) > max_tokens):
-            yield batch, failed
-            batch, failed = [], []
+        if isinstance(item, Prepared):
+            width = max(width, item.tokens)
+            if rows and (rows == max_items or width * (rows + 1) > max_tokens):
+                yield batch
+                batch, rows, width = [], 0, item.tokens
+            rows += 1
         batch.append(item)
-    if batch or failed:
-        yield batch, failed
+    if batch:
+        yield batch
 
 
-class HalvingRunner(Generic[T]):
+class HalvingRunner(Generic[R]):
     """Runs batches, and halves a batch that does not fit into memory. Says so in the log, and remembers.
 
     Args:
         run: Runs one batch and returns one result per item.
     """
 
-    def __init__(self, run: Callable[[list[Prepared]], Sequence[T]]) -> None:
+    def __init__(self, run: Callable[[list[Prepared]], Sequence[R]]) -> None:
         self._run = run
         self._max_tokens: int | None = None  # padded tokens of the largest half that a failure led to
 
-    def __call__(self, batch: list[Prepared]) -> list[T]:
+    def __call__(self, batch: list[Prepared]) -> list[R]:
         """Run one batch.
 
         Raises:
             torch.OutOfMemoryError: A single input does not fit; the message names it.
         """
+        if not batch:
+            return []
         padded = max(item.tokens for item in batch) * len(batch)
-        if self._max_tokens is not None and padded > self._max_tokens and len(batch) > 1:
-            return self._halves(batch)
-        try:
-            return list(self._run(batch))
-        except torch.OutOfMemoryError as error:
-            if len(batch) == 1:
-                raise torch.OutOfMemoryError(
-                    f"{batch[0].name}: out of memory on this input alone ({batch[0].tokens} tokens). Lower "
-                    f"Sampling.max_frames or Sampling.max_pixels, or load the model in a smaller dtype. ({error})"
-                ) from error
-        # outside the except block: the traceback would keep the failed batch's memory alive
-        self._max_tokens = padded // 2
-        logger.warning("out of memory on a batch of %d inputs (%d tokens): halving it", len(batch), padded)
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        return self._halves(batch)
-
-    def _halves(self, batch: list[Prepared]) -> list[T]:
+        if self._max_tokens is None or padded <= self._max_tokens or len(batch) == 1:
+            try:
+                return list(self._run(batch))
+            except torch.OutOfMemoryError as error:
+                if len(batch) == 1:
+                    raise torch.OutOfMemoryError(
+                        f"{batch[0].name}: out of memory on this input alone ({batch[0].tokens} tokens). Lower "
+                        f"Sampling.max_frames or Sampling.max_pixels, or load the model in a smaller dtype. ({error})"
+                    ) from error
+            # outside the except block: the traceback would keep the failed batch's memory alive
+            self._max_tokens = padded // 2
+            logger.warning("out of memory on a batch of %d inputs (%d tokens): halving it", len(batch), padded)
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
         middle = len(batch) // 2
         return self(batch[:middle]) + self(batch[middle:])

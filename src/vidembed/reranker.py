@@ -174,7 +174,7 @@ class VideoReranker(PrefixSharingCrossEncoder):
             return None
         processor = copy.copy(self._transformer.processor)
         processor.chat_template = chat_template
-        return Backbone(cast("nn.Module", self._transformer.model), processor, self.source)
+        return Backbone(self._transformer.model, processor, self.source)
 
     @property
     def mode(self) -> ScoreMode:

@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 
 from vidembed import Sampling, VideoEncoder, VideoReranker, VideoSegment, load_video
-from vidembed.inputs import kind_of, to_host_input
+from vidembed.inputs import kind_of, load_input, name_of
 from vidembed.shapes import ClipRecord, write_clips
 from vidembed.video import DecodePool, InvalidVideoInput
-from vidembed.video_model import name_of
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -37,8 +36,8 @@ def test_it_is_a_video(written: list[tuple[Path, ClipRecord]]) -> None:
 
 def test_it_is_not_extended_in_place(written: list[tuple[Path, ClipRecord]]) -> None:
     clip = load_video(VideoSegment(written[0][0], 0.0, 0.1))
-    host, _ = to_host_input(clip, Sampling(), backend="pyav", allow_url=False, min_frames=2)
-    assert host["video"]["array"].shape[:2] == (2, 3)  # (T, C)
+    loaded, _ = load_input(clip, Sampling(), min_frames=2)
+    assert loaded["video"]["array"].shape[:2] == (2, 3)  # (T, C)
     assert len(clip.frames) == len(clip.metadata()["frames_indices"]) == 1
 
 

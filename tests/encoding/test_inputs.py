@@ -17,7 +17,7 @@ from PIL import Image
 
 from tests.clips import moving_square, write_video
 from vidembed import Sampling, VideoEncoder, VideoError, VideoFrames, VideoReranker, VideoSegment
-from vidembed.inputs import kind_of, to_host_input
+from vidembed.inputs import kind_of, load_input
 
 FRAMES = np.zeros((4, 8, 8, 3), dtype=np.uint8)
 
@@ -80,8 +80,8 @@ def test_what_no_model_takes(item: Any) -> None:
 
 def test_short_video_is_extended_by_its_last_frame(tmp_path: Path) -> None:
     path = write_video(tmp_path / "one.mp4", moving_square(1))
-    host, _ = to_host_input(path, Sampling(), backend="pyav", allow_url=False, min_frames=2)
-    array, metadata = host["video"]["array"], host["video"]["video_metadata"]
+    loaded, _ = load_input(path, Sampling(), min_frames=2)
+    array, metadata = loaded["video"]["array"], loaded["video"]["video_metadata"]
     assert array.shape[:2] == (2, 3)  # (T, C)
     assert torch.equal(array[0], array[1])
     assert len(metadata["frames_indices"]) == 2
@@ -90,8 +90,8 @@ def test_short_video_is_extended_by_its_last_frame(tmp_path: Path) -> None:
 def test_message_videos_are_decoded_with_their_times(tmp_path: Path) -> None:
     path = write_video(tmp_path / "clip.mp4", moving_square(30), fps=10)
     message = {"role": "user", "content": [{"type": "video", "video": str(path)}, {"type": "text", "text": "x"}]}
-    host, metadata = to_host_input(message, Sampling(), backend="pyav", allow_url=False)
-    assert host[0]["content"][0]["video"].shape[0] == 6  # 3 s at 2 fps
+    loaded, metadata = load_input(message, Sampling())
+    assert loaded[0]["content"][0]["video"].shape[0] == 6  # 3 s at 2 fps
     assert metadata[0]["fps"] == 10.0
     assert message["content"][0]["video"] == str(path)  # the user's message is left as it was
 

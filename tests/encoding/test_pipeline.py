@@ -34,15 +34,7 @@ def run(inputs: Any, *, workers: int = 2, on_error: Any = "raise", delay: float 
     def texts(indices: Sequence[int], items: Sequence[Any]) -> list[Prepared]:
         return [one(index, len(item)) for index, item in zip(indices, items, strict=True)]
 
-    return prepare_ahead(
-        inputs,
-        is_text=lambda item: isinstance(item, str),
-        prepare_one=one,
-        prepare_texts=texts,
-        name_of=str,
-        on_error=on_error,
-        workers=workers,
-    )
+    return prepare_ahead(inputs, one, texts, name=str, on_error=on_error, workers=workers)
 
 
 @settings(max_examples=30, deadline=None)
@@ -58,10 +50,9 @@ def test_batches_keep_every_input_in_order_within_bounds(
     batches = list(
         token_batches(run(inputs, workers=workers, delay=0.0005), max_items=max_items, max_tokens=max_tokens)
     )
-    items = [item for batch, _ in batches for item in batch]
+    items = [item for batch in batches for item in batch]
     assert [item.index for item in items] == list(range(len(inputs)))
-    for batch, failed in batches:
-        assert not failed
+    for batch in batches:
         assert len(batch) <= max_items
         assert len(batch) == 1 or max(item.tokens for item in batch) * len(batch) <= max_tokens
 
@@ -92,7 +83,7 @@ def test_skip_yields_the_failure_in_its_place() -> None:
     assert [type(result) for result in results] == [Prepared, Failed, Prepared, Failed]
     assert [result.index for result in results] == [0, 1, 2, 3]
     batches = list(token_batches(results, max_items=8, max_tokens=100))
-    assert sorted(entry.index for batch, failed in batches for entry in [*batch, *failed]) == [0, 1, 2, 3]
+    assert batches == [results]
 
 
 def test_a_programming_error_is_not_skipped() -> None:

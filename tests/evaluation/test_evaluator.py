@@ -20,6 +20,7 @@ from vidembed import VideoEncoder, VideoError, VideoFrames, model_path
 from vidembed.evaluation import ranks
 from vidembed.evaluation.benchmark import Benchmark
 from vidembed.evaluation.evaluator import VideoTextRetrievalEvaluator
+from vidembed.inputs import load_input
 from vidembed.scoring import dual_softmax
 from vidembed.shapes import write_clips
 
@@ -138,7 +139,7 @@ class TestCall:
         videos, captions, _ = clips
         plain = SentenceTransformer(str(model_path("shapes")), device="cpu")
         plain[0].processing_kwargs = {"video": {"do_sample_frames": False}}
-        frames = [encoder._load(video)[0]["video"] for video in videos]
+        frames = [load_input(video, encoder.sampling)[0]["video"] for video in videos]
         wanted = VideoTextRetrievalEvaluator(videos, captions).similarity(encoder)
         assert np.abs(VideoTextRetrievalEvaluator(frames, captions).similarity(plain) - wanted).max() < 1e-5
         assert module._as_video(videos[0], plain) == {"video": str(videos[0])}

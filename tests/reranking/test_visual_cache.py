@@ -42,7 +42,7 @@ def test_same_scores_without_decoding_or_vision(
     first = each_reranker.predict(pairs)
     calls = count_vision(each_reranker)
     each_reranker.visual_cache = VisualTokenCache(tmp_path)  # another process: from disk
-    monkeypatch.setattr("vidembed.video_model.to_host_input", None)  # nothing may be decoded
+    monkeypatch.setattr("vidembed.pipeline.load_input", None)  # nothing may be decoded
     again = each_reranker.predict(pairs)
     from_memory = each_reranker.predict([("something else", clips[0])])
     assert calls == []

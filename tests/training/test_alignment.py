@@ -22,6 +22,7 @@ from tests.training.conftest import make_pairs
 from vidembed import VideoEncoder, VideoFrames, build
 from vidembed.backbone import BackboneError, LayerError, ReadoutMismatchError
 from vidembed.checkpoint import CheckpointConfig
+from vidembed.inputs import load_input
 from vidembed.shapes import CHECKPOINT, iterate_clips
 from vidembed.training import (
     AlignmentTrainer,
@@ -86,7 +87,7 @@ class TestResult:
         pairs = [TextPair(r.caption, r.summary) for r in islice(iterate_clips("train", 5), 4)]
         out = quick(CHECKPOINT, tmp_path / "aligned", pairs=pairs)
         encoder = VideoEncoder(out, device="cpu")
-        frames = encoder._load(VIDEO)[0]["video"]
+        frames = load_input(VIDEO, encoder.sampling)[0]["video"]
         np.save(tmp_path / "frames.npy", frames["array"].numpy())
         script = """
 import sys, json

@@ -33,7 +33,7 @@ from vidembed.backbone.load import Backbone, check_device, check_dtype
 from vidembed.captions import CaptionedVideo, read_captioned_videos
 from vidembed.encoder import VideoEncoder
 from vidembed.evaluation.metrics import RESAMPLES
-from vidembed.pipeline import OnError, check_on_error
+from vidembed.pipeline import OnError, check_on_error, wants_bar
 from vidembed.registry import resolve_model
 from vidembed.video import Sampling
 
@@ -307,7 +307,7 @@ def analyze_layers(
             halves,
             bootstrap,
             dual=dual_softmax,
-            show_progress_bar=VideoEncoder._wants_bar(show_progress_bar),
+            show_progress_bar=wants_bar(show_progress_bar),
         )
     best = max(names, key=lambda name: measured[name][1].merit)
     parts = find_parts(encoder._transformer.model)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
 from vidembed.errors import BackboneError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 Against = Literal["vocabulary", "no"]
 
@@ -25,26 +28,21 @@ class AnswerTokens:
     no: tuple[int, ...]
 
 
-def answer_tokens(tokenizer: Any, *, name: str) -> AnswerTokens:
+def answer_tokens(tokenizer: PreTrainedTokenizerBase, *, name: str) -> AnswerTokens:
     """Find the answer tokens of a tokenizer.
 
     Raises:
         BackboneError: "Yes" or "No" is not a single token, so its probability cannot be read off one position.
     """
 
-    def single(word: str) -> int | None:
-        ids = tokenizer.encode(word, add_special_tokens=False)
-        return int(ids[0]) if len(ids) == 1 else None
-
     def variants(word: str) -> tuple[int, ...]:
-        first = single(word)
-        if first is None:
+        ids, lower = (tokenizer.encode(form, add_special_tokens=False) for form in (word, word.lower()))
+        if len(ids) != 1:
             raise BackboneError(
-                f"{name}: {word!r} is {len(tokenizer.encode(word, add_special_tokens=False))} tokens for its "
-                "tokenizer, and the reranker reads the answer off one token. Use a model whose tokenizer has it as one."
+                f"{name}: {word!r} is {len(ids)} tokens for its tokenizer, and the reranker reads the answer off one "
+                "token. Use a model whose tokenizer has it as one."
             )
-        second = single(word.lower())
-        return (first,) if second is None else (first, second)
+        return (*ids, *lower) if len(lower) == 1 else tuple(ids)
 
     return AnswerTokens(variants("Yes"), variants("No"))
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any, cast
+from dataclasses import dataclass
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 from vidembed.errors import LayerError, UnsupportedBackboneError
 
@@ -61,12 +61,8 @@ REMOTE_CODE_TYPES: dict[str, str] = {"videollama3_qwen2": "video_llama_3"}
 """Model types of remote-code checkpoints, and the native type that `vidembed.backbone.load` turns them into."""
 
 
-def architecture_of(config: Any, *, name: str) -> Architecture:
-    """Look the architecture of a transformers config up in the table.
-
-    Args:
-        config: A transformers config, or anything with ``model_type``.
-        name: How to name the model in an error.
+def architecture_of(config: object, *, name: str) -> Architecture:
+    """Look the architecture of a transformers config, or of anything with ``model_type``, up in the table.
 
     Raises:
         UnsupportedBackboneError: The model type is not in the table.
@@ -96,8 +92,8 @@ class Parts:
     """
 
     architecture: Architecture
-    base: nn.Module
-    decoder: nn.Module
+    base: PreTrainedModel
+    decoder: PreTrainedModel
     decoder_name: str
     blocks: nn.ModuleList
     norm: nn.Module
@@ -110,22 +106,17 @@ class Parts:
 
 
 def find_parts(model: nn.Module, *, name: str | None = None) -> Parts:
-    """Find decoder, blocks, norm and head of a supported model.
-
-    Args:
-        model: A transformers model of a class in the table, with or without the language model head.
-        name: How to name the model in an error; the class name by default.
+    """Find decoder, blocks, norm and head of a transformers model, with or without its language model head.
 
     Raises:
         UnsupportedBackboneError: The architecture is not supported, or the model is not laid out as expected.
     """
     name = name or type(model).__name__
     architecture = architecture_of(getattr(model, "config", None), name=name)
-    base = model
-    head: nn.Module | None = None
+    base, head = model, None
     if type(model).__name__ == architecture.conditional_class:
-        base, head = cast("nn.Module", model.model), cast("nn.Module", model.lm_head)
-    if type(base).__name__ != architecture.base_class:
+        base, head = model.get_submodule("model"), model.get_submodule("lm_head")
+    if type(base).__name__ != architecture.base_class or not isinstance(base, PreTrainedModel):
         raise UnsupportedBackboneError(
             f"{name}: expected {architecture.conditional_class} or {architecture.base_class} for model_type "
             f"{architecture.model_type!r}, got {type(model).__name__}. Load it with transformers' own classes."
@@ -134,12 +125,13 @@ def find_parts(model: nn.Module, *, name: str | None = None) -> Parts:
     decoder = getattr(base, decoder_name, None)
     missing = [part for part in ("layers", "norm", "embed_tokens") if not hasattr(decoder, part)]
     missing += [part for part in architecture.vision if not hasattr(base, part)]
-    if decoder is None or missing:
+    blocks = getattr(decoder, "layers", None)
+    if not isinstance(decoder, PreTrainedModel) or not isinstance(blocks, nn.ModuleList) or missing:
         raise UnsupportedBackboneError(
             f"{name}: {architecture.base_class} has no {missing or [decoder_name]}; this transformers version lays it "
             "out differently. Please report it with the output of `pip show transformers`."
         )
-    return Parts(architecture, base, decoder, decoder_name, decoder.layers, decoder.norm, head)
+    return Parts(architecture, base, decoder, decoder_name, blocks, decoder.get_submodule("norm"), head)
 
 
 def check_layer(layer: int, depth: int, *, name: str) -> int:
@@ -171,7 +163,7 @@ def check_layer(layer: int, depth: int, *, name: str) -> int:
 class BlockOutput:
     """Filled by `capture_block` with the output of the block's last call."""
 
-    hidden: torch.Tensor | None = field(default=None)  # (B, S, D)
+    hidden: torch.Tensor | None = None  # (B, S, D)
 
 
 @contextmanager
@@ -183,7 +175,7 @@ def capture_block(parts: Parts, layer: int) -> Iterator[BlockOutput]:
     """
     box = BlockOutput()
 
-    def record(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
+    def record(_module: nn.Module, _args: object, output: torch.Tensor | tuple[torch.Tensor, ...]) -> None:
         box.hidden = output[0] if isinstance(output, tuple) else output
 
     handle = parts.blocks[layer - 1].register_forward_hook(record)

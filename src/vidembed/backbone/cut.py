@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import copy
 import tempfile
-from collections.abc import Iterable
-from typing import Any, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import torch
 from sentence_transformers.base.modules import Transformer
@@ -19,20 +18,28 @@ from transformers.utils.output_capturing import maybe_install_capturing_hooks
 
 from vidembed.backbone.architectures import Parts, check_layer, find_parts
 from vidembed.errors import BackboneError, UnsupportedBackboneError
-from vidembed.video.sampling import Sampling
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel, ProcessorMixin
+
+    from vidembed.video.sampling import Sampling
 
 M = TypeVar("M", bound=nn.Module)
+
+BASE = "base weights"
+WRAPPED = "base_layer"
+"""Where an adapter layer of PEFT keeps the layer that it wraps."""
 
 _OWN_REGISTRIES = ("_parameters", "_buffers", "_modules", "_forward_hooks", "_forward_pre_hooks")
 
 
-def cut(model: nn.Module, layer: int, *, name: str | None = None) -> nn.Module:
+def cut(model: nn.Module, layer: int, *, name: str | None = None) -> PreTrainedModel:
     """Cut a model after decoder block `layer`.
 
     Args:
         model: A supported transformers model, with or without its head. It is left as it was.
         layer: 1-based decoder block, or -1 for all blocks with the trained final norm.
-        name: How to name the model in an error.
+        name: How to name the model in an error; the class name by default.
 
     Returns:
         The base model (no head) of `layer` blocks, on the same parameters: only the final norm's unit weight is new.
@@ -47,15 +54,15 @@ def cut(model: nn.Module, layer: int, *, name: str | None = None) -> nn.Module:
     blocks = check_layer(layer, parts.depth, name=name)
     # transformers hooks the blocks once per decoder object: were the view first to ask for hidden states, the full
     # decoder would hook the shared blocks again and every index would be off.
-    maybe_install_capturing_hooks(cast("Any", parts.decoder))
+    maybe_install_capturing_hooks(parts.decoder)
 
     decoder = _shallow(parts.decoder)
-    decoder.layers = nn.ModuleList(list(parts.blocks)[:blocks])
+    decoder.layers = parts.blocks[:blocks]
     if layer != -1:
         decoder.norm = _unit_norm(parts, name=name)
     view = _shallow(parts.base)
-    config: Any = copy.deepcopy(parts.base.config)
-    text_config = config.get_text_config()
+    config = copy.deepcopy(parts.base.config)
+    text_config: Any = config.get_text_config()  # of a class of its own in each architecture
     text_config.num_hidden_layers = blocks
     if getattr(text_config, "layer_types", None):
         text_config.layer_types = list(text_config.layer_types)[:blocks]
@@ -80,73 +87,53 @@ def without_hooks(module: M) -> M:
     transformers' capturing hooks are local functions, which no process pool can send to a worker.
     """
     clone = _shallow(module)
-    clone._forward_hooks.clear()
-    clone.__dict__.pop("_output_capturing_hooks_installed", None)
-    for name, child in module._modules.items():
-        clone._modules[name] = None if child is None else without_hooks(child)
+    registries = clone.__dict__
+    registries["_forward_hooks"].clear()
+    registries.pop("_output_capturing_hooks_installed", None)
+    children = registries["_modules"].items()  # one that hangs under two names too, unlike named_children
+    registries["_modules"] = {name: child and without_hooks(child) for name, child in children}
     return clone
 
 
+@torch.no_grad()
 def _unit_norm(parts: Parts, *, name: str) -> nn.Module:
-    norm = parts.norm
-    weights = dict(norm.named_parameters())
-    if "RMSNorm" not in type(norm).__name__ or set(weights) != {"weight"} or not _weight_is_plain_factor(norm):
+    """The final norm with unit weight, if it multiplies by its weight, not by ``1 + weight``, and subtracts no mean."""
+    norm, parameters = parts.norm, dict(parts.norm.named_parameters())
+    is_plain = "RMSNorm" in type(norm).__name__ and set(parameters) == {"weight"}
+    if is_plain:
+        weight = parameters["weight"]  # (D,)
+        unit = _shallow(norm)
+        unit.weight = nn.Parameter(torch.ones_like(weight), requires_grad=False)
+        if not weight.is_meta:  # there would be nothing to compute on; the build verifies the saved model anyway
+            x = torch.linspace(-1.0, 2.0, len(weight), device=weight.device, dtype=weight.dtype)  # (D,)
+            is_plain = nn.functional.cosine_similarity(unit(x).float(), x.float(), dim=0).item() > 0.9999
+    if not is_plain:
         raise UnsupportedBackboneError(
             f"{name}: its final norm {type(norm).__name__} is not a plain RMSNorm (y = weight * x / rms(x)), so a unit "
             "weight would change the direction of the vector. Such norms need their own treatment in "
             "vidembed.backbone.cut."
         )
-    unit = _shallow(norm)
-    unit.weight = nn.Parameter(torch.ones_like(weights["weight"]), requires_grad=False)
     return unit
 
 
-@torch.no_grad()
-def _weight_is_plain_factor(norm: nn.Module) -> bool:
-    """Whether the norm multiplies by `weight`, not by ``1 + weight``, and subtracts no mean."""
-    probe = _shallow(norm)
-    weight = cast("torch.Tensor", norm.weight)
-    if weight.is_meta:
-        return True  # nothing to compute on; the build verifies the saved model anyway
-    probe.weight = nn.Parameter(torch.ones_like(weight), requires_grad=False)
-    x = torch.linspace(-1.0, 2.0, weight.shape[0], device=weight.device, dtype=weight.dtype)  # (D,)
-    return torch.nn.functional.cosine_similarity(probe(x).float(), x.float(), dim=0).item() > 0.9999
-
-
-BASE = "base weights"
-
-
-WRAPPED = "base_layer"
-"""Where an adapter layer of PEFT keeps the layer that it wraps."""
-
-
 def applied_adapters(model: nn.Module) -> dict[str, dict[str, float | None]]:
-    """The adapters that each adapter layer applies now, and the scale of each.
+    """The adapters that each adapter layer of PEFT applies now, and the scale of each, by the name of the layer.
 
-    Args:
-        model: With adapter layers of PEFT or without.
-
-    Returns:
-        By the name of the layer. Empty for a layer that computes what it wraps and nothing else: its adapters are
-        switched off, or already added to its weights.
+    Empty for a layer that computes what it wraps and nothing else: its adapters are switched off, or already added to
+    its weights.
     """
     found: dict[str, dict[str, float | None]] = {}
-    for name, module in model.named_modules():
-        layer: Any = module
+    for name, layer in model.named_modules():
         if not hasattr(layer, WRAPPED):
             continue
         merged = list(getattr(layer, "merged_adapters", ()))
         if getattr(layer, "disable_adapters", False):
             # its next forward pass takes a merged adapter out again
             found[name] = {f"{adapter} (merged, switched off)": None for adapter in merged}
-        elif merged:
-            found[name] = {}
         else:
-            active: str | Iterable[str] = getattr(layer, "active_adapters", ())
-            scales = getattr(layer, "scaling", {})
-            found[name] = {
-                adapter: scales.get(adapter) for adapter in ([active] if isinstance(active, str) else active)
-            }
+            active, scales = getattr(layer, "active_adapters", ()), getattr(layer, "scaling", {})
+            names = [] if merged else [active] if isinstance(active, str) else active
+            found[name] = {adapter: scales.get(adapter) for adapter in names}
     return found
 
 
@@ -179,34 +166,34 @@ def describe_weights(model: nn.Module) -> str:
 class _InMemoryTransformer(Transformer):
     """`Transformer` whose model is handed over instead of read from disk.
 
-    Everything else (modalities, message format, forward signature) is decided by the host's own constructor, which
-    reads the processor back from where it was saved, as it will when the checkpoint is loaded.
+    Everything else (modalities, message format, forward signature) is decided by its own constructor, which reads the
+    processor back from where it was saved, as it will when the checkpoint is loaded.
     """
 
-    def __init__(self, model: Any, processor_dir: str, **kwargs: Any) -> None:
+    def __init__(self, model: PreTrainedModel, processor_dir: str, **kwargs: Any) -> None:
         object.__setattr__(self, "_handed_over", model)
         super().__init__(processor_dir, **kwargs)
         object.__delattr__(self, "_handed_over")
 
-    def _load_config(self, *_args: Any, **_kwargs: Any) -> tuple[Any, bool]:
+    def _load_config(self, *_args: Any, **_kwargs: Any) -> tuple[PretrainedConfig, bool]:
         return self._handed_over.config, False
 
-    def _load_model(self, *_args: Any, **_kwargs: Any) -> Any:
+    def _load_model(self, *_args: Any, **_kwargs: Any) -> PreTrainedModel:
         return self._handed_over
 
 
 def as_transformer_module(
-    model: nn.Module,
-    processor: Any,
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
     *,
     chat_template: str,
     task: Literal["feature-extraction", "any-to-any"] = "feature-extraction",
 ) -> Transformer:
-    """Wrap a loaded model, sharing its weights.
+    """Wrap a loaded model, sharing its weights; its processor is left as it was.
 
     Args:
         model: A transformers model.
-        processor: Its processor. It is left as it was.
+        processor: Its processor.
         chat_template: The chat template that the module renders inputs with.
         task: The ``transformer_task`` of sentence-transformers.
 
@@ -229,14 +216,10 @@ def as_transformer_module(
     return module
 
 
-def declare_sampling(processor: Any, sampling: Sampling) -> None:
+def declare_sampling(processor: ProcessorMixin, sampling: Sampling) -> None:
     """Write a frame grid into a processor, for stock users of a checkpoint: with none, it cannot sample a video at all.
 
     Their frames are not ours: stock sampling goes by index and not by time, and rounds to whole temporal patches.
-
-    Args:
-        processor: Of a checkpoint that is about to be saved; changed in place.
-        sampling: The grid; its ``fps`` and ``max_frames`` are written.
     """
     video_processor = processor.video_processor
     video_processor.num_frames = None  # stock sampling takes this or fps

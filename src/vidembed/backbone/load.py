@@ -6,16 +6,17 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 import transformers
-from torch import nn
 from transformers import (
     AutoConfig,
     AutoProcessor,
     AutoTokenizer,
     PretrainedConfig,
+    PreTrainedModel,
+    ProcessorMixin,
     VideoLlama3Config,
     VideoLlama3ImageProcessor,
     VideoLlama3Processor,
@@ -25,12 +26,19 @@ from transformers.models.video_llama_3.video_processing_video_llama_3 import Vid
 from vidembed.backbone.architectures import REMOTE_CODE_TYPES, architecture_of
 from vidembed.errors import BackboneError, UnsupportedBackboneError
 
+logger = logging.getLogger(__name__)
+
+Features: TypeAlias = dict[str, Any]
+"""What a processor gives a model: tensors by name, and what sentence-transformers adds (``modality``, a string)."""
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
 KEY_MAPPING: dict[str, str] = {
     r"^model\.vision_encoder\.(?:vision_tower\.)?": "model.vision_model.",
     r"^model\.mm_projector\.": "model.projector.",
     r"^model\.(embed_tokens|layers|norm)\.": r"model.language_model.\1.",
 }
-"""Regular expressions over parameter names, in the form of transformers' ``from_pretrained(key_mapping=...)``."""
+"""From names of the original VideoLLaMA3 to native ones: transformers' ``from_pretrained(key_mapping=...)``."""
 
 _IMAGE_TOKEN, _VIDEO_TOKEN = "<|image_pad|>", "<|video_pad|>"
 _NOT_TEXT = frozenset(
@@ -53,71 +61,6 @@ CHAT_TEMPLATE = (
 """The message format of the original checkpoints, with the native processor's placeholders (it writes the times)."""
 
 
-def native_config(original: dict[str, Any], *, name: str) -> VideoLlama3Config:
-    """Translate the original ``config.json``.
-
-    Args:
-        original: The parsed ``config.json`` of a ``videollama3_qwen2`` checkpoint.
-        name: How to name the model in an error.
-
-    Raises:
-        UnsupportedBackboneError: The projector is of another kind, or the vision encoder's config is missing.
-    """
-    projector = original.get("mm_projector_type", "mlp2x_gelu")
-    if projector != "mlp2x_gelu":
-        raise UnsupportedBackboneError(
-            f"{name}: mm_projector_type {projector!r} has no native counterpart; only 'mlp2x_gelu' does."
-        )
-    vision = original.get("vision_encoder_config")
-    if not isinstance(vision, dict):
-        raise UnsupportedBackboneError(
-            f"{name}: config.json has no 'vision_encoder_config', so the size of the vision encoder is unknown. "
-            "Checkpoints of the finished model have it; stage checkpoints with an external 'vision_encoder' do not."
-        )
-    text = {key: value for key, value in original.items() if key not in _NOT_TEXT}
-    dtype = text.pop("torch_dtype", text.pop("dtype", None))
-    config = VideoLlama3Config(
-        text_config={**text, "model_type": "qwen2"},
-        vision_config={key: value for key, value in vision.items() if key not in _NOT_TEXT},
-        tie_word_embeddings=bool(original.get("tie_word_embeddings", False)),
-    )
-    config.architectures = ["VideoLlama3ForConditionalGeneration"]
-    config.dtype = dtype
-    return config
-
-
-def native_processor(name_or_path: str, config: VideoLlama3Config, **hub_kwargs: Any) -> Any:
-    """Build the native processor around the original tokenizer, and set the placeholder ids in `config`.
-
-    Raises:
-        UnsupportedBackboneError: The tokenizer lacks Qwen2's image and video placeholders.
-    """
-    tokenizer = AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=False, **hub_kwargs)
-    vocabulary = tokenizer.get_vocab()
-    missing = [token for token in (_IMAGE_TOKEN, _VIDEO_TOKEN) if token not in vocabulary]
-    if missing:
-        raise UnsupportedBackboneError(
-            f"{name_or_path}: its tokenizer has no {missing}; the native model needs one placeholder token for images "
-            "and one for videos, as in the Qwen2.5 tokenizer."
-        )
-    config.image_token_id = vocabulary[_IMAGE_TOKEN]
-    config.video_token_id = vocabulary[_VIDEO_TOKEN]
-    vision: Any = config.vision_config
-    patch_size = vision.patch_size
-    build: Any = VideoLlama3Processor
-    return build(
-        image_processor=VideoLlama3ImageProcessor(patch_size=patch_size),
-        tokenizer=tokenizer,
-        video_processor=VideoLlama3VideoProcessor(patch_size=patch_size),
-        chat_template=CHAT_TEMPLATE,
-    )
-
-
-logger = logging.getLogger(__name__)
-
-DTYPES = ("auto", "float32", "bfloat16", "float16")
-
-
 @dataclass(frozen=True)
 class Backbone:
     """A loaded model and its processor.
@@ -128,28 +71,19 @@ class Backbone:
         name: What it was loaded from.
     """
 
-    model: nn.Module
-    processor: Any
+    model: PreTrainedModel
+    processor: ProcessorMixin
     name: str
 
 
-def check_dtype(dtype: Any) -> Any:
-    """Refuse a dtype name that torch does not know before any weight is read.
-
-    Raises:
-        BackboneError: `dtype` is a string that is not in `DTYPES`.
-    """
+def check_dtype(dtype: object) -> None:
+    """Raise BackboneError, before any weight is read, for the name of a dtype that is not in `DTYPES`."""
     if isinstance(dtype, str) and dtype not in DTYPES:
         raise BackboneError(f"dtype={dtype!r} is not known. Allowed: {', '.join(DTYPES)}, or a torch.dtype.")
-    return dtype
 
 
 def check_device(device: str | None) -> None:
-    """Refuse a device that is not there before any weight is read.
-
-    Raises:
-        ValueError: torch cannot use it.
-    """
+    """Raise ValueError, before any weight is read, for a device that torch cannot use."""
     if device is None:
         return
     try:
@@ -197,10 +131,12 @@ def load_backbone(
 
     raw, _ = PretrainedConfig.get_config_dict(name, **hub_kwargs)
     model_type = raw.get("model_type")
+    config: PretrainedConfig
+    processor: ProcessorMixin
     if model_type in REMOTE_CODE_TYPES:
         logger.info("%s: remote-code layout %s, remapped onto %s", name, model_type, REMOTE_CODE_TYPES[model_type])
-        config: Any = native_config(raw, name=name)
-        processor: Any = native_processor(name, config, **hub_kwargs)
+        config = _native_config(raw, name=name)
+        processor = _native_processor(name, config, **hub_kwargs)
         model_kwargs["key_mapping"] = KEY_MAPPING
     else:
         architecture_of(SimpleNamespace(model_type=model_type), name=name)
@@ -227,10 +163,9 @@ def load_backbone(
     return Backbone(model, processor, name)
 
 
-def _load_processor(name: str, **kwargs: Any) -> Any:
+def _load_processor(name: str, **kwargs: Any) -> ProcessorMixin:
     try:
-        auto: Any = AutoProcessor
-        processor = auto.from_pretrained(name, trust_remote_code=False, **kwargs)
+        processor: ProcessorMixin = AutoProcessor.from_pretrained(name, trust_remote_code=False, **kwargs)
     except (OSError, ValueError) as error:
         raise BackboneError(
             f"{name}: no processor could be loaded ({error}). Save it beside the model: processor_config.json (or "
@@ -243,3 +178,49 @@ def _load_processor(name: str, **kwargs: Any) -> Any:
             "Use a checkpoint of a video model with its full processor."
         )
     return processor
+
+
+def _native_config(original: dict[str, Any], *, name: str) -> VideoLlama3Config:
+    """Translate the ``config.json`` of an original VideoLLaMA3 checkpoint."""
+    projector = original.get("mm_projector_type", "mlp2x_gelu")
+    if projector != "mlp2x_gelu":
+        raise UnsupportedBackboneError(
+            f"{name}: mm_projector_type {projector!r} has no native counterpart; only 'mlp2x_gelu' does."
+        )
+    vision = original.get("vision_encoder_config")
+    if not isinstance(vision, dict):
+        raise UnsupportedBackboneError(
+            f"{name}: config.json has no 'vision_encoder_config', so the size of the vision encoder is unknown. "
+            "Checkpoints of the finished model have it; stage checkpoints with an external 'vision_encoder' do not."
+        )
+    text = {key: value for key, value in original.items() if key not in _NOT_TEXT}
+    dtype = text.pop("torch_dtype", text.pop("dtype", None))
+    config = VideoLlama3Config(
+        text_config={**text, "model_type": "qwen2"},
+        vision_config={key: value for key, value in vision.items() if key not in _NOT_TEXT},
+        tie_word_embeddings=bool(original.get("tie_word_embeddings", False)),
+    )
+    config.architectures = ["VideoLlama3ForConditionalGeneration"]
+    config.dtype = dtype
+    return config
+
+
+def _native_processor(name: str, config: VideoLlama3Config, **hub_kwargs: Any) -> VideoLlama3Processor:
+    """Build the native processor around the original tokenizer, and set the placeholder ids in `config`."""
+    tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False, **hub_kwargs)
+    vocabulary = tokenizer.get_vocab()
+    missing = [token for token in (_IMAGE_TOKEN, _VIDEO_TOKEN) if token not in vocabulary]
+    if missing:
+        raise UnsupportedBackboneError(
+            f"{name}: its tokenizer has no {missing}; the native model needs one placeholder token for images "
+            "and one for videos, as in the Qwen2.5 tokenizer."
+        )
+    config.image_token_id = vocabulary[_IMAGE_TOKEN]
+    config.video_token_id = vocabulary[_VIDEO_TOKEN]
+    patch_size = config.vision_config.patch_size
+    return VideoLlama3Processor(
+        image_processor=VideoLlama3ImageProcessor(patch_size=patch_size),
+        tokenizer=tokenizer,
+        video_processor=VideoLlama3VideoProcessor(patch_size=patch_size),
+        chat_template=CHAT_TEMPLATE,
+    )

@@ -11,36 +11,41 @@ import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 from transformers import Cache, DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from vidembed.backbone.architectures import Parts
 from vidembed.errors import UnsupportedBackboneError
 
+if TYPE_CHECKING:
+    from vidembed.backbone.architectures import Parts
+    from vidembed.backbone.load import Features
+
+PACKED_TOKENS = 512
+"""Suffix tokens per pass: longer rows spend their time on masked attention, shorter ones on calls (measured on CPU)."""
+MASKED_ATTENTION = ("sdpa", "eager")
+"""Attention implementations that take a mask of their own form; flash attention does not."""
 VISUAL = "visual."
+
 _PIXELS = "pixel_values_videos"
 _TOKENS = VISUAL + "tokens"  # (V, D)
 _DEEPSTACK = VISUAL + "deepstack."  # one (V, D) per level, Qwen3-VL only
 _BOOKKEEPING = ("modality", "num_images_per_sample", "num_videos_per_sample", "logits_to_keep")
+_PER_TOKEN = ("input_ids", "mm_token_type_ids", "token_type_ids")
 
 
 @torch.inference_mode()
-def encode_visual(parts: Parts, features: dict[str, Any]) -> dict[str, Any]:
-    """Run the vision tower on the video of one prompt.
+def encode_visual(parts: Parts, features: Features) -> Features:
+    """Run the vision tower on the video of one prompt, and put the visual tokens in the place of the pixels.
 
     Args:
         parts: The model's parts.
         features: Of the processor, on the model's device, with one video and no image.
-
-    Returns:
-        The features with the visual tokens in the place of the pixels.
     """
-    base: Any = parts.base
-    encode = base.get_video_features
+    encode: Any = parts.base.get_video_features
     grids = {name: features[name] for name in inspect.signature(encode).parameters if name in features}
     output = encode(**grids, return_dict=True)
     kept = {name: value for name, value in features.items() if name != _PIXELS}
@@ -50,13 +55,13 @@ def encode_visual(parts: Parts, features: dict[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def has_pixels(features: dict[str, Any]) -> bool:
+def has_pixels(features: Features) -> bool:
     """Whether the features hold the pixels of a video, and of nothing else."""
     return _PIXELS in features and "pixel_values" not in features
 
 
-def model_inputs(features: dict[str, Any]) -> dict[str, Any]:
-    """Keyword arguments of the base model: without what the host keeps for itself, visual tokens as it takes them."""
+def model_inputs(features: Features) -> Features:
+    """Keyword arguments of the base model: without bookkeeping, and visual tokens as it takes them."""
     inputs = {
         name: value for name, value in features.items() if name not in _BOOKKEEPING and not name.startswith(VISUAL)
     }
@@ -67,14 +72,6 @@ def model_inputs(features: dict[str, Any]) -> dict[str, Any]:
         )
         inputs["mm_encoder_outputs"] = {"video": output}
     return inputs
-
-
-PACKED_TOKENS = 512
-"""Suffix tokens per pass: longer rows spend their time on masked attention, shorter ones on calls (measured on CPU)."""
-
-_PER_TOKEN = ("input_ids", "mm_token_type_ids", "token_type_ids")
-MASKED_ATTENTION = ("sdpa", "eager")
-"""Attention implementations that take a mask of their own form; flash attention does not."""
 
 
 @dataclass(frozen=True)
@@ -105,8 +102,11 @@ class VideoPrefix:
 
 def can_share_prefix(parts: Parts) -> bool:
     """Whether the model's attention takes the packed mask."""
-    config: Any = parts.base.config
-    return getattr(config, "_attn_implementation", None) in MASKED_ATTENTION
+    return _attention(parts) in MASKED_ATTENTION
+
+
+def _attention(parts: Parts) -> object:
+    return getattr(parts.base.config, "_attn_implementation", None)
 
 
 def prefix_length(input_ids: torch.Tensor, media_token_ids: Sequence[int]) -> int:
@@ -126,7 +126,7 @@ def prefix_length(input_ids: torch.Tensor, media_token_ids: Sequence[int]) -> in
 
 
 @torch.inference_mode()
-def prefill(parts: Parts, features: dict[str, Any]) -> VideoPrefix:
+def prefill(parts: Parts, features: Features) -> VideoPrefix:
     """Run the beginning of a prompt up to its last visual token, and keep its keys and values.
 
     Args:
@@ -134,8 +134,7 @@ def prefill(parts: Parts, features: dict[str, Any]) -> VideoPrefix:
         features: One whole prompt from the processor, suffix included (positions depend on the whole), with pixels or
             with what `vidembed.backbone.prefix.encode_visual` made of them.
     """
-    base: Any = parts.base
-    config: Any = base.config
+    config: Any = parts.base.config  # of a class of its own in each architecture
     length = prefix_length(features["input_ids"], (config.video_token_id, config.image_token_id))
     positions = _positions(parts, features)  # (3, 1, S) or None
     inputs = {
@@ -146,8 +145,10 @@ def prefill(parts: Parts, features: dict[str, Any]) -> VideoPrefix:
     if positions is not None:
         inputs["position_ids"] = positions[:, :, :length]
     cache = DynamicCache(config=config)
-    output = base(**inputs, **_as_argument(base, cache), use_cache=True)
-    keys_values = [(layer.keys, layer.values) for layer in cast("Any", cache).layers]
+    output = parts.base(**inputs, **_as_argument(parts.base, cache), use_cache=True)
+    keys_values = [
+        (layer.keys, layer.values) for layer in cache.layers if layer.keys is not None and layer.values is not None
+    ]
     next_position = length if positions is None else int(positions[0, 0, length])
     # a copy, since a view would keep all P positions alive
     return VideoPrefix(keys_values, length, next_position, output.last_hidden_state[0, -1].clone())
@@ -155,26 +156,26 @@ def prefill(parts: Parts, features: dict[str, Any]) -> VideoPrefix:
 
 def no_prefix(parts: Parts) -> VideoPrefix:
     """An empty prefix: `read_suffixes` then reads whole prompts without a video."""
-    text: Any = parts.base.config.get_text_config()  # type: ignore[operator, union-attr]
-    weight = cast("torch.Tensor", parts.decoder.embed_tokens.weight)  # type: ignore[union-attr]
+    text: Any = parts.base.config.get_text_config()
     head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    empty = weight.new_empty((1, text.num_key_value_heads, 0, head_dim))  # (1, H_kv, 0, D_head)
-    return VideoPrefix([(empty, empty)] * parts.depth, 0, 0, weight.new_empty(text.hidden_size))
+    like = torch.empty(text.hidden_size, dtype=parts.decoder.dtype, device=parts.decoder.device)  # (D,)
+    empty = like.new_empty((1, text.num_key_value_heads, 0, head_dim))  # (1, H_kv, 0, D_head)
+    return VideoPrefix([(empty, empty)] * parts.depth, 0, 0, like)
 
 
-def _as_argument(model: Any, cache: Cache) -> dict[str, Cache]:
+def _as_argument(model: nn.Module, cache: Cache) -> dict[str, Cache]:
     """The argument that takes a cache: transformers 5.24 renamed it, and warns of the old name."""
     return {"cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values": cache}
 
 
-def _positions(parts: Parts, features: dict[str, Any]) -> torch.Tensor | None:
+def _positions(parts: Parts, features: Features) -> torch.Tensor | None:
     """Position ids of a whole prompt as the model itself gives them (3, 1, S); None where they are a plain range."""
     if parts.architecture.position_dims == 1:
         return None
     rope: Any = parts.base.get_rope_index
     wanted = {key: features[key] for key in inspect.signature(rope).parameters if key in features}
-    positions, _ = rope(**wanted)
-    return cast("torch.Tensor", positions)
+    positions: torch.Tensor = rope(**wanted)[0]
+    return positions
 
 
 def packs(lengths: Sequence[int], max_tokens: int = PACKED_TOKENS) -> Iterator[range]:
@@ -208,9 +209,8 @@ def read_suffixes(
         UnsupportedBackboneError: The attention implementation takes no mask of its own.
     """
     if not can_share_prefix(parts):
-        config: Any = parts.base.config
         raise UnsupportedBackboneError(
-            f"attn_implementation={config._attn_implementation!r} cannot keep packed sentences apart. Load the model "
+            f"attn_implementation={_attention(parts)!r} cannot keep packed sentences apart. Load the model "
             f"with one of {MASKED_ATTENTION}, or score pairs one by one with shared_prefix=False."
         )
     rows = [
@@ -221,7 +221,6 @@ def read_suffixes(
 
 
 def _read_pack(parts: Parts, prefix: VideoPrefix, suffixes: list[Sequence[int]]) -> torch.Tensor:
-    decoder: Any = parts.decoder
     device = prefix.hidden.device
     lengths = torch.tensor([len(suffix) for suffix in suffixes], device=device)  # (N,)
     ids = torch.tensor([token for suffix in suffixes for token in suffix], device=device)[None]  # (1, T)
@@ -232,21 +231,22 @@ def _read_pack(parts: Parts, prefix: VideoPrefix, suffixes: list[Sequence[int]])
 
     own = (segment[:, None] == segment[None]) & (within[:, None] >= within[None])  # (T, T)
     mask = torch.cat([torch.ones(total, prefix.tokens, dtype=torch.bool, device=device), own], dim=1)[None, None]
-    embeddings = decoder.embed_tokens(ids)  # (1, T, D)
+    embeddings = parts.decoder.get_input_embeddings()(ids)  # (1, T, D)
     # as what is added to the logits: eager attention takes no other, and sdpa would convert it in every block
     mask = torch.zeros_like(mask, dtype=embeddings.dtype).masked_fill(~mask, torch.finfo(embeddings.dtype).min)
     positions = (prefix.next_position + within)[None]  # (1, T)
     if parts.architecture.position_dims > 1:
         positions = positions[None].expand(parts.architecture.position_dims, -1, -1)  # (3, 1, T)
     cache = Cache(layers=[_FrozenLayer(keys, values) for keys, values in prefix.keys_values])
-    output = decoder(
+    output = parts.decoder(
         inputs_embeds=embeddings,
         attention_mask=mask,
         position_ids=positions,
-        **_as_argument(decoder, cache),
+        **_as_argument(parts.decoder, cache),
         use_cache=True,
     )
-    return cast("torch.Tensor", output.last_hidden_state[0, starts + lengths - 1])  # (N, D)
+    last: torch.Tensor = output.last_hidden_state[0, starts + lengths - 1]  # (N, D)
+    return last
 
 
 class _FrozenLayer(DynamicLayer):  # type: ignore[no-untyped-call]
@@ -271,5 +271,6 @@ def logits_of(parts: Parts, hidden: torch.Tensor) -> torch.Tensor:
 
     video_llama_3 ignores ``logits_to_keep`` and would compute them at every position.
     """
-    head = cast("nn.Module", parts.head)
-    return cast("torch.Tensor", head(hidden)).float()
+    assert parts.head is not None  # noqa: S101 - the reranker refuses a model without it
+    logits: torch.Tensor = parts.head(hidden)
+    return logits.float()

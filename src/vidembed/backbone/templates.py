@@ -11,9 +11,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from vidembed.errors import TemplateError
+
+if TYPE_CHECKING:
+    from transformers import ProcessorMixin
 
 TEXT_PROMPT = "Summarize above sentence in one word:"
 VIDEO_PROMPT = "Summarize above video in one word:"
@@ -109,21 +112,17 @@ class MessageFormat:
     image: str
 
 
-def message_format(processor: Any, *, name: str) -> MessageFormat:
+def message_format(processor: ProcessorMixin, *, name: str) -> MessageFormat:
     """Read the message format off what the model's own chat template renders.
 
     The template is rendered with ``enable_thinking=False`` if it knows that variable. A generation prompt that still
     opens a thought, as those of "Thinking" models do, gets it closed: after ``<think>`` no answer can stand.
 
-    Args:
-        processor: A transformers processor with a chat template.
-        name: How to name the model in an error.
-
     Raises:
         TemplateError: There is no chat template, it drops or alters the content, or it opens a thought by a tag whose
             closing tag is not known.
     """
-    if getattr(processor, "chat_template", None) is None:
+    if processor.chat_template is None:
         raise TemplateError(
             f"{name}: its processor has no chat template, so the prompt cannot be written. Save one beside the "
             "model as chat_template.jinja (published instruct models have it)."
@@ -132,10 +131,9 @@ def message_format(processor: Any, *, name: str) -> MessageFormat:
     # not to every template: transformers warns of variables that a template does not have
     options = {"enable_thinking": False} if "enable_thinking" in str(processor.chat_template) else {}
 
-    def render(*content: dict[str, Any], system: bool = False) -> str:
-        messages: list[dict[str, Any]] = [{"role": "user", "content": list(content)}]
-        if system:
-            messages.insert(0, {"role": "system", "content": [{"type": "text", "text": _SYSTEM}]})
+    def render(*content: dict[str, str], system: bool = False) -> str:
+        start = [{"role": "system", "content": [{"type": "text", "text": _SYSTEM}]}] if system else []
+        messages = [*start, {"role": "user", "content": list(content)}]
         return str(processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **options))
 
     def split(rendered: str, mark: str, what: str) -> tuple[str, str]:
@@ -185,7 +183,7 @@ def _with_thought_closed(footer: str, *, name: str) -> str:
     return f"{footer}\n{closing}\n\n" if "\n" in footer[tags[-1].end() :] else footer + closing
 
 
-def eol_template(processor: Any, *, prefix: str | None = None, name: str = "the model") -> str:
+def eol_template(processor: ProcessorMixin, *, prefix: str | None = None, name: str = "the model") -> str:
     """Write the chat template that ends every input in its "in one word" prompt.
 
     A message with a video gets the video prompt, else one with an image the image prompt, else the text prompt. The
@@ -224,7 +222,7 @@ def stand_in_template(template: str) -> str:
     return template.replace(_STARTS_AS_TEXT, _STARTS_AS_TEXT.replace("text", "video"))
 
 
-def match_template(processor: Any, *, question: str = MATCH_QUESTION, name: str = "the model") -> str:
+def match_template(processor: ProcessorMixin, *, question: str = MATCH_QUESTION, name: str = "the model") -> str:
     """Write the chat template of the reranker: the video, then the sentence, then the question.
 
     The video comes first for either order of a pair, so that all sentences asked of one video share the beginning of
@@ -251,9 +249,10 @@ def _fill(template: str, form: MessageFormat, prompts: dict[str, str], *, lead: 
         "FOOTER": form.footer,
         **prompts,
     }
-    return re.sub(rf"\b({'|'.join(values)})\b", lambda match: _literal(values[match[1]]), template)
 
+    def literal(match: re.Match[str]) -> str:
+        """A Jinja string."""
+        text = values[match[1]].replace("\\", "\\\\").replace("'", "\\'").replace("\n", "\\n")
+        return f"'{text}'"
 
-def _literal(text: str) -> str:
-    """A Jinja string literal."""
-    return "'" + text.replace("\\", "\\\\").replace("'", "\\'").replace("\n", "\\n") + "'"
+    return re.sub(rf"\b({'|'.join(values)})\b", literal, template)

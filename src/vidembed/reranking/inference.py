@@ -19,11 +19,10 @@ from vidembed.backbone.cut import describe_weights
 from vidembed.backbone.prefix import VideoPrefix, can_share_prefix, encode_visual, has_pixels, read_suffixes
 from vidembed.checkpoint import fields_digest, module_fields, weights_digest
 from vidembed.errors import InputError
-from vidembed.inputs import Prepared, collate
-from vidembed.pipeline import Failed, OnError, check_context, check_on_error, core_count, prepare_ahead
+from vidembed.inputs import Prepared, collate, name_of
+from vidembed.pipeline import Failed, OnError, VideoModel, check_on_error, core_count, prepare_ahead
 from vidembed.scoring.checks import FloatArray
 from vidembed.video.sampling import PICTURE_VERSION
-from vidembed.video_model import VideoInputs, name_of
 from vidembed.visual_cache import VisualTokenCache, visual_key
 from vidembed.yes_no import Answers, HeadReader, Pair, VideoGroup, VideoPrompt, as_pair, by_video, check_indexed
 
@@ -50,7 +49,7 @@ class PredictOptions(TypedDict, total=False):
     on_error: OnError
 
 
-class PrefixSharingCrossEncoder(VideoInputs, CrossEncoder):
+class PrefixSharingCrossEncoder(VideoModel, CrossEncoder):
     """A CrossEncoder that reads the answers of its own head, each video prefilled once.
 
     Attributes:
@@ -63,6 +62,7 @@ class PrefixSharingCrossEncoder(VideoInputs, CrossEncoder):
     shared_prefix: bool
     visual_cache: VisualTokenCache | None
     _answer_tokens: AnswerTokens
+    _argument = "pairs"
 
     def _find_head(self) -> Parts:
         parts = find_parts(cast("nn.Module", self._transformer.model))
@@ -102,9 +102,9 @@ class PrefixSharingCrossEncoder(VideoInputs, CrossEncoder):
         Texts alone are taken too: the host's trainer counts the tokens of a column.
         """
         if inputs and all(isinstance(item, str) for item in inputs):
-            return self._call_host(list(inputs), [], prompt, **kwargs)
+            return self._features(list(inputs), None, prompt=prompt, **kwargs)
         rows = [
-            self._prepare_one(
+            self._prepare(
                 pair.index,
                 {"video": pair.video, "text": pair.text},
                 prompt=prompt,
@@ -113,8 +113,6 @@ class PrefixSharingCrossEncoder(VideoInputs, CrossEncoder):
             )
             for pair in (as_pair(index, item) for index, item in enumerate(inputs))
         ]
-        for row in rows:
-            check_context(self._transformer.config, row.tokens, f"pairs[{row.index}] {row.name}")
         return collate(rows, pad_token_id=self.tokenizer.pad_token_id or 0) if rows else {}
 
     def is_singular_input(self, inputs: Any) -> bool:  # type: ignore[override]
@@ -265,16 +263,14 @@ class PrefixSharingCrossEncoder(VideoInputs, CrossEncoder):
             }
         return prepare_ahead(
             groups,
-            is_text=lambda _group: False,
-            prepare_one=functools.partial(
+            functools.partial(
                 self._prepare_group,
                 prompt=prompt,
                 processing_kwargs=processing_kwargs,
                 workers=self.decode_workers,
                 made_by=made_by,
             ),
-            prepare_texts=lambda *_: [],
-            name_of=lambda group: name_of(group.video),
+            name=lambda group: name_of(group.video),
             on_error=on_error,
             workers=self.decode_workers,
         )
@@ -293,15 +289,14 @@ class PrefixSharingCrossEncoder(VideoInputs, CrossEncoder):
         key = None if made_by is None else visual_key(group.video, self.sampling, made_by)
         if key is not None and self.visual_cache is not None and (found := self.visual_cache.get(key)) is not None:
             return Prepared(index, name_of(group.video), dict(found))
-        prepared = self._prepare_one(
-            index,
+        prepared = self._prepare(
+            group.pairs[0].index,
             {"video": group.video, "text": ""},
             prompt=prompt,
             processing_kwargs=processing_kwargs,
             task=None,
             threads=max(1, core_count() // workers),
         )
-        check_context(self._transformer.config, prepared.tokens, f"pairs[{group.pairs[0].index}] {prepared.name}")
         if key is not None and has_pixels(prepared.features):
             prepared.features[_KEY] = key
         return prepared
