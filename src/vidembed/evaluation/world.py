@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 from vidembed import __version__
 from vidembed.atomic import replacing
 from vidembed.evaluation.benchmark import Benchmark
-from vidembed.shapes.files import ClipRecord, iterate_clips, write_clip
+from vidembed.shapes.clips import ClipRecord, iterate_clips, write_clip
 from vidembed.shapes.language import SUMMARY_ATTRIBUTES
 
 CLIPS: Final = 200

@@ -31,7 +31,7 @@ from vidembed.scoring import MarginPolicy, PriorCorrection, dual_softmax, expect
 from vidembed.scoring._checks import FloatArray
 from vidembed.scoring._logistic import sigmoid
 from vidembed.shapes import CHECKPOINT
-from vidembed.shapes.files import ClipRecord, iterate_clips, write_clip, write_clips
+from vidembed.shapes.clips import ClipRecord, iterate_clips, write_clip, write_clips
 from vidembed.shapes.language import SUMMARY_ATTRIBUTES
 
 logger = logging.getLogger(__name__)
