@@ -24,16 +24,16 @@ def test_tags_and_keywords_hold_the_same_words(seed):
 def test_statements_are_right_or_wrong_as_asked(seed, true, hard, claims):
     rng = np.random.default_rng(seed)
     scene = sample_scene(rng, "train")
-    told = prompts.statement(scene, rng, true=true, hard=hard, claims=claims)
-    assert told.true is true
-    assert told.verdict.startswith("Yes." if true else "No. ")
+    statement = prompts.statement(scene, rng, true=true, hard=hard, claims=claims)
+    assert statement.true is true
+    assert statement.verdict.startswith("Yes." if true else "No. ")
     if claims:  # a claim is one of the sentences about this scene exactly when it is right
         about = {prompts.claim(scene, name) for name in scene.attributes}
-        assert (told.text in about) is true
-    if not true:  # the correction is about this scene, and differs from what was said
-        correction = told.verdict.removeprefix("No. ")
+        assert (statement.text in about) is true
+    if not true:  # the correction is about this scene, and differs from the statement
+        correction = statement.verdict.removeprefix("No. ")
         assert correction in {prompts.claim(scene, name) for name in scene.attributes}
-        assert correction != told.text
+        assert correction != statement.text
 
 
 @given(seeds, st.booleans())

@@ -101,7 +101,7 @@ def write_card(
         run: The fields of ``tools.shapes.train.Run``.
         parameters: Of the model.
         seconds: Of training, by the clock.
-        note: A sentence on how the run went, where there is something to tell.
+        note: A sentence on how the run went, if any.
 
     Returns:
         Markdown.

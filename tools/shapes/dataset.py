@@ -105,14 +105,14 @@ class RowBuilder:
         tokens = self.ids(answer) + self.ids("<|im_end|>")
         row.append(Segment(tokens, parent=len(row) - 1, weights=[1.0] * len(tokens), isolated=isolated))
 
-    def judge(self, row: Row, told: prompts.Statement, *, reason: bool = False) -> None:
+    def judge(self, row: Row, statement: prompts.Statement, *, reason: bool = False) -> None:
         """Appends a sentence, the question whether the video matches it, and the answer, with its reason if asked."""
-        said = self.ids(f"\n{told.text}")
+        sentence = self.ids(f"\n{statement.text}")
         question = prompts.EXPLAIN_QUESTION if reason else MATCH_QUESTION
         asked = self.ids(f"\n{question}<|im_end|>\n<|im_start|>assistant\n")
-        weights = [0.0, *[0.3] * (len(said) - 1)] if told.true else []  # a right sentence is a caption too
-        row.append(Segment(said + asked, parent=0, weights=weights))
-        answer = self.ids(told.verdict if reason else "Yes" if told.true else "No") + self.ids("<|im_end|>")
+        weights = [0.0, *[0.3] * (len(sentence) - 1)] if statement.true else []  # a right sentence is a caption too
+        row.append(Segment(sentence + asked, parent=0, weights=weights))
+        answer = self.ids(statement.verdict if reason else "Yes" if statement.true else "No") + self.ids("<|im_end|>")
         row.append(Segment(answer, parent=len(row) - 1, weights=[4.0, *[0.5] * (len(answer) - 1)]))
 
     def prompt(self, sentence: str | None, instruction: str = prompts.ONE_WORD_INSTRUCTION) -> Row:
@@ -154,8 +154,8 @@ def clip_row(builder: RowBuilder, scene: Scene, rng: np.random.Generator, mixtur
         instruction, answer = language.question(scene, rng)
         builder.ask(row, instruction, answer, video=True, isolated=False)
     for _ in range(mixture.statements):
-        told = prompts.statement(scene, rng, true=bool(rng.random() < 0.5), hard=0.7, claims=0.4)
-        builder.judge(row, told, reason=bool(rng.random() < 0.3))
+        statement = prompts.statement(scene, rng, true=bool(rng.random() < 0.5), hard=0.7, claims=0.4)
+        builder.judge(row, statement, reason=bool(rng.random() < 0.3))
     return row
 
 
@@ -196,6 +196,6 @@ def make_batch(builder: RowBuilder, mixture: Mixture, *, seed: int, step: int) -
     clips = builder.pack([clip_row(builder, scene, rng, mixture) for scene in scenes])
     texts = None
     if mixture.texts:
-        told = [sample_scene(rng, "train") for _ in range(mixture.texts)]
-        texts = builder.pack([text_row(builder, scene, rng, mixture) for scene in told])
+        captioned = [sample_scene(rng, "train") for _ in range(mixture.texts)]
+        texts = builder.pack([text_row(builder, scene, rng, mixture) for scene in captioned])
     return Batch(clips=clips, pixel_values=patchify(frames), texts=texts)

@@ -129,11 +129,11 @@ def _tag_accuracy(answers: list[str], records: list[ClipRecord]) -> dict[str, fl
     hits: dict[str, list[bool]] = defaultdict(list)
     names = ("colour", "shape", "size", "direction", "speed", "event", "background")
     for answer, record in zip(answers, records, strict=True):
-        said, meant = answer.split(), record.tags.split()
+        answered, expected = answer.split(), record.tags.split()
         for i, name in enumerate(names):
-            hits[name].append(said[i : i + 1] == meant[i : i + 1])
-        hits["corner object"].append(said[8:] == meant[8:])
-        hits["all"].append(said == meant)
+            hits[name].append(answered[i : i + 1] == expected[i : i + 1])
+        hits["corner object"].append(answered[8:] == expected[8:])
+        hits["all"].append(answered == expected)
     return {name: round(sum(values) / len(values), 3) for name, values in hits.items()}
 
 
@@ -153,20 +153,20 @@ def pair_states(reader: Reader, written: Sequence[tuple[Path, ClipRecord]]) -> t
 
 
 def _answers(reader: Reader, written: Sequence[tuple[Path, ClipRecord]]) -> dict[str, Any]:
-    """What the model says about the clips: tags, and whether sentences match."""
+    """The answers of the model about the clips: tags, and whether sentences match."""
     instruction = "\n" + prompts.TAG_INSTRUCTIONS[0].format(kind="video")
-    said: list[str] = []
+    answers: list[str] = []
     right, wrong = [], []
     for start in tqdm(range(0, len(written), _BATCH), desc="asking", unit="batch"):
         paths = [path for path, _ in written[start : start + _BATCH]]
         records = [record for _, record in written[start : start + _BATCH]]
-        said += reader.answer(paths, [instruction] * len(paths))
+        answers += reader.answer(paths, [instruction] * len(paths))
         right.append(reader.p_yes(paths, [record.right for record in records]))
         wrong.append(reader.p_yes(paths, [record.wrong for record in records]))
     p_right, p_wrong = torch.cat(right), torch.cat(wrong)
     hits = torch.cat([p_right > 0.5, p_wrong <= 0.5]).float()
     return {
-        "tags": _tag_accuracy(said, [record for _, record in written]),
+        "tags": _tag_accuracy(answers, [record for _, record in written]),
         "match": {
             "accuracy": round(hits.mean().item(), 3),
             "right_above_wrong": round((p_right > p_wrong).float().mean().item(), 3),
@@ -254,13 +254,13 @@ def probe(model: Qwen2_5_VLForConditionalGeneration, builder: RowBuilder, n: int
         on wrong ones that differ in one attribute; ``t2v_r1``: text-to-video Recall@1 in percent by layer.
     """
     model.train(mode=False)
-    told = sample_clips(n, "test", seed=1)
-    frames = np.stack([record.frames() for record in told])  # (N, T, H, W, C)
+    records = sample_clips(n, "test", seed=1)
+    frames = np.stack([record.frames() for record in records])  # (N, T, H, W, C)
     values = patchify(frames).to(model.device)
     rng = np.random.default_rng(1)
     tag_rows: list[Row] = []
     match_rows: list[Row] = []
-    for record in told:
+    for record in records:
         tag_rows.append([builder.clip])
         instruction = prompts.TAG_INSTRUCTIONS[0].format(kind="video")
         builder.ask(tag_rows[-1], instruction, record.tags, video=True, isolated=False)
@@ -278,7 +278,7 @@ def probe(model: Qwen2_5_VLForConditionalGeneration, builder: RowBuilder, n: int
     hits: dict[str, list[bool]] = defaultdict(list)
     word: dict[int, int] = defaultdict(int)
     for hit, owner in zip(right, owners, strict=True):
-        names = _CORNER_WORDS if told[owner].scene.corner else _TAG_WORDS
+        names = _CORNER_WORDS if records[owner].scene.corner else _TAG_WORDS
         if word[owner] < len(names) and names[word[owner]]:
             hits[names[word[owner]]].append(hit)
         word[owner] += 1
@@ -287,7 +287,7 @@ def probe(model: Qwen2_5_VLForConditionalGeneration, builder: RowBuilder, n: int
     asked = (targets == yes) | (targets == no)
     match = ((logits[asked, yes] > logits[asked, no]) == (targets[asked] == yes)).float().mean().item()
     video = prompt_states(model, builder, [builder.prompt(None)] * n, frames)  # (layers, N, D)
-    text = prompt_states(model, builder, [builder.prompt(record.caption) for record in told], None)
+    text = prompt_states(model, builder, [builder.prompt(record.caption) for record in records], None)
     video, text = functional.normalize(video, dim=-1), functional.normalize(text, dim=-1)
     model.train()
     return {

@@ -1,4 +1,4 @@
-"""What the training says and asks about a scene: instructions, keywords and statements with a verdict."""
+"""Texts of the training: instructions, keywords and statements with a verdict."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from vidembed.shapes.language import (
 from vidembed.shapes.world import Scene, vary
 
 EXPLAIN_QUESTION: Final = "Is the sentence right? Answer in detail."
-"""The question of the reranker with room for a correction, which tells training what a wrong sentence got wrong."""
+"""The question of the reranker, answered with a correction where the sentence is wrong."""
 
 ONE_WORD_INSTRUCTION: Final = "Summarize above {kind} in one word:"
 """The prompt that embeddings are read from (VidVec, arXiv 2602.08099, section 3.2); never trained."""

@@ -137,7 +137,7 @@ def packed_loss(
 
 
 def export(model: Qwen2_5_VLForConditionalGeneration, processor: Qwen2_5_VLProcessor, out: Path) -> None:
-    """Saves weights in float16 and a configuration that says float32, so that they load as float32.
+    """Saves weights in float16 and a configuration of float32, so that they load as float32.
 
     Args:
         model: The trained model; it is not changed.

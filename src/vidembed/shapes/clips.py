@@ -26,7 +26,7 @@ _CRF: Final = "18"  # x264's constant quality: small files, hardly visible loss
 
 @dataclass(frozen=True, slots=True)
 class ClipRecord:
-    """A clip and what is said about it.
+    """A clip and its sentences.
 
     Attributes:
         name: Unique in its set, for example ``"test-0007"``.

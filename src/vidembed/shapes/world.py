@@ -82,7 +82,7 @@ class Scene:
         background: One of ``BACKGROUNDS``.
         event: What happens half-way, one of ``EVENTS``.
         corner: The still object, or None for empty corners.
-        seed: Decides what captions do not tell: start, moment of the event, lighting, new colour, side of a turn.
+        seed: Decides what captions leave out: start, moment of the event, lighting, new colour, side of a turn.
     """
 
     shape: str
