@@ -7,7 +7,7 @@ import pytest
 
 from vidembed.evaluation.benchmark import Benchmark
 from vidembed.evaluation.shapes import draw_world
-from vidembed.shapes.files import iterate_clips
+from vidembed.shapes.clips import iterate_clips
 from vidembed.shapes.language import SUMMARY_ATTRIBUTES
 
 

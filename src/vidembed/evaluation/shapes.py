@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 
 from vidembed import __version__
 from vidembed.evaluation.benchmark import Benchmark
-from vidembed.shapes.files import ClipRecord, iterate_clips, write_clip
+from vidembed.shapes.clips import ClipRecord, iterate_clips, write_clip
 from vidembed.shapes.language import SUMMARY_ATTRIBUTES
 from vidembed.text import replacing
 

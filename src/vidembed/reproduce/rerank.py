@@ -30,7 +30,7 @@ from vidembed.scoring import MarginPolicy, PriorCorrection, dual_softmax, expect
 from vidembed.scoring.calibration import sigmoid
 from vidembed.scoring.checks import FloatArray
 from vidembed.shapes import CHECKPOINT
-from vidembed.shapes.files import ClipRecord, iterate_clips, write_clip, write_clips
+from vidembed.shapes.clips import ClipRecord, iterate_clips, write_clip, write_clips
 from vidembed.shapes.language import SUMMARY_ATTRIBUTES
 from vidembed.yes_no import SCORE_MODES, Answers, check_mode
 

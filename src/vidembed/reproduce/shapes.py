@@ -30,7 +30,7 @@ from vidembed.reranking.config import Fit
 from vidembed.scoring import dual_softmax, fit_temperature
 from vidembed.scoring.checks import FloatArray
 from vidembed.shapes import CHECKPOINT
-from vidembed.shapes.files import ClipRecord
+from vidembed.shapes.clips import ClipRecord
 from vidembed.training.lora import merge_adapter
 
 ALIGNED: Final = CHECKPOINT.parent / "aligned"

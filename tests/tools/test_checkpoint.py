@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
+from tools.shapes.evaluate import TEXT_PROMPT, VIDEO_PROMPT, Reader, by_layer
+from tools.shapes.model import build_tokenizer
+from tools.shapes.prompts import TAG_INSTRUCTIONS
 from torch.nn import functional
 
-from vidembed.shapes import CHECKPOINT, language, write_clips
-from vidembed.shapes.evaluate import TEXT_PROMPT, VIDEO_PROMPT, Reader, by_layer
-from vidembed.shapes.model import build_tokenizer
+from vidembed.shapes import CHECKPOINT, write_clips
 
 CLIPS = 60
 FIGURES = json.loads((CHECKPOINT / "figures.json").read_text(encoding="utf-8"))
@@ -113,7 +114,7 @@ def test_wide_video_runs_with_few_tokens(reader, tmp_path):
 
 def test_greedy_tags_are_mostly_right(reader, written):
     part = written[:20]
-    instruction = "\n" + language.TAG_INSTRUCTIONS[0].format(kind="video")
+    instruction = "\n" + TAG_INSTRUCTIONS[0].format(kind="video")
     answers = reader.answer([path for path, _ in part], [instruction] * len(part))
     right = sum(
         a == b

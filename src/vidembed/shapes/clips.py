@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import av
 import numpy as np
@@ -26,7 +26,7 @@ _CRF: Final = "18"  # x264's constant quality: small files, hardly visible loss
 
 @dataclass(frozen=True, slots=True)
 class ClipRecord:
-    """A clip and what is said about it.
+    """A clip and its sentences.
 
     Attributes:
         name: Unique in its set, for example ``"test-0007"``.
@@ -57,19 +57,10 @@ class ClipRecord:
         """The frames that the model sees, at 2 a second: (8, side, side, 3) uint8 RGB."""
         return render(self.scene, sample_times(), side)
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         """The record as JSON values; the scene as its attributes and seed."""
-        return {
-            "name": self.name,
-            "caption": self.caption,
-            "summary": self.summary,
-            "tags": self.tags,
-            "questions": [list(pair) for pair in self.questions],
-            "right": self.right,
-            "wrong": self.wrong,
-            "attributes": self.attributes,
-            "seed": self.scene.seed,
-        }
+        texts = ("name", "caption", "summary", "tags", "questions", "right", "wrong")
+        return {name: getattr(self, name) for name in texts} | {"attributes": self.attributes, "seed": self.scene.seed}
 
 
 def iterate_clips(split: Split = "test", seed: int = 0) -> Iterator[ClipRecord]:
@@ -96,8 +87,8 @@ def iterate_clips(split: Split = "test", seed: int = 0) -> Iterator[ClipRecord]:
             summary=language.summary(scene, rng),
             tags=language.tags(scene),
             questions=tuple(language.question(scene, rng) for _ in range(3)),
-            right=language.statement(scene, rng, true=True).text,
-            wrong=language.statement(scene, rng, true=False).text,
+            right=language.statement(scene, rng, true=True),
+            wrong=language.statement(scene, rng, true=False),
         )
         seen.add(key)
 

@@ -5,13 +5,9 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file
-
-from vidembed.shapes import train
-from vidembed.shapes.dataset import Mixture
-from vidembed.shapes.export import export
-from vidembed.shapes.metrics import recalls
-from vidembed.shapes.optimizer import learning_rate
-from vidembed.shapes.train import Run, Training
+from tools.shapes import train
+from tools.shapes.dataset import Mixture
+from tools.shapes.train import Run, Training, export, learning_rate
 
 CPU = torch.device("cpu")
 TINY = Run(seed=5, steps=(1, 1, 2), layers=2, hidden=64)
@@ -77,10 +73,3 @@ def test_learning_rate_warms_up_holds_and_falls():
     assert rates[500] == 1.0
     assert rates[600:] == sorted(rates[600:], reverse=True)
     assert rates[-1] == 0.02
-
-
-def test_recalls_count_ties_against_the_query():
-    assert recalls(torch.eye(12))["R@1"] == 100.0
-    assert recalls(torch.ones(12, 12)) == {"R@1": 0.0, "R@5": 0.0, "R@10": 0.0}
-    shifted = torch.eye(12).roll(1, 0) * 2 + torch.eye(12)  # one item above the right one
-    assert recalls(shifted) == {"R@1": 0.0, "R@5": 100.0, "R@10": 100.0}

@@ -1,16 +1,18 @@
-"""Trains the small MLLM from scratch: ``python -m vidembed.shapes.train --out DIR``.
+"""Trains the small MLLM from scratch: ``python -m tools.shapes.train --out DIR``.
 
 Generative objectives only: next-token loss on tags, captions, summaries, answers and yes/no. No contrastive loss, and
-the "in one word" prompt that embeddings are read from is never trained.
+the "in one word" prompt that embeddings are read from is never trained. Needs torch 2.9 or newer, for its Muon.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import logging
 import shutil
 import time
+from collections import defaultdict
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import accumulate
@@ -21,17 +23,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.nn import functional
 from tqdm import tqdm
-from transformers import Qwen2_5_VLForConditionalGeneration
+from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
 
-from vidembed.shapes.card import write_card
-from vidembed.shapes.dataset import GRID, Batch, Mixture, RowBuilder, make_batch
-from vidembed.shapes.evaluate import evaluate
-from vidembed.shapes.export import export
-from vidembed.shapes.fast import forward
-from vidembed.shapes.model import build_config, build_model, build_processor
-from vidembed.shapes.optimizer import SplitOptimizer, learning_rate
-from vidembed.shapes.packing import Packed
-from vidembed.shapes.probe import probe
+from tools.shapes.card import write_card
+from tools.shapes.dataset import GRID, Batch, Mixture, RowBuilder, make_batch
+from tools.shapes.evaluate import evaluate, probe
+from tools.shapes.model import build_config, build_model, build_processor, forward
+from tools.shapes.packing import Packed
 from vidembed.text import write_atomically
 
 logger = logging.getLogger(__name__)
@@ -57,6 +55,12 @@ STAGES: Final[dict[str, tuple[int, Mixture]]] = {
 
 TEXT_WEIGHT: Final = 0.5
 LOG_EVERY: Final = 50
+
+PEAK_RATE: Final = 2e-3
+WEIGHT_DECAY: Final = 0.02
+WARMUP_STEPS: Final = 60
+DECAY_SHARE: Final = 0.4
+"""Share of the run over which the learning rate falls linearly to 2 % of its peak."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +92,38 @@ class Run:
         raise ValueError(f"step must be below {sum(self.steps)}, got {step}")
 
 
+def learning_rate(step: int, total: int, peak: float = PEAK_RATE) -> float:
+    """Rate of a step: linear warm-up, constant, then a linear fall.
+
+    Args:
+        step: From 0.
+        total: Steps of the whole run.
+        peak: The highest rate.
+
+    Returns:
+        The rate.
+    """
+    fall = total * DECAY_SHARE
+    return peak * min((step + 1) / WARMUP_STEPS, 1.0, max((total - step) / fall, 0.02))
+
+
+def make_optimizers(model: torch.nn.Module) -> tuple[torch.optim.Optimizer, ...]:
+    """Muon (https://kellerjordan.github.io/posts/muon/) for the matrices of the blocks, AdamW for everything else.
+
+    Side by side on this model, Muon was ahead of AdamW alone at equal time within the first few hundred steps.
+    """
+    blocks = (".layers.", ".blocks.", ".merger.mlp.")
+    matrices: list[torch.nn.Parameter] = []
+    rest: list[torch.nn.Parameter] = []
+    for name, parameter in model.named_parameters():
+        (matrices if parameter.ndim == 2 and any(block in name for block in blocks) else rest).append(parameter)
+    decay = WEIGHT_DECAY
+    return (
+        torch.optim.Muon(matrices, lr=PEAK_RATE, weight_decay=decay, momentum=0.95, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(rest, lr=PEAK_RATE, betas=(0.9, 0.98), weight_decay=decay, foreach=True),
+    )
+
+
 def packed_loss(
     model: Qwen2_5_VLForConditionalGeneration, packed: Packed, pixel_values: torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -98,6 +134,27 @@ def packed_loss(
     right = (logits.argmax(-1) == packed.targets).float()
     total = packed.weights.sum()
     return (loss * packed.weights).sum() / total, (right * packed.weights).sum() / total
+
+
+def export(model: Qwen2_5_VLForConditionalGeneration, processor: Qwen2_5_VLProcessor, out: Path) -> None:
+    """Saves weights in float16 and a configuration of float32, so that they load as float32.
+
+    Args:
+        model: The trained model; it is not changed.
+        processor: Its processor.
+        out: The folder, made where missing.
+    """
+    half: Any = copy.deepcopy(model)
+    half = half.half().cpu()
+    half.save_pretrained(out)
+    processor.save_pretrained(out)
+    path = out / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    for part in (config, config["text_config"], config["vision_config"]):
+        if "dtype" in part:
+            part["dtype"] = "float32"
+    config["dtype"] = "float32"
+    path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 class Training:
@@ -111,7 +168,7 @@ class Training:
         config = build_config(self.processor.tokenizer, layers=run.layers, hidden=run.hidden)
         self.model = build_model(config, run.seed).train()
         torch.nn.Module.to(self.model, device)
-        self.optimizer = SplitOptimizer(self.model)
+        self.optimizers = make_optimizers(self.model)
         self.step = 0
         self.seconds = 0.0
 
@@ -120,7 +177,13 @@ class Training:
         folder.mkdir(parents=True, exist_ok=True)
         names = {"model": f"model-{self.step}.safetensors", "optimizer": f"optimizer-{self.step}.safetensors"}
         save_file({k: v.contiguous().cpu() for k, v in self.model.state_dict().items()}, folder / names["model"])
-        save_file({k: v.cpu() for k, v in self.optimizer.state_tensors().items()}, folder / names["optimizer"])
+        moments = {
+            f"{part}/{index}/{key}": value.clone().contiguous().cpu()
+            for part, optimizer in enumerate(self.optimizers)
+            for index, tensors in optimizer.state_dict()["state"].items()
+            for key, value in tensors.items()
+        }
+        save_file(moments, folder / names["optimizer"])
         state = {"step": self.step, "seconds": round(self.seconds, 1), "run": asdict(self.run), **names}
         write_atomically(folder / "state.json", json.dumps(state))
         for old in folder.glob("*.safetensors"):
@@ -141,7 +204,12 @@ class Training:
         run = Run(**state["run"] | {"steps": tuple(state["run"]["steps"])})
         training = cls(run, device=device)
         training.model.load_state_dict(load_file(folder / state["model"]))
-        training.optimizer.load_state_tensors(load_file(folder / state["optimizer"]))
+        moments: list[dict[int, dict[str, torch.Tensor]]] = [defaultdict(dict) for _ in training.optimizers]
+        for name, value in load_file(folder / state["optimizer"]).items():
+            part, index, key = name.split("/")
+            moments[int(part)][int(index)][key] = value
+        for optimizer, tensors in zip(training.optimizers, moments, strict=True):
+            optimizer.load_state_dict({**optimizer.state_dict(), "state": tensors})
         training.step, training.seconds = state["step"], state["seconds"]
         return training
 
@@ -168,7 +236,12 @@ class Training:
             torch.autograd.backward(TEXT_WEIGHT * text_loss)
             figures |= {"text_loss": text_loss.item(), "text_accuracy": text_accuracy.item()}
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        self.optimizer.step(learning_rate(self.step, sum(self.run.steps)))
+        rate = learning_rate(self.step, sum(self.run.steps))
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=False)
         self.step += 1
         return figures
 
@@ -241,7 +314,7 @@ class Training:
 
 def main(argv: list[str] | None = None) -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(prog="python -m vidembed.shapes.train", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tools.shapes.train", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder of the run; the model goes to OUT/checkpoint")
     parser.add_argument("--resume", action="store_true", help="go on from OUT/state")
     parser.add_argument("--steps", type=int, nargs=len(STAGES), metavar="N", help=f"steps of {', '.join(STAGES)}")

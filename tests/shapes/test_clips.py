@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+import vidembed.shapes
 from vidembed.shapes import iterate_clips, sample_clips, write_clip, write_clips
 from vidembed.shapes.world import split_of
 from vidembed.video import Sampling, load_video
@@ -56,3 +59,16 @@ def test_files_are_the_same_bytes_each_time(tmp_path):
 def test_bad_formats_are_refused(tmp_path, options, message):
     with pytest.raises(ValueError, match=message):
         write_clip(sample_clips(1)[0].scene, tmp_path / "a.mp4", **options)
+
+
+def test_shapes_imports_nothing_from_above():
+    folder = Path(vidembed.shapes.__file__).parent
+    imported = set()
+    for path in folder.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom):
+                imported.add(node.module)
+            elif isinstance(node, ast.Import):
+                imported.update(alias.name for alias in node.names)
+    above = ("encoder", "reranker", "index", "cli", "analysis", "evaluation", "training")
+    assert not {name for name in imported if name and name.startswith(tuple(f"vidembed.{part}" for part in above))}

@@ -1,12 +1,19 @@
-"""The small MLLM of the embedded world: configuration, tokenizer and processor, all of them classes of transformers."""
+"""The small MLLM: its tokenizer, processor and weights, and batched forms of what transformers does clip by clip.
+
+All of them are classes of transformers. The tests hold the batched forms equal to the originals.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch.nn import functional
 from transformers import (
     GenerationConfig,
     PreTrainedTokenizerFast,
@@ -16,7 +23,13 @@ from transformers import (
     Qwen2VLImageProcessor,
     Qwen2VLVideoProcessor,
 )
+from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import apply_rotary_pos_emb_vision
+from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+from transformers.vision_utils import get_vision_position_ids
 
+from tools.shapes import prompts
+from tools.shapes.packing import Packed
+from vidembed.backbone.templates import MATCH_QUESTION
 from vidembed.shapes import language
 from vidembed.shapes.world import FRAME_SIZE, sample_scene
 
@@ -25,6 +38,8 @@ MERGE_SIZE: Final = 2
 TEMPORAL_PATCH_SIZE: Final = 2
 TOKENS_PER_SECOND: Final = 2
 VOCAB_SIZE: Final = 800
+_SCALE: Final = (1.0 / (255.0 * np.array(OPENAI_CLIP_STD))).astype(np.float32)
+_SHIFT: Final = (np.array(OPENAI_CLIP_MEAN) / np.array(OPENAI_CLIP_STD)).astype(np.float32)
 
 SPECIAL_TOKENS: Final = (
     "<|endoftext|>",
@@ -57,16 +72,16 @@ def _corpus(seed: int) -> list[str]:
         lines += [language.caption(scene, rng), language.summary(scene, rng), language.tags(scene)]
         lines += list(language.question(scene, rng))
     instructions = (
-        *language.TAG_INSTRUCTIONS,
-        *language.KEYWORD_INSTRUCTIONS,
-        *language.DENSE_INSTRUCTIONS,
-        *language.SHORT_INSTRUCTIONS,
-        "Summarize above {kind} in one word:",
+        *prompts.TAG_INSTRUCTIONS,
+        *prompts.KEYWORD_INSTRUCTIONS,
+        *prompts.DENSE_INSTRUCTIONS,
+        *prompts.SHORT_INSTRUCTIONS,
+        prompts.ONE_WORD_INSTRUCTION,
     )
     lines += [i.format(kind=kind) for i in instructions for kind in ("video", "sentence", "image")] * 40
-    lines += [language.MATCH_QUESTION, "user\n", "assistant\n", "system\n"] * 40
+    lines += [MATCH_QUESTION, "user\n", "assistant\n", "system\n"] * 40
     # Each content word bare, after a space, and capitalised, often enough to become one token in every form.
-    lines += [form for word in language.lexicon() for form in (word, f" {word}", word.capitalize())] * 40
+    lines += [form for word in prompts.lexicon() for form in (word, f" {word}", word.capitalize())] * 40
     return lines
 
 
@@ -118,7 +133,7 @@ def build_config(tokenizer: PreTrainedTokenizerFast, *, layers: int = 10, hidden
     Args:
         tokenizer: Decides the vocabulary and the ids of the special tokens.
         layers: Decoder blocks.
-        hidden: Width of the decoder; a multiple of 32.
+        hidden: Width of the decoder; a multiple of 64.
 
     Returns:
         A configuration of about 2.9M parameters at the defaults.
@@ -173,3 +188,104 @@ def build_model(config: Qwen2_5_VLConfig, seed: int = 0) -> Qwen2_5_VLForConditi
     stop = {"eos_token_id": text.eos_token_id, "pad_token_id": text.pad_token_id}
     model.generation_config = GenerationConfig.from_dict({"do_sample": False, **stop})
     return model
+
+
+def patchify(frames: NDArray[np.uint8]) -> torch.Tensor:
+    """What the video processor makes of clips that already have the trained size.
+
+    Args:
+        frames: (B, T, H, W, 3) uint8; T even, H and W multiples of 28.
+
+    Returns:
+        (B * T/2 * H/14 * W/14, 1176) float32.
+    """
+    b, t, h, w, c = frames.shape
+    p, m, q = PATCH_SIZE, MERGE_SIZE, TEMPORAL_PATCH_SIZE
+    values = torch.from_numpy(frames * _SCALE - _SHIFT)  # (B, T, H, W, C)
+    grid = values.view(b, t // q, q, h // (m * p), m, p, w // (m * p), m, p, c)
+    #        b, t, merged row, merged column, row in merge, column in merge, channel, frame, y, x
+    grid = grid.permute(0, 1, 3, 6, 4, 7, 9, 2, 5, 8)
+    return grid.reshape(-1, c * q * p * p)
+
+
+def visual_tokens(
+    model: Qwen2_5_VLForConditionalGeneration, pixel_values: torch.Tensor, grid: tuple[int, int, int]
+) -> torch.Tensor:
+    """What the vision tower makes of equally shaped clips, all time steps in one attention call.
+
+    Args:
+        model: Its vision blocks must all be of full attention.
+        pixel_values: (B * t*h*w * 4, 1176) float32.
+        grid: (t, h, w) in merged tokens.
+
+    Returns:
+        (B * t*h*w, D) visual tokens.
+    """
+    tower = model.model.visual
+    _, h, w = grid
+    patches = h * w * MERGE_SIZE**2
+    # A convolution whose kernel is its stride is a product, and several times faster as one on a CPU.
+    x = functional.linear(pixel_values, tower.patch_embed.proj.weight.flatten(1))  # (B * t * patches, d)
+    n, d = x.shape[0] // patches, x.shape[1]
+    one = torch.tensor([[1, h * MERGE_SIZE, w * MERGE_SIZE]], device=x.device)
+    cos, sin = tower.rotary_pos_emb(x, get_vision_position_ids(one, MERGE_SIZE))  # (patches, head)
+    x = x.view(n, patches, d)
+    for block in tower.blocks:
+        attention = block.attn
+        qkv = attention.qkv(block.norm1(x)).view(n, patches, 3, attention.num_heads, -1)
+        q, k, v = qkv.unbind(2)  # each (n, patches, heads, head)
+        q, k = apply_rotary_pos_emb_vision(q, k, cos, sin)
+        mixed = functional.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
+        x = x + attention.proj(mixed.transpose(1, 2).reshape(n, patches, d))
+        x = x + block.mlp(block.norm2(x))
+    merged: torch.Tensor = tower.merger(x.reshape(-1, d))
+    return merged
+
+
+def forward(
+    model: Qwen2_5_VLForConditionalGeneration,
+    packed: Packed,
+    pixel_values: torch.Tensor | None,
+    grid: tuple[int, int, int],
+) -> torch.Tensor:
+    """The decoder's normed output for packed rows.
+
+    Args:
+        model: The MLLM.
+        packed: B rows of L tokens.
+        pixel_values: The patches of the rows' clips, one clip a row, or None for rows of text.
+        grid: (t, h, w) of a clip in merged tokens.
+
+    Returns:
+        (B, L, D).
+    """
+    embeds = model.get_input_embeddings()(packed.input_ids)  # (B, L, D)
+    if pixel_values is not None:
+        visual = visual_tokens(model, pixel_values, grid)
+        where = (packed.input_ids == model.config.video_token_id)[..., None].expand_as(embeds)
+        embeds = embeds.masked_scatter(where, visual)
+    bias = torch.zeros(packed.visible.shape, dtype=embeds.dtype, device=embeds.device)  # (B, 1, L, L)
+    bias.masked_fill_(~packed.visible, torch.finfo(embeds.dtype).min)
+    hidden: torch.Tensor = model.model.language_model(
+        inputs_embeds=embeds,
+        attention_mask={"full_attention": bias},
+        position_ids=packed.position_ids,
+        use_cache=False,
+    ).last_hidden_state
+    return hidden
+
+
+@contextmanager
+def layer_outputs(model: Qwen2_5_VLForConditionalGeneration) -> Iterator[list[torch.Tensor]]:
+    """Collects what each decoder block returns, before any norm; block 1 comes first."""
+    outputs: list[torch.Tensor] = []
+
+    def keep(_module: torch.nn.Module, _args: object, output: torch.Tensor | tuple[torch.Tensor, ...]) -> None:
+        outputs.append(output if isinstance(output, torch.Tensor) else output[0])
+
+    hooks = [layer.register_forward_hook(keep) for layer in model.model.language_model.layers]
+    try:
+        yield outputs
+    finally:
+        for hook in hooks:
+            hook.remove()

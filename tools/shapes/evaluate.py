@@ -1,4 +1,4 @@
-"""Measures a model on held-out clips as they are met in use: ``python -m vidembed.shapes.evaluate --model DIR``.
+"""Measures a model on held-out clips as they are met in use: ``python -m tools.shapes.evaluate --model DIR``.
 
 Clips are written as H.264 files, read back through ``vidembed.video``, and go through the processor of transformers.
 Layer ``l`` is the output of decoder block ``l`` (from 1), before any norm, at the last token of the prompt.
@@ -16,23 +16,29 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.nn import functional
 from tqdm import tqdm
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoModelForImageTextToText, AutoProcessor, Qwen2_5_VLForConditionalGeneration
 
-from vidembed.shapes import CHECKPOINT
-from vidembed.shapes.fast import layer_outputs
-from vidembed.shapes.files import ClipRecord, iterate_clips, write_clip, write_clips
-from vidembed.shapes.language import MATCH_QUESTION, TAG_INSTRUCTIONS
-from vidembed.shapes.metrics import recalls
+from tools.shapes import prompts
+from tools.shapes.dataset import GRID, RowBuilder
+from tools.shapes.model import forward, layer_outputs, patchify
+from tools.shapes.packing import Row
+from vidembed.backbone.templates import MATCH_QUESTION
+from vidembed.evaluation.metrics import ranks, recall_at
+from vidembed.shapes import CHECKPOINT, ClipRecord, iterate_clips, sample_clips, write_clip, write_clips
 from vidembed.video import Sampling, load_video
 
 logger = logging.getLogger(__name__)
 
-VIDEO_PROMPT: Final = "\nSummarize above video in one word:"
-TEXT_PROMPT: Final = "\nSummarize above sentence in one word:"
+VIDEO_PROMPT: Final = "\n" + prompts.ONE_WORD_INSTRUCTION.format(kind="video")
+TEXT_PROMPT: Final = "\n" + prompts.ONE_WORD_INSTRUCTION.format(kind="sentence")
 _BATCH: Final = 20
+_TAG_WORDS = ("colour", "shape", "size", "direction", "speed", "event", "background", "", "")
+_CORNER_WORDS = (*_TAG_WORDS, "corner_colour", "corner_shape", "corner", "corner")
 
 
 class Reader:
@@ -96,6 +102,12 @@ class Reader:
         return yes
 
 
+def recalls(similarity: torch.Tensor) -> dict[str, float]:
+    """``R@1``, ``R@5`` and ``R@10`` in percent of a (queries, items) matrix whose diagonal holds the right pairs."""
+    found = ranks(similarity.numpy(force=True), np.arange(len(similarity)))
+    return {f"R@{k}": round(100.0 * recall_at(found, k), 2) for k in (1, 5, 10)}
+
+
 def by_layer(video: torch.Tensor, text: torch.Tensor) -> list[dict[str, Any]]:
     """Recalls of both directions for each layer.
 
@@ -117,11 +129,11 @@ def _tag_accuracy(answers: list[str], records: list[ClipRecord]) -> dict[str, fl
     hits: dict[str, list[bool]] = defaultdict(list)
     names = ("colour", "shape", "size", "direction", "speed", "event", "background")
     for answer, record in zip(answers, records, strict=True):
-        said, meant = answer.split(), record.tags.split()
+        answered, expected = answer.split(), record.tags.split()
         for i, name in enumerate(names):
-            hits[name].append(said[i : i + 1] == meant[i : i + 1])
-        hits["corner object"].append(said[8:] == meant[8:])
-        hits["all"].append(said == meant)
+            hits[name].append(answered[i : i + 1] == expected[i : i + 1])
+        hits["corner object"].append(answered[8:] == expected[8:])
+        hits["all"].append(answered == expected)
     return {name: round(sum(values) / len(values), 3) for name, values in hits.items()}
 
 
@@ -141,20 +153,20 @@ def pair_states(reader: Reader, written: Sequence[tuple[Path, ClipRecord]]) -> t
 
 
 def _answers(reader: Reader, written: Sequence[tuple[Path, ClipRecord]]) -> dict[str, Any]:
-    """What the model says about the clips: tags, and whether sentences match."""
-    instruction = "\n" + TAG_INSTRUCTIONS[0].format(kind="video")
-    said: list[str] = []
+    """The answers of the model about the clips: tags, and whether sentences match."""
+    instruction = "\n" + prompts.TAG_INSTRUCTIONS[0].format(kind="video")
+    answers: list[str] = []
     right, wrong = [], []
     for start in tqdm(range(0, len(written), _BATCH), desc="asking", unit="batch"):
         paths = [path for path, _ in written[start : start + _BATCH]]
         records = [record for _, record in written[start : start + _BATCH]]
-        said += reader.answer(paths, [instruction] * len(paths))
+        answers += reader.answer(paths, [instruction] * len(paths))
         right.append(reader.p_yes(paths, [record.right for record in records]))
         wrong.append(reader.p_yes(paths, [record.wrong for record in records]))
     p_right, p_wrong = torch.cat(right), torch.cat(wrong)
     hits = torch.cat([p_right > 0.5, p_wrong <= 0.5]).float()
     return {
-        "tags": _tag_accuracy(said, [record for _, record in written]),
+        "tags": _tag_accuracy(answers, [record for _, record in written]),
         "match": {
             "accuracy": round(hits.mean().item(), 3),
             "right_above_wrong": round((p_right > p_wrong).float().mean().item(), 3),
@@ -216,9 +228,78 @@ def evaluate(
     }
 
 
+def prompt_states(
+    model: Qwen2_5_VLForConditionalGeneration, builder: RowBuilder, rows: list[Row], frames: NDArray[np.uint8] | None
+) -> torch.Tensor:
+    """Output of every decoder block at the last token of each row, (layers, N, D); the fast path, on arrays."""
+    packed = builder.pack(rows).to(model.device)
+    values = None if frames is None else patchify(frames).to(model.device)
+    with layer_outputs(model) as outputs:
+        forward(model, packed, values, GRID)
+    index = torch.arange(len(rows), device=model.device)
+    return torch.stack([output[index, packed.last] for output in outputs])
+
+
+@torch.inference_mode()
+def probe(model: Qwen2_5_VLForConditionalGeneration, builder: RowBuilder, n: int = 100) -> dict[str, Any]:
+    """A quick look at a model in training: tag words, yes/no and recall by layer on ``n`` held-out clips, from arrays.
+
+    Args:
+        model: The model; left in training mode.
+        builder: Of its tokenizer.
+        n: Clips.
+
+    Returns:
+        ``tags``: accuracy by attribute, each word given the ones before it; ``match``: accuracy on right sentences and
+        on wrong ones that differ in one attribute; ``t2v_r1``: text-to-video Recall@1 in percent by layer.
+    """
+    model.train(mode=False)
+    records = sample_clips(n, "test", seed=1)
+    frames = np.stack([record.frames() for record in records])  # (N, T, H, W, C)
+    values = patchify(frames).to(model.device)
+    rng = np.random.default_rng(1)
+    tag_rows: list[Row] = []
+    match_rows: list[Row] = []
+    for record in records:
+        tag_rows.append([builder.clip])
+        instruction = prompts.TAG_INSTRUCTIONS[0].format(kind="video")
+        builder.ask(tag_rows[-1], instruction, record.tags, video=True, isolated=False)
+        match_rows.append([builder.clip])
+        for true in (True, False):
+            builder.judge(match_rows[-1], prompts.statement(record.scene, rng, true=true))
+
+    def predict(rows: list[Row]) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
+        packed = builder.pack(rows).to(model.device)
+        hidden = forward(model, packed, values, GRID)
+        return model.lm_head(hidden[packed.rows, packed.predictors]), packed.targets, packed.rows.tolist()
+
+    logits, targets, owners = predict(tag_rows)
+    right = (logits.argmax(-1) == targets).tolist()
+    hits: dict[str, list[bool]] = defaultdict(list)
+    word: dict[int, int] = defaultdict(int)
+    for hit, owner in zip(right, owners, strict=True):
+        names = _CORNER_WORDS if records[owner].scene.corner else _TAG_WORDS
+        if word[owner] < len(names) and names[word[owner]]:
+            hits[names[word[owner]]].append(hit)
+        word[owner] += 1
+    logits, targets, _ = predict(match_rows)
+    yes, no = builder.ids("Yes")[0], builder.ids("No")[0]
+    asked = (targets == yes) | (targets == no)
+    match = ((logits[asked, yes] > logits[asked, no]) == (targets[asked] == yes)).float().mean().item()
+    video = prompt_states(model, builder, [builder.prompt(None)] * n, frames)  # (layers, N, D)
+    text = prompt_states(model, builder, [builder.prompt(record.caption) for record in records], None)
+    video, text = functional.normalize(video, dim=-1), functional.normalize(text, dim=-1)
+    model.train()
+    return {
+        "tags": {name: round(float(np.mean(values)), 3) for name, values in hits.items()},
+        "match": round(match, 3),
+        "t2v_r1": [recalls(t @ v.T)["R@1"] for t, v in zip(text, video, strict=True)],
+    }
+
+
 def main(argv: list[str] | None = None) -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(prog="python -m vidembed.shapes.evaluate", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tools.shapes.evaluate", description=__doc__)
     parser.add_argument("--model", type=Path, default=CHECKPOINT)
     parser.add_argument("--clips", type=int, default=200)
     parser.add_argument("--layer", type=int, help="the layer to read; by default chosen on other clips")

@@ -55,7 +55,7 @@ Greedy tags, share right:
 `Does the video match the sentence? Answer with a single word - Yes or No.`: accuracy {match} on right sentences and on
 wrong ones that differ in one attribute; the right one scores above the wrong one in {above} of pairs. Chance is half.
 
-All figures are of the stored, rounded weights, by `python -m vidembed.shapes.evaluate --layer {best}`.
+All figures are of the stored, rounded weights, by `python -m tools.shapes.evaluate --layer {best}` in the repository.
 
 ## Data
 
@@ -66,7 +66,7 @@ from a seed: `vidembed.shapes.write_clips`.
 
 ## Training
 
-`python -m vidembed.shapes.train --seed {seed} --steps {steps}`: {total} steps in three stages (tags; tags, captions,
+`python -m tools.shapes.train --seed {seed} --steps {steps}`: {total} steps in three stages (tags; tags, captions,
 questions and first statements; tags and statements to judge), {minutes:.0f} minutes, Muon and AdamW. `train_log.jsonl`
 is its log. One seed: a repetition on another machine will differ by some points.{note}
 
@@ -97,11 +97,11 @@ def write_card(
     """The card's text.
 
     Args:
-        figures: What ``vidembed.shapes.evaluate.evaluate`` returned.
-        run: The fields of ``vidembed.shapes.train.Run``.
+        figures: What ``tools.shapes.evaluate.evaluate`` returned.
+        run: The fields of ``tools.shapes.train.Run``.
         parameters: Of the model.
         seconds: Of training, by the clock.
-        note: A sentence on how the run went, where there is something to tell.
+        note: A sentence on how the run went, if any.
 
     Returns:
         Markdown.

@@ -10,17 +10,16 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
+from tools.shapes import prompts
+from tools.shapes.model import TEMPORAL_PATCH_SIZE, TOKENS_PER_SECOND, patchify
+from tools.shapes.packing import Packed, Row, Segment, pack
+from vidembed.backbone.templates import MATCH_QUESTION
 from vidembed.shapes import language
-from vidembed.shapes.fast import patchify
-from vidembed.shapes.model import TEMPORAL_PATCH_SIZE, TOKENS_PER_SECOND
-from vidembed.shapes.packing import Packed, Row, Segment, pack
 from vidembed.shapes.world import FRAMES, SAMPLE_FPS, Scene, render, sample_scene, sample_times
 
 GRID: Final = (FRAMES // TEMPORAL_PATCH_SIZE, 3, 3)
 """(time, height, width) of a clip's visual tokens: 36 tokens."""
 TOKENS_PER_GRID: Final = int(TOKENS_PER_SECOND * TEMPORAL_PATCH_SIZE / SAMPLE_FPS)
-EOL_INSTRUCTION: Final = "Summarize above {kind} in one word:"
-"""The prompt that embeddings are read from (VidVec, section 3.2); never trained."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,17 +105,17 @@ class RowBuilder:
         tokens = self.ids(answer) + self.ids("<|im_end|>")
         row.append(Segment(tokens, parent=len(row) - 1, weights=[1.0] * len(tokens), isolated=isolated))
 
-    def judge(self, row: Row, told: language.Statement, *, reason: bool = False) -> None:
+    def judge(self, row: Row, statement: prompts.Statement, *, reason: bool = False) -> None:
         """Appends a sentence, the question whether the video matches it, and the answer, with its reason if asked."""
-        said = self.ids(f"\n{told.text}")
-        question = language.EXPLAIN_QUESTION if reason else language.MATCH_QUESTION
+        sentence = self.ids(f"\n{statement.text}")
+        question = prompts.EXPLAIN_QUESTION if reason else MATCH_QUESTION
         asked = self.ids(f"\n{question}<|im_end|>\n<|im_start|>assistant\n")
-        weights = [0.0, *[0.3] * (len(said) - 1)] if told.true else []  # a right sentence is a caption too
-        row.append(Segment(said + asked, parent=0, weights=weights))
-        answer = self.ids(told.verdict if reason else "Yes" if told.true else "No") + self.ids("<|im_end|>")
+        weights = [0.0, *[0.3] * (len(sentence) - 1)] if statement.true else []  # a right sentence is a caption too
+        row.append(Segment(sentence + asked, parent=0, weights=weights))
+        answer = self.ids(statement.verdict if reason else "Yes" if statement.true else "No") + self.ids("<|im_end|>")
         row.append(Segment(answer, parent=len(row) - 1, weights=[4.0, *[0.5] * (len(answer) - 1)]))
 
-    def prompt(self, sentence: str | None, instruction: str = EOL_INSTRUCTION) -> Row:
+    def prompt(self, sentence: str | None, instruction: str = prompts.ONE_WORD_INSTRUCTION) -> Row:
         """The prompt of a sentence, or of a clip when None, up to where the answer begins."""
         if sentence is None:
             return [self.clip, self.instruction(instruction.format(kind="video"), video=True)]
@@ -129,16 +128,16 @@ class RowBuilder:
 
 def _tag_answer(scene: Scene, rng: np.random.Generator, kind: str) -> tuple[str, str]:
     if rng.random() < 0.25:
-        return language.pick(rng, language.KEYWORD_INSTRUCTIONS).format(kind=kind), language.keywords(scene, rng)
-    return language.pick(rng, language.TAG_INSTRUCTIONS).format(kind=kind), language.tags(scene)
+        return language.pick(rng, prompts.KEYWORD_INSTRUCTIONS).format(kind=kind), prompts.keywords(scene, rng)
+    return language.pick(rng, prompts.TAG_INSTRUCTIONS).format(kind=kind), language.tags(scene)
 
 
 def _dense_answer(scene: Scene, rng: np.random.Generator, kind: str) -> tuple[str, str]:
-    return language.pick(rng, language.DENSE_INSTRUCTIONS).format(kind=kind), language.caption(scene, rng)
+    return language.pick(rng, prompts.DENSE_INSTRUCTIONS).format(kind=kind), language.caption(scene, rng)
 
 
 def _short_answer(scene: Scene, rng: np.random.Generator, kind: str) -> tuple[str, str]:
-    return language.pick(rng, language.SHORT_INSTRUCTIONS).format(kind=kind), language.summary(scene, rng)
+    return language.pick(rng, prompts.SHORT_INSTRUCTIONS).format(kind=kind), language.summary(scene, rng)
 
 
 def clip_row(builder: RowBuilder, scene: Scene, rng: np.random.Generator, mixture: Mixture) -> Row:
@@ -155,8 +154,8 @@ def clip_row(builder: RowBuilder, scene: Scene, rng: np.random.Generator, mixtur
         instruction, answer = language.question(scene, rng)
         builder.ask(row, instruction, answer, video=True, isolated=False)
     for _ in range(mixture.statements):
-        told = language.statement(scene, rng, true=bool(rng.random() < 0.5), hard=0.7, claims=0.4)
-        builder.judge(row, told, reason=bool(rng.random() < 0.3))
+        statement = prompts.statement(scene, rng, true=bool(rng.random() < 0.5), hard=0.7, claims=0.4)
+        builder.judge(row, statement, reason=bool(rng.random() < 0.3))
     return row
 
 
@@ -197,6 +196,6 @@ def make_batch(builder: RowBuilder, mixture: Mixture, *, seed: int, step: int) -
     clips = builder.pack([clip_row(builder, scene, rng, mixture) for scene in scenes])
     texts = None
     if mixture.texts:
-        told = [sample_scene(rng, "train") for _ in range(mixture.texts)]
-        texts = builder.pack([text_row(builder, scene, rng, mixture) for scene in told])
+        captioned = [sample_scene(rng, "train") for _ in range(mixture.texts)]
+        texts = builder.pack([text_row(builder, scene, rng, mixture) for scene in captioned])
     return Batch(clips=clips, pixel_values=patchify(frames), texts=texts)
