@@ -48,7 +48,7 @@ __all__ = [
 _LATE = {  # these bring torch
     "EvaluationResult": "result",
     "VideoTextRetrievalEvaluator": "evaluator",
-    "draw_world": "world",
+    "draw_world": "shapes",
     "evaluate": "run",
 }
 
