@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from array import array
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -13,7 +12,7 @@ import numpy as np
 from vidembed.video.clip import TRUNCATED_S
 from vidembed.video.container import has_discontinuities
 from vidembed.video.download import UrlAccess
-from vidembed.video.errors import CorruptVideo, VideoTooLarge, VideoTruncated, caller_level
+from vidembed.video.errors import CorruptVideo, VideoTooLarge, VideoTruncated, warn
 from vidembed.video.opening import open_source
 from vidembed.video.reader import Deadline, Extent, FrameReader
 from vidembed.video.sampling import TIME_EPSILON
@@ -102,12 +101,11 @@ def lay_out(
     else:
         extent, cuts = _survey(source, item, allow_url=allow_url, timeout_s=timeout_s, threads=threads), []
     if extent.is_truncated:
-        warnings.warn(
+        warn(
             VideoTruncated(
                 f"{item}: it ends at {extent.end:.2f} s, before the {extent.declared:.2f} s it declares; only what is "
                 "there is cut"
-            ),
-            stacklevel=caller_level(),
+            )
         )
     try:
         duration, segments = _cut(cut, cuts, extent)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import BinaryIO
 
 from vidembed.video.clip import TRUNCATED_S
 from vidembed.video.download import MAX_DOWNLOAD_BYTES, UrlAccess
-from vidembed.video.errors import CorruptVideo, VideoTruncated, caller_level
+from vidembed.video.errors import CorruptVideo, VideoTruncated, warn
 from vidembed.video.geometry import display_matrix, orientation
 from vidembed.video.load import DEFAULT_TIMEOUT_S
 from vidembed.video.opening import open_source
@@ -153,10 +152,7 @@ def _cut(
     excerpt = Excerpt(target, round(float(plan.start - zero), 6), round(float(plan.stop - zero), 6), left_out)
     due = min(bound for bound in (end, declared, excerpt.end_s + 1e9) if bound is not None)
     if declared is not None and not plan.videos[plan.main].done and due - excerpt.end_s > TRUNCATED_S:
-        warnings.warn(
-            VideoTruncated(f"{item}: what can be read ends at {excerpt.end_s:.2f} s, before {due:.2f} s"),
-            stacklevel=caller_level(),
-        )
+        warn(VideoTruncated(f"{item}: what can be read ends at {excerpt.end_s:.2f} s, before {due:.2f} s"))
     return excerpt
 
 
