@@ -71,8 +71,8 @@ def calibrated(reranker: VideoReranker, clips: list[Path], *, prefix: str | None
 
 def same(one: list[dict[str, object]], other: list[dict[str, object]]) -> None:
     assert [entry["corpus_id"] for entry in one] == [entry["corpus_id"] for entry in other]
-    # Similarities differ by 1e-7, the rounding of float32. A fusion fitted on the 12 pairs of `calibrated` weighs them by
-    # hundreds, which makes up to 1.4e-5 of it in a score.
+    # Similarities differ by 1e-7, the rounding of float32. A fusion fitted on the few pairs of `calibrated` weighs them
+    # by hundreds, which makes up to 1.4e-5 of it in a score.
     for name, tolerance in {"match": 1e-6, "similarity": 1e-6, "score": 5e-5}.items():
         assert [entry[name] for entry in one] == pytest.approx([entry[name] for entry in other], abs=tolerance)
 

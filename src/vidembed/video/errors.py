@@ -112,7 +112,8 @@ def warn(warning: Warning) -> None:
 @contextmanager
 def keep_warnings() -> Iterator[list[Warning]]:
     """Keep what `warn` gets in this thread of a pool, which has no caller, for the thread that takes the result."""
-    token = _kept.set(kept := [])
+    kept: list[Warning] = []
+    token = _kept.set(kept)
     try:
         yield kept
     finally:
