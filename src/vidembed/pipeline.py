@@ -6,6 +6,7 @@ bounded: at most `ahead` inputs are decoded and not yet in a batch.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import logging
 import os
@@ -17,7 +18,7 @@ from typing import Any, Generic, Literal, TypeVar
 
 import torch
 
-from vidembed.errors import InputError
+from vidembed.errors import InputError, keep_warnings, warn
 from vidembed.inputs import Prepared
 from vidembed.video import VideoError
 
@@ -125,19 +126,21 @@ def prepare_ahead(
             return [result for index, item in zip(indices, items, strict=True) for result in one(index, item)]
 
     executor = ThreadPoolExecutor(workers, thread_name_prefix="vidembed-decode")
-    pending: deque[Future[list[Prepared | Failed]]] = deque()
+    pending: deque[Future[tuple[list[Prepared | Failed], list[Warning]]]] = deque()
     jobs = _jobs(inputs, is_text)
     try:
         while True:
             while len(pending) < 2 * workers and (job := next(jobs, None)) is not None:
                 indices, items, all_text = job
-                future = (
-                    executor.submit(texts, indices, items) if all_text else executor.submit(one, indices[0], items[0])
+                work = (
+                    functools.partial(texts, indices, items)
+                    if all_text
+                    else functools.partial(one, indices[0], items[0])
                 )
-                pending.append(future)
+                pending.append(executor.submit(_keeping_warnings, work))
             if not pending:
                 return
-            for result in pending.popleft().result():
+            for result in _warning_here(*pending.popleft().result()):
                 if isinstance(result, Failed):
                     _report(result, on_error)
                 yield result
@@ -151,6 +154,17 @@ def _jobs(inputs: Iterable[Any], is_text: Callable[[Any], bool]) -> Iterator[tup
         size = TEXT_CHUNK if all_text else 1
         while chunk := list(itertools.islice(run, size)):
             yield [index for index, _ in chunk], [item for _, item in chunk], all_text
+
+
+def _keeping_warnings(work: Callable[[], list[Prepared | Failed]]) -> tuple[list[Prepared | Failed], list[Warning]]:
+    with keep_warnings() as kept:
+        return work(), kept
+
+
+def _warning_here(results: list[Prepared | Failed], kept: list[Warning]) -> list[Prepared | Failed]:
+    for warning in kept:
+        warn(warning)
+    return results
 
 
 def _report(failed: Failed, on_error: OnError) -> None:

@@ -11,9 +11,10 @@ import pytest
 from PIL import Image
 
 from tests.index.fakes import write_video
-from vidembed.index import Hit, contact_sheet
+from vidembed.index import Hit, Windows, contact_sheet
 from vidembed.index.gallery import thumbnail, time_range
 from vidembed.text import printable
+from vidembed.video.segments import lay_out
 
 HOSTILE = [
     "<script>alert(1)</script>.mp4".replace("/", "\u2215"),
@@ -116,3 +117,19 @@ def test_no_hits_make_a_page_too() -> None:
 )
 def test_times(start: float, end: float, said: str) -> None:
     assert time_range(start, end) == said
+
+
+def test_times_of_a_video_that_starts_late_are_those_of_a_player(tmp_path: Path) -> None:
+    colours = [(200, 30, 30), (30, 200, 30), (30, 30, 200)]
+    path = write_video(tmp_path / "a.mp4", colours, starts_s=2)
+    layout = lay_out(path, Windows(1.0))
+    assert layout.segments == [(2.0, 3.0), (3.0, 4.0), (4.0, 5.0)]
+    tags = parsed(contact_sheet([("all", [Hit(path.as_uri(), *times, 0.5) for times in layout.segments])])).tags
+    assert [attributes["href"] for tag, attributes in tags if tag == "a"] == [
+        f"{path.as_uri()}#t={start:g},{end:g}" for start, end in layout.segments
+    ]
+    for colour, source in zip(
+        colours, [attributes["src"] or "" for tag, attributes in tags if tag == "img"], strict=True
+    ):
+        picture = Image.open(io.BytesIO(base64.b64decode(source.partition(",")[2])))
+        assert np.asarray(picture.convert("RGB")).mean(axis=(0, 1)) == pytest.approx(colour, abs=20)

@@ -83,7 +83,7 @@ def test_rows_by_hand(direction: str) -> None:
         return scores(0.5 + 0.1 * right + 0.1 * rng.normal(size=(30, 30)), 4 * right + rng.normal(size=(30, 30)))
 
     one, other = world(), world()
-    fit = rerank.fit_on([other])
+    fit = rerank.fit_on({"captions": other})
     plain = shapes.rank(shapes.Row("", "final"), direction, one, other, fit)
     first = one.first if direction == "t2v" else one.first.T
     known = other.first if direction == "t2v" else other.first.T

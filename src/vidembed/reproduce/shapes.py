@@ -243,7 +243,9 @@ def measure(
                 }
             )
     measured, known = stages
-    fits = {stage: fit_on([one[stage] for one in known.values()]) for stage in ("final", "chosen", "aligned")}
+    fits = {
+        stage: fit_on({kind: one[stage] for kind, one in known.items()}) for stage in ("final", "chosen", "aligned")
+    }
     result: dict[str, Any] = {
         "clips": clips,
         "layer_clips": layer_clips,

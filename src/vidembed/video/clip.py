@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vidembed.errors import VideoTruncated, caller_level
+from vidembed.errors import VideoTruncated, warn
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -138,12 +137,11 @@ def assemble(
     due = [bound for bound in (end, declared_duration) if bound is not None]
     truncated = declared_duration is not None and min(due) - stop > TRUNCATED_S
     if truncated:
-        warnings.warn(
+        warn(
             VideoTruncated(
                 f"{item}: it ends at {video_end:.2f} s, before the {declared_duration:.2f} s it declares; "
                 "only what is there is used"
-            ),
-            stacklevel=caller_level(),
+            )
         )
     duration = stop - start
     shown = np.maximum(times - start, 0.0)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import math
-import warnings
 from array import array
 from collections import deque
 from collections.abc import Mapping
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import numpy as np
 
-from vidembed.errors import BackendUnavailable, CorruptVideo, VideoTooLarge, VideoTruncated, caller_level
+from vidembed.errors import BackendUnavailable, CorruptVideo, VideoTooLarge, VideoTruncated, warn
 from vidembed.video.clip import TRUNCATED_S
 from vidembed.video.container import DEFAULT_THREADS, has_discontinuities, open_source
 from vidembed.video.fetch import UrlAccess
@@ -356,12 +355,11 @@ def lay_out(
     else:
         extent, cuts = _survey(source, item, allow_url=allow_url, timeout_s=timeout_s, threads=threads), []
     if extent.is_truncated:
-        warnings.warn(
+        warn(
             VideoTruncated(
                 f"{item}: it ends at {extent.end:.2f} s, before the {extent.declared:.2f} s it declares; only what is "
                 "there is cut"
-            ),
-            stacklevel=caller_level(),
+            )
         )
     try:
         duration, segments = _cut(cut, cuts, extent)

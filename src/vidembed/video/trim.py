@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
@@ -18,7 +17,7 @@ from av.bitstream import BitStreamFilterContext
 from av.video.reformatter import ColorRange
 from av.video.stream import VideoStream
 
-from vidembed.errors import CorruptVideo, TargetError, VideoTruncated, caller_level
+from vidembed.errors import CorruptVideo, TargetError, VideoTruncated, warn
 from vidembed.text import replacing
 from vidembed.video import container as box
 from vidembed.video.clip import TRUNCATED_S
@@ -399,10 +398,7 @@ def _cut(
     excerpt = Excerpt(target, round(float(plan.start - zero), 6), round(float(plan.stop - zero), 6), left_out)
     due = min(bound for bound in (end, declared, excerpt.end_s + 1e9) if bound is not None)
     if declared is not None and not plan.videos[plan.main].done and due - excerpt.end_s > TRUNCATED_S:
-        warnings.warn(
-            VideoTruncated(f"{item}: what can be read ends at {excerpt.end_s:.2f} s, before {due:.2f} s"),
-            stacklevel=caller_level(),
-        )
+        warn(VideoTruncated(f"{item}: what can be read ends at {excerpt.end_s:.2f} s, before {due:.2f} s"))
     return excerpt
 
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import json
 import logging
-import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -72,7 +71,7 @@ class Note:
             logging.getLogger(self.source).log(self.level, "%s", self.text)
             return
         kind = errors.VideoTruncated if self.source == "VideoTruncated" else RuntimeWarning
-        warnings.warn(kind(self.text), stacklevel=errors.caller_level())
+        errors.warn(kind(self.text))
 
 
 def clip_fields(clip: Clip) -> dict[str, Any]:
