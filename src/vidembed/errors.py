@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from pathlib import Path
 
 # ruff: noqa: N818 - the names say what was found, as users read them in reports
-
 
 _PACKAGE = str(Path(__file__).parents[1])
 
@@ -105,6 +105,11 @@ def caller_level() -> int:
     return level
 
 
+def warn_truncated(text: str) -> None:
+    """Warn with :class:`VideoTruncated`, at the line outside of this package."""
+    warnings.warn(VideoTruncated(text), stacklevel=caller_level())
+
+
 class BackboneError(ValueError):
     """A model cannot be used as a video backbone; the message says what to change."""
 
@@ -154,11 +159,7 @@ class ClusterError(RuntimeError):
 
 
 class InputError(ValueError):
-    """An input that is not a video failed; the message names it."""
-
-
-class EmbeddingError(InputError):
-    """The model gave a vector that is not finite; the message names the input."""
+    """An input failed that is not a video, or whose vector is not finite; the message names it."""
 
 
 class AnnotationError(ValueError):
@@ -179,15 +180,3 @@ class VideoFailedError(ValueError):
 
 class TaskDataError(OSError):
     """The data of a task could not be loaded."""
-
-
-class TargetError(Exception):
-    """Carries an OSError of the target past the place that takes every OSError for one of the source.
-
-    Attributes:
-        error: As it was.
-    """
-
-    def __init__(self, error: OSError) -> None:
-        super().__init__(error)
-        self.error = error

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any, Final
+from typing import Final, TypedDict
 
-from vidembed.errors import CorruptVideo, InvalidVideoInput
-from vidembed.video import decord, pyav
-from vidembed.video import picture as colour
+from vidembed.errors import InvalidVideoInput
+from vidembed.video import decord
 from vidembed.video.clip import Clip
 from vidembed.video.container import DEFAULT_THREADS, open_source
-from vidembed.video.fetch import MAX_DOWNLOAD_BYTES, UrlAccess
-from vidembed.video.picture import Colour
-from vidembed.video.reader import Deadline, FrameReader
+from vidembed.video.fetch import MAX_DOWNLOAD_BYTES, Deadline, UrlAccess
+from vidembed.video.picture import Colour, describe
+from vidembed.video.pyav import Segment, read_windows
+from vidembed.video.reader import FrameReader
 from vidembed.video.sampling import Sampling
-from vidembed.video.source import VideoFrames, VideoSegment, VideoSource, from_mapping, item_name, sample_frames
+from vidembed.video.source import VideoFrames, VideoSegment, VideoSource, as_frames, item_name, sample_frames
 
 BACKENDS: Final = ("pyav", "decord")
 """Names of the decoding backends; the first is the default."""
@@ -26,30 +25,32 @@ DEFAULT_TIMEOUT_S: Final = 600.0
 DEFAULT_SAMPLING: Final = Sampling()
 
 
-def _check_backend(backend: str) -> None:
+class _Access(TypedDict):
+    """How a source may be opened, as `open_source` takes it."""
+
+    allow_url: UrlAccess
+    timeout_s: float | None
+    max_bytes: int
+
+
+def _check(source: VideoSource, sampling: object, backend: str, threads: int, stream: object) -> str:
+    """Check the arguments of `load_video`, and return the name of the source."""
     if backend not in BACKENDS:
         raise ValueError(f"backend={backend!r}: expected one of {', '.join(map(repr, BACKENDS))}")
-
-
-def _check_threads(threads: int) -> None:
-    if threads < 1:
-        raise ValueError(f"threads={threads!r}: expected a whole number of at least 1")
-
-
-def _check_sampling(sampling: Any) -> None:
     if not isinstance(sampling, Sampling):
         raise TypeError(f"sampling is a {type(sampling).__name__}; expected a Sampling, such as Sampling(fps=2.0)")
-
-
-def _check_stream(stream: Any, source: object, backend: str, item: str) -> None:
+    if threads < 1:
+        raise ValueError(f"threads={threads!r}: expected a whole number of at least 1")
+    item = item_name(source)
     if stream is None:
-        return
+        return item
     if isinstance(stream, bool) or not isinstance(stream, int):
         raise InvalidVideoInput(item, f"stream={stream!r}: expected the index of a video stream, or None")
-    if backend != "pyav" or isinstance(source, (Clip, VideoFrames, Mapping)):
-        raise InvalidVideoInput(
-            item, f"stream={stream}: only of a file read with backend='pyav' can a stream be chosen"
-        )
+    inner = source.path if isinstance(source, VideoSegment) else source
+    if backend != "pyav" or isinstance(inner, (Clip, VideoFrames, Mapping)):
+        reason = f"stream={stream}: only of a file read with backend='pyav' can a stream be chosen"
+        raise InvalidVideoInput(item, reason)
+    return item
 
 
 def load_video(
@@ -94,35 +95,24 @@ def load_video(
     Warns:
         VideoTruncated: If the video ends over one second before the duration it declares.
     """
-    _check_backend(backend)
-    _check_sampling(sampling)
-    _check_threads(threads)
-    item = item_name(source)
-    _check_stream(stream, source.path if isinstance(source, VideoSegment) else source, backend, item)
+    item = _check(source, sampling, backend, threads, stream)
     if isinstance(source, Clip):
-        return _as_sampled(source, sampling)
+        if source.sampling != sampling:
+            known = "does not say how it was sampled" if source.sampling is None else f"was read with {source.sampling}"
+            raise InvalidVideoInput(
+                item, f"the clip {known}, and {sampling} is asked for; read it with this, or give the video itself"
+            )
+        return source
     inner, start, end = source, 0.0, None
     if isinstance(source, VideoSegment):
         inner, start, end = source.path, source.start, source.end
-    if isinstance(inner, VideoFrames):
-        clip = sample_frames(inner, sampling, item=item, start=start, end=end)
-    elif isinstance(inner, Mapping):
-        frames, metadata = from_mapping(inner, item)
-        clip = sample_frames(frames, sampling, item=item, metadata=metadata, start=start, end=end)
-    elif backend == "decord":
+    if isinstance(inner, (VideoFrames, Mapping)):
+        return sample_frames(inner, sampling, item=item, start=start, end=end)
+    if backend == "decord":
         clip = decord.read(inner, sampling, item=item, start=start, end=end, timeout_s=timeout_s)
-    else:
-        options = {"allow_url": allow_url, "timeout_s": timeout_s, "max_bytes": max_bytes}
-        (clip,) = _read(inner, [(start, end, item)], sampling, item, options, threads, stream)
-    return replace(clip, sampling=sampling)
-
-
-def _as_sampled(clip: Clip, sampling: Sampling) -> Clip:
-    if clip.sampling != sampling:
-        known = "does not say how it was sampled" if clip.sampling is None else f"was read with {clip.sampling}"
-        raise InvalidVideoInput(
-            clip.item, f"the clip {known}, and {sampling} is asked for; read it with this, or give the video itself"
-        )
+        return replace(clip, sampling=sampling)
+    access: _Access = {"allow_url": allow_url, "timeout_s": timeout_s, "max_bytes": max_bytes}
+    (clip,) = _read(inner, [(start, end, item)], sampling, item, access, threads, stream)
     return clip
 
 
@@ -163,11 +153,7 @@ def load_segments(
         InvalidVideoInput: If a segment is malformed, lies outside the video, or they are not ordered by start.
         VideoError: As in :func:`load_video`; it ends the pass.
     """
-    _check_backend(backend)
-    _check_sampling(sampling)
-    _check_threads(threads)
-    item = item_name(path)
-    _check_stream(stream, path, backend, item)
+    item = _check(path, sampling, backend, threads, stream)
     if isinstance(path, (VideoSegment, Clip)):
         raise InvalidVideoInput(item, "load_segments takes the whole video; give the times in the file in segments")
     parts = [VideoSegment(path, start, end) for start, end in segments]
@@ -176,27 +162,24 @@ def load_segments(
     if backend == "decord" or isinstance(path, (VideoFrames, Mapping)):
         return (load_video(part, sampling, backend=backend, timeout_s=timeout_s) for part in parts)
     windows = [(part.start, part.end, item_name(part)) for part in parts]
-    options = {"allow_url": allow_url, "timeout_s": timeout_s, "max_bytes": max_bytes}
-    clips = _read(path, windows, sampling, item, options, threads, stream)
-    return map(functools.partial(replace, sampling=sampling), clips)  # holds no clip while the next is read
+    access: _Access = {"allow_url": allow_url, "timeout_s": timeout_s, "max_bytes": max_bytes}
+    return _read(path, windows, sampling, item, access, threads, stream)
 
 
 def _read(
     source: object,
-    windows: Sequence[tuple[float, float | None, str]],
+    windows: Sequence[Segment],
     sampling: Sampling,
     item: str,
-    options: dict[str, Any],
+    access: _Access,
     threads: int,
     stream: int | None,
 ) -> Iterator[Clip]:
     if not windows:
         return
-    deadline = Deadline(options["timeout_s"], item)
-    with open_source(source, item, **options) as handle:
-        yield from pyav.read_windows(
-            handle, windows, sampling, item=item, deadline=deadline, threads=threads, stream=stream
-        )
+    deadline = Deadline(access["timeout_s"], item)
+    with open_source(source, item, **access) as handle:
+        yield from read_windows(handle, windows, sampling, item=item, deadline=deadline, threads=threads, stream=stream)
 
 
 @dataclass(frozen=True)
@@ -270,14 +253,13 @@ def probe(
     """
     inner = source.path if isinstance(source, VideoSegment) else source
     item = item_name(inner)
-    if isinstance(inner, Mapping):
-        inner, _ = from_mapping(inner, item)
-    if isinstance(inner, VideoFrames):
-        count, height, width = inner.array.shape[:3]
+    if isinstance(inner, (VideoFrames, Mapping)):
+        frames, _ = as_frames(inner, item)
+        count, height, width = frames.array.shape[:3]
         return VideoInfo(
             item=item,
-            duration=count / inner.fps,
-            fps=inner.fps,
+            duration=count / frames.fps,
+            fps=frames.fps,
             width=width,
             height=height,
             codec="raw",
@@ -292,38 +274,29 @@ def probe(
         open_source(inner, item, allow_url=allow_url, timeout_s=timeout_s, max_bytes=max_bytes) as handle,
         FrameReader(handle, item, deadline, stream=stream) as reader,
     ):
-        info = describe(reader, item)
-        if not scan:
-            return info
-        reader.survey()
-        return replace(info, discontinuities=reader.discontinuities)
-
-
-def describe(reader: FrameReader, item: str) -> VideoInfo:
-    """Describe what ``reader`` has open; takes its first frame."""
-    first = next(reader, None)
-    if first is None:
-        raise CorruptVideo(item, f"no frame could be decoded ({reader.errors} errors)")
-    geometry = reader.geometry(first, None)
-    height, width, _ = geometry.shape
-    container, stream = reader.container, reader.stream
-    fps = None if reader.rate is None else float(reader.rate)
-    count = stream.frames or (round(reader.duration * fps) if reader.duration and fps else None)
-    return VideoInfo(
-        item=item,
-        duration=reader.duration,
-        fps=fps,
-        width=width,
-        height=height,
-        codec=stream.codec_context.name,
-        container=container.format.name,
-        rotation=90 * geometry.turns,
-        num_frames_estimate=count,
-        has_audio=any(other.type == "audio" for other in container.streams),
-        start_s=reader.start,
-        mirrored=geometry.mirrored,
-        stream=stream.index,
-        streams=tuple(other.index for other in container.streams if other.type == "video"),
-        colour=colour.describe(first.frame),
-        interlaced=first.frame.interlaced_frame,
-    )
+        first = reader.first()
+        geometry = reader.geometry(first, None)
+        height, width, _ = geometry.shape
+        streams, duration = reader.container.streams, reader.duration
+        fps = None if reader.rate is None else float(reader.rate)
+        if scan:
+            reader.survey()
+        return VideoInfo(
+            item=item,
+            duration=duration,
+            fps=fps,
+            width=width,
+            height=height,
+            codec=reader.stream.codec_context.name,
+            container=reader.container.format.name,
+            rotation=90 * geometry.turns,
+            num_frames_estimate=reader.stream.frames or (round(duration * fps) if duration and fps else None),
+            has_audio=any(other.type == "audio" for other in streams),
+            start_s=reader.start,
+            discontinuities=reader.discontinuities if scan else None,
+            mirrored=geometry.mirrored,
+            stream=reader.stream.index,
+            streams=tuple(other.index for other in streams if other.type == "video"),
+            colour=describe(first.frame),
+            interlaced=first.frame.interlaced_frame,
+        )

@@ -1,4 +1,4 @@
-"""Which moments of a video are looked at: a regular grid in presentation time."""
+"""Which moments of a video are looked at: a regular grid in presentation time. And which file they are of."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ import numpy as np
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
 
 TIME_EPSILON = 1e-6
 """Seconds. Times closer than this are equal: below any container's clock tick, above float rounding."""
@@ -44,21 +43,18 @@ class Sampling:
 
     def __post_init__(self) -> None:
         """Check the fields and give them one type each, so that ``as_dict`` is stable."""
-        if isinstance(self.fps, bool) or not isinstance(self.fps, (int, float, np.number)):
-            raise ValueError(  # noqa: TRY004 - as for every other field
-                f"Sampling(fps={self.fps!r}): expected a number of frames per second, such as 2.0"
-            )
-        if not (math.isfinite(self.fps) and self.fps > 0):
-            raise ValueError(f"Sampling(fps={self.fps!r}): expected a finite number above 0, such as 2.0")
-        object.__setattr__(self, "fps", float(self.fps))
-        for name in ("max_frames", "max_pixels"):
+        for name, kind, allowed in (
+            ("fps", float, "a finite number of frames per second above 0, such as 2.0"),
+            ("max_frames", int, "a whole number of at least 1"),
+            ("max_pixels", int, "a whole number of at least 1 or None"),
+        ):
             value = getattr(self, name)
             if value is None and name == "max_pixels":
                 continue
-            if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-                allowed = " or None" if name == "max_pixels" else ""
-                raise ValueError(f"Sampling({name}={value!r}): expected a whole number of at least 1{allowed}")
-            object.__setattr__(self, name, int(value))
+            is_number = isinstance(value, (int, np.integer) if kind is int else (int, float, np.number))
+            if not is_number or isinstance(value, bool) or not 0 < value < math.inf:
+                raise ValueError(f"Sampling({name}={value!r}): expected {allowed}")
+            object.__setattr__(self, name, kind(value))
 
     def as_dict(self) -> dict[str, float | int | None]:
         """Return every field that changes vectors, as JSON values, in a fixed order."""
@@ -101,20 +97,16 @@ class GridPicker(Generic[Item]):
         sampling: The grid's parameters.
         start: Time of the first look, in seconds of the video's clock.
         end: Time at which looking ends (exclusive), or ``None`` for the end of the video.
-        duration: Duration of the video as declared, in seconds, or ``None`` if unknown.
+        duration: Duration of the video as declared, in seconds, or ``None`` if unknown. ``end`` may lie past it.
     """
 
     def __init__(
         self, sampling: Sampling, *, start: float = 0.0, end: float | None = None, duration: float | None = None
     ) -> None:
-        """Set the step."""
         self.start = start
         self.end = math.inf if end is None else end
+        self.step = sampling.step(None if duration is None else max(min(self.end, duration) - start, 0.0))
         self._max_frames = sampling.max_frames
-        span = (
-            None if duration is None else max(min(self.end, duration) - start, 0.0)
-        )  # an end may lie past the video's
-        self.step = sampling.step(span)
         self._kept: list[Item] = []
 
     @property
@@ -168,8 +160,8 @@ class FileState:
 
     def __post_init__(self) -> None:
         """Bring both into range: file systems store times that 64 bits of nanoseconds cannot hold."""
-        object.__setattr__(self, "size", _as_int64(self.size))
-        object.__setattr__(self, "mtime_ns", _as_int64(self.mtime_ns))
+        for name in ("size", "mtime_ns"):
+            object.__setattr__(self, name, (getattr(self, name) + 2**63) % 2**64 - 2**63)
 
     @classmethod
     def of(cls, path: Path) -> FileState:
@@ -180,10 +172,6 @@ class FileState:
         """
         found = path.stat()
         return cls(found.st_size, found.st_mtime_ns)
-
-
-def _as_int64(number: int) -> int:
-    return (number + 2**63) % 2**64 - 2**63
 
 
 def content_fingerprint(path: str | os.PathLike[str]) -> str:
