@@ -128,10 +128,10 @@ def assemble(
         end: Its end, or ``None`` for the end of the video.
         video_end: Where the video was found to end; above ``end`` if it was not read so far.
         declared_duration: What the video stream declares, or ``None``.
-        start_s: Start of the window, in seconds on the clock of a player.
-        damaged: Whether errors were met.
-        item: Name for messages.
-        backend: What decoded it.
+        start_s: As `Clip.start_s`, as are those below.
+        damaged: See there.
+        item: See there.
+        backend: `Clip.video_backend`.
     """
     stop = video_end if end is None else min(end, video_end)
     due = [bound for bound in (end, declared_duration) if bound is not None]

@@ -70,8 +70,6 @@ _PICTURE_BRANDS = frozenset([b"avif", b"heic", b"heix", b"mif1"])
 _PICTURE = "a single picture; give it as an image instead"
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.\-]+):")  # two characters or more: "C:" is a drive
 
-# -- opening -----------------------------------------------------------------------------------------------------------
-
 
 @contextmanager
 def open_source(
@@ -237,9 +235,6 @@ def _is_raw_stream(head: bytes) -> bool:
     return is_h264 or code in {0x40, 0x42, 0x44, 0x46, 0x4E} or code in {0xB0, 0xB3, 0xB5}  # HEVC; MPEG-4, 2, 1
 
 
-# -- the video stream --------------------------------------------------------------------------------------------------
-
-
 def video_stream(
     container: InputContainer,
     handle: BinaryIO,
@@ -332,9 +327,6 @@ def sample_aspect(container: InputContainer, stream: VideoStream) -> Fraction | 
     """
     changing = stream.codec_context.sample_aspect_ratio if container.format.name in _NO_CLOCK else None
     return changing or stream.sample_aspect_ratio
-
-
-# -- time --------------------------------------------------------------------------------------------------------------
 
 
 def gif_delay(ticks: int) -> int:

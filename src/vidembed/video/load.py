@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Final, TypedDict
+from typing import Final
 
 from vidembed.errors import InvalidVideoInput
 from vidembed.video import decord
@@ -25,12 +25,15 @@ DEFAULT_TIMEOUT_S: Final = 600.0
 DEFAULT_SAMPLING: Final = Sampling()
 
 
-class _Access(TypedDict):
-    """How a source may be opened, as `open_source` takes it."""
+@dataclass(frozen=True)
+class _Options:
+    """How a file is opened and decoded, as in `load_video`."""
 
     allow_url: UrlAccess
     timeout_s: float | None
     max_bytes: int
+    threads: int
+    stream: int | None
 
 
 def _check(source: VideoSource, sampling: object, backend: str, threads: int, stream: object) -> str:
@@ -67,16 +70,15 @@ def load_video(
     """Read the frames of a video that a model is to see.
 
     Frames are chosen by presentation time: for each time of ``sampling``'s grid, the frame on show then.
-    Frames given as arrays are sampled on the same grid by their own times (see
-    :func:`vidembed.video.source.sample_frames`); ``backend``, ``timeout_s`` do not matter to them. A
-    :class:`Clip` that was read with this sampling is returned as it is.
+    Frames given as arrays are sampled on the same grid by their own times. A :class:`Clip` that was read with this
+    sampling is returned as it is.
 
     Args:
         source: What to read (see :data:`vidembed.video.VideoSource`).
         sampling: How frames are chosen and how large they may be.
         backend: ``"pyav"`` (default) or ``"decord"`` (extra ``decord``; local mp4, mov, mkv, webm files).
         allow_url: Whether http and https addresses may be fetched. Default False.
-        timeout_s: Limit on wall-clock time in seconds, a download included; ``None`` for none. Default 600.
+        timeout_s: Limit in seconds, a download included; ``None`` for none. Default 600.
         max_bytes: Limit on the size of a download. Default 2 GiB.
         threads: Decoding threads of PyAV, at least 1. Default 4; 1 does the least work, for a caller that reads
             several videos at once. Frames are the same.
@@ -111,8 +113,8 @@ def load_video(
     if backend == "decord":
         clip = decord.read(inner, sampling, item=item, start=start, end=end, timeout_s=timeout_s)
         return replace(clip, sampling=sampling)
-    access: _Access = {"allow_url": allow_url, "timeout_s": timeout_s, "max_bytes": max_bytes}
-    (clip,) = _read(inner, [(start, end, item)], sampling, item, access, threads, stream)
+    options = _Options(allow_url, timeout_s, max_bytes, threads, stream)
+    (clip,) = _read(inner, [(start, end, item)], sampling, item, options)
     return clip
 
 
@@ -130,24 +132,23 @@ def load_segments(
 ) -> Iterator[Clip]:
     """Read several segments of one video in one decoding pass.
 
-    Each clip equals ``load_video(VideoSegment(path, start, end), sampling)``. Only the segments being read at
-    one moment are held in memory.
+    Each clip equals ``load_video(VideoSegment(path, start, end), sampling)``. ``"decord"`` opens and decodes the file
+    anew for each.
 
     Args:
         path: The video: any single source that is not a segment.
-        segments: ``(start, end)`` of each, as of a `VideoSegment`, ordered by start; ``end`` may be
-            ``None``. They may overlap.
-        sampling: As in :func:`load_video`.
-        backend: As in :func:`load_video`. ``"decord"`` opens and decodes the file anew for each segment.
-        allow_url: As in :func:`load_video`.
+        segments: ``(start, end)`` of each, as of a `VideoSegment`, ordered by start. They may overlap.
+        sampling: As in :func:`load_video`, as are the arguments below.
+        backend: ``"pyav"`` or ``"decord"``.
+        allow_url: Default False.
         timeout_s: Limit on the whole pass in seconds, what the caller does between clips included; with
             ``"decord"``, on each segment.
-        max_bytes: As in :func:`load_video`.
-        threads: As in :func:`load_video`.
-        stream: As in :func:`load_video`.
+        max_bytes: Of a download.
+        threads: Of PyAV.
+        stream: Index of the video stream.
 
     Yields:
-        One clip a segment, in the order given.
+        One clip a segment, in the order given. Only the segments being read at one moment are held in memory.
 
     Raises:
         InvalidVideoInput: If a segment is malformed, lies outside the video, or they are not ordered by start.
@@ -162,24 +163,20 @@ def load_segments(
     if backend == "decord" or isinstance(path, (VideoFrames, Mapping)):
         return (load_video(part, sampling, backend=backend, timeout_s=timeout_s) for part in parts)
     windows = [(part.start, part.end, item_name(part)) for part in parts]
-    access: _Access = {"allow_url": allow_url, "timeout_s": timeout_s, "max_bytes": max_bytes}
-    return _read(path, windows, sampling, item, access, threads, stream)
+    options = _Options(allow_url, timeout_s, max_bytes, threads, stream)
+    return _read(path, windows, sampling, item, options)
 
 
 def _read(
-    source: object,
-    windows: Sequence[Segment],
-    sampling: Sampling,
-    item: str,
-    access: _Access,
-    threads: int,
-    stream: int | None,
+    source: object, windows: Sequence[Segment], sampling: Sampling, item: str, options: _Options
 ) -> Iterator[Clip]:
     if not windows:
         return
-    deadline = Deadline(access["timeout_s"], item)
-    with open_source(source, item, **access) as handle:
-        yield from read_windows(handle, windows, sampling, item=item, deadline=deadline, threads=threads, stream=stream)
+    o, deadline = options, Deadline(options.timeout_s, item)
+    with open_source(source, item, allow_url=o.allow_url, timeout_s=o.timeout_s, max_bytes=o.max_bytes) as handle:
+        yield from read_windows(
+            handle, windows, sampling, item=item, deadline=deadline, threads=o.threads, stream=o.stream
+        )
 
 
 @dataclass(frozen=True)
@@ -242,8 +239,7 @@ def probe(
     Args:
         source: What to describe (see :data:`vidembed.video.VideoSource`).
         scan: Also read the rest of the file, without decoding it, to count discontinuities of its clock.
-        allow_url: Whether http and https addresses may be fetched (whole): ``True`` from public addresses, or names
-            of hosts, from these alone. Default False.
+        allow_url: Whether http and https addresses may be fetched (whole; see `vidembed.video.fetch.UrlAccess`).
         timeout_s: Limit in seconds, ``None`` for none. Default 60.
         max_bytes: Limit on the size of a download. Default 2 GiB.
         stream: As in :func:`vidembed.video.load_video`.

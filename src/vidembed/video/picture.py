@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# -- size and orientation ----------------------------------------------------------------------------------------------
 
 MAX_SIDE = 16384
 """Pixels. A picture with a longer side is refused (twice 8K's width; our choice)."""
@@ -47,19 +46,12 @@ _side_data = cast("Callable[[VideoFrame], Mapping[str, SideData]]", SideDataCont
 
 @dataclass(frozen=True)
 class Geometry:
-    """How the decoded pictures of one shape become upright ones with square pixels.
+    """How the decoded pictures of one shape become upright ones with square pixels."""
 
-    Attributes:
-        width: Width of the scaled picture before it is set upright, in pixels.
-        height: Height of the scaled picture before it is set upright, in pixels.
-        turns: Quarter turns counter-clockwise that set it upright, 0 to 3.
-        mirrored: Whether it is mirrored left to right before it is turned.
-    """
-
-    width: int
+    width: int  # of the scaled picture before it is set upright, in pixels
     height: int
-    turns: int
-    mirrored: bool = False
+    turns: int  # quarter turns counter-clockwise that set it upright, 0 to 3
+    mirrored: bool = False  # left to right, before it is turned
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -105,10 +97,9 @@ def display_matrix(frame: VideoFrame) -> Matrix | None:
 
 
 def orientation(matrix: Matrix | None, item: str) -> tuple[int, bool]:
-    """Return `Geometry.turns` and `Geometry.mirrored` for a display matrix.
+    """Return `Geometry.turns` and `Geometry.mirrored` for a display matrix; one without an inverse is ignored.
 
-    A negative determinant mirrors. The rest is a rotation, which is rounded to quarter turns. What is neither, such as
-    zeros, is ignored.
+    A negative determinant mirrors. The rest is a rotation, which is rounded to quarter turns.
     """
     if matrix is None:
         return 0, False
@@ -124,26 +115,8 @@ def orientation(matrix: Matrix | None, item: str) -> tuple[int, bool]:
     return round(-angle / (math.pi / 2)) % 4, mirrored
 
 
-def plan(
-    width: int,
-    height: int,
-    *,
-    aspect: Fraction | None,
-    max_pixels: int | None,
-    item: str,
-    turns: int = 0,
-    mirrored: bool = False,
-) -> Geometry:
-    """Decide the size of pictures of one shape.
-
-    Args:
-        width: Width of the decoded pictures, in pixels.
-        height: Height of the decoded pictures, in pixels.
-        aspect: Sample aspect ratio (width of a pixel over its height), or ``None``.
-        max_pixels: Bound on the area, or ``None``.
-        item: Name for messages.
-        turns: As :attr:`Geometry.turns`.
-        mirrored: As :attr:`Geometry.mirrored`.
+def fit_shown(width: int, height: int, aspect: Fraction | None, max_pixels: int | None, item: str) -> tuple[int, int]:
+    """Return ``(width, height)`` of pictures whose sample aspect ratio is `aspect` with square pixels, fitted.
 
     Raises:
         VideoTooLarge: If the picture is above :data:`MAX_SIDE` or :data:`MAX_AREA`.
@@ -154,7 +127,7 @@ def plan(
         aspect = None
     shown_width = max(1, round(width * aspect)) if aspect is not None and aspect > 0 else width
     check_size(shown_width, height, item)
-    return Geometry(*fit(shown_width, height, max_pixels), turns=turns, mirrored=mirrored)
+    return fit(shown_width, height, max_pixels)
 
 
 def upright(picture: NDArray[np.uint8], geometry: Geometry) -> NDArray[np.uint8]:
@@ -181,8 +154,6 @@ def shrink(frame: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint
     image = Image.fromarray(np.ascontiguousarray(frame), "RGB").resize((width, height), Image.Resampling.BICUBIC)
     return np.asarray(image, dtype=np.uint8)
 
-
-# -- colour ------------------------------------------------------------------------------------------------------------
 
 SDR_WHITE: Final = 203.0
 """cd/m2. What SDR shows as white: the reference white of HDR (ITU-R BT.2408-7, section 2.1)."""
@@ -295,46 +266,34 @@ def to_rgb(
 ) -> NDArray[np.uint8]:
     """Scale a frame and convert it to SDR RGB with the primaries of BT.709, without the lines of another moment.
 
-    Args:
-        frame: As decoded.
-        width: Of the result, in pixels.
-        height: Of the result, in pixels.
-        item: Name for messages.
-        before: The frame before it, or ``None``. Of an interlaced frame, its neighbours show what moved.
-        after: The frame after it, or ``None``.
-
-    Returns:
-        ``(height, width, 3)`` uint8.
+    Of an interlaced frame, the frames before and after show what moved. The result is ``(height, width, 3)`` uint8.
 
     Raises:
         UnsupportedCodec: If its pixels or its colour matrix cannot be converted.
     """
     try:
-        return _to_rgb(_deinterlaced(frame, before, after) if frame.interlaced_frame else frame, width, height, item)
+        shown = _deinterlaced(frame, before, after) if frame.interlaced_frame else frame
+        kind, matrix, is_wide = _kind(shown), _matrix(shown), _is_bt2020(shown)
+        if matrix is None:
+            reason = f"its colours are in the matrix {describe(shown).matrix}, which is not converted; use bt709"
+            raise UnsupportedCodec(item, reason)
+        tags = shown.colorspace, shown.color_trc, shown.color_primaries
+        try:
+            shown.colorspace = matrix
+            # PyAV 17 hands these to swscale, which refuses some of them, and would convert nothing by the others.
+            shown.color_trc = shown.color_primaries = _UNSPECIFIED
+            layout = "rgb24" if kind is None else "rgb48le"
+            pixels = shown.reformat(width=width, height=height, format=layout, interpolation="BICUBIC").to_ndarray()
+        finally:
+            shown.colorspace, shown.color_trc, shown.color_primaries = tags
     except av.error.FFmpegError as error:
         check_memory(error)
         found = f"its pictures ({frame.format.name}, {frame.width}x{frame.height}) cannot be converted to RGB of "
         reason = f"{found}{width}x{height} ({error.strerror}); convert it to H.264 first"
         raise UnsupportedCodec(item, reason) from error
-
-
-def _to_rgb(frame: VideoFrame, width: int, height: int, item: str) -> NDArray[np.uint8]:
-    kind, matrix = _kind(frame), _matrix(frame)
-    tags = frame.colorspace, frame.color_trc, frame.color_primaries
-    if matrix is None:
-        name = describe(frame).matrix
-        raise UnsupportedCodec(item, f"its colours are in the matrix {name}, which is not converted; use bt709")
-    try:
-        frame.colorspace = matrix
-        # PyAV 17 hands these to swscale, which refuses some of them, and would convert nothing by the others.
-        frame.color_trc = frame.color_primaries = _UNSPECIFIED
-        layout = "rgb24" if kind is None else "rgb48le"
-        pixels = frame.reformat(width=width, height=height, format=layout, interpolation="BICUBIC").to_ndarray()
-    finally:
-        frame.colorspace, frame.color_trc, frame.color_primaries = tags
     if kind is None:
-        return np.asarray(pixels, dtype=np.uint8)
-    return _to_sdr(np.asarray(pixels, dtype=np.uint16), kind, wide=_is_bt2020(frame))
+        return np.asarray(pixels, dtype=np.uint8)  # (H, W, 3)
+    return _to_sdr(np.asarray(pixels, dtype=np.uint16), kind, wide=is_wide)
 
 
 @cache

@@ -35,16 +35,8 @@ Segment: TypeAlias = tuple[float, float | None, str]
 class Window:
     """Collects the frames of one clip: a whole video, or one segment of it.
 
-    Args:
-        asked: What of the video. What lies before the first frame is left out.
-        reader: The pass that will feed it, after its first frame.
-        sampling: How frames are chosen.
-        duration: Length of the video if it was found by reading, seconds; default, as declared.
-
-    Attributes:
-        start: Seconds from the first frame.
-        end: Likewise.
-        done: Whether no later frame can belong to it.
+    `reader` is the pass that will feed it, after its first frame; `duration` the length of the video in seconds, if it
+    was found by reading. `start` and `end` are seconds from the first frame.
 
     Raises:
         InvalidVideoInput: It ends before the first frame.
@@ -140,11 +132,9 @@ class Window:
                 raise CorruptVideo(self.item, f"{found}; get an intact copy")
             raise InvalidVideoInput(self.item, f"{found}; it was cut off, or its header is wrong")
         if self._errors > MAX_LOST_SHARE * (self._errors + self._seen):
-            raise CorruptVideo(
-                self.item,
-                f"{self._errors} of {self._errors + self._seen} packets or frames could not be decoded; "
-                f"at most {MAX_LOST_SHARE:.0%} may be lost. Get an intact copy, or repair it with ffmpeg",
-            )
+            found = f"{self._errors} of {self._errors + self._seen} packets or frames could not be decoded"
+            allowed = f"at most {MAX_LOST_SHARE:.0%} may be lost. Get an intact copy, or repair it with ffmpeg"
+            raise CorruptVideo(self.item, f"{found}; {allowed}")
 
 
 def read_windows(
@@ -155,62 +145,44 @@ def read_windows(
     item: str,
     deadline: Deadline,
     threads: int = DEFAULT_THREADS,
-    allow_seek: bool = True,
     stream: int | None = None,
-    duration: float | None = None,
 ) -> Iterator[Clip]:
-    """Decode several windows of one video in one pass, and yield a clip for each, in order.
+    """Decode windows of one video, ordered by start, in one pass, and yield a clip for each, in order.
 
     A window whose frames were chosen by a declared duration that turns out to be wrong by over a second is read again
-    with the real one.
-
-    Args:
-        handle: Seekable, binary.
-        segments: The windows, ordered by start.
-        sampling: How frames are chosen in each window.
-        item: Name of the file, for messages.
-        deadline: Limit on the whole pass.
-        threads: Decoding threads.
-        allow_seek: Whether distances may be jumped over where the container allows it.
-        stream: Index of the video stream, or ``None`` for the best.
-        duration: Length of the video if it was found by reading, seconds; default, as declared.
+    with the real one. `stream` is the index of the video stream, or ``None`` for the best.
     """
-    with FrameReader(handle, item, deadline, threads=threads, stream=stream) as reader:
-        reader.can_seek = reader.can_seek and allow_seek
-        first = reader.first()
-        windows = deque(Window(segment, reader, sampling, duration=duration) for segment in segments)
-        shown: TimedFrame | None = None  # the frame on show, until the next one comes
-        for timed in chain([first], reader):
-            if shown is not None:
-                _feed(windows, shown, timed.time)
-                while windows and windows[0].done:
-                    yield windows.popleft().clip(timed.time)
-            shown = timed
-            target = min((window.next_time for window in windows), default=math.inf)
-            if _worth_seeking(reader, windows, timed.time, target):
-                reader.seek(target)
-                shown = None
-            if not windows:
-                return
-        if shown is None:
-            raise reader.no_frame()
-        ends_at = reader.settle(shown.time + shown.duration, shown.time)
-        _feed(windows, shown, ends_at)
-        for window in windows:
-            if not window.is_mistaken(ends_at):
-                yield window.clip(ends_at)
-                continue
-            yield from read_windows(
-                handle,
-                [window.asked],
-                sampling,
-                item=item,
-                deadline=deadline,
-                threads=threads,
-                stream=stream,
-                allow_seek=allow_seek and window.start < ends_at - TIME_EPSILON,
-                duration=ends_at,
-            )
+
+    def read(segments: Sequence[Segment], *, may_seek: bool = True, duration: float | None = None) -> Iterator[Clip]:
+        with FrameReader(handle, item, deadline, threads=threads, stream=stream) as reader:
+            reader.can_seek = reader.can_seek and may_seek
+            first = reader.first()
+            windows = deque(Window(segment, reader, sampling, duration=duration) for segment in segments)
+            shown: TimedFrame | None = None  # the frame on show, until the next one comes
+            for timed in chain([first], reader):
+                if shown is not None:
+                    _feed(windows, shown, timed.time)
+                    while windows and windows[0].done:
+                        yield windows.popleft().clip(timed.time)
+                shown = timed
+                target = min((window.next_time for window in windows), default=math.inf)
+                if _worth_seeking(reader, windows, timed.time, target):
+                    reader.seek(target)
+                    shown = None
+                if not windows:
+                    return
+            if shown is None:
+                raise reader.no_frame()
+            end = reader.settle(shown.time + shown.duration, shown.time)
+            _feed(windows, shown, end)
+            for window in windows:
+                if window.is_mistaken(end):
+                    may_seek_again = may_seek and window.start < end - TIME_EPSILON
+                    yield from read([window.asked], may_seek=may_seek_again, duration=end)
+                else:
+                    yield window.clip(end)
+
+    return read(segments)
 
 
 def _feed(windows: deque[Window], shown: TimedFrame, until: float) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from fractions import Fraction
@@ -31,12 +32,11 @@ from vidembed.video.container import (
 )
 from vidembed.video.fetch import Deadline
 from vidembed.video.memory import check as check_memory
-from vidembed.video.picture import Geometry, display_matrix, letterbox, orientation, plan, to_rgb, upright
+from vidembed.video.picture import Geometry, display_matrix, fit_shown, letterbox, orientation, to_rgb, upright
 from vidembed.video.sampling import TIME_EPSILON
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator
-    from types import TracebackType
+    from collections.abc import Callable, Generator
 
     from av.packet import Packet
     from av.stream import Stream
@@ -169,7 +169,7 @@ class Extent:
     is_truncated: bool  # whether it ends over a second before that and its tail may be missing
 
 
-class FrameReader:
+class FrameReader(ExitStack, Iterator[TimedFrame]):
     """Decodes the video stream of a handle in order of presentation. A context manager and an iterator.
 
     Args:
@@ -191,7 +191,7 @@ class FrameReader:
     ) -> None:
         self._handle = cast("BinaryIO", _Watched(handle, deadline))
         self._item, self._deadline, self._threads, self._index = item, deadline, threads, stream
-        self._stack = ExitStack()
+        super().__init__()
         self.seeked = False  # whether ordinals are no longer those of the stream
         self.sought = -1.0  # the last time sought, in seconds
         self._attempt = self._packets_read = 0
@@ -199,11 +199,11 @@ class FrameReader:
         self._open()
 
     def _open(self) -> None:
-        self.container = self._stack.enter_context(open_container(self._handle, self._item))
+        self.container = self.enter_context(open_container(self._handle, self._item))
         try:
             self.stream = video_stream(self.container, self._handle, self._item, self._threads, self._index)
         except BaseException:
-            self._stack.close()
+            self.close()
             raise
         self.start = 0.0  # when the first frame comes on show, seconds on the clock of a player; known with that
         self.duration = declared_duration(self.container, self.stream)  # seconds; a hint, final with the first frame
@@ -224,21 +224,7 @@ class FrameReader:
         self._aspect = self.stream.sample_aspect_ratio
         self._previous: TimedFrame | None = None
         self._frames: Generator[TimedFrame, None, None] = self._decode()
-
-    def __enter__(self) -> Self:
-        """Return itself."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        """Close the container."""
-        self._frames.close()
-        self._stack.close()
-
-    def __iter__(self) -> Iterator[TimedFrame]:
-        """Return itself."""
-        return self
+        self.callback(lambda: self._frames.close())  # noqa: PLW0108 - a seek replaces them
 
     def __next__(self) -> TimedFrame:
         """Return the next frame."""
@@ -278,8 +264,7 @@ class FrameReader:
         base = self.stream.time_base
         if self._origin is None or base is None:
             raise RuntimeError("survey before the first frame")
-        shown = array("q")
-        last = (-(2**63), 0)  # time and duration of the packet that comes on show last
+        shown, last = array("q"), (-(2**63), 0)  # time and duration of the packet that comes on show last
         before: int | None = None
         is_timed = len(self._head) <= _MAX_HEAD
         for stamp in chain(self._head, map(_Stamp.of, self._packets())):
@@ -327,15 +312,8 @@ class FrameReader:
         shape = frame.width, frame.height, timed.aspect, matrix, max_pixels
         if self._planned is None or self._planned[0] != shape:
             turns, mirrored = orientation(matrix, self._item)
-            planned = plan(
-                *(frame.width, frame.height),
-                aspect=timed.aspect,
-                max_pixels=max_pixels,
-                item=self._item,
-                turns=turns,
-                mirrored=mirrored,
-            )
-            self._planned = shape, planned
+            size = fit_shown(frame.width, frame.height, timed.aspect, max_pixels, self._item)
+            self._planned = shape, Geometry(*size, turns, mirrored)
         return self._planned[1]
 
     def seek(self, seconds: float) -> None:
@@ -371,8 +349,7 @@ class FrameReader:
             raise _OvershootError
 
     def _restart(self) -> None:
-        self._frames.close()
-        self._stack.close()
+        self.close()
         self._attempt += 1
         self._open()
         self.can_seek = False
@@ -434,7 +411,7 @@ class FrameReader:
 
     def _place(self, frame: VideoFrame) -> TimedFrame | None:
         """Give a frame its time, or ``None`` if it is damaged or has no time."""
-        ordinal = self._ordinal
+        ordinal = None if self.seeked else self._ordinal
         self._ordinal += 1
         if frame.key_frame:
             self._errors_at_key = self.errors
@@ -465,13 +442,5 @@ class FrameReader:
         if frame.is_corrupt:
             self.errors += 1
             return None
-        return TimedFrame(
-            frame=frame,
-            time=seconds,
-            duration=self._last_end - seconds,
-            ordinal=None if self.seeked else ordinal,
-            errors=self.errors,
-            errors_at_key=self._errors_at_key,
-            attempt=self._attempt,
-            aspect=self._aspect,
-        )
+        errors = self.errors, self._errors_at_key
+        return TimedFrame(frame, seconds, self._last_end - seconds, ordinal, *errors, self._attempt, self._aspect)

@@ -67,10 +67,7 @@ class Sampling:
         return max(1.0 / self.fps, duration / self.max_frames)
 
     def grid(self, duration: float) -> NDArray[np.float64]:
-        """Return the times looked at in a video of known duration.
-
-        Args:
-            duration: Length of the video, in seconds; finite, not negative.
+        """Return the times looked at in a video of known duration, in seconds.
 
         Returns:
             ``(T,)`` float64, seconds: ``k * step`` for ``k = 0, 1, ...`` below ``duration``, with
@@ -93,11 +90,7 @@ class GridPicker(Generic[Item]):
     ``2 * max_frames`` are kept, drops every second one and doubles the step. So never more than
     ``2 * max_frames`` items are held, and never more than ``max_frames`` are returned.
 
-    Args:
-        sampling: The grid's parameters.
-        start: Time of the first look, in seconds of the video's clock.
-        end: Time at which looking ends (exclusive), or ``None`` for the end of the video.
-        duration: Duration of the video as declared, in seconds, or ``None`` if unknown. ``end`` may lie past it.
+    Times are seconds of the video's clock. ``end`` is exclusive, and may lie past ``duration``, which is as declared.
     """
 
     def __init__(
@@ -149,14 +142,10 @@ class FileState:
 
     Both are kept modulo 2**64 as signed 64-bit numbers, as the index stores them. Times from 1677 to 2262 stay what
     they are; others wrap around, so that two that differ still do.
-
-    Attributes:
-        size: Bytes.
-        mtime_ns: Time of the last write, nanoseconds since the epoch.
     """
 
-    size: int
-    mtime_ns: int
+    size: int  # bytes
+    mtime_ns: int  # time of the last write, nanoseconds since the epoch
 
     def __post_init__(self) -> None:
         """Bring both into range: file systems store times that 64 bits of nanoseconds cannot hold."""

@@ -22,11 +22,9 @@ from vidembed.video.sampling import TIME_EPSILON
 from vidembed.video.source import VideoSource, is_finite_number, item_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
     from numpy.typing import NDArray
-
-    from vidembed.video.reader import TimedFrame
 
 MAX_WINDOWS = 100_000
 """Windows of one file. A damaged header can claim a duration of years; that must not become work without end."""
@@ -39,13 +37,13 @@ def _check_duration(duration: float, parts: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Windows:
-    """How a video is cut into segments.
+    """How a video is cut into segments of equal length.
 
     Window `k` starts at `k * (length - overlap)`. The last one ends with the video and is as long as the others: it is
     moved back over what came before rather than left short. A video no longer than `length` is one window.
 
     Attributes:
-        length: Length of a window, seconds, over 0.
+        length: Length of a window, seconds, at least 0.001.
         overlap: What a window shares with the next, seconds, at least 0 and below `length` by a millisecond or more.
 
     Raises:
@@ -65,10 +63,7 @@ class Windows:
             )
 
     def split(self, duration: float) -> list[tuple[float, float]]:
-        """Return the `(start, end)` of each window, seconds, rounded to microseconds, in order.
-
-        Args:
-            duration: Length of the video, seconds, over 0.
+        """Return the `(start, end)` of each window of a video of `duration`, in order; seconds, to the microsecond.
 
         Raises:
             ValueError: `duration` is not a positive number, or there would be over `MAX_WINDOWS` windows.
@@ -136,11 +131,9 @@ class Scenes:
             )
 
     def split(self, cuts: Iterable[float], duration: float) -> list[tuple[float, float]]:
-        """Return the `(start, end)` of each scene, seconds, rounded to microseconds, in order.
+        """Return the `(start, end)` of each scene of a video of `duration`, in order; seconds, to the microsecond.
 
-        Args:
-            cuts: Where the content changes, seconds, ascending. Those outside the video do not count.
-            duration: Length of the video, seconds, over 0.
+        `cuts` are the times where the content changes, ascending. Those outside the video do not count.
 
         Raises:
             ValueError: `duration` is not a positive number, or there would be over `MAX_WINDOWS` scenes.
@@ -171,16 +164,10 @@ def require_scenedetect(item: str) -> None:
 
 
 class CutFinder:
-    """Finds cuts in frames that come one by one. Holds one picture and the last few times.
+    """Finds cuts in frames that come one by one. Holds one picture, the last few times, and the cuts.
 
     A frame that stays on show for `STILL_S` is looked at again, as often as a frame has neighbours on a side:
     otherwise, in a row of slides of one frame each, every change would have changes for its neighbours.
-
-    Args:
-        scenes: What a cut is. Cuts that it would leave out anyway are not kept.
-
-    Attributes:
-        cuts: Times of the cuts found, seconds, ascending. They lie a few frames back.
     """
 
     def __init__(self, scenes: Scenes) -> None:
@@ -189,7 +176,7 @@ class CutFinder:
         self._detector = AdaptiveDetector(
             adaptive_threshold=scenes.threshold, min_scene_len=0, window_width=NEIGHBOURS, min_content_val=MIN_CONTENT
         )
-        self.cuts: list[float] = []
+        self.cuts: list[float] = []  # times, seconds, ascending; without those that `scenes` leaves out anyway
         self._min_length_s = scenes.min_length_s
         self._number = 0
         self._times: deque[tuple[int, float]] = deque(maxlen=2 * NEIGHBOURS + 2)
@@ -198,79 +185,61 @@ class CutFinder:
     def feed(self, time: float, picture: NDArray[np.uint8]) -> None:
         """Look at the next frame, which comes on show at `time` seconds: ``(H, W, 3)`` uint8 RGB, all of one size."""
         if self._last is None:
-            self._look_again(time, picture)  # what comes first has a still for its neighbours
+            self._look(time, picture, NEIGHBOURS)  # what comes first has a still for its neighbours
         elif time - self._last[0] >= STILL_S:
-            self._look_again(*self._last)
+            self._look(*self._last, NEIGHBOURS)
         self._last = time, picture
         self._look(time, picture)
 
     def finish(self) -> None:
         """Find the cuts among the last frames."""
         if self._last is not None:
-            self._look_again(*self._last)
+            self._look(*self._last, NEIGHBOURS)
 
-    def _look_again(self, time: float, picture: NDArray[np.uint8]) -> None:
-        for _ in range(NEIGHBOURS):
-            self._look(time, picture)
-
-    def _look(self, time: float, picture: NDArray[np.uint8]) -> None:
+    def _look(self, time: float, picture: NDArray[np.uint8], often: int = 1) -> None:
         from scenedetect import FrameTimecode  # noqa: PLC0415
 
-        self._times.append((self._number, time))
-        # Frames are only numbered for it: the rate of 1 stands in no time of ours.
-        code = FrameTimecode(self._number, fps=1.0)
-        self._number += 1
-        found = self._detector.process_frame(code, np.ascontiguousarray(picture[:, :, ::-1]))  # (H, W, 3) BGR
-        times = dict(self._times)
-        for cut in (times[each.frame_num] for each in found):
-            if cut - (self.cuts[-1] if self.cuts else 0.0) >= self._min_length_s:  # so no more than there can be scenes
-                self.cuts.append(cut)
+        for _ in range(often):
+            self._times.append((self._number, time))
+            # Frames are only numbered for it: the rate of 1 stands in no time of ours.
+            code = FrameTimecode(self._number, fps=1.0)
+            self._number += 1
+            times = dict(self._times)
+            for found in self._detector.process_frame(code, np.ascontiguousarray(picture[:, :, ::-1])):  # (H, W, 3) BGR
+                cut = times[found.frame_num]
+                if cut - (self.cuts[-1] if self.cuts else 0.0) >= self._min_length_s:
+                    self.cuts.append(cut)
 
 
 def find_cuts(
     source: object, scenes: Scenes, *, item: str, timeout_s: float | None, threads: int = DEFAULT_THREADS
 ) -> tuple[Extent, list[float]]:
-    """Decode a video once and find where its content changes.
+    """Decode a video once, and return where its frames lie and the times at which its content changes.
 
-    Args:
-        source: A path, bytes or binary file object.
-        scenes: How to cut; cuts that it would leave out anyway are not returned.
-        item: Name for messages.
-        timeout_s: Limit in seconds, or ``None``.
-        threads: Decoding threads.
-
-    Returns:
-        Where the frames of the video were found to lie, and the times of its cuts, seconds from the first frame,
-        ascending.
+    Times are seconds from the first frame, ascending, without cuts that `scenes` would leave out anyway.
 
     Raises:
         BackendUnavailable: PySceneDetect is not installed.
         VideoError: The video cannot be read.
     """
     require_scenedetect(item)
-    finder = CutFinder(scenes)
-    deadline = Deadline(timeout_s, item)
-    shape: tuple[int, int, int] | None = None  # (H, W, 3)
+    finder, deadline = CutFinder(scenes), Deadline(timeout_s, item)
     with open_source(source, item) as handle, FrameReader(handle, item, deadline, threads=threads) as reader:
-
-        def look(timed: TimedFrame) -> None:
-            nonlocal shape
-            geometry = reader.geometry(timed, LOOK_PIXELS)
-            shape = shape or geometry.shape
-            finder.feed(timed.time, timed.array(geometry, shape, item))
-
-        extent = _decode(reader, look)
+        extent = _decode(reader, item, finder)
     finder.finish()
     return extent, finder.cuts
 
 
-def _decode(reader: FrameReader, look: Callable[[TimedFrame], None] | None = None) -> Extent:
+def _decode(reader: FrameReader, item: str, finder: CutFinder | None = None) -> Extent:
     """Decode a video to its end, and find where its frames lie."""
     times, last = array("d"), None
+    shape: tuple[int, int, int] | None = None  # (H, W, 3)
     for last in reader:
         times.append(last.time)
-        if look is not None:
-            look(last)
+        if finder is not None:
+            geometry = reader.geometry(last, LOOK_PIXELS)
+            shape = shape or geometry.shape
+            finder.feed(last.time, last.array(geometry, shape, item))
     if last is None:
         raise reader.no_frame()
     return reader.extent(np.frombuffer(times), last.time + last.duration)
@@ -284,13 +253,11 @@ _KINDS: Final[dict[str, type[Windows] | type[Scenes]]] = {"windows": Windows, "s
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """The segments of a video.
-
-    Times are those of a player, which shows the start of the file's earliest stream as 0.
+    """The segments of a video, in seconds on the clock of a player, which shows the earliest stream's start as 0.
 
     Attributes:
-        duration: Where the video ends, seconds.
-        segments: ``(start, end)`` of each, seconds, in order of their starts. The first starts with the first frame.
+        duration: Where the video ends.
+        segments: ``(start, end)`` of each, in order of their starts. The first starts with the first frame.
     """
 
     duration: float
@@ -299,8 +266,7 @@ class Layout:
 
 def cut_to_dict(cut: Cut) -> dict[str, str | float]:
     """Return a cut as JSON values, such as ``{"kind": "windows", "length": 10.0, "overlap": 2.0}``."""
-    kind = next(kind for kind, type_ in _KINDS.items() if isinstance(cut, type_))
-    return {"kind": kind, **asdict(cut)}
+    return {"kind": "windows" if isinstance(cut, Windows) else "scenes", **asdict(cut)}
 
 
 def cut_from_dict(value: Mapping[str, object]) -> Cut:
@@ -382,7 +348,7 @@ def _survey(source: VideoSource, item: str, *, allow_url: UrlAccess, timeout_s: 
         if found is not None:
             return found
         with FrameReader(handle, item, deadline, threads=threads) as reader:
-            return _decode(reader)
+            return _decode(reader, item)
 
 
 def _cut(cut: Cut | None, cuts: list[float], extent: Extent) -> tuple[float, list[tuple[float, float]]]:

@@ -193,8 +193,6 @@ def local_path(source: object) -> str | None:
     return None
 
 
-# -- frames that were decoded elsewhere --------------------------------------------------------------------------------
-
 _RATE_MARGIN = 1.001  # 2.0 fps cut from 29.97 is a little under or over 2.0
 
 

@@ -200,24 +200,23 @@ class _Cutter:
                 "target: a transport stream cannot say that a video is rotated or mirrored, as this one is; use .mkv"
             )
         plan = self._plan(zero + Fraction(start), None if end is None else zero + Fraction(end))
-        left_out = self._write(target, plan)
-        excerpt = Excerpt(target, round(float(plan.start - zero), 6), round(float(plan.stop - zero), 6), left_out)
+        left_out, main = self._write(target, plan), plan.videos[plan.main]
+        excerpt = Excerpt(target, round(float(main.begins_s - zero), 6), round(float(main.ends_s - zero), 6), left_out)
         due = min(bound for bound in (end, declared, excerpt.end_s + 1e9) if bound is not None)
-        if declared is not None and not plan.videos[plan.main].done and due - excerpt.end_s > TRUNCATED_S:
+        if declared is not None and not main.done and due - excerpt.end_s > TRUNCATED_S:
             warn_truncated(f"{self.item}: what can be read ends at {excerpt.end_s:.2f} s, before {due:.2f} s")
         return excerpt
-
-    # -- what is copied ----------------------------------------------------------------------------------------------
 
     def _plan(self, start: Fraction, end: Fraction | None) -> _Plan:
         """Find the packets from `start` to `end` (exclusive), seconds on the clock of the source."""
         found = self._find(start, end, seek=True)
-        if found.seek is not None and (not found.videos[found.main].kept or found.start > start + _EPSILON):
+        main = found.videos[found.main]
+        if found.seek is not None and (not main.kept or main.begins_s > start + _EPSILON):
             found = self._find(start, end, seek=False)  # seeking did not lead where it should
-        if not found.videos[found.main].kept:
-            raise InvalidVideoInput(
-                self.item, "no key frame before the end of the stretch, so nothing can be cut from it"
-            )
+            main = found.videos[found.main]
+        if not main.kept:
+            reason = "no key frame before the end of the stretch, so nothing can be cut from it"
+            raise InvalidVideoInput(self.item, reason)
         for index, stretch in list(found.videos.items()):
             if not stretch.kept:
                 del found.videos[index]
@@ -227,8 +226,8 @@ class _Cutter:
             except ValueError as error:
                 reason = f"{error}, so they cannot be copied in order; convert it first"
                 raise CorruptVideo(self.item, reason) from error
-        if not found.videos[found.main].done and found.stop <= start + _EPSILON:
-            late = float(start - found.stop)
+        if not main.done and main.ends_s <= start + _EPSILON:
+            late = float(start - main.ends_s)
             raise InvalidVideoInput(self.item, f"the stretch starts {late:.3f} s after the end of the video")
         return found
 
@@ -238,30 +237,29 @@ class _Cutter:
             main = video_stream(container, self.handle, self.item, 1)
             may_jump = has_discontinuities(container)
             streams = [stream for stream in container.streams if stream.type == "video" and _can_be_copied(stream)]
-            bases = {stream.index: self._base(stream) for stream in streams}
-            videos = {  # times within `TIME_EPSILON` are equal
-                index: Stretch(
-                    int((start + _EPSILON) // base), None if end is None else int(-((_EPSILON - end) // base))
-                )
-                for index, base in bases.items()
-            }
+            videos: dict[int, Stretch] = {}
+            for stream in streams:  # times within `TIME_EPSILON` are equal
+                base = self._base(stream)
+                stop = None if end is None else int(-((_EPSILON - end) // base))
+                videos[stream.index] = Stretch(int((start + _EPSILON) // base), stop, base)
             can_seek = seek and container.format.name in SEEKABLE_FORMATS
-            plan = _Plan(videos, bases, main.index, videos[main.index].start if can_seek else None)
+            plan = _Plan(videos, main.index, videos[main.index].start if can_seek else None)
             last: dict[int, int] = {}
             for packet in read_packets(container, main, streams, plan.seek, self.item, self.deadline):
                 index, pts = packet.stream.index, packet.pts
+                stretch = videos[index]
                 if pts is None:
                     found = "a packet of its video has no time (such as the second field of a picture)"
                     raise UnsupportedCodec(self.item, f"{found}; convert it first")
                 now = pts if packet.dts is None else packet.dts
-                change = (now - last.get(index, now)) * bases[index]
+                change = (now - last.get(index, now)) * stretch.base
                 if change < -CLOCK_RESET_S or (may_jump and change > CLOCK_JUMP_S):
                     found = "its clock starts again or jumps before the end of the stretch (joined recordings)"
                     reason = f"{found}, so packets cannot be copied in order; give the recordings one by one"
                     raise CorruptVideo(self.item, reason)
                 last[index] = now
-                videos[index].add(Stamp(pts, packet.dts, max(packet.duration or 0, 0), packet.is_keyframe))
-                late = end is not None and now * bases[index] > end + INTERLEAVE_S
+                stretch.add(Stamp(pts, packet.dts, max(packet.duration or 0, 0), packet.is_keyframe))
+                late = end is not None and now * stretch.base > end + INTERLEAVE_S
                 if videos[plan.main].done and (late or all(each.done for each in videos.values())):
                     break
         return plan
@@ -271,8 +269,6 @@ class _Cutter:
         if not stream.time_base:
             raise CorruptVideo(self.item, f"stream {stream.index} has no unit of time")
         return stream.time_base
-
-    # -- copying it --------------------------------------------------------------------------------------------------
 
     def _write(self, target: Path, plan: _Plan) -> tuple[str, ...]:
         """Write what is planned to `target`, and return the streams that were left out, in words."""
@@ -296,7 +292,7 @@ class _Cutter:
 
     def _copy(self, packets: Iterator[Packet[Stream]], plan: _Plan, outs: dict[int, _Out]) -> None:
         """Move the packets of the plan to the output, with times that begin at 0."""
-        zero, stop = plan.zero, plan.stop
+        zero, stop = min(stretch.begins_s for stretch in plan.videos.values()), plan.videos[plan.main].ends_s
         done = dict.fromkeys(plan.videos, 0)
         waiting = {index for index, out in outs.items() if out.kind != "subtitle"}  # subtitles can be far between
         for packet in packets:
@@ -347,9 +343,6 @@ def _is_same(handle: BinaryIO, target: Path) -> bool:
         return False
 
 
-# -- the packets of a stretch ------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, slots=True)
 class Stamp:
     """The times of a packet, in ticks of its stream."""
@@ -371,6 +364,7 @@ class Stretch:
 
     start: int  # ticks
     end: int | None  # ticks (exclusive), or None for the end of the stream
+    base: Fraction = Fraction(1)  # seconds of a tick
     kept: list[Stamp] = field(default_factory=list)  # in decoding order; empty until there is a key frame
     done: bool = False  # whether no later packet can belong to it
     _pending: list[Stamp] = field(default_factory=list)
@@ -401,6 +395,18 @@ class Stretch:
         """The kept packet that comes on show last."""
         return max(self.kept, key=lambda stamp: stamp.pts)
 
+    @property
+    def begins_s(self) -> Fraction:
+        """When the first kept packet comes on show, seconds on the clock of the source."""
+        return self.kept[0].pts * self.base
+
+    @property
+    def ends_s(self) -> Fraction:
+        """When the last one ends, seconds likewise."""
+        last = self.last
+        before = max((stamp.pts for stamp in self.kept if stamp.pts < last.pts), default=last.pts)
+        return (last.pts + (last.duration or last.pts - before)) * self.base
+
 
 def decoding_times(shown: Sequence[int]) -> list[int]:
     """Return times to decode at that fit the order of packets: strictly rising, none after its frame comes on show.
@@ -429,28 +435,9 @@ class _Plan:
     """What is copied: the stretch of each video stream that has one, by the stream's index."""
 
     videos: dict[int, Stretch]
-    bases: dict[int, Fraction]  # seconds of a tick of each
     main: int  # index of the stream that the times are of: the one that is embedded
     seek: int | None  # ticks of it to seek to, or None to read from the beginning
     dts: dict[int, list[int]] = field(default_factory=dict)  # when the packets of each are decoded, in ticks
-
-    @property
-    def start(self) -> Fraction:
-        """Where the main stream begins, seconds on the clock of the source."""
-        return self.videos[self.main].kept[0].pts * self.bases[self.main]
-
-    @property
-    def stop(self) -> Fraction:
-        """Where its last frame ends, seconds likewise."""
-        stretch = self.videos[self.main]
-        last = stretch.last
-        before = max((stamp.pts for stamp in stretch.kept if stamp.pts < last.pts), default=last.pts)
-        return (last.pts + (last.duration or last.pts - before)) * self.bases[self.main]
-
-    @property
-    def zero(self) -> Fraction:
-        """What becomes time 0, seconds likewise: the first frame of any stream."""
-        return min(stretch.kept[0].pts * self.bases[index] for index, stretch in self.videos.items())
 
 
 def read_packets(
@@ -466,9 +453,6 @@ def read_packets(
         yield from (packet for packet in demux(lambda: container.demux(streams), deadline) if packet.size)
     except OSError as error:
         raise CorruptVideo(item, f"reading failed ({error}); check the disk or connection it comes from") from error
-
-
-# -- the streams of the output -----------------------------------------------------------------------------------------
 
 
 @contextmanager
