@@ -2,14 +2,16 @@
 
 A box of 20 bytes can say that a track has a hundred million samples of one size, and FFmpeg then makes an entry of 37
 bytes (as measured) for each. So the boxes are walked first, the way FFmpeg's demuxer does: whatever their parents are.
-Files of other formats end the walk at their first bytes.
+Files of other formats end the walk at their first bytes. What FFmpeg still allocates may be more than there is.
 """
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import zlib
+from pathlib import Path
 from typing import BinaryIO
 
 from vidembed.errors import EncryptedVideo, VideoTooLarge
@@ -23,6 +25,9 @@ MAX_ENTRIES = 2**16
 """Items or metadata keys that a file declares (our choice)."""
 MAX_STREAMS = 256
 """Streams of a file of any format. FFmpeg looks into each of them (our choice; its own limit is 1000)."""
+MEMORY_HEADROOM_BYTES = 2**31
+"""Bytes. FFmpeg allocates no more at once (``av_max_alloc``, by default ``INT_MAX``): what fails while the limit on
+memory leaves this much was refused for its size."""
 ENCRYPTED = (
     "encrypted (DRM): its pictures cannot be decoded without a key, and none is taken here; give a copy that is not"
 )
@@ -56,6 +61,30 @@ def check_streams(count: int, item: str) -> None:
     """Raise :class:`VideoTooLarge` for a file of more than :data:`MAX_STREAMS` streams."""
     if count > MAX_STREAMS:
         raise VideoTooLarge(item, f"it has over {MAX_STREAMS} streams; leave out what is no video")
+
+
+def is_memory_error(error: BaseException | None) -> bool:
+    """Whether an error says that there was no memory, for data or (``EAGAIN``) for the stack of a thread."""
+    return isinstance(error, MemoryError) or getattr(error, "errno", None) in (errno.ENOMEM, errno.EAGAIN)
+
+
+def check_memory(error: BaseException) -> None:
+    """Raise a ``MemoryError`` if `error` says that there was no memory, and the limit on this process is the reason.
+
+    Otherwise it is damage: a length that was garbled asks for more than there could be. The limit is that on the
+    address space (``RLIMIT_AS``), and the reason if it leaves under `MEMORY_HEADROOM_BYTES`.
+    """
+    if not is_memory_error(error):
+        return
+    try:
+        import resource  # noqa: PLC0415 - not on Windows
+
+        used = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
+    except (ImportError, OSError):
+        return
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if limit != resource.RLIM_INFINITY and limit - used < MEMORY_HEADROOM_BYTES:
+        raise MemoryError("the limit on the address space of this process is reached") from error
 
 
 class _Declared:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from typing import Final
 
 from vidembed.errors import InvalidVideoInput
@@ -14,14 +13,18 @@ from vidembed.video.container import DEFAULT_THREADS, open_source
 from vidembed.video.fetch import MAX_DOWNLOAD_BYTES, Deadline, UrlAccess
 from vidembed.video.picture import Colour, describe
 from vidembed.video.pyav import Segment, read_windows
-from vidembed.video.reader import FrameReader
-from vidembed.video.sampling import Sampling
-from vidembed.video.source import VideoFrames, VideoSegment, VideoSource, as_frames, item_name, sample_frames
+from vidembed.video.reader import DEFAULT_TIMEOUT_S, FrameReader, check_options
+from vidembed.video.sampling import Sampling, check_sampling
+from vidembed.video.source import (
+    VideoFrames,
+    VideoSegment,
+    VideoSource,
+    as_frames,
+    item_name,
+    ordered_segments,
+    sample_frames,
+)
 
-BACKENDS: Final = ("pyav", "decord")
-"""Names of the decoding backends; the first is the default."""
-DEFAULT_TIMEOUT_S: Final = 600.0
-"""Seconds. Default limit of reading one video (our choice)."""
 DEFAULT_SAMPLING: Final = Sampling()
 
 
@@ -38,12 +41,8 @@ class _Options:
 
 def _check(source: VideoSource, sampling: object, backend: str, threads: int, stream: object) -> str:
     """Check the arguments of `load_video`, and return the name of the source."""
-    if backend not in BACKENDS:
-        raise ValueError(f"backend={backend!r}: expected one of {', '.join(map(repr, BACKENDS))}")
-    if not isinstance(sampling, Sampling):
-        raise TypeError(f"sampling is a {type(sampling).__name__}; expected a Sampling, such as Sampling(fps=2.0)")
-    if threads < 1:
-        raise ValueError(f"threads={threads!r}: expected a whole number of at least 1")
+    check_options(backend, threads)
+    check_sampling(sampling)
     item = item_name(source)
     if stream is None:
         return item
@@ -157,9 +156,7 @@ def load_segments(
     item = _check(path, sampling, backend, threads, stream)
     if isinstance(path, (VideoSegment, Clip)):
         raise InvalidVideoInput(item, "load_segments takes the whole video; give the times in the file in segments")
-    parts = [VideoSegment(path, start, end) for start, end in segments]
-    if any(after.start < before.start for before, after in pairwise(parts)):
-        raise InvalidVideoInput(item, "segments are not ordered by their start; sort them")
+    parts = ordered_segments(path, segments)
     if backend == "decord" or isinstance(path, (VideoFrames, Mapping)):
         return (load_video(part, sampling, backend=backend, timeout_s=timeout_s) for part in parts)
     windows = [(part.start, part.end, item_name(part)) for part in parts]

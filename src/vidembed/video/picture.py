@@ -18,7 +18,7 @@ from av.video.reformatter import ColorPrimaries, ColorRange, ColorTrc
 from PIL import Image
 
 from vidembed.errors import UnsupportedCodec, VideoTooLarge
-from vidembed.video.memory import check as check_memory
+from vidembed.video.boxes import check_memory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -8,13 +8,13 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Self, TypeVar, cast
+from typing import TYPE_CHECKING, BinaryIO, Final, NamedTuple, Self, TypeVar, cast
 
 import av.error
 import numpy as np
 
 from vidembed.errors import CorruptVideo, DecodeTimeout, InvalidVideoInput, VideoTooLarge
-from vidembed.video.boxes import MAX_FRAMES
+from vidembed.video.boxes import MAX_FRAMES, check_memory
 from vidembed.video.clip import TRUNCATED_S
 from vidembed.video.container import (
     DEFAULT_THREADS,
@@ -31,7 +31,6 @@ from vidembed.video.container import (
     video_stream,
 )
 from vidembed.video.fetch import Deadline
-from vidembed.video.memory import check as check_memory
 from vidembed.video.picture import Geometry, display_matrix, fit_shown, letterbox, orientation, to_rgb, upright
 from vidembed.video.sampling import TIME_EPSILON
 
@@ -44,6 +43,10 @@ if TYPE_CHECKING:
     from av.video.stream import VideoStream
     from numpy.typing import NDArray
 
+BACKENDS: Final = ("pyav", "decord")
+"""Names of the decoding backends; the first is the default."""
+DEFAULT_TIMEOUT_S: Final = 600.0
+"""Seconds. Default limit of reading one video (our choice)."""
 CLOCK_RESET_S = 0.5
 """Seconds. A time that falls by more starts a new clock (joined files): it continues from where the last ended."""
 CLOCK_JUMP_S = 10.0
@@ -65,6 +68,14 @@ def from_player(start: float, end: float | None, first: float, item: str) -> tup
         found = f"the segment ends at {end:g} s, and the video's first frame comes at {first:g} s"
         raise InvalidVideoInput(item, found)
     return max(0.0, start - first), None if end is None else end - first
+
+
+def check_options(backend: str, threads: int) -> None:
+    """Raise ValueError for a backend that there is not, or threads below 1."""
+    if backend not in BACKENDS:
+        raise ValueError(f"backend={backend!r}: expected one of {', '.join(map(repr, BACKENDS))}")
+    if threads < 1:
+        raise ValueError(f"threads={threads!r}: expected a whole number of at least 1")
 
 
 class _Watched:

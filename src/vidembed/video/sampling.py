@@ -83,6 +83,12 @@ class Sampling:
         return np.arange(min(max(count, 1), self.max_frames), dtype=np.float64) * step
 
 
+def check_sampling(sampling: object) -> None:
+    """Raise TypeError for what is no `Sampling`."""
+    if not isinstance(sampling, Sampling):
+        raise TypeError(f"sampling is a {type(sampling).__name__}; expected a Sampling, such as Sampling(fps=2.0)")
+
+
 class GridPicker(Generic[Item]):
     """Keeps, from frames offered in the order of presentation, the one on show at each time of the grid.
 

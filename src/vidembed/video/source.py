@@ -6,8 +6,9 @@ import errno
 import math
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, BinaryIO, TypeAlias, TypeGuard
 from urllib.parse import urlsplit
 
@@ -184,6 +185,14 @@ def check_regular(path: str, item: str) -> None:
         raise NotAFile(item, f"{kind}; expected a regular file")
     if status.st_size == 0:
         raise EmptyFile(item, "empty (0 bytes)")
+
+
+def ordered_segments(path: SingleSource, times: Sequence[tuple[float, float | None]]) -> list[VideoSegment]:
+    """Return the segments of a video at ``(start, end)`` times. Raises InvalidVideoInput if they are not in order."""
+    segments = [VideoSegment(path, start, end) for start, end in times]
+    if any(after.start < before.start for before, after in pairwise(segments)):
+        raise InvalidVideoInput(item_name(path), "segments are not ordered by their start; sort them")
+    return segments
 
 
 def local_path(source: object) -> str | None:

@@ -28,9 +28,8 @@ from vidembed.text import replacing
 from vidembed.video.clip import TRUNCATED_S
 from vidembed.video.container import SEEKABLE_FORMATS, has_discontinuities, open_container, open_source, video_stream
 from vidembed.video.fetch import MAX_DOWNLOAD_BYTES, Deadline, UrlAccess
-from vidembed.video.load import DEFAULT_TIMEOUT_S
 from vidembed.video.picture import display_matrix, orientation
-from vidembed.video.reader import CLOCK_JUMP_S, CLOCK_RESET_S, FrameReader, demux
+from vidembed.video.reader import CLOCK_JUMP_S, CLOCK_RESET_S, DEFAULT_TIMEOUT_S, FrameReader, demux
 from vidembed.video.sampling import TIME_EPSILON
 from vidembed.video.source import SingleSource, VideoSegment, item_name
 
