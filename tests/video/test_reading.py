@@ -1,4 +1,4 @@
-"""Every returned frame is the one on show at its time, told by the number drawn on it."""
+"""Every returned frame is the one on show at its time, as the number drawn on it shows."""
 
 from __future__ import annotations
 
@@ -232,7 +232,7 @@ def test_several_threads_read_as_one(zoo: Zoo) -> None:
 
 
 def test_the_duration_of_a_container_counts_only_for_its_one_stream(zoo: Zoo) -> None:
-    """Matroska without the tag that tells the duration of each stream."""
+    """Matroska without the tag with the duration of each stream."""
     assert probe(zoo.patched("h264.mkv", b"DURATION", b"ANYTHING")).duration == pytest.approx(3.0)
     both = zoo.patched("long_audio.mkv", b"DURATION", b"ANYTHING")
     assert probe(both).duration is None

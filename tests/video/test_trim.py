@@ -1,4 +1,4 @@
-"""The cut file holds the frames of the stretch, told by the numbers drawn on them, at their times."""
+"""The cut file holds the frames of the stretch, at their times, as the numbers drawn on them show."""
 
 from __future__ import annotations
 
@@ -377,7 +377,7 @@ def test_the_time_limit(zoo: Zoo, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "target", "said"),
+    ("name", "target", "message"),
     [
         ("h264.mp4", "cut.webm", r"h264 cannot be written to a .webm file here; use .mp4 or .mov or .mkv or .ts"),
         ("with_audio.mp4", "cut.webm", r"aac, h264 cannot be written to a .webm"),
@@ -392,8 +392,8 @@ def test_the_time_limit(zoo: Zoo, tmp_path: Path) -> None:
         ("h264.mp4", ".", r"is a folder"),
     ],
 )
-def test_what_cannot_be_written(zoo: Zoo, tmp_path: Path, name: str, target: str, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_what_cannot_be_written(zoo: Zoo, tmp_path: Path, name: str, target: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         cut_clip(zoo.path(name), tmp_path / target, 0.5, 1.0)
     assert list(tmp_path.iterdir()) == []
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 TRUNCATED_S = 1.0
 """Seconds. A stream that ends this much before its declared duration is truncated."""
 METADATA_TOLERANCE_S = 0.01
-"""Seconds that a whole frame index may be off: a tenth of the digit to which models are told times."""
+"""Seconds that a whole frame index may be off: a tenth of the last digit of the times that models are given."""
 
 
 class ClipMetadata(TypedDict):
@@ -152,16 +152,6 @@ def assemble(
     stacked = np.empty((len(frames), *frames[0].shape), dtype=np.uint8)  # (T, H, W, 3)
     for i, frame in enumerate(frames):
         stacked[i] = frame
-    return Clip(
-        frames=stacked,
-        timestamps=shown,
-        fps=fps,
-        duration=duration,
-        frames_indices=indices,
-        total_num_frames=max(total, int(indices[-1]) + 1),
-        damaged=damaged,
-        truncated=truncated,
-        item=item,
-        start_s=start_s,
-        video_backend=backend,
-    )
+    total = max(total, int(indices[-1]) + 1)
+    known = stacked, shown, fps, duration, indices, total
+    return Clip(*known, damaged=damaged, truncated=truncated, item=item, start_s=start_s, video_backend=backend)

@@ -267,7 +267,7 @@ Address: TypeAlias = "tuple[socket.AddressFamily, socket.SocketKind, int, str, S
 
 
 def _addresses(target: _Target, item: str, hosts: frozenset[str] | None) -> Sequence[Address]:
-    """Look up a host, and return its addresses if it may be reached. Messages do not tell them: they can be secret."""
+    """Look up a host, and return its addresses if it may be reached. Messages do not show them: they can be secret."""
     if hosts is not None and target.host not in hosts:
         raise InvalidVideoInput(item, f"the host {target.host!r} is not one of those in allow_url")
     scheme = "https" if target.secure else "http"

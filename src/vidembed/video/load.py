@@ -249,19 +249,9 @@ def probe(
     if isinstance(inner, (VideoFrames, Mapping)):
         frames, _ = as_frames(inner, item)
         count, height, width = frames.array.shape[:3]
-        return VideoInfo(
-            item=item,
-            duration=count / frames.fps,
-            fps=frames.fps,
-            width=width,
-            height=height,
-            codec="raw",
-            container="frames",
-            rotation=0,
-            num_frames_estimate=count,
-            has_audio=False,
-            discontinuities=0 if scan else None,
-        )
+        jumps = 0 if scan else None
+        known = item, count / frames.fps, frames.fps, width, height
+        return VideoInfo(*known, "raw", "frames", 0, count, has_audio=False, discontinuities=jumps)
     deadline = Deadline(timeout_s, item)
     with (
         open_source(inner, item, allow_url=allow_url, timeout_s=timeout_s, max_bytes=max_bytes) as handle,
@@ -274,16 +264,11 @@ def probe(
         fps = None if reader.rate is None else float(reader.rate)
         if scan:
             reader.survey()
+        count = reader.stream.frames or (round(duration * fps) if duration and fps else None)
         return VideoInfo(
-            item=item,
-            duration=duration,
-            fps=fps,
-            width=width,
-            height=height,
-            codec=reader.stream.codec_context.name,
-            container=reader.container.format.name,
+            *(item, duration, fps, width, height, reader.stream.codec_context.name, reader.container.format.name),
             rotation=90 * geometry.turns,
-            num_frames_estimate=reader.stream.frames or (round(duration * fps) if duration and fps else None),
+            num_frames_estimate=count,
             has_audio=any(other.type == "audio" for other in streams),
             start_s=reader.start,
             discontinuities=reader.discontinuities if scan else None,

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain
-from typing import TYPE_CHECKING, BinaryIO, Final, NamedTuple, Self, TypeVar, cast
+from typing import TYPE_CHECKING, BinaryIO, Final, TypeAlias, TypeVar, cast
 
 import av.error
 import numpy as np
@@ -97,17 +97,13 @@ class _Watched:
         return self._read(size)
 
 
-class _Stamp(NamedTuple):
-    """Times of a packet, in ticks of its stream."""
+_Stamp: TypeAlias = tuple[int | None, int | None, int]
+"""``pts``, ``dts`` and duration of a packet, in ticks of its stream."""
 
-    pts: int | None
-    dts: int | None
-    duration: int
-    is_shown: bool
 
-    @classmethod
-    def of(cls, packet: Packet[VideoStream]) -> Self:
-        return cls(packet.pts, packet.dts, packet.duration or 0, packet.size > 0 and not packet.is_discard)
+def _stamp(packet: Packet[VideoStream]) -> _Stamp | None:
+    is_shown = packet.size > 0 and not packet.is_discard
+    return (packet.pts, packet.dts, packet.duration or 0) if is_shown else None
 
 
 class _OvershootError(Exception):
@@ -227,7 +223,7 @@ class FrameReader(ExitStack, Iterator[TimedFrame]):
         self.discontinuities = 0  # jumps of the clock
         self.gop_s: float | None = None  # longest distance of key frames seen so far, seconds
         self._may_jump = has_discontinuities(self.container)
-        self._head: list[_Stamp] = []  # of the packets up to the first frame
+        self._head: list[_Stamp | None] = []  # of the packets up to the first frame
         self._errors_at_key = self._ordinal = self._frames_read = self._gif_clock = 0
         self._key_pts: int | None = None
         self._origin: Fraction | None = None
@@ -278,19 +274,20 @@ class FrameReader(ExitStack, Iterator[TimedFrame]):
         shown, last = array("q"), (-(2**63), 0)  # time and duration of the packet that comes on show last
         before: int | None = None
         is_timed = len(self._head) <= _MAX_HEAD
-        for stamp in chain(self._head, map(_Stamp.of, self._packets())):
-            if not stamp.is_shown:
+        for stamp in chain(self._head, map(_stamp, self._packets())):
+            if stamp is None:
                 continue
-            now = stamp.pts if stamp.dts is None else stamp.dts
+            pts, dts, duration = stamp
+            now = pts if dts is None else dts
             if now is None:
                 is_timed = False
                 continue
             if before is not None and self.jumps(float((now - before) * base)):
                 self.discontinuities += 1
             before = now
-            pts = now if stamp.pts is None else stamp.pts
+            pts = now if pts is None else pts
             shown.append(pts)
-            last = max(last, (pts, stamp.duration))
+            last = max(last, (pts, duration))
         if self.discontinuities or not is_timed or not shown:
             return None
         ticks = np.sort(np.frombuffer(shown, dtype=np.int64))  # (N,)
@@ -387,7 +384,7 @@ class FrameReader(ExitStack, Iterator[TimedFrame]):
             if packet.is_keyframe and packet.pts is not None and packet.time_base is not None:
                 self._note_key(packet.pts, packet.time_base)
             if self._origin is None and len(self._head) <= _MAX_HEAD:
-                self._head.append(_Stamp.of(packet))
+                self._head.append(_stamp(packet))
             if landing and floor is None and packet.pts is not None:
                 floor = packet.pts
             try:

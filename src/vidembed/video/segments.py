@@ -339,7 +339,7 @@ def lay_out(
 
 
 def _survey(source: VideoSource, item: str, *, allow_url: UrlAccess, timeout_s: float | None, threads: int) -> Extent:
-    """Find where the frames of a video lie: by its packets, or by decoding it where these do not tell."""
+    """Find where the frames of a video lie: by its packets, or by decoding it where these are not enough."""
     deadline = Deadline(timeout_s, item)
     with open_source(source, item, allow_url=allow_url, timeout_s=timeout_s) as handle:
         with FrameReader(handle, item, deadline, threads=threads) as reader:

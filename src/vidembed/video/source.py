@@ -293,17 +293,9 @@ def sample_frames(
         indices, total = np.array(picked, dtype=np.int64), count
     else:
         indices, total = np.rint(shown * given.fps).astype(np.int64), round(duration * given.fps)
+    frames = np.stack([shrink(given.array[i], new_width, new_height) for i in picked])  # (T, H, W, 3)
+    total = max(total, int(indices[-1]) + 1, 1)
+    known = frames, shown, given.fps, duration, indices, total
     return Clip(
-        frames=np.stack([shrink(given.array[i], new_width, new_height) for i in picked]),  # (T, H, W, 3)
-        timestamps=shown,
-        fps=given.fps,
-        duration=duration,
-        frames_indices=indices,
-        total_num_frames=max(total, int(indices[-1]) + 1, 1),
-        damaged=False,
-        truncated=False,
-        item=item,
-        start_s=start,
-        video_backend="frames",
-        sampling=sampling,
+        *known, damaged=False, truncated=False, item=item, start_s=start, video_backend="frames", sampling=sampling
     )
