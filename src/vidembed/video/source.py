@@ -21,7 +21,7 @@ from vidembed.video.picture import check_size, fit, shrink
 from vidembed.video.sampling import TIME_EPSILON, GridPicker, Sampling
 
 if TYPE_CHECKING:
-    from numpy.typing import ArrayLike, NDArray
+    from numpy.typing import NDArray
 
 MAX_NAME_LENGTH = 200
 """Characters of a source's name shown in a message; the middle of a longer one is left out."""
@@ -209,7 +209,7 @@ def _is_rgb(array: NDArray[np.generic]) -> bool:
     return array.ndim == 4 and array.shape[-1] == 3 and array.dtype == np.uint8 and 0 not in array.shape
 
 
-def _as_array(value: ArrayLike, item: str) -> NDArray[np.uint8]:
+def _as_array(value: object, item: str) -> NDArray[np.uint8]:
     """Return frames of any array type, or a list of pictures, as ``(T, H, W, 3)`` uint8."""
     try:
         array = np.stack([np.asarray(x) for x in value]) if isinstance(value, (list, tuple)) else np.asarray(value)
@@ -237,14 +237,13 @@ def as_frames(source: VideoFrames | Mapping[str, object], item: str) -> tuple[Vi
         return source, 0.0
     if "array" not in source:
         raise InvalidVideoInput(item, f"keys {sorted(map(str, source))}; expected 'array' and 'video_metadata'")
-    try:
-        metadata = dict(source.get("video_metadata") or {})  # type: ignore[call-overload]
-    except (TypeError, ValueError) as error:
-        raise InvalidVideoInput(item, "'video_metadata' is no mapping; expected {'fps': ...}") from error
+    metadata = source.get("video_metadata") or {}
+    if not isinstance(metadata, Mapping):
+        raise InvalidVideoInput(item, "'video_metadata' is no mapping; expected {'fps': ...}")
     if metadata.get("fps") is None:
         raise InvalidVideoInput(item, "'video_metadata' has no 'fps'; give it: a frame rate is never guessed")
     duration = metadata.get("duration")
-    frames = VideoFrames(_as_array(source["array"], item), metadata["fps"])  # type: ignore[arg-type]
+    frames = VideoFrames(_as_array(source["array"], item), metadata["fps"])
     if (indices := metadata.get("frames_indices")) is not None:
         ordinals, count = np.asarray(indices), len(frames.array)  # (T,)
         if ordinals.shape != (count,) or ordinals.dtype.kind not in "iu" or (np.diff(ordinals) < 0).any():
