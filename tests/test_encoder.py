@@ -25,7 +25,7 @@ from tests.clips import moving_square, write_folder
 from vidembed import Sampling, VideoEncoder, VideoError, VideoFrames, VideoSegment, build
 from vidembed.backbone import BackboneError, LayerError
 from vidembed.building import _hidden_states
-from vidembed.errors import EmbeddingError, InputError
+from vidembed.errors import InputError
 
 GetModel = Callable[[str], Path]
 LAYER = 4
@@ -323,7 +323,7 @@ class TestBadInput:
             return output
 
         handle = block.register_forward_hook(overflow)
-        with pytest.raises(EmbeddingError, match=r"clip01.*not finite.*bfloat16"):
+        with pytest.raises(InputError, match=r"clip01.*not finite.*bfloat16"):
             encoder.encode([clips[0], clips[1]])
         got = encoder.encode([clips[0], clips[1]], on_error="skip")
         handle.remove()

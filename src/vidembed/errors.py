@@ -130,6 +130,11 @@ def caller_level() -> int:
     return level
 
 
+def warn_truncated(text: str) -> None:
+    """Warn with :class:`VideoTruncated`, at the line outside of this package."""
+    warn(VideoTruncated(text))
+
+
 class BackboneError(ValueError):
     """A model cannot be used as a video backbone; the message says what to change."""
 
@@ -179,11 +184,7 @@ class ClusterError(RuntimeError):
 
 
 class InputError(ValueError):
-    """An input that is not a video failed; the message names it."""
-
-
-class EmbeddingError(InputError):
-    """The model gave a vector that is not finite; the message names the input."""
+    """An input failed that is not a video, or whose vector is not finite; the message names it."""
 
 
 class AnnotationError(ValueError):
@@ -204,15 +205,3 @@ class VideoFailedError(ValueError):
 
 class TaskDataError(OSError):
     """The data of a task could not be loaded."""
-
-
-class TargetError(Exception):
-    """Carries an OSError of the target past the place that takes every OSError for one of the source.
-
-    Attributes:
-        error: As it was.
-    """
-
-    def __init__(self, error: OSError) -> None:
-        super().__init__(error)
-        self.error = error

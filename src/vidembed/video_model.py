@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 from vidembed.backbone import ARCHITECTURES, BackboneError
 from vidembed.backbone.cut import without_hooks
 from vidembed.backbone.load import Backbone, load_backbone
-from vidembed.errors import EmbeddingError
+from vidembed.errors import InputError
 from vidembed.inputs import Prepared, check_one, collate, kind_of, split_rows, to_host_input
 from vidembed.pipeline import (
     Failed,
@@ -333,7 +333,7 @@ class PipelinedSentenceTransformer(VideoInputs, SentenceTransformer):
     @staticmethod
     def _checked(item: Prepared, value: Any, output_value: str | None, on_error: OnError) -> Any:
         if output_value == "sentence_embedding" and not bool(torch.isfinite(value).all()):
-            error = EmbeddingError(
+            error = InputError(
                 f"inputs[{item.index}] {item.name}: the model gave a vector with values that are not finite. In "
                 "float16 activations can overflow: load with model_kwargs={'dtype': 'bfloat16'} or 'float32'."
             )

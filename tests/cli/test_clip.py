@@ -10,7 +10,7 @@ import pytest
 from tests.cli.conftest import tree, vidembed
 from tests.cli.test_cli import AFTER, process
 from tests.index.fakes import DIMENSION, FakeEncoder, write_video
-from tests.video.remux.test_cut import frames
+from tests.video.test_trim import frames
 from tests.zoo import Zoo
 from vidembed.index import IndexMeta, VideoIndex
 from vidembed.index.table import FileRows, Segment

@@ -33,8 +33,8 @@ from vidembed.index.refresh import Derived, refresh
 from vidembed.index.table import TABLE_FOLDER, VideoIndex
 from vidembed.text import require_index_extra
 from vidembed.video import VIDEO_SUFFIXES, VideoError, item_name
-from vidembed.video.load import DEFAULT_TIMEOUT_S
 from vidembed.video.pool import DEFAULT_MEMORY_BYTES, DecodePool
+from vidembed.video.reader import DEFAULT_TIMEOUT_S
 from vidembed.video.sampling import FileState, content_fingerprint
 from vidembed.video.segments import Scenes
 from vidembed.video.source import check_regular

@@ -30,8 +30,8 @@ from vidembed.ray.stores import (
     open_store,
 )
 from vidembed.video import VIDEO_SUFFIXES
-from vidembed.video.load import DEFAULT_TIMEOUT_S
 from vidembed.video.pool import DEFAULT_MEMORY_BYTES
+from vidembed.video.reader import DEFAULT_TIMEOUT_S
 from vidembed.video.sampling import FileState, Sampling
 
 if TYPE_CHECKING:

@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 
-from vidembed.errors import VideoTruncated, warn
+from vidembed.errors import warn_truncated
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from numpy.typing import NDArray
 
     from vidembed.video.sampling import Sampling
 
 TRUNCATED_S = 1.0
 """Seconds. A stream that ends this much before its declared duration is truncated."""
-
 METADATA_TOLERANCE_S = 0.01
-"""Seconds that a whole frame index may be off: a tenth of the digit to which models are told times."""
+"""Seconds that a whole frame index may be off: a tenth of the last digit of the times that models are given."""
+
+
+class ClipMetadata(TypedDict):
+    """See `Clip.metadata`."""
+
+    fps: float
+    duration: float
+    total_num_frames: int
+    frames_indices: list[float]
+    width: int
+    height: int
+    video_backend: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +75,7 @@ class Clip:
     video_backend: str = "pyav"
     sampling: Sampling | None = None
 
-    def metadata(self) -> dict[str, Any]:
+    def metadata(self) -> ClipMetadata:
         """Return what ``transformers.video_utils.VideoMetadata`` takes, as plain Python values.
 
         Processors compute a frame's time as ``frames_indices / fps``, which an ordinal meets only where
@@ -77,27 +87,17 @@ class Clip:
             and ``height`` (pixels, of the frames in this clip), ``video_backend``.
         """
         exact = self.timestamps * self.fps  # (T,)
-        whole = np.rint(exact)
+        whole = np.rint(exact)  # (T,)
         is_regular = bool(np.all(np.abs(whole - exact) <= METADATA_TOLERANCE_S * self.fps))
-        indices = whole.astype(np.int64) if is_regular else exact
         return {
             "fps": self.fps,
             "duration": self.duration,
             "total_num_frames": max(self.total_num_frames, int(whole[-1]) + 1),
-            "frames_indices": indices.tolist(),
+            "frames_indices": (whole.astype(np.int64) if is_regular else exact).tolist(),
             "width": int(self.frames.shape[2]),
             "height": int(self.frames.shape[1]),
             "video_backend": self.video_backend,
         }
-
-
-def _average_rate(declared: float | None, count: int, duration: float) -> float:
-    """Return frames per second: as declared, unless counting the frames contradicts it by over 1 %."""
-    if declared is None:
-        return count / duration if duration > 0 else 1.0  # a still of no length: any rate puts it at time 0
-    if duration > 0 and abs(declared * duration - count) > max(1.0, 0.01 * count):
-        return count / duration
-    return declared
 
 
 def assemble(
@@ -116,54 +116,42 @@ def assemble(
     item: str,
     backend: str,
 ) -> Clip:
-    """Make the clip of a decoded window, and warn if its end is missing.
+    """Make the clip of a decoded window, and warn if its end is missing. Times are seconds from the first frame.
 
     Args:
         frames: T pictures ``(H, W, 3)`` of one size.
-        times: ``(T,)`` seconds from the first frame of the video.
+        times: ``(T,)`` when each comes on show.
         ordinals: ``(T,)`` places in the stream, or ``None`` if they were not counted.
         count: Frames counted in the window (if ``ordinals``, in the whole video).
         declared_fps: The stream's average rate as declared, or ``None``.
-        start: Start of the window, in seconds from the first frame.
+        start: Start of the window.
         end: Its end, or ``None`` for the end of the video.
         video_end: Where the video was found to end; above ``end`` if it was not read so far.
         declared_duration: What the video stream declares, or ``None``.
-        start_s: Start of the window, in seconds on the clock of a player.
-        damaged: Whether errors were met.
-        item: Name for messages.
-        backend: What decoded it.
+        start_s: As `Clip.start_s`, as are those below.
+        damaged: See there.
+        item: See there.
+        backend: `Clip.video_backend`.
     """
     stop = video_end if end is None else min(end, video_end)
     due = [bound for bound in (end, declared_duration) if bound is not None]
     truncated = declared_duration is not None and min(due) - stop > TRUNCATED_S
     if truncated:
-        warn(
-            VideoTruncated(
-                f"{item}: it ends at {video_end:.2f} s, before the {declared_duration:.2f} s it declares; "
-                "only what is there is used"
-            )
-        )
+        found = f"it ends at {video_end:.2f} s, before the {declared_duration:.2f} s it declares"
+        warn_truncated(f"{item}: {found}; only what is there is used")
     duration = stop - start
-    shown = np.maximum(times - start, 0.0)
+    shown = np.maximum(times - start, 0.0)  # (T,)
+    counted = count / duration if duration > 0 else 1.0  # a still of no length: any rate puts it at time 0
+    fps = counted if declared_fps is None else declared_fps
     if ordinals is not None and start == 0 and end is None:
-        fps = _average_rate(declared_fps, count, duration)
+        if duration > 0 and abs(fps * duration - count) > max(1.0, 0.01 * count):  # counting contradicts it by over 1 %
+            fps = counted
         indices, total = ordinals, count
     else:
-        fps = declared_fps if declared_fps is not None else _average_rate(None, count, duration)
         indices, total = np.rint(shown * fps).astype(np.int64), round(duration * fps)
     stacked = np.empty((len(frames), *frames[0].shape), dtype=np.uint8)  # (T, H, W, 3)
     for i, frame in enumerate(frames):
         stacked[i] = frame
-    return Clip(
-        frames=stacked,
-        timestamps=shown,
-        fps=fps,
-        duration=duration,
-        frames_indices=indices,
-        total_num_frames=max(total, int(indices[-1]) + 1),
-        damaged=damaged,
-        truncated=truncated,
-        item=item,
-        start_s=start_s,
-        video_backend=backend,
-    )
+    total = max(total, int(indices[-1]) + 1)
+    known = stacked, shown, fps, duration, indices, total
+    return Clip(*known, damaged=damaged, truncated=truncated, item=item, start_s=start_s, video_backend=backend)

@@ -17,8 +17,9 @@ from av.stream import Disposition
 from vidembed.errors import BackendUnavailable, CorruptVideo, InvalidVideoInput
 from vidembed.video.clip import Clip, assemble
 from vidembed.video.container import DEFAULT_THREADS, SEEKABLE_FORMATS, open_source
+from vidembed.video.fetch import Deadline
 from vidembed.video.picture import Geometry, describe, display_matrix, shrink
-from vidembed.video.reader import Deadline, FrameReader, from_player
+from vidembed.video.reader import FrameReader, from_player
 from vidembed.video.source import local_path
 
 if TYPE_CHECKING:

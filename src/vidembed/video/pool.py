@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from vidembed.errors import InvalidVideoInput, VideoError
 from vidembed.video.container import DEFAULT_THREADS
-from vidembed.video.load import BACKENDS, DEFAULT_TIMEOUT_S
 from vidembed.video.process.desk import Desk, Task
 from vidembed.video.process.lane import Lane
+from vidembed.video.reader import BACKENDS, DEFAULT_TIMEOUT_S
 from vidembed.video.sampling import Sampling
 from vidembed.video.segments import MAX_WINDOWS, Cut, Layout, Scenes, Windows, cut_to_dict, require_scenedetect
 from vidembed.video.source import VideoSegment, item_name

@@ -1,4 +1,4 @@
-"""The cut file holds the frames of the stretch, told by the numbers drawn on them, at their times."""
+"""The cut file holds the frames of the stretch, at their times, as the numbers drawn on them show."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ from vidembed.video import (
     VideoTruncated,
     load_video,
     probe,
+    trim,
 )
 from vidembed.video.trim import MUXERS, Excerpt, cut_clip
 
@@ -321,17 +322,14 @@ def test_hidden_frames_are_told_of(zoo: Zoo, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["seek.mp4", "seek.mkv"])
 def test_a_seek_that_lands_too_late_is_made_good(zoo: Zoo, tmp_path: Path, name: str, monkeypatch: Any) -> None:
-    from vidembed.video import trim_plan as plan
-
     asked: list[int | None] = []
-    honest = plan.read_packets
+    honest = trim.read_packets
 
     def late(container: Any, main: Any, streams: Any, seek: int | None, *rest: Any) -> Any:
         asked.append(seek)
         return honest(container, main, streams, None if seek is None else seek + int(2 / main.time_base), *rest)
 
-    monkeypatch.setattr(plan, "read_packets", late)
-    monkeypatch.setattr("vidembed.video.trim.read_packets", late)
+    monkeypatch.setattr(trim, "read_packets", late)
     excerpt = cut_clip(zoo.path(name), tmp_path / "cut.mkv", 10.0, 11.0)
     assert len(asked) == 3
     assert asked[0] is not None
@@ -379,7 +377,7 @@ def test_the_time_limit(zoo: Zoo, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "target", "said"),
+    ("name", "target", "message"),
     [
         ("h264.mp4", "cut.webm", r"h264 cannot be written to a .webm file here; use .mp4 or .mov or .mkv or .ts"),
         ("with_audio.mp4", "cut.webm", r"aac, h264 cannot be written to a .webm"),
@@ -394,8 +392,8 @@ def test_the_time_limit(zoo: Zoo, tmp_path: Path) -> None:
         ("h264.mp4", ".", r"is a folder"),
     ],
 )
-def test_what_cannot_be_written(zoo: Zoo, tmp_path: Path, name: str, target: str, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_what_cannot_be_written(zoo: Zoo, tmp_path: Path, name: str, target: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         cut_clip(zoo.path(name), tmp_path / target, 0.5, 1.0)
     assert list(tmp_path.iterdir()) == []
 

@@ -8,7 +8,6 @@ import ssl
 import subprocess
 import tempfile
 import threading
-import time
 import urllib.request
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -68,15 +67,15 @@ class Fake:
         self.names[host] = self.then.get(host, addresses)
         return [(socket.AF_INET6 if ":" in a else socket.AF_INET, 1, 6, "", (a, port)) for a in addresses]
 
-    def connect(self, addresses: Any, end: float) -> socket.socket:
-        """Stands for `download._connect`, which connects to one of the addresses that it is given."""
+    def connect(self, addresses: Any, deadline: Any) -> socket.socket:
+        """Stands for `download.connect`, which connects to one of the addresses that it is given."""
         self.connected.append(addresses[0][-1])
         mine, theirs = socket.socketpair()
-        self.threads.append(threading.Thread(target=self._serve, args=(theirs,), daemon=True))
+        self.threads.append(threading.Thread(target=self.serve, args=(theirs,), daemon=True))
         self.threads[-1].start()
         return mine
 
-    def _serve(self, sock: socket.socket) -> None:
+    def serve(self, sock: socket.socket) -> None:
         with sock:
             try:
                 self.requests.append(sock.recv(65536).decode("ascii"))
@@ -89,7 +88,7 @@ class Fake:
 def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[Fake]:
     network = Fake()
     monkeypatch.setattr(socket, "getaddrinfo", network.getaddrinfo)
-    monkeypatch.setattr(download, "_connect", network.connect)
+    monkeypatch.setattr(download, "connect", network.connect)
     yield network
     for thread in network.threads:
         thread.join(10)
@@ -293,12 +292,13 @@ def test_named_hosts_alone_are_reached(fake: Fake) -> None:
 def test_the_next_address_is_tried(httpd: Any) -> None:
     family = (socket.AF_INET, socket.SOCK_STREAM, 6, "")
     addresses = [(*family, ("127.0.0.1", port)) for port in (9, httpd.server_port)]
-    with download._connect(addresses, time.monotonic() + 10) as sock:
+    deadline = download.Deadline(10, "item")
+    with download.connect(addresses, deadline) as sock:
         assert sock.getpeername() == ("127.0.0.1", httpd.server_port)
     with pytest.raises(ConnectionRefusedError):
-        download._connect(addresses[:1], time.monotonic() + 10)
-    with pytest.raises(TimeoutError):
-        download._connect(addresses, time.monotonic() - 1)
+        download.connect(addresses[:1], deadline)
+    with pytest.raises(DecodeTimeout):
+        download.connect(addresses, download.Deadline(1e-9, "item"))
 
 
 @pytest.mark.parametrize(
@@ -379,7 +379,7 @@ def test_a_server_that_drips_is_left_in_time(fake: Fake, drip: str) -> None:
             except OSError:
                 return
 
-    fake._serve = serve  # type: ignore[method-assign]
+    fake.serve = serve  # type: ignore[method-assign]
     with pytest.raises(DecodeTimeout, match=r"not fetched within timeout_s=0\.4"):
         load_video("http://slow.example/x.mp4", allow_url=True, timeout_s=0.4)
     left.set()
@@ -389,7 +389,7 @@ def test_a_server_that_falls_silent_without_a_limit(fake: Fake, monkeypatch: pyt
     monkeypatch.setattr(download, "STALL_S", 0.1)
     fake.names["slow.example"] = [PUBLIC]
     left = threading.Event()
-    fake._serve = lambda sock: left.wait(30)  # type: ignore[method-assign, assignment]
+    fake.serve = lambda sock: left.wait(30)  # type: ignore[method-assign, assignment]
     with pytest.raises(VideoNotFound, match="fell silent"):
         load_video("http://slow.example/x.mp4", allow_url=True, timeout_s=None)
     left.set()

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from vidembed.text import replacing, write_atomically
+from vidembed.errors import MissingExtraError
+from vidembed.text import printable, replacing, require, write_atomically
 
 
 def test_the_file_is_replaced_when_the_block_ends(tmp_path: Path) -> None:
@@ -63,3 +64,16 @@ def test_text_is_written_as_utf8(tmp_path: Path) -> None:
 def test_a_folder_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         write_atomically(tmp_path / "no" / "a", b"")
+
+
+def test_require_names_what_is_missing() -> None:
+    require("train", "os", "json", purpose="training")
+    with pytest.raises(
+        MissingExtraError, match=r'^training needs no_such_package, which .*pip install "vidembed\[train\]"$'
+    ):
+        require("train", "os", "no_such_package", purpose="training")
+
+
+def test_printable_keeps_what_can_be_printed() -> None:
+    assert printable("clip 1 \u00fc.mp4") == "clip 1 \u00fc.mp4"
+    assert printable("a\nb\x1b\ud800") == "a\\nb\\x1b\\ud800"

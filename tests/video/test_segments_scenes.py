@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import tracemalloc
 from collections.abc import Sequence
 from fractions import Fraction
 from itertools import pairwise
@@ -19,7 +20,6 @@ from numpy.typing import NDArray
 
 from tests.zoo import Zoo
 from vidembed.video import BackendUnavailable, CorruptVideo, DecodePool, NotAVideo, Sampling, Scenes, VideoTruncated
-from vidembed.video import segments as module
 from vidembed.video.segments import MAX_WINDOWS, CutFinder, find_cuts, lay_out
 
 pytestmark = pytest.mark.timeout(60)
@@ -143,8 +143,10 @@ def test_no_more_cuts_are_held_than_there_can_be_scenes(tmp_path: Path) -> None:
 
 @needs_scenedetect
 def test_pictures_are_handed_on_in_the_order_of_colours_that_is_expected(monkeypatch: pytest.MonkeyPatch) -> None:
-    finder, seen = CutFinder(Scenes()), []
-    monkeypatch.setattr(finder._detector, "process_frame", lambda code, frame: seen.append(frame) or [])
+    seen: list[np.ndarray] = []
+    process = "scenedetect.detectors.AdaptiveDetector.process_frame"
+    monkeypatch.setattr(process, lambda self, code, frame: seen.append(frame) or [])
+    finder = CutFinder(Scenes())
     finder.feed(0.0, picture(0, 0))
     assert np.array_equal(seen[-1], picture(0, 0)[:, :, ::-1])  # (H, W, 3) BGR
     assert seen[-1].flags.c_contiguous
@@ -153,10 +155,17 @@ def test_pictures_are_handed_on_in_the_order_of_colours_that_is_expected(monkeyp
 @needs_scenedetect
 def test_memory_is_constant() -> None:
     finder = CutFinder(Scenes())
-    for number in range(100):
-        finder.feed(number / 10, picture(0, number))
-    assert len(finder._times) <= 2 * module.NEIGHBOURS + 2
-    assert len(finder._detector._buffer) <= 2 * module.NEIGHBOURS + 1
+    tracemalloc.start()
+    try:
+        for number in range(100):
+            finder.feed(number / 10, picture(0, number))
+        before, _ = tracemalloc.get_traced_memory()
+        for number in range(100, 400):
+            finder.feed(number / 10, picture(0, number))
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert after - before < picture(0, 0).nbytes
 
 
 def test_a_missing_extra_is_named(zoo: Zoo, monkeypatch: pytest.MonkeyPatch) -> None:
