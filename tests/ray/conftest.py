@@ -47,7 +47,7 @@ def cluster(_cluster: None, told: Path) -> Path:
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have workers run the fake model."""
-    monkeypatch.setattr("vidembed.ray.pipeline.EmbedVideos", FakeEmbed)
+    monkeypatch.setattr("vidembed.ray.cluster.EmbedVideos", FakeEmbed)
 
 
 @pytest.fixture

@@ -52,7 +52,10 @@ def facts(report: Any) -> dict[str, Any]:
     return {**report.to_dict(), "index": None, "skipped": kinds}
 
 
-def test_the_same_rows_and_report_as_the_local_engine(run: Run, seen: Seen, tmp_path: Path, cluster: Path) -> None:
+def test_the_same_rows_and_report_as_the_local_engine(
+    run: Run, seen: Seen, tmp_path: Path, cluster: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vidembed.ray.indexer.WAVE_FILES", 3)  # 8 files: two full waves and a rest
     clips = tmp_path / "clips"
     write_clips(clips, 5)
     shutil.copy(clips / "03.mp4", clips / "twin.mp4")
@@ -105,10 +108,10 @@ def test_ctrl_c_keeps_what_is_done_and_the_next_run_does_the_rest(run: Run, seen
     """As in a terminal: the cluster that the command started is in its process group, and gets the signal too."""
     clips = {uri_of(path) for path in write_clips(tmp_path / "clips", 12)}
     code = (
-        "import sys, vidembed.ray.pipeline as pipeline\n"
+        "import sys, vidembed.ray.cluster as cluster\n"
         "from tests.ray.fakes import FakeEmbed\n"
         "from vidembed.ray import index_videos_ray\n"
-        "pipeline.EmbedVideos = FakeEmbed\n"
+        "cluster.EmbedVideos = FakeEmbed\n"
         "try:\n"
         "    index_videos_ray([sys.argv[1]], sys.argv[2], model='slow:0.2', batch_size=1, progress=False)\n"
         "except KeyboardInterrupt:\n"
