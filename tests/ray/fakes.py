@@ -94,7 +94,7 @@ class ClipEncoder:
 
 
 class FakeEmbed(EmbedVideos):
-    """The forward stage with `ClipEncoder`. If `TOLD` names a folder, it notes each call there, by process id.
+    """The forward stage with `ClipEncoder`. If `NOTES` names a folder, it notes each call there, by process id.
 
     `model` is the fake's name; one of the form `slow:0.1` takes that many seconds for a segment, `none` cannot be
     loaded, and `broken` fails at work.
@@ -111,7 +111,7 @@ class FakeEmbed(EmbedVideos):
         if self.model == "broken":
             raise RuntimeError("CUDA error: unspecified launch failure")
         made = super().__call__(batch)
-        if told := os.environ.get("TOLD"):
-            with (Path(told) / str(os.getpid())).open("a") as file:
+        if notes := os.environ.get("NOTES"):
+            with (Path(notes) / str(os.getpid())).open("a") as file:
                 file.write("".join(f"{uri}\n" for uri in made.column("uri").to_pylist()))
         return made

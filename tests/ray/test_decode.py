@@ -187,7 +187,6 @@ def test_known_contents_are_not_decoded(clips: list[Path]) -> None:
 def test_known_contents() -> None:
     contents = [hashlib.sha256(bytes([i])).hexdigest() for i in range(100)]
     known = pickle.loads(pickle.dumps(KnownContents(contents[:50] * 2)))
-    assert len(known) == 50
     assert [known(content) for content in contents] == [True] * 50 + [False] * 50
     assert not KnownContents([])(contents[0])
 

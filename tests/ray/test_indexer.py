@@ -52,10 +52,7 @@ def facts(report: Any) -> dict[str, Any]:
     return {**report.to_dict(), "index": None, "skipped": kinds}
 
 
-def test_the_same_rows_and_report_as_the_local_engine(
-    run: Run, seen: Seen, tmp_path: Path, cluster: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("vidembed.ray.indexer.WAVE_FILES", 3)  # 8 files: two full waves and a rest
+def test_the_same_rows_and_report_as_the_local_engine(run: Run, seen: Seen, tmp_path: Path, cluster: Path) -> None:
     clips = tmp_path / "clips"
     write_clips(clips, 5)
     shutil.copy(clips / "03.mp4", clips / "twin.mp4")
@@ -117,10 +114,10 @@ def test_ctrl_c_keeps_what_is_done_and_the_next_run_does_the_rest(run: Run, seen
         "except KeyboardInterrupt:\n"
         "    sys.exit(130)\n"
     )
-    (told := tmp_path / "told").mkdir()
+    (notes := tmp_path / "notes").mkdir()
     process = subprocess.Popen(
         [sys.executable, "-c", code, str(tmp_path / "clips"), str(tmp_path / "index")],
-        env={**os.environ, "TOLD": str(told), "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])},
+        env={**os.environ, "NOTES": str(notes), "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])},
         cwd=ROOT,
         start_new_session=True,
         stderr=subprocess.PIPE,
@@ -128,7 +125,7 @@ def test_ctrl_c_keeps_what_is_done_and_the_next_run_does_the_rest(run: Run, seen
     )
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and process.poll() is None:
-        if sum(len(file.read_text().split()) for file in told.iterdir()) >= 4:
+        if sum(len(file.read_text().split()) for file in notes.iterdir()) >= 4:
             break
         time.sleep(0.02)
     os.killpg(process.pid, signal.SIGINT)

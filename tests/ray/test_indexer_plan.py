@@ -7,7 +7,7 @@ import pytest
 from pyarrow import fs
 
 from vidembed.index.files import IndexedFile, uri_of
-from vidembed.ray.indexer import Found, Work, find, plan
+from vidembed.ray.indexer import Found, Work, find, plan, waves
 from vidembed.ray.stores import UNKNOWN_TIME, Address, Store
 from vidembed.video.sampling import FileState
 
@@ -58,7 +58,7 @@ def test_what_is_in_the_index_as_it_is_needs_no_work(tmp_path: Path, store: Any)
 
 
 def test_without_a_time_a_file_is_read_again() -> None:
-    uri, state = "told://box/a.mp4", FileState(3, UNKNOWN_TIME)
+    uri, state = "timed://box/a.mp4", FileState(3, UNKNOWN_TIME)
     found = Found()
     found.stored.files[uri] = state
     todo = plan(found, {uri: indexed(uri, state)}, rehash=False)
@@ -143,3 +143,9 @@ def test_local_files_that_are_gone(tmp_path: Path, store: Any) -> None:
 def test_refusals(paths: list[str], message: str, store: Any) -> None:
     with pytest.raises(ValueError, match=message):
         find(paths, filesystem=store)
+
+
+def test_waves() -> None:
+    work: list[Any] = list(range(7))
+    assert [list(wave) for wave in waves(work, 3)] == [[0, 1, 2], [3, 4, 5], [6]]
+    assert list(waves([], 3)) == []

@@ -169,11 +169,11 @@ def test_an_unknown_scheme_is_refused(scheme: str) -> None:
     ],
 )
 def test_times_as_file_systems_tell_them(info: dict[str, Any], expected: int) -> None:
-    class Told(fsspec.AbstractFileSystem):
+    class Timed(fsspec.AbstractFileSystem):
         def info(self, path: str, **_: Any) -> dict[str, Any]:
             return {"name": path, "size": 3, "type": "file", **info}
 
-    assert open_store(address := Address("told", "", "a"), Told()).state(address) == FileState(3, expected)
+    assert open_store(address := Address("timed", "", "a"), Timed()).state(address) == FileState(3, expected)
 
 
 ODD = st.one_of(st.none(), st.integers(), st.floats(), st.text(max_size=5), st.datetimes())

@@ -128,7 +128,7 @@ def test_a_store_without_times() -> None:
             return io.BytesIO(b"abc")
 
     fetcher = Fetcher(filesystem=Timeless())
-    with fetcher.fetch("told://box/a.mp4") as file:
+    with fetcher.fetch("timed://box/a.mp4") as file:
         assert file.state == FileState(3, UNKNOWN_TIME)
     fetcher.close()
 
@@ -142,7 +142,7 @@ def test_the_errors_of_a_store_become_those_of_reading_videos(scratch: Path) -> 
             raise OSError("GET https://host/a?signature=SECRET: broken pipe")
 
     fetcher = Fetcher(filesystem=Broken())
-    with pytest.raises(VideoError, match="broken pipe") as caught, fetcher.fetch("told://box/a.mp4"):
+    with pytest.raises(VideoError, match="broken pipe") as caught, fetcher.fetch("timed://box/a.mp4"):
         pass
     assert "SECRET" not in str(caught.value)
     assert not list(scratch.glob("*/*.video"))

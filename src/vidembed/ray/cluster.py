@@ -73,8 +73,7 @@ def connected(address: str | None, resources: Resources) -> Iterator[None]:
 
     Raises:
         ClusterError: It cannot be reached or started.
-        ValueError: One that is started here has not the GPUs.
-        MissingExtraError: Ray is not installed.
+        ValueError: One that is started here has too few GPUs.
     """
     ray = require_ray()
     if ray.is_initialized():
@@ -152,14 +151,8 @@ class Pipeline:
     ) -> Generator[pa.Table, None, None]:
         """Decode and embed files; yield tables as `EmbedVideos` returns them, as they are done, in any order.
 
-        An actor that is killed is started again by Ray, and its tasks with it, without end.
-
-        Args:
-            files: URI of each, and its state if it was listed.
-            known: As `DecodeVideos` takes it.
-
-        Raises:
-            ClusterError: The cluster has failed.
+        `files` are URIs, each with its state if it was listed. An actor that is killed is started again by Ray, and its
+        tasks with it, without end.
         """
         ray = require_ray()
         import pyarrow as pa  # noqa: PLC0415 - it takes a while
@@ -219,10 +212,6 @@ class RemoteModel:
     """The model of a run, on a worker, as the index needs it here: its facts, and vectors of queries.
 
     It holds a worker of the forward stage's size while it is asked, and none between.
-
-    Raises:
-        ValueError: There is no such model, it takes no video, or an argument is out of range.
-        ClusterError: The cluster has failed.
     """
 
     def __init__(self, model: ModelOptions, resources: Resources) -> None:

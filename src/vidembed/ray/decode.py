@@ -102,7 +102,7 @@ def clip_at(table: pa.Table, place: int) -> Clip | None:
         sampling = about.pop("sampling")
         sampling = None if sampling is None else Sampling(**sampling)
         return Clip(frames=pictures, timestamps=times, frames_indices=indices, sampling=sampling, **about)
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"{FRAMES}: not a clip as DecodeVideos hands it over ({error!r})") from error
 
 
@@ -201,14 +201,7 @@ class DecodeVideos:
             if is_listed and (size := table.column("size")[place].as_py()) is not None:
                 listed = FileState(size, table.column("mtime_ns")[place].as_py())
             for row in self._rows(name, listed):
-                try:
-                    made, fits = row.table(), True
-                except Exception as error:  # noqa: BLE001 - whatever it is, it is this file's problem
-                    reason = f"InternalError: its rows cannot be built ({clean(error)})"
-                    made, fits = _Row(row.uri, row.content_fingerprint, error=reason).table(), False
-                yield _beside(made, others.slice(place, 1))
-                if not fits:
-                    break
+                yield _beside(row.table(), others.slice(place, 1))
 
     def empty(self, batch: pa.Table) -> pa.Table:
         """Return the result for a batch of no videos."""

@@ -111,7 +111,7 @@ class EmbedVideos:
 
     @property
     def facts(self) -> ModelFacts:
-        """What the model is, which is loaded for it."""
+        """Facts of the model, which is loaded for them."""
         return self._once()[1]
 
     @property

@@ -6,7 +6,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -104,11 +104,9 @@ def find(
     filesystem: FileSystem | None = None,
     indexed: Callable[[], Iterable[str]] = tuple,
 ) -> Found:
-    """List the videos among paths and URIs of files and folders. `indexed` returns the URIs that the index has.
+    """List the videos among paths and URIs of files and folders; `indexed` returns the URIs that the index has.
 
-    Raises:
-        ValueError: There are none, one does not exist or cannot be read, or there is no video in any of them.
-        OSError: A store cannot be reached, or refuses.
+    ValueError if there are none, one does not exist or cannot be read, or there is no video in any of them.
     """
     if not paths:
         raise ValueError("paths: none given; name at least one video or folder")
@@ -130,11 +128,7 @@ def find(
 def plan(
     found: Found, indexed: Mapping[str, IndexedFile], *, rehash: bool, filesystem: FileSystem | None = None
 ) -> Todo:
-    """Sort the files of a run by what must be done with them, as `vidembed.index.jobs.make_plan` does.
-
-    Raises:
-        OSError: A store cannot be reached, or refuses.
-    """
+    """Sort the files of a run by what must be done with them, as `vidembed.index.jobs.make_plan` does."""
     local = make_plan(found.local, {uri: file for uri, file in indexed.items() if is_local(uri)}, rehash=rehash)
     work = [Work(candidate) for candidate in local.candidates]
     todo = Todo(local, found.stored, work, unchanged=len(local.unchanged), gone=list(local.gone))
@@ -154,6 +148,11 @@ def plan(
             todo.work.append(Work(Candidate(Path("/", Address.parse(uri).path), uri, previous), state))
     todo.gone.sort(key=lambda file: file.uri)
     return todo
+
+
+def waves(work: Sequence[Work], size: int) -> list[Sequence[Work]]:
+    """Return `work` in portions of `size`."""
+    return [work[first : first + size] for first in range(0, len(work), size)]
 
 
 # -- what comes back ---------------------------------------------------------------------------------------------------
@@ -207,11 +206,9 @@ class Collector:
         for each in work:
             job = RayJob(each.candidate)
             entry = None
-            try:
+            with suppress(OSError):  # reported when it is read
                 job.state = each.state or FileState.of(each.candidate.path)
                 entry = self._quarantine.of_file(each.candidate.uri, job.state)
-            except OSError:
-                pass  # reported when it is read
             if entry is None:
                 self._open[each.candidate.uri] = each, job
                 wanted.append(each)
@@ -221,11 +218,7 @@ class Collector:
         return wanted
 
     def take(self, batch: pa.Table) -> None:
-        """Take rows as `EmbedVideos` returns them. Rows of files that are done, or came twice, are dropped.
-
-        Raises:
-            IndexMismatchError: A worker had another model.
-        """
+        """Take rows as `EmbedVideos` returns them; those of files that are done, or came twice, are dropped."""
         vectors = batch.column("vector")
         for place, row in enumerate(batch.drop_columns(["vector"]).to_pylist()):
             if row["uri"] not in self._open:
@@ -313,10 +306,6 @@ class KnownContents:
     def __init__(self, contents: Iterable[str]) -> None:
         self._first = np.unique(np.fromiter((int(each[:16], 16) for each in contents), dtype=np.uint64))  # (N,), sorted
 
-    def __len__(self) -> int:
-        """Return how many there are."""
-        return len(self._first)
-
     def __call__(self, content: str) -> bool:
         """Return whether a content is known."""
         wanted = np.uint64(int(content[:16], 16))
@@ -355,14 +344,12 @@ def index_videos_ray(  # noqa: D417 - the other arguments are those of index_vid
 ) -> Report:
     """Bring the index in `folder` up to date as `vidembed.index.index_videos` does, with a Ray cluster at work.
 
-    The rows are those that `index_videos` writes. This process lists the files, leaves out what the index has, and is
-    the only one that writes: a file is committed once all of its segments have come back, in groups, at most one commit
-    in a few seconds. So a run that is interrupted or killed loses the files in flight, and the next one takes up what
-    is missing. A worker that is killed is started again by Ray, and what it had in hand is done again.
+    The rows are those that `index_videos` writes. This process is the only one that writes: a file is committed once
+    all of its segments have come back. So a run that is interrupted or killed loses the files in flight, and the next
+    one takes up what is missing. A worker that is killed is started again by Ray, and its work is done again.
 
     All machines need this package in the same version, the model under the same name, and local files under the same
-    paths (a shared file system). Files in object stores are copied to the worker that decodes them. A file that is
-    there twice may be embedded twice within one run; both get the same vectors.
+    paths. Files in object stores are copied to the worker that decodes them.
 
     Args:
         paths: Videos and folders of videos, by path or URI: `s3://`, `gs://`, and what else pyarrow or fsspec reads.
@@ -372,13 +359,13 @@ def index_videos_ray(  # noqa: D417 - the other arguments are those of index_vid
         address: Of the cluster, as `ray.init` takes it. None: the one that this process has joined, else that of
             `RAY_ADDRESS`, else one that is started on this machine and ends with the run.
         workers: Most actors that embed, each with the model.
-        decoders: Most actors that decode, each with one CPU. Default: as many as cores are left here by `workers` where
-            the cluster is started here, at least 1; else two for each of `workers`.
+        decoders: Most actors that decode, each with one CPU. Default: the cores that `workers` leave, at least 1, where
+            the cluster is started here; else two for each of `workers`.
         num_cpus: CPUs of an actor that embeds. Default 1.
         num_gpus: GPUs of an actor that embeds; a fraction shares one. Default 0.
         device: Torch device of the workers. Default: `cuda` with GPUs, else `cpu`.
-        filesystem: A `pyarrow.fs.FileSystem` or `fsspec.AbstractFileSystem` for all URIs, with the options and
-            credentials that it was made with. Default: by scheme, with credentials from each machine's environment.
+        filesystem: A `pyarrow.fs.FileSystem` or `fsspec.AbstractFileSystem` for all URIs. Default: by scheme, with
+            credentials from each machine's environment.
         max_bytes: Limit on the size of a file that is copied from a store. Default 16 GiB.
 
     Returns:
@@ -435,16 +422,14 @@ def index_videos_ray(  # noqa: D417 - the other arguments are those of index_vid
             quarantine = Quarantine(where, {**decoder_versions(), **limits}, retry=retry)
             committer = Committer(where, index, meta, report=report, quarantine=quarantine, on_error=on_error)
             bad = {entry.content_fingerprint for entry in quarantine.entries.values()}
-            known = KnownContents(
-                {file.content_fingerprint for file in stored.values()}
-                | {content for content in bad if quarantine.of_content(content) is not None}
-            )
+            known = {file.content_fingerprint for file in stored.values()}
+            known |= {content for content in bad if quarantine.of_content(content) is not None}
             pipeline = Pipeline(options, decoding, remote.sampling, meta.cut, resources)
             with tqdm(
                 total=len(todo.work), desc="Indexing", unit="file", disable=not progress, dynamic_ncols=True
             ) as bar:
                 collector = Collector(committer, meta, quarantine=quarantine, gone=todo.gone, bar=bar)
-                _embed(todo.work, pipeline, collector, known if len(known) else None)
+                _embed(todo.work, pipeline, collector, KnownContents(known) if known else None)
             committer.finish(todo.gone, todo.is_gone, prune=prune)
             if committer.index is not None:
                 with writing_to(where):
@@ -453,20 +438,14 @@ def index_videos_ray(  # noqa: D417 - the other arguments are those of index_vid
 
 
 def _embed(work: Sequence[Work], pipeline: Pipeline, collector: Collector, known: KnownContents | None) -> None:
-    """Have files decoded, embedded and stored, in waves."""
+    """Have files decoded, embedded and stored, in waves; last those whose content is no longer known."""
     try:
-        for first in range(0, len(work), WAVE_FILES):
-            _run(work[first : first + WAVE_FILES], pipeline, collector, known)
-        if collector.again:
-            _run(collector.again, pipeline, collector, None)
+        for wave, known_then in (*((wave, known) for wave in waves(work, WAVE_FILES)), (collector.again, None)):
+            if wanted := collector.expect(wave):
+                with closing(pipeline.rows([(each.candidate.uri, each.state) for each in wanted], known_then)) as rows:
+                    for batch in rows:
+                        collector.take(batch)
+            collector.close()
     except KeyboardInterrupt:
         collector.settle(now=True)
         raise
-
-
-def _run(work: Sequence[Work], pipeline: Pipeline, collector: Collector, known: KnownContents | None) -> None:
-    if wanted := collector.expect(work):
-        with closing(pipeline.rows([(each.candidate.uri, each.state) for each in wanted], known)) as rows:
-            for batch in rows:
-                collector.take(batch)
-    collector.close()

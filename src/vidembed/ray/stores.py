@@ -45,10 +45,7 @@ MAX_FILE_BYTES: Final = 16 * 2**30
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")  # two characters or more: "C:" is a drive
 _CONTAINER_BEFORE_HOST = frozenset({"abfs", "abfss"})  # container@account.dfs.core.windows.net
 _TIMES = ("mtime", "LastModified", "last_modified", "updated", "modified", "created")  # names that stores of fsspec use
-_SECRETS = (
-    (re.compile(r"(://)[^\s/@'\"]+@"), r"\1...@"),
-    (re.compile(r"(://[^\s?'\"]+)\?[^\s'\"]*"), r"\1?..."),
-)
+_SECRETS = ((re.compile(r"(://)[^\s/@'\"]+@"), r"\1...@"), (re.compile(r"(://[^\s?'\"]+)\?[^\s'\"]*"), r"\1?..."))
 _CHUNK = 8 * 2**20  # bytes; each is a request to most stores
 _FOLDER = "vidembed-ray-"
 _DRAFT = "vidembed-draft-"  # until it is locked
@@ -81,8 +78,7 @@ class Address:
     def parse(cls, text: str) -> Address:
         """Read a URI; characters that should be encoded and are not, such as a space, are taken as they are.
 
-        Raises:
-            ValueError: It has a user name, a password, options or a fragment in it, or is of http(s).
+        ValueError if it has a user name, a password, options or a fragment in it, or is of http(s).
         """
         found = _SCHEME.match(text)
         if found is None:
@@ -205,10 +201,7 @@ def open_store(address: Address, filesystem: FileSystem | None = None) -> Store:
     """Return the store that an address is in: with pyarrow's client where it has one for the scheme, else fsspec's.
 
     A `filesystem` is used instead, as it was made. As in Ray Data, the paths within it are URIs without their scheme.
-
-    Raises:
-        ValueError: Nothing that is installed reads this scheme, or `filesystem` is none.
-        OSError: The store cannot be reached, or refuses.
+    ValueError if nothing that is installed reads the scheme.
     """
     from pyarrow import ArrowInvalid, ArrowNotImplementedError, fs  # noqa: PLC0415 - it takes a while
 
@@ -216,10 +209,8 @@ def open_store(address: Address, filesystem: FileSystem | None = None) -> Store:
         if isinstance(filesystem, fs.FileSystem):
             filesystem = ArrowFileSystem(filesystem)
         elif not isinstance(filesystem, fsspec.AbstractFileSystem):
-            raise ValueError(
-                f"filesystem: got a {type(filesystem).__name__}; a pyarrow.fs.FileSystem or an "
-                "fsspec.AbstractFileSystem is needed"
-            )
+            needed = "a pyarrow.fs.FileSystem or an fsspec.AbstractFileSystem is needed"
+            raise ValueError(f"filesystem: got a {type(filesystem).__name__}; {needed}")
         return Store(filesystem, address.authority)
     with contextlib.suppress(ArrowInvalid, ArrowNotImplementedError):
         found, base = fs.FileSystem.from_uri(address.root)
@@ -265,10 +256,7 @@ def list_stores(
     with a dot are left out. A file given by name is taken whatever it is called. `indexed` returns the URIs that the
     index has, as for `vidembed.index.files.find_videos`.
 
-    Raises:
-        ValueError: A URI is malformed, nothing is there (and it has not vanished), or nothing that is installed reads
-            it.
-        OSError: A store cannot be reached, or refuses (and what is asked of it has not vanished).
+    Where something is not there or its store refuses, and it has not vanished, that is a ValueError or OSError.
     """
     listing = StoreListing()
     wanted = tuple({suffix.lower() for suffix in suffixes})
@@ -352,20 +340,15 @@ class Fetcher:
         except ValueError as error:
             raise InvalidVideoInput(clean(name), str(error)) from error
         if not Path(name).is_absolute():
-            raise InvalidVideoInput(
-                item_name(name), "a relative path, which means something else on each machine; give an absolute one"
-            )
+            reason = "a relative path, which means something else on each machine; give an absolute one"
+            raise InvalidVideoInput(item_name(name), reason)
         return uri_of(canonical(name))
 
     @contextmanager
     def fetch(self, uri: str, listed: FileState | None = None) -> Iterator[Fetched]:
         """Get a file for the length of a block: a local one where it is, another as a copy that is removed then.
 
-        If it was `listed` before, that is the state that it has, and must still have.
-
-        Raises:
-            ChangedWhileRead: It was written to meanwhile, or since it was listed.
-            VideoError: It cannot be read.
+        If it was `listed` before, that is the state that it has, and must still have. Raises kinds of `VideoError`.
         """
         if is_local(uri):
             item = item_name(path := path_of(uri))
