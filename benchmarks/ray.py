@@ -55,8 +55,7 @@ from vidembed.index.commit import Committer, Quarantine
 from vidembed.index.jobs import Candidate
 from vidembed.index.table import FileRows, Segment, segment_id
 from vidembed.ray import index_videos_ray
-from vidembed.ray.collect import Collector
-from vidembed.ray.indexer import Work
+from vidembed.ray.indexer import Collector, Work
 from vidembed.video.sampling import FileState
 
 MODEL = "vidembed/shapes"
@@ -290,7 +289,6 @@ _MEMORY = """
 import json, sys
 from vidembed.index import VideoIndex
 from vidembed.ray.indexer import Found, plan
-from vidembed.ray.stores import StoredFile
 
 def resident(key="VmRSS"):
     return 1024 * next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(key + ":"))
@@ -300,7 +298,7 @@ len(index)
 before = resident()
 files = index.files()
 found = Found()
-found.stored.files = {uri + ".new": StoredFile(uri + ".new", file.state) for uri, file in files.items()}
+found.stored.files = {uri + ".new": file.state for uri, file in files.items()}
 todo = plan(found, files, rehash=False)
 assert len(todo.work) == len(files)
 print(json.dumps({"files": len(files), "resident": resident() - before, "peak": resident("VmHWM") - before}))

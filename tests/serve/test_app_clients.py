@@ -242,7 +242,7 @@ def test_jina_and_vllm(client: TestClient, uri: Callable[..., str]) -> None:
 
 
 def test_one_address_takes_two_forms_and_says_which_one_is_wrong(client: TestClient, uri: Callable[..., str]) -> None:
-    for body, param, says in (
+    for body, param, part in (
         ({"query": "red"}, "documents", "Field required"),
         ({"texts": [uri("red")]}, "query", "Field required"),
         ({"query": "red", "texts": ["words"]}, "texts[0]", "words, and no video URI"),
@@ -259,7 +259,7 @@ def test_one_address_takes_two_forms_and_says_which_one_is_wrong(client: TestCli
         answer = client.post("/rerank", json=body)
         error = answer.json()["error"]
         assert (answer.status_code, error["param"]) == (400, param)
-        assert says in error["message"]
+        assert part in error["message"]
 
 
 # -- every address -----------------------------------------------------------------------------------------------------

@@ -81,7 +81,7 @@ def test_filters_are_those_of_a_search(
 
 
 @pytest.mark.parametrize(
-    ("options", "param", "says"),
+    ("options", "param", "part"),
     [
         ({"path": ""}, "path", "at least 1"),
         ({"path": "x" * 4097}, "path", "at most 4096"),
@@ -101,7 +101,7 @@ def test_filters_are_those_of_a_search(
         ({"ater": 3}, "ater", "it is not supported; got "),
     ],
 )
-def test_filters_that_cannot_be_are_named(client: TestClient, options: dict[str, Any], param: str, says: str) -> None:
+def test_filters_that_cannot_be_are_named(client: TestClient, options: dict[str, Any], param: str, part: str) -> None:
     for answer in (
         client.get("/search", params={"q": "red", **options}),
         client.post("/search", json={"q": "red", **options}),
@@ -109,7 +109,7 @@ def test_filters_that_cannot_be_are_named(client: TestClient, options: dict[str,
         assert answer.status_code == 400, answer.text
         error = answer.json()["error"]
         assert error["param"] == param
-        assert says in error["message"]
+        assert part in error["message"]
 
 
 @pytest.mark.parametrize("text", ["NaN", "Infinity", "1e999"])
@@ -182,7 +182,7 @@ def test_no_hits_once_the_model_was_changed(serve: Callable[..., SimpleNamespace
     server = serve()
     assert asked(server.client)
     server.encoder.name = "trained"
-    assert server.client.get("/search?q=red").status_code == 500  # the operator's to mend: the log says how
+    assert server.client.get("/search?q=red").status_code == 500  # the operator's to mend: the log has how
     server.encoder.name = "fake"
     assert asked(server.client)
 

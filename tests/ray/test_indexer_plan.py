@@ -8,7 +8,7 @@ from pyarrow import fs
 
 from vidembed.index.files import IndexedFile, uri_of
 from vidembed.ray.indexer import Found, Work, find, plan, waves
-from vidembed.ray.stores import UNKNOWN_TIME, Address, ArrowStore, StoredFile
+from vidembed.ray.stores import UNKNOWN_TIME, Address, Store
 from vidembed.video.sampling import FileState
 
 
@@ -58,9 +58,9 @@ def test_what_is_in_the_index_as_it_is_needs_no_work(tmp_path: Path, store: Any)
 
 
 def test_without_a_time_a_file_is_read_again() -> None:
-    uri, state = "told://box/a.mp4", FileState(3, UNKNOWN_TIME)
+    uri, state = "timed://box/a.mp4", FileState(3, UNKNOWN_TIME)
     found = Found()
-    found.stored.files[uri] = StoredFile(uri, state)
+    found.stored.files[uri] = state
     todo = plan(found, {uri: indexed(uri, state)}, rehash=False)
     assert (todo.unchanged, names(todo.work)) == (0, ["a.mp4"])
 
@@ -89,14 +89,14 @@ def test_a_named_store_that_holds_no_video_any_more(
         (tmp_path / "bucket/drive/notes.txt").unlink()
         (tmp_path / "bucket/drive").rmdir()
     elif how == "refused":
-        listed = ArrowStore.find
+        listed = Store.find
 
-        def refused(self: ArrowStore, address: Address) -> Any:
+        def refused(self: Store, address: Address) -> Any:
             if address.path == "drive":
                 raise OSError(5, "AWS Error ACCESS_DENIED")
             return listed(self, address)
 
-        monkeypatch.setattr(ArrowStore, "find", refused)
+        monkeypatch.setattr(Store, "find", refused)
     found = find(["s3://bucket/v", "s3://bucket/drive"], filesystem=store, indexed=known.keys)
     (problem,) = found.problems
     assert (problem.uri, problem.kind) == ("s3://bucket/drive", "PathVanished")

@@ -13,9 +13,8 @@ from vidembed.index import IndexingStoppedError, IndexMeta, IndexMismatchError, 
 from vidembed.index.commit import Committer, Quarantine
 from vidembed.index.files import uri_of
 from vidembed.index.jobs import Candidate
-from vidembed.ray import collect
-from vidembed.ray.collect import Collector
-from vidembed.ray.indexer import Work
+from vidembed.ray import indexer
+from vidembed.ray.indexer import Collector, Work
 
 MODEL = "m" * 64
 META = IndexMeta("made", None, {}, MODEL, {}, 3, 1.0, 0.0, "2026-01-01T00:00:00+00:00")
@@ -158,22 +157,21 @@ def test_a_worker_with_another_model_ends_the_run(scene: Scene) -> None:
 
 def test_files_done_in_quick_succession_share_a_commit(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
-    monkeypatch.setattr(collect.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(indexer.time, "monotonic", lambda: now[0])
     a, b = scene.paths
     scene.collector.take(table(row(a)))
     assert scene.stored() == [("a.mp4", 0.0)]  # the last commit is long ago
-    now[0] += collect.COMMIT_EVERY_S / 2
+    now[0] += indexer.COMMIT_EVERY_S / 2
     scene.collector.take(table(row(b)))
     assert scene.stored() == [("a.mp4", 0.0)]
-    now[0] += collect.COMMIT_EVERY_S / 2
+    now[0] += indexer.COMMIT_EVERY_S / 2
     scene.collector.take(table(row(a)))
     assert scene.stored() == [("a.mp4", 0.0), ("b.mp4", 0.0)]
 
 
 def test_many_rows_do_not_wait(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(collect, "COMMIT_ROWS", 1)
-    monkeypatch.setattr(collect, "COMMIT_EVERY_S", 1e9)
-    scene.collector._committed_at = 1e9
+    monkeypatch.setattr(indexer, "COMMIT_ROWS", 1)
+    monkeypatch.setattr(indexer, "COMMIT_EVERY_S", 1e12)
     scene.collector.take(table(row(scene.paths[0])))
     assert scene.stored() == [("a.mp4", 0.0)]
 

@@ -81,7 +81,7 @@ def test_another_model_is_not_found(client: TestClient) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "param", "says"),
+    ("change", "param", "part"),
     [
         ({"input": [1, 2]}, "input", "item 0: got 1; token arrays are not taken"),
         ({"input": [[1, 2], [3]]}, "input", "token arrays"),
@@ -113,7 +113,7 @@ def test_another_model_is_not_found(client: TestClient) -> None:
     ],
 )
 def test_bad_requests_name_what_is_wrong(
-    serve: Callable[..., SimpleNamespace], change: dict[str, Any], param: str | None, says: str
+    serve: Callable[..., SimpleNamespace], change: dict[str, Any], param: str | None, part: str
 ) -> None:
     client = serve(limits={"max_items": 4, "max_videos": 2, "max_chars": 20}).client
     body = {"model": "fake", "input": "a", **change}
@@ -123,7 +123,7 @@ def test_bad_requests_name_what_is_wrong(
     assert answer.status_code == 400
     error = answer.json()["error"]
     assert error["param"] == param
-    assert says in error["message"]
+    assert part in error["message"]
     assert "secret" not in answer.text
 
 
@@ -305,7 +305,7 @@ def test_an_upload_that_is_too_large_or_one_too_many(serve: Callable[..., Simple
     for size in (100_000, 1001):  # the body is too large, or only the file in it
         assert upload(server.client, b"x" * size).status_code == 413
     assert upload(server.client, b"x" * 1000).json()["error"]["code"] == "invalid_video"
-    with server.engine.admitted_upload():
+    with server.engine.admitted(upload=True):
         answer = upload(server.client, b"x")
     assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")
 

@@ -43,7 +43,7 @@ def test_ties_keep_their_order_and_parts_are_parts(client: TestClient, uri: Call
 
 
 @pytest.mark.parametrize(
-    ("documents", "status", "param", "says"),
+    ("documents", "status", "param", "part"),
     [
         (["GOOD", "a red square"], 400, "documents[1]", "words, and no video URI"),
         (["GOOD", {"text": "a red square"}], 400, "documents[1]", "words, and no video URI"),
@@ -65,7 +65,7 @@ def test_bad_documents_are_named(
     documents: list[Any],
     status: int,
     param: str,
-    says: str,
+    part: str,
 ) -> None:
     (tmp_path / "good.mp4").write_bytes((videos / "red.mp4").read_bytes())
     (tmp_path / "noise.mp4").write_bytes(b"noise")
@@ -76,7 +76,7 @@ def test_bad_documents_are_named(
     answer = post(client, documents)
     error = answer.json()["error"]
     assert (answer.status_code, error["param"]) == (status, param)
-    assert says in error["message"]
+    assert part in error["message"]
     assert str(tmp_path) not in answer.text
 
 

@@ -7,7 +7,7 @@ from fastapi import FastAPI
 from starlette.testclient import TestClient
 
 from vidembed.serve.schemas import Options
-from vidembed.serve.security import MAX_MESSAGE, MAX_PARAM, error_response, install
+from vidembed.serve.security import MAX_MESSAGE, MAX_PARAM, ApiError, install
 
 
 @pytest.fixture
@@ -40,5 +40,5 @@ def test_a_name_that_the_client_made_up_comes_back_short_and_printable(client: T
 
 def test_what_fits_is_left_as_it_is() -> None:
     message, param = "m" * MAX_MESSAGE, "p" * MAX_PARAM
-    error = json.loads(bytes(error_response(400, message, code="x", param=param).body))["error"]
+    error = json.loads(bytes(ApiError(400, message, code="x", param=param).response().body))["error"]
     assert error == {"message": message, "type": "invalid_request_error", "param": param, "code": "x"}

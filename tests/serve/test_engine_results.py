@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from vidembed.serve.searching import Embedded, unusable, vector_of
-from vidembed.serve.security import ApiError
+from vidembed.serve.engine import Embedded, vector_of
+from vidembed.serve.security import ApiError, unusable
 from vidembed.video import (
     BackendUnavailable,
     CorruptVideo,
@@ -16,7 +16,7 @@ from vidembed.video import (
 
 
 @pytest.mark.parametrize(
-    ("error", "status", "code", "says"),
+    ("error", "status", "code", "part"),
     [
         (CorruptVideo("/secret/a.mp4", "its frames are damaged"), 400, "invalid_video", "CorruptVideo: its frames"),
         (VideoTooLarge("/secret/a.mp4", "more memory"), 400, "invalid_video", "VideoTooLarge: more memory"),
@@ -26,13 +26,13 @@ from vidembed.video import (
         (ValueError("a marker at /secret/place"), 400, "invalid_value", "too long, or holds a marker"),
     ],
 )
-def test_what_a_client_is_told_of_its_input(error: Exception, status: int, code: str, says: str) -> None:
-    told = unusable("input[3]", error)
-    assert isinstance(told, ApiError)
-    assert (told.status_code, told.code, told.param) == (status, code, "input[3]")
-    assert says in str(told.detail)
-    assert str(told.detail).startswith("input[3]: ")
-    assert "secret" not in str(told.detail)
+def test_answer_to_an_input_that_failed(error: Exception, status: int, code: str, part: str) -> None:
+    answer = unusable("input[3]", error)
+    assert isinstance(answer, ApiError)
+    assert (answer.status_code, answer.code, answer.param) == (status, code, "input[3]")
+    assert part in str(answer.detail)
+    assert str(answer.detail).startswith("input[3]: ")
+    assert "secret" not in str(answer.detail)
 
 
 @pytest.mark.parametrize("error", [BackendUnavailable("a.mp4", "it did not start"), RuntimeError("x"), KeyError("x")])
