@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from vidembed.errors import IndexingStoppedError, IndexMismatchError
-from vidembed.index.commit import KINDS, uninterrupted
+from vidembed.index.commit import KINDS, Job, uninterrupted
 from vidembed.index.files import name_of
-from vidembed.index.jobs import Job
 from vidembed.ray.decode import ERROR
 from vidembed.video.sampling import FileState
 
@@ -84,15 +83,15 @@ class Collector:
         """Open a job for each file, and return those that must be read: without those in quarantine as they are."""
         wanted = []
         for each in work:
-            job = RayJob(each.candidate)
+            job = RayJob(each.job.path, each.job.uri, each.job.previous)
             entry = None
             try:
-                job.state = each.state or FileState.of(each.candidate.path)
-                entry = self._quarantine.of_file(each.candidate.uri, job.state)
+                job.state = each.state or FileState.of(each.job.path)
+                entry = self._quarantine.of_file(each.job.uri, job.state)
             except OSError:
                 pass  # reported when it is read
             if entry is None:
-                self._open[each.candidate.uri] = each, job
+                self._open[each.job.uri] = each, job
                 wanted.append(each)
             else:
                 job.fail(entry.kind, f"{entry.message} {_IN_QUARANTINE.format(entry.since)}")
@@ -134,7 +133,7 @@ class Collector:
                 failed = self._committer.settle(self._done, self._bar)
             if failed is not None and failed.problem is not None:
                 self._done.clear()
-                name = name_of(failed.candidate.uri)
+                name = name_of(failed.uri)
                 raise IndexingStoppedError(f"{name}: {failed.problem.kind}: {failed.problem.message}")
         self._committed_at, self._rows = time.monotonic(), 0
 
@@ -181,7 +180,7 @@ class Collector:
         found = None if index is None else index.segments(content_fingerprint=job.content)
         if found is not None:
             job.duration, job.stored = found
-            if job.candidate.previous is None and (gone := self._gone_with.get(job.content)):
+            if job.previous is None and (gone := self._gone_with.get(job.content)):
                 job.moved_from = gone.pop(0)
         elif (entry := self._quarantine.of_content(job.content)) is not None:
             job.fail(entry.kind, f"{entry.message} {_IN_QUARANTINE.format(entry.since)}")
@@ -189,7 +188,7 @@ class Collector:
 
     def _finish(self, job: RayJob) -> None:
         """Pass on a job that is done. One with the content of an earlier one of this run takes over its vectors."""
-        self._open.pop(job.candidate.uri, None)
+        self._open.pop(job.uri, None)
         is_embedded = job.problem is None and job.stored is None
         if is_embedded and (first := self._first_with.setdefault(job.content, job)) is not job:
             job.twin, job.windows, job.vectors = first, [], {}

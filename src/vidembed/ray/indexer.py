@@ -11,11 +11,19 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from tqdm.auto import tqdm
 
-from vidembed.index.commit import Committer, Quarantine, locked, writing_to
+from vidembed.index.commit import Committer, Job, Problem, Quarantine, Report, locked, writing_to
 from vidembed.index.files import IndexedFile, Listing, find_videos, is_local, path_of
-from vidembed.index.ingest import decoder_versions, describe, open_for_writing, open_if_there, problems, vanished
-from vidembed.index.jobs import Candidate, Plan, Problem, Report, make_plan
-from vidembed.index.refresh import Derived, refresh
+from vidembed.index.ingest import (
+    Plan,
+    decoder_versions,
+    describe,
+    make_plan,
+    open_for_writing,
+    open_if_there,
+    problems,
+    vanished,
+)
+from vidembed.index.search import Derived, refresh
 from vidembed.ray.cluster import Resources, connected, cores
 from vidembed.ray.collect import Collector, KnownContents
 from vidembed.ray.pipeline import Pipeline, RemoteModel
@@ -45,11 +53,11 @@ class Work:
     """A file that must be read to know what to do with it.
 
     Attributes:
-        candidate: The file.
+        job: The file.
         state: What its store told of it when it was listed; None for a local file, which tells when it is read.
     """
 
-    candidate: Candidate
+    job: Job
     state: FileState | None = None
 
 
@@ -132,7 +140,7 @@ def find(
 
 
 def plan(found: Found, indexed: Mapping[str, IndexedFile], *, rehash: bool, filesystem: Any = None) -> Todo:
-    """Sort the files of a run by what must be done with them, as `vidembed.index.jobs.make_plan` does.
+    """Sort the files of a run by what must be done with them, as `vidembed.index.ingest.make_plan` does.
 
     Args:
         found: What there is.
@@ -145,7 +153,7 @@ def plan(found: Found, indexed: Mapping[str, IndexedFile], *, rehash: bool, file
     """
     local = make_plan(found.local, {uri: file for uri, file in indexed.items() if is_local(uri)}, rehash=rehash)
     todo = Todo(local, found.stored, unchanged=len(local.unchanged), gone=list(local.gone))
-    todo.work = [Work(candidate) for candidate in local.candidates]
+    todo.work = [Work(job) for job in local.jobs]
     states = {uri: file.state for uri, file in found.stored.files.items()}
     for uri, file in indexed.items():
         if is_local(uri) or uri in states or not found.stored.knows(uri):
@@ -159,7 +167,7 @@ def plan(found: Found, indexed: Mapping[str, IndexedFile], *, rehash: bool, file
         if previous is not None and not rehash and previous.state == state and state.mtime_ns != UNKNOWN_TIME:
             todo.unchanged += 1
         else:
-            todo.work.append(Work(Candidate(Path("/", Address.parse(uri).path), uri, previous), state))
+            todo.work.append(Work(Job(Path("/", Address.parse(uri).path), uri, previous), state))
     todo.gone.sort(key=lambda file: file.uri)
     return todo
 

@@ -68,7 +68,7 @@ class Pipeline:
 
         files = pa.table(
             {
-                "uri": pa.array([each.candidate.uri for each in work], pa.string()),
+                "uri": pa.array([each.job.uri for each in work], pa.string()),
                 "size": pa.array([each.state and each.state.size for each in work], pa.int64()),
                 "mtime_ns": pa.array([each.state and each.state.mtime_ns for each in work], pa.int64()),
             }

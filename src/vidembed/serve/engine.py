@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import numpy as np
 
 from vidembed.index import Hits, VideoIndex, rerank, search
+from vidembed.index.bank import check_query
 from vidembed.index.files import is_local
-from vidembed.index.search import check_query
 from vidembed.serve.batching import Batcher, QueueFullError
 from vidembed.serve.media import MediaLibrary
 from vidembed.serve.metrics import Metrics
