@@ -306,7 +306,7 @@ def info_command(
     how = facts.pop("search")
     rows = [[key, _said(value)] for key, value in facts.items()]
     rows += [[f"fingerprint: {key}", _said(value)] for key, value in fields.items()]
-    rows += [["exact up to", f"{how['exact_up_to']} segments"], *_derived(how)]
+    rows += [["exact up to", f"{how['exact_up_to']} segments"], ["quantize", _said(how["quantize"])], *_derived(how)]
     print_table(["", "value"], rows)
 
 

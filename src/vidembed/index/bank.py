@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
 
 MAX_QUERY_CHARS = 10_000
+MAX_QUERIES = 20_000  # at 3584 dimensions 287 MB of vectors
+_FILE = "query-bank.safetensors"
+_KIND = "index_query_bank"
 
 
 def check_query(query: str, k: int = 1, *, name: str = "query") -> None:
@@ -76,11 +79,6 @@ def unit_queries(vectors: NDArray[np.float64], dimension: int) -> NDArray[np.flo
     return np.asarray(vectors / norms[:, None])
 
 
-MAX_QUERIES = 20_000  # at 3584 dimensions 287 MB of vectors
-_FILE = "query-bank.safetensors"
-_KIND = "index_query_bank"
-
-
 @dataclass(frozen=True, slots=True)
 class StoredBank:
     """A bank as it lies in an index. Values that do not fit each other are refused with ValueError."""
@@ -107,13 +105,6 @@ class StoredBank:
         """Return the positions of rows in `row_ids`, shape (N,)."""
         return np.searchsorted(self.row_ids, np.asarray(row_ids, dtype=np.uint64))
 
-    def normalize(self, rows: Sequence[Row]) -> list[float]:
-        """Return the normalized scores of rows, as `QueryBank.normalize` has them with `dynamic=False`."""
-        cosines = np.array([row.score for row in rows])  # (K,)
-        margin = self.log_normalizer[self.places([row.row_id for row in rows])] - self.beta * cosines  # (K,)
-        normalized: list[float] = (-np.logaddexp(0.0, margin)).tolist()
-        return normalized
-
     def rank(
         self, index: VideoIndex, queries: NDArray[np.float64], *, k: int, where: str | None = None
     ) -> Iterator[tuple[list[Row], list[float] | None]]:
@@ -133,7 +124,9 @@ class StoredBank:
             if not self.activation[self.places([row.row_id for row in top])].any():
                 yield by_cosine, None
                 continue
-            yield by_bank, self.normalize(by_bank)
+            cosines = np.array([row.score for row in by_bank])  # (K,)
+            margin = self.log_normalizer[self.places([row.row_id for row in by_bank])] - self.beta * cosines  # (K,)
+            yield by_bank, [float(value) for value in -np.logaddexp(0.0, margin)]
 
 
 def refresh(

@@ -197,8 +197,8 @@ def describe(encoder: IndexedModel, model: str, layer: int | None, cut: Cut | No
 class Run:
     """The state of one run.
 
-    Files are read ahead of the model, so a job joins the queue before its vectors exist; jobs are settled in the order
-    of the queue, which is that of the paths.
+    Files are read before the model needs them, so a job joins the queue before its vectors exist. Jobs are settled in
+    the order of the queue, which is that of the paths.
     """
 
     def __init__(
@@ -266,7 +266,7 @@ class Run:
         """Yield clips in order. Files that need no model, and files that fail, only join the queue."""
         number = 0
         with ExitStack() as stack:
-            jobs = self._read_ahead(planned)
+            jobs = self._prepared(planned)
             stack.callback(jobs.close)
             try:
                 while (job := self._next_job(jobs, stop)) is not None:
@@ -312,21 +312,21 @@ class Run:
         finally:
             reading.cancel()
 
-    def _read_ahead(self, planned: Sequence[Job]) -> Generator[Job, None, None]:
+    def _prepared(self, planned: Sequence[Job]) -> Generator[Job, None, None]:
         """Yield jobs in order: with state and content, and decoding if the model must see the file.
 
-        Contents are hashed in threads. Up to two files a worker are hashed, and as many decoding, ahead of the caller.
+        Contents are hashed in threads. Up to two files a worker are hashed, and as many decoding, before one is taken.
         """
-        ahead = 2 * self._pool.workers
+        most = 2 * self._pool.workers
         remaining = iter(planned)
         hashing: deque[Future[Job]] = deque()
         ready: deque[Job] = deque()
         executor = ThreadPoolExecutor(self._pool.workers, thread_name_prefix="vidembed-hash")
         try:
             while True:
-                while len(hashing) < ahead and (job := next(remaining, None)) is not None:
+                while len(hashing) < most and (job := next(remaining, None)) is not None:
                     hashing.append(executor.submit(self._identify, job))
-                while hashing and len(ready) < ahead and (not ready or hashing[0].done()):
+                while hashing and len(ready) < most and (not ready or hashing[0].done()):
                     job = hashing.popleft().result()
                     if job.problem is None:
                         self._start(job)
@@ -459,8 +459,8 @@ def index_videos(
         timeout_s: Limit on the time that one of them works on a file, seconds; None for none. Default 600.
         max_memory_bytes: Limit on the memory of one of them, bytes (Linux); None for none. Default 8 GiB.
         progress: Show a bar over files, on stderr.
-        derived: What the index shall have beside its rows: ANN index, compact copies, query bank. Default: an ANN index
-            if there are many rows, and what is there already, brought up to date.
+        derived: What the index shall have beside its rows: ANN index and query bank. Default: an ANN index if there are
+            many rows, and what is there already, brought up to date.
 
     Returns:
         What was done, with every file that was skipped.

@@ -177,7 +177,7 @@ def load_reranker(
         device: Torch device. None: that of the encoder.
 
     Raises:
-        ValueError: There is no such reranker, or none that can be told from the encoder.
+        ValueError: There is no such reranker, or none that the encoder names.
     """
     from vidembed.reranker import VideoReranker  # noqa: PLC0415 - it brings torch
     from vidembed.visual_cache import VisualTokenCache  # noqa: PLC0415 - it brings torch

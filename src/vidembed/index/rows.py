@@ -72,7 +72,7 @@ class Condition:
             return self._integer_sql(name, kind.bit_width, signed=pa.types.is_signed_integer(kind))
         if pa.types.is_floating(kind):
             no_nan = f" AND NOT isnan({name})" if ">" in self.compare else ""  # SQL has NaN above all numbers
-            return f"{name} {self.compare} {float(self._number())!r}{no_nan}"
+            return f"{name} {self.compare} {self._number(whole=False)!r}{no_nan}"
         raise ValueError(f"where: column {self.column!r} is of type {kind}; it cannot be compared with {self.value!r}")
 
     def _integer_sql(self, name: str, bits: int, *, signed: bool) -> str:
@@ -88,11 +88,9 @@ class Condition:
         fits_all = compare == "!=" or ("<" if whole > least else ">") in compare
         return f"{name} IS NOT NULL" if fits_all else "false"
 
-    def _number(self) -> int | float:
-        try:
+    def _number(self, *, whole: bool = True) -> int | float:
+        if whole and re.fullmatch(r"\s*[+-]?\d{1,4000}\s*", self.value):
             return int(self.value)  # exact, where a float would round a large one
-        except ValueError:
-            pass
         try:
             number = float(self.value)
         except ValueError:
