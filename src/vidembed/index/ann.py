@@ -20,7 +20,6 @@ from vidembed.index.rows import SPARE, Row, rank, unit
 from vidembed.index.table import RANKED, ROW_ID, VideoIndex, read_record, write_record
 
 if TYPE_CHECKING:
-    from lancedb.index import IvfRq, IvfSq
     from numpy.typing import NDArray
 
 SAMPLE = 200  # rows; a recall@10 of 0.95 is then known to about +-0.01 (2000 hits, two standard errors)
@@ -312,7 +311,9 @@ def _build_and_measure(index: VideoIndex, known: Ann | None, name: str, *, full:
     else:
         index.derived(_RECORD).unlink(missing_ok=True)  # an interruption leaves no record of what is no more
         began = time.perf_counter()
-        index.build_ann(_config(name))
+        from lancedb.index import IvfRq, IvfSq  # noqa: PLC0415 - takes a second
+
+        index.build_ann((IvfRq if name == "binary" else IvfSq)(distance_type="cosine"))
         trained_rows, build_s = rows, round(time.perf_counter() - began, 3)
     now = index.ann
     if now is None:
@@ -353,12 +354,6 @@ def _least_effort(
         if min(recall.values()) >= TARGET_RECALL:
             break
     return *effort, recall
-
-
-def _config(name: str) -> IvfRq | IvfSq:
-    from lancedb.index import IvfRq, IvfSq  # noqa: PLC0415 - takes a second
-
-    return IvfRq(distance_type="cosine") if name == "binary" else IvfSq(distance_type="cosine")
 
 
 def _read(index: VideoIndex) -> Ann | None:

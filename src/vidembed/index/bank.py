@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -171,7 +170,26 @@ def refresh(
         if known.stamp == index.stamp() and beta in {None, known.beta}:
             return False
         beta = known.beta if beta is None else beta
-    _write(index, _summed_up(index, vectors, beta, progress=progress))
+    bank = _summed_up(index, vectors, beta, progress=progress)
+    metadata = {
+        "kind": _KIND,
+        "format_version": str(FORMAT_VERSION),
+        "model_fingerprint": bank.model_fingerprint,
+        "stamp": bank.stamp,
+        "beta": float(bank.beta).hex(),
+    }
+    index.derived(_FILE).parent.mkdir(exist_ok=True)
+    with replacing(index.derived(_FILE)) as draft:
+        save_file(
+            {
+                "vectors": bank.vectors,
+                "row_ids": bank.row_ids.view(np.int64),
+                "log_normalizer": bank.log_normalizer,
+                "activation": bank.activation,
+            },
+            draft,
+            metadata=metadata,
+        )
     return True
 
 
@@ -193,7 +211,7 @@ def open_bank(index: VideoIndex) -> StoredBank:
 
 def facts(index: VideoIndex) -> dict[str, object] | None:
     """Return what `vidembed info` says of the bank of an index, or None where there is none."""
-    if not _file(index).exists():
+    if not index.derived(_FILE).exists():
         return None
     stored = _read(index)
     if stored is None:
@@ -251,32 +269,10 @@ def _summed_up(index: VideoIndex, vectors: NDArray[np.float32], beta: float, *, 
     )
 
 
-def _write(index: VideoIndex, bank: StoredBank) -> None:
-    metadata = {
-        "kind": _KIND,
-        "format_version": str(FORMAT_VERSION),
-        "model_fingerprint": bank.model_fingerprint,
-        "stamp": bank.stamp,
-        "beta": float(bank.beta).hex(),
-    }
-    _file(index).parent.mkdir(exist_ok=True)
-    with replacing(_file(index)) as draft:
-        save_file(
-            {
-                "vectors": bank.vectors,
-                "row_ids": bank.row_ids.view(np.int64),
-                "log_normalizer": bank.log_normalizer,
-                "activation": bank.activation,
-            },
-            draft,
-            metadata=metadata,
-        )
-
-
 def _read(index: VideoIndex) -> StoredBank | None:
     """Read the bank, or return None where there is none or it is damaged."""
     try:
-        with safe_open(_file(index), framework="numpy") as content:
+        with safe_open(index.derived(_FILE), framework="numpy") as content:
             metadata = content.metadata() or {}
             tensors = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118 - not a dict
         if metadata["kind"] != _KIND or metadata["format_version"] != str(FORMAT_VERSION):
@@ -293,7 +289,3 @@ def _read(index: VideoIndex) -> StoredBank | None:
     except (OSError, SafetensorError, KeyError, ValueError):
         return None
     return bank if bank.vectors.shape[1] == index.meta.dimension else None
-
-
-def _file(index: VideoIndex) -> Path:
-    return index.derived(_FILE)

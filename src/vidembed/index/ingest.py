@@ -6,7 +6,7 @@ import os
 from collections import deque
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -82,20 +82,15 @@ def make_plan(listing: Listing, indexed: Mapping[str, IndexedFile], *, rehash: b
         else:
             paths[uri] = path
     for uri, path in sorted(paths.items(), key=lambda item: item[1]):
-        previous = indexed.get(uri)
-        if previous is not None and not rehash and _state(path) == previous.state:
+        previous, state = indexed.get(uri), None
+        with suppress(OSError):  # reported when the file is read
+            state = FileState.of(path)
+        if previous is not None and not rehash and state == previous.state:
             plan.unchanged.append(previous)
         else:
             plan.jobs.append(Job(path, uri, previous))
     plan.gone.sort(key=lambda file: file.uri)
     return plan
-
-
-def _state(path: Path) -> FileState | None:
-    try:
-        return FileState.of(path)
-    except OSError:
-        return None  # reported when the file is read
 
 
 def open_if_there(folder: Path) -> VideoIndex | None:
