@@ -222,10 +222,11 @@ def test_what_the_index_shall_have_beside_its_rows(clips: Path, tmp_path: Path, 
     options = ["--compact", "int8", "--query-bank", tmp_path / "bank.txt", "--exact-up-to", "7"]
     assert vidembed("index", clips, "--to", tmp_path / "ix", "--model", "fake", *options).exit_code == 0
     facts = json.loads(vidembed("info", tmp_path / "ix", "--json").stdout)
-    assert [(copy["name"], copy["rows"]) for copy in facts["search"]["compact"]] == [("int8", 4)]
+    assert (facts["search"]["quantize"], facts["search"]["ann"]["rows"]) == ("int8", 4)
     assert facts["search"]["query_bank"]["queries"] == 2
-    refused = vidembed("index", clips, "--to", tmp_path / "new", "--model", "fake", "--compact", "int3")
-    assert refused.exit_code == 2
-    assert "int3" in refused.stderr
+    new = ["index", clips, "--to", tmp_path / "new", "--model", "fake"]
+    for names, words in ((["int3"], "int3"), (["float32-512"], "Use int8"), (["int8", "binary"], "give one")):
+        refused = vidembed(*new, *(part for name in names for part in ("--quantize", name)))
+        assert (refused.exit_code, words in " ".join(refused.stderr.split())) == (2, True)
     assert len(loaded) == 1  # it is refused before a model is loaded
     assert not (tmp_path / "new").exists()

@@ -108,8 +108,8 @@ def test_an_exact_search_in_place_of_the_compact_one_is_said(capsys: pytest.Capt
 
     hit = Hit("file:///a.mp4", 0, 1, 0.5)
     explain(Hits([hit], Method("exact", 5, merge="videos")), compact="int8")
-    assert "Every vector was compared: the int8 copy gave too few hits" in capsys.readouterr().err
-    explain(Hits([hit], Method("compact int8", 5, 1.0, 10, 5)), compact="int8")
+    assert "Every vector was compared: int8 vectors gave too few hits" in capsys.readouterr().err
+    explain(Hits([hit], Method("ann", 5, 1.0, 10, 5)), compact="int8")
     assert "Every vector" not in capsys.readouterr().err
 
 

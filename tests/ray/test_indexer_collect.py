@@ -10,9 +10,8 @@ from tqdm import tqdm
 
 from tests.index.fakes import rows
 from vidembed.index import IndexingStoppedError, IndexMeta, IndexMismatchError, Report
-from vidembed.index.commit import Committer, Quarantine
+from vidembed.index.commit import Committer, Job, Quarantine
 from vidembed.index.files import uri_of
-from vidembed.index.jobs import Candidate
 from vidembed.ray import indexer
 from vidembed.ray.indexer import Collector, Work
 
@@ -64,7 +63,7 @@ class Scene:
         )
         self.bar = tqdm(total=2, disable=True)
         self.collector = Collector(self.committer, META, quarantine=self.quarantine, gone=[], bar=self.bar)
-        self.work = [Work(Candidate(path, uri_of(path), None)) for path in self.paths]
+        self.work = [Work(Job(path, uri_of(path), None)) for path in self.paths]
         assert self.collector.expect(self.work) == self.work
 
     def stored(self) -> list[tuple[str, float]]:

@@ -29,7 +29,7 @@ def indexed(uri: str, state: FileState) -> IndexedFile:
 
 
 def names(work: list[Work]) -> list[str]:
-    return [each.candidate.uri.rpartition("/")[2] for each in work]
+    return [each.job.uri.rpartition("/")[2] for each in work]
 
 
 def test_paths_and_uris_together(tmp_path: Path, store: Any) -> None:
@@ -52,7 +52,7 @@ def test_what_is_in_the_index_as_it_is_needs_no_work(tmp_path: Path, store: Any)
     found = find(["s3://bucket"], filesystem=store)
     todo = plan(found, known, rehash=False, filesystem=store)
     assert (todo.unchanged, names(todo.work), todo.gone) == (1, ["b.mp4", "c.mp4"], [])
-    assert [each.candidate.previous for each in todo.work] == [known["s3://bucket/v/b.mp4"], None]
+    assert [each.job.previous for each in todo.work] == [known["s3://bucket/v/b.mp4"], None]
     assert [each.state for each in todo.work] == [states["s3://bucket/v/b.mp4"], states["s3://bucket/v/c.mp4"]]
     assert plan(found, known, rehash=True, filesystem=store).unchanged == 0
 

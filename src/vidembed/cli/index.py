@@ -80,10 +80,10 @@ def index_command(
     device: Device = None,
     fps: Annotated[float | None, typer.Option(help="Frames looked at per second. Default: the model's.")] = None,
     max_frames: Annotated[int | None, typer.Option(help="Most frames of a segment. Default: the model's.")] = None,
-    compact: Annotated[
-        list[str] | None,
-        typer.Option(help="Keep a copy for `search --compact`: int8, binary, float32-N. Give it again for more."),
+    quantize: Annotated[
+        list[str] | None, typer.Option(help="Quantize the ANN index as int8 or binary, also of few segments.")
     ] = None,
+    compact: Annotated[list[str] | None, typer.Option(hidden=True, help="The earlier name of --quantize.")] = None,
     query_bank: Annotated[
         Path | None, typer.Option(help="File of queries, one a line, for `search --bank`.", show_default=False)
     ] = None,
@@ -109,7 +109,9 @@ def index_command(
     from vidembed.cli.search import read_queries
     from vidembed.index import Derived
 
-    derived = Derived(exact_up_to, compact or (), None if query_bank is None else read_queries(query_bank))
+    derived = Derived(
+        exact_up_to, [*(quantize or ()), *(compact or ())], None if query_bank is None else read_queries(query_bank)
+    )
     derived.check()
     cluster = {"address": address, "workers": workers, "num_gpus": num_gpus}
     report = _run_on(
@@ -273,7 +275,7 @@ def info_command(
         return
     from vidembed.index import VideoIndex
     from vidembed.index.commit import read as read_quarantine
-    from vidembed.index.refresh import facts as search_facts
+    from vidembed.index.search import facts as search_facts
 
     index = VideoIndex.open(folder)
     meta = index.meta
@@ -304,7 +306,7 @@ def info_command(
     how = facts.pop("search")
     rows = [[key, _said(value)] for key, value in facts.items()]
     rows += [[f"fingerprint: {key}", _said(value)] for key, value in fields.items()]
-    rows += [["exact up to", f"{how['exact_up_to']} segments"], *_derived(how)]
+    rows += [["exact up to", f"{how['exact_up_to']} segments"], ["quantize", _said(how["quantize"])], *_derived(how)]
     print_table(["", "value"], rows)
 
 
@@ -321,10 +323,8 @@ def _show_video(path: Path, *, as_json: bool) -> None:
 
 
 def _derived(how: dict[str, Any]) -> list[list[str]]:
-    """Return a row for each fact about the ANN index, the compact copies and the query bank."""
+    """Return a row for each fact about the ANN index and the query bank."""
     rows = [[f"ANN index: {key}", _said(value)] for key, value in (how["ann"] or {}).items()]
-    for copy in how["compact"]:
-        rows += [[f"compact {copy['name']}: {key}", _said(value)] for key, value in copy.items() if key != "name"]
     return rows + [[f"query bank: {key}", _said(value)] for key, value in (how["query_bank"] or {}).items()]
 
 

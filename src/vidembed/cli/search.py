@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from vidembed.index import Hit, Hits, VideoIndex
-    from vidembed.index.exact import Filter
+    from vidembed.index.rows import Filter
     from vidembed.reranker import VideoReranker
 
 MAX_QUERIES_BYTES = 2**24
@@ -57,9 +57,10 @@ def command(
         list[str] | None, typer.Option(help="Only rows with COLUMN=VALUE, or <, <=, !=, >=, >. Can be repeated.")
     ] = None,
     exact: Annotated[bool, typer.Option("--exact", help="Compare every vector, even in a large index.")] = False,
-    compact: Annotated[
-        str | None, typer.Option(help="Look into this compact copy first, such as int8 or binary.")
+    quantized: Annotated[
+        str | None, typer.Option(help="Look into the ANN index of int8 or binary, also of few segments.")
     ] = None,
+    compact: Annotated[str | None, typer.Option(hidden=True, help="The earlier name of --quantized.")] = None,
     bank: Annotated[bool, typer.Option("--bank", help="Normalize scores by the query bank of the index.")] = False,
     merge: Annotated[
         Literal["moments", "videos", "none"],
@@ -74,6 +75,9 @@ def command(
     from vidembed.index.meta import load_model, load_reranker
     from vidembed.index.search import Hits, check_options
 
+    if None not in {quantized, compact}:
+        raise ValueError("compact: it is the earlier name of --quantized; give one of them")
+    compact = quantized or compact
     words = words_of(query, queries, k)  # before the model is loaded, and before anything is written
     keep = Filter(path, after, before, tuple(map(Condition.parse, where or ())))
     wanted = max(k, rerank or 0)
@@ -143,7 +147,7 @@ def words_of(query: str | None, queries: Path | None, k: int) -> list[str]:
     Raises:
         ValueError: There is neither or both, or one cannot be searched.
     """
-    from vidembed.index.search import check_query
+    from vidembed.index.bank import check_query
 
     if queries is not None and query is None:
         words = read_queries(queries)
@@ -192,12 +196,12 @@ def read_queries(path: Path) -> list[str]:
 
 def check_index(index: VideoIndex, *, keep: Filter, compact: str | None, bank: bool) -> None:
     """Refuse what the index does not have, before the model is loaded."""
+    from vidembed.index.ann import quantized
     from vidembed.index.bank import open_bank
-    from vidembed.index.compact import open_compact
 
     keep.check(index)
     if compact is not None:
-        open_compact(index, compact)
+        quantized(index, compact)
     if bank:
         open_bank(index)
 
@@ -212,8 +216,8 @@ def look_again(
     fingerprint: str | None = None,
 ) -> list[Hit]:
     """Return hits with the first `count` ordered by a reranker, and say which could not be looked at."""
+    from vidembed.index import rerank as reranked
     from vidembed.index.files import name_of
-    from vidembed.index.rerank import rerank as reranked
     from vidembed.text import printable
 
     looked_at = reranked(hits[:count], head, query, context=context, fingerprint=fingerprint)
@@ -232,7 +236,7 @@ def explain(hits: Hits, *, compact: str | None = None) -> None:
             f"search, measured with {how.sample} stored vectors, moved, as queries. --exact compares every vector."
         )
     elif compact is not None:
-        say(f"Every vector was compared: the {compact} copy gave too few hits that do not overlap or share a video.")
+        say(f"Every vector was compared: {compact} vectors gave too few hits that do not overlap or share a video.")
     if how.query_bank is not None:
         say(
             "Ordered by score normalized with the query bank."

@@ -15,11 +15,19 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from vidembed.errors import IndexingStoppedError, IndexMismatchError
-from vidembed.index.commit import KINDS, Committer, Quarantine, locked, uninterrupted, writing_to
+from vidembed.index.commit import KINDS, Committer, Job, Problem, Quarantine, Report, locked, uninterrupted, writing_to
 from vidembed.index.files import IndexedFile, Listing, find_videos, is_local, name_of, path_of
-from vidembed.index.ingest import decoder_versions, describe, open_for_writing, open_if_there, problems, vanished
-from vidembed.index.jobs import Candidate, Job, Plan, Problem, Report, make_plan
-from vidembed.index.refresh import Derived, refresh
+from vidembed.index.ingest import (
+    Plan,
+    decoder_versions,
+    describe,
+    make_plan,
+    open_for_writing,
+    open_if_there,
+    problems,
+    vanished,
+)
+from vidembed.index.search import Derived, refresh
 from vidembed.ray.cluster import Pipeline, RemoteModel, Resources, connected, cores
 from vidembed.ray.stores import (
     MAX_FILE_BYTES,
@@ -63,7 +71,7 @@ _IN_QUARANTINE: Final = "(in quarantine since {}; --retry tries it again)"
 class Work:
     """A file that must be read to know what to do with it."""
 
-    candidate: Candidate
+    job: Job
     state: FileState | None = None  # as its store lists it; a local file's is taken when it is read
 
 
@@ -128,9 +136,9 @@ def find(
 def plan(
     found: Found, indexed: Mapping[str, IndexedFile], *, rehash: bool, filesystem: FileSystem | None = None
 ) -> Todo:
-    """Sort the files of a run by what must be done with them, as `vidembed.index.jobs.make_plan` does."""
+    """Sort the files of a run by what must be done with them, as `vidembed.index.ingest.make_plan` does."""
     local = make_plan(found.local, {uri: file for uri, file in indexed.items() if is_local(uri)}, rehash=rehash)
-    work = [Work(candidate) for candidate in local.candidates]
+    work = [Work(job) for job in local.jobs]
     todo = Todo(local, found.stored, work, unchanged=len(local.unchanged), gone=list(local.gone))
     states = dict(found.stored.files)
     for uri, file in indexed.items():
@@ -145,7 +153,7 @@ def plan(
         if previous is not None and not rehash and previous.state == state and state.mtime_ns != UNKNOWN_TIME:
             todo.unchanged += 1
         else:
-            todo.work.append(Work(Candidate(Path("/", Address.parse(uri).path), uri, previous), state))
+            todo.work.append(Work(Job(Path("/", Address.parse(uri).path), uri, previous), state))
     todo.gone.sort(key=lambda file: file.uri)
     return todo
 
@@ -204,13 +212,13 @@ class Collector:
         """Open a job for each file, and return those that must be read: without those in quarantine as they are."""
         wanted = []
         for each in work:
-            job = RayJob(each.candidate)
+            job = RayJob(each.job.path, each.job.uri, each.job.previous)
             entry = None
             with suppress(OSError):  # reported when it is read
-                job.state = each.state or FileState.of(each.candidate.path)
-                entry = self._quarantine.of_file(each.candidate.uri, job.state)
+                job.state = each.state or FileState.of(each.job.path)
+                entry = self._quarantine.of_file(each.job.uri, job.state)
             if entry is None:
-                self._open[each.candidate.uri] = each, job
+                self._open[each.job.uri] = each, job
                 wanted.append(each)
             else:
                 job.fail(entry.kind, f"{entry.message} {_IN_QUARANTINE.format(entry.since)}")
@@ -241,7 +249,7 @@ class Collector:
                 failed = self._committer.settle(self._done, self._bar)
             if failed is not None and failed.problem is not None:
                 self._done.clear()
-                name = name_of(failed.candidate.uri)
+                name = name_of(failed.uri)
                 raise IndexingStoppedError(f"{name}: {failed.problem.kind}: {failed.problem.message}")
         self._committed_at, self._rows = time.monotonic(), 0
 
@@ -281,7 +289,7 @@ class Collector:
         found = None if index is None else index.segments(content_fingerprint=job.content)
         if found is not None:
             job.duration, job.stored = found
-            if job.candidate.previous is None and (gone := self._gone_with.get(job.content)):
+            if job.previous is None and (gone := self._gone_with.get(job.content)):
                 job.moved_from = gone.pop(0)
         elif (entry := self._quarantine.of_content(job.content)) is not None:
             job.fail(entry.kind, f"{entry.message} {_IN_QUARANTINE.format(entry.since)}")
@@ -289,7 +297,7 @@ class Collector:
 
     def _finish(self, job: RayJob) -> None:
         """Pass on a job that is done. One with the content of an earlier one of this run takes over its vectors."""
-        self._open.pop(job.candidate.uri, None)
+        self._open.pop(job.uri, None)
         is_embedded = job.problem is None and job.stored is None
         if is_embedded and (first := self._first_with.setdefault(job.content, job)) is not job:
             job.twin, job.windows, job.vectors = first, [], {}
@@ -442,7 +450,7 @@ def _embed(work: Sequence[Work], pipeline: Pipeline, collector: Collector, known
     try:
         for wave, known_then in (*((wave, known) for wave in waves(work, WAVE_FILES)), (collector.again, None)):
             if wanted := collector.expect(wave):
-                with closing(pipeline.rows([(each.candidate.uri, each.state) for each in wanted], known_then)) as rows:
+                with closing(pipeline.rows([(each.job.uri, each.state) for each in wanted], known_then)) as rows:
                     for batch in rows:
                         collector.take(batch)
             collector.close()

@@ -12,8 +12,8 @@ import pytest
 
 from tests.index.made import file_rows, made_index, made_vectors, queries
 from vidembed.index import Filter, VideoIndex, ann
-from vidembed.index.ann import write_record
 from vidembed.index.search import nearest
+from vidembed.index.table import write_record
 
 ROWS, LIMIT = 400, 300
 
@@ -207,9 +207,10 @@ def test_an_interruption_leaves_searches_exact(built: VideoIndex, monkeypatch: p
 def test_poor_recall_is_not_used(
     index: VideoIndex, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("vidembed.index.ann._find", lambda *_: [])
+    monkeypatch.setattr("vidembed.index.ann.EFFORTS", ((1, 1),))
+    monkeypatch.setattr("vidembed.index.ann.TARGET_RECALL", 0.99)
     ann.refresh(index, exact_up_to=LIMIT)
-    assert ann.stored(index).recall == {"10": 0.0, "100": 0.0}  # type: ignore[union-attr]
+    assert ann.stored(index).recall["100"] < 0.99  # type: ignore[union-attr]
     assert how(index) == "exact"
     assert "recall" in ann.facts(index)["why_not"]  # type: ignore[index]
     assert "stay exact" in caplog.text
@@ -229,27 +230,27 @@ def test_a_negative_threshold_is_refused(index: VideoIndex) -> None:
 
 def test_a_threshold_is_remembered_while_the_index_is_small(tmp_path: Path) -> None:
     index = made_index(tmp_path / "ix", made_vectors(LIMIT - 100))
-    assert ann.threshold(index) == ann.EXACT_UP_TO
+    assert ann.settings(index).exact_up_to == ann.EXACT_UP_TO
     assert not ann.refresh(index)
     assert not (index.folder / "derived").exists()
     assert ann.refresh(index, exact_up_to=LIMIT)
     assert not ann.refresh(index)
     index = VideoIndex.open(index.folder)
-    assert (ann.threshold(index), index.ann) == (LIMIT, None)
+    assert (ann.settings(index).exact_up_to, index.ann) == (LIMIT, None)
     index.put([file_rows("file:///v/many.mp4", made_vectors(200, seed=5))], replace=False)
     assert ann.refresh(index)
-    assert (how(index), ann.threshold(index)) == ("ann", LIMIT)
+    assert (how(index), ann.settings(index).exact_up_to) == ("ann", LIMIT)
     assert ann.refresh(index, exact_up_to=1000)
-    assert (how(index), ann.threshold(index), index.ann) == ("exact", 1000, None)
+    assert (how(index), ann.settings(index).exact_up_to, index.ann) == ("exact", 1000, None)
     assert ann.refresh(index, exact_up_to=0)
     assert not ann.refresh(index)
-    assert (how(index), ann.threshold(index)) == ("ann", 0)
+    assert (how(index), ann.settings(index).exact_up_to) == ("ann", 0)
 
 
 def test_another_threshold_that_asks_for_the_same_index_builds_nothing(built: VideoIndex) -> None:
     before = record(built).read_bytes()
     assert ann.refresh(built, exact_up_to=LIMIT - 1)
-    assert (record(built).read_bytes(), ann.threshold(built)) == (before, LIMIT - 1)
+    assert (record(built).read_bytes(), ann.settings(built).exact_up_to) == (before, LIMIT - 1)
 
 
 def test_a_run_cut_off_after_it_noted_its_threshold_leaves_searches_right(built: VideoIndex) -> None:
@@ -263,7 +264,7 @@ def test_a_threshold_that_cannot_be_read_is_said(
     built: VideoIndex, caplog: pytest.LogCaptureFixture, content: str
 ) -> None:
     (built.folder / "derived" / "exact-up-to.json").write_text(content)
-    assert ann.threshold(built) == ann.EXACT_UP_TO
+    assert ann.settings(built).exact_up_to == ann.EXACT_UP_TO
     assert "--exact-up-to" in caplog.text
     assert how(built) == "exact"
     assert ann.refresh(built, exact_up_to=LIMIT)

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from vidembed.index.files import IndexedFile, Listing, uri_of
-from vidembed.index.jobs import make_plan
+from vidembed.index.ingest import make_plan
 from vidembed.video.sampling import FileState, content_fingerprint
 
 
@@ -25,7 +25,7 @@ def test_files_are_sorted_by_what_must_be_done(tmp_path: Path) -> None:
     gone.unlink()
     plan = make_plan(Listing([same, touched, new], [tmp_path]), indexed)
     assert [file.uri for file in plan.unchanged] == [uri_of(same)]
-    assert [(one.path, one.previous is None) for one in plan.candidates] == [(touched, False), (new, True)]
+    assert [(one.path, one.previous is None) for one in plan.jobs] == [(touched, False), (new, True)]
     assert [file.uri for file in plan.gone] == [uri_of(gone)]
 
 
@@ -46,13 +46,13 @@ def test_a_file_that_was_named_once_stays(tmp_path: Path) -> None:
     odd = on_disk(tmp_path, "odd.dat")
     indexed = {uri_of(odd): as_indexed(odd)}
     plan = make_plan(Listing([], [tmp_path]), indexed)
-    assert (len(plan.unchanged), plan.candidates, plan.gone) == (1, [], [])
+    assert (len(plan.unchanged), plan.jobs, plan.gone) == (1, [], [])
 
 
 def test_rehash_reads_every_file(tmp_path: Path) -> None:
     a = on_disk(tmp_path, "a.mp4")
     plan = make_plan(Listing([a], [tmp_path]), {uri_of(a): as_indexed(a)}, rehash=True)
-    assert [one.path for one in plan.candidates] == [a]
+    assert [one.path for one in plan.jobs] == [a]
 
 
 def test_the_fingerprint_is_that_of_all_bytes(tmp_path: Path) -> None:

@@ -35,7 +35,8 @@ def index(tmp_path: Path) -> VideoIndex:
 
 
 def gallery(index: VideoIndex) -> tuple[list[tuple[str, float]], np.ndarray]:
-    rows = [((row["uri"], row["start_s"]), row["vector"]) for batch in index.vectors() for row in batch.to_pylist()]
+    stored = (row for batch in index.scan(["uri", "start_s", "vector"]) for row in batch.to_pylist())
+    rows = [((row["uri"], row["start_s"]), row["vector"]) for row in stored]
     return [place for place, _ in rows], np.array([vector for _, vector in rows], dtype=np.float64)
 
 

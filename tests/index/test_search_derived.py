@@ -10,10 +10,10 @@ import pytest
 
 from tests.index.fakes import FakeEncoder, write_video
 from vidembed.index import Derived, Filter, IndexMismatchError, Report, VideoIndex, search, search_many
-from vidembed.index.refresh import facts
+from vidembed.index.search import facts
 
 Run = Callable[..., Report]
-ALL = Derived(exact_up_to=3, compact=["int8", "binary"], query_bank=["red", "green", "grey"])
+ALL = Derived(exact_up_to=3, compact=["int8"], query_bank=["red", "green", "grey"])
 
 
 @pytest.fixture(autouse=True)
@@ -26,20 +26,18 @@ def test_a_run_makes_it_and_the_next_keeps_it_up_to_date(run: Run, clips: Path, 
     index = VideoIndex.open(folder)
     said = facts(index)
     assert (said["exact_up_to"], said["ann"]["used"], said["ann"]["rows"]) == (3, True, 6)
-    assert [(copy["name"], copy["fresh"]) for copy in said["compact"]] == [("binary", True), ("int8", True)]
+    assert (said["quantize"], said["ann"]["kind"], said["ann"]["full_recall"]["10"]) == ("int8", "IvfSq", 1.0)
     assert (said["query_bank"]["queries"], said["query_bank"]["fresh"]) == (3, True)
     write_video(clips / "new.mp4", [(200, 30, 30)])
     run()
     index = VideoIndex.open(folder)
     said = facts(index)
     assert (said["ann"]["used"], said["ann"]["rows"]) == (True, 7)
-    assert [(copy["rows"], copy["fresh"]) for copy in said["compact"]] == [(7, True)] * 2
     assert said["query_bank"]["fresh"]
     for options in (
         {},
         {"exact": True},
         {"copy": "int8"},
-        {"copy": "binary"},
         {"bank": True},
         {"keep": Filter("new*")},
     ):
@@ -50,12 +48,12 @@ def test_a_run_makes_it_and_the_next_keeps_it_up_to_date(run: Run, clips: Path, 
 def test_a_small_index_has_nothing_beside_it(run: Run, folder: Path) -> None:
     run()
     assert not (folder / "derived").exists()
-    assert facts(VideoIndex.open(folder)) == {"exact_up_to": 100_000, "ann": None, "compact": [], "query_bank": None}
+    assert facts(VideoIndex.open(folder)) == {"exact_up_to": 100_000, "quantize": None, "ann": None, "query_bank": None}
 
 
 def test_a_threshold_is_remembered_by_later_runs(run: Run, clips: Path, folder: Path) -> None:
     run(derived=Derived(exact_up_to=6))
-    assert facts(VideoIndex.open(folder)) == {"exact_up_to": 6, "ann": None, "compact": [], "query_bank": None}
+    assert facts(VideoIndex.open(folder)) == {"exact_up_to": 6, "quantize": None, "ann": None, "query_bank": None}
     write_video(clips / "new.mp4", [(200, 30, 30)])
     run()
     said = facts(VideoIndex.open(folder))
@@ -72,9 +70,7 @@ def test_a_second_run_that_changes_nothing_makes_nothing(run: Run, folder: Path)
     assert {path.name: path.stat().st_mtime_ns for path in (folder / "derived").iterdir()} == before
 
 
-@pytest.mark.parametrize(
-    "options", [{}, {"exact": True}, {"copy": "int8"}, {"copy": "binary"}, {"bank": True}, {"keep": Filter("*")}]
-)
+@pytest.mark.parametrize("options", [{}, {"exact": True}, {"copy": "int8"}, {"bank": True}, {"keep": Filter("*")}])
 def test_every_search_refuses_another_model(run: Run, folder: Path, options: dict[str, Any]) -> None:
     run(derived=ALL)
     index = VideoIndex.open(folder)
@@ -89,7 +85,8 @@ def test_every_search_refuses_another_model(run: Run, folder: Path, options: dic
     [
         (Derived(exact_up_to=-1), "exact_up_to: got -1"),
         (Derived(compact=["int3"]), "compact: got 'int3'"),
-        (Derived(compact=["int8-8"]), "keep fewer"),
+        (Derived(compact=["int8-8"]), "with all of their dimensions"),
+        (Derived(compact=["int8", "binary"]), "got int8, binary; an index has one"),
         (Derived(query_bank=["red", ""]), "query 2: got ''"),
     ],
 )

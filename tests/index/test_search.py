@@ -9,7 +9,8 @@ import pytest
 
 from tests.index.fakes import DIMENSION, FakeEncoder, write_video
 from vidembed.index import IndexMeta, IndexMismatchError, Report, VideoIndex, search, search_many
-from vidembed.index.search import MAX_QUERY_CHARS, nearest
+from vidembed.index.bank import MAX_QUERY_CHARS
+from vidembed.index.search import nearest
 from vidembed.index.table import FileRows, Segment, segment_id
 from vidembed.video.sampling import FileState
 
@@ -118,7 +119,7 @@ def test_many_queries_read_the_vectors_once(index: VideoIndex, monkeypatch: pyte
     put(index, "file:///a.mp4", np.eye(DIMENSION))
     scans = []
     scan = VideoIndex.scan
-    monkeypatch.setattr(VideoIndex, "scan", lambda self, columns: scans.append(columns) or scan(self, columns))
+    monkeypatch.setattr(VideoIndex, "scan", lambda self, *args: scans.append(args) or scan(self, *args))
     encoder = FakeEncoder()
     monkeypatch.setattr(IndexMeta, "require_model", lambda *_, **__: None)
     assert [len(hits) for hits in search_many(index, encoder, ["red"] * 70, k=3)] == [3] * 70

@@ -1,8 +1,13 @@
 from __future__ import annotations
 
+import math
+import operator
 from pathlib import Path
+from typing import Any
 
+import lancedb
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,7 +15,18 @@ from hypothesis import strategies as st
 from tests.index.made import file_rows, made_index, made_vectors, queries
 from vidembed.index import Condition, Filter, VideoIndex
 from vidembed.index.files import uri_of
+from vidembed.index.rows import rank_all, unit
 from vidembed.index.search import nearest
+from vidembed.index.table import segment_id
+
+COMPARE = {
+    "<": operator.lt,
+    "<=": operator.le,
+    "=": operator.eq,
+    "!=": operator.ne,
+    ">=": operator.ge,
+    ">": operator.gt,
+}
 
 NAMES = [
     "a.mp4",
@@ -120,14 +136,32 @@ def test_a_filtered_search_is_the_ranking_of_what_fits(
     assert list(nearest(index, query, k=k, keep=keep)) == expected[:k]
 
 
-def test_few_rows_and_many_are_read_alike(index: VideoIndex, monkeypatch: pytest.MonkeyPatch) -> None:
-    keep = Filter(path="*.mp4", before=2)
-    answers = []
-    for share in (0.0, 1.0):  # scan, take
-        monkeypatch.setattr("vidembed.index.exact._TAKE_UP_TO", share)
-        answers.append(list(nearest(index, queries(1)[0], k=50, keep=keep)))
-    assert answers[0] == answers[1]
-    assert len(answers[0]) > 10
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    distinct=st.integers(1, 40),
+    k=st.integers(1, 60),
+    before=st.none() | st.integers(1, 10),
+)
+@settings(max_examples=25, deadline=None)
+def test_lancedb_ranks_one_query_as_a_pass_over_the_vectors_ranks_many(
+    tmp_path_factory: pytest.TempPathFactory, seed: int, distinct: int, k: int, before: int | None
+) -> None:
+    rng = np.random.default_rng(seed)
+    vectors = made_vectors(distinct, seed=seed)[rng.integers(0, distinct, 200)]  # many rows have the same score
+    index = made_index(tmp_path_factory.mktemp("rank") / "ix", vectors, per_file=20)
+    where = None if before is None else f"start_s < {before}"
+    asked = unit(queries(3, seed=seed))
+    together = rank_all(index, asked, k=k, where=where)
+    assert [rank_all(index, query[None], k=k, where=where)[0] for query in asked] == together
+    fitting = 200 if before is None else 10 * min(20, before)
+    assert [len(rows) for rows in together] == [min(k, fitting)] * 3
+
+
+def test_a_deep_ranking_has_every_row(tmp_path: Path) -> None:
+    index = made_index(tmp_path / "ix", made_vectors(5000, 8), per_file=500)
+    hits = nearest(index, queries(1, 8)[0], k=4990)
+    assert len({(hit.uri, hit.start_s) for hit in hits}) == 4990
+    assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
 
 
 @pytest.mark.parametrize(
@@ -154,6 +188,8 @@ def test_values_out_of_range(options: dict, said: str) -> None:
         ("duration < long", "got 'long'"),
         ("duration < nan", "got 'nan'"),
         ("duration = 1 OR 1=1", "got '1 OR 1=1'"),
+        ("duration < " + "9" * 400, "a finite number is needed"),
+        ("size < inf", "got 'inf'"),
     ],
 )
 def test_conditions_that_cannot_be(index: VideoIndex, condition: str, said: str) -> None:
@@ -167,11 +203,70 @@ def test_texts_that_are_no_condition(text: str) -> None:
         Condition.parse(text)
 
 
-def test_large_integers_are_compared_exactly() -> None:
-    import pyarrow as pa
+CELLS: dict[str, tuple[pa.DataType, list[Any]]] = {
+    "big": (pa.int64(), [2**53, 2**53 + 1, -(2**63), 2**63 - 1, None]),
+    "small": (pa.int8(), [-128, 0, 3, 127, None]),
+    "bits": (pa.uint64(), [0, 1, 2**63, 2**64 - 1, None]),
+    "ratio": (pa.float64(), [-1.5, 0.0, math.nan, math.inf, None]),
+    "flag": (pa.bool_(), [True, False, True, False, None]),
+    "name": (pa.string(), ["a", 'it\'s \\ "b"', "ä", "", None]),
+    "Shot": (pa.int64(), [1, 2, 3, 4, None]),
+}
 
-    cells = pa.array([2**53, 2**53 + 1, None])
-    assert Condition("size", "=", str(2**53 + 1)).fits(cells).tolist() == [False, True, False]
+
+@pytest.fixture(scope="module")
+def cells(tmp_path_factory: pytest.TempPathFactory) -> VideoIndex:
+    """Five rows with columns of the user."""
+    index = made_index(tmp_path_factory.mktemp("cells") / "ix", made_vectors(5), per_file=5)
+    table = lancedb.connect(index.folder).open_table("segments")
+    table.add_columns([pa.field(name, kind) for name, (kind, _) in CELLS.items()])
+    ids = [segment_id("file:///v/000.mp4", float(row), row + 1.0) for row in range(5)]
+    columns = {"id": pa.array(ids), **{name: pa.array(values, kind) for name, (kind, values) in CELLS.items()}}
+    table.merge_insert("id").when_matched_update_all().execute(pa.table(columns))
+    return VideoIndex.open(index.folder)
+
+
+NUMBERS = ["0", "3", "-128", "128", "2.5", "-1.5", "-0.0", "1e300", "-1e300", "1e3"]
+NUMBERS += [str(2**53 + 1), str(2**63), str(2**64)]
+
+
+@pytest.mark.parametrize("compare", ["<", "<=", "=", "!=", ">=", ">"])
+@pytest.mark.parametrize(
+    ("column", "values"),
+    [
+        *((name, NUMBERS) for name in ("big", "small", "bits", "ratio", "Shot")),
+        ("name", ["a", 'it\'s \\ "b"', "' OR '1'='1", ""]),
+        ("flag", ["true", "false"]),
+    ],
+)
+def test_conditions_compare_as_python_does(cells: VideoIndex, column: str, values: list[str], compare: str) -> None:
+    if column == "flag" and compare not in {"=", "!="}:
+        with pytest.raises(ValueError, match="it cannot be compared with 'true'"):
+            found(cells, Filter(where=(Condition(column, compare, "true"),)))
+        return
+    for value in values:
+        other: Any = value if column == "name" else value == "true" if column == "flag" else exact_number(value)
+        expected = {
+            float(row)
+            for row, cell in enumerate(CELLS[column][1])
+            if cell is not None and COMPARE[compare](cell, other)
+        }
+        condition = Condition(column, compare, value)
+        assert {start for _, start in found(cells, Filter(where=(condition,)))} == expected, condition
+
+
+def exact_number(text: str) -> int | float:
+    """A whole number as one, so that large ones are compared exactly."""
+    return int(text) if text.lstrip("-").isdigit() else float(text)
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [Condition("name", "LIKE", "a"), Condition("name` = 'a' OR `name", "=", "a"), Condition("vector", "=", "1")],
+)
+def test_no_sql_comes_in_by_a_condition(cells: VideoIndex, condition: Condition) -> None:
+    with pytest.raises(ValueError, match="where: "):
+        found(cells, Filter(where=(condition,)))
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +21,12 @@ from vidembed.index import (
     VideoIndex,
     ann,
     bank,
-    compact,
     merge_moments,
     merge_videos,
     search,
     search_many,
 )
-from vidembed.index.search import MERGES, OVERLAP, Merge, _nearest, _Way, check_merge, merged, nearest, overlap
+from vidembed.index.search import MERGES, OVERLAP, Merge, check_options, merged, nearest, overlap
 from vidembed.index.table import FileRows, Segment
 from vidembed.video.sampling import FileState
 
@@ -116,7 +115,7 @@ def test_a_limit_that_is_none(limit: float) -> None:
 
 def test_a_way_that_is_none() -> None:
     with pytest.raises(ValueError, match="merge: got 'scenes'; one of none, moments, videos"):
-        check_merge("scenes")
+        check_options(merge="scenes")  # type: ignore[arg-type]
 
 
 # -- in a search -------------------------------------------------------------------------------------------------------
@@ -175,6 +174,16 @@ def test_nothing_is_merged_unless_asked(indexes: dict[str, VideoIndex]) -> None:
     assert len(merge_moments(hits)) < 20
 
 
+@dataclass
+class Ones(FakeEncoder):
+    """The same vector for all queries."""
+
+    sign: float = 1.0
+
+    def encode_query(self, inputs: Any) -> np.ndarray:
+        return np.full((len(inputs), 16), self.sign)
+
+
 class Words(FakeEncoder):
     """A vector for each word, of the dimension of the made indexes."""
 
@@ -204,29 +213,29 @@ def test_the_rows_are_read_a_few_times_only(tmp_path: Path, monkeypatch: pytest.
     index = overlapping(tmp_path / "ix", vectors, per_file=1000, step=0.5)
     scans = []
     scan = VideoIndex.scan
-    monkeypatch.setattr(VideoIndex, "scan", lambda self, columns: scans.append(columns) or scan(self, columns))
-    asked = np.tile(np.ones(16), (20, 1))
-    results = _nearest(index, asked / 4, _Way(False, None, None, False), k=2, merge="videos", around=None)
+    monkeypatch.setattr(VideoIndex, "scan", lambda self, *args: scans.append(args) or scan(self, *args))
+    monkeypatch.setattr(IndexMeta, "require_model", lambda *_, **__: None)
+    results = search_many(index, Ones(), ["a"] * 20, k=2, merge="videos")
     assert [[(hit.uri[-7:], hit.segments) for hit in hits] for hits in results] == [
         [("000.mp4", 1000), ("001.mp4", 1)]
     ] * 20
     assert len(scans) == 5  # 8, 32, 128, 512, 2048 rows
     scans.clear()
-    assert len(nearest(index, -np.ones(16), k=50, merge="videos")) == 2  # there are no more videos: no need to go on
+    found = search_many(index, Ones(sign=-1.0), ["a", "b"], k=50, merge="videos")
+    assert [len(hits) for hits in found] == [2, 2]  # there are no more videos: no need to go on
     assert len(scans) == 1
 
 
 @pytest.fixture
 def approximate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> VideoIndex:
-    """An index of 30 videos with 20 segments each, with an ANN index, a compact copy and a query bank."""
+    """An index of 30 videos with 20 segments each, with an ANN index of int8."""
     monkeypatch.setattr("vidembed.index.ann.SAMPLE", 20)
     index = overlapping(tmp_path / "ix", made_vectors(600), per_file=20, step=0.5)
-    ann.refresh(index, exact_up_to=10)
-    compact.refresh(index, ["int8"], progress=False)
+    ann.refresh(index, exact_up_to=10, quantize="int8")
     return index
 
 
-@pytest.mark.parametrize(("options", "name"), [({}, "ann"), ({"copy": "int8"}, "compact int8")])
+@pytest.mark.parametrize(("options", "name"), [({}, "ann"), ({"copy": "int8"}, "ann")])
 @pytest.mark.parametrize("merge", ["moments", "videos"])
 def test_approximate_searches(approximate: VideoIndex, options: dict[str, Any], name: str, merge: Merge) -> None:
     for query in queries(5):
