@@ -78,14 +78,10 @@ class TextPair:
 
 
 def numbered_lines(path: Path, handle: BinaryIO) -> Iterator[tuple[int, str]]:
-    """Yield the number and text of each line, decoded one by one so that an error can name its line.
-
-    Args:
-        path: Of the file, for messages.
-        handle: The file, opened for reading bytes.
+    """Yield the number and text of each line of a file opened for reading bytes; `path` is for messages.
 
     Raises:
-        AnnotationError: A line is not UTF-8 or longer than `MAX_LINE_BYTES`.
+        AnnotationError: A line is not UTF-8 or longer than `MAX_LINE_BYTES`; the message names it.
     """
     return ((number, _decoded(path, number, raw)) for number, raw in _raw_lines(path, handle))
 
@@ -107,11 +103,7 @@ def _decoded(path: Path, number: int, raw: bytes) -> str:
 
 
 def _rows(path: Path, handle: BinaryIO) -> Iterator[tuple[int, Row | AnnotationError]]:
-    """Yield the rows of a file of either kind with the line that each begins on; a damaged one as its error.
-
-    Raises:
-        AnnotationError: Reading cannot go on after it.
-    """
+    """Rows of either kind with the line that each begins on. A damaged one comes as its error if reading can go on."""
     yield from _json_rows(path, handle) if path.suffix.lower() == ".jsonl" else _csv_rows(path, handle)
 
 
@@ -159,11 +151,7 @@ def _csv_rows(path: Path, handle: BinaryIO) -> Iterator[tuple[int, dict[str, str
 
 
 def csv_rows(path: Path, handle: BinaryIO) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yield each row of a CSV file by the names of its header, and the number of the line that it begins on.
-
-    Args:
-        path: Of the file, for messages.
-        handle: The file, opened for reading bytes.
+    """Yield the line that each row of a CSV file begins on, and the row by the names of its header.
 
     Raises:
         AnnotationError: It is not CSV, the header names a column twice, or a row has another number of cells.
@@ -175,12 +163,7 @@ def csv_rows(path: Path, handle: BinaryIO) -> Iterator[tuple[int, dict[str, str]
 
 
 def checked_words(where: str, name: str, value: object) -> str:
-    """Return a string without the white space around it.
-
-    Args:
-        where: File and line, for messages.
-        name: What the value is called there.
-        value: The value.
+    """Return a string without the white space around it. Messages begin with `where` and call it `name`.
 
     Raises:
         AnnotationError: It is not a string, is empty, or is not valid Unicode.
@@ -375,11 +358,11 @@ def sample_pairs(
     The file is read once and only the sample is held (reservoir sampling), so all of its rows are checked.
 
     Args:
-        path: As `read_pairs` takes.
+        path: As `read_pairs` takes, and `kind` and `on_error` too.
         n: How many, at least 1; None for all. Default `SAMPLE`. A file with fewer gives all, and the log says so.
         seed: Decides which: the same file, number and seed give the same pairs in the same order.
-        kind: As `read_pairs` takes.
-        on_error: As `read_pairs` takes.
+        kind: See `path`.
+        on_error: See `path`.
 
     Returns:
         The pairs, in the order of the file.
