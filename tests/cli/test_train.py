@@ -93,4 +93,4 @@ def test_a_row_that_cannot_be_used_is_named(pairs: Path, tmp_path: Path):
         file.write('{"dense": "a", "summary": ""}\n')
     result = vidembed("train", "--model", "m", "--pairs", pairs, "--out", tmp_path / "out")
     assert result.exit_code == 2
-    assert "pairs.jsonl:25: 'summary' is empty" in result.stderr
+    assert "pairs.jsonl, line 25: 'summary' is empty" in result.stderr

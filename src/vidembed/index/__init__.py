@@ -21,7 +21,7 @@ from vidembed.index.jobs import Problem, Report
 from vidembed.index.meta import IndexMeta
 from vidembed.index.refresh import Derived
 from vidembed.index.rerank import rerank
-from vidembed.index.search import Hit, Hits, merge_moments, merge_videos, search, search_many
+from vidembed.index.search import Hit, Hits, SearchOptions, merge_moments, merge_videos, search, search_many
 from vidembed.index.table import VideoIndex
 from vidembed.video.segments import Windows
 
@@ -40,6 +40,7 @@ __all__ = [
     "MissingExtraError",
     "Problem",
     "Report",
+    "SearchOptions",
     "VideoIndex",
     "Windows",
     "contact_sheet",

@@ -6,7 +6,7 @@ import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, get_args
 
 import numpy as np
 
@@ -22,7 +22,17 @@ if TYPE_CHECKING:
     from vidembed.index.meta import QueryEncoder
     from vidembed.index.table import VideoIndex
 
-__all__ = ["MAX_QUERY_CHARS", "Hit", "Hits", "Method", "check_query", "nearest", "search", "search_many"]
+__all__ = [
+    "MAX_QUERY_CHARS",
+    "Hit",
+    "Hits",
+    "Method",
+    "SearchOptions",
+    "check_query",
+    "nearest",
+    "search",
+    "search_many",
+]
 
 
 Merge: TypeAlias = Literal["none", "moments", "videos"]
@@ -220,6 +230,49 @@ class Hits(list[Hit]):
         """Wrap hits."""
         super().__init__(hits)
         self.method = method
+
+
+@dataclass(frozen=True, slots=True)
+class SearchOptions:
+    """How to search; the arguments of `search`, which documents them.
+
+    Raises:
+        ValueError: A value is out of range, or options do not go together.
+    """
+
+    k: int = 10
+    exact: bool = False
+    keep: Filter | None = None
+    copy: str | None = None
+    bank: bool = False
+    merge: Merge = "none"
+    around: float | None = None
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        if self.k < 1:
+            raise ValueError(f"k: got {self.k}; at least 1 is needed")
+        check_options(
+            k=self.k,
+            exact=self.exact,
+            keep=self.keep,
+            copy=self.copy,
+            bank=self.bank,
+            merge=self.merge,
+            around=self.around,
+        )
+
+
+class SearchKeywords(TypedDict, total=False):
+    """The fields of `SearchOptions`, as keyword arguments."""
+
+    k: int
+    exact: bool
+    keep: Filter | None
+    copy: str | None
+    bank: bool
+    merge: Merge
+    around: float | None
 
 
 def search(
