@@ -59,7 +59,7 @@ def test_filters(index: Path) -> None:
     assert found("red", "--in", index, "--path", "' OR 1=1 --") == []
 
 
-def test_approximate_is_said(large: Path) -> None:
+def test_reports_an_approximate_search(large: Path) -> None:
     result = vidembed("search", "red", "--in", large, "-k", "2")
     assert "recall@10" in result.stderr
     assert "--exact compares every vector" in result.stderr
@@ -106,7 +106,7 @@ def test_queries_and_a_page(index: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["--in", "{ix}"], "give words to look for"),
         (["red", "--queries", "{words}", "--in", "{ix}"], "not both"),
@@ -128,7 +128,7 @@ def test_queries_and_a_page(index: Path, tmp_path: Path) -> None:
         (["red", "--in", "{large}", "--model", "other", "--bank"], "made by 'fake'"),
     ],
 )
-def test_misuse(index: Path, large: Path, tmp_path: Path, arguments: list[str], said: str) -> None:
+def test_misuse(index: Path, large: Path, tmp_path: Path, arguments: list[str], message: str) -> None:
     files = {"words": b"red\n", "blank": b"red\n \n", "empty": b"", "latin": b"\xff\xfe"}
     for name, content in files.items():
         (tmp_path / name).write_bytes(content)
@@ -136,19 +136,19 @@ def test_misuse(index: Path, large: Path, tmp_path: Path, arguments: list[str], 
     before = tree(tmp_path)
     result = vidembed("search", *(argument.format(**places) for argument in arguments))
     assert (result.exit_code, result.stdout) == (2, "")
-    assert said in " ".join(result.stderr.replace("│", " ").split())
+    assert message in " ".join(result.stderr.replace("│", " ").split())
     assert tree(tmp_path) == before
 
 
 def test_info(index: Path, large: Path) -> None:
-    said = json.loads(vidembed("info", index, "--json").stdout)["search"]
-    assert said == {"exact_up_to": 100_000, "ann": None, "compact": [], "query_bank": None}
-    said = json.loads(vidembed("info", large, "--json").stdout)["search"]
-    assert said["exact_up_to"] == 2
-    assert (said["ann"]["used"], said["ann"]["rows"], said["ann"]["rows_not_in_it"]) == (True, 6, 0)
-    assert set(said["ann"]["recall"]) == {"10", "100"}
-    assert [(copy["name"], copy["fresh"], copy["rows"]) for copy in said["compact"]] == [("int8", True, 6)]
-    assert (said["query_bank"]["queries"], said["query_bank"]["fresh"]) == (3, True)
+    facts = json.loads(vidembed("info", index, "--json").stdout)["search"]
+    assert facts == {"exact_up_to": 100_000, "ann": None, "compact": [], "query_bank": None}
+    facts = json.loads(vidembed("info", large, "--json").stdout)["search"]
+    assert facts["exact_up_to"] == 2
+    assert (facts["ann"]["used"], facts["ann"]["rows"], facts["ann"]["rows_not_in_it"]) == (True, 6, 0)
+    assert set(facts["ann"]["recall"]) == {"10", "100"}
+    assert [(copy["name"], copy["fresh"], copy["rows"]) for copy in facts["compact"]] == [("int8", True, 6)]
+    assert (facts["query_bank"]["queries"], facts["query_bank"]["fresh"]) == (3, True)
     table = vidembed("info", large).stdout
     for words in ("ANN index: recall", "compact int8: fresh", "query bank: queries", "2 segments"):
         assert words in table

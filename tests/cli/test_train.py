@@ -37,7 +37,7 @@ def test_trains_and_prints_the_folder(tiny_mllm: Callable[[str], Path], pairs: P
     assert VideoEncoder(out, device="cpu").layer == -1
 
 
-def test_what_is_left_out_is_said(tiny_mllm: Callable[[str], Path], pairs: Path, tmp_path: Path):
+def test_reports_what_is_left_out(tiny_mllm: Callable[[str], Path], pairs: Path, tmp_path: Path):
     torch.set_num_threads(1)
     with pairs.open("a") as file:
         file.write('{"dense": "a", "summary": ""}\n' + json.dumps({"dense": "long " * 100, "summary": "b"}) + "\n")

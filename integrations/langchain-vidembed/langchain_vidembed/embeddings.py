@@ -134,7 +134,8 @@ class VideoEmbeddings(Gate, Embeddings):
         inputs = [self._input(text, place) for place, text in enumerate(texts)]
         known = {text: vector for text in texts if (vector := self._embedded.pop(text, None)) is not None}
         unknown = [one for text, one in zip(texts, inputs, strict=True) if text not in known]
-        fresh = (self._floats(item.embedding) for item in self._encode(unknown))
+        encoded = (item.embedding for item in self._encode(unknown))
+        fresh = (self._floats(vector) for vector in encoded if vector is not None)
         return [known[text] if text in known else next(fresh) for text in texts]
 
     def embed_query(self, text: str) -> list[float]:
@@ -210,10 +211,10 @@ class VideoEmbeddings(Gate, Embeddings):
             except ValueError as error:
                 failed[text] = error
         for text, item in zip(inputs, self._encode(list(inputs.values()), on_error="skip"), strict=True):
-            if item.error is not None:
-                failed[text] = item.error
-            else:
+            if item.embedding is not None:
                 self._embedded[text] = self._floats(item.embedding)
+            elif item.error is not None:
+                failed[text] = item.error
         return failed
 
     def _floats(self, vector: NDArray[np.float32]) -> list[float]:

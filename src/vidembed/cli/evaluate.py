@@ -48,23 +48,29 @@ _CUTS = (1, 5, 10)
 
 
 @dataclass(frozen=True, slots=True)
+class ValidationOptions:
+    """The options that say on which captioned videos temperatures are fitted."""
+
+    file: Path | None
+    videos: Path | None
+    format: str | None = None
+    split: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class BenchmarkOptions:
-    """The options of `evaluate` and `compare` that say what to measure on."""
+    """The options that say what to measure on."""
 
     name: str
     annotations: Path | None
     videos: Path | None
     split: Path | None
-    validation: Path | None
-    validation_videos: Path | None
     allow_missing: bool
     check_counts: bool
     clips: int | None
     seed: int
-    validation_format: str | None = None
-    validation_split: Path | None = None
 
-    def read(self, out: Path | None, stack: ExitStack) -> tuple[Benchmark, Benchmark | None]:
+    def read(self, known: ValidationOptions, out: Path | None, stack: ExitStack) -> tuple[Benchmark, Benchmark | None]:
         """Read, or draw, the benchmark and the validation set; drawn clips without `out` go with `stack`.
 
         Raises ValueError if an option does not go with the benchmark, and as `read_benchmark` and `draw_world`.
@@ -74,8 +80,8 @@ class BenchmarkOptions:
 
         name = self.name
         if name in WORLDS:
-            files = ("annotations", "videos", "split", "validation")
-            if given := first_given({file: getattr(self, file) for file in files}):
+            files = {"annotations": self.annotations, "videos": self.videos, "split": self.split}
+            if given := first_given({**files, "validation": known.file}):
                 raise ValueError(f"{given}: {name} draws its own videos, and others for validation; leave it out")
             if out is None:
                 folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vidembed-")))
@@ -87,7 +93,7 @@ class BenchmarkOptions:
             raise ValueError(f"benchmark: got {name!r}; expected one of {', '.join((*BENCHMARKS, *WORLDS))}")
         if self.clips is not None:
             raise ValueError(f"clips: {name} has its own videos; it is for {' and '.join(WORLDS)}")
-        if self.validation is None and (self.validation_videos or self.validation_format or self.validation_split):
+        if known.file is None and (known.videos or known.format or known.split):
             raise ValueError("validation: give --validation FILE together with --validation-videos and the like")
         if self.annotations is None:
             raise ValueError(
@@ -101,14 +107,14 @@ class BenchmarkOptions:
             allow_missing=self.allow_missing,
             check_counts=self.check_counts,
         )
-        if self.validation is None:
+        if known.file is None:
             return benchmark, None
         return benchmark, read_benchmark(
-            self.validation_format or "custom",
-            annotations=self.validation,
-            videos=self.validation_videos,
-            split=self.validation_split,
-            allow_missing=self.allow_missing and self.validation_format not in (None, "custom"),
+            known.format or "custom",
+            annotations=known.file,
+            videos=known.videos,
+            split=known.split,
+            allow_missing=self.allow_missing and known.format not in (None, "custom"),
             check_counts=False,  # it is another split than the published one
         )
 
@@ -177,22 +183,10 @@ def evaluate_command(
     check_folder(out)
     temperatures = temperatures_of(temperature, rerank_temperature)
     check_score(score)
-    measured_on = BenchmarkOptions(
-        benchmark,
-        annotations,
-        videos,
-        split,
-        validation,
-        validation_videos,
-        allow_missing,
-        check_counts,
-        clips,
-        seed,
-        validation_format,
-        validation_split,
-    )
+    asked = BenchmarkOptions(benchmark, annotations, videos, split, allow_missing, check_counts, clips, seed)
+    known = ValidationOptions(validation, validation_videos, validation_format, validation_split)
     with ExitStack() as stack:
-        read, known = measured_on.read(out, stack)
+        measured_on, fitted_on = asked.read(known, out, stack)
         from vidembed.evaluation.embedder import ModelName, load_encoder
         from vidembed.evaluation.run import evaluate
         from vidembed.index.meta import load_reranker
@@ -204,11 +198,11 @@ def evaluate_command(
             if dtype is not None and encoder.backbone is None:
                 head.to(encoder.dtype)
         result = evaluate(
-            read,
+            measured_on,
             encoder,
             reranker=head,
             k=rerank,
-            validation=known,
+            validation=fitted_on,
             temperatures=temperatures,
             out=out,
             model_name=model,
@@ -318,20 +312,10 @@ def compare_command(
         found = [EvaluationResult.load(Path(item)) for item in items]
     else:
         names = [ModelName.parse(item) for item in items]
-        measured_on = BenchmarkOptions(
-            benchmark,
-            annotations,
-            videos,
-            split,
-            validation,
-            validation_videos,
-            allow_missing,
-            check_counts,
-            clips,
-            seed,
-        )
+        asked = BenchmarkOptions(benchmark, annotations, videos, split, allow_missing, check_counts, clips, seed)
         with ExitStack() as stack:
-            read, known = measured_on.read(out, stack)
+            known = ValidationOptions(validation, validation_videos)
+            measured_on, fitted_on = asked.read(known, out, stack)
             temperatures = temperatures_of(temperature)
             for name in names:
                 load_any(name, device=device, dtype=dtype)  # all of them, before the first one is run
@@ -341,9 +325,9 @@ def compare_command(
                 say(f"{number} of {len(names)}: {name}")
                 slug = re.sub(r"[^A-Za-z0-9._-]+", "-", str(name))[-80:].strip(".-") or "model"
                 result = evaluate(
-                    read,
+                    measured_on,
                     load_any(name, device=device, dtype=dtype),
-                    validation=known,
+                    validation=fitted_on,
                     temperatures=temperatures,
                     out=None if out is None else out / f"{number}-{slug}",
                     model_name=str(name),
