@@ -329,9 +329,9 @@ def rank_documents(
                 show_progress_bar=False,
             )
     read = {each["corpus_id"] for each in ranking}
-    ranked = [
-        (videos[each["corpus_id"]][0], {part: each[part] for part in ("similarity", "match", "score") if part in each})
-        for each in ranking
-        if min_score is None or each["score"] >= min_score
-    ]
+    ranked: list[tuple[T, dict[str, float]]] = []
+    for each in ranking:
+        if min_score is None or each["score"] >= min_score:
+            scores: dict[str, float] = {part: each[part] for part in ("similarity", "match", "score") if part in each}
+            ranked.append((videos[each["corpus_id"]][0], scores))
     return Ranking(ranked, [document for place, (document, _) in enumerate(videos) if place not in read], others)
