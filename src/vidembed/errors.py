@@ -199,6 +199,10 @@ class VideoUriError(ValueError):
     """A video URI that cannot be used: its scheme, host, time range or path is not allowed. Or a bare path instead."""
 
 
+class NotAVideoError(ValueError):
+    """A document, node or text that should name a video does not; the message names it."""
+
+
 class VideoFailedError(ValueError):
     """A video of a benchmark could not be used; the message names it and says what may be done."""
 

@@ -59,7 +59,7 @@ def test_filters(index: Path) -> None:
     assert found("red", "--in", index, "--path", "' OR 1=1 --") == []
 
 
-def test_approximate_is_said(large: Path) -> None:
+def test_reports_an_approximate_search(large: Path) -> None:
     result = vidembed("search", "red", "--in", large, "-k", "2")
     assert "recall@10" in result.stderr
     assert "--exact compares every vector" in result.stderr
@@ -107,7 +107,7 @@ def test_queries_and_a_page(index: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["--in", "{ix}"], "give words to look for"),
         (["red", "--queries", "{words}", "--in", "{ix}"], "not both"),
@@ -129,7 +129,7 @@ def test_queries_and_a_page(index: Path, tmp_path: Path) -> None:
         (["red", "--in", "{large}", "--model", "other", "--bank"], "made by 'fake'"),
     ],
 )
-def test_misuse(index: Path, large: Path, tmp_path: Path, arguments: list[str], said: str) -> None:
+def test_misuse(index: Path, large: Path, tmp_path: Path, arguments: list[str], message: str) -> None:
     files = {"words": b"red\n", "blank": b"red\n \n", "empty": b"", "latin": b"\xff\xfe"}
     for name, content in files.items():
         (tmp_path / name).write_bytes(content)
@@ -137,7 +137,7 @@ def test_misuse(index: Path, large: Path, tmp_path: Path, arguments: list[str], 
     before = tree(tmp_path)
     result = vidembed("search", *(argument.format(**places) for argument in arguments))
     assert (result.exit_code, result.stdout) == (2, "")
-    assert said in " ".join(result.stderr.replace("│", " ").split())
+    assert message in " ".join(result.stderr.replace("│", " ").split())
     assert tree(tmp_path) == before
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -23,6 +23,27 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 2
 _WITHOUT_SCENES = 1
+
+
+@dataclass(frozen=True, slots=True)
+class ModelOptions:
+    """How an encoder is loaded; the arguments of `load_model`.
+
+    Attributes:
+        name: As `VideoEncoder` takes it.
+        layer: Decoder layer, for a model that is not a vidembed checkpoint.
+        sampling: Fields of `vidembed.video.Sampling` to set; the others stay as the checkpoint has them.
+        device: Torch device, such as `cuda`. None: the best there is.
+    """
+
+    name: str
+    layer: int | None = None
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+    device: str | None = None
+
+    def load(self) -> VideoEncoder:
+        """Load the encoder; raises as `load_model`."""
+        return load_model(self.name, layer=self.layer, sampling=self.sampling, device=self.device)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +68,10 @@ class IndexMeta:
         if self.scenes is not None:
             return cut_from_dict(self.scenes)
         return None if self.segment_s is None else Windows(self.segment_s, self.overlap_s)
+
+    def model_options(self, name: str | None = None, *, device: str | None = None) -> ModelOptions:
+        """Return how to load the model again, from `name` if it lies elsewhere now."""
+        return ModelOptions(name or self.model, self.layer, self.sampling, device)
 
     @staticmethod
     def fields_of(cut: Cut | None) -> dict[str, Any]:

@@ -542,7 +542,16 @@ def refresh(index: VideoIndex, encoder: QueryEncoder, derived: Derived | None = 
         index.flush()
 
 
-def facts(index: VideoIndex) -> dict[str, object]:
+class SearchFacts(TypedDict):
+    """What `facts` returns, as it stands in JSON."""
+
+    exact_up_to: int
+    quantize: str | None
+    ann: dict[str, object] | None
+    query_bank: dict[str, object] | None
+
+
+def facts(index: VideoIndex) -> SearchFacts:
     """Return what `vidembed info` says of how an index is searched."""
     settings = ann.settings(index)
     return {

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from vidembed.plots import check_plot, new_figure
 from vidembed.scoring.checks import FloatArray, SavedNumbers, finite, in_unit_interval, matrix, number, vector
 from vidembed.scoring.checks import labels as checked_labels
 
@@ -244,10 +244,8 @@ def reliability_plot(before: ReliabilityCurve, after: ReliabilityCurve, path: st
         ModuleNotFoundError: matplotlib is not installed.
         ValueError: The suffix is another.
     """
-    path = Path(path)
-    if path.suffix.lower() not in {".png", ".svg", ".pdf"}:
-        raise ValueError(f"path={str(path)!r}: expected a name that ends in .png, .svg or .pdf")
-    figure = _new_figure()
+    path = check_plot(path, function="reliability_plot")
+    figure = new_figure(5, 6)
     curve_axes, count_axes = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     curve_axes.plot([0, 1], [0, 1], color="0.7", linewidth=1, label="calibrated")
     for curve, name, color in ((before, "before", "tab:red"), (after, "after", "tab:blue")):
@@ -261,17 +259,6 @@ def reliability_plot(before: ReliabilityCurve, after: ReliabilityCurve, path: st
     curve_axes.legend(frameon=False)
     count_axes.set(xlabel="predicted probability of a match", ylabel="pairs")
     figure.savefig(path)
-
-
-def _new_figure() -> Any:
-    """A figure without pyplot, which would choose a window system for the whole process."""
-    try:
-        module = importlib.import_module("matplotlib.figure")
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            'reliability_plot draws with matplotlib, which is not installed; pip install "vidembed[plot]"'
-        ) from error
-    return module.Figure(figsize=(5, 6), layout="constrained")
 
 
 def prior_corrected(

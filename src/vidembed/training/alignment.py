@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
 import logging
 import random
@@ -20,7 +19,7 @@ from transformers import set_seed
 from vidembed.backbone import BackboneError
 from vidembed.backbone.load import check_dtype
 from vidembed.captions import TextPair
-from vidembed.plots import LogFile, plot_curves, read_log
+from vidembed.plots import can_plot, plot_curves, read_log
 from vidembed.registry import loading_name, resolve_model
 from vidembed.text import require_train_extra, write_atomically
 from vidembed.training.data import TooLong, fit_context
@@ -34,7 +33,7 @@ from vidembed.training.lora import (
     write_facts,
     write_merged,
 )
-from vidembed.training.trainer import AlignmentTrainer, PairEvaluator, TrainingSettings, last_checkpoint
+from vidembed.training.trainer import AlignmentTrainer, LogFile, PairEvaluator, TrainingSettings, last_checkpoint
 
 if TYPE_CHECKING:
     from vidembed.encoder import VideoEncoder
@@ -174,7 +173,7 @@ def align(
 
     with drafted(target) as draft:
         shutil.copyfile(work / _LOG_FILE, draft / _LOG_FILE)
-        if importlib.util.find_spec("matplotlib") is not None:
+        if can_plot():
             plot_curves(work / _LOG_FILE, draft / _PLOT_FILE)
         if output == "merged":
             probes = write_merged(adapter, draft)

@@ -72,7 +72,7 @@ def test_a_model_without_video_is_refused_before_anything_is_run(tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (("a",), "got 1 of models; give at least 2"),
         (("a", "--results"), "got 1 of runs; give at least 2"),
@@ -82,7 +82,7 @@ def test_a_model_without_video_is_refused_before_anything_is_run(tmp_path: Path)
         (("nowhere/a", "nowhere/b", "--results"), "no result of `vidembed evaluate`"),
     ],
 )
-def test_misuse(arguments: tuple[str, ...], said: str) -> None:
+def test_misuse(arguments: tuple[str, ...], message: str) -> None:
     done = vidembed("compare", *arguments)
     assert (done.exit_code, done.stdout) == (2, "")
-    assert said in " ".join(done.stderr.split())
+    assert message in " ".join(done.stderr.split())

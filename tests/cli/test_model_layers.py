@@ -95,10 +95,10 @@ def test_misuse_writes_nothing(drawn: Path, tmp_path: Path) -> None:
         ({"--plot": tmp_path / "a.jpg"}, ".png, .svg or .pdf"),
         ({"--plot": tmp_path / "gone" / "a.png"}, "does not exist"),
     ]
-    for change, said in cases:
+    for change, message in cases:
         result = vidembed("layers", *(word for option in {**usual, **change}.items() for word in option))
         assert (result.exit_code, result.stdout) == (2, ""), change
-        assert said in result.stderr
+        assert message in result.stderr
         assert tree(tmp_path) == before, change
 
 
@@ -122,7 +122,7 @@ class TestBuild:
 
     def test_misuse_writes_nothing(self, drawn: Path, tmp_path: Path) -> None:
         out = tmp_path / "model"
-        for arguments, said in [
+        for arguments, message in [
             (["--layer", "auto"], "needs pairs"),
             (["--layer", "auto", "--pairs", drawn / "gone.csv"], "no such file"),
             (["--layer", "7", "--pairs", drawn / "pairs.csv"], "layer=7: pairs and videos"),
@@ -131,7 +131,7 @@ class TestBuild:
         ]:
             result = vidembed("build", MODEL, "--out", out, *arguments)
             assert (result.exit_code, result.stdout) == (2, ""), arguments
-            assert said in result.stderr
+            assert message in result.stderr
             assert not out.exists()
 
     def test_minus_one_is_still_a_layer(self, tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ def test_videos(index: Path) -> None:
     assert "segments" not in vidembed("search", "red", "--in", index).stdout
 
 
-def test_queries_say_how_hits_were_merged(index: Path, tmp_path: Path) -> None:
+def test_lines_of_queries_hold_the_merging(index: Path, tmp_path: Path) -> None:
     (tmp_path / "words.txt").write_text("red\ngreen\n")
     result = vidembed("search", "--queries", tmp_path / "words.txt", "--in", index, "--merge", "videos", "-k", "2")
     lines = [json.loads(line) for line in result.stdout.splitlines()]
@@ -102,7 +102,7 @@ def test_reranking_is_of_merged_hits(index: Path, monkeypatch: pytest.MonkeyPatc
     assert wider == [(max(0, start - 0.25), min(3, end + 0.25)) for start, end in times]
 
 
-def test_an_exact_search_in_place_of_the_compact_one_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+def test_reports_an_exact_search_in_place_of_the_compact_one(capsys: pytest.CaptureFixture[str]) -> None:
     from vidembed.cli.search import explain
     from vidembed.index.search import Hits, Method
 
@@ -114,7 +114,7 @@ def test_an_exact_search_in_place_of_the_compact_one_is_said(capsys: pytest.Capt
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["--merge", "scenes"], "'scenes' is not one of"),
         (["--around", "-1"], "around: got -1"),
@@ -123,9 +123,9 @@ def test_an_exact_search_in_place_of_the_compact_one_is_said(capsys: pytest.Capt
         (["--rerank-around", "--around", "1"], "rerank-around: it is for --rerank K"),
     ],
 )
-def test_misuse(index: Path, tmp_path: Path, arguments: list[str], said: str) -> None:
+def test_misuse(index: Path, tmp_path: Path, arguments: list[str], message: str) -> None:
     before = tree(tmp_path)
     result = vidembed("search", "red", "--in", index, *arguments)
     assert (result.exit_code, result.stdout) == (2, "")
-    assert said in " ".join(result.stderr.replace("│", " ").split())
+    assert message in " ".join(result.stderr.replace("│", " ").split())
     assert tree(tmp_path) == before

@@ -23,7 +23,7 @@ def test_figures_as_json_and_files(tmp_path: Path) -> None:
 
 def test_misuse(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    for arguments, said in (
+    for arguments, message in (
         (["coco"], "'coco' is not"),
         (["shapes", "--out", str(tmp_path / "file")], "is a file"),
         (["shapes", "--clips", "6", "--layer-clips", "8", "--fit-clips", "9"], "fit_clips=9"),
@@ -31,4 +31,4 @@ def test_misuse(tmp_path: Path) -> None:
     ):
         result = CliRunner().invoke(app, ["reproduce", *arguments])
         assert result.exit_code == 2
-        assert said in result.output
+        assert message in result.output

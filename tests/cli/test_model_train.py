@@ -37,7 +37,7 @@ def test_trains_and_prints_the_folder(tiny_mllm: Callable[[str], Path], pairs: P
     assert VideoEncoder(out, device="cpu").layer == -1
 
 
-def test_what_is_left_out_is_said(tiny_mllm: Callable[[str], Path], pairs: Path, tmp_path: Path):
+def test_reports_what_is_left_out(tiny_mllm: Callable[[str], Path], pairs: Path, tmp_path: Path):
     torch.set_num_threads(1)
     with pairs.open("a") as file:
         file.write('{"dense": "a", "summary": ""}\n' + json.dumps({"dense": "long " * 100, "summary": "b"}) + "\n")
@@ -93,4 +93,4 @@ def test_a_row_that_cannot_be_used_is_named(pairs: Path, tmp_path: Path):
         file.write('{"dense": "a", "summary": ""}\n')
     result = vidembed("train", "--model", "m", "--pairs", pairs, "--out", tmp_path / "out")
     assert result.exit_code == 2
-    assert "pairs.jsonl:25: 'summary' is empty" in result.stderr
+    assert "pairs.jsonl, line 25: 'summary' is empty" in result.stderr

@@ -84,7 +84,7 @@ def test_errors_and_logs(
         logging.getLogger("vidembed.x").error("skipped %s", text)
         for error in (NotAVideo(text, text), ValueError(text), OSError(2, text, text)):
             logging.getLogger("vidembed.x").error("failed at %s", text, exc_info=error)
-            assert console._failed(error, 2).exit_code == 2
+            assert console.failed(error, 2).exit_code == 2
     finally:
         root.handlers[:] = kept
         root.setLevel(level)

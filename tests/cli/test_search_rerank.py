@@ -112,7 +112,7 @@ def test_calibrate_with_labels_to_a_folder(written: list[tuple[Path, ClipRecord]
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["--rerank", "0"], "greater than or equal to 1"),
         (["--score", "yes"], "score: it is for --rerank K"),
@@ -122,15 +122,15 @@ def test_calibrate_with_labels_to_a_folder(written: list[tuple[Path, ClipRecord]
         (["--rerank", "2", "--calibration", "gone.json"], "gone.json"),
     ],
 )
-def test_misuse_of_search(index: Path, arguments: list[str], said: str) -> None:
+def test_misuse_of_search(index: Path, arguments: list[str], message: str) -> None:
     result = vidembed("search", "red", "--in", index, "--device", "cpu", *arguments)
     assert result.exit_code == 2, result.stderr
     assert result.stdout == ""
-    assert said in " ".join(result.stderr.replace("│", " ").split())
+    assert message in " ".join(result.stderr.replace("│", " ").split())
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         ([], "has no column label; give --encoder"),
         (["--encoder", "vidembed/shapes", "--score", "maybe"], "mode='maybe'"),
@@ -139,11 +139,11 @@ def test_misuse_of_search(index: Path, arguments: list[str], said: str) -> None:
         (["--encoder", "vidembed/shapes", "-k", "1"], "greater than or equal to 2"),
     ],
 )
-def test_misuse_of_calibrate(captions: Path, tmp_path: Path, arguments: list[str], said: str) -> None:
+def test_misuse_of_calibrate(captions: Path, tmp_path: Path, arguments: list[str], message: str) -> None:
     before = tree(tmp_path)
     result = vidembed(
         "calibrate", "vidembed/shapes-rerank", "--pairs", captions, "--out", tmp_path / "n.json", *arguments
     )
     assert result.exit_code == 2, result.stderr
-    assert said in " ".join(result.stderr.replace("│", " ").split())
+    assert message in " ".join(result.stderr.replace("│", " ").split())
     assert tree(tmp_path) == before
