@@ -35,9 +35,9 @@ if TYPE_CHECKING:
 
     from vidembed.evaluation.benchmark import Benchmark
     from vidembed.evaluation.embedder import ModelName
-    from vidembed.evaluation.evaluator import GivenTemperatures
     from vidembed.evaluation.mteb import TaskRun
     from vidembed.evaluation.result import EvaluationResult
+    from vidembed.evaluation.two_stage import GivenTemperatures
 
 
 # ruff: noqa: PLC0415 - commands import what they need when they run, so that --help is quick
@@ -170,7 +170,7 @@ def temperatures_of(first: str | None, second: str | None) -> GivenTemperatures:
     Raises:
         ValueError: They are not one or two numbers above 0.
     """
-    from vidembed.evaluation.evaluator import GivenTemperatures
+    from vidembed.evaluation.two_stage import GivenTemperatures
 
     t2v, v2t = _pair("temperature", first)
     second_t2v, second_v2t = _pair("rerank-temperature", second)
@@ -259,7 +259,7 @@ def _scratch() -> Any:
 def show(result: EvaluationResult) -> None:
     """Write the figures of a result to stdout as tables, and what else to know to stderr."""
     from vidembed.evaluation.report import HEADINGS, figure_columns, figure_rows, title_of
-    from vidembed.evaluation.result import DIRECTIONS
+    from vidembed.evaluation.two_stage import DIRECTIONS
 
     for way in DIRECTIONS:
         rows = [list(row) for row in figure_rows(result, way)]
@@ -358,9 +358,9 @@ def reproduce_command(
         raise MissingExtraError('out: matplotlib is not installed; pip install "vidembed[plot]"')
     import torch
 
-    from vidembed.reproduce import shapes
+    from vidembed.reproduce import shapes as reproduce
 
-    result, curves = shapes.measure(
+    result, curves = reproduce.measure(
         clips=clips,
         layer_clips=layer_clips,
         fit_clips=fit_clips,
@@ -368,12 +368,12 @@ def reproduce_command(
         device=device or ("cuda" if torch.cuda.is_available() else "cpu"),
     )
     if out is not None:
-        for file in shapes.write(result, curves, out):
+        for file in reproduce.write(result, curves, out):
             say(f"Wrote {file}")
     if as_json:
         print_json(result)
     else:
-        typer.echo(shapes.as_text(result))
+        typer.echo(reproduce.as_text(result))
 
 
 # ruff: noqa: PLC0415 - commands import what they need when they run, so that --help is quick
