@@ -358,7 +358,7 @@ def reproduce_command(
         raise MissingExtraError('out: matplotlib is not installed; pip install "vidembed[plot]"')
     import torch
 
-    from vidembed.reproduce import shapes as reproduce
+    from vidembed.evaluation import reproduce
 
     result, curves = reproduce.measure(
         clips=clips,
