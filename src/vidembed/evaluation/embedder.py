@@ -117,7 +117,7 @@ class _EncoderEmbedder(Embedder):
 
 
 class _PlainEmbedder(Embedder):
-    """Any other SentenceTransformer that takes video."""
+    """Another SentenceTransformer that takes video."""
 
     @property
     def fingerprint(self) -> str:

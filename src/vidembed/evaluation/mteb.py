@@ -250,7 +250,7 @@ class _NamedFile(io.BytesIO):
     name: str
 
 
-def _as_input(row: Mapping[str, Any], place: int, modalities: Sequence[str]) -> dict[str, Any]:
+def _as_input(row: Mapping[str, object], place: int, modalities: Sequence[str]) -> dict[str, object]:
     """A row of a task as `VideoEncoder.encode` takes it; `place` names a row without an id."""
     name = str(row.get("id", place))
     item = {kind: row[kind] for kind in MODALITIES if kind in modalities and row.get(kind) is not None}
@@ -259,8 +259,8 @@ def _as_input(row: Mapping[str, Any], place: int, modalities: Sequence[str]) -> 
     video = item.get("video")
     if isinstance(video, Mapping) and set(video) == {"bytes", "path"}:
         if video["bytes"] is not None:
-            item["video"] = _NamedFile(video["bytes"])
-            item["video"].name = f"{video['path'] or 'video'} of row {name!r}"
+            item["video"] = file = _NamedFile(video["bytes"])
+            file.name = f"{video['path'] or 'video'} of row {name!r}"
         elif video["path"] and Path(video["path"]).is_file():
             item["video"] = video["path"]
         else:

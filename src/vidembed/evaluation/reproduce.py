@@ -61,6 +61,9 @@ QUERIES: Final = ("captions", "summaries")
 """Kinds that are reported on."""
 COLUMNS: Final = ("t2v", "t2v_dual", "v2t", "v2t_dual")
 
+Values = dict[str, Any]
+"""Figures as JSON values."""
+
 
 @dataclass(frozen=True)
 class Row:
@@ -177,13 +180,12 @@ def rank(row: Row, measured: Scores, known: Scores, fusion: ScoreFusion) -> dict
             names = ("rerank", "rerank_dual_softmax")
             by = rankings(one.first, second, temperature=temperature, second_temperature=last, k=row.k)
         for column, name in zip((way, f"{way}_dual"), names, strict=True):
-            found[column] = ranks(by[name], one.positives)
+            if (scores := by[name]) is not None:
+                found[column] = ranks(scores, one.positives)
     return found
 
 
-def table(
-    measured: Mapping[str, Scores], known: Mapping[str, Scores], fusions: Mapping[str, ScoreFusion]
-) -> dict[str, Any]:
+def table(measured: Mapping[str, Scores], known: Mapping[str, Scores], fusions: Mapping[str, ScoreFusion]) -> Values:
     """The table of one kind of query, from scores by stage of the clips that are reported on and of others.
 
     Returns:
@@ -196,10 +198,10 @@ def table(
     for column in COLUMNS:
         positives = next(iter(measured.values())).oriented(column[:3]).positives
         groups[column] = np.unique(positives, axis=0, return_inverse=True)[1].reshape(-1)
-    rows: list[dict[str, Any]] = []
+    rows: list[Values] = []
     gains: dict[str, dict[str, list[float]]] = {}
     for row in ROWS:
-        entry: dict[str, Any] = {"name": row.name, "k": row.k}
+        entry: Values = {"name": row.name, "k": row.k}
         for column, places in found[row.name].items():
             interval = bootstrap_interval(places == 1, seed=0, groups=groups[column])
             entry[column] = {f"R@{k}": round(100 * recall_at(places, k), 1) for k in (1, 5, 10)}
@@ -233,7 +235,7 @@ def measure(
     seed: int = 0,
     adapter: str | Path = ALIGNED,
     device: str = "cpu",
-) -> tuple[dict[str, Any], dict[str, LayerAnalysis]]:
+) -> tuple[Values, dict[str, LayerAnalysis]]:
     """Everything that the module's first lines name.
 
     Args:
@@ -274,9 +276,9 @@ def measure(
             "aligned": aligned,
         }
         measured = score(reranker, encoders, drawn, QUERIES)
-        known = score(reranker, encoders, others[:fit_clips], KINDS)
+        known = score(reranker, encoders, others[:fit_clips], tuple(KINDS))
     fusions = {stage: fit_fusion(list(of_kind.values())) for stage, of_kind in known.items()}
-    result: dict[str, Any] = {
+    result: Values = {
         "clips": clips,
         "layer_clips": layer_clips,
         "fit_clips": fit_clips,
@@ -286,12 +288,12 @@ def measure(
         "queries": {},
     }
     for kind in QUERIES:
-        of_kind = ({stage: scores[kind] for stage, scores in part.items()} for part in (measured, known))
-        result["queries"][kind] = table(*of_kind, fusions)
+        shown, fitted = ({stage: scores[kind] for stage, scores in part.items()} for part in (measured, known))
+        result["queries"][kind] = table(shown, fitted, fusions)
     return result, curves
 
 
-def _curve(analysis: LayerAnalysis) -> dict[str, Any]:
+def _curve(analysis: LayerAnalysis) -> Values:
     """A layer analysis as JSON values in percent and points."""
     return {
         "chosen": analysis.chosen_layer,
@@ -303,7 +305,7 @@ def _curve(analysis: LayerAnalysis) -> dict[str, Any]:
     }
 
 
-def as_text(result: Mapping[str, Any]) -> str:
+def as_text(result: Values) -> str:
     """The figures as Markdown, the paper's beside them."""
     half = result["layer_clips"] // 2
     lines = [
@@ -335,7 +337,7 @@ def as_text(result: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def write(result: Mapping[str, Any], curves: Mapping[str, LayerAnalysis], out: Path) -> list[Path]:
+def write(result: Values, curves: Mapping[str, LayerAnalysis], out: Path) -> list[Path]:
     """Write ``shapes.json``, ``shapes.md`` and a plot of the layers a kind of query into a folder.
 
     Raises:

@@ -284,7 +284,13 @@ class Tally:
         whole = self.computed + self.cached
         speed = self.computed / self.seconds if self.computed and self.seconds else None
         share = self.cached / whole if whole else None
-        return WorkFacts(**vars(self), per_second=speed, share_cached=share)
+        return {
+            "computed": self.computed,
+            "cached": self.cached,
+            "seconds": self.seconds,
+            "per_second": speed,
+            "share_cached": share,
+        }
 
 
 def versions() -> dict[str, str]:
