@@ -40,9 +40,9 @@ from vidembed.cli.options import (
 
 if TYPE_CHECKING:
     from vidembed.evaluation.benchmark import Benchmark
-    from vidembed.evaluation.evaluator import GivenTemperatures
     from vidembed.evaluation.mteb import TaskRun
     from vidembed.evaluation.result import EvaluationResult
+    from vidembed.evaluation.two_stage import GivenTemperatures
 
 _CUTS = (1, 5, 10)
 
@@ -222,7 +222,7 @@ def evaluate_command(
 
 def temperatures_of(first: str | None, second: str | None = None) -> GivenTemperatures:
     """Read the temperatures of both stages; raises ValueError unless each is one or two numbers above 0."""
-    from vidembed.evaluation.evaluator import GivenTemperatures
+    from vidembed.evaluation.two_stage import GivenTemperatures
 
     found: list[float | None] = []
     for name, text in (("temperature", first), ("rerank-temperature", second)):
@@ -239,7 +239,7 @@ def temperatures_of(first: str | None, second: str | None = None) -> GivenTemper
 def show(result: EvaluationResult) -> None:
     """Write the figures of a result to stdout as tables, and what else to know to stderr."""
     from vidembed.evaluation.report import HEADINGS, figure_columns, figure_rows, title_of
-    from vidembed.evaluation.result import DIRECTIONS
+    from vidembed.evaluation.two_stage import DIRECTIONS
 
     for way in DIRECTIONS:
         rows = [list(row) for row in figure_rows(result, way)]
@@ -423,14 +423,16 @@ def reproduce_command(
         raise MissingExtraError('out: matplotlib is not installed; pip install "vidembed[plot]"')
     import torch
 
-    from vidembed.reproduce import shapes
+    from vidembed.evaluation import reproduce
 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    result, curves = shapes.measure(clips=clips, layer_clips=layer_clips, fit_clips=fit_clips, seed=seed, device=device)
+    result, curves = reproduce.measure(
+        clips=clips, layer_clips=layer_clips, fit_clips=fit_clips, seed=seed, device=device
+    )
     if out is not None:
-        for file in shapes.write(result, curves, out):
+        for file in reproduce.write(result, curves, out):
             say(f"Wrote {file}")
     if as_json:
         print_json(result)
     else:
-        typer.echo(shapes.as_text(result))
+        typer.echo(reproduce.as_text(result))

@@ -14,10 +14,10 @@ from safetensors.torch import load_file, save_file
 
 from vidembed.building import build
 from vidembed.captions import CaptionedVideo
+from vidembed.evaluation.reproduce import ALIGNED
 from vidembed.evaluation.two_stage import first_stage_candidates
 from vidembed.reproduce.align import LORA, PAIRS, TRAINING, text_pairs
 from vidembed.reproduce.rerank import FIT_DEPTH, FITTED_ON, SENTENCES, draw, is_true
-from vidembed.reproduce.shapes import ALIGNED
 from vidembed.reranker import VideoReranker
 from vidembed.reranking.config import CalibrationReport
 from vidembed.shapes import CHECKPOINT

@@ -22,8 +22,14 @@ import torch
 from numpy.typing import NDArray
 
 from vidembed.evaluation.metrics import ranks, recall_at
-from vidembed.evaluation.result import needed, second_stage
-from vidembed.evaluation.two_stage import DualStages, asked_mask, reranked, top_candidates
+from vidembed.evaluation.two_stage import (
+    DualStages,
+    candidate_mask,
+    needed,
+    reranked,
+    second_stage,
+    top_candidates,
+)
 from vidembed.reranker import VideoReranker
 from vidembed.reranking.config import Fit, fit_numbers
 from vidembed.scoring import MarginPolicy, PriorCorrection, dual_softmax, expected_calibration_error, fit_temperature
@@ -67,7 +73,7 @@ class Scores:
     positives: NDArray[np.bool_]
 
     def asked(self, direction: str, k: int, temperature: float) -> NDArray[np.bool_]:
-        """Which pairs the second stage is asked about ``(Q, N)``, as `vidembed.evaluation.result.needed`."""
+        """Which pairs the second stage is asked about ``(Q, N)``, as `vidembed.evaluation.two_stage.needed`."""
         return needed(self.oriented(direction)[0], k, temperature)
 
     def oriented(
@@ -197,7 +203,7 @@ def adaptive_depth(measured: Scores, other: Scores, fit: Fit) -> list[dict[str, 
 
     def best(scores: Scores) -> list[Any]:
         columns = top_candidates(scores.first, max(DEPTHS))
-        asked = asked_mask(scores.first, max(DEPTHS))
+        asked = candidate_mask(scores.first, max(DEPTHS))
         return [np.take_along_axis(matrix, columns, 1) for matrix in scores.oriented("t2v", "fused", fit, asked)]
 
     known, (first, second, right) = best(other), best(measured)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from tests.evaluation.stand_ins import random_scores
 from vidembed.evaluation.metrics import average_precision, bootstrap_interval, ndcg_at, ranks
-from vidembed.evaluation.result import figures, outcomes
+from vidembed.evaluation.result import Figures, outcomes
 
 ALL = np.ones
 
@@ -72,11 +72,11 @@ def test_percent_and_groups() -> None:
     right = np.eye(8, dtype=bool)
     found = outcomes(random_scores(1, 8, 8), right, rows=ALL(8, bool), columns=ALL(8, bool))
     groups = np.arange(8) // 2
-    told = figures(found, seed=3, groups=groups)
+    shown = Figures.of(found, seed=3, groups=groups)
     expected = bootstrap_interval(found.ranks == 1, seed=3, groups=groups)
-    assert told.recall_1.estimate == pytest.approx(100 * expected.estimate)
-    assert (told.recall_1.low, told.recall_1.high) == (100 * expected.low, 100 * expected.high)
-    assert told.recall_1.estimate <= told.recall_5.estimate <= told.recall_10.estimate == 100
-    assert told.mean_rank == found.ranks.mean()
-    assert told.median_rank == np.median(found.ranks)
-    assert told.mean_average_precision == pytest.approx(100 * (1 / found.ranks).mean())
+    assert shown.recall_1.estimate == pytest.approx(100 * expected.estimate)
+    assert (shown.recall_1.low, shown.recall_1.high) == (100 * expected.low, 100 * expected.high)
+    assert shown.recall_1.estimate <= shown.recall_5.estimate <= shown.recall_10.estimate == 100
+    assert shown.mean_rank == found.ranks.mean()
+    assert shown.median_rank == np.median(found.ranks)
+    assert shown.mean_average_precision == pytest.approx(100 * (1 / found.ranks).mean())

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.evaluation.benchmarks.minis import touch
+from tests.evaluation.minis import touch
 from vidembed.errors import AnnotationError
-from vidembed.evaluation import benchmark as _videos
-from vidembed.evaluation.benchmark import FileNames, locate
+from vidembed.evaluation import dataset_files
+from vidembed.evaluation.dataset_files import FileNames, locate
 from vidembed.uri import VIDEO_SUFFIXES
 
 
@@ -32,7 +32,7 @@ def test_two_files_for_one_id(tmp_path: Path) -> None:
     touch(tmp_path, "a.mp4", "x/a.mkv", "b.mp4", "b.txt")
     with pytest.raises(AnnotationError, match=r"'a' has two files, .*a\.mp4 and .*x/a\.mkv"):
         locate(tmp_path, ["a", "b"])
-    assert list(locate(tmp_path, ["b"])) == ["b"]  # what is not asked for does not matter
+    assert list(locate(tmp_path, ["b"])) == ["b"]  # other files do not matter
 
 
 def test_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -44,7 +44,7 @@ def test_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (videos / "d.mp4").symlink_to(tmp_path / "nowhere")
     (videos / "again").mkdir()
     (videos / "again/c.mp4").symlink_to(videos / "c.mp4")  # one file under one name twice is no contradiction
-    monkeypatch.setattr(_videos, "MAX_FILES", 5)  # all there are: the loop is not gone round
+    monkeypatch.setattr(dataset_files, "MAX_FILES", 5)  # all there are: the loop is not gone round
     assert names(locate(videos, ["a", "b", "c", "d"])) == {"a": "a.mp4", "b": "b.mp4", "c": "c.mp4"}
 
 
@@ -76,7 +76,7 @@ def test_bad_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     touch(tmp_path, "a.mp4", "b.mp4")
     with pytest.raises(AnnotationError, match="not a folder"):
         locate(tmp_path / "a.mp4", ["a"])
-    monkeypatch.setattr(_videos, "MAX_FILES", 1)
+    monkeypatch.setattr(dataset_files, "MAX_FILES", 1)
     with pytest.raises(AnnotationError, match="more than 1 files"):
         locate(tmp_path, ["a"])
 
@@ -85,6 +85,6 @@ def test_a_folder_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.Monkey
     def scandir(path: str) -> None:
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(_videos.os, "scandir", scandir)
+    monkeypatch.setattr(dataset_files.os, "scandir", scandir)
     with pytest.raises(AnnotationError, match="cannot be read: Permission denied"):
         locate(tmp_path, ["a"])

@@ -6,7 +6,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vidembed.evaluation.metrics import ranks, recall_at
-from vidembed.evaluation.two_stage import DualStages, above_least, asked_mask, reranked, top_candidates
+from vidembed.evaluation.two_stage import (
+    DualStages,
+    above_least,
+    candidate_mask,
+    dual_reranked,
+    reranked,
+    top_candidates,
+)
 from vidembed.scoring import dual_softmax
 
 
@@ -14,8 +21,8 @@ def test_by_hand() -> None:
     first = np.array([[0.9, 0.8, 0.1, 0.7]])
     second = np.array([[-3.0, 5.0, 99.0, -4.0]])
     assert top_candidates(first, 3).tolist() == [[0, 1, 3]]
-    assert asked_mask(first, 3).tolist() == [[True, True, False, True]]
-    assert np.argsort(-reranked(first, second, 3)).tolist() == [[1, 0, 3, 2]]  # 2 was not asked: last, whatever it says
+    assert candidate_mask(first, 3).tolist() == [[True, True, False, True]]
+    assert np.argsort(-reranked(first, second, 3)).tolist() == [[1, 0, 3, 2]]  # 2 is no candidate: last
     assert np.argsort(-reranked(first, second, 1)).tolist() == [[0, 1, 3, 2]]
 
 
@@ -37,8 +44,8 @@ def test_ties_stay_ties() -> None:
 
 
 def test_above_least() -> None:
-    asked = np.array([[True, False], [True, True]])
-    assert above_least([[-2.0, -9.0], [1.0, 3.0]], asked).tolist() == [[0.0, 0.0], [3.0, 5.0]]
+    candidates = np.array([[True, False], [True, True]])
+    assert above_least([[-2.0, -9.0], [1.0, 3.0]], candidates).tolist() == [[0.0, 0.0], [3.0, 5.0]]
 
 
 def test_dual_stages_by_definition_and_use() -> None:
@@ -54,8 +61,10 @@ def test_dual_stages_by_definition_and_use() -> None:
     stages = DualStages(first, second, right, k=10)
     first, second, right = world()
     one = dual_softmax(first, temperature=stages.first)
-    two = dual_softmax(above_least(second, asked_mask(one, 10)), temperature=stages.second)
+    two = dual_softmax(above_least(second, candidate_mask(one, 10)), temperature=stages.second)
     assert np.array_equal(stages(first, second), reranked(one, two, 10))
+    temperatures = {"temperature": stages.first, "second_temperature": stages.second}
+    assert np.array_equal(stages(first, second), dual_reranked(first, second, 10, **temperatures))
     dual = recall_at(ranks(stages(first, second), right), 1)
     assert dual > recall_at(ranks(reranked(first, second, 10), right), 1)
 

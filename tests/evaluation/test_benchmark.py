@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.evaluation.benchmarks.minis import MSRVTT_ROWS, msrvtt, owned, small, touch, write_json
+from tests.evaluation.minis import MSRVTT_ROWS, msrvtt, owned, small, touch, write_json
 from vidembed.errors import AnnotationError
-from vidembed.evaluation import BENCHMARKS, read_benchmark
-from vidembed.evaluation import dataset_files as _files
+from vidembed.evaluation import BENCHMARKS, dataset_files, read_benchmark
 
 VIDEOS = ("video9770.mp4", "video9771.mp4", "video7020.mp4")
 
@@ -142,9 +141,9 @@ class TestFile:
 
     def test_size_is_bounded(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         file, videos = msrvtt(tmp_path), touch(tmp_path / "v", *VIDEOS)
-        monkeypatch.setattr(_files, "MAX_ANNOTATION_BYTES", file.stat().st_size)
+        monkeypatch.setattr(dataset_files, "MAX_ANNOTATION_BYTES", file.stat().st_size)
         small("msrvtt", file, videos)
-        monkeypatch.setattr(_files, "MAX_ANNOTATION_BYTES", file.stat().st_size - 1)
+        monkeypatch.setattr(dataset_files, "MAX_ANNOTATION_BYTES", file.stat().st_size - 1)
         with pytest.raises(AnnotationError, match="bytes, more than"):
             small("msrvtt", file, videos)
 
@@ -153,7 +152,7 @@ class TestFile:
         videos = touch(tmp_path / "v", *(f"video{n}.mp4" for n in range(3)))
         got = small("msrvtt", msrvtt(tmp_path, rows), videos)
         assert got.owners == ((0,), (1,), (2,))
-        assert "2 of 3 texts are said of several videos" in got.notes[-1]
+        assert "2 of 3 texts belong to several videos" in got.notes[-1]
 
 
 class TestMsrvtt:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from vidembed.evaluation.readers import BENCHMARKS
+from vidembed.evaluation.benchmark import BENCHMARKS
 from vidembed.evaluation.report import PAPER, ROWS, STATEMENT, paper_rows
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.evaluation.benchmarks.minis import owned, small, touch, write_json
+from tests.evaluation.minis import owned, small, touch, write_json
 from vidembed.errors import AnnotationError
 from vidembed.evaluation import read_benchmark
 
@@ -54,7 +54,7 @@ def test_the_validation_set_is_not_the_split(tmp_path: Path, videos: Path) -> No
     (tmp_path / "ids.txt").write_text("\n".join(f"v{n}" for n in range(1500)))
     got = read_benchmark("vatex", annotations=file, videos=videos, split=tmp_path / "ids.txt")
     assert (len(got.videos), len(got.texts)) == (1500, 15_000)
-    assert [note.partition(" texts")[0] for note in got.notes] == ["15000 of 15000"]  # all are said of several
+    assert [note.partition(" texts")[0] for note in got.notes] == ["15000 of 15000"]  # all belong to several
 
 
 @pytest.mark.parametrize(

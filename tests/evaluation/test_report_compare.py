@@ -7,7 +7,7 @@ import pytest
 from tests.evaluation.made_up import changed, made_up
 from vidembed.evaluation.metrics import paired_bootstrap
 from vidembed.evaluation.report import compare
-from vidembed.evaluation.two_stage import Failure
+from vidembed.evaluation.result import Failure
 
 
 def test_rows_and_differences() -> None:
@@ -43,13 +43,13 @@ def test_against_itself_there_is_no_difference() -> None:
     assert (row.difference.low, row.difference.estimate, row.difference.high) == (0, 0, 0)
 
 
-def test_failures_are_told() -> None:
+def test_counts_failures() -> None:
     failed = changed(made_up(1, name="two"), failures=(Failure("a", "a.mp4", "broken"),))
     found = compare([made_up(name="one"), failed])
     assert found.failures == found.to_dict()["failures"] == {"one": 0, "two": 1}
 
 
-def test_equal_names_are_told_apart() -> None:
+def test_numbers_equal_names() -> None:
     assert compare([made_up(), made_up(1), made_up(2)]).models == ("a model", "a model (2)", "a model (3)")
 
 

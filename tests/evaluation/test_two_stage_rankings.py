@@ -5,8 +5,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.evaluation.stand_ins import random_scores
-from vidembed.evaluation.result import COLUMNS, GivenStages, needed, rankings, second_stage
-from vidembed.evaluation.two_stage import DualStages, asked_mask, reranked
+from vidembed.evaluation.two_stage import (
+    COLUMNS,
+    DualStages,
+    candidate_mask,
+    needed,
+    rankings,
+    reranked,
+    second_stage,
+)
 from vidembed.scoring import ScoreFusion, dual_softmax
 
 
@@ -16,7 +23,7 @@ def cosines(seed: int, rows: int = 8, columns: int = 9) -> np.ndarray:
 
 def test_without_a_second_stage() -> None:
     first = cosines(0)
-    found = rankings(first, None, temperature=0.05, second_temperature=None, k=None)
+    found = rankings(first, temperature=0.05)
     assert list(found) == list(COLUMNS)
     assert found["rerank"] is None
     assert found["rerank_dual_softmax"] is None
@@ -30,19 +37,18 @@ def test_with_one_as_fitted_stages_have_it() -> None:
     found = rankings(first, odds, temperature=stages.first, second_temperature=stages.second, k=4)
     assert np.array_equal(found["rerank_dual_softmax"], stages(first, odds))  # type: ignore[arg-type]
     assert np.array_equal(found["rerank"], reranked(first, odds, 4))  # type: ignore[arg-type]
-    assert isinstance(GivenStages(0.1, 1.0, 2), DualStages)
 
 
 @given(st.integers(0, 200), st.integers(1, 9))
 def test_scores_that_were_not_needed_change_nothing(seed: int, k: int) -> None:
     first, odds = cosines(seed), random_scores(seed + 1, 8, 9)
-    asked = needed(first, k, 0.03)
-    assert (asked | ~asked_mask(first, k)).all()
-    assert asked.sum(axis=1).max() <= 2 * k
+    wanted = needed(first, k, 0.03)
+    assert (wanted | ~candidate_mask(first, k)).all()
+    assert wanted.sum(axis=1).max() <= 2 * k
     one, other = (
         rankings(
             first,
-            second_stage(first, np.where(asked, odds, rest), asked),
+            second_stage(first, np.where(wanted, odds, rest), wanted),
             temperature=0.03,
             second_temperature=1.0,
             k=k,
@@ -55,14 +61,14 @@ def test_scores_that_were_not_needed_change_nothing(seed: int, k: int) -> None:
 
 def test_a_pair_without_an_answer_stands_below_those_that_have_one() -> None:
     first = np.array([[0.9, 0.8, 0.7]])
-    asked = np.array([[True, True, False]])
-    found = second_stage(first, np.array([[np.nan, -7.0, np.nan]]), asked)
+    wanted = np.array([[True, True, False]])
+    found = second_stage(first, np.array([[np.nan, -7.0, np.nan]]), wanted)
     assert found[0, 0] < found[0, 1] == -7.0
     assert np.argsort(-reranked(first, found, 2)).tolist() == [[1, 0, 2]]
-    assert np.isfinite(second_stage(first, np.full((1, 3), np.nan), asked)).all()
+    assert np.isfinite(second_stage(first, np.full((1, 3), np.nan), wanted)).all()
 
 
-def test_fused_with_the_other_candidates_that_were_asked() -> None:
+def test_fused_with_the_other_candidates() -> None:
     first = np.array([[0.9, 0.5], [0.2, 0.3]])
     odds = np.array([[1.0, 2.0], [3.0, 4.0]])
     fusion = ScoreFusion.constant(log_odds_weight=2.0, gap_weight=10.0, intercept=1.0)

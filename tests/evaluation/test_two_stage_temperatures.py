@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from vidembed.evaluation.evaluator import GivenTemperatures, choose
+from vidembed.evaluation.two_stage import GivenTemperatures, Temperature
 from vidembed.scoring import fit_temperature
 
 
@@ -13,23 +13,23 @@ def known() -> tuple[np.ndarray, np.ndarray]:
 
 
 def test_given_goes_before_fitted_and_fitted_before_the_default() -> None:
-    assert choose(0.5, 0.01, known(), what="x").origin == "given"
-    assert choose(0.5, 0.01, known(), what="x").value == 0.5
-    fitted = choose(None, 0.01, known(), what="x")
+    assert Temperature.choose(0.5, 0.01, known(), what="x").origin == "given"
+    assert Temperature.choose(0.5, 0.01, known(), what="x").value == 0.5
+    fitted = Temperature.choose(None, 0.01, known(), what="x")
     assert (fitted.origin, fitted.value) == ("fitted", fit_temperature(*known()).temperature)
     assert fitted.queries == 30
     assert fitted.recall_before is not None
     assert fitted.recall_after is not None
     assert fitted.recall_before < fitted.recall_after <= 100
-    default = choose(None, 0.01, None, what="x")
+    default = Temperature.choose(None, 0.01, None, what="x")
     assert (default.value, default.origin, default.queries) == (0.01, "default, not fitted", None)
 
 
 def test_a_validation_set_that_is_too_small_is_named() -> None:
     with pytest.raises(ValueError, match="validation: no temperature of the first stage can be fitted"):
-        choose(None, 0.01, (np.ones((1, 2)), np.array([[True, False]])), what="the first stage")
+        Temperature.choose(None, 0.01, (np.ones((1, 2)), np.array([[True, False]])), what="the first stage")
     with pytest.raises(ValueError, match="validation: "):
-        choose(None, 0.01, (np.ones((3, 3)), np.eye(3, dtype=bool)), what="the first stage")
+        Temperature.choose(None, 0.01, (np.ones((3, 3)), np.eye(3, dtype=bool)), what="the first stage")
 
 
 @pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf")])

@@ -52,9 +52,9 @@ def test_short_summaries_are_true_of_every_clip_that_has_what_they_tell(tmp_path
     shown = [tuple(one[name] for name in SUMMARY_ATTRIBUTES) for one in records(0, 120)]
     assert any(len(places) > 1 for places in test.owners)
     for places in test.owners:
-        told = {shown[place] for place in places}
-        assert len(told) == 1
-        assert places == tuple(place for place, other in enumerate(shown) if other in told)
+        content = {shown[place] for place in places}
+        assert len(content) == 1
+        assert places == tuple(place for place, other in enumerate(shown) if other in content)
 
 
 def test_validation_shares_no_clip_with_the_test(

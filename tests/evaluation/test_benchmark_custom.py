@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.evaluation.benchmarks.minis import owned, touch, write_csv
+from tests.evaluation.minis import owned, touch, write_csv
 from vidembed.errors import AnnotationError
 from vidembed.evaluation import read_benchmark
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.evaluation.benchmarks.minis import owned, small, touch, write_csv, write_json
+from tests.evaluation.minis import owned, small, touch, write_csv, write_json
 from vidembed.errors import AnnotationError
 from vidembed.evaluation import ranks, read_benchmark
 

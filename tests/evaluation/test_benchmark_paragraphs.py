@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.evaluation.benchmarks.minis import owned, small, touch, write_json
+from tests.evaluation.minis import owned, small, touch, write_json
 from vidembed.errors import AnnotationError
 from vidembed.evaluation import read_benchmark
 
