@@ -114,8 +114,8 @@ class Decoder:
                 for video in dict.fromkeys(videos):
                     if not isinstance(video.path, (str, os.PathLike)):
                         raise TypeError(f"video: got a segment of {type(video.path).__name__}; one of a file is needed")
-                    cut = None if video.start == 0 and video.end is None else [(video.start, video.end)]
-                    readings[video] = self._pool.submit(video.path, sampling, cut=cut)
+                    is_whole = video.start == 0 and video.end is None
+                    readings[video] = self._pool.submit(video.path if is_whole else video, sampling)
                 loop = asyncio.get_running_loop()
                 taken = [loop.run_in_executor(self._threads, _take, reading) for reading in readings.values()]
                 found = dict(zip(readings, await asyncio.gather(*taken), strict=True))

@@ -20,9 +20,9 @@ from vidembed.errors import (
 )
 from vidembed.video.clip import Clip
 from vidembed.video.load import VideoInfo, load_segments, load_video, probe
-from vidembed.video.pool import DecodePool, Layout, Reading
+from vidembed.video.pool import DecodePool, Reading
 from vidembed.video.sampling import Sampling
-from vidembed.video.segments import Cut, Scenes, Windows, cut_from_dict, cut_to_dict
+from vidembed.video.segments import Cut, Layout, Scenes, Windows, cut_from_dict, cut_to_dict
 from vidembed.video.source import VIDEO_SUFFIXES, VideoFrames, VideoSegment, VideoSource, item_name
 
 __all__ = ["VIDEO_SUFFIXES", "BackendUnavailable", "Clip", "CorruptVideo", "Cut", "DecodePool", "DecodeTimeout"]

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Any, Final, TypedDict
 
 import numpy as np
 
 from vidembed.errors import warn_truncated
+from vidembed.video.picture import MAX_AREA, MAX_SIDE
 
 if TYPE_CHECKING:
+    from io import BufferedIOBase
+
     from numpy.typing import NDArray
 
     from vidembed.video.sampling import Sampling
@@ -19,6 +22,20 @@ TRUNCATED_S = 1.0
 """Seconds. A stream that ends this much before its declared duration is truncated."""
 METADATA_TOLERANCE_S = 0.01
 """Seconds that a whole frame index may be off: a tenth of the last digit of the times that models are given."""
+
+MAX_NUMBER = 1e15
+"""Of any number of a clip; above all that this package lets a video have."""
+
+_FIELDS: Final = {
+    "fps": float,
+    "duration": float,
+    "start_s": float,
+    "total_num_frames": int,
+    "damaged": bool,
+    "truncated": bool,
+    "item": str,
+    "video_backend": str,
+}
 
 
 class ClipMetadata(TypedDict):
@@ -155,3 +172,57 @@ def assemble(
     total = max(total, int(indices[-1]) + 1)
     known = stacked, shown, fps, duration, indices, total
     return Clip(*known, damaged=damaged, truncated=truncated, item=item, start_s=start_s, video_backend=backend)
+
+
+# -- a clip as JSON values and bytes, for another process --------------------------------------------------------------
+
+
+def clip_message(clip: Clip) -> tuple[dict[str, Any], list[memoryview]]:
+    """Return a clip as JSON values, without its sampling, and as the bytes that `read_clip` needs besides."""
+    fields = {name: kind(getattr(clip, name)) for name, kind in _FIELDS.items()}
+    arrays = [np.ascontiguousarray(array) for array in (clip.timestamps, clip.frames_indices, clip.frames)]
+    return {"clip": fields, "shape": list(clip.frames.shape)}, [array.data.cast("B") for array in arrays]
+
+
+def read_clip(
+    message: dict[str, Any], stream: BufferedIOBase, sampling: Sampling, rename: Callable[[str], str] = str
+) -> Clip:
+    """Return the clip of a message.
+
+    Args:
+        message: What `clip_message` returned first.
+        stream: Gives the bytes that it returned second.
+        sampling: How the clip was sampled. It bounds the shape.
+        rename: Changes its item.
+
+    Raises:
+        EOFError: The bytes break off.
+        ValueError: It is malformed, or not of a clip that was sampled so.
+        MemoryError: There is no room for it.
+    """
+    fields, shape = message.get("clip"), message.get("shape")
+    if not isinstance(fields, dict) or {name: type(value) for name, value in fields.items()} != _FIELDS:
+        raise ValueError("a malformed clip")
+    numbers = [value for value in fields.values() if isinstance(value, (int, float))]
+    if not all(0 <= number <= MAX_NUMBER for number in numbers) or 0 in (fields["fps"], fields["total_num_frames"]):
+        raise ValueError("a malformed clip, with numbers that no video has")
+    if not isinstance(shape, list) or [type(length) for length in shape] != 4 * [int] or shape[3] != 3:
+        raise ValueError("a malformed clip, without a shape")
+    count, height, width, _ = shape
+    largest = MAX_AREA if sampling.max_pixels is None else sampling.max_pixels
+    fits = 1 <= count <= sampling.max_frames and min(height, width) >= 1 and height * width <= largest
+    if not fits or max(height, width) > MAX_SIDE:
+        raise ValueError(f"a malformed clip of shape {shape}, for {sampling}")
+    times = np.empty(count, dtype=np.float64)  # (T,)
+    indices = np.empty(count, dtype=np.int64)  # (T,)
+    frames = np.empty(shape, dtype=np.uint8)  # (T, H, W, 3)
+    for array in (times, indices, frames):
+        rest = array.data.cast("B")
+        while rest:  # a pipe gives it in pieces
+            if not (length := stream.readinto(rest)):
+                raise EOFError
+            rest = rest[length:]
+    if not (np.isfinite(times).all() and (np.diff(times) >= 0).all() and times[0] >= 0 and indices.min() >= 0):
+        raise ValueError("a malformed clip, with times or indices that no frames have")
+    fields = {**fields, "item": rename(fields["item"])}
+    return Clip(frames=frames, timestamps=times, frames_indices=indices, sampling=sampling, **fields)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from vidembed.errors import InvalidVideoInput
-from vidembed.video import decord
+from vidembed.errors import InvalidVideoInput, VideoError
 from vidembed.video.clip import Clip
 from vidembed.video.container import DEFAULT_THREADS, open_source
+from vidembed.video.decord import require_decord
 from vidembed.video.fetch import MAX_DOWNLOAD_BYTES, Deadline, UrlAccess
 from vidembed.video.picture import Colour, describe
+from vidembed.video.pool import DecodePool
 from vidembed.video.pyav import Segment, read_windows
 from vidembed.video.reader import DEFAULT_TIMEOUT_S, FrameReader, check_options
 from vidembed.video.sampling import Sampling, check_sampling
@@ -20,6 +22,7 @@ from vidembed.video.source import (
     VideoSegment,
     VideoSource,
     as_frames,
+    is_url,
     item_name,
     ordered_segments,
     sample_frames,
@@ -110,10 +113,22 @@ def load_video(
     if isinstance(inner, (VideoFrames, Mapping)):
         return sample_frames(inner, sampling, item=item, start=start, end=end)
     if backend == "decord":
-        clip = decord.read(inner, sampling, item=item, start=start, end=end, timeout_s=timeout_s)
-        return replace(clip, sampling=sampling)
+        return replace(_read_with_decord(source, sampling, item, timeout_s), sampling=sampling)
     options = _Options(allow_url, timeout_s, max_bytes, threads, stream)
     (clip,) = _read(inner, [(start, end, item)], sampling, item, options)
+    return clip
+
+
+def _read_with_decord(source: VideoSource, sampling: Sampling, item: str, timeout_s: float | None) -> Clip:
+    """Read in a process that can be killed: decord may loop or crash in native code."""
+    require_decord(item)
+    path = source.path if isinstance(source, VideoSegment) else source
+    if not isinstance(path, (str, os.PathLike)) or is_url(path):
+        raise InvalidVideoInput(item, "backend='decord' reads local files by their path; use backend='pyav'")
+    with DecodePool(workers=1, timeout_s=timeout_s, max_memory_bytes=None, backend="decord") as pool:
+        (clip,) = pool.submit(source if isinstance(source, VideoSegment) else path, sampling)
+    if isinstance(clip, VideoError):
+        raise clip
     return clip
 
 
