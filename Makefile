@@ -34,6 +34,7 @@ lint: setup-adapters
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 	@set -e; for adapter in $(ADAPTERS); do (cd $$adapter && $(abspath $(BIN))/mypy); done
 
 audit: setup

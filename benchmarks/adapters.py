@@ -27,7 +27,7 @@ from llama_index.readers.vidembed import VideoNodeParser, VideoReader
 from vidembed import VideoEncoder, VideoReranker, VisualTokenCache
 from vidembed.reproduce.rerank import FITTED_ON, is_true
 from vidembed.shapes import write_clips
-from vidembed.shapes.files import ClipRecord
+from vidembed.shapes.clips import ClipRecord
 from vidembed.uri import parse_video_uri
 
 CLIPS: Final = 60

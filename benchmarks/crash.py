@@ -6,7 +6,8 @@
 2. The same folder is indexed by runs that get SIGKILL at a random moment, each taken up by the next, until the kills
    are spent; a last run completes. Rows must equal those of the undisturbed run. Every segment is written to a log just
    before the model sees it, so that what was embedded twice can be counted: at most what is in flight at each kill,
-   which is a batch, and the segments of a file that was not complete.
+   which is a batch, and the segments of a file that was not complete. The model pauses with each batch, so that every
+   kill finds work.
 3. Two runs are started at once on one index (`wait`): together they embed each segment once.
 
 The model is the bundled one. Exits with status 1 if one of these is not so.
@@ -35,8 +36,10 @@ from vidembed.shapes import write_clips
 MODEL = "vidembed/shapes"
 BATCH = 4
 WORKERS = 2
+PAUSE_S = 0.2
+"""Seconds that the model waits with each batch. A kill comes within half of it, and so before the work is done."""
 RUN = f"""
-import os, sys
+import os, sys, time
 from vidembed import VideoEncoder
 from vidembed.index import Windows, index_videos
 
@@ -46,6 +49,7 @@ log = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 class Logged(VideoEncoder):
     def _embed_batch(self, batch, **kwargs):
         os.write(log, "".join(f"{{each.name}}\\n" for each in batch).encode())
+        time.sleep({PAUSE_S})
         return super()._embed_batch(batch, **kwargs)
 
 report = index_videos([clips], folder, Logged("{MODEL}", device="cpu"), model="{MODEL}", cut=Windows(2.0, 1.0),
@@ -99,12 +103,13 @@ def killed(clips: Path, work: Path, expected: list[dict[str, Any]], kills: int) 
     stored, during_work = 0, 0
     after: list[int] = []
     for left in range(kills, 0, -1):
-        # On average a run gets as far as an even share of what is left, so that the last kill still hits work.
-        until = sum(seen(log).values()) + random.randint(0, 2 * (len(expected) - stored) // (left + 1))
+        # On average a run gets as far as an even share of what is left, and none further than its last batch.
+        rest = len(expected) - stored
+        until = sum(seen(log).values()) + random.randint(0, min(2 * rest // (left + 1), rest - 1))
         run = start(clips, folder, log)
         while run.poll() is None and sum(seen(log).values()) <= until:
             time.sleep(0.002)
-        time.sleep(random.uniform(0, 0.1))
+        time.sleep(random.uniform(0, PAUSE_S / 2))
         during_work += run.poll() is None
         run.send_signal(signal.SIGKILL)
         run.communicate()

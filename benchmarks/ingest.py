@@ -41,7 +41,7 @@ TIMEOUT_S = 20
 HOOK = """
 import os, re, signal, sys
 from pathlib import Path
-if any(argument.endswith("script.py") for argument in sys.orig_argv):
+if any("vidembed.video.worker" in argument for argument in sys.orig_argv):
     opened = Path.open
     def open_(self, *args, **kwargs):
         if self.name.startswith("loops"):

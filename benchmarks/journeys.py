@@ -5,8 +5,8 @@
 Four calls, on the bundled models and two generated clips: one file is encoded, one pair is reranked, two files are
 indexed by the command line, and the index is searched by it.
 
-A module is counted if one of its functions is entered between the call and its return, in any thread of this process or
-in a decoder process that the call starts. A function is also a method, property, generator or comprehension. Not counted
+A module is counted if one of its functions is entered between the call and its return, in any thread of this process
+or in a decoder process that the call starts. Methods, properties, generators and comprehensions are functions. Not counted
 are import (bodies of modules, and what they call) and the loading of a model (the constructors of `VideoEncoder` and
 `VideoReranker`, and what they call), although both may happen during a command. Encoder and reranker of the first two
 calls are loaded before. Decoder processes are counted by a ``sitecustomize`` module on their PYTHONPATH; a decoder that

@@ -24,7 +24,7 @@ from tests.pictures import BT709, HLG, MATRICES, PQ, write_bt2020, write_interla
 from benchmarks.common import environment, keep
 from vidembed import VideoEncoder
 from vidembed.shapes import ClipRecord, sample_clips
-from vidembed.shapes.files import FILE_FPS, FILE_SIDE
+from vidembed.shapes.clips import FILE_FPS, FILE_SIDE
 from vidembed.shapes.world import DURATION, render
 from vidembed.video import Sampling, VideoFrames, load_video
 

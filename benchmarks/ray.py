@@ -51,12 +51,10 @@ from benchmarks.common import environment, keep
 from benchmarks.encode import decode_heavy_clips
 from vidembed import VideoEncoder
 from vidembed.index import IndexMeta, Report, VideoIndex, Windows, index_videos
-from vidembed.index.commit import Committer, Quarantine
-from vidembed.index.jobs import Candidate
+from vidembed.index.commit import Committer, Job, Quarantine
 from vidembed.index.table import FileRows, Segment, segment_id
 from vidembed.ray import index_videos_ray
-from vidembed.ray.collect import Collector
-from vidembed.ray.indexer import Work
+from vidembed.ray.indexer import Collector, Work
 from vidembed.video.sampling import FileState
 
 MODEL = "vidembed/shapes"
@@ -221,7 +219,7 @@ def writer(folder: Path, dimension: int, files: int, *, segments: int = 6) -> di
     bar = tqdm(disable=True)
     collector = Collector(committer, meta, quarantine=quarantine, gone=[], bar=bar)
     uris = [f"s3://bucket/videos/2026/{number // 1000:04d}/{number:08x}.mp4" for number in range(files)]
-    collector.expect([Work(Candidate(Path("/", uri), uri, None), FileState(10**7, 1)) for uri in uris])
+    collector.expect([Work(Job(Path("/", uri), uri, None), FileState(10**7, 1)) for uri in uris])
     rng = np.random.default_rng(0)
     per_batch = max(1, 32 // segments)
     batches = []
@@ -290,7 +288,6 @@ _MEMORY = """
 import json, sys
 from vidembed.index import VideoIndex
 from vidembed.ray.indexer import Found, plan
-from vidembed.ray.stores import StoredFile
 
 def resident(key="VmRSS"):
     return 1024 * next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(key + ":"))
@@ -300,7 +297,7 @@ len(index)
 before = resident()
 files = index.files()
 found = Found()
-found.stored.files = {uri + ".new": StoredFile(uri + ".new", file.state) for uri, file in files.items()}
+found.stored.files = {uri + ".new": file.state for uri, file in files.items()}
 todo = plan(found, files, rehash=False)
 assert len(todo.work) == len(files)
 print(json.dumps({"files": len(files), "resident": resident() - before, "peak": resident("VmHWM") - before}))

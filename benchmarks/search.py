@@ -3,7 +3,7 @@
     python -m benchmarks.search [--sizes 10000 100000 1000000] [--dimension 3584] [--quick]
 
 For each size an index is filled with made vectors and searched with queries that are not among them: exactly, by
-LanceDB's own flat scan, by the ANN index and by compact copies with rescoring. 3584 is the dimension of a 7B model.
+LanceDB's own flat scan, by the ANN index, and by all of it with each quantization. 3584 is the dimension of a 7B model.
 Needs disk for about 2.5 times the vectors (1 M: 14 GB of vectors); where memory holds less than the vectors, exact
 search runs at the speed of the disk.
 
@@ -31,11 +31,11 @@ import numpy as np
 from tqdm import tqdm
 
 from benchmarks.common import environment, keep
-from vidembed.index import ann, compact
-from vidembed.index.exact import Row, batches, rank, unit
+from vidembed.index import ann
 from vidembed.index.meta import IndexMeta
+from vidembed.index.rows import Row, rank, unit
 from vidembed.index.search import Hit, nearest
-from vidembed.index.table import FileRows, Segment, VideoIndex
+from vidembed.index.table import RANKED, FileRows, Segment, VideoIndex
 from vidembed.video.sampling import FileState
 
 SIZES = (10_000, 100_000, 1_000_000)
@@ -45,7 +45,7 @@ LATENT = 256
 TOPICS = 1000
 SEGMENTS = 10  # of a video
 BATCH = 5_000
-COPIES = ("int8", "binary", "float32-512")
+QUANTIZATIONS = ("int8", "binary")
 RECIPE = {
     "latent_dimensions": LATENT,
     "latent_variance": "1 / rank, scaled to sum 1",
@@ -139,7 +139,9 @@ def median_s(run: Callable[[np.ndarray], Any], queries: np.ndarray) -> float:
     return statistics.median(seconds[1:])
 
 
-def one_size(folder: Path, world: World, size: int, *, queries: int, repeats: int, copies: tuple[str, ...]) -> dict:
+def one_size(
+    folder: Path, world: World, size: int, *, queries: int, repeats: int, quantizations: tuple[str, ...]
+) -> dict:
     """All searches at one size."""
     index, write_s = filled(folder, world, size)
     asked = world.queries(queries)
@@ -149,7 +151,7 @@ def one_size(folder: Path, world: World, size: int, *, queries: int, repeats: in
     exact_s = median_s(lambda query: nearest(index, query, k=10, exact=True), few)
     start = time.perf_counter()
     index.latest()
-    ranked = rank(batches(index), unit(many), k=10)
+    ranked = rank(index.scan(RANKED), unit(many), k=10)
     batch_s = (time.perf_counter() - start) / len(many)
     assert [row.score for row in ranked[0]] == [hit.score for hit in first]
 
@@ -205,22 +207,23 @@ def one_size(folder: Path, world: World, size: int, *, queries: int, repeats: in
         "recall_at_10": share(found),
         "recall_at_10_by_own_measure": built.recall["10"],
     }
-    for name in copies:
+    for name in quantizations:
         start = time.perf_counter()
-        compact.refresh(index, [name], progress=False)
+        ann.refresh(index, quantize=name)
         seconds = time.perf_counter() - start
-        opened = compact.open_compact(index, name)
-        found = opened.find(index, unit(many), 10)  # the coarse part in one pass
-        took = median_s(lambda query, name=name: nearest(index, query, k=10, copy=name), many[: repeats + 1])
+        built, size_on_disk = ann.quantized(index, name), (index.ann.size_bytes if index.ann else None) or 0
+        found = [nearest(index, query, k=10, copy=name) for query in many]
+        took = median_s(lambda query, name=name: nearest(index, query, k=10, copy=name), many[:20])
         row["approximate"][name] = {
-            "rescore_multiplier": opened.record["rescore_multiplier"],
+            "kind": built.kind,
+            "refine": built.full_refine,
             "build_and_measure_s": seconds,
-            "bytes": opened.record["bytes"],
-            "bytes_over_vectors": opened.record["bytes"] / vectors_bytes,
+            "bytes": size_on_disk,
+            "bytes_over_vectors": size_on_disk / vectors_bytes,
             "query_s": took,
             "speedup_over_exact": exact_s / took,
             "recall_at_10": share(found),
-            "recall_at_10_by_own_measure": opened.recall["10"],
+            "recall_at_10_by_own_measure": (built.full_recall or {})["10"],
         }
     return row
 
@@ -247,12 +250,13 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a small run, to see that it works; writes nothing")
     args = parser.parse_args()
     sizes, dimension = ((2000, 4000), 64) if args.quick else (tuple(sorted(args.sizes)), args.dimension)
-    copies = ("int8", "binary", "float32-32") if args.quick else COPIES
     world = World(dimension)
     rows = []
     for size in sizes:
         with tempfile.TemporaryDirectory(dir=args.folder) as name:
-            rows.append(one_size(Path(name) / "index", world, size, queries=100, repeats=5, copies=copies))
+            rows.append(
+                one_size(Path(name) / "index", world, size, queries=100, repeats=5, quantizations=QUANTIZATIONS)
+            )
     machine = environment()
     machine["versions"] |= {each: version(each) for each in ("lancedb", "pyarrow", "numpy")}
     result = {

@@ -11,13 +11,13 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from vidembed import uri as module
 from vidembed.errors import VideoUriError
 from vidembed.inputs import kind_of
 from vidembed.uri import (
     MAX_URI_LENGTH,
     VideoRef,
     content_fingerprint,
+    decoded_path,
     document_video,
     find_video_uri,
     is_video_path,
@@ -64,7 +64,7 @@ def test_a_windows_path_goes_there_and_back(names: list[str]) -> None:
     text = video_uri(path, 1, 2)
     assert re.fullmatch(r"video\+file:///C:/[!-~]*#t=1,2", text)
     encoded = text.removeprefix("video+file://").partition("#")[0]
-    assert PureWindowsPath(module._decoded(encoded, windows=True, shown=text)) == path
+    assert PureWindowsPath(decoded_path(encoded, windows=True, shown=text)) == path
 
 
 @given(st.from_regex(r"[a-z]{1,9}\.org/[!-~]{0,30}", fullmatch=True).filter(lambda rest: "#" not in rest), ranges())

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
+from torch import nn
 
 from vidembed.analysis.layers import Pairs, analyze_layers, checked_pairs, open_mllm
 from vidembed.backbone import ReadoutMismatchError, capture_block, check_layer, find_parts
@@ -172,7 +173,8 @@ def _probe_video() -> VideoFrames:
 def _hidden_states(encoder: VideoEncoder, probes: list[Any]) -> torch.Tensor:
     """The full model's hidden state of the last prompt token at the layer, per probe (N, D)."""
     assert encoder.backbone is not None and encoder.layer is not None  # noqa: S101, PT018
-    model = encoder.backbone.model.to(encoder.device)
+    model: nn.Module = encoder.backbone.model
+    model.to(encoder.device)
     parts = find_parts(model, name=encoder.backbone.name)
     block = check_layer(encoder.layer, parts.depth, name=encoder.backbone.name)
     rows = []

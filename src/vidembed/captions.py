@@ -1,8 +1,8 @@
-"""Files of captioned videos: one row names a video and what is said of it, with or without a label.
+"""Files of texts, JSONL (one object a line) or CSV (a header and rows): captioned videos, and pairs of texts.
 
-JSONL holds one object a line, CSV a header and rows; the suffix of the file says which. Columns: ``video``, one of
-``caption``, ``text`` and ``sentence``, and where it is needed ``label`` (0, 1, true or false: whether the text is true
-of the video). A JSONL row may hold ``captions``, a list, instead. Other columns are ignored.
+`read_captioned_videos` reads the columns ``video``, one of ``caption``, ``text`` and ``sentence``, and where needed
+``label`` (0, 1, true or false: whether the text is true of the video). A JSONL row may hold ``captions``, a list,
+instead. `read_pairs` reads the columns of one of `KINDS`. Other columns are ignored.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ import csv
 import json
 import logging
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Final, Literal
+from typing import BinaryIO, Final, Literal, TypeAlias
 
 from vidembed.errors import AnnotationError, PairsError
 
@@ -24,8 +24,26 @@ TEXT_COLUMNS = ("caption", "text", "sentence")
 MAX_LINE_BYTES = 1 << 20
 """Longest line read, in bytes (ours): a caption is some hundred, and a file without line ends is no such file."""
 
+SAMPLE: Final = 60_000
+"""Pairs that the paper samples from VideoUFO (VidVec, arXiv 2602.08099, section 3.5)."""
+
+KINDS: Final[dict[str, tuple[str, str]]] = {
+    "plain": ("dense", "summary"),
+    "videoufo": ("Detailed Caption", "Brief Caption"),
+    "nli": ("anchor", "positive"),
+    "short": ("first", "second"),
+}
+"""Columns of the caption and of the summary. "plain" and "short" are ours; "videoufo" are the published columns of
+VideoUFO (arXiv 2503.01739), "nli" those of ``sentence-transformers/all-nli``. "nli" and "short", two short captions of
+one video, are the arms that the paper compares with (section D)."""
+
+OnError = Literal["raise", "skip"]
+Row: TypeAlias = Mapping[str, object]
+
 _SHOWN = 5  # missing videos named in an error
 _LABELS = {"0": False, "1": True, "false": False, "true": True}
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -34,8 +52,8 @@ class CaptionedVideo:
 
     Attributes:
         video: The video file.
-        text: What is said of it.
-        label: Whether the text is true of the video; None where nothing is said, which is to be taken for true.
+        text: The caption.
+        label: Whether the text is true of the video; None where the file does not say, which is to be taken for true.
     """
 
     video: Path
@@ -43,99 +61,68 @@ class CaptionedVideo:
     label: bool | None = None
 
 
-def read_captioned_videos(file: str | Path, *, videos: str | Path | None = None) -> list[CaptionedVideo]:
-    """Read a file of captioned videos.
+@dataclass(frozen=True, slots=True)
+class TextPair:
+    """Two texts that mean the same.
 
-    Args:
-        file: A ``.jsonl`` or ``.csv`` file in UTF-8; a byte order mark is tolerated. Blank lines are skipped.
-        videos: Folder that relative video paths are taken from. Default: the folder of `file`.
-
-    Returns:
-        One entry a text, in the order of the file. Texts come without the white space around them.
-
-    Raises:
-        AnnotationError: The file cannot be read or is of another kind; a row lacks a column or holds a value of the
-            wrong type; some rows have a label and some not; there are no rows; or video files are missing.
+    Attributes:
+        dense: The long caption. It stands in for the video.
+        summary: The short text. It stands for the query.
     """
-    path, base = _located(file, videos)
-    pairs: list[CaptionedVideo] = []
-    lines: list[int] = []  # of each pair
-    try:
-        with path.open("rb") as handle:
-            rows = _json_rows(path, handle) if path.suffix.lower() == ".jsonl" else csv_rows(path, handle)
-            for line, row in rows:
-                found = _pairs_of(f"{path}, line {line}", row, base)
-                pairs += found
-                lines += [line] * len(found)
-    except OSError as error:
-        raise AnnotationError(f"{path}: cannot be read: {error.strerror or error}") from error
-    if not pairs:
-        raise AnnotationError(f"{path}: there are no rows; give at least one video with a caption")
-    _check_labels(path, pairs, lines)
-    _check_videos(path, pairs, lines, base)
-    return pairs
+
+    dense: str
+    summary: str
 
 
-def _located(file: str | Path, videos: str | Path | None) -> tuple[Path, Path]:
-    path = Path(file).expanduser()
-    if path.suffix.lower() not in (".jsonl", ".csv"):
-        suffix = path.suffix or "no suffix"
-        raise AnnotationError(f"{path}: expected a name that ends in .jsonl or .csv, got {suffix!r}")
-    if not path.is_file():
-        raise AnnotationError(f"{path}: {'not a file' if path.exists() else 'no such file'}")
-    base = path.parent if videos is None else Path(videos).expanduser()
-    if not base.is_dir():
-        raise AnnotationError(f"videos={str(base)!r}: no such folder; it is what the paths in {path} are taken from")
-    return path, base
-
-
-# -- rows ------------------------------------------------------------------------------------------------------------
+# -- rows of a file ----------------------------------------------------------------------------------------------------
 
 
 def numbered_lines(path: Path, handle: BinaryIO) -> Iterator[tuple[int, str]]:
-    """Yield the number and text of each line, decoded one by one so that an error can name its line.
-
-    Args:
-        path: Of the file, for messages.
-        handle: The file, opened for reading bytes.
+    """Yield the number and text of each line of a file opened for reading bytes; `path` is for messages.
 
     Raises:
-        AnnotationError: A line is not UTF-8 or longer than `MAX_LINE_BYTES`.
+        AnnotationError: A line is not UTF-8 or longer than `MAX_LINE_BYTES`; the message names it.
     """
+    return ((number, _decoded(path, number, raw)) for number, raw in _raw_lines(path, handle))
+
+
+def _raw_lines(path: Path, handle: BinaryIO) -> Iterator[tuple[int, bytes]]:
     number = 0
     while raw := handle.readline(MAX_LINE_BYTES + 1):
         number += 1
         if len(raw) > MAX_LINE_BYTES:
             raise AnnotationError(f"{path}, line {number}: longer than {MAX_LINE_BYTES} bytes; is this the right file?")
-        try:
-            yield number, raw.decode("utf-8-sig" if number == 1 else "utf-8")
-        except UnicodeDecodeError as error:
-            raise AnnotationError(f"{path}, line {number}: not UTF-8 ({error.reason}); save it as UTF-8") from error
+        yield number, raw
 
 
-def _json_rows(path: Path, handle: BinaryIO) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    for number, line in numbered_lines(path, handle):
-        if not line.strip():
+def _decoded(path: Path, number: int, raw: bytes) -> str:
+    try:
+        return raw.decode("utf-8-sig" if number == 1 else "utf-8")
+    except UnicodeDecodeError as error:
+        raise AnnotationError(f"{path}, line {number}: not UTF-8 ({error.reason}); save it as UTF-8") from error
+
+
+def _rows(path: Path, handle: BinaryIO) -> Iterator[tuple[int, Row | AnnotationError]]:
+    """Rows of either kind with the line that each begins on. A damaged one comes as its error if reading can go on."""
+    yield from _json_rows(path, handle) if path.suffix.lower() == ".jsonl" else _csv_rows(path, handle)
+
+
+def _json_rows(path: Path, handle: BinaryIO) -> Iterator[tuple[int, Row | AnnotationError]]:
+    for number, raw in _raw_lines(path, handle):
+        if not raw.strip(b"\xef\xbb\xbf \t\r\n"):
             continue
         try:
-            row = json.loads(line)
+            row = json.loads(_decoded(path, number, raw))
+        except AnnotationError as error:
+            yield number, error
         except (ValueError, RecursionError) as error:
-            raise AnnotationError(f"{path}, line {number}: not JSON ({error}); write one object a line") from error
-        if not isinstance(row, dict):
-            raise AnnotationError(f"{path}, line {number}: expected an object, got {type(row).__name__}")
-        yield number, row
+            yield number, AnnotationError(f"{path}, line {number}: not JSON ({error}); write one object a line")
+        else:
+            bad = f"{path}, line {number}: expected an object, got {type(row).__name__}"
+            yield number, row if isinstance(row, dict) else AnnotationError(bad)
 
 
-def csv_rows(path: Path, handle: BinaryIO) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """Yield each row of a CSV file by the names of its header, and the number of the line that it begins on.
-
-    Args:
-        path: Of the file, for messages.
-        handle: The file, opened for reading bytes.
-
-    Raises:
-        AnnotationError: It is not CSV, the header names a column twice, or a row has another number of cells.
-    """
+def _csv_rows(path: Path, handle: BinaryIO) -> Iterator[tuple[int, dict[str, str] | AnnotationError]]:
     reader = csv.reader((line for _, line in numbered_lines(path, handle)), strict=True)
     header: list[str] | None = None
     while True:
@@ -152,47 +139,31 @@ def csv_rows(path: Path, handle: BinaryIO) -> Iterator[tuple[int, Mapping[str, A
             header = [cell.strip() for cell in cells]
             if len(set(header)) < len(header):
                 raise AnnotationError(f"{path}, line {number}: the header names a column twice: {', '.join(header)}")
-            continue
-        if len(cells) != len(header):
-            raise AnnotationError(
-                f"{path}, line {number}: {len(cells)} cells under a header of {len(header)}; put a caption that holds "
-                "a comma in double quotes"
-            )
-        row: dict[str, Any] = dict(zip(header, cells, strict=True))
-        if not (row.get("label") or "").strip():
-            row.pop("label", None)
+        elif len(cells) != len(header):
+            found = f"{len(cells)} cells under a header of {len(header)}"
+            advice = "put a caption that holds a comma in double quotes"
+            yield number, AnnotationError(f"{path}, line {number}: {found}; {advice}")
+        else:
+            row = dict(zip(header, cells, strict=True))
+            if not row.get("label", "-").strip():
+                del row["label"]
+            yield number, row
+
+
+def csv_rows(path: Path, handle: BinaryIO) -> Iterator[tuple[int, dict[str, str]]]:
+    """Yield the line that each row of a CSV file begins on, and the row by the names of its header.
+
+    Raises:
+        AnnotationError: It is not CSV, the header names a column twice, or a row has another number of cells.
+    """
+    for number, row in _csv_rows(path, handle):
+        if isinstance(row, AnnotationError):
+            raise row
         yield number, row
 
 
-# -- one row ---------------------------------------------------------------------------------------------------------
-
-
-def _pairs_of(where: str, row: Mapping[str, Any], base: Path) -> list[CaptionedVideo]:
-    video = checked_words(where, "video", row["video"]) if "video" in row else None
-    named = [name for name in (*TEXT_COLUMNS, "captions") if name in row]
-    if video is None or not named:
-        missing = "no 'video'" if video is None else "none of 'caption', 'text' and 'sentence'"
-        raise AnnotationError(f"{where}: there is {missing}; the columns are {_listed(row)}")
-    if len(named) > 1:
-        raise AnnotationError(f"{where}: has {' and '.join(map(repr, named))}; keep the one that holds the caption")
-    value = row[named[0]]
-    if named[0] == "captions":
-        if not isinstance(value, list) or not value:
-            raise AnnotationError(f"{where}: captions={shortened(value)}: expected a list of at least one caption")
-        texts = [checked_words(where, f"captions[{index}]", text) for index, text in enumerate(value)]
-    else:
-        texts = [checked_words(where, named[0], value)]
-    label = _label(where, row.get("label"))
-    return [CaptionedVideo(base / video, text, label) for text in texts]
-
-
-def checked_words(where: str, name: str, value: Any) -> str:
-    """Return a string without the white space around it.
-
-    Args:
-        where: File and line, for messages.
-        name: What the value is called there.
-        value: The value.
+def checked_words(where: str, name: str, value: object) -> str:
+    """Return a string without the white space around it. Messages begin with `where` and call it `name`.
 
     Raises:
         AnnotationError: It is not a string, is empty, or is not valid Unicode.
@@ -208,40 +179,56 @@ def checked_words(where: str, name: str, value: Any) -> str:
     return value.strip()
 
 
-def _label(where: str, value: Any) -> bool | None:
-    if value is None or isinstance(value, bool):
-        return value
-    if isinstance(value, int) and value in (0, 1):
-        return bool(value)
-    if isinstance(value, str) and (known := _LABELS.get(value.strip().lower())) is not None:
-        return known
-    raise AnnotationError(f"{where}: label={shortened(value)}: expected 0, 1, true or false")
-
-
-def shortened(value: Any) -> str:
+def shortened(value: object) -> str:
     """Show a value in a message, cut where it is long."""
     text = ascii(value)
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _listed(row: Mapping[str, Any]) -> str:
-    return shortened(", ".join(row)) if row else "none"
+# -- captioned videos --------------------------------------------------------------------------------------------------
 
 
-# -- the whole file --------------------------------------------------------------------------------------------------
+def read_captioned_videos(file: str | Path, *, videos: str | Path | None = None) -> list[CaptionedVideo]:
+    """Read a file of captioned videos.
 
+    Args:
+        file: A ``.jsonl`` or ``.csv`` file in UTF-8; a byte order mark is tolerated. Blank lines are skipped.
+        videos: Folder that relative video paths are taken from. Default: the folder of `file`.
 
-def _check_labels(path: Path, pairs: list[CaptionedVideo], lines: list[int]) -> None:
-    with_label = [line for pair, line in zip(pairs, lines, strict=True) if pair.label is not None]
-    without = [line for pair, line in zip(pairs, lines, strict=True) if pair.label is None]
-    if with_label and without:
+    Returns:
+        One entry a text, in the order of the file. Texts come without the white space around them.
+
+    Raises:
+        AnnotationError: The file cannot be read or is of another kind; a row lacks a column or holds a value of the
+            wrong type; some rows have a label and some not; there are no rows; or video files are missing.
+    """
+    path = Path(file).expanduser()
+    if path.suffix.lower() not in (".jsonl", ".csv"):
+        suffix = path.suffix or "no suffix"
+        raise AnnotationError(f"{path}: expected a name that ends in .jsonl or .csv, got {suffix!r}")
+    if not path.is_file():
+        raise AnnotationError(f"{path}: {'not a file' if path.exists() else 'no such file'}")
+    base = path.parent if videos is None else Path(videos).expanduser()
+    if not base.is_dir():
+        raise AnnotationError(f"videos={str(base)!r}: no such folder; it is what the paths in {path} are taken from")
+    found: list[tuple[int, CaptionedVideo]] = []
+    try:
+        with path.open("rb") as handle:
+            for line, row in _rows(path, handle):
+                if isinstance(row, AnnotationError):
+                    raise row
+                found += [(line, video) for video in _videos_of(f"{path}, line {line}", row, base)]
+    except OSError as error:
+        raise AnnotationError(f"{path}: cannot be read: {error.strerror or error}") from error
+    if not found:
+        raise AnnotationError(f"{path}: there are no rows; give at least one video with a caption")
+    labelled = next((line for line, video in found if video.label is not None), None)
+    bare = next((line for line, video in found if video.label is None), None)
+    if labelled is not None and bare is not None:
         raise AnnotationError(
-            f"{path}: line {with_label[0]} has a label and line {without[0]} has none; label every row or no row"
+            f"{path}: line {labelled} has a label and line {bare} has none; label every row or no row"
         )
-
-
-def _check_videos(path: Path, pairs: list[CaptionedVideo], lines: list[int], base: Path) -> None:
-    first = {pair.video: line for pair, line in zip(reversed(pairs), reversed(lines), strict=True)}
+    first = {video.video: line for line, video in reversed(found)}
     missing = sorted((line, video) for video, line in first.items() if not video.is_file())
     if missing:
         named = ", ".join(f"{video} (line {line})" for line, video in missing[:_SHOWN])
@@ -250,37 +237,33 @@ def _check_videos(path: Path, pairs: list[CaptionedVideo], lines: list[int], bas
             f"{path}: {len(missing)} of {len(first)} video files are missing: {named}{more}. Relative paths are taken "
             f"from {base}; give videos=FOLDER where they lie elsewhere."
         )
+    return [video for _, video in found]
 
 
-logger = logging.getLogger(__name__)
+def _videos_of(where: str, row: Row, base: Path) -> list[CaptionedVideo]:
+    video = checked_words(where, "video", row["video"]) if "video" in row else None
+    named = [name for name in (*TEXT_COLUMNS, "captions") if name in row]
+    if video is None or not named:
+        missing = "no 'video'" if video is None else "none of 'caption', 'text' and 'sentence'"
+        columns = shortened(", ".join(row)) if row else "none"
+        raise AnnotationError(f"{where}: there is {missing}; the columns are {columns}")
+    if len(named) > 1:
+        raise AnnotationError(f"{where}: has {' and '.join(map(repr, named))}; keep the one that holds the caption")
+    value = row[named[0]]
+    if named[0] != "captions":
+        texts = [checked_words(where, named[0], value)]
+    elif isinstance(value, list) and value:
+        texts = [checked_words(where, f"captions[{index}]", text) for index, text in enumerate(value)]
+    else:
+        raise AnnotationError(f"{where}: captions={shortened(value)}: expected a list of at least one caption")
+    label = row.get("label")
+    truth = None if label is None else _LABELS.get(str(label).strip().lower())
+    if label is not None and truth is None:
+        raise AnnotationError(f"{where}: label={shortened(label)}: expected 0, 1, true or false")
+    return [CaptionedVideo(base / video, text, truth) for text in texts]
 
-SAMPLE: Final = 60_000
-"""Pairs that the paper samples from VideoUFO (VidVec, arXiv 2602.08099, section 3.5)."""
 
-OnError = Literal["raise", "skip"]
-
-KINDS: Final[dict[str, tuple[str, str]]] = {
-    "plain": ("dense", "summary"),
-    "videoufo": ("Detailed Caption", "Brief Caption"),
-    "nli": ("anchor", "positive"),
-    "short": ("first", "second"),
-}
-"""Columns of the caption and of the summary. "plain" and "short" are ours; "videoufo" are the published columns of
-VideoUFO (arXiv 2503.01739), "nli" those of ``sentence-transformers/all-nli``. "nli" and "short", two short captions of
-one video, are the arms that the paper compares with (section D)."""
-
-
-@dataclass(frozen=True, slots=True)
-class TextPair:
-    """Two texts that mean the same.
-
-    Attributes:
-        dense: The long caption. It stands in for the video.
-        summary: The short text. It stands for the query.
-    """
-
-    dense: str
-    summary: str
+# -- pairs of texts ----------------------------------------------------------------------------------------------------
 
 
 def read_pairs(path: str | Path, *, kind: str = "auto", on_error: OnError = "raise") -> Iterator[TextPair]:
@@ -305,18 +288,18 @@ def read_pairs(path: str | Path, *, kind: str = "auto", on_error: OnError = "rai
         raise ValueError(f"kind={kind!r} is not known. Allowed: auto, {', '.join(KINDS)}.")
     if on_error not in ("raise", "skip"):
         raise ValueError(f"on_error={on_error!r} is not known. Allowed: 'raise', 'skip'.")
-    readers: dict[str, Callable[[Path], Iterator[tuple[int, Any]]]] = {".csv": _csv_rows, ".jsonl": _pair_rows}
-    reader = readers.get(path.suffix.lower())
-    if reader is None:
+    if path.suffix.lower() not in (".csv", ".jsonl"):
         raise PairsError(
             f"{path}: pairs are read from .csv or .jsonl, not from {path.suffix or 'a file without suffix'}."
         )
-    found = skipped = 0
+    kinds = KINDS if kind == "auto" else {kind: KINDS[kind]}
+    wanted = ", or ".join(f"{dense!r} and {summary!r} ({name})" for name, (dense, summary) in kinds.items())
     columns = None if kind == "auto" else KINDS[kind]
-    for line, row in reader(path):
+    found = skipped = 0
+    for where, row in _pair_rows(path):
         try:
-            columns = columns or _columns_of(row, path, line)
-            pair = _pair_of(row, columns, path, line)
+            columns = columns or _columns_of(where, row, wanted)
+            pair = _pair_of(where, row, columns)
         except PairsError as error:
             if on_error == "raise":
                 raise
@@ -328,7 +311,43 @@ def read_pairs(path: str | Path, *, kind: str = "auto", on_error: OnError = "rai
     if skipped:
         logger.warning("%s: skipped %d of %d rows that are empty, one-sided or damaged", path, skipped, found + skipped)
     if not found:
-        raise PairsError(f"{path}: no pairs in it. Expected rows with {_wanted(kind)}.")
+        raise PairsError(f"{path}: no pairs in it. Expected rows with {wanted}.")
+
+
+def _pair_rows(path: Path) -> Iterator[tuple[str, Row | PairsError]]:
+    try:
+        with path.open("rb") as handle:
+            for line, row in _rows(path, handle):
+                yield f"{path}, line {line}", PairsError(str(row)) if isinstance(row, AnnotationError) else row
+    except AnnotationError as error:
+        raise PairsError(str(error)) from error
+
+
+def _columns_of(where: str, row: Row | PairsError, wanted: str) -> tuple[str, str]:
+    if isinstance(row, PairsError):
+        raise row
+    for columns in KINDS.values():
+        if set(columns) <= set(row):
+            return columns
+    raise PairsError(f"{where}: columns {sorted(row)}. Expected {wanted}.")
+
+
+def _pair_of(where: str, row: Row | PairsError, columns: tuple[str, str]) -> TextPair:
+    if isinstance(row, PairsError):
+        raise row
+    texts = []
+    for column in columns:
+        if column not in row:
+            raise PairsError(f"{where}: no column {column!r} among {sorted(row)}. Is it of another kind?")
+        text = row[column]
+        if text is not None and not isinstance(text, str):
+            raise PairsError(f"{where}: {column!r} is {type(text).__name__}, expected text.")
+        texts.append((text or "").strip())
+    empty = [column for column, text in zip(columns, texts, strict=True) if not text]
+    if empty:
+        what = "both sides are" if len(empty) == 2 else f"{empty[0]!r} is"
+        raise PairsError(f"{where}: {what} empty. Remove the row, or pass on_error='skip'.")
+    return TextPair(*texts)
 
 
 def sample_pairs(
@@ -339,11 +358,11 @@ def sample_pairs(
     The file is read once and only the sample is held (reservoir sampling), so all of its rows are checked.
 
     Args:
-        path: As `read_pairs` takes.
+        path: As `read_pairs` takes, and `kind` and `on_error` too.
         n: How many, at least 1; None for all. Default `SAMPLE`. A file with fewer gives all, and the log says so.
         seed: Decides which: the same file, number and seed give the same pairs in the same order.
-        kind: As `read_pairs` takes.
-        on_error: As `read_pairs` takes.
+        kind: See `path`.
+        on_error: See `path`.
 
     Returns:
         The pairs, in the order of the file.
@@ -365,68 +384,3 @@ def sample_pairs(
     if n is not None and index + 1 < n:
         logger.warning("%s: %d pairs, fewer than the %d asked for; taking all", path, index + 1, n)
     return [pair for _, pair in sorted(kept, key=lambda entry: entry[0])]
-
-
-def _wanted(kind: str) -> str:
-    kinds = KINDS if kind == "auto" else {kind: KINDS[kind]}
-    return ", or ".join(f"{dense!r} and {summary!r} ({name})" for name, (dense, summary) in kinds.items())
-
-
-def _csv_rows(path: Path) -> Iterator[tuple[int, Any]]:
-    """Rows of a CSV file with the line that each begins on; a damaged row as its error."""
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file, strict=True)
-        line = 1
-        try:
-            for row in reader:
-                line = reader.line_num
-                if row.pop(None, None) is not None:
-                    yield line, ValueError("the row has more fields than the header. Is a comma or quote missing?")
-                else:
-                    yield line, row
-        except (csv.Error, UnicodeDecodeError) as error:  # the reader cannot go on: its place in the file is lost
-            raise PairsError(f"{path}:{max(line, reader.line_num) + 1}: {error}. Expected CSV in UTF-8.") from error
-
-
-def _pair_rows(path: Path) -> Iterator[tuple[int, Any]]:
-    """Objects of a JSONL file with their line; a damaged line as its error. Empty lines are passed over."""
-    with path.open("rb") as file:
-        for line, raw in enumerate(file, start=1):
-            if not raw.strip():
-                continue
-            try:
-                row = json.loads(raw.decode("utf-8-sig" if line == 1 else "utf-8"))
-            except ValueError as error:
-                yield line, ValueError(f"no JSON in UTF-8 ({error}). Expected one object a line.")
-                continue
-            yield line, row if isinstance(row, dict) else ValueError(f"expected an object, got {type(row).__name__}.")
-
-
-def _columns_of(row: Mapping[str, Any] | Exception, path: Path, line: int) -> tuple[str, str] | None:
-    """The columns of the kind that a row is of; None for a damaged row."""
-    if isinstance(row, Exception):
-        return None
-    for columns in KINDS.values():
-        if set(columns) <= set(row):
-            return columns
-    raise PairsError(f"{path}:{line}: columns {sorted(map(str, row))}. Expected {_wanted('auto')}.")
-
-
-def _pair_of(row: Mapping[str, Any] | Exception, columns: tuple[str, str] | None, path: Path, line: int) -> TextPair:
-    if isinstance(row, Exception) or columns is None:
-        raise PairsError(f"{path}:{line}: {row}")
-    texts = []
-    for column in columns:
-        if column not in row:
-            raise PairsError(
-                f"{path}:{line}: no column {column!r} among {sorted(map(str, row))}. Is it of another kind?"
-            )
-        text = row[column]
-        if text is not None and not isinstance(text, str):
-            raise PairsError(f"{path}:{line}: {column!r} is {type(text).__name__}, expected text.")
-        texts.append((text or "").strip())
-    empty = [column for column, text in zip(columns, texts, strict=True) if not text]
-    if empty:
-        what = "both sides are" if len(empty) == 2 else f"{empty[0]!r} is"
-        raise PairsError(f"{path}:{line}: {what} empty. Remove the row, or pass on_error='skip'.")
-    return TextPair(*texts)

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 # ruff: noqa: N818 - the names say what was found, as users read them in reports
 
 
-_PACKAGE = str(Path(__file__).parents[1])
+_INNER = {"vidembed", "sentence_transformers", "torch"}
+"""Packages through which a call of ours goes: the host's `encode`, decorated by torch, calls our methods."""
+_kept: ContextVar[list[Warning] | None] = ContextVar("_kept", default=None)
 
 
 class VideoError(Exception):
@@ -94,15 +99,40 @@ class VideoTruncated(UserWarning):
     """A video ends more than one second before the duration it declares: what is missing was not embedded."""
 
 
-def caller_level() -> int:
-    """Return the `stacklevel` for `warnings.warn` that names the line outside of this package which led to the call.
+def warn(warning: Warning) -> None:
+    """Warn at the line of the caller, or where `keep_warnings` is at work, keep the warning for it."""
+    kept = _kept.get()
+    if kept is None:
+        warnings.warn(warning, stacklevel=caller_level())
+    else:
+        kept.append(warning)
 
-    As `skip_file_prefixes` does, from Python 3.12 on. In a thread of a pool, that line is the pool's.
+
+@contextmanager
+def keep_warnings() -> Iterator[list[Warning]]:
+    """Keep what `warn` gets in this thread of a pool, which has no caller, for the thread that takes the result."""
+    kept: list[Warning] = []
+    token = _kept.set(kept)
+    try:
+        yield kept
+    finally:
+        _kept.reset(token)
+
+
+def caller_level() -> int:
+    """Return the `stacklevel` for `warnings.warn` that names the line outside of `_INNER` which led to the call.
+
+    As `skip_file_prefixes` does, from Python 3.12 on.
     """
     frame, level = sys._getframe(1), 1
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+    while frame.f_back is not None and str(frame.f_globals.get("__name__")).partition(".")[0] in _INNER:
         frame, level = frame.f_back, level + 1
     return level
+
+
+def warn_truncated(text: str) -> None:
+    """Warn with :class:`VideoTruncated`, at the line outside of this package."""
+    warn(VideoTruncated(text))
 
 
 class BackboneError(ValueError):
@@ -154,11 +184,7 @@ class ClusterError(RuntimeError):
 
 
 class InputError(ValueError):
-    """An input that is not a video failed; the message names it."""
-
-
-class EmbeddingError(InputError):
-    """The model gave a vector that is not finite; the message names the input."""
+    """An input failed that is not a video, or whose vector is not finite; the message names it."""
 
 
 class AnnotationError(ValueError):
@@ -173,21 +199,13 @@ class VideoUriError(ValueError):
     """A video URI that cannot be used: its scheme, host, time range or path is not allowed. Or a bare path instead."""
 
 
+class NotAVideoError(ValueError):
+    """A document, node or text that should name a video does not; the message names it."""
+
+
 class VideoFailedError(ValueError):
     """A video of a benchmark could not be used; the message names it and says what may be done."""
 
 
 class TaskDataError(OSError):
     """The data of a task could not be loaded."""
-
-
-class TargetError(Exception):
-    """Carries an OSError of the target past the place that takes every OSError for one of the source.
-
-    Attributes:
-        error: As it was.
-    """
-
-    def __init__(self, error: OSError) -> None:
-        super().__init__(error)
-        self.error = error

@@ -171,7 +171,7 @@ def load_input(
             array = torch.cat([array, array[-1:].expand(short, -1, -1, -1)])
             metadata["frames_indices"] += metadata["frames_indices"][-1:] * short
         # (T, C, H, W) is the layout that processors cannot mistake
-        return {"array": array.permute(0, 3, 1, 2), "video_metadata": metadata}
+        return {"array": array.permute(0, 3, 1, 2), "video_metadata": dict(metadata)}
 
     kind = kind_of(item)
     if kind == "message":

@@ -25,7 +25,7 @@ from sentence_transformers.base.modules import Transformer
 from vidembed.backbone import ARCHITECTURES, BackboneError
 from vidembed.backbone.cut import without_hooks
 from vidembed.backbone.load import Backbone, load_backbone
-from vidembed.errors import InputError
+from vidembed.errors import InputError, keep_warnings, warn
 from vidembed.inputs import Prepared, is_text, load_input, name_of, split_rows
 from vidembed.video import VideoError
 
@@ -279,17 +279,31 @@ def prepare_ahead(
         return [one(index, item) for index, item in chunk]
 
     executor = ThreadPoolExecutor(workers, thread_name_prefix="vidembed-decode")
-    pending: deque[Future[Sequence[Prepared | Failed]]] = deque()
+    pending: deque[Future[tuple[Sequence[Prepared | Failed], list[Warning]]]] = deque()
     jobs = _chunks(inputs, texts_together=prepare_texts is not None)
     try:
         while True:
-            pending.extend(executor.submit(several, job) for job in itertools.islice(jobs, 2 * workers - len(pending)))
+            for job in itertools.islice(jobs, 2 * workers - len(pending)):
+                pending.append(executor.submit(_keeping_warnings, several, job))
             if not pending:
                 return
-            for result in pending.popleft().result():
+            for result in _warning_here(*pending.popleft().result()):
                 yield report(result, on_error) if isinstance(result, Failed) else result
     finally:
         executor.shutdown(wait=True, cancel_futures=True)
+
+
+def _keeping_warnings(
+    prepare: Callable[[list[tuple[int, T]]], Sequence[Prepared | Failed]], chunk: list[tuple[int, T]]
+) -> tuple[Sequence[Prepared | Failed], list[Warning]]:
+    with keep_warnings() as kept:
+        return prepare(chunk), kept
+
+
+def _warning_here(results: Sequence[Prepared | Failed], kept: list[Warning]) -> Sequence[Prepared | Failed]:
+    for warning in kept:
+        warn(warning)
+    return results
 
 
 def _chunks(inputs: Iterable[T], *, texts_together: bool) -> Iterator[list[tuple[int, T]]]:

@@ -1,20 +1,18 @@
-"""Recall@1 by layer as a figure, of one or several models."""
+"""Figures (extra: plot): Recall@1 by layer of one or several models, and the curves of a training run."""
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from tqdm.auto import tqdm
-from transformers import TrainerCallback
-
 if TYPE_CHECKING:
-    from vidembed.analysis.result import LayerAnalysis, PromptAnalysis
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
+    from vidembed.analysis.result import LayerAnalysis, PromptAnalysis
 
 FORMATS = (".png", ".svg", ".pdf")
 _LINES = ("-", "--", ":", "-.")  # one a prompt
@@ -22,8 +20,17 @@ _LINES = ("-", "--", ":", "-.")  # one a prompt
 Axis = Literal["auto", "block", "depth"]
 
 
-def check_plot(path: str | Path) -> Path:
+def can_plot() -> bool:
+    """Whether matplotlib is installed."""
+    return importlib.util.find_spec("matplotlib") is not None
+
+
+def check_plot(path: str | Path, *, function: str = "plot_layers") -> Path:
     """Find out before the work is done whether a figure could be written to `path`.
+
+    Args:
+        path: The file.
+        function: What draws it, for the message.
 
     Raises:
         ModuleNotFoundError: matplotlib is not installed.
@@ -34,14 +41,16 @@ def check_plot(path: str | Path) -> Path:
         raise ValueError(f"path={str(path)!r}: expected a name that ends in .png, .svg or .pdf")
     if not can_plot():
         raise ModuleNotFoundError(
-            'plot_layers draws with matplotlib, which is not installed; pip install "vidembed[plot]"'
+            f'{function} draws with matplotlib, which is not installed; pip install "vidembed[plot]"'
         )
     return path
 
 
-def can_plot() -> bool:
-    """Whether matplotlib is installed."""
-    return importlib.util.find_spec("matplotlib") is not None
+def new_figure(width: float, height: float) -> Figure:
+    """Return an empty figure, in inches; without pyplot, which would choose a window system for the whole process."""
+    from matplotlib.figure import Figure  # noqa: PLC0415 - of an extra
+
+    return Figure(figsize=(width, height), layout="constrained")
 
 
 def plot_layers(analyses: Sequence[LayerAnalysis], path: str | Path, *, x: Axis = "auto") -> None:
@@ -67,14 +76,14 @@ def plot_layers(analyses: Sequence[LayerAnalysis], path: str | Path, *, x: Axis 
         raise ValueError(f"x={x!r}: expected 'auto', 'block' or 'depth'.")
     if x == "auto":
         x = "block" if len({analysis.depth for analysis in analyses}) == 1 else "depth"
-    # not pyplot, which would choose a window system for the whole process
-    figure = importlib.import_module("matplotlib.figure").Figure(figsize=(10, 4.2), layout="constrained")
-    panels = figure.subplots(1, 2, sharey=True)
+    figure = new_figure(10, 4.2)
+    panels: tuple[Axes, Axes] = figure.subplots(1, 2, sharey=True)
     for panel, direction, title in zip(panels, ("t2v", "v2t"), ("text to video", "video to text"), strict=True):
         for number, analysis in enumerate(analyses):
+            unit = analysis.depth if x == "depth" else 1
             for prompt, line in zip(analysis.prompts, _LINES * len(analysis.prompts), strict=False):
                 label = analysis.model if len(analysis.prompts) == 1 else f"{analysis.model}, prefix {prompt.prefix}"
-                _draw(panel, prompt, direction, analysis.depth if x == "depth" else 1, f"C{number % 10}", line, label)
+                _draw_prompt(panel, prompt, direction, unit, f"C{number % 10}", line, label)
         panel.set(title=title, xlabel="decoder block" if x == "block" else "depth (share of the blocks)")
         panel.grid(alpha=0.3)
     panels[0].set(ylabel="Recall@1 (%)", ylim=(0, None))
@@ -82,7 +91,9 @@ def plot_layers(analyses: Sequence[LayerAnalysis], path: str | Path, *, x: Axis 
     figure.savefig(path)
 
 
-def _draw(panel: Any, prompt: PromptAnalysis, direction: str, unit: int, color: str, line: str, label: str) -> None:
+def _draw_prompt(
+    panel: Axes, prompt: PromptAnalysis, direction: str, unit: int, color: str, line: str, label: str
+) -> None:
     """One line: `unit` is what block numbers are divided by."""
     *blocks, final = prompt.rows
     places = [row.layer / unit for row in blocks]
@@ -98,55 +109,12 @@ def _draw(panel: Any, prompt: PromptAnalysis, direction: str, unit: int, color: 
     panel.plot(place, 100 * getattr(chosen, direction).recall_1.estimate, marker="*", markersize=12, color=color)
 
 
-_KEPT = ("loss", "grad_norm", "learning_rate", "false_negatives")
-
-
-class LogFile(TrainerCallback):
-    """Writes what the trainer logs to a file of JSON lines, and shows a bar on stderr.
-
-    Lines of training hold ``step``, ``loss``, ``grad_norm``, ``learning_rate`` and ``false_negatives``; lines of
-    evaluation hold ``step`` and every metric, named ``eval_...``.
-
-    Args:
-        path: The file. Lines after the step that a run begins at are removed then: they are made again.
-        progress: Whether to show the bar.
-    """
-
-    def __init__(self, path: str | Path, *, progress: bool = False) -> None:
-        self.path = Path(path)
-        self.progress = progress
-        self._bar: Any = None
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_kwargs: Any) -> None:  # noqa: ARG002
-        """Drop lines of steps that are yet to come."""
-        kept = [entry for entry in read_log(self.path) if entry["step"] <= state.global_step and state.global_step]
-        self.path.write_text("".join(json.dumps(entry) + "\n" for entry in kept), encoding="utf-8")
-        self._bar = tqdm(
-            total=state.max_steps, initial=state.global_step, unit="step", desc="aligning", disable=not self.progress
-        )
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_kwargs: Any) -> None:  # noqa: ARG002
-        """Write a line."""
-        values = {key: value for key, value in (logs or {}).items() if key in _KEPT or _is_metric(key)}
-        if values:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": state.global_step, **values}) + "\n")
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_kwargs: Any) -> None:  # noqa: ARG002
-        """Move the bar."""
-        self._bar.update()
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **_kwargs: Any) -> None:  # noqa: ARG002
-        """Close the bar."""
-        self._bar.close()
-
-
-def _is_metric(key: str) -> bool:
-    return key.startswith("eval_") and not key.endswith(("_runtime", "_per_second"))
-
-
 def read_log(path: str | Path) -> list[dict[str, Any]]:
-    """Read a log back; nothing for a file that is not there. A last line cut off by a crash is left out."""
+    """Read the log of a training run (`vidembed.training.LogFile`).
+
+    Returns:
+        A dict a line; nothing for a file that is not there. A last line cut off by a crash is left out.
+    """
     path = Path(path)
     entries: list[dict[str, Any]] = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
@@ -168,16 +136,8 @@ def plot_curves(log: str | Path, path: str | Path) -> None:
         ModuleNotFoundError: matplotlib is not installed.
         ValueError: The suffix is another.
     """
-    path = Path(path)
-    if path.suffix.lower() not in {".png", ".svg", ".pdf"}:
-        raise ValueError(f"path={str(path)!r}: expected a name that ends in .png, .svg or .pdf")
-    try:  # a figure without pyplot, which would choose a window system for the whole process
-        module: Any = importlib.import_module("matplotlib.figure")
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            'plot_curves draws with matplotlib, which is not installed; pip install "vidembed[plot]"'
-        ) from error
-    figure = module.Figure(figsize=(6, 6), layout="constrained")
+    path = check_plot(path, function="plot_curves")
+    figure = new_figure(6, 6)
     loss_axes, recall_axes = figure.subplots(2, 1, sharex=True)
     entries = read_log(log)
     losses = [(entry["step"], entry["loss"]) for entry in entries if "loss" in entry]

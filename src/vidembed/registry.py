@@ -15,10 +15,10 @@ import importlib.machinery
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TypeGuard
 
 NAMESPACE = "vidembed/"
 HUB = "hf://"
@@ -48,10 +48,7 @@ def check_name(name: str) -> str:
 
 
 def find_model(name: str) -> Path | None:
-    """The directory of a bundled or locally built model, or None.
-
-    Args:
-        name: With or without ``vidembed/``.
+    """The directory of a bundled or locally built model (with or without ``vidembed/``), or None.
 
     Raises:
         ValueError: `name` is no plain name.
@@ -65,10 +62,7 @@ def find_model(name: str) -> Path | None:
 
 
 def model_path(name: str) -> Path:
-    """The directory that ``vidembed/<name>`` resolves to; usable anywhere a path is, without this package's hook.
-
-    Args:
-        name: With or without ``vidembed/``.
+    """The directory that ``vidembed/<name>`` (or ``<name>``) resolves to; usable wherever a path is, without the hook.
 
     Raises:
         ValueError: `name` is no plain name.
@@ -140,10 +134,12 @@ def resolve_model(name_or_path: str) -> str:
     return str(model_path(name_or_path))
 
 
-_HOST = "sentence_transformers"
+# -- the hook ----------------------------------------------------------------------------------------------------------
+
+_LIBRARY = "sentence_transformers"
 _CLASSES = {"SentenceTransformer": "VideoEncoder", "CrossEncoder": "VideoReranker"}
 _FILES = ("vidembed_config.json", "vidembed_reranker.json")  # what vidembed writes beside the weights
-_originals: dict[type, Any] = {}
+_originals: dict[type, Callable[..., None]] = {}
 
 
 def install() -> None:
@@ -151,9 +147,9 @@ def install() -> None:
 
     Waiting keeps ``import vidembed`` and ``vidembed --help`` free of torch.
     """
-    host = sys.modules.get(_HOST)
-    if host is not None and hasattr(host, next(iter(_CLASSES))):
-        _patch(host)
+    library = sys.modules.get(_LIBRARY)
+    if library is not None and hasattr(library, next(iter(_CLASSES))):
+        _patch(library)
     elif not any(isinstance(finder, _WhenImported) for finder in sys.meta_path):
         sys.meta_path.insert(0, _WhenImported())
 
@@ -166,22 +162,23 @@ def remove() -> None:
     _originals.clear()
 
 
-def _patch(host: ModuleType) -> None:
+def _patch(library: ModuleType) -> None:
     for name, ours in _CLASSES.items():
-        cls = getattr(host, name)
+        cls = getattr(library, name)
         if cls not in _originals:
             _originals[cls] = cls.__init__
-            cls.__init__ = _opening(cls, ours)
+            cls.__init__ = _patched_init(cls, ours)
 
 
-def _opening(cls: type, ours: str) -> Any:
+def _patched_init(cls: type, ours: str) -> Callable[..., None]:
     original = _originals[cls]
 
     @functools.wraps(original)
-    def init(self: Any, model_name_or_path: Any = None, *args: Any, **kwargs: Any) -> None:
+    def init(self: object, model_name_or_path: object = None, *args: object, **kwargs: object) -> None:
         name = model_name_or_path
+        # our own classes have resolved the name before they come here
         if not _is_ours(name) or isinstance(self, kind := getattr(importlib.import_module("vidembed"), ours)):
-            original(self, name, *args, **kwargs)  # our own classes have resolved it
+            original(self, name, *args, **kwargs)
         elif type(self) is cls and Path(resolve_model(name)).is_dir():
             self.__class__ = kind
             kind.__init__(self, name, *args, **kwargs)
@@ -191,20 +188,20 @@ def _opening(cls: type, ours: str) -> Any:
     return init
 
 
-def _is_ours(name: Any) -> bool:
+def _is_ours(name: object) -> TypeGuard[str]:
     """Whether it is a name under ``vidembed/`` or a folder that vidembed wrote."""
-    if not isinstance(name, str):
-        return False
-    return name.startswith((NAMESPACE, HUB + NAMESPACE)) or any(Path(name, file).is_file() for file in _FILES)
+    return isinstance(name, str) and (
+        name.startswith((NAMESPACE, HUB + NAMESPACE)) or any(Path(name, file).is_file() for file in _FILES)
+    )
 
 
 class _WhenImported(importlib.abc.MetaPathFinder):
-    """Finds nothing itself; has the host patched right after its import has run."""
+    """Finds nothing itself; patches the library right after its import has run."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        if fullname != _HOST:
+        if fullname != _LIBRARY:
             return None
         sys.meta_path.remove(self)  # once: and the lookup below must not find us again
         spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)

@@ -144,7 +144,7 @@ class VideoReranker(PrefixSharingCrossEncoder):
         self.decode_workers = decode_workers or default_workers()
         self.shared_prefix = shared_prefix
         self.visual_cache = visual_cache
-        self._answer_tokens = answer_tokens(self._transformer.tokenizer, name=self.source)
+        self._answer_tokens = answer_tokens(self.tokenizer, name=self.source)
         self._find_head()
         self._mode: ScoreMode = config.mode
         self.prior_correction: PriorCorrection = config.prior_correction

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
 from vidembed.errors import MissingExtraError
 
@@ -44,40 +45,41 @@ def write_atomically(file: Path, content: bytes | str) -> None:
         draft.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
 
 
-def require_index_extra() -> tuple[Any, Any]:
+def require(extra: str, *packages: str, purpose: str) -> None:
+    """Check that packages of an extra are installed, without importing them.
+
+    Raises:
+        MissingExtraError: One is not; the message names `purpose`, the packages and the command that installs them.
+    """
+    if missing := [name for name in packages if importlib.util.find_spec(name) is None]:
+        raise MissingExtraError(
+            f'{purpose} needs {", ".join(missing)}, which is not installed; pip install "vidembed[{extra}]"'
+        )
+
+
+def require_index_extra() -> tuple[ModuleType, ModuleType]:
     """Return lancedb and pyarrow, imported here since they take a second, which `--help` need not wait for.
 
     Raises:
-        MissingExtraError: They are not installed.
+        MissingExtraError: They are not installed, or cannot be loaded.
     """
     try:
-        import lancedb  # noqa: PLC0415
-        import pyarrow as pa  # noqa: PLC0415
+        return importlib.import_module("lancedb"), importlib.import_module("pyarrow")
     except ImportError as error:
         raise MissingExtraError(
             f'the index needs LanceDB ({error}); install it with: pip install "vidembed[index]"'
         ) from error
-    return lancedb, pa
-
-
-_TRAIN_PACKAGES = ("peft", "accelerate", "datasets")
 
 
 def require_train_extra() -> None:
-    """Check that the packages of the extra are there, before anything is loaded.
-
-    Raises:
-        MissingExtraError: One of them is not installed.
-    """
-    missing = [name for name in _TRAIN_PACKAGES if importlib.util.find_spec(name) is None]
-    if missing:
-        raise MissingExtraError(
-            f'training needs {", ".join(missing)}, which is not installed; pip install "vidembed[train]"'
-        )
+    """Check that the packages of the extra `train` are there (see `require`)."""
+    require("train", "peft", "accelerate", "datasets", purpose="training")
 
 
 def printable(text: str) -> str:
     """Return `text` on one line with what cannot be printed, such as a newline in a file name, written as an escape."""
+    if text.isprintable():
+        return text
     return "".join(
         char if char.isprintable() else char.encode("unicode_escape", "surrogatepass").decode("ascii") for char in text
     )

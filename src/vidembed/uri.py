@@ -21,20 +21,10 @@ from vidembed.errors import VideoUriError
 from vidembed.video import VIDEO_SUFFIXES, VideoSegment, item_name
 from vidembed.video.sampling import content_fingerprint
 from vidembed.video.segments import Windows
+from vidembed.video.source import is_finite_number
 
-__all__ = [
-    "VIDEO_SUFFIXES",
-    "VideoRef",
-    "VideoUriError",
-    "content_fingerprint",
-    "document_video",
-    "find_video_uri",
-    "is_video_path",
-    "names_video",
-    "parse_video_uri",
-    "segment_times",
-    "video_uri",
-]
+__all__ = ["VIDEO_SUFFIXES", "VideoRef", "VideoUriError", "content_fingerprint", "decoded_path", "document_video"]
+__all__ += ["find_video_uri", "is_video_path", "names_video", "parse_video_uri", "segment_times", "video_uri"]
 
 SCHEMES: Final = ("file", "http", "https")
 """What can stand behind ``video+``."""
@@ -127,7 +117,9 @@ def parse_video_uri(
             or its file is outside `root`.
         ValueError: `allowed_schemes` holds something else.
     """
-    _check_schemes(allowed_schemes)
+    if isinstance(allowed_schemes, str) or not set(allowed_schemes) <= set(SCHEMES):
+        names = ", ".join(map(repr, SCHEMES))
+        raise ValueError(f"allowed_schemes: got {allowed_schemes!r}; a collection of {names} is needed")
     if len(text) > MAX_URI_LENGTH or (found := _URI.fullmatch(text)) is None:
         return None
     scheme, rest, fragment = found[1].lower(), found[2], found[3]
@@ -146,9 +138,12 @@ def parse_video_uri(
         raise VideoUriError(
             f"{shown}: it names the machine {host!r}; only files of this one are read, as video+file:///path"
         )
-    source = Path(_decoded(slash + path, windows=os.name == "nt", shown=shown))
-    if root is not None:
-        _check_inside(source, Path(root), shown)
+    source = Path(decoded_path(slash + path, windows=os.name == "nt", shown=shown))
+    # realpath, since Path.resolve() raises on a link that points to itself
+    if root is not None and not Path(os.path.realpath(source)).is_relative_to(
+        os.path.realpath(Path(root).expanduser())
+    ):
+        raise VideoUriError(f"{shown}: its file is outside root={str(root)!r} (links resolved)")
     return VideoRef(source, start, end)
 
 
@@ -239,15 +234,10 @@ def document_video(
 
 
 def segment_times(duration: float, segment_s: float, overlap_s: float = 0.0) -> list[tuple[float, float]]:
-    """Cut a duration into windows, as `vidembed.index` does (see `vidembed.video.segments.Windows`).
-
-    Args:
-        duration: Length of the video, seconds.
-        segment_s: Length of a window, seconds.
-        overlap_s: What a window shares with the next, seconds. Default 0.
+    """Cut a duration into windows, as `vidembed.index` does (see `vidembed.video.segments.Windows`). All in seconds.
 
     Returns:
-        The ``(start, end)`` of each, seconds, in order.
+        The ``(start, end)`` of each, in order.
 
     Raises:
         ValueError: An argument is out of range.
@@ -289,8 +279,7 @@ def _encoded_windows(path: PureWindowsPath) -> str:
 
 def _fragment(start: float | None, end: float | None) -> str:
     for name, value in (("start", start), ("end", end)):
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if value is not None and not (number and math.isfinite(value) and value >= 0):
+        if value is not None and not (is_finite_number(value) and value >= 0):
             raise VideoUriError(f"{name}={value!r}: expected finite seconds, at least 0, or None")
     if end is not None and end <= (start or 0.0):
         raise VideoUriError(f"end={end!r} is not above start={start!r} (both in seconds)")
@@ -307,11 +296,6 @@ def _seconds(value: float) -> str:
 # -- reading -----------------------------------------------------------------------------------------------------------
 
 
-def _check_schemes(allowed: Collection[str]) -> None:
-    if isinstance(allowed, str) or not set(allowed) <= set(SCHEMES):
-        raise ValueError(f"allowed_schemes: got {allowed!r}; a collection of {', '.join(map(repr, SCHEMES))} is needed")
-
-
 def _times(fragment: str | None, shown: str) -> tuple[float, float | None]:
     if fragment is None:
         return 0.0, None
@@ -324,7 +308,12 @@ def _times(fragment: str | None, shown: str) -> tuple[float, float | None]:
     return start, end
 
 
-def _decoded(encoded: str, *, windows: bool, shown: str) -> str:
+def decoded_path(encoded: str, *, windows: bool, shown: str) -> str:
+    """Return the path that the path of a file URI stands for, on Windows or elsewhere; `shown` is the URI in messages.
+
+    Raises:
+        VideoUriError: It is empty, holds a NUL, or on Windows names no drive.
+    """
     raw = unquote_to_bytes(encoded)
     if not raw or b"\0" in raw:
         raise VideoUriError(f"{shown}: it names no file; an absolute path is needed, as video+file:///abs/a.mp4")
@@ -334,10 +323,3 @@ def _decoded(encoded: str, *, windows: bool, shown: str) -> str:
     if not re.fullmatch(r"[A-Za-z]:", path.drive) or not path.root:
         raise VideoUriError(f"{shown}: it names no drive; an absolute path is needed, as video+file:///C:/a.mp4")
     return str(path)
-
-
-def _check_inside(source: Path, root: Path, shown: str) -> None:
-    # realpath, since Path.resolve() raises on a link that points to itself
-    real_root = Path(os.path.realpath(root.expanduser()))
-    if not Path(os.path.realpath(source)).is_relative_to(real_root):
-        raise VideoUriError(f"{shown}: its file is outside root={str(root)!r} (links resolved)")

@@ -9,7 +9,7 @@ import pytest
 from benchmarks import picture as bench
 
 from vidembed.shapes import sample_clips
-from vidembed.shapes.files import FILE_FPS, FILE_SIDE
+from vidembed.shapes.clips import FILE_FPS, FILE_SIDE
 from vidembed.shapes.world import render
 
 

@@ -46,7 +46,7 @@ def test_queries_lie_near_some_rows_and_are_none_of_them(world: search.World) ->
 def test_one_size_and_its_growth(world: search.World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vidembed.index.ann.SAMPLE", 10)
     rows: list[dict[str, Any]] = [
-        search.one_size(tmp_path / str(size), world, size, queries=10, repeats=2, copies=("int8", "binary"))
+        search.one_size(tmp_path / str(size), world, size, queries=10, repeats=2, quantizations=("int8", "binary"))
         for size in (300, 600)
     ]
     for row in rows:
@@ -65,9 +65,9 @@ def test_one_size_and_its_growth(world: search.World, tmp_path: Path, monkeypatc
 
 def test_recall_is_of_what_was_found(world: search.World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vidembed.index.ann.SAMPLE", 10)
-    monkeypatch.setattr(ann.Ann, "find", lambda *_: [])
+    monkeypatch.setattr(ann.Ann, "find", lambda *_, **__: [])
     monkeypatch.setattr("benchmarks.search.ann.usable", lambda index, k: ann.stored(index))
-    row = search.one_size(tmp_path / "ix", world, 300, queries=5, repeats=2, copies=())
+    row = search.one_size(tmp_path / "ix", world, 300, queries=5, repeats=2, quantizations=())
     assert row["approximate"]["ann"]["recall_at_10"] == 0
     assert row["approximate"]["ann"]["recall_at_10_by_own_measure"] > 0.9
 

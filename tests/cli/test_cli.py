@@ -124,7 +124,7 @@ def test_models_that_cannot_serve(
     text_only.mkdir()
     (text_only / "config.json").write_text('{"model_type": "bert", "architectures": ["BertModel"]}')
     before = tree(tmp_path)
-    for arguments, said in [
+    for arguments, message in [
         (["--model", mllm], "layer=1..6"),
         (["--model", mllm, "--layer", "7"], "1..6"),
         (["--model", mllm, "--layer", "0"], "1..6"),
@@ -136,7 +136,7 @@ def test_models_that_cannot_serve(
     ]:
         result = vidembed("index", clips, "--to", tmp_path / "ix", *arguments)
         assert (result.exit_code, result.stdout) == (2, ""), arguments
-        assert said in result.stderr
+        assert message in result.stderr
         assert tree(tmp_path) == before
 
 
@@ -145,7 +145,7 @@ def test_build_misuse(tiny_mllm: Callable[[str], Path], tmp_path: Path) -> None:
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "file").write_text("mine")
     before = tree(tmp_path)
-    for arguments, said in [
+    for arguments, message in [
         ([mllm, "--layer", "3"], "one of them"),
         ([mllm, "--layer", "3", "--out", tmp_path / "a", "--name", "b"], "one of them"),
         ([mllm, "--layer", "7", "--out", tmp_path / "a"], "1..6"),
@@ -156,7 +156,7 @@ def test_build_misuse(tiny_mllm: Callable[[str], Path], tmp_path: Path) -> None:
     ]:
         result = vidembed("build", *arguments)
         assert (result.exit_code, result.stdout) == (2, ""), arguments
-        assert said in result.stderr
+        assert message in result.stderr
         assert tree(tmp_path) == before
 
 

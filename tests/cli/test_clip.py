@@ -10,7 +10,7 @@ import pytest
 from tests.cli.conftest import tree, vidembed
 from tests.cli.test_cli import AFTER, process
 from tests.index.fakes import DIMENSION, FakeEncoder, write_video
-from tests.video.remux.test_cut import frames
+from tests.video.test_trim import frames
 from tests.zoo import Zoo
 from vidembed.index import IndexMeta, VideoIndex
 from vidembed.index.table import FileRows, Segment
@@ -99,7 +99,7 @@ def test_a_uri_without_times(video: Path, tmp_path: Path) -> None:
     assert numbers(tmp_path / "a.mp4") == list(range(15))
 
 
-def test_what_is_left_out_and_what_is_missing_is_said(tmp_path: Path) -> None:
+def test_reports_what_is_left_out_and_what_is_missing(tmp_path: Path) -> None:
     zoo = Zoo(tmp_path)
     result = vidembed("clip", zoo.cut("faststart.mp4", 0.5), "--from", "1", "--out", tmp_path / "a.mp4")
     assert result.exit_code == 0
@@ -111,22 +111,22 @@ def test_a_hit(index: Path, clips: Path, tmp_path: Path) -> None:
     result = vidembed("clip", "red", "--in", index, "--out", tmp_path / "hit.mp4", "--json")
     assert result.exit_code == 0, result.stderr
     first = json.loads(vidembed("search", "red", "--in", index, "-k", "1", "--json").stdout)[0]
-    said = json.loads(result.stdout)
+    cut = json.loads(result.stdout)
     assert first["uri"] == (clips / "film.mp4").as_uri()
-    assert (said["source"], said["score"]) == (str(clips / "film.mp4"), first["score"])
-    assert (said["asked_start_s"], said["asked_end_s"]) == (1, 2)
-    assert said["start_s"] <= 1
-    assert said["end_s"] >= 2
-    assert probe(tmp_path / "hit.mp4").duration == pytest.approx(said["end_s"] - said["start_s"], abs=0.01)
+    assert (cut["source"], cut["score"]) == (str(clips / "film.mp4"), first["score"])
+    assert (cut["asked_start_s"], cut["asked_end_s"]) == (1, 2)
+    assert cut["start_s"] <= 1
+    assert cut["end_s"] >= 2
+    assert probe(tmp_path / "hit.mp4").duration == pytest.approx(cut["end_s"] - cut["start_s"], abs=0.01)
 
 
 def test_another_hit_with_what_is_around_it(index: Path, clips: Path, tmp_path: Path) -> None:
     result = vidembed(
         "clip", "red", "--in", index, "--hit", "2", "--around", "9", "--out", tmp_path / "hit.mp4", "--json"
     )
-    said = json.loads(result.stdout)
-    assert said["source"] == str(clips / "red.mp4")
-    assert (said["asked_start_s"], said["asked_end_s"]) == (0, 1)  # its video is no longer
+    cut = json.loads(result.stdout)
+    assert cut["source"] == str(clips / "red.mp4")
+    assert (cut["asked_start_s"], cut["asked_end_s"]) == (0, 1)  # its video is no longer
     again = vidembed("clip", "red", "--in", index, "--around", "0.5", "--out", tmp_path / "wide.mp4", "--json")
     assert json.loads(again.stdout)["asked_start_s"] == 0.5
 
@@ -155,10 +155,10 @@ def test_a_hit_that_cannot_be_cut_does_not_stop_the_others(index: Path, clips: P
     nothing = vidembed(*arguments, "--top", "1", "--out", tmp_path / "none")
     assert (nothing.exit_code, nothing.stdout) == (1, "")
     assert "Nothing was cut." in nothing.stderr
-    for hit, said in (("1", "no video container"), ("3", "is no file of this machine")):
+    for hit, message in (("1", "no video container"), ("3", "is no file of this machine")):
         single = vidembed(*arguments, "--hit", hit, "--out", tmp_path / "one.mp4")
         assert (single.exit_code, single.stdout) == (2, "")
-        assert said in single.stderr
+        assert message in single.stderr
         assert not (tmp_path / "one.mp4").exists()
 
 
@@ -174,7 +174,7 @@ def test_hostile_names(video: Path, tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["{video}", "--out", "{new}"], "from, to: give at least one"),
         (["{video}", "--from", "1"], "--out"),
@@ -206,12 +206,12 @@ def test_hostile_names(video: Path, tmp_path: Path, name: str) -> None:
         (["", "--in", "{ix}", "--out", "{new}"], "query: got ''"),
     ],
 )
-def test_misuse(index: Path, video: Path, tmp_path: Path, arguments: list[str], said: str) -> None:
+def test_misuse(index: Path, video: Path, tmp_path: Path, arguments: list[str], message: str) -> None:
     places = {"video": video, "ix": index, "dir": tmp_path, "new": tmp_path / "new.mp4"}
     before = tree(tmp_path)
     result = vidembed("clip", *(argument.format(**places) for argument in arguments))
     assert (result.exit_code, result.stdout) == (2, ""), result.stderr
-    assert said.format(**places) in " ".join(result.stderr.replace("│", " ").split())
+    assert message.format(**places) in " ".join(result.stderr.replace("│", " ").split())
     assert tree(tmp_path) == before
 
 

@@ -5,17 +5,17 @@ import shlex
 from pathlib import Path
 
 from tests.cli.conftest import vidembed
-from vidembed.cli.demo import Asked, _recall
+from vidembed.cli.demo import Asked, recall_row
 from vidembed.index import Hit, VideoIndex, search
 from vidembed.index.meta import load_model
 from vidembed.shapes import sample_clips, write_clips
 
 
-def test_recall_counts_any_right_clip_and_says_what_chance_would_give() -> None:
+def test_recall_counts_any_right_clip_beside_chance() -> None:
     hits = [Hit(f"file:///{name}", 0, 1, 0.5) for name in "abcde"]
     asked = [Asked("1", {"file:///a"}, hits), Asked("2", {"file:///c", "file:///z"}, hits), Asked("3", set(), hits)]
     # By chance at 1 of 10 clips: (1 + 2 + 0) / 10 / 3; at 5: (1/2 + (1 - C(8,5)/C(10,5)) + 0) / 3.
-    assert _recall("x", asked, 10) == ["x", "33.3%", "66.7%", "10.0%", "42.6%"]
+    assert recall_row("x", asked, 10) == ["x", "33.3%", "66.7%", "10.0%", "42.6%"]
 
 
 def test_the_bundled_model_finds_clips_by_their_captions(tmp_path: Path) -> None:

@@ -182,7 +182,7 @@ def test_published_files_are_read_by_name(run: tuple[Path, Any], tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (("--benchmark", "squares"), "benchmark: got 'squares'; expected one of msrvtt"),
         (("--benchmark", "msrvtt"), "annotations: msrvtt needs --annotations"),
@@ -201,11 +201,11 @@ def test_published_files_are_read_by_name(run: tuple[Path, Any], tmp_path: Path)
         ((), "--benchmark"),
     ],
 )
-def test_misuse_is_found_before_anything_is_done(tmp_path: Path, arguments: tuple[str, ...], said: str) -> None:
+def test_misuse_is_found_before_anything_is_done(tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
     before = tree(tmp_path)
     done = vidembed("evaluate", "--model", "vidembed/shapes", *arguments)
     assert (done.exit_code, done.stdout) == (2, "")
-    assert said in " ".join(done.stderr.replace("│", " ").split())
+    assert message in " ".join(done.stderr.replace("│", " ").split())
     assert tree(tmp_path) == before
 
 

@@ -97,7 +97,7 @@ def test_a_bad_file_goes_into_quarantine_and_is_tried_on_demand(clips: Path, tmp
     assert "went into quarantine" in vidembed("index", clips, "--to", tmp_path / "ix", "--retry").stderr
 
 
-def test_a_moved_file_is_said_to_be(clips: Path, tmp_path: Path, loaded: Loaded) -> None:
+def test_a_moved_file_is_reported(clips: Path, tmp_path: Path, loaded: Loaded) -> None:
     vidembed("index", clips, "--to", tmp_path / "ix", "--model", "fake")
     (clips / "red.mp4").rename(clips / "crimson.mp4")
     assert vidembed("index", clips, "--to", tmp_path / "ix").stdout.startswith("1 moved, 3 unchanged.")
@@ -115,7 +115,7 @@ def test_gone_and_prune(clips: Path, tmp_path: Path, loaded: Loaded) -> None:
     assert len(rows(tmp_path / "ix")) == 3
 
 
-def test_a_video_that_is_cut_short_is_told_of_in_a_message(tmp_path: Path, loaded: Loaded) -> None:
+def test_a_video_that_is_cut_short_is_named_in_a_message(tmp_path: Path, loaded: Loaded) -> None:
     whole = tmp_path / "whole.mp4"
     encode(whole, Recipe(frames=180, muxer={"movflags": "faststart"}))
     (tmp_path / "short.mp4").write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
@@ -154,7 +154,7 @@ def test_the_small_model_comes_with_a_warning(clips: Path, tmp_path: Path, loade
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         ([], "paths"),
         (["{clips}"], "--to"),
@@ -180,14 +180,14 @@ def test_the_small_model_comes_with_a_warning(clips: Path, tmp_path: Path, loade
         (["{clips}", "--to", "{new}", "--nonsense"], "--nonsense"),
     ],
 )
-def test_misuse(clips: Path, tmp_path: Path, loaded: Loaded, arguments: list[str], said: str) -> None:
+def test_misuse(clips: Path, tmp_path: Path, loaded: Loaded, arguments: list[str], message: str) -> None:
     (tmp_path / "empty").mkdir()
     vidembed("index", clips, "--to", tmp_path / "ix", "--model", "fake")
     before = tree(tmp_path)
     places = {name: tmp_path / name for name in ("clips", "empty", "new", "ix")}
     result = vidembed("index", *(argument.format(**places) for argument in arguments))
     assert (result.exit_code, result.stdout) == (2, "")
-    assert said in " ".join(result.stderr.replace("│", " ").split())
+    assert message in " ".join(result.stderr.replace("│", " ").split())
     assert "Traceback" not in result.stderr
     assert tree(tmp_path) == before
 
@@ -222,10 +222,11 @@ def test_what_the_index_shall_have_beside_its_rows(clips: Path, tmp_path: Path, 
     options = ["--compact", "int8", "--query-bank", tmp_path / "bank.txt", "--exact-up-to", "7"]
     assert vidembed("index", clips, "--to", tmp_path / "ix", "--model", "fake", *options).exit_code == 0
     facts = json.loads(vidembed("info", tmp_path / "ix", "--json").stdout)
-    assert [(copy["name"], copy["rows"]) for copy in facts["search"]["compact"]] == [("int8", 4)]
+    assert (facts["search"]["quantize"], facts["search"]["ann"]["rows"]) == ("int8", 4)
     assert facts["search"]["query_bank"]["queries"] == 2
-    refused = vidembed("index", clips, "--to", tmp_path / "new", "--model", "fake", "--compact", "int3")
-    assert refused.exit_code == 2
-    assert "int3" in refused.stderr
+    new = ["index", clips, "--to", tmp_path / "new", "--model", "fake"]
+    for names, words in ((["int3"], "int3"), (["float32-512"], "Use int8"), (["int8", "binary"], "give one")):
+        refused = vidembed(*new, *(part for name in names for part in ("--quantize", name)))
+        assert (refused.exit_code, words in " ".join(refused.stderr.split())) == (2, True)
     assert len(loaded) == 1  # it is refused before a model is loaded
     assert not (tmp_path / "new").exists()

@@ -68,7 +68,7 @@ def test_hostile_names_are_shown_as_they_are(clips: Path, tmp_path: Path, loaded
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["red"], "--in"),
         (["", "--in", "{ix}"], "query: got ''"),
@@ -84,12 +84,12 @@ def test_hostile_names_are_shown_as_they_are(clips: Path, tmp_path: Path, loaded
         (["red", "--in", "{ix}", "--html", "{nowhere}/a.html"], "does not exist"),
     ],
 )
-def test_misuse(index: Path, clips: Path, tmp_path: Path, arguments: list[str], said: str) -> None:
+def test_misuse(index: Path, clips: Path, tmp_path: Path, arguments: list[str], message: str) -> None:
     places = {"ix": index, "clips": clips, "nowhere": tmp_path / "nowhere"}
     before = tree(tmp_path)
     result = vidembed("search", *(argument.format(**places) for argument in arguments))
     assert (result.exit_code, result.stdout) == (2, "")
-    assert said in " ".join(result.stderr.replace("│", " ").split())
+    assert message in " ".join(result.stderr.replace("│", " ").split())
     assert tree(tmp_path) == before
 
 

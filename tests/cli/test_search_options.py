@@ -30,7 +30,7 @@ def index(clips: Path, tmp_path: Path, loaded: Loaded) -> Path:
 
 @pytest.fixture
 def large(clips: Path, tmp_path: Path, loaded: Loaded) -> Path:
-    """The same with an ANN index, a compact copy and a query bank."""
+    """The same with an ANN index of int8 and a query bank."""
     index_videos(
         [clips], tmp_path / "large", FakeEncoder(), model="fake", cut=Windows(1), progress=False, derived=DERIVED
     )
@@ -59,7 +59,7 @@ def test_filters(index: Path) -> None:
     assert found("red", "--in", index, "--path", "' OR 1=1 --") == []
 
 
-def test_approximate_is_said(large: Path) -> None:
+def test_reports_an_approximate_search(large: Path) -> None:
     result = vidembed("search", "red", "--in", large, "-k", "2")
     assert "recall@10" in result.stderr
     assert "--exact compares every vector" in result.stderr
@@ -70,9 +70,10 @@ def test_approximate_is_said(large: Path) -> None:
     assert {tuple(hit) for hit in found("red", "--in", large, "--exact")} == {("uri", "start_s", "end_s", "score")}
 
 
-def test_compact(large: Path) -> None:
+def test_quantized(large: Path) -> None:
     result = vidembed("search", "red", "--in", large, "-k", "2", "--compact", "int8")
-    assert "compact int8" in result.stderr
+    assert "Approximate (ann, 6 segments): recall@10 1.000" in result.stderr
+    assert vidembed("search", "red", "--in", large, "-k", "2", "--quantized", "int8").stdout == result.stdout
     assert names(found("red", "--in", large, "-k", "2", "--compact", "int8")) == names(
         found("red", "--in", large, "-k", "2", "--exact")
     )
@@ -106,7 +107,7 @@ def test_queries_and_a_page(index: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["--in", "{ix}"], "give words to look for"),
         (["red", "--queries", "{words}", "--in", "{ix}"], "not both"),
@@ -118,7 +119,7 @@ def test_queries_and_a_page(index: Path, tmp_path: Path) -> None:
         (["red", "--in", "{ix}", "--after", "3", "--before", "2"], "before: got 2"),
         (["red", "--in", "{ix}", "--where", "genre=x"], "no column 'genre'"),
         (["red", "--in", "{ix}", "--where", "nonsense"], "where: got 'nonsense'"),
-        (["red", "--in", "{ix}", "--compact", "int8"], "has no int8 copy"),
+        (["red", "--in", "{ix}", "--compact", "int8"], "has no int8 quantization"),
         (["red", "--in", "{ix}", "--compact", "tiny"], "compact: got 'tiny'"),
         (["red", "--in", "{ix}", "--bank"], "no query bank"),
         (["red", "--in", "{large}", "--compact", "int8", "--exact"], "leave one of them out"),
@@ -128,7 +129,7 @@ def test_queries_and_a_page(index: Path, tmp_path: Path) -> None:
         (["red", "--in", "{large}", "--model", "other", "--bank"], "made by 'fake'"),
     ],
 )
-def test_misuse(index: Path, large: Path, tmp_path: Path, arguments: list[str], said: str) -> None:
+def test_misuse(index: Path, large: Path, tmp_path: Path, arguments: list[str], message: str) -> None:
     files = {"words": b"red\n", "blank": b"red\n \n", "empty": b"", "latin": b"\xff\xfe"}
     for name, content in files.items():
         (tmp_path / name).write_bytes(content)
@@ -136,19 +137,19 @@ def test_misuse(index: Path, large: Path, tmp_path: Path, arguments: list[str], 
     before = tree(tmp_path)
     result = vidembed("search", *(argument.format(**places) for argument in arguments))
     assert (result.exit_code, result.stdout) == (2, "")
-    assert said in " ".join(result.stderr.replace("│", " ").split())
+    assert message in " ".join(result.stderr.replace("│", " ").split())
     assert tree(tmp_path) == before
 
 
 def test_info(index: Path, large: Path) -> None:
     said = json.loads(vidembed("info", index, "--json").stdout)["search"]
-    assert said == {"exact_up_to": 100_000, "ann": None, "compact": [], "query_bank": None}
+    assert said == {"exact_up_to": 100_000, "quantize": None, "ann": None, "query_bank": None}
     said = json.loads(vidembed("info", large, "--json").stdout)["search"]
     assert said["exact_up_to"] == 2
     assert (said["ann"]["used"], said["ann"]["rows"], said["ann"]["rows_not_in_it"]) == (True, 6, 0)
     assert set(said["ann"]["recall"]) == {"10", "100"}
-    assert [(copy["name"], copy["fresh"], copy["rows"]) for copy in said["compact"]] == [("int8", True, 6)]
+    assert (said["quantize"], said["ann"]["kind"], set(said["ann"]["full_recall"])) == ("int8", "IvfSq", {"10", "100"})
     assert (said["query_bank"]["queries"], said["query_bank"]["fresh"]) == (3, True)
     table = vidembed("info", large).stdout
-    for words in ("ANN index: recall", "compact int8: fresh", "query bank: queries", "2 segments"):
+    for words in ("ANN index: recall", "ANN index: full_recall", "query bank: queries", "2 segments"):
         assert words in table

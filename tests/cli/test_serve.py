@@ -57,12 +57,12 @@ def test_by_default_it_listens_on_loopback_and_answers_to_no_other_name(
     assert (run.config.server_header, run.config.proxy_headers, run.config.workers) == (False, False, 1)
 
 
-def test_on_another_address_it_says_that_anyone_can_use_it(index: Path, started: list[SimpleNamespace]) -> None:
-    said = vidembed("serve", "--in", index, "--port", 0, "--host", "0.0.0.0").stderr
-    assert "Anyone who reaches this address" in said
+def test_warns_on_an_address_that_others_reach(index: Path, started: list[SimpleNamespace]) -> None:
+    message = vidembed("serve", "--in", index, "--port", 0, "--host", "0.0.0.0").stderr
+    assert "Anyone who reaches this address" in message
     assert TestClient(started[0].app, base_url="http://any.example").get("/health").status_code == 200
-    said = vidembed("serve", "--in", index, "--port", 0, "--host", "0.0.0.0", "--api-key", "k").stderr
-    assert "Anyone" not in said
+    message = vidembed("serve", "--in", index, "--port", 0, "--host", "0.0.0.0", "--api-key", "k").stderr
+    assert "Anyone" not in message
 
 
 def test_the_key_comes_from_the_environment(
@@ -104,10 +104,10 @@ def test_other_sites_are_passed_on_and_any_site_is_warned_of(index: Path, starte
         (["--cors-origin", "*"], "*"),
         (["--cors-origin", "*", "--api-key", "k"], "*"),
     ):
-        said = vidembed("serve", "--in", index, "--port", 0, *options).stderr
+        message = vidembed("serve", "--in", index, "--port", 0, *options).stderr
         client = TestClient(started[-1].app, base_url="http://localhost")
         assert client.get("/health", headers=origin).headers.get("Access-Control-Allow-Origin") == allowed
-        assert ("Any web page" in said) == (options == ["--cors-origin", "*"])
+        assert ("Any web page" in message) == (options == ["--cors-origin", "*"])
 
 
 def test_what_decoders_may_take_is_passed_on(
@@ -149,7 +149,7 @@ def test_misuse(started: list[SimpleNamespace], loaded: Loaded, arguments: list[
     result = vidembed("serve", "--port", 0, *arguments)
     assert result.exit_code == 2
     assert says in " ".join(result.stderr.split())
-    assert (started, loaded) == ([], [])  # told before the model is loaded
+    assert (started, loaded) == ([], [])  # found before the model is loaded
 
 
 def test_an_interrupt_ends_it_in_order(
@@ -167,11 +167,11 @@ def test_an_interrupt_ends_it_in_order(
 def test_a_port_that_is_taken(started: list[SimpleNamespace], loaded: Loaded) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         result = vidembed("serve", "--model", "fake", "--port", taken.getsockname()[1])
-    assert (result.exit_code, loaded) == (2, [])  # told before the model is loaded
+    assert (result.exit_code, loaded) == (2, [])  # found before the model is loaded
     assert "cannot listen" in result.stderr
 
 
-def test_without_the_extra_it_says_what_to_install() -> None:
+def test_without_the_extra_the_error_names_it() -> None:
     code = (
         "import sys; sys.modules['fastapi'] = None; from vidembed.cli import main; "
         "sys.argv = ['vidembed', 'serve', '--model', 'x']; main()"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.zoo import Zoo
 from vidembed import Sampling, VideoEncoder, VideoReranker, VideoSegment, load_video
 from vidembed.inputs import kind_of, load_input, name_of
 from vidembed.shapes import ClipRecord, write_clips
-from vidembed.video import DecodePool, InvalidVideoInput
+from vidembed.video import DecodePool, InvalidVideoInput, VideoTruncated
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -73,6 +75,25 @@ def test_reranker(written: list[tuple[Path, ClipRecord]]) -> None:
     by_clip = [(record.caption, clip), (record.summary, clip), (record.caption, load_video(other, reranker.sampling))]
     assert np.array_equal(reranker.predict(by_clip), reranker.predict(pairs))
     assert np.array_equal(reranker.predict([(clip, record.caption)]), reranker.predict([(path, record.caption)]))
+
+
+def test_a_truncated_video_warns_at_the_line_of_the_caller(encoder: VideoEncoder, tmp_path: Path) -> None:
+    path = Zoo(tmp_path).cut("faststart.mp4", 0.6)
+    reranker = VideoReranker("vidembed/shapes-rerank", device="cpu")
+    for call in (
+        lambda: encoder.encode([path, "a text"]),
+        lambda: encoder.encode_query(path),
+        lambda: list(encoder.encode_stream([path])),
+        lambda: reranker.predict([("a text", path)]),
+        lambda: reranker.rank("a text", [path], first_stage="own"),
+    ):
+        with pytest.warns(VideoTruncated, match="it ends at") as caught:
+            call()
+        assert [warned.filename for warned in caught] == [__file__]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(VideoTruncated):
+            encoder.encode(path)
 
 
 def test_another_sampling_is_refused(encoder: VideoEncoder, written: list[tuple[Path, ClipRecord]]) -> None:

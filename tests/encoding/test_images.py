@@ -166,7 +166,7 @@ def internet(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
 
     monkeypatch.setattr(urllib.request, "getproxies", dict)
     monkeypatch.setattr(socket, "getaddrinfo", lambda host, port, **_: [(2, 1, 6, "", (names[host], port))])
-    monkeypatch.setattr(download, "_connect", connect)
+    monkeypatch.setattr(download, "connect", connect)
     yield names
     for sock in others:
         sock.close()

@@ -9,19 +9,8 @@ from typing import Any
 import numpy as np
 
 from tests.evaluation.stand_ins import plain_benchmark
-from vidembed.evaluation.evaluator import Temperature
-from vidembed.evaluation.result import (
-    COLUMNS,
-    DIRECTIONS,
-    BenchmarkFacts,
-    Column,
-    EvaluationResult,
-    figures,
-    outcomes,
-    rankings,
-    told,
-)
-from vidembed.evaluation.two_stage import Tally
+from vidembed.evaluation.result import BenchmarkFacts, EvaluationResult, Tally, columns_of
+from vidembed.evaluation.two_stage import DIRECTIONS, Temperature
 
 
 def made_up(
@@ -33,27 +22,18 @@ def made_up(
     benchmark = plain_benchmark([Path(f"v{at}.mp4") for at in range(videos)], texts, list(owners), **facts)
     right = benchmark.positives
     scores = 0.5 + 0.1 * (np.random.default_rng(seed).normal(size=right.shape) + skill * right)
-    found: dict[str, dict[str, Any]] = {one: dict.fromkeys(DIRECTIONS) for one in COLUMNS}
-    groups = {"t2v": np.array([one[0] for one in owners]), "v2t": np.arange(videos)}
-    ranks = {f"groups.{way}": one for way, one in groups.items()}
-    for way, turned, positives in (("t2v", scores, right), ("v2t", scores.T, right.T)):
-        ranked = rankings(turned, None, temperature=0.05, second_temperature=None, k=None)
-        for one, values in ranked.items():
-            if values is not None:
-                every = [np.ones(length, dtype=bool) for length in positives.shape]
-                fared = outcomes(values, positives, rows=every[0], columns=every[1])
-                ranks[f"{one}.{way}"] = fared.ranks
-                found[one][way] = figures(fared, seed=0, groups=groups[way])
+    temperatures = {f"first.{way}": Temperature(0.05, "default, not fitted") for way in DIRECTIONS}
+    columns, ranks = columns_of(benchmark, np.ones(videos, dtype=bool), scores, None, temperatures, None, seed=0)
     return EvaluationResult(
         benchmark=BenchmarkFacts.of(benchmark),
         model={"name": name, "fingerprint": "f" * 64},
         rerank=None,
-        temperatures={f"first.{way}": Temperature(0.05, "default, not fitted") for way in DIRECTIONS},
+        temperatures=temperatures,
         validation=None,
-        columns=tuple(Column(one, **of) for one, of in found.items()),
+        columns=columns,
         failures=(),
         unanswered=(),
-        work={one: told(Tally(3, 1, 2.0)) for one in ("videos", "texts", "pairs")},
+        work={one: Tally(3, 1, 2.0).facts() for one in ("videos", "texts", "pairs")},
         seconds=7.0,
         seed=0,
         versions={"python": "3"},

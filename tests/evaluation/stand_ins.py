@@ -1,4 +1,4 @@
-"""Models that stand in for the bundled ones: they count what is asked of them, and can be stopped in the middle."""
+"""Models that stand in for the bundled ones: they note their inputs, and can be stopped in the middle."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Counting:
 
 
 class CountingHead:
-    """A `VideoReranker` that notes the pairs it is asked about, and stops at a call after `stop_after`."""
+    """A `VideoReranker` that notes the pairs it scores, and stops at a call after `stop_after`."""
 
     def __init__(self, model: Any, *, stop_after: int | None = None) -> None:
         self.model = model

@@ -16,11 +16,10 @@ from sentence_transformers import SentenceTransformer
 
 import vidembed.evaluation.evaluator as module
 from tests.clips import moving_square
-from vidembed import VideoEncoder, VideoError, VideoFrames, model_path
+from vidembed import VideoEncoder, VideoError, VideoFrames, load_video, model_path
 from vidembed.evaluation import ranks
 from vidembed.evaluation.benchmark import Benchmark
 from vidembed.evaluation.evaluator import VideoTextRetrievalEvaluator
-from vidembed.inputs import load_input
 from vidembed.scoring import dual_softmax
 from vidembed.shapes import write_clips
 
@@ -134,15 +133,25 @@ class TestCall:
 
     @pytest.mark.usefixtures("stock")
     def test_a_plain_sentence_transformer(
-        self, encoder: VideoEncoder, clips: tuple[list[Path], list[str], list[str]]
+        self,
+        encoder: VideoEncoder,
+        clips: tuple[list[Path], list[str], list[str]],
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         videos, captions, _ = clips
         plain = SentenceTransformer(str(model_path("shapes")), device="cpu")
         plain[0].processing_kwargs = {"video": {"do_sample_frames": False}}
-        frames = [load_input(video, encoder.sampling)[0]["video"] for video in videos]
+        loaded = [load_video(video, encoder.sampling) for video in videos]
+        frames = [
+            {"array": torch.from_numpy(clip.frames).permute(0, 3, 1, 2), "video_metadata": clip.metadata()}
+            for clip in loaded
+        ]
         wanted = VideoTextRetrievalEvaluator(videos, captions).similarity(encoder)
         assert np.abs(VideoTextRetrievalEvaluator(frames, captions).similarity(plain) - wanted).max() < 1e-5
-        assert module._as_video(videos[0], plain) == {"video": str(videos[0])}
+        given: list[Any] = []
+        monkeypatch.setattr(plain, "encode_document", lambda inputs, **_: given.extend(inputs) or torch.ones(1, 128))
+        VideoTextRetrievalEvaluator(videos[:1], captions[:1]).similarity(plain)
+        assert given == [{"video": str(videos[0])}]  # it takes no Path
 
     def test_csv_as_sentence_transformers_write_it(
         self, encoder: VideoEncoder, clips: tuple[list[Path], list[str], list[str]], tmp_path: Path

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, ndcg_score
 
+from vidembed import evaluation
 from vidembed.evaluation import (
     Interval,
     average_precision,
@@ -294,3 +295,9 @@ class TestBootstrap:
 def test_takes_no_torch() -> None:
     code = "import sys, vidembed.evaluation; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_every_public_name_is_there() -> None:
+    assert {name for name in evaluation.__all__ if not hasattr(evaluation, name)} == set()
+    with pytest.raises(AttributeError, match="no attribute 'draw_shapes'"):
+        evaluation.draw_shapes  # noqa: B018

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import json
 import logging
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +35,10 @@ from tests.evaluation.mteb_tasks import (
     has_torchcodec,
 )
 from vidembed import VideoEncoder, VideoError, VideoFrames, load_video, model_path
-from vidembed.errors import MissingExtraError
+from vidembed.errors import MissingExtraError, TaskDataError
 from vidembed.evaluation.evaluator import VideoTextRetrievalEvaluator
 from vidembed.evaluation.mteb import (
-    TaskDataError,
     VideoFileEncoder,
-    _check_takes,
     load_encoder,
     model_meta,
     run_tasks,
@@ -150,7 +150,7 @@ class TestOwnWrapper:
         for path, _ in pairs:
             decoder = StandInDecoder(str(path))
             chosen = frame_indices(decoder.metadata.num_frames, int(decoder.metadata.end_stream_seconds * 2.0))
-            frames.append(VideoFrames(decoder._frames[chosen], fps=2.0))
+            frames.append(VideoFrames(decoder.frames[chosen], fps=2.0))
         similarity = encoder.encode_query([text for _, text in pairs]) @ encoder.encode_document(frames).T  # (T, V)
         wanted = similarity if direction.metadata.category == "t2v" else similarity.T
         assert np.abs(ranked - wanted).max() < 1e-4
@@ -168,7 +168,7 @@ class TestOwnWrapper:
         wanted = encoder.encode_query([text for _, text in task.pairs]) @ encoder.encode_document(videos).T
         assert np.abs(ranked - wanted).max() < 1e-4
 
-    def test_a_video_past_the_limit_is_told(
+    def test_warns_of_a_video_past_the_limit(
         self, tmp_path: Path, pairs: Pairs, caplog: pytest.LogCaptureFixture
     ) -> None:
         wrapper = load_encoder(MODEL, device="cpu", frames="mteb")
@@ -293,4 +293,11 @@ class TestRunTasks:
         tasks = mteb.get_benchmark("MVEB(text, video, v1)").tasks
         assert len(tasks) > 10
         for task in tasks:
-            _check_takes(model_meta(encoder, MODEL), task)
+            assert set(task.metadata.modalities) <= set(model_meta(encoder, MODEL).modalities)
+
+
+def test_without_mteb_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "mteb", None)  # as if it were not installed
+    monkeypatch.delitem(sys.modules, "vidembed.evaluation.mteb")
+    with pytest.raises(MissingExtraError, match=r'mteb is not installed; pip install "vidembed\[mteb\]"'):
+        importlib.import_module("vidembed.evaluation.mteb")

@@ -70,7 +70,7 @@ def test_ranks_that_are_missing_or_pickled(saved: Path) -> None:
 
 def test_ranks_that_unpack_to_too_much(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     np.savez_compressed(saved / "ranks.npz", a=np.zeros(100_000, np.int64))
-    monkeypatch.setattr(result, "_MAX_RANKS_BYTES", 100_000)
+    monkeypatch.setattr(result, "MAX_RANKS_BYTES", 100_000)
     assert (saved / "ranks.npz").stat().st_size < 100_000
     with pytest.raises(ValueError, match=r"no whole result.* bytes, more than 100000"):
         EvaluationResult.load(saved)
@@ -85,7 +85,7 @@ def test_ranks_that_claim_to_be_larger_than_any_memory(saved: Path) -> None:
         EvaluationResult.load(saved)
 
 
-def test_the_digest_tells_what_is_asked() -> None:
+def test_the_digest_follows_queries_and_answers() -> None:
     videos = [Path("a.mp4"), Path("b.mp4")]
     base = plain_benchmark(videos, ["x", "y"], [(0,), (1,)])
     digest = BenchmarkFacts.of(base).digest

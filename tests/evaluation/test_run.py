@@ -15,13 +15,20 @@ import pytest
 from tests.evaluation.stand_ins import Counting, CountingHead, plain_benchmark
 from vidembed import VideoEncoder, VideoReranker
 from vidembed.errors import VideoFailedError
-from vidembed.evaluation import two_stage as second_stage
+from vidembed.evaluation import run as run_module
 from vidembed.evaluation.benchmark import Benchmark
-from vidembed.evaluation.evaluator import DEFAULT_TEMPERATURE, GivenTemperatures
 from vidembed.evaluation.metrics import bootstrap_interval, ranks
-from vidembed.evaluation.result import COLUMNS, DIRECTIONS, EvaluationResult, needed
-from vidembed.evaluation.run import _temperatures, evaluate
-from vidembed.evaluation.two_stage import DualStages, FirstStage, reranked
+from vidembed.evaluation.result import EvaluationResult
+from vidembed.evaluation.run import FirstStage, choose_temperatures, evaluate
+from vidembed.evaluation.two_stage import (
+    COLUMNS,
+    DEFAULT_TEMPERATURE,
+    DIRECTIONS,
+    DualStages,
+    GivenTemperatures,
+    needed,
+    reranked,
+)
 from vidembed.scoring import dual_softmax, fit_temperature
 
 World = tuple[Benchmark, Benchmark]
@@ -37,7 +44,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def whole(
     shapes_encoder: VideoEncoder, shapes_reranker: VideoReranker, shapes_world: World, out: Path
 ) -> tuple[EvaluationResult, Counting, CountingHead]:
-    """An evaluation with everything, and who was asked what."""
+    """An evaluation with everything, and what its models were called with."""
     encoder, head = Counting(shapes_encoder), CountingHead(shapes_reranker)
     result = evaluate(
         shapes_world[0],
@@ -104,7 +111,7 @@ def test_ranks_are_those_of_the_plain_computation(
             assert whole[0].ranks[f"{name}.{way}"].tolist() == ranks(scores, right).tolist(), (name, way)
 
 
-def test_each_pair_is_asked_once_and_the_pairs_of_a_video_together(
+def test_each_pair_is_scored_once_and_the_pairs_of_a_video_together(
     whole: tuple[EvaluationResult, Counting, CountingHead], shapes_world: World
 ) -> None:
     result, encoder, head = whole
@@ -158,7 +165,7 @@ def test_other_score_modes_are_made_of_the_same_answers(
     assert (result.rerank.mode, result.rerank.fused) == ("yes", False)
 
 
-def test_prior_corrected_asks_for_the_priors_too(
+def test_prior_corrected_needs_the_priors_too(
     shapes_encoder: VideoEncoder, shapes_reranker: VideoReranker, shapes_world: World, tmp_path: Path
 ) -> None:
     class Mode(CountingHead):
@@ -208,7 +215,7 @@ def test_an_interrupted_second_stage_goes_on(
     out: Path,
     whole: Any,
 ) -> None:
-    monkeypatch.setattr(second_stage, "VIDEOS_AT_ONCE", 2)
+    monkeypatch.setattr(run_module, "VIDEOS_AT_ONCE", 2)
     shutil.copytree(out / "cache", tmp_path / "cache")
     import sqlite3
 
@@ -438,10 +445,10 @@ def test_second_temperatures_are_those_of_fitted_stages() -> None:
     videos = [Path(f"{at}.mp4") for at in range(40)]
     benchmark = plain_benchmark(videos, [str(at) for at in range(40)], [(at,) for at in range(40)])
     known = FirstStage(benchmark, np.ones(40, dtype=bool), first, ())
-    run: Any = SimpleNamespace(reranker=object(), k=3, second=lambda *_: ({"t2v": odds, "v2t": odds.T}, []))
-    chosen = _temperatures(run, known, GivenTemperatures())
+    search: Any = SimpleNamespace(reranker=object(), k=3, second=lambda *_: ({"t2v": odds, "v2t": odds.T}, []))
+    chosen = choose_temperatures(search, known, GivenTemperatures())
     for way, stages in (("t2v", DualStages(first, odds, right, 3)), ("v2t", DualStages(first.T, odds.T, right, 3))):
         assert chosen[f"first.{way}"].value == stages.first
         assert chosen[f"second.{way}"].value == stages.second
-    raw = _temperatures(run, known, GivenTemperatures(t2v=99.0, v2t=99.0))  # as good as no dual-softmax
+    raw = choose_temperatures(search, known, GivenTemperatures(t2v=99.0, v2t=99.0))  # as good as no dual-softmax
     assert raw["second.t2v"].value != chosen["second.t2v"].value

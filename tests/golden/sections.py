@@ -175,7 +175,9 @@ def hits(folder: Path) -> dict[str, Any]:
     found["exact"] = [[_short(hit) for hit in nearest(made, query, k=5, exact=True)] for query in queries]
     ann.refresh(made, exact_up_to=300)
     near = [nearest(made, query, k=5) for query in queries]
-    found["ann"] = [_short(each[0]) for each in near]  # the rest depends on where k-means begins
+    # The first hits alone: LanceDB builds another index of one-bit codes each time, and takes no seed. Of the 50 hits
+    # none was missed in 22 builds, but 1 to 6 were with half the candidates, so comparing all would fail some day.
+    found["ann"] = [_short(each[0]) for each in near]
     found["ann method"] = sorted({each.method.name for each in near})
     return found
 

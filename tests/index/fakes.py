@@ -6,6 +6,7 @@ import hashlib
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,16 +20,24 @@ DIMENSION = 8
 COLOURS = {"red": (200, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 200)}
 
 
-def write_video(path: Path, colours: list[tuple[int, int, int]], *, seconds_each: float = 1.0, fps: int = 4) -> Path:
-    """Write an mp4 of plain colours, one after the other."""
+def write_video(
+    path: Path, colours: list[tuple[int, int, int]], *, seconds_each: float = 1.0, fps: int = 4, starts_s: int = 0
+) -> Path:
+    """Write an mp4 of plain colours, one after the other, the first `starts_s` after a sound that begins the file."""
     with av.open(str(path), "w", format="mp4") as container:
         stream = container.add_stream("mpeg4", rate=fps)
         stream.width = stream.height = 32
         stream.pix_fmt = "yuv420p"
-        for colour in colours:
-            for _ in range(round(seconds_each * fps)):
-                frame = av.VideoFrame.from_ndarray(np.full((32, 32, 3), colour, dtype=np.uint8), format="rgb24")
-                container.mux(stream.encode(frame))
+        if starts_s:
+            sound = container.add_stream("mp2", rate=48000, layout="mono")
+            silence = av.AudioFrame.from_ndarray(np.zeros((1, 1152), dtype=np.int16), format="s16", layout="mono")
+            silence.sample_rate, silence.pts = 48000, 0
+            container.mux([*sound.encode(silence), *sound.encode()])
+        shown = [colour for colour in colours for _ in range(round(seconds_each * fps))]
+        for number, colour in enumerate(shown, starts_s * fps):
+            frame = av.VideoFrame.from_ndarray(np.full((32, 32, 3), colour, dtype=np.uint8), format="rgb24")
+            frame.pts, frame.time_base = number, Fraction(1, fps)
+            container.mux(stream.encode(frame))
         container.mux(stream.encode())
     return path
 

@@ -11,16 +11,16 @@ from tests.ray.fakes import FakeEmbed
 
 
 @pytest.fixture(scope="session")
-def told(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def notes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder in which the workers of the fake model note what they do."""
-    return tmp_path_factory.mktemp("told")
+    return tmp_path_factory.mktemp("notes")
 
 
 @pytest.fixture(scope="session")
-def _cluster(told: Path) -> Iterator[None]:
+def _cluster(notes: Path) -> Iterator[None]:
     ray = pytest.importorskip("ray", reason="Ray is not installed (extra ray)")
     before = dict(os.environ)
-    os.environ |= {"TOLD": str(told), "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
+    os.environ |= {"NOTES": str(notes), "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
     os.environ.pop("RAY_ADDRESS", None)
     ray.init(
         address="local",
@@ -37,17 +37,17 @@ def _cluster(told: Path) -> Iterator[None]:
 
 
 @pytest.fixture
-def cluster(_cluster: None, told: Path) -> Path:
+def cluster(_cluster: None, notes: Path) -> Path:
     """A real local cluster, one for all tests; returns the folder of what its workers note, emptied."""
-    for file in told.iterdir():
+    for file in notes.iterdir():
         file.unlink()
-    return told
+    return notes
 
 
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have workers run the fake model."""
-    monkeypatch.setattr("vidembed.ray.pipeline.EmbedVideos", FakeEmbed)
+    monkeypatch.setattr("vidembed.ray.cluster.EmbedVideos", FakeEmbed)
 
 
 @pytest.fixture

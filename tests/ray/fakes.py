@@ -51,7 +51,7 @@ class ClipEncoder:
     def encode_query(self, inputs: dict[str, str] | list[dict[str, str]]) -> np.ndarray:
         if isinstance(inputs, list):
             return np.stack([self.encode_query(each) for each in inputs])
-        return self._vector(np.array([len(inputs["text"]), 90.0, 30.0]))
+        return self.vector(np.array([len(inputs["text"]), 90.0, 30.0]))
 
     def encode_stream(
         self, inputs: Iterable[Any], *, batch_size: int, on_error: str, show_progress_bar: bool | None
@@ -72,7 +72,7 @@ class ClipEncoder:
             if isinstance(fate, Exception):
                 raise fate
         for (index, clip), fate in zip(batch, fates, strict=True):
-            vector = self._vector(clip.frames.mean(axis=(0, 1, 2)))
+            vector = self.vector(clip.frames.mean(axis=(0, 1, 2)))
             match fate:
                 case "nan":
                     vector[3] = np.nan
@@ -87,20 +87,20 @@ class ClipEncoder:
             yield SimpleNamespace(index=index, embedding=vector, error=None)
 
     @staticmethod
-    def _vector(colour: np.ndarray) -> np.ndarray:
+    def vector(colour: np.ndarray) -> np.ndarray:
         red, green, blue = colour - colour.mean() + 1e-3
         vector = np.array([red, green, blue, 1, red - green, green - blue, blue - red, 0.5])
         return (vector / np.linalg.norm(vector)).astype(np.float32)
 
 
 class FakeEmbed(EmbedVideos):
-    """The forward stage with `ClipEncoder`. If `TOLD` names a folder, it notes each call there, by process id.
+    """The forward stage with `ClipEncoder`. If `NOTES` names a folder, it notes each call there, by process id.
 
     `model` is the fake's name; one of the form `slow:0.1` takes that many seconds for a segment, `none` cannot be
     loaded, and `broken` fails at work.
     """
 
-    def _load(self) -> Any:
+    def load(self) -> Any:
         if self.model == "none":
             raise ValueError("model: 'none' is no folder here")
         return ClipEncoder(self.model)
@@ -111,7 +111,7 @@ class FakeEmbed(EmbedVideos):
         if self.model == "broken":
             raise RuntimeError("CUDA error: unspecified launch failure")
         made = super().__call__(batch)
-        if told := os.environ.get("TOLD"):
-            with (Path(told) / str(os.getpid())).open("a") as file:
+        if notes := os.environ.get("NOTES"):
+            with (Path(notes) / str(os.getpid())).open("a") as file:
                 file.write("".join(f"{uri}\n" for uri in made.column("uri").to_pylist()))
         return made

@@ -9,8 +9,7 @@ import pytest
 
 from vidembed.index import MissingExtraError, Windows
 from vidembed.ray import ClusterError, cluster
-from vidembed.ray.cluster import Resources, connected, require_ray
-from vidembed.ray.pipeline import CALL_BYTES, segments_a_call
+from vidembed.ray.cluster import CALL_BYTES, Resources, connected, require_ray, segments_a_call
 from vidembed.video import Sampling
 from vidembed.video.segments import Scenes
 

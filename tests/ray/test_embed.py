@@ -25,14 +25,14 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 @pytest.fixture(autouse=True)
-def _nothing_loaded() -> None:
-    module._loaded.clear()
+def _nothing_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "loaded", {})
 
 
 @pytest.fixture
 def encoder(monkeypatch: pytest.MonkeyPatch) -> ClipEncoder:
     made = ClipEncoder()
-    monkeypatch.setattr(FakeEmbed, "_load", lambda self: made)
+    monkeypatch.setattr(FakeEmbed, "load", lambda self: made)
     return made
 
 
@@ -59,7 +59,7 @@ def test_segments_get_vectors_and_ids_and_lose_their_frames(clips: list[Path], e
         path = clips[int(row["uri"][-5])]
         frames = load_video(VideoSegment(path, row["start_s"], row["end_s"]), SAMPLING).frames
         assert vector is not None
-        assert np.array_equal(vector, ClipEncoder._vector(frames.mean(axis=(0, 1, 2))))
+        assert np.array_equal(vector, ClipEncoder.vector(frames.mean(axis=(0, 1, 2))))
 
 
 def test_alone_it_decodes_too(clips: list[Path], encoder: ClipEncoder) -> None:
@@ -80,8 +80,14 @@ def test_alone_with_columns_of_ones_own_and_a_bad_file(clips: list[Path], encode
 def test_few_frames_are_held_at_once(clips: list[Path], encoder: ClipEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "HELD_BYTES", 1)
     sizes: list[int] = []
-    embedded = FakeEmbed._embedded
-    monkeypatch.setattr(FakeEmbed, "_embedded", lambda self, part: (sizes.append(len(part)), embedded(self, part))[1])
+    stream = encoder.encode_stream
+
+    def noted(inputs: Any, **options: Any) -> Any:
+        clips = list(inputs)
+        sizes.append(len(clips))
+        return stream(clips, **options)
+
+    monkeypatch.setattr(encoder, "encode_stream", noted)
     assert len(FakeEmbed("fake", cut=Windows(1))({"uri": [str(clips[2])]})) == 4
     assert sizes == [1, 1, 1, 1]
 
@@ -159,7 +165,7 @@ def test_no_rows(clips: list[Path], encoder: ClipEncoder) -> None:
 
 def test_it_is_small_and_the_model_is_loaded_once(clips: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     loads: list[str] = []
-    monkeypatch.setattr(FakeEmbed, "_load", lambda self: (loads.append(self.model), ClipEncoder(self.model))[1])
+    monkeypatch.setattr(FakeEmbed, "load", lambda self: (loads.append(self.model), ClipEncoder(self.model))[1])
     first = FakeEmbed("fake", sampling=Sampling())
     before = first({"uri": [str(clips[0])]}).to_pylist()
     assert len(pickled := pickle.dumps(first)) < 2000

@@ -105,19 +105,19 @@ def test_ctrl_c_keeps_what_is_done_and_the_next_run_does_the_rest(run: Run, seen
     """As in a terminal: the cluster that the command started is in its process group, and gets the signal too."""
     clips = {uri_of(path) for path in write_clips(tmp_path / "clips", 12)}
     code = (
-        "import sys, vidembed.ray.pipeline as pipeline\n"
+        "import sys, vidembed.ray.cluster as cluster\n"
         "from tests.ray.fakes import FakeEmbed\n"
         "from vidembed.ray import index_videos_ray\n"
-        "pipeline.EmbedVideos = FakeEmbed\n"
+        "cluster.EmbedVideos = FakeEmbed\n"
         "try:\n"
         "    index_videos_ray([sys.argv[1]], sys.argv[2], model='slow:0.2', batch_size=1, progress=False)\n"
         "except KeyboardInterrupt:\n"
         "    sys.exit(130)\n"
     )
-    (told := tmp_path / "told").mkdir()
+    (notes := tmp_path / "notes").mkdir()
     process = subprocess.Popen(
         [sys.executable, "-c", code, str(tmp_path / "clips"), str(tmp_path / "index")],
-        env={**os.environ, "TOLD": str(told), "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])},
+        env={**os.environ, "NOTES": str(notes), "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])},
         cwd=ROOT,
         start_new_session=True,
         stderr=subprocess.PIPE,
@@ -125,7 +125,7 @@ def test_ctrl_c_keeps_what_is_done_and_the_next_run_does_the_rest(run: Run, seen
     )
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and process.poll() is None:
-        if sum(len(file.read_text().split()) for file in told.iterdir()) >= 4:
+        if sum(len(file.read_text().split()) for file in notes.iterdir()) >= 4:
             break
         time.sleep(0.02)
     os.killpg(process.pid, signal.SIGINT)

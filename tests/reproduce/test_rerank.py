@@ -56,7 +56,7 @@ def test_fusion_leans_on_the_better_judge() -> None:
         return scores(0.5 + 0.2 * right + 0.03 * rng.normal(size=right.shape), rng.normal(size=right.shape), right)
 
     known, measured = world(), world()
-    fit = rerank.fit_on([known])
+    fit = rerank.fit_on({"captions": known})
     for direction in rerank.DIRECTIONS:
         one, fused, _ = measured.oriented(direction, "fused", fit)
         assert (fused.argmax(1) == one.argmax(1)).mean() > 0.95

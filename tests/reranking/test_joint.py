@@ -71,10 +71,10 @@ def calibrated(reranker: VideoReranker, clips: list[Path], *, prefix: str | None
 
 def same(one: list[dict[str, object]], other: list[dict[str, object]]) -> None:
     assert [entry["corpus_id"] for entry in one] == [entry["corpus_id"] for entry in other]
-    for name in ("score", "similarity", "match"):
-        assert [entry[name] for entry in one] == pytest.approx(
-            [entry[name] for entry in other], abs=5e-5
-        )  # of a head that is scaled by 20
+    # Similarities differ by 1e-7, the rounding of float32. A fusion fitted on the few pairs of `calibrated` weighs them
+    # by hundreds, which makes up to 1.4e-5 of it in a score.
+    for name, tolerance in {"match": 1e-6, "similarity": 1e-6, "score": 5e-5}.items():
+        assert [entry[name] for entry in one] == pytest.approx([entry[name] for entry in other], abs=tolerance)
 
 
 def test_own_similarities_are_those_of_the_encoder(each_reranker: VideoReranker, clips: list[Path]) -> None:

@@ -1,21 +1,24 @@
-"""A decoding process that meets the next fate in a folder. Stands in for `vidembed.video.process.script`."""
+"""A decoding process that meets the next fate in a folder. Takes the place of `vidembed.video.pool.COMMAND`."""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 sys.path[:0] = [str(Path(__file__).parents[2] / "src")]
 
-from vidembed.video.process import script, serve  # noqa: E402 - of this tree, as the script does it
+from vidembed.video import pyav, worker  # noqa: E402 - of this tree
 
+COMMAND = (sys.executable, "-P", __file__)
 FOLDER = "VIDEMBED_TEST_FATES"
 
 
-def fated(function: Any) -> Any:
+def fated(function: Callable[..., Any]) -> Callable[..., Any]:
     def call(*args: Any, **kwargs: Any) -> Any:
         for file in sorted(Path(os.environ[FOLDER]).glob("next-*")):
             try:
@@ -29,5 +32,5 @@ def fated(function: Any) -> Any:
 
 
 if __name__ == "__main__":
-    serve.load_video, serve.load_segments = fated(serve.load_video), fated(serve.load_segments)  # type: ignore[attr-defined]
-    sys.exit(script.main())
+    pyav.read_windows = fated(pyav.read_windows)
+    worker.main(**json.loads(sys.argv[1]))

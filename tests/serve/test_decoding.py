@@ -19,8 +19,7 @@ from tests.serve import fated
 from vidembed.serve import Limits
 from vidembed.serve.batching import QueueFullError
 from vidembed.serve.engine import AT_ONCE, Decoder
-from vidembed.video import Clip, Sampling, VideoNotFound, VideoSegment, load_video
-from vidembed.video.process import worker
+from vidembed.video import Clip, Sampling, VideoNotFound, VideoSegment, load_video, pool
 
 SAMPLING = Sampling(fps=2.0, max_frames=8)
 
@@ -48,7 +47,7 @@ def fates(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Fates:
     folder = tmp_path / "fates"
     folder.mkdir()
     monkeypatch.setenv(fated.FOLDER, str(folder))
-    monkeypatch.setattr(worker, "SCRIPT", Path(fated.__file__))
+    monkeypatch.setattr(pool, "COMMAND", fated.COMMAND)
     return Fates(folder)
 
 

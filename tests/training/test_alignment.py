@@ -47,7 +47,7 @@ def quick(mllm: Path | str, out: Path, *, plot: bool = False, **kwargs: Any) -> 
     options = {"lora": SMALL, "training": QUICK, "held_out": 0, "every": 10, "device": "cpu", **kwargs}
     with pytest.MonkeyPatch.context() as patch:
         if not plot:  # the slow part of so short a run
-            patch.setattr("vidembed.training.align.plot_curves", lambda *_: None)
+            patch.setattr("vidembed.training.alignment.plot_curves", lambda *_: None)
         return align(mllm, options.pop("pairs", make_pairs(12)), out, **options)
 
 

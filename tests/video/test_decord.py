@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import os
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,13 +15,16 @@ from tests.zoo import Zoo
 from vidembed.video import (
     BackendUnavailable,
     CorruptVideo,
+    DecoderCrashed,
     DecodeTimeout,
     InvalidVideoInput,
     NotAVideo,
     Sampling,
+    VideoError,
     VideoNotFound,
     VideoSegment,
-    decord,
+    VideoTooLarge,
+    VideoTruncated,
     load_video,
 )
 
@@ -35,6 +36,13 @@ try:
 except importlib.metadata.PackageNotFoundError:
     installed = False
 needs_decord = pytest.mark.skipif(not installed, reason="decord2 is not installed (extra: decord)")
+
+NOTE = """
+import os, pathlib
+new = pathlib.Path(os.environ["VIDEMBED_TEST_NOTE"] + ".new")
+new.write_text(str(os.getpid()))
+new.rename(os.environ["VIDEMBED_TEST_NOTE"])
+"""
 
 NAMES = [
     "h264.mp4",
@@ -113,64 +121,89 @@ def test_other_refusals(zoo: Zoo, tmp_path: Path) -> None:
 
 
 @needs_decord
+def test_warnings_come_up_at_the_line_of_the_caller(zoo: Zoo) -> None:
+    for source in (zoo.cut("h264.mkv", 0.6), VideoSegment(zoo.cut("h264.mkv", 0.6), 0.5)):
+        with pytest.warns(VideoTruncated, match="it ends at") as caught:
+            assert load_video(source, backend="decord").truncated
+        assert [Path(each.filename).name for each in caught] == ["test_decord.py"]
+
+
+@needs_decord
 def test_a_relative_name_like_a_protocol(zoo: Zoo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("a:b.mp4").write_bytes(zoo.path("h264.mp4").read_bytes())
     assert len(load_video("a:b.mp4", backend="decord").frames) == 6
 
 
-def fake_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
-    worker = tmp_path / "worker.py"
-    worker.write_text(script)
-    monkeypatch.setattr(decord, "_WORKER", worker)
-    monkeypatch.setattr(decord, "require_decord", lambda item: None)
+def write_decord(folder: Path, script: str) -> None:
+    """Write a module and a distribution that stand in for decord2."""
+    (folder / "decord2-1.0.dist-info").mkdir(parents=True)
+    (folder / "decord2-1.0.dist-info" / "METADATA").write_text("Name: decord2\nVersion: 1.0\n")
+    (folder / "decord.py").write_text(script)
 
 
-def test_a_hanging_worker_is_killed(zoo: Zoo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    note = tmp_path / "pid"
-    script = f"import os, pathlib, time\npathlib.Path({str(note)!r}).write_text(str(os.getpid()))\ntime.sleep(600)\n"
-    fake_worker(tmp_path, monkeypatch, script)
-    with pytest.raises(DecodeTimeout, match="timeout_s=3"):
-        load_video(zoo.path("h264.mp4"), backend="decord", timeout_s=3)
-    pid = int(note.read_text())
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Has new processes import a script in place of decord."""
+
+    def install(script: str) -> None:
+        write_decord(tmp_path / "fake", script)
+        monkeypatch.syspath_prepend(tmp_path / "fake")
+        monkeypatch.setenv("PYTHONPATH", str(tmp_path / "fake"), prepend=os.pathsep)
+
+    return install
+
+
+def test_a_hanging_decoder_is_killed(
+    zoo: Zoo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, install: Callable[[str], None]
+) -> None:
+    monkeypatch.setenv("VIDEMBED_TEST_NOTE", str(tmp_path / "pid"))
+    install(f"import time\n{NOTE}\ntime.sleep(600)\n")
+    with pytest.raises(DecodeTimeout, match=r"h264\.mp4#t=0.5,1: .*timeout_s=2"):
+        load_video(VideoSegment(zoo.path("h264.mp4"), 0.5, 1.0), backend="decord", timeout_s=2)
     with pytest.raises(ProcessLookupError):
-        os.kill(pid, 0)
+        os.kill(int((tmp_path / "pid").read_text()), 0)
+
+
+FAKE = """
+class VideoReader:
+    def __init__(self, *args, **options): print("noise on standard output")
+    def __len__(self): return 2
+    def get_frame_timestamp(self, indices): nan = float("nan"); return [[t, t + 1.0] for t in {times}]
+    def get_batch(self, indices): raise {error}
+def cpu(number): return None
+"""
 
 
 @pytest.mark.parametrize(
-    ("script", "match"),
+    ("script", "kind", "match"),
     [
-        ("import os\nos.abort()\n", "status -6"),
-        ("pass\n", "status 0"),
-        ("""print('{"error": "DECORDError: bad"}')\n""", "DECORDError: bad"),
-        ("""print('{"count": 9, "end": 3.0, "indices": [0], "times": [0.0], "unique": 1}')\n""", "fewer frames"),
+        ("import os\nos.abort()\n", DecoderCrashed, "signal SIGABRT"),
+        ("import os\nos._exit(0)\n", DecoderCrashed, "status 0"),
+        ("raise OSError('no library')\n", BackendUnavailable, r"no library.*use backend='pyav'"),
+        (FAKE.format(times="[0.0, 1.0]", error="KeyError('a\\nb')"), CorruptVideo, r"KeyError.*try backend='pyav'"),
+        (FAKE.format(times="[0.0, 1.0]", error="MemoryError"), VideoTooLarge, "more memory than there is"),
+        (FAKE.format(times="[0.0, nan]", error="KeyError"), CorruptVideo, "missing, fall or are absurd"),
+        (FAKE.format(times="[0.0, 2e16]", error="KeyError"), CorruptVideo, "missing, fall or are absurd"),
+        (FAKE.format(times="[5.0, 1.0]", error="KeyError"), CorruptVideo, "missing, fall or are absurd"),
     ],
 )
-def test_a_failing_worker(zoo: Zoo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, match: str) -> None:
-    fake_worker(tmp_path, monkeypatch, script)
-    with pytest.raises(CorruptVideo, match=rf"h264\.mp4.*{match}"):
+def test_a_failing_decoder(
+    zoo: Zoo, install: Callable[[str], None], script: str, kind: type[VideoError], match: str
+) -> None:
+    """In a process of its own: this one is not ended by it."""
+    install(script)
+    with pytest.raises(kind, match=rf"h264\.mp4: .*{match}"):
         load_video(zoo.path("h264.mp4"), backend="decord")
 
 
-@pytest.mark.parametrize("times", [[0.0, float("nan")], [0.0, 2e16], [5.0, 1.0]])
-def test_absurd_times_are_refused(tmp_path: Path, times: list[float]) -> None:
-    """The real worker against a decord that reports such times."""
-    (tmp_path / "decord.py").write_text(
-        "class VideoReader:\n"
-        "    def __init__(self, *a, **k): print('noise on standard output')\n"
-        f"    def __len__(self): return {len(times)}\n"
-        f"    def get_frame_timestamp(self, i): nan = float('nan'); return [[t, t] for t in {times}]\n"
-        "def cpu(i): return None\n"
+def test_a_frame_of_the_wrong_shape_is_refused(zoo: Zoo, install: Callable[[str], None]) -> None:
+    batch = "import numpy, types\n" + FAKE.format(times="[0.0, 1.0]", error="KeyError").replace(
+        "raise KeyError", "return types.SimpleNamespace(asnumpy=lambda: numpy.zeros((1, 2, 2, 3), 'u1'))"
     )
-    request = {"path": "x", "width": 4, "height": 4, "threads": 1, "grid": [0.0]}
-    done = subprocess.run(
-        [sys.executable, "-P", str(decord._WORKER)],
-        input=json.dumps(request).encode(),
-        capture_output=True,
-        check=True,
-        env={**os.environ, "PYTHONPATH": str(tmp_path)},
-    )
-    assert "missing, fall or are absurd" in json.loads(done.stdout)["error"]
+    install(batch)
+    with pytest.raises(CorruptVideo, match="decord returned frames of shape"):
+        load_video(zoo.path("h264.mp4"), backend="decord")
 
 
 def distributions(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:

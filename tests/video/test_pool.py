@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import gc
 import logging
 import os
 import shutil
@@ -13,7 +13,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from concurrent.futures import CancelledError, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from fractions import Fraction
 from pathlib import Path
@@ -25,8 +25,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.video.process import hooked
-from tests.video.test_decord import needs_decord
+from tests.video import hooked
+from tests.video.test_decord import NOTE, needs_decord, write_decord
 from tests.video.test_reading import numbers
 from tests.video.test_segments import equal
 from tests.zoo import RECIPES, Recipe, Zoo, encode
@@ -42,14 +42,14 @@ from vidembed.video import (
     Sampling,
     Scenes,
     VideoError,
+    VideoFrames,
     VideoSegment,
     VideoTooLarge,
     VideoTruncated,
     Windows,
     load_video,
 )
-from vidembed.video.process import worker as worker_module
-from vidembed.video.process.worker import Worker
+from vidembed.video import pool as pool_module
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -67,7 +67,7 @@ def pool() -> Iterator[DecodePool]:
 @pytest.fixture
 def misbehaving(monkeypatch: pytest.MonkeyPatch) -> None:
     """Processes of new pools do what the names of files say."""
-    monkeypatch.setattr(worker_module, "SCRIPT", Path(hooked.__file__))
+    monkeypatch.setattr(pool_module, "COMMAND", hooked.COMMAND)
 
 
 @pytest.fixture
@@ -81,9 +81,16 @@ def named(zoo: Zoo, tmp_path: Path) -> Callable[[str], Path]:
     return copy
 
 
-def processes(pool: DecodePool) -> list[Worker]:
-    with pool._desk.lock:
-        return [lane.worker for lane in pool._desk._lanes if lane.worker is not None]
+def children() -> set[int]:
+    """Process numbers of the children of this process."""
+    return {int(pid) for file in Path("/proc/self/task").glob("*/children") for pid in file.read_text().split()}
+
+
+@pytest.fixture
+def started() -> Callable[[], set[int]]:
+    """Process numbers of what this test has started and still runs."""
+    before = children()
+    return lambda: {pid for pid in children() - before if is_running(pid)}
 
 
 def is_running(pid: int) -> bool:
@@ -183,6 +190,39 @@ def _one(reading: Reading) -> Clip:
     if isinstance(found, VideoError):
         raise found
     return found
+
+
+def test_a_part_alone_equals_load_video(named: Callable[[str], Path], pool: DecodePool) -> None:
+    path = named("a.mp4")
+    for part in (VideoSegment(path, 0.5, 1.5), VideoSegment(str(path), 1.0), VideoSegment(path, 9.0)):
+        reading = pool.submit(part, SAMPLING)
+        expected = load(part)
+        if isinstance(expected, VideoError):
+            with pytest.raises(type(expected)) as found:
+                reading.layout()
+            assert found.value.args == expected.args
+            continue
+        equal(_one(reading), expected)
+        assert reading.layout().segments == [(part.start, pytest.approx(part.start + expected.duration))]
+    assert _one(pool.submit(VideoSegment(path, 1.0), SAMPLING, item="s3://b/a.mp4")).item == "s3://b/a.mp4#t=1"
+
+
+@pytest.mark.usefixtures("misbehaving")
+def test_a_part_that_crashes_is_named(named: Callable[[str], Path]) -> None:
+    part = VideoSegment(named("segv.mp4"), 0.5, 1.5)
+    with DecodePool(workers=1) as pool, pytest.raises(DecoderCrashed, match=r"^a name#t=0\.5,1\.5: .*SIGSEGV"):
+        _one(pool.submit(part, SAMPLING, item="a name"))
+
+
+def test_a_limit_beyond_what_a_timer_takes(zoo: Zoo) -> None:
+    with DecodePool(workers=1, timeout_s=1e300) as pool:
+        assert len(_one(pool.submit(zoo.path("h264.mp4"), SAMPLING)).frames) == 6
+
+
+def test_windows_of_whole_numbers(zoo: Zoo, pool: DecodePool) -> None:
+    layout = pool.submit(zoo.path("seek.mp4"), SAMPLING, cut=Windows(4, 2)).layout()
+    assert layout.segments[:2] == [(0.0, 4.0), (2.0, 6.0)]
+    assert {type(time) for segment in layout.segments for time in segment} == {float}
 
 
 # -- files that cannot be read -----------------------------------------------------------------------------------------
@@ -371,23 +411,26 @@ def test_a_process_that_ends_costs_its_file_only(named: Callable[[str], Path], c
 
 
 @pytest.mark.usefixtures("misbehaving")
-def test_a_process_that_failed_is_replaced_and_one_that_refused_a_file_is_not(named: Callable[[str], Path]) -> None:
+def test_a_process_that_failed_is_replaced_and_one_that_refused_a_file_is_not(
+    named: Callable[[str], Path], started: Callable[[], set[int]]
+) -> None:
     with DecodePool(workers=1) as pool:
         for name, content, is_replaced in (("a.mp4", b"text", False), ("bug.mp4", None, True)):
             path = named(name)
             _one(pool.submit(named("good.mp4"), SAMPLING))
-            (process,) = processes(pool)
+            before = started()
             if content is not None:
                 path.write_bytes(content)
             with pytest.raises(VideoError):
                 _one(pool.submit(path, SAMPLING))
             _one(pool.submit(named("good.mp4"), SAMPLING))
-            assert (processes(pool) != [process]) is is_replaced
+            assert len(before) == len(started()) == 1
+            assert (started() != before) is is_replaced
 
 
 @pytest.mark.usefixtures("misbehaving")
 def test_a_process_that_loops_is_killed(named: Callable[[str], Path]) -> None:
-    with DecodePool(workers=2, timeout_s=4.0) as pool:
+    with DecodePool(workers=2, timeout_s=3.0) as pool:
         names = ["hang.mp4", "good.mp4", "sleep.mp4", "good.mp4", "good.mp4"]
         readings = [(name, pool.submit(named(name), SAMPLING, cut=Windows(1.0))) for name in names]
         for name, reading in readings:
@@ -397,53 +440,55 @@ def test_a_process_that_loops_is_killed(named: Callable[[str], Path]) -> None:
                 assert isinstance(entry, Clip if name == "good.mp4" else DecodeTimeout)
                 if isinstance(entry, VideoError):
                     assert str(entry).endswith(
-                        f"{name}: not read within timeout_s=4.0; raise the limit or cut the video"
+                        f"{name}: not read within timeout_s=3.0; raise the limit or cut the video"
                     )
 
 
-def test_a_stopped_process_is_killed(zoo: Zoo) -> None:
-    with DecodePool(workers=1, timeout_s=4.0) as pool:
+def test_a_stopped_process_is_killed(zoo: Zoo, started: Callable[[], set[int]]) -> None:
+    with DecodePool(workers=1, timeout_s=3.0) as pool:
         reading = pool.submit(zoo.path("seek.mp4"), SAMPLING, cut=Windows(1.0))
         entries = iter(reading)
         assert isinstance(next(entries), Clip)
-        (process,) = processes(pool)
-        os.kill(process.pid, signal.SIGSTOP)
+        (process,) = started()
+        os.kill(process, signal.SIGSTOP)
         rest = list(entries)
         assert len(rest) == 29
         assert isinstance(rest[-1], DecodeTimeout)
-        assert not is_running(process.pid)
+        assert not is_running(process)
         assert len(_one(pool.submit(zoo.path("h264.mp4"), SAMPLING)).frames) == 6
 
 
-def test_a_killed_process(zoo: Zoo) -> None:
+def test_a_killed_process(zoo: Zoo, started: Callable[[], set[int]]) -> None:
     with DecodePool(workers=1) as pool:
         entries = iter(pool.submit(zoo.path("seek.mp4"), SAMPLING, cut=Windows(1.0)))
         assert isinstance(next(entries), Clip)
-        (process,) = processes(pool)
-        os.kill(process.pid, signal.SIGKILL)
+        (process,) = started()
+        os.kill(process, signal.SIGKILL)
         *some, last = entries
         assert isinstance(last, DecoderCrashed)
         assert "SIGKILL" in last.reason
         assert "memory" in last.reason
         assert len(some) == 28
         assert len(_one(pool.submit(zoo.path("h264.mp4"), SAMPLING)).frames) == 6
-        (process,) = processes(pool)
-        os.kill(process.pid, signal.SIGKILL)  # idle: no file is to blame
-        until(lambda: not is_running(process.pid))
+        (process,) = started()
+        os.kill(process, signal.SIGKILL)  # idle: no file is to blame
+        until(lambda: not is_running(process))
         assert len(_one(pool.submit(zoo.path("h264.mp4"), SAMPLING)).frames) == 6
 
 
 def test_an_idle_process_that_died_is_no_fault_of_the_next_file(
-    zoo: Zoo, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    zoo: Zoo, started: Callable[[], set[int]], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Not even where its end was not noticed yet."""
+    """Not even where it has been given the file."""
     with DecodePool(workers=1) as pool:
         _one(pool.submit(zoo.path("h264.mp4"), SAMPLING))
-        (process,) = processes(pool)
-        monkeypatch.setattr(Worker, "is_usable", property(lambda worker: worker is process))
-        os.kill(process.pid, signal.SIGKILL)
-        assert len(_one(pool.submit(zoo.path("h264.mp4"), SAMPLING)).frames) == 6
-        assert processes(pool) != [process]
+        (process,) = started()
+        os.kill(process, signal.SIGSTOP)
+        reading = pool.submit(zoo.path("h264.mp4"), SAMPLING)
+        time.sleep(0.2)
+        os.kill(process, signal.SIGKILL)
+        assert len(_one(reading).frames) == 6
+        assert started() != {process}
     assert "an idle decoding process ended with signal SIGKILL" in caplog.text
 
 
@@ -461,71 +506,88 @@ def test_want_of_memory_in_the_decoder_is_no_damage(tmp_path: Path) -> None:
         _one(pool.submit(tmp_path / "large.mkv", Sampling(max_pixels=None)))
 
 
+def runs(monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    """Have new pools run a script as their process."""
+    monkeypatch.setattr(pool_module, "COMMAND", (sys.executable, "-c", script))
+
+
 @pytest.mark.parametrize(
     ("script", "reason"),
     [
         ("import sys; sys.exit(2)", "status 2"),
-        ('print(\'{"failed": "ImportError: no av"}\', flush=True)', "ImportError: no av"),
         ("print('hello', flush=True)", "no JSON"),
+        (pool_module.COMMAND[3].replace("vidembed", "nothing"), "ModuleNotFoundError: No module named 'nothing'"),
     ],
 )
-def test_a_process_that_does_not_start(
-    zoo: Zoo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, reason: str
-) -> None:
+def test_a_process_that_does_not_start(zoo: Zoo, monkeypatch: pytest.MonkeyPatch, script: str, reason: str) -> None:
     """It is no fault of the file, and is not reported as one."""
-    (tmp_path / "script.py").write_text(script)
-    monkeypatch.setattr(worker_module, "SCRIPT", tmp_path / "script.py")
+    monkeypatch.setattr(pool_module, "COMMAND", (sys.executable, "-c", script, ""))
     with DecodePool(workers=1) as pool, pytest.raises(BackendUnavailable, match=f"did not start .*{reason}"):
         pool.submit(zoo.path("h264.mp4"), SAMPLING).layout()
 
 
-def test_a_limit_that_cannot_be_set_is_said(
-    zoo: Zoo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    (tmp_path / "script.py").write_text("print('{\"ready\": false}', flush=True)")
-    monkeypatch.setattr(worker_module, "SCRIPT", tmp_path / "script.py")
-    with DecodePool(workers=1) as pool, pytest.raises(BackendUnavailable, match="status 0"):
+def test_no_such_interpreter(zoo: Zoo, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool_module, "COMMAND", ("/no/python",))
+    with (
+        DecodePool(workers=1) as pool,
+        pytest.raises(BackendUnavailable, match=r"h264\.mp4.*did not start .*/no/python"),
+    ):
         pool.submit(zoo.path("h264.mp4"), SAMPLING).layout()
-    assert "max_memory_bytes=8589934592 cannot be set" in caplog.text
 
 
-@pytest.mark.parametrize(
-    "answer",
-    [
-        "print('garbage')",
-        "print('{\"layout\": 3}')",
-        'print(\'{"layout": [1.0, [[0, 1]]]}\'); print(\'{"clip": {}, "shape": [1, 1, 1, 3]}\')',
-        'print(\'{"error": ["SystemExit", "a", "b"]}\')',
-        "sys.stdout.write('x' * 2**25)",
-    ],
-)
-def test_a_process_that_says_what_makes_no_sense(
-    zoo: Zoo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str
+def test_a_process_that_hangs_at_its_start(zoo: Zoo, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool_module, "COMMAND", (sys.executable, "-c", "import time; time.sleep(600)"))
+    monkeypatch.setattr(pool_module, "START_TIMEOUT_S", 0.2)
+    with DecodePool(workers=1) as pool, pytest.raises(BackendUnavailable, match=r"did not start .*no answer in time"):
+        pool.submit(zoo.path("h264.mp4"), SAMPLING).layout()
+
+
+def test_a_limit_that_cannot_be_set_is_logged(
+    zoo: Zoo, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    script = f"""import sys, time
-print('{{"ready": true}}', flush=True)
-for line in sys.stdin:
-    print('{{"begun": true}}')
-    {answer}
-    sys.stdout.flush()
-    time.sleep(600)
-"""
-    (tmp_path / "script.py").write_text(script)
-    monkeypatch.setattr(worker_module, "SCRIPT", tmp_path / "script.py")
-    with DecodePool(workers=1) as pool, pytest.raises(DecoderCrashed, match=r"the decoder sent .*(malformed|line)"):
-        _one(pool.submit(zoo.path("h264.mp4"), SAMPLING))
+    unlimited = "import sys; sys.modules['resource'] = None\n" + pool_module.COMMAND[3]
+    monkeypatch.setattr(pool_module, "COMMAND", (sys.executable, "-P", "-c", unlimited, pool_module.COMMAND[4]))
+    with DecodePool(workers=1) as pool:
+        for _ in range(2):
+            assert len(_one(pool.submit(zoo.path("h264.mp4"), SAMPLING)).frames) == 6
+    assert [record.getMessage() for record in caplog.records] == [
+        "max_memory_bytes=8589934592 cannot be set on this system: decoding is not limited"
+    ]
+
+
+@pytest.mark.usefixtures("misbehaving")
+@pytest.mark.parametrize("kind", hooked.MALFORMED)
+def test_a_malformed_answer_is_the_error_of_its_file(named: Callable[[str], Path], kind: str) -> None:
+    with (
+        DecodePool(workers=1) as pool,
+        pytest.raises(DecoderCrashed, match=rf"malformed-{kind}\.mp4: the decoder sent .*(malformed|line)"),
+    ):
+        _one(pool.submit(named(f"malformed-{kind}.mp4"), SAMPLING))
+
+
+@pytest.mark.usefixtures("misbehaving")
+def test_a_process_that_closes_its_output_and_does_not_end(
+    named: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool_module, "END_TIMEOUT_S", 0.2)
+    with DecodePool(workers=1) as pool:
+        with pytest.raises(
+            DecoderCrashed, match=r"closes\.mp4: the decoder ended with nothing more to say, and no end"
+        ):
+            _one(pool.submit(named("closes.mp4"), SAMPLING))
+        assert len(_one(pool.submit(named("good.mp4"), SAMPLING)).frames) == 6
 
 
 # -- order, bounds, and who waits for whom -----------------------------------------------------------------------------
 
 
-def test_order_with_many_files_and_processes(zoo: Zoo) -> None:
+def test_order_with_many_files_and_processes(zoo: Zoo, started: Callable[[], set[int]]) -> None:
     names = ["seek.mp4", "one.mp4", "vfr.mp4", "h264.ts", "long_gop.mp4"] * 4
     expected = {name: numbers(load_video(zoo.path(name))) for name in set(names)}
     with DecodePool(workers=3) as pool:
         readings = [pool.submit(zoo.path(name), SAMPLING) for name in names]
         assert [numbers(_one(reading)) for reading in readings] == [expected[name] for name in names]
-        assert len(processes(pool)) == 3
+        assert len(started()) == 3
 
 
 def test_from_several_threads(zoo: Zoo, pool: DecodePool) -> None:
@@ -544,31 +606,30 @@ def _windows(zoo: Zoo, name: str) -> list[tuple[float, float]]:
     return Windows(2.0).split(zoo[name].duration)
 
 
-def held(pool: DecodePool) -> int:
-    with pool._desk.lock:
-        return sum(lane.held for lane in pool._desk._lanes)
-
-
-def timers() -> int:
-    return sum(isinstance(thread, threading.Timer) for thread in threading.enumerate())
+def held() -> int:
+    """How many clips there are in this process that have just been read."""
+    return sum(type(each) is Clip for each in gc.get_objects())
 
 
 def test_what_nobody_takes_is_bounded_and_costs_no_time(zoo: Zoo) -> None:
     """Two clips of a process wait, of one file or of several, while its clock stands."""
-    with DecodePool(workers=1, timeout_s=60) as pool:
-        windows = pool.submit(zoo.path("seek.mp4"), SAMPLING, cut=Windows(1.0))
-        assert len(windows.layout().segments) == 30
-        for taken in range(3):
-            until(lambda: held(pool) == 2 and timers() == 0)
-            time.sleep(0.05)
-            assert (held(pool), timers()) == (2, 0)
-            assert isinstance(next(iter(windows)), Clip), taken
-        windows.cancel()
+    gc.collect()
+    before = held()
+    with DecodePool(workers=1, timeout_s=2.0) as pool:
+        windows = pool.submit(zoo.path("h264.mp4"), SAMPLING, cut=Windows(0.25))
+        assert len(windows.layout().segments) == 12
+        for _ in range(3):
+            until(lambda: held() == before + 2)
+            time.sleep(0.8)
+            assert held() == before + 2
+            assert isinstance(next(iter(windows)), Clip)
+        assert all(isinstance(entry, Clip) for entry in windows)
         wholes = [pool.submit(zoo.path("h264.mp4"), SAMPLING) for _ in range(5)]
-        until(lambda: held(pool) == 2 and wholes[2]._task.layout is not None and timers() == 0)
-        time.sleep(0.05)
-        assert [len(reading._task.entries) for reading in wholes] == [1, 1, 0, 0, 0]
+        wholes[2].layout()
+        time.sleep(0.1)
+        assert held() == before + 2
         assert all(len(_one(reading).frames) == 6 for reading in wholes)
+    assert held() == before
 
 
 def test_a_later_file_can_be_taken_first(zoo: Zoo) -> None:
@@ -577,27 +638,72 @@ def test_a_later_file_can_be_taken_first(zoo: Zoo) -> None:
         second = pool.submit(zoo.path("seek.mp4"), SAMPLING, cut=Windows(3.0))
         assert len(list(second)) == 10
         assert len(list(first)) == 2
-        assert held(pool) == 0
+
+
+def waiting(threads: ThreadPoolExecutor, wait: Callable[[], Any]) -> Future[Any]:
+    """Begin to wait for something in a thread, and return when that has had the time to."""
+    begun = threading.Event()
+    future = threads.submit(lambda: (begun.set(), wait())[1])
+    begun.wait()
+    time.sleep(0.05)
+    return future
 
 
 @pytest.mark.usefixtures("misbehaving")
-def test_cancelled_at_work(named: Callable[[str], Path]) -> None:
-    with DecodePool(workers=1) as pool:
-        reading = pool.submit(named("hang.mp4"), SAMPLING, cut=Windows(60.0))  # with a layout before it is decoded
+@pytest.mark.parametrize("wait", ["layout", "clip"])
+def test_cancelled_at_work(named: Callable[[str], Path], started: Callable[[], set[int]], wait: str) -> None:
+    """While somebody waits for its layout, which a whole file has once it is decoded, or for a clip."""
+    with DecodePool(workers=1) as pool, ThreadPoolExecutor(1) as threads:
+        reading = pool.submit(named("hang.mp4"), SAMPLING, cut=Windows(60.0) if wait == "clip" else None)
         queued = pool.submit(named("sleep.mp4"), SAMPLING)
-        reading.layout()
-        (process,) = processes(pool)
-        with ThreadPoolExecutor(1) as threads:
-            waiting = threads.submit(list, reading)
-            until(lambda: reading._task.waiting == 1)
-            queued.cancel()
-            reading.cancel()
-            with pytest.raises(CancelledError, match=r"hang\.mp4"):
-                waiting.result()
+        if wait == "clip":
+            reading.layout()
+        found = waiting(threads, reading.layout if wait == "layout" else lambda: list(reading))
+        until(lambda: len(started()) == 1)
+        (process,) = started()
+        assert not found.done()
+        queued.cancel()
+        reading.cancel()
+        with pytest.raises(CancelledError, match=r"hang\.mp4"):
+            found.result()
         with pytest.raises(CancelledError, match=r"sleep\.mp4"):
             queued.layout()
         assert len(_one(pool.submit(named("good.mp4"), SAMPLING)).frames) == 6
-        assert not is_running(process.pid)
+        assert not is_running(process)
+
+
+def test_cancelled_before_its_process_has_started(zoo: Zoo) -> None:
+    with DecodePool(workers=1) as pool:
+        for delay in (0.0, 0.01, 0.1):
+            reading = pool.submit(zoo.path("h264.mp4"), SAMPLING)
+            time.sleep(delay)
+            reading.cancel()
+            with pytest.raises(CancelledError, match=r"h264\.mp4"):
+                reading.layout()
+        assert len(_one(pool.submit(zoo.path("h264.mp4"), SAMPLING)).frames) == 6
+
+
+def test_cancelled_when_all_was_taken(zoo: Zoo, started: Callable[[], set[int]]) -> None:
+    """It has no effect, on the process neither."""
+    with DecodePool(workers=1) as pool:
+        reading = pool.submit(zoo.path("h264.mp4"), SAMPLING)
+        _one(reading)
+        before = started()
+        reading.cancel()
+        assert (list(reading), len(reading.layout().segments)) == ([], 1)
+        _one(pool.submit(zoo.path("h264.mp4"), SAMPLING))
+        assert started() == before
+
+
+def test_cancelled_with_clips_that_wait(zoo: Zoo) -> None:
+    with DecodePool(workers=1) as pool:
+        reading = pool.submit(zoo.path("seek.mp4"), SAMPLING, cut=Windows(1.0))
+        assert isinstance(next(iter(reading)), Clip)
+        reading.cancel()
+        assert len(reading.layout().segments) == 30
+        with pytest.raises(CancelledError, match=r"seek\.mp4"):
+            next(iter(reading))
+        assert len(_one(pool.submit(zoo.path("h264.mp4"), SAMPLING)).frames) == 6
 
 
 @pytest.mark.usefixtures("misbehaving")
@@ -622,70 +728,60 @@ def test_a_reading_that_is_let_go_is_cancelled(named: Callable[[str], Path]) -> 
 
 
 @pytest.mark.usefixtures("misbehaving")
-def test_closed_in_the_middle(named: Callable[[str], Path], zoo: Zoo) -> None:
+def test_closed_in_the_middle(named: Callable[[str], Path], zoo: Zoo, started: Callable[[], set[int]]) -> None:
     before = {thread for thread in threading.enumerate() if thread.name == "vidembed-pool"}
     pool = DecodePool(workers=2)
-    names = ("hang.mp4", "sleep.mp4", "good.mp4")
-    readings = [pool.submit(named(name), SAMPLING, cut=Windows(60.0)) for name in names]
+    readings = [pool.submit(named(name), SAMPLING, cut=Windows(60.0)) for name in ("hang.mp4", "sleep.mp4", "good.mp4")]
     readings.append(pool.submit(zoo.path("seek.mp4"), SAMPLING, cut=Windows(1.0)))
     readings[0].layout()
     readings[1].layout()
-    pids = [process.pid for process in processes(pool)]
-    assert len(pids) == 2
+    assert len(started()) == 2
     with ThreadPoolExecutor(4) as threads:
-        waiting = [threads.submit(list, reading) for reading in readings]
-        until(lambda: readings[0]._task.waiting == readings[1]._task.waiting == 1)
+        found = [waiting(threads, lambda reading=reading: list(reading)) for reading in readings]  # type: ignore[misc]
         pool.close()
-        for reading in waiting:
+        for each in found:
             with pytest.raises(CancelledError):
-                reading.result()
+                each.result()
     pool.close()
-    assert not any(map(is_running, pids))
+    assert not started()
     assert {thread for thread in threading.enumerate() if thread.name == "vidembed-pool"} == before
     with pytest.raises(RuntimeError, match="closed"):
         pool.submit(named("good.mp4"), SAMPLING)
 
 
-def test_closed_while_clips_wait(zoo: Zoo) -> None:
+def test_closed_while_clips_wait(zoo: Zoo, started: Callable[[], set[int]]) -> None:
     with DecodePool(workers=1) as pool:
         reading = pool.submit(zoo.path("seek.mp4"), SAMPLING, cut=Windows(1.0))
-        until(lambda: held(pool) == 2)
-        (process,) = processes(pool)
-    assert not is_running(process.pid)
-    entries = iter(reading)
-    with contextlib.suppress(CancelledError):
-        while True:
-            assert isinstance(next(entries), Clip)
+        assert isinstance(next(iter(reading)), Clip)
+        assert len(started()) == 1
+    assert not started()
+    with pytest.raises(CancelledError, match="closed"):
+        list(reading)
 
 
-def test_a_pool_that_is_let_go_ends_its_processes(zoo: Zoo) -> None:
+def test_a_pool_that_is_let_go_ends_its_processes(zoo: Zoo, started: Callable[[], set[int]]) -> None:
+    before = threading.active_count()
     pool = DecodePool(workers=1)
-    desk = pool._desk
     reading = pool.submit(zoo.path("seek.mp4"), SAMPLING, cut=Windows(3.0))
     reading.layout()
-    (process,) = processes(pool)
     del pool
     assert len(list(reading)) == 10
-    (thread,) = desk._threads
-    thread.join()
-    assert not is_running(process.pid)
+    until(lambda: not started() and threading.active_count() == before)
 
 
 CHILD = """
-import os, sys, time
+import sys, time
 from pathlib import Path
-from vidembed.video import DecodePool, Sampling, Windows
-from vidembed.video.process import worker
-worker.SCRIPT = Path(sys.argv[1])
-pool = DecodePool(workers=1, timeout_s=None, backend=sys.argv[3])
-reading = pool.submit(sys.argv[2], Sampling(), cut=None if sys.argv[3] == "decord" else Windows(60.0))
-if sys.argv[3] == "decord":
-    while not Path(os.environ["VIDEMBED_TEST_SLEEPER"]).exists():
-        time.sleep(0.01)
-else:
-    reading.layout()
-print(pool._desk._lanes[0].worker.pid, flush=True)
-if sys.argv[4] == "waits":
+from vidembed.video import DecodePool, Sampling, pool
+hooked, note, path, backend, end = sys.argv[1:]
+if backend == "pyav":
+    pool.COMMAND = (sys.executable, "-P", hooked)
+pool = DecodePool(workers=1, timeout_s=None, backend=backend)
+reading = pool.submit(path, Sampling())
+while not Path(note).exists():
+    time.sleep(0.01)
+print("ready", flush=True)
+if end == "waits":
     time.sleep(600)
 """
 
@@ -696,37 +792,37 @@ def test_processes_end_with_their_parent(
     named: Callable[[str], Path], tmp_path: Path, name: str, backend: str, end: str
 ) -> None:
     """Killed, or at its end with a pool that was not closed."""
-    if backend == "decord":
-        pytest.importorskip("decord")
-    sleeper = tmp_path / "sleeper"
-    environment = {**os.environ, "VIDEMBED_TEST_SLEEPER": str(sleeper)}
-    command = [sys.executable, "-c", CHILD, hooked.__file__, str(named(name)), backend, end]
+    write_decord(tmp_path / "fake", f"import ctypes\n{NOTE}\nctypes.PyDLL(None).pause()\n")
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(tmp_path / "fake"), os.environ.get("PYTHONPATH", "")]),
+        "VIDEMBED_TEST_NOTE": str(tmp_path / "note"),
+    }
+    command = [sys.executable, "-c", CHILD, hooked.__file__, str(tmp_path / "note"), str(named(name)), backend, end]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
-        pids = [int(parent.stdout.readline())]
-        if backend == "decord":
-            until(lambda: sleeper.read_text() != "")
-            pids.append(int(sleeper.read_text()))
+        assert parent.stdout.readline() == "ready\n"
+        process = int((tmp_path / "note").read_text())
         if end == "waits":
-            assert all(map(is_running, pids))
+            assert is_running(process)
             parent.kill()
-    until(lambda: not any(map(is_running, pids)))
+    until(lambda: not is_running(process))
 
 
 @pytest.mark.usefixtures("misbehaving")
-def test_ctrl_c_leaves_it_to_the_parent(named: Callable[[str], Path]) -> None:
+def test_ctrl_c_leaves_it_to_the_parent(named: Callable[[str], Path], started: Callable[[], set[int]]) -> None:
     with DecodePool(workers=1) as pool:
         _one(pool.submit(named("good.mp4"), SAMPLING))
-        (process,) = processes(pool)
-        assert os.getpgid(process.pid) != os.getpgrp()
-        os.kill(process.pid, signal.SIGINT)
+        (process,) = started()
+        assert os.getpgid(process) != os.getpgrp()
+        os.kill(process, signal.SIGINT)
         _one(pool.submit(named("good.mp4"), SAMPLING))
-        assert processes(pool) == [process]
+        assert started() == {process}
 
 
 def test_a_process_imports_nothing_heavy() -> None:
     script = (
-        "import sys, vidembed.video.process.serve\n"
+        "import sys, vidembed.video.worker\n"
         "print([name for name in ('torch', 'transformers', 'cv2', 'scenedetect', 'decord') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
@@ -754,6 +850,10 @@ def test_wrong_requests(zoo: Zoo, pool: DecodePool) -> None:
     path = zoo.path("h264.mp4")
     with pytest.raises(TypeError, match="bytes"):
         pool.submit(b"data", SAMPLING)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="VideoSegment"):
+        pool.submit(VideoSegment(path, 1.0), SAMPLING, cut=Windows(1.0))
+    with pytest.raises(TypeError, match="VideoFrames"):
+        pool.submit(VideoSegment(VideoFrames(np.zeros((1, 8, 8, 3), np.uint8), 1.0)), SAMPLING)
     with pytest.raises(TypeError, match="Sampling"):
         pool.submit(path, 2.0)  # type: ignore[arg-type]
     with pytest.raises(InvalidVideoInput, match="ordered"):

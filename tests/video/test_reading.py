@@ -1,4 +1,4 @@
-"""Every returned frame is the one on show at its time, told by the number drawn on it."""
+"""Every returned frame is the one on show at its time, as the number drawn on it shows."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ import av
 import numpy as np
 import pytest
 
+from tests.video.containers import Altered, seeking_late
 from tests.zoo import RECIPES, Made, Zoo, draw, read
 from vidembed.video import Clip, NotAVideo, Sampling, VideoSegment, VideoTruncated, load_video, probe
-from vidembed.video.reader import Deadline, FrameReader
+from vidembed.video.fetch import Deadline
+from vidembed.video.reader import FrameReader
 
 pytestmark = pytest.mark.timeout(30)
 
@@ -90,21 +92,9 @@ def test_a_seek_that_lands_late_is_made_good(
 ) -> None:
     """An index that points past the target sends the reader back to the first frame."""
     made = zoo[name]
-    seek, begin = FrameReader.seek, FrameReader._open
-    opened: list[int] = []
-    monkeypatch.setattr(FrameReader, "_open", lambda self: (opened.append(1), begin(self))[1])
-
-    def seek_late(self: FrameReader, seconds: float) -> None:
-        """Ask the container for a later time."""
-        origin = self._origin
-        assert origin is not None
-        self._origin = origin + Fraction(late)
-        seek(self, seconds)
-        self._origin = origin
-
-    monkeypatch.setattr(FrameReader, "seek", seek_late)
+    altered = seeking_late(monkeypatch, late)
     clip = load_video(VideoSegment(made.path, start, start + 1), Sampling(fps=10))
-    assert len(opened) == 2
+    assert altered.opened == 2
     assert numbers(clip) == made.shown_at(start + np.arange(10) / 10)
 
 
@@ -242,7 +232,7 @@ def test_several_threads_read_as_one(zoo: Zoo) -> None:
 
 
 def test_the_duration_of_a_container_counts_only_for_its_one_stream(zoo: Zoo) -> None:
-    """Matroska without the tag that tells the duration of each stream."""
+    """Matroska without the tag with the duration of each stream."""
     assert probe(zoo.patched("h264.mkv", b"DURATION", b"ANYTHING")).duration == pytest.approx(3.0)
     both = zoo.patched("long_audio.mkv", b"DURATION", b"ANYTHING")
     assert probe(both).duration is None
@@ -259,13 +249,16 @@ def test_pictures_before_the_key_frame_landed_on_are_left_out(zoo: Zoo, monkeypa
         frame = av.VideoFrame.from_ndarray(draw(pts), format="rgb24")
         frame.pts, frame.time_base = pts, Fraction(1, 10)
         frames.append(frame)
-    packet = SimpleNamespace(pts=10, time_base=Fraction(1, 10), is_keyframe=True, decode=lambda: frames)
+    times = {"pts": 10, "dts": 10, "duration": 1, "time_base": Fraction(1, 10)}
+    packet = SimpleNamespace(size=1, is_keyframe=True, decode=lambda: frames, **times)
+    altered = Altered(monkeypatch)
     path = zoo.path("seek.mp4")
     with path.open("rb") as handle, FrameReader(handle, "seek.mp4", Deadline(None, "seek.mp4")) as reader:
         first = next(reader)
-        monkeypatch.setattr(reader, "_packets", lambda: iter([packet]))
         assert first.time == 0
-        assert [timed.time for timed in reader._decode(landing=True)] == [1.0, 1.1]
+        altered.methods["demux"] = lambda *_, **__: iter([packet])
+        reader.seek(1.05)
+        assert [timed.time for timed in reader] == [1.0, 1.1]
 
 
 def test_flagged_and_timeless_frames_are_dropped_and_counted(zoo: Zoo, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -278,7 +271,7 @@ def test_flagged_and_timeless_frames_are_dropped_and_counted(zoo: Zoo, monkeypat
         pts=0, dts=0, duration=1, size=1, time_base=Fraction(1, 10), is_keyframe=True, is_discard=False
     )
     packet.decode = lambda: frames
+    Altered(monkeypatch, demux=lambda *_, **__: iter([packet]))
     with zoo.path("h264.mp4").open("rb") as handle, FrameReader(handle, "x", Deadline(None, "x")) as reader:
-        monkeypatch.setattr(reader, "_packets", lambda: iter([packet]))
-        seen = [(timed.time, timed.ordinal, timed.errors) for timed in reader._decode()]
+        seen = [(timed.time, timed.ordinal, timed.errors) for timed in reader]
     assert seen == [(0.0, 0, 0), (0.2, 2, 1), (0.4, 4, 2)]

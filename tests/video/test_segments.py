@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.video.containers import seeking_late
 from tests.video.test_reading import numbers
 from tests.zoo import Zoo, native_threads, open_files
 from vidembed.video import (
@@ -28,7 +28,7 @@ from vidembed.video import (
     load_video,
     probe,
 )
-from vidembed.video.reader import FrameReader, TimedFrame, _OvershootError
+from vidembed.video.reader import FrameReader, TimedFrame
 
 pytestmark = pytest.mark.timeout(30)
 
@@ -75,15 +75,14 @@ def test_a_late_segment_is_sought(
     zoo: Zoo, name: str, start: float, end: float | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decoded: list[float] = []
-    place = FrameReader._place
+    step = FrameReader.__next__
 
-    def count(self: FrameReader, frame: object) -> object:
-        timed = place(self, frame)  # type: ignore[arg-type]
-        if timed is not None:
-            decoded.append(timed.time)
+    def count(self: FrameReader) -> TimedFrame:
+        timed = step(self)
+        decoded.append(timed.time)
         return timed
 
-    monkeypatch.setattr(FrameReader, "_place", count)
+    monkeypatch.setattr(FrameReader, "__next__", count)
     clip = load_video(VideoSegment(zoo.path(name), start, end))
     check_segment(zoo, name, start, end, clip)
     assert len(decoded) < 900 / 2
@@ -135,9 +134,9 @@ def test_any_windows_equal_one_by_one(zoo: Zoo, data: st.DataObject) -> None:
 def test_memory_is_bounded_by_the_active_windows(zoo: Zoo) -> None:
     """Each clip comes when its end is reached, not when the file's is."""
     seen: list[int] = []
-    place = FrameReader._place
+    step = FrameReader.__next__
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(FrameReader, "_place", lambda self, frame: (seen.append(1), place(self, frame))[1])
+        patch.setattr(FrameReader, "__next__", lambda self: (seen.append(1), step(self))[1])
         clips = load_segments(zoo.path("seek.mp4"), [(float(t), float(t + 1)) for t in range(30)])
         next(clips)
         assert len(seen) < 120
@@ -250,10 +249,10 @@ def test_probe_of_a_segment_describes_the_video(zoo: Zoo) -> None:
 def test_gaps_between_segments_of_one_long_group_are_not_decoded_again(zoo: Zoo) -> None:
     """There is one key frame, so seeking could only go back to it."""
     places: list[int] = []
-    place = FrameReader._place
+    step = FrameReader.__next__
     segments = [(float(t), t + 0.5) for t in range(0, 10, 3)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(FrameReader, "_place", lambda self, frame: (places.append(1), place(self, frame))[1])
+        patch.setattr(FrameReader, "__next__", lambda self: (places.append(1), step(self))[1])
         clips = list(load_segments(zoo.path("long_gop.mp4"), segments))
     assert [numbers(clip)[0] for clip in clips] == [0, 90, 180, 270]
     assert len(places) <= 300 + 20
@@ -261,9 +260,9 @@ def test_gaps_between_segments_of_one_long_group_are_not_decoded_again(zoo: Zoo)
 
 def test_gaps_between_segments_are_jumped_over(zoo: Zoo) -> None:
     places: list[int] = []
-    place = FrameReader._place
+    step = FrameReader.__next__
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(FrameReader, "_place", lambda self, frame: (places.append(1), place(self, frame))[1])
+        patch.setattr(FrameReader, "__next__", lambda self: (places.append(1), step(self))[1])
         clips = list(load_segments(zoo.path("seek.mp4"), [(1.0, 2.0), (14.0, 15.0), (28.0, 29.0)]))
     assert [numbers(clip) for clip in clips] == [[30, 45], [420, 435], [840, 855]]
     assert len(places) < 400
@@ -273,11 +272,7 @@ def test_starting_again_counts_the_damage_once(zoo: Zoo, monkeypatch: pytest.Mon
     path = zoo.zeroed("seek.mp4", 0.5, 0.505)
     sequential = load_video(path)
 
-    def land(self: FrameReader, seconds: float) -> Iterator[TimedFrame]:
-        raise _OvershootError
-        yield
-
-    monkeypatch.setattr(FrameReader, "_land", land)
+    seeking_late(monkeypatch, 1000.0)
     monkeypatch.setattr("vidembed.video.pyav.MAX_LOST_SHARE", 0.0)
     with pytest.raises(CorruptVideo, match=r"could not be decoded") as info:
         load_video(path, Sampling(max_frames=4))

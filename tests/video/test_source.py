@@ -1,4 +1,4 @@
-"""How sources are told apart and named, and the errors' own promises."""
+"""How sources are distinguished and named, and the errors' own promises."""
 
 from __future__ import annotations
 

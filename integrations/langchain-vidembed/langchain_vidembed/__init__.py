@@ -7,9 +7,11 @@ this package takes no torch; that is loaded with the first model.
 
 from __future__ import annotations
 
+from vidembed.errors import NotAVideoError
+
 from langchain_vidembed.cross_encoder import VideoCrossEncoder
 from langchain_vidembed.document_loaders import VideoLoader
-from langchain_vidembed.documents import VIDEO_PROMPT, NotAVideoError, document_key
+from langchain_vidembed.documents import VIDEO_PROMPT, document_key
 from langchain_vidembed.embeddings import VideoEmbeddings
 from langchain_vidembed.indexing import IndexingReport, index_videos
 from langchain_vidembed.rerank import VideoRerank

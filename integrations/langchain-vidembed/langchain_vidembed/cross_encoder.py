@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from langchain_core.cross_encoders import BaseCrossEncoder
+from vidembed.adapters import lock_of
+from vidembed.errors import NotAVideoError
 
-from langchain_vidembed.documents import NotAVideoError, video_of
 from langchain_vidembed.scoring import RerankerModel
 
 
@@ -16,12 +17,7 @@ class VideoCrossEncoder(RerankerModel, BaseCrossEncoder):
     LangChain's `CrossEncoderReranker` throws away.
 
     Args:
-        model: As of `RerankerModel`, which documents the rest too.
-        device: As of `RerankerModel`.
-        allowed_schemes: As of `RerankerModel`.
-        root: As of `RerankerModel`.
-        model_kwargs: As of `RerankerModel`.
-        reranker: As of `RerankerModel`.
+        **fields: Those of `langchain_vidembed.scoring.RerankerModel`.
     """
 
     def score(self, text_pairs: list[tuple[str, str]]) -> list[float]:
@@ -41,11 +37,13 @@ class VideoCrossEncoder(RerankerModel, BaseCrossEncoder):
         """
         if not text_pairs:
             return []
-        scores: list[float] = self._predict([self._pair(place, pair) for place, pair in enumerate(text_pairs)]).tolist()
+        pairs = [self._pair(place, pair) for place, pair in enumerate(text_pairs)]
+        with lock_of(self.reranker):
+            scores: list[float] = self.reranker.predict(pairs, show_progress_bar=False).tolist()
         return scores
 
     def _pair(self, place: int, pair: tuple[str, str]) -> dict[str, object]:
-        found = [video_of(side, allowed_schemes=self.allowed_schemes, root=self.root) for side in pair]
+        found = [self.video_in(side) for side in pair]
         videos = [ref for ref in found if ref is not None]
         if len(videos) != 1:
             shown = tuple(side[:80] for side in pair)

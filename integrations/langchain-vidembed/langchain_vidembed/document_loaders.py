@@ -9,14 +9,13 @@ from pathlib import Path
 
 from langchain_core.document_loaders import BaseLoader
 from langchain_core.documents import Document
+from vidembed.adapters import OnError, read_video_file
 from vidembed.index.files import canonical, find_videos
-from vidembed.uri import VIDEO_SUFFIXES, content_fingerprint
+from vidembed.uri import VIDEO_SUFFIXES
 from vidembed.video import VideoError, item_name
-from vidembed.video.segments import Windows, lay_out
-from vidembed.video.source import check_regular
+from vidembed.video.segments import Windows
 
 from langchain_vidembed.documents import video_document
-from langchain_vidembed.models import OnError
 
 logger = logging.getLogger(__name__)
 
@@ -108,12 +107,5 @@ class VideoLoader(BaseLoader):
         return files
 
     def _documents(self, file: Path) -> list[Document]:
-        check_regular(str(file), item_name(file))  # reading a pipe could wait for ever
-        fingerprint = content_fingerprint(file)
-        layout = lay_out(file, self.windows)
-        windows = [None] if self.windows is None else layout.segments
-        first, duration = layout.segments[0][0], round(layout.duration, 6)
-        return [
-            video_document(file, window, start=first, duration=duration, content_fingerprint=fingerprint)
-            for window in windows
-        ]
+        video = read_video_file(file, self.windows)
+        return [video_document(file, video, window) for window in (video.segments if self.windows else [None])]

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import uuid
-from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Final
 
 from langchain_core.documents import Document
 from langchain_core.prompts import StringPromptTemplate
-from vidembed.uri import SCHEMES, VideoRef, parse_video_uri, video_uri
+from vidembed.adapters import VideoFile, stable_id, storable
+from vidembed.uri import SCHEMES, parse_video_uri, video_uri
 
 
 class _VideoPrompt(StringPromptTemplate):
@@ -19,11 +18,10 @@ class _VideoPrompt(StringPromptTemplate):
 
     def format(self, **fields: Any) -> str:
         text = str(fields["page_content"])
-        ref = video_of(text, allowed_schemes=SCHEMES, root=None)
+        ref = parse_video_uri(text.strip(), allowed_schemes=SCHEMES)
         if ref is None:
             return text
-        shown = os.fsencode(ref.source).decode("utf-8", "backslashreplace")
-        return f"Video {shown}, from {ref.start} s to {'its end' if ref.end is None else f'{ref.end} s'}"
+        return f"Video {storable(ref.source)}, from {ref.start} s to {'its end' if ref.end is None else f'{ref.end} s'}"
 
 
 VIDEO_PROMPT: Final[Any] = _VideoPrompt(input_variables=["page_content"])
@@ -31,42 +29,28 @@ VIDEO_PROMPT: Final[Any] = _VideoPrompt(input_variables=["page_content"])
 A document that is no video is shown as it is."""
 
 
-class NotAVideoError(ValueError):
-    """A document or text that should name a video does not."""
-
-
-def video_document(
-    path: Path,
-    window: tuple[float, float] | None,
-    *,
-    duration: float,
-    content_fingerprint: str,
-    start: float = 0.0,
-) -> Document:
+def video_document(path: Path, video: VideoFile, window: tuple[float, float] | None) -> Document:
     """Return the document of a video, or of a window of it.
 
     Args:
         path: The file, absolute.
+        video: What the file holds.
         window: Start and end, seconds on the clock of a player; None for the whole video.
-        duration: Where the whole video ends, seconds likewise.
-        content_fingerprint: Of the file's bytes. With it in the metadata, a changed file is another document.
-        start: Where the first frame of the whole video comes on show, seconds likewise. Default 0.
 
     Returns:
-        A document with the URI for its text, and plain values for metadata, which all stores take. Its id is a UUID
-        made of the URI, since Qdrant takes no other strings.
+        A document with the URI for its text, and plain values for metadata, which all stores take.
     """
     uri = video_uri(path, *window) if window else video_uri(path)
-    start, end = window or (start, duration)
+    start, end = window or (video.start, video.duration)
     metadata = {
         "kind": "video",
-        "source": os.fsencode(path).decode("utf-8", "backslashreplace"),  # stores take no name that is not UTF-8
+        "source": storable(path),
         "start_s": start,
         "end_s": end,
-        "duration_s": duration,
-        "content_fingerprint": content_fingerprint,
+        "duration_s": video.duration,
+        "content_fingerprint": video.fingerprint,
     }
-    return Document(id=str(uuid.uuid5(uuid.NAMESPACE_URL, uri)), page_content=uri, metadata=metadata)
+    return Document(id=stable_id(uri), page_content=uri, metadata=metadata)
 
 
 def document_key(document: Document) -> str:
@@ -76,43 +60,3 @@ def document_key(document: Document) -> str:
     """
     content = json.dumps([document.page_content, document.metadata], sort_keys=True, default=str)
     return str(uuid.uuid5(uuid.NAMESPACE_OID, content))
-
-
-def video_of(text: str, *, allowed_schemes: Collection[str], root: str | os.PathLike[str] | None) -> VideoRef | None:
-    """Return the video that a text names, or None for a text that is anything but one video URI.
-
-    Args:
-        text: White space around it is left out: loaders and splitters of LangChain add line breaks.
-        allowed_schemes: As `vidembed.uri.parse_video_uri` takes.
-        root: As `vidembed.uri.parse_video_uri` takes.
-
-    Raises:
-        VideoUriError: It names one that is not allowed.
-    """
-    return parse_video_uri(text.strip(), allowed_schemes=allowed_schemes, root=root)
-
-
-def reference_of(
-    document: Document, place: int, *, allowed_schemes: Collection[str], root: str | os.PathLike[str] | None
-) -> VideoRef:
-    """Return the video that a document names.
-
-    Args:
-        document: With a video URI for its text.
-        place: Its position among the documents, for the message.
-        allowed_schemes: As `vidembed.uri.parse_video_uri` takes.
-        root: As `vidembed.uri.parse_video_uri` takes.
-
-    Raises:
-        NotAVideoError: It names none.
-        VideoUriError: It names one that is not allowed.
-    """
-    found = video_of(document.page_content, allowed_schemes=allowed_schemes, root=root)
-    if found is None:
-        shown = document.page_content[:80] + ("..." if len(document.page_content) > 80 else "")
-        named = f" (id {document.id!r})" if document.id else ""
-        raise NotAVideoError(
-            f"documents[{place}]{named} is no video: its text is {shown!r}, and a video URI such as "
-            "video+file:///abs/a.mp4#t=10,20 is needed. Make documents with VideoLoader, and rerank texts elsewhere."
-        )
-    return found

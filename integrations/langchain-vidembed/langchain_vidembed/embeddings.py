@@ -2,37 +2,34 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from langchain_core.embeddings import Embeddings
 from langchain_core.runnables import run_in_executor
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator
-from vidembed.uri import SCHEMES, document_video
-
-from langchain_vidembed.documents import video_of
-from langchain_vidembed.models import (
+from pydantic import ConfigDict, Field, PrivateAttr, field_validator
+from vidembed.adapters import (
     DEFAULT_MODEL,
+    Gate,
     OnError,
-    check_model_kwargs,
+    check_dimensions,
     check_ready,
-    check_urls,
+    load_encoder,
     lock_of,
-    wants_urls,
+    to_floats,
     warn_of_default,
 )
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from vidembed import EncodedItem
 
-_LOADING = ("model", "layer", "dimensions", "fps", "max_frames", "device", "model_kwargs")
+_LOADING = frozenset({"model", "layer", "dimensions", "fps", "max_frames", "device", "model_kwargs"})
 _ENCODE_KWARGS = frozenset({"prompt", "show_progress_bar"})
 
 
-class VideoEmbeddings(BaseModel, Embeddings):
+class VideoEmbeddings(Gate, Embeddings):
     """Embeds videos and text into one space.
 
     A text that is exactly one video URI (`vidembed.uri.video_uri`) is the video that it names. It is never embedded as
@@ -51,15 +48,13 @@ class VideoEmbeddings(BaseModel, Embeddings):
         max_frames: Most frames of one video. Default what the model says.
         device: Torch device. Default the best there is.
         batch_size: Most inputs per batch. Default 8.
-        allowed_schemes: What video URIs may begin with: ``file``, and ``http`` and ``https`` if they are added. Text
-            that comes from elsewhere could make this machine fetch addresses, so they are not by default.
-        root: The folder that files must be in, links resolved. Default anywhere.
         model_kwargs: More arguments of `VideoEncoder`, such as ``{"revision": ...}``.
         encode_kwargs: More arguments of `VideoEncoder.encode_stream` for documents: ``prompt``, ``show_progress_bar``.
         on_error: "raise", or "skip" to leave out videos that cannot be read, where something can be left out: in
             `embed_videos`, and in `langchain_vidembed.index_videos`. `embed_documents` raises in both cases, since a
             store takes a vector for every text.
         encoder: A `VideoEncoder` that is loaded already, in the place of what says how to load one.
+        **fields: Those of `vidembed.adapters.Gate`: ``allowed_schemes``, ``root``.
 
     Raises:
         ValueError: An option is unknown, out of range, or in conflict with `encoder` (pydantic's `ValidationError`).
@@ -76,8 +71,6 @@ class VideoEmbeddings(BaseModel, Embeddings):
     max_frames: int | None = Field(default=None, gt=0)
     device: str | None = None
     batch_size: int = Field(default=8, gt=0)
-    allowed_schemes: tuple[str, ...] = ("file",)
-    root: str | os.PathLike[str] | None = None
     model_kwargs: dict[str, Any] = Field(default_factory=dict)
     encode_kwargs: dict[str, Any] = Field(default_factory=dict)
     on_error: OnError = "raise"
@@ -85,13 +78,6 @@ class VideoEmbeddings(BaseModel, Embeddings):
 
     _loaded_by_name: bool = PrivateAttr(default=False)
     _embedded: dict[str, list[float]] = PrivateAttr(default_factory=dict)
-
-    @field_validator("allowed_schemes")
-    @classmethod
-    def _known_schemes(cls, schemes: tuple[str, ...]) -> tuple[str, ...]:
-        if unknown := sorted(set(schemes) - set(SCHEMES)):
-            raise ValueError(f"{', '.join(map(repr, unknown))}: allowed are {', '.join(map(repr, SCHEMES))}")
-        return schemes
 
     @field_validator("encode_kwargs")
     @classmethod
@@ -104,32 +90,26 @@ class VideoEmbeddings(BaseModel, Embeddings):
         """Load the model, or check the one that was given."""
         super().model_post_init(context)
         if self.encoder is not None:
-            check_ready(self, "encoder", ("encode_stream", "encode_query"), _LOADING)
-            check_urls(self.allowed_schemes, self.encoder, "encoder")
+            given = self.model_fields_set & _LOADING
+            check_ready("encoder", self.encoder, methods=("encode_stream", "encode_query"), given=given)
+            self.check_urls("encoder", self.encoder)
             return
-        check_model_kwargs(
-            self.model_kwargs,
-            {"layer": "layer", "device": "device", "truncate_dim": "dimensions", "allow_url": "allowed_schemes"},
-        )
         if "model" not in self.model_fields_set:
-            warn_of_default(self.model)
+            warn_of_default(self.model, packages=("langchain_vidembed",))
         self._load()
 
     def _load(self) -> None:
-        from vidembed import VideoEncoder  # noqa: PLC0415 - it brings torch
-
-        encoder = VideoEncoder(
+        encoder = load_encoder(
             self.model,
             layer=self.layer,
             device=self.device,
-            **{"allow_url": wants_urls(self.allowed_schemes), **self.model_kwargs},
+            fps=self.fps,
+            max_frames=self.max_frames,
+            allow_url=self.wants_urls,
+            model_kwargs=self.model_kwargs,
         )
-        grid: dict[str, Any] = {"fps": self.fps, "max_frames": self.max_frames}
-        encoder.sampling = replace(encoder.sampling, **{name: value for name, value in grid.items() if value})
         if self.dimensions is not None:
-            whole = encoder.get_embedding_dimension()
-            if whole is not None and self.dimensions > whole:
-                raise ValueError(f"dimensions: got {self.dimensions}; {self.model} gives vectors of {whole}")
+            check_dimensions(encoder, self.dimensions, self.model)
             encoder.truncate_dim = self.dimensions
         self.encoder, self._loaded_by_name = encoder, True
 
@@ -154,7 +134,8 @@ class VideoEmbeddings(BaseModel, Embeddings):
         inputs = [self._input(text, place) for place, text in enumerate(texts)]
         known = {text: vector for text in texts if (vector := self._embedded.pop(text, None)) is not None}
         unknown = [one for text, one in zip(texts, inputs, strict=True) if text not in known]
-        fresh = (self._floats(item.embedding) for item in self._encode(unknown))
+        encoded = (item.embedding for item in self._encode(unknown))
+        fresh = (self._floats(vector) for vector in encoded if vector is not None)
         return [known[text] if text in known else next(fresh) for text in texts]
 
     def embed_query(self, text: str) -> list[float]:
@@ -195,14 +176,12 @@ class VideoEmbeddings(BaseModel, Embeddings):
     # -- the parts ---------------------------------------------------------------------------------------------------
 
     def _input(self, text: str, place: int) -> Any:
-        found = document_video(
-            text, name=f"texts[{place}]", loader="VideoLoader", allowed_schemes=self.allowed_schemes, root=self.root
-        )
+        found = self.document_in(text, name=f"texts[{place}]", loader="VideoLoader")
         return {"text": text} if found is None else found.segment()  # a dict, since text could look like a file's name
 
     def _video(self, video: Any) -> Any:
         if isinstance(video, str):
-            found = video_of(video, allowed_schemes=self.allowed_schemes, root=self.root)
+            found = self.video_in(video)
             video = video if found is None else found.segment()
         return {"video": video}
 
@@ -232,18 +211,14 @@ class VideoEmbeddings(BaseModel, Embeddings):
             except ValueError as error:
                 failed[text] = error
         for text, item in zip(inputs, self._encode(list(inputs.values()), on_error="skip"), strict=True):
-            if item.error is not None:
-                failed[text] = item.error
-            else:
+            if item.embedding is not None:
                 self._embedded[text] = self._floats(item.embedding)
+            elif item.error is not None:
+                failed[text] = item.error
         return failed
 
-    def _floats(self, vector: Any) -> list[float]:
-        """Return Python floats, which all stores can write down, at length 1 if the vector was cut."""
-        if self.encoder.truncate_dim is not None:
-            vector = vector / max(float(np.linalg.norm(vector)), float(np.finfo(np.float32).tiny))
-        values: list[float] = vector.tolist()
-        return values
+    def _floats(self, vector: NDArray[np.float32]) -> list[float]:
+        return to_floats(vector, shortened=self.encoder.truncate_dim is not None)
 
     # -- pickling ----------------------------------------------------------------------------------------------------
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 from langchain_core.callbacks import Callbacks
 from langchain_core.documents import Document
 from langchain_core.documents.compressor import BaseDocumentCompressor
 from pydantic import Field
+from vidembed.adapters import NotVideo, OnError, fuses, rank_documents
+from vidembed.video import VideoSegment
 
-from langchain_vidembed.documents import reference_of, video_of
-from langchain_vidembed.models import OnError
 from langchain_vidembed.scoring import RerankerModel
 
 
@@ -31,12 +31,7 @@ class VideoRerank(RerankerModel, BaseDocumentCompressor):
         on_error: "raise", or "skip" to leave out documents whose video cannot be read (the log names them).
         not_video: What happens to a document that names no video: "raise"; "keep" to let it follow the videos, without
             a score and in its place among such documents; "drop" to leave it out.
-        model: As of `RerankerModel`, which documents the rest too.
-        device: As of `RerankerModel`.
-        allowed_schemes: As of `RerankerModel`.
-        root: As of `RerankerModel`.
-        model_kwargs: As of `RerankerModel`.
-        reranker: As of `RerankerModel`.
+        **fields: Those of `langchain_vidembed.scoring.RerankerModel`.
 
     Raises:
         ValueError: An option is unknown or out of range (pydantic's `ValidationError`).
@@ -46,12 +41,12 @@ class VideoRerank(RerankerModel, BaseDocumentCompressor):
     min_score: float | None = Field(default=None, ge=0, le=1)
     fuse: bool | None = None
     on_error: OnError = "raise"
-    not_video: Literal["raise", "keep", "drop"] = "raise"
+    not_video: NotVideo = "raise"
 
     def model_post_init(self, context: Any, /) -> None:
         """Load the model, and check that it can do what is asked for."""
         super().model_post_init(context)
-        self._fuses(self.fuse)
+        fuses(self.reranker, self.fuse)
 
     def compress_documents(
         self,
@@ -78,29 +73,36 @@ class VideoRerank(RerankerModel, BaseDocumentCompressor):
         """
         if not query.strip():
             raise ValueError(f"query: got {query!r}; some words are needed")
-        gate: dict[str, Any] = {"allowed_schemes": self.allowed_schemes, "root": self.root}
-        videos: list[tuple[Document, Any]] = []
-        others: list[Document] = []
-        for place, document in enumerate(documents):
-            if self.not_video != "raise" and video_of(document.page_content, **gate) is None:
-                others.append(document)
-            else:
-                videos.append((document, reference_of(document, place, **gate).segment()))
-        found = []
-        if videos:
-            segments = [segment for _, segment in videos]
-            found = self._rank(query, segments, fuse=self._fuses(self.fuse), on_error=self.on_error)
-        ranked = [
-            _scored(videos[each["corpus_id"]][0], each)
-            for each in found
-            if self.min_score is None or each["score"] >= self.min_score
-        ]
-        if self.not_video == "keep":
-            ranked += others
-        return ranked[: self.top_n]
+        found = rank_documents(
+            self.reranker,
+            query,
+            documents,
+            self._video_of,
+            name_of=_no_video,
+            fuse=self.fuse,
+            min_score=self.min_score,
+            on_error=self.on_error,
+            not_video=self.not_video,
+        )
+        ranked = [_scored(document, scores) for document, scores in found.ranked]
+        return [*ranked, *(found.others if self.not_video == "keep" else ())][: self.top_n]
+
+    def _video_of(self, document: Document) -> VideoSegment | None:
+        found = self.video_in(document.page_content)
+        return None if found is None else found.segment()
 
 
-def _scored(document: Document, found: dict[str, Any]) -> Document:
+def _no_video(place: int, document: Document) -> str:
+    shown = document.page_content[:80] + ("..." if len(document.page_content) > 80 else "")
+    named = f" (id {document.id!r})" if document.id else ""
+    return (
+        f"documents[{place}]{named} is no video: its text is {shown!r}, and a video URI such as "
+        "video+file:///abs/a.mp4#t=10,20 is needed. Make documents with VideoLoader, and rerank texts elsewhere."
+    )
+
+
+def _scored(document: Document, scores: dict[str, float]) -> Document:
     """A copy with the numbers of a ranking in its metadata."""
-    parts = {name: found[name] for name in ("similarity", "match") if name in found}
-    return document.model_copy(update={"metadata": {**document.metadata, **parts, "relevance_score": found["score"]}})
+    named = {"relevance_score" if name == "score" else name: value for name, value in scores.items()}
+    metadata = {**document.metadata, **named}
+    return document.model_copy(update={"metadata": metadata})

@@ -1,41 +1,27 @@
-"""What `VideoRerank` and `VideoCrossEncoder` have in common: a `VideoReranker`."""
+"""The fields that `VideoRerank` and `VideoCrossEncoder` have in common: those of a `VideoReranker`."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
 from typing import Any, Self
 
-import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator
-from vidembed.uri import SCHEMES
+from pydantic import ConfigDict, Field, PrivateAttr
+from vidembed.adapters import DEFAULT_RERANKER, Gate, check_ready, load_reranker, reranker_of, warn_of_default
 
 from langchain_vidembed.embeddings import VideoEmbeddings
-from langchain_vidembed.models import (
-    DEFAULT_RERANKER,
-    OnError,
-    check_model_kwargs,
-    check_ready,
-    check_urls,
-    lock_of,
-    wants_urls,
-    warn_of_default,
-)
 
-_LOADING = ("model", "device", "model_kwargs")
+_LOADING = frozenset({"model", "device", "model_kwargs"})
 
 
-class RerankerModel(BaseModel):
+class RerankerModel(Gate):
     """The fields that say which `VideoReranker` scores, and what it may read.
 
     Args:
         model: Any name that `vidembed.VideoReranker` takes. Default the bundled one, which knows only drawn shapes; a
             warning says so.
         device: Torch device. Default the best there is.
-        allowed_schemes: As of `VideoEmbeddings`.
-        root: As of `VideoEmbeddings`.
         model_kwargs: More arguments of `VideoReranker`, such as ``{"mode": "yes"}``.
         reranker: A `VideoReranker` that is loaded already, in the place of what says how to load one.
+        **fields: Those of `vidembed.adapters.Gate`: ``allowed_schemes``, ``root``.
 
     Raises:
         ValueError: An option is unknown, out of range, or in conflict with `reranker` (pydantic's `ValidationError`).
@@ -46,39 +32,26 @@ class RerankerModel(BaseModel):
 
     model: str = DEFAULT_RERANKER
     device: str | None = None
-    allowed_schemes: tuple[str, ...] = ("file",)
-    root: str | os.PathLike[str] | None = None
     model_kwargs: dict[str, Any] = Field(default_factory=dict)
     reranker: Any = Field(default=None, exclude=True, repr=False)
 
     _loaded_by_name: bool = PrivateAttr(default=False)
 
-    @field_validator("allowed_schemes")
-    @classmethod
-    def _known_schemes(cls, schemes: tuple[str, ...]) -> tuple[str, ...]:
-        if unknown := sorted(set(schemes) - set(SCHEMES)):
-            raise ValueError(f"{', '.join(map(repr, unknown))}: allowed are {', '.join(map(repr, SCHEMES))}")
-        return schemes
-
     def model_post_init(self, context: Any, /) -> None:
         """Load the model, or check the one that was given."""
         super().model_post_init(context)
         if self.reranker is not None:
-            check_ready(self, "reranker", ("predict", "rank"), _LOADING)
-            check_urls(self.allowed_schemes, self.reranker, "reranker")
+            given = self.model_fields_set & _LOADING
+            check_ready("reranker", self.reranker, methods=("predict", "rank"), given=given)
+            self.check_urls("reranker", self.reranker)
             return
-        check_model_kwargs(self.model_kwargs, {"device": "device", "allow_url": "allowed_schemes"})
         if "model" not in self.model_fields_set:
-            warn_of_default(self.model)
+            warn_of_default(self.model, packages=("langchain_vidembed",))
         self._load()
 
     def _load(self) -> None:
-        from vidembed import VideoReranker  # noqa: PLC0415 - it brings torch
-
-        self.reranker = VideoReranker(
-            self.model,
-            device=self.device,
-            **{"allow_url": wants_urls(self.allowed_schemes), **self.model_kwargs},
+        self.reranker = load_reranker(
+            self.model, device=self.device, allow_url=self.wants_urls, model_kwargs=self.model_kwargs
         )
         self._loaded_by_name = True
 
@@ -96,43 +69,9 @@ class RerankerModel(BaseModel):
         Raises:
             ValueError: There is no such reranker.
         """
-        from vidembed.index.meta import load_reranker  # noqa: PLC0415 - it brings torch
-
-        reranker = load_reranker(None, embeddings.encoder, model=embeddings.model)
-        reranker.allow_url = embeddings.encoder.allow_url
+        reranker = reranker_of(embeddings.encoder, embeddings.model)
         shared = {"allowed_schemes": embeddings.allowed_schemes, "root": embeddings.root}
         return cls(**{**shared, "reranker": reranker, **fields})
-
-    def _fuses(self, fuse: bool | None) -> bool:
-        """Whether scores are fused with the similarity: as asked for, by default wherever it is possible.
-
-        Raises:
-            ValueError: It is asked for and not possible.
-        """
-        can = bool(getattr(self.reranker, "can_fuse", False))
-        if fuse and not can:
-            raise ValueError(
-                "fuse: this reranker has no fusion, or does not know the encoder that it was fitted with; see "
-                "VideoReranker.calibrate(..., first_stage=..., encoder=...)"
-            )
-        return can if fuse is None else fuse
-
-    def _rank(self, query: str, videos: Sequence[Any], *, fuse: bool, on_error: OnError = "raise") -> list[Any]:
-        """Rank videos, best first, as `VideoReranker.rank`."""
-        with lock_of(self.reranker):
-            found: list[Any] = self.reranker.rank(
-                {"text": query},
-                list(videos),
-                first_stage="own" if fuse else None,
-                on_error=on_error,
-                show_progress_bar=False,
-            )
-            return found
-
-    def _predict(self, pairs: Sequence[Any], *, on_error: OnError = "raise") -> np.ma.MaskedArray:
-        """Score pairs (N,); the mask is True where there is no score."""
-        with lock_of(self.reranker):
-            return np.ma.asarray(self.reranker.predict(list(pairs), on_error=on_error, show_progress_bar=False))
 
     def __getstate__(self) -> dict[Any, Any]:
         """Without a model that can be loaded again by its name."""

@@ -66,7 +66,7 @@ async def test_queries_come_in_between_batches(drawn: Path, encoder: VideoEncode
 
 
 def test_one_lock_for_what_shares_weights() -> None:
-    from llama_index.embeddings.vidembed.models import lock_of
+    from vidembed.adapters import lock_of
 
     mllm = VideoReranker("vidembed/shapes-mllm")
     assert lock_of(mllm) is lock_of(VideoEncoder(backbone=mllm.backbone, layer=7))

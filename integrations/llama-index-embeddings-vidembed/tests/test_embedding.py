@@ -256,7 +256,7 @@ def test_addresses_are_refused_unless_allowed(encoder: VideoEncoder) -> None:
     assert VideoEmbedding("vidembed/shapes", allowed_schemes=("file", "https")).encoder.allow_url
 
 
-def test_skip_leaves_out_what_fails_and_says_so(
+def test_skip_leaves_out_what_fails_and_logs_it(
     encoder: VideoEncoder, folder: Path, caplog: pytest.LogCaptureFixture, events: Events
 ) -> None:
     embedding = VideoEmbedding(encoder=encoder, on_error="skip", root=folder)

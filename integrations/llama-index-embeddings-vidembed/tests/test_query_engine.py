@@ -81,7 +81,7 @@ async def test_the_model_is_shown_the_right_clip(
     assert "retrieval_score" not in text
 
 
-def test_without_clips_a_model_is_told_where_it_is(index: VectorStoreIndex, drawn: Path) -> None:
+def test_without_clips_a_model_sees_where_it_is(index: VectorStoreIndex, drawn: Path) -> None:
     chat = Chat()
     RetrieverQueryEngine.from_args(index.as_retriever(similarity_top_k=1), llm=chat, multimodal=True).query(QUERIES[5])
     blocks = [block for message in chat.sent for block in message.blocks]
@@ -89,7 +89,7 @@ def test_without_clips_a_model_is_told_where_it_is(index: VectorStoreIndex, draw
     assert any(video_uri(drawn / "c.mp4", 0, 4) in getattr(block, "text", "") for block in blocks)
 
 
-def test_a_model_of_text_is_told_where_it_is(index: VectorStoreIndex, drawn: Path) -> None:
+def test_a_model_of_text_sees_where_it_is(index: VectorStoreIndex, drawn: Path) -> None:
     engine = index.as_query_engine(llm=MockLLM(), similarity_top_k=1)
     assert video_uri(drawn / "c.mp4", 0, 4) in str(engine.query(QUERIES[5]))
 

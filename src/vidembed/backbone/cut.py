@@ -170,6 +170,8 @@ class _InMemoryTransformer(Transformer):
     processor back from where it was saved, as it will when the checkpoint is loaded.
     """
 
+    _handed_over: PreTrainedModel
+
     def __init__(self, model: PreTrainedModel, processor_dir: str, **kwargs: Any) -> None:
         object.__setattr__(self, "_handed_over", model)
         super().__init__(processor_dir, **kwargs)

@@ -164,8 +164,9 @@ def load_backbone(
 
 
 def _load_processor(name: str, **kwargs: Any) -> ProcessorMixin:
+    auto: Any = AutoProcessor  # untyped
     try:
-        processor: ProcessorMixin = AutoProcessor.from_pretrained(name, trust_remote_code=False, **kwargs)
+        processor: ProcessorMixin = auto.from_pretrained(name, trust_remote_code=False, **kwargs)
     except (OSError, ValueError) as error:
         raise BackboneError(
             f"{name}: no processor could be loaded ({error}). Save it beside the model: processor_config.json (or "
@@ -217,10 +218,13 @@ def _native_processor(name: str, config: VideoLlama3Config, **hub_kwargs: Any) -
         )
     config.image_token_id = vocabulary[_IMAGE_TOKEN]
     config.video_token_id = vocabulary[_VIDEO_TOKEN]
-    patch_size = config.vision_config.patch_size
-    return VideoLlama3Processor(
+    vision_config: Any = config.vision_config
+    patch_size = vision_config.patch_size
+    processor_class: Any = VideoLlama3Processor  # untyped
+    processor: VideoLlama3Processor = processor_class(
         image_processor=VideoLlama3ImageProcessor(patch_size=patch_size),
         tokenizer=tokenizer,
         video_processor=VideoLlama3VideoProcessor(patch_size=patch_size),
         chat_template=CHAT_TEMPLATE,
     )
+    return processor

@@ -146,9 +146,8 @@ def prefill(parts: Parts, features: Features) -> VideoPrefix:
         inputs["position_ids"] = positions[:, :, :length]
     cache = DynamicCache(config=config)
     output = parts.base(**inputs, **_as_argument(parts.base, cache), use_cache=True)
-    keys_values = [
-        (layer.keys, layer.values) for layer in cache.layers if layer.keys is not None and layer.values is not None
-    ]
+    layers: Any = cache.layers  # of a class with keys and values in all supported architectures
+    keys_values = [(layer.keys, layer.values) for layer in layers if layer.keys is not None]
     next_position = length if positions is None else int(positions[0, 0, length])
     # a copy, since a view would keep all P positions alive
     return VideoPrefix(keys_values, length, next_position, output.last_hidden_state[0, -1].clone())

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vidembed.errors import TemplateError
 
@@ -131,10 +131,12 @@ def message_format(processor: ProcessorMixin, *, name: str) -> MessageFormat:
     # not to every template: transformers warns of variables that a template does not have
     options = {"enable_thinking": False} if "enable_thinking" in str(processor.chat_template) else {}
 
+    apply_chat_template: Any = processor.apply_chat_template  # the host's types lag behind what it takes
+
     def render(*content: dict[str, str], system: bool = False) -> str:
         start = [{"role": "system", "content": [{"type": "text", "text": _SYSTEM}]}] if system else []
         messages = [*start, {"role": "user", "content": list(content)}]
-        return str(processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **options))
+        return str(apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **options))
 
     def split(rendered: str, mark: str, what: str) -> tuple[str, str]:
         if rendered.count(mark) != 1:

@@ -6,11 +6,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer import Argument, Option
 
-from vidembed.cli.options import NOTHING_DONE, print_json, say
+from vidembed.cli.options import NOTHING_DONE, Merge, first_given, print_json, say
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,14 +23,7 @@ DEFAULT_SUFFIX = ".mkv"  # of a video whose own kind of file is not written; Mat
 
 @dataclass(frozen=True, slots=True)
 class Stretch:
-    """A stretch to cut.
-
-    Attributes:
-        source: The video.
-        start: Seconds.
-        end: Seconds, or None for its end.
-        score: Of the hit that it is of, if it is of one.
-    """
+    """A stretch of a video to cut, in seconds; `score` if it is a hit. No end is that of the video."""
 
     source: Path
     start: float
@@ -41,7 +35,7 @@ def command(
     *,
     what: Annotated[
         str,
-        typer.Argument(
+        Argument(
             metavar="SOURCE|WORDS",
             help="A video, or a URI such as file:///a.mp4#t=10,20; with --in, the words to search for.",
             show_default=False,
@@ -49,39 +43,36 @@ def command(
     ],
     out: Annotated[
         Path,
-        typer.Option(help="File to write; its suffix says what kind. With --top, a folder.", show_default=False),
+        Option(help="File to write; its suffix says what kind. With --top, a folder.", show_default=False),
     ],
     start: Annotated[
-        float | None, typer.Option("--from", help="Seconds, as a player shows them. Default: the beginning.")
+        float | None, Option("--from", help="Seconds, as a player shows them. Default: the beginning.")
     ] = None,
-    end: Annotated[float | None, typer.Option("--to", help="As --from. Default: the end.")] = None,
-    folder: Annotated[Path | None, typer.Option("--in", help="Index to search; a hit is cut.")] = None,
-    hit: Annotated[int | None, typer.Option(min=1, help="With --in: which hit, from 1. Default: the first.")] = None,
-    top: Annotated[int | None, typer.Option(min=1, help="With --in: cut so many hits, into the folder --out.")] = None,
-    around: Annotated[float, typer.Option(help="Take so many seconds before and after, too.")] = 0.0,
-    merge: Annotated[
-        Literal["moments", "videos", "none"], typer.Option(help="With --in: as for `vidembed search`.")
-    ] = "moments",
+    end: Annotated[float | None, Option("--to", help="As --from. Default: the end.")] = None,
+    folder: Annotated[Path | None, Option("--in", help="Index to search; a hit is cut.")] = None,
+    hit: Annotated[int | None, Option(min=1, help="With --in: which hit, from 1. Default: the first.")] = None,
+    top: Annotated[int | None, Option(min=1, help="With --in: cut so many hits, into the folder --out.")] = None,
+    around: Annotated[float, Option(help="Take so many seconds before and after, too.")] = 0.0,
+    merge: Annotated[Merge, Option(help="With --in: as for `vidembed search`.")] = "moments",
     model: Annotated[
-        str | None, typer.Option(help="With --in: load the model from here. Default: the name in the index.")
+        str | None, Option(help="With --in: load the model from here. Default: the name in the index.")
     ] = None,
-    device: Annotated[str | None, typer.Option(help="With --in: torch device, such as cpu or cuda.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace files that exist.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Write what was cut to stdout as JSON.")] = False,
+    device: Annotated[str | None, Option(help="With --in: torch device, such as cpu or cuda.")] = None,
+    force: Annotated[bool, Option("--force", help="Replace files that exist.")] = False,
+    as_json: Annotated[bool, Option("--json", help="Write what was cut to stdout as JSON.")] = False,
 ) -> None:
     """Cut a stretch of a video, or a hit of a search, to a file. Nothing is encoded again: it starts at a key frame."""
+    from vidembed.index import SearchOptions
     from vidembed.index.bank import check_query
-    from vidembed.index.search import check_options
     from vidembed.text import printable
 
-    check_options(k=1, exact=False, keep=None, copy=None, bank=False, merge=merge, around=around)
-    for_search = {"--hit": hit, "--top": top, "--model": model, "--device": device}
+    SearchOptions(merge=merge, around=around)
     if folder is None:
-        if given := next((name for name, value in for_search.items() if value is not None), None):
+        if given := first_given({"--hit": hit, "--top": top, "--model": model, "--device": device}):
             raise ValueError(f"{given}: it is for a search; give --in INDEX, and words in place of a video")
         stretch = _of_file(what, start, end, around)
         check_out(out, force=force)
-        result: Any = _cut(stretch, out, force=force)
+        done = [_cut(stretch, out, force=force)]
     else:
         check_query(what)
         if start is not None or end is not None:
@@ -89,26 +80,26 @@ def command(
         if hit is not None and top is not None:
             raise ValueError(f"hit: got {hit} together with --top {top}; give one of them")
         check_out(out, folder=top is not None, force=force)
-        hits = _search(what, folder, k=top or hit or 1, merge=merge, around=around, model=model, device=device)
+        from vidembed.index import VideoIndex, search
+
+        index = VideoIndex.open(folder)
+        asked = index.meta.model_options(model, device=device)
+        hits = search(index, asked.load(), what, k=top or hit or 1, name=asked.name, merge=merge, around=around)
         if top is None and len(hits) < (hit or 1):
             raise ValueError(f"hit: got {hit or 1}; the search has {len(hits)} hits")
-        result = _cut(_of_hit(hits[-1]), out, force=force) if top is None else _cut_all(hits, out, force=force)
+        done = [_cut(_of_hit(hits[-1]), out, force=force)] if top is None else _cut_all(hits, out, force=force)
     if as_json:
-        print_json(result)
+        print_json(done if top is not None else done[0])
     else:
-        for each in [result] if isinstance(result, dict) else result:
-            typer.echo(printable(each["path"]))
-    if not result:
+        for each in done:
+            typer.echo(printable(str(each["path"])))
+    if not done:
         say("Nothing was cut.")
         raise typer.Exit(NOTHING_DONE)
 
 
 def check_out(out: Path, *, folder: bool = False, force: bool) -> None:
-    """Refuse a target that cannot be written; cheap, so it can come before the model is loaded.
-
-    Raises:
-        ValueError: It is one.
-    """
+    """Raise ValueError at a target that cannot be written."""
     from vidembed.video.trim import check_target
 
     if folder:
@@ -141,18 +132,6 @@ def _of_file(what: str, start: float | None, end: float | None, around: float) -
     return Stretch(source, max(0.0, asked.start - around), None if end is None else end + around)
 
 
-def _search(
-    words: str, folder: Path, *, k: int, merge: Any, around: float, model: str | None, device: str | None
-) -> list[Hit]:
-    from vidembed.index import VideoIndex, search
-    from vidembed.index.meta import load_model
-
-    index = VideoIndex.open(folder)
-    name = model or index.meta.model
-    encoder = load_model(name, layer=index.meta.layer, sampling=index.meta.sampling, device=device)
-    return search(index, encoder, words, k=k, name=name, merge=merge, around=around)
-
-
 def _of_hit(hit: Hit) -> Stretch:
     from vidembed.index.files import is_local, path_of
 
@@ -163,8 +142,8 @@ def _of_hit(hit: Hit) -> Stretch:
     return Stretch(path_of(hit.uri), hit.context_start_s, hit.context_end_s, hit.score)
 
 
-def _cut_all(hits: Sequence[Hit], out: Path, *, force: bool) -> list[dict[str, Any]]:
-    """Cut hits into a folder, and say of each that cannot be cut why."""
+def _cut_all(hits: Sequence[Hit], out: Path, *, force: bool) -> list[dict[str, object]]:
+    """Cut hits into a folder; a message says why one cannot be cut."""
     from vidembed.index.files import file_name_of
     from vidembed.text import printable
     from vidembed.video import VideoError
@@ -187,8 +166,8 @@ def _cut_all(hits: Sequence[Hit], out: Path, *, force: bool) -> list[dict[str, A
     return done
 
 
-def _cut(stretch: Stretch, target: Path, *, force: bool) -> dict[str, Any]:
-    """Cut one stretch, and say what the file holds."""
+def _cut(stretch: Stretch, target: Path, *, force: bool) -> dict[str, object]:
+    """Cut one stretch, and return what the file holds."""
     from vidembed.index.gallery import time_range
     from vidembed.text import printable
     from vidembed.video.trim import cut_clip

@@ -11,6 +11,7 @@ from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer import Option
 
 from vidembed.cli.index import DEFAULT_MODEL
 from vidembed.cli.index import run as run_index
@@ -35,25 +36,19 @@ LOOKED_AT = 10  # hits of a short caption that the head is asked about
 
 @dataclass(slots=True)
 class Asked:
-    """A query and what came of it.
-
-    Attributes:
-        query: Words.
-        right: URIs of the clips that they describe.
-        hits: Best first.
-    """
+    """A query and its hits."""
 
     query: str
-    right: set[str]
-    hits: list[Hit]
+    right: set[str]  # URIs of the clips that it describes
+    hits: list[Hit]  # best first
 
 
 def command(
     *,
-    out: Annotated[Path, typer.Option(help="Folder for the clips, the index and the page.")] = Path("demo-out"),
-    clips: Annotated[int, typer.Option(min=2, max=5000, help="How many clips to draw.")] = 60,
-    seed: Annotated[int, typer.Option(min=0, help="Decides which clips.")] = 0,
-    model: Annotated[str, typer.Option(help="Model to search with.")] = DEFAULT_MODEL,
+    out: Annotated[Path, Option(help="Folder for the clips, the index and the page.")] = Path("demo-out"),
+    clips: Annotated[int, Option(min=2, max=5000, help="How many clips to draw.")] = 60,
+    seed: Annotated[int, Option(min=0, help="Decides which clips.")] = 0,
+    model: Annotated[str, Option(help="Model to search with.")] = DEFAULT_MODEL,
     device: Device = None,
 ) -> None:
     """Draw clips that the bundled model has never seen, index them, search them in words, and say how well it went."""
@@ -85,11 +80,11 @@ def command(
     ]
     by_caption = _ask(index, encoder, [(one.caption, {uri}) for uri, one in records.items()])
     by_summary = _ask(index, encoder, short, k=LOOKED_AT)
-    rows = [_recall("long caption", by_caption, clips), _recall("short caption", by_summary, clips)]
+    rows = [recall_row("long caption", by_caption, clips), recall_row("short caption", by_summary, clips)]
     best = by_summary
     if model == DEFAULT_MODEL:  # its reranker comes with it
         best = _look_again(by_summary, load_reranker(None, encoder, model=model, device=device))
-        rows.append(_recall("short caption, reranked", best, clips))
+        rows.append(recall_row("short caption, reranked", best, clips))
     shown = _chosen(best)
     typer.echo("\nShort captions: the surest of those that were found, and one that was not if there is one.")
     for asked in shown:
@@ -164,7 +159,7 @@ def _chosen(results: Sequence[Asked]) -> list[Asked]:
     return [*found[:SHOWN], *missed[:1]]
 
 
-def _recall(name: str, results: Iterable[Asked], clips: int) -> list[str]:
+def recall_row(name: str, results: Iterable[Asked], clips: int) -> list[str]:
     """Return how often a right clip was among the first 1 and 5, and how often it would be in a random order."""
     results = list(results)
     found = [sum(any(hit.uri in one.right for hit in one.hits[:k]) for one in results) for k in (1, 5)]

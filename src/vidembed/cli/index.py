@@ -1,26 +1,34 @@
-"""`vidembed index`."""
+"""`vidembed index` and `vidembed info`."""
+
+# ruff: noqa: PLC0415 - commands import what they need when they run, so that --help is quick
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, TypedDict, Unpack
 
 import typer
+from typer import Argument, Option
 
-from vidembed.cli.options import NOTHING_DONE, PATH_VANISHED, Device, print_json, print_table, say
+from vidembed.cli.options import (
+    NOTHING_DONE,
+    PATH_VANISHED,
+    Device,
+    first_given,
+    print_facts,
+    print_json,
+    print_table,
+    say,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from vidembed.encoder import VideoEncoder
-    from vidembed.index import Report, VideoIndex
+    from vidembed.index import Derived, Report, VideoIndex
+    from vidembed.index.meta import ModelOptions
     from vidembed.video.segments import Cut
-
-
-# ruff: noqa: PLC0415 - commands import what they need when they run, so that --help is quick
-
 
 DEFAULT_MODEL = "vidembed/shapes"
 SHAPES_WARNING = (
@@ -29,110 +37,141 @@ SHAPES_WARNING = (
 )
 
 
+class RunOptions(TypedDict, total=False):
+    """The options of both engines, as `vidembed.index.index_videos` takes them."""
+
+    cut: Cut | None
+    on_error: Literal["skip", "raise"]
+    prune: bool
+    rehash: bool
+    retry: bool
+    wait: bool
+    batch_size: int
+    timeout_s: float
+    max_memory_bytes: int
+    derived: Derived
+
+
 def index_command(
     *,
     paths: Annotated[
         list[str],
-        typer.Argument(
+        Argument(
             help="Videos, and folders of videos; with --engine ray also s3:// and other URIs.", show_default=False
         ),
     ],
     to: Annotated[
-        Path, typer.Option("--to", help="Folder of the index: new, empty, or an index to add to.", show_default=False)
+        Path, Option("--to", help="Folder of the index: new, empty, or an index to add to.", show_default=False)
     ],
     model: Annotated[
         str | None,
-        typer.Option(help=f"Model. Default: the index's own; for a new index, {DEFAULT_MODEL}.", show_default=False),
+        Option(help=f"Model. Default: the index's own; for a new index, {DEFAULT_MODEL}.", show_default=False),
     ] = None,
     layer: Annotated[
-        int | None, typer.Option(help="Decoder layer to read, for a model that is not a vidembed checkpoint.")
+        int | None, Option(help="Decoder layer to read, for a model that is not a vidembed checkpoint.")
     ] = None,
     segment: Annotated[
-        float | None, typer.Option(help="Cut videos into segments of this many seconds. Default: whole videos.")
+        float | None, Option(help="Cut videos into segments of this many seconds. Default: whole videos.")
     ] = None,
-    overlap: Annotated[
-        float | None, typer.Option(help="Seconds that a segment shares with the next. Default: 0.")
-    ] = None,
+    overlap: Annotated[float | None, Option(help="Seconds that a segment shares with the next. Default: 0.")] = None,
     scenes: Annotated[
-        bool, typer.Option("--scenes", help="Cut videos where the picture changes (extra: scenes), not at fixed times.")
+        bool, Option("--scenes", help="Cut videos where the picture changes (extra: scenes), not at fixed times.")
     ] = False,
     on_error: Annotated[
-        Literal["skip", "raise"], typer.Option(help="At a bad file: report it and go on, or end the run.")
+        Literal["skip", "raise"], Option(help="At a bad file: report it and go on, or end the run.")
     ] = "skip",
-    prune: Annotated[bool, typer.Option("--prune", help="Remove files that are no longer on disk.")] = False,
+    prune: Annotated[bool, Option("--prune", help="Remove files that are no longer on disk.")] = False,
     rehash: Annotated[
-        bool, typer.Option("--rehash", help="Read files again whose size and time of last write have not changed.")
+        bool, Option("--rehash", help="Read files again whose size and time of last write have not changed.")
     ] = False,
     retry: Annotated[
-        bool, typer.Option("--retry", help="Try files again that could not be decoded before (the quarantine list).")
+        bool, Option("--retry", help="Try files again that could not be decoded before (the quarantine list).")
     ] = False,
-    wait: Annotated[
-        bool, typer.Option("--wait", help="If another run is writing to the index, wait for its end.")
-    ] = False,
-    batch_size: Annotated[int, typer.Option(min=1, help="Segments handed to the model at once.")] = 32,
+    wait: Annotated[bool, Option("--wait", help="If another run is writing to the index, wait for its end.")] = False,
+    batch_size: Annotated[int, Option(min=1, help="Segments handed to the model at once.")] = 32,
     decode_workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes that decode. Default: one a core, at most 8.")
+        int | None, Option(min=1, help="Processes that decode. Default: one a core, at most 8.")
     ] = None,
-    timeout: Annotated[
-        float, typer.Option(help="Seconds that the decoder may work on one file; then it is killed.")
-    ] = 600.0,
-    max_memory: Annotated[float, typer.Option(help="GiB of memory that one decoder may take (Linux).")] = 8.0,
+    timeout: Annotated[float, Option(help="Seconds that the decoder may work on one file; then it is killed.")] = 600.0,
+    max_memory: Annotated[float, Option(help="GiB of memory that one decoder may take (Linux).")] = 8.0,
     device: Device = None,
-    fps: Annotated[float | None, typer.Option(help="Frames looked at per second. Default: the model's.")] = None,
-    max_frames: Annotated[int | None, typer.Option(help="Most frames of a segment. Default: the model's.")] = None,
-    compact: Annotated[
-        list[str] | None,
-        typer.Option(help="Keep a copy for `search --compact`: int8, binary, float32-N. Give it again for more."),
+    fps: Annotated[float | None, Option(help="Frames looked at per second. Default: the model's.")] = None,
+    max_frames: Annotated[int | None, Option(help="Most frames of a segment. Default: the model's.")] = None,
+    quantize: Annotated[
+        list[str] | None, Option(help="Quantize the ANN index as int8 or binary, also of few segments.")
     ] = None,
+    compact: Annotated[list[str] | None, typer.Option(hidden=True, help="The earlier name of --quantize.")] = None,
     query_bank: Annotated[
-        Path | None, typer.Option(help="File of queries, one a line, for `search --bank`.", show_default=False)
+        Path | None, Option(help="File of queries, one a line, for `search --bank`.", show_default=False)
     ] = None,
     exact_up_to: Annotated[
-        int | None, typer.Option(min=0, help="Segments up to which a search is exact. Default: 100,000.")
+        int | None, Option(min=0, help="Segments up to which a search is exact. Default: 100,000.")
     ] = None,
     engine: Annotated[
-        Literal["local", "ray"], typer.Option(help="Where the work is done: here, or on a Ray cluster (extra: ray).")
+        Literal["local", "ray"], Option(help="Where the work is done: here, or on a Ray cluster (extra: ray).")
     ] = "local",
     address: Annotated[
         str | None,
-        typer.Option(help="With --engine ray: the cluster. Default: RAY_ADDRESS, else one on this machine."),
+        Option(help="With --engine ray: the cluster. Default: RAY_ADDRESS, else one on this machine."),
     ] = None,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="With --engine ray: copies of the model. Default: 1.")
-    ] = None,
+    workers: Annotated[int | None, Option(min=1, help="With --engine ray: copies of the model. Default: 1.")] = None,
     num_gpus: Annotated[
-        float | None, typer.Option(min=0, help="With --engine ray: GPUs of each; 0.5 has two share one. Default: 0.")
+        float | None, Option(min=0, help="With --engine ray: GPUs of each; 0.5 has two share one. Default: 0.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Write the report to stdout as JSON.")] = False,
+    as_json: Annotated[bool, Option("--json", help="Write the report to stdout as JSON.")] = False,
 ) -> None:
     """Index videos, so that they can be searched. Run again, it does only what is new or changed."""
     from vidembed.cli.search import read_queries
     from vidembed.index import Derived
 
-    derived = Derived(exact_up_to, compact or (), None if query_bank is None else read_queries(query_bank))
-    derived.check()
-    cluster = {"address": address, "workers": workers, "num_gpus": num_gpus}
-    report = _run_on(
-        engine,
-        {name: value for name, value in cluster.items() if value is not None},
-        paths,
-        to,
-        decode_workers=decode_workers,
-        model=model,
-        layer=layer,
-        cut=cut_of(segment, overlap, scenes=scenes),
-        on_error=on_error,
-        prune=prune,
-        rehash=rehash,
-        retry=retry,
-        wait=wait,
-        batch_size=batch_size,
-        timeout_s=timeout,
-        max_memory_bytes=int(max_memory * 2**30),
-        device=device,
-        sampling={key: value for key, value in {"fps": fps, "max_frames": max_frames}.items() if value is not None},
-        derived=derived,
+    derived = Derived(
+        exact_up_to, [*(quantize or ()), *(compact or ())], None if query_bank is None else read_queries(query_bank)
     )
+    derived.check()
+    options: RunOptions = {
+        "cut": cut_of(segment, overlap, scenes=scenes),
+        "on_error": on_error,
+        "prune": prune,
+        "rehash": rehash,
+        "retry": retry,
+        "wait": wait,
+        "batch_size": batch_size,
+        "timeout_s": timeout,
+        "max_memory_bytes": int(max_memory * 2**30),
+        "derived": derived,
+    }
+    sampling = {key: value for key, value in {"fps": fps, "max_frames": max_frames}.items() if value is not None}
+    if engine == "local":
+        if given := first_given({"address": address, "num-gpus": num_gpus, "workers": workers}):
+            raise ValueError(f"{given}: it is for --engine ray; give that too, or leave it out")
+        report, _ = run(
+            paths,
+            to,
+            model=model,
+            layer=layer,
+            sampling=sampling,
+            device=device,
+            decode_workers=decode_workers,
+            **options,
+        )
+    else:
+        from vidembed.index.ingest import open_if_there
+        from vidembed.ray import index_videos_ray
+
+        asked = model_options(open_if_there(to), model, layer=layer, sampling=sampling, device=device)
+        report = index_videos_ray(
+            paths,
+            to,
+            model=asked.name,
+            layer=asked.layer,
+            sampling=asked.sampling,
+            device=device,
+            decoders=decode_workers,
+            address=address,
+            workers=workers or 1,
+            num_gpus=num_gpus or 0,
+            **options,
+        )
     if as_json:
         print_json(report.to_dict())
     else:
@@ -145,80 +184,58 @@ def index_command(
         raise typer.Exit(PATH_VANISHED)
 
 
-def _run_on(
-    engine: Literal["local", "ray"],
-    cluster: dict[str, Any],
-    paths: list[str],
-    to: Path,
-    *,
-    decode_workers: int | None,
-    **options: Any,
-) -> Report:
-    """Index with one of the engines."""
-    if engine == "local":
-        if cluster:
-            given = min(cluster).replace("_", "-")
-            raise ValueError(f"{given}: it is for --engine ray; give that too, or leave it out")
-        return run(paths, to, decode_workers=decode_workers, **options)[0]
-    from vidembed.index.ingest import open_if_there
-    from vidembed.ray import index_videos_ray
-
-    existing = open_if_there(to)
-    name, layer, sampling = _as_before(existing, options.pop("model"), options.pop("layer"), options.pop("sampling"))
-    if name == DEFAULT_MODEL:
-        say(SHAPES_WARNING)
-    return index_videos_ray(
-        paths, to, model=name, layer=layer, sampling=sampling, decoders=decode_workers, **cluster, **options
-    )
-
-
 def run(
     paths: Sequence[str | Path],
     to: Path,
     *,
     model: str | None,
     layer: int | None = None,
-    cut: Cut | None = None,
-    sampling: dict[str, Any] | None = None,
+    sampling: dict[str, float] | None = None,
     device: str | None = None,
-    **options: Any,
+    decode_workers: int | None = None,
+    **options: Unpack[RunOptions],
 ) -> tuple[Report, VideoEncoder]:
-    """Load the model and index `paths`; return both. What an index says of itself fills in for what is not given."""
+    """Load the model, index `paths` on this machine and return the report and the model."""
     from vidembed.index import index_videos
     from vidembed.index.files import find_videos
     from vidembed.index.ingest import open_if_there
-    from vidembed.index.meta import load_model
-    from vidembed.video import VIDEO_SUFFIXES, Sampling
+    from vidembed.video import VIDEO_SUFFIXES
 
     existing = open_if_there(to)  # what is cheap to find wrong comes before the model is loaded
     find_videos(paths, VIDEO_SUFFIXES, indexed=existing.files if existing else tuple)
-    name, layer, sampling = _as_before(existing, model, layer, sampling)
-    Sampling(**sampling)
+    asked = model_options(existing, model, layer=layer, sampling=sampling, device=device)
+    encoder = asked.load()
+    report = index_videos(
+        paths, to, encoder, model=asked.name, layer=asked.layer, decode_workers=decode_workers, **options
+    )
+    return report, encoder
+
+
+def model_options(
+    index: VideoIndex | None,
+    model: str | None,
+    *,
+    layer: int | None,
+    sampling: dict[str, float] | None,
+    device: str | None,
+) -> ModelOptions:
+    """Return how to load the model: as the index was made, where nothing else is given."""
+    from vidembed.index.meta import ModelOptions, stored_name
+    from vidembed.video import Sampling
+
+    name = stored_name(model) if model is not None else index.meta.model if index else DEFAULT_MODEL
+    asked = ModelOptions(name, layer, sampling or {}, device)
+    if index is not None and name == index.meta.model:
+        layer = index.meta.layer if layer is None else layer
+        asked = ModelOptions(name, layer, {**index.meta.sampling, **asked.sampling}, device)
+    Sampling(**asked.sampling)  # checks the values
     if name == DEFAULT_MODEL:
         say(SHAPES_WARNING)
-    encoder = load_model(name, layer=layer, sampling=sampling, device=device)
-    return index_videos(paths, to, encoder, model=name, layer=layer, cut=cut, **options), encoder
-
-
-def _as_before(
-    index: VideoIndex | None, model: str | None, layer: int | None, sampling: dict[str, Any] | None
-) -> tuple[str, int | None, dict[str, Any]]:
-    """Return name, layer and sampling of the model, with what the index says of itself where nothing is given."""
-    from vidembed.index.meta import stored_name
-
-    sampling = sampling or {}
-    name = stored_name(model) if model is not None else index.meta.model if index else DEFAULT_MODEL
-    if index is None or name != index.meta.model:
-        return name, layer, sampling
-    return name, index.meta.layer if layer is None else layer, {**index.meta.sampling, **sampling}
+    return asked
 
 
 def cut_of(segment: float | None, overlap: float | None, *, scenes: bool) -> Cut | None:
-    """Return the cut that the options ask for, or None where they ask for none.
-
-    Raises:
-        ValueError: There is an overlap without segments, scenes and segments, or one of them is out of range.
-    """
+    """Return how the options ask to cut videos, or None where they do not; raises ValueError if they do not fit."""
     from vidembed.video import Scenes, Windows
 
     if scenes:
@@ -259,26 +276,27 @@ def show(report: Report) -> None:
         say(f"{report.quarantined} of the skipped files went into quarantine; `--retry` tries them again.")
 
 
-# ruff: noqa: PLC0415 - commands import what they need when they run, so that --help is quick
-
-
 def info_command(
     *,
-    folder: Annotated[Path, typer.Argument(help="Folder of an index, or a video file.", show_default=False)],
-    as_json: Annotated[bool, typer.Option("--json", help="Write it to stdout as JSON.")] = False,
+    folder: Annotated[Path, Argument(help="Folder of an index, or a video file.", show_default=False)],
+    as_json: Annotated[bool, Option("--json", help="Write it to stdout as JSON.")] = False,
 ) -> None:
     """Show what an index holds and which model made it, or what a video is and how it is read."""
     if folder.is_file():
-        _show_video(folder, as_json=as_json)
+        from vidembed import probe
+
+        video = asdict(probe(folder, scan=True))
+        if not as_json:
+            video |= {f"colour: {key}": value for key, value in (video.pop("colour") or {}).items()}
+        (print_json if as_json else print_facts)(video)
         return
     from vidembed.index import VideoIndex
     from vidembed.index.commit import read as read_quarantine
-    from vidembed.index.refresh import facts as search_facts
+    from vidembed.index.search import facts as search_facts
 
     index = VideoIndex.open(folder)
     meta = index.meta
-    how = search_facts(index)
-    facts: dict[str, Any] = {
+    facts: dict[str, object] = {
         "index": str(folder),
         "files": len(index.files()),
         "segments": len(index),
@@ -293,40 +311,15 @@ def info_command(
         "layer": meta.layer,
         "sampling": meta.sampling,
         "model_fingerprint": meta.model_fingerprint,
-        "fingerprint_fields": meta.fingerprint_fields,
-        "schema_version": meta.schema_version,
-        "search": how,
     }
+    how = search_facts(index)
     if as_json:
-        print_json(facts)
+        last = {"fingerprint_fields": meta.fingerprint_fields, "schema_version": meta.schema_version, "search": how}
+        print_json(facts | last)
         return
-    fields = facts.pop("fingerprint_fields")
-    how = facts.pop("search")
-    rows = [[key, _said(value)] for key, value in facts.items()]
-    rows += [[f"fingerprint: {key}", _said(value)] for key, value in fields.items()]
-    rows += [["exact up to", f"{how['exact_up_to']} segments"], *_derived(how)]
-    print_table(["", "value"], rows)
-
-
-def _show_video(path: Path, *, as_json: bool) -> None:
-    """Print what `vidembed.probe` finds, with the discontinuities of the clock."""
-    from vidembed import probe
-
-    facts = asdict(probe(path, scan=True))
-    if as_json:
-        print_json(facts)
-        return
-    facts |= {f"colour: {key}": value for key, value in (facts.pop("colour") or {}).items()}
-    print_table(["", "value"], [[key, _said(value)] for key, value in facts.items()])
-
-
-def _derived(how: dict[str, Any]) -> list[list[str]]:
-    """Return a row for each fact about the ANN index, the compact copies and the query bank."""
-    rows = [[f"ANN index: {key}", _said(value)] for key, value in (how["ann"] or {}).items()]
-    for copy in how["compact"]:
-        rows += [[f"compact {copy['name']}: {key}", _said(value)] for key, value in copy.items() if key != "name"]
-    return rows + [[f"query bank: {key}", _said(value)] for key, value in (how["query_bank"] or {}).items()]
-
-
-def _said(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+    facts["schema_version"] = meta.schema_version
+    facts |= {f"fingerprint: {key}": value for key, value in meta.fingerprint_fields.items()}
+    facts |= {"exact up to": f"{how['exact_up_to']} segments", "quantize": how["quantize"]}
+    facts |= {f"ANN index: {key}": value for key, value in (how["ann"] or {}).items()}
+    facts |= {f"query bank: {key}": value for key, value in (how["query_bank"] or {}).items()}
+    print_facts(facts)

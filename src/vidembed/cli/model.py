@@ -1,4 +1,6 @@
-"""`vidembed build`."""
+"""`vidembed build`, `layers`, `train` and `calibrate`: models are made, measured, aligned and calibrated."""
+
+# ruff: noqa: PLC0415 - commands import what they need when they run, so that --help is quick
 
 from __future__ import annotations
 
@@ -10,8 +12,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+from typer import Argument, Option
 
-from vidembed.cli.options import NOTHING_DONE, Device, Dtype, Overwrite, PairVideos, print_json, print_table, say
+from vidembed.cli.options import (
+    NOTHING_DONE,
+    Device,
+    Dtype,
+    Overwrite,
+    PairVideos,
+    check_file,
+    check_folder,
+    failed,
+    misuse_of,
+    print_facts,
+    print_json,
+    say,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,44 +35,42 @@ if TYPE_CHECKING:
     from vidembed.analysis import LayerAnalysis
     from vidembed.reranker import VideoReranker
 
-
-# ruff: noqa: PLC0415 - commands import what they need when they run, so that --help is quick
+_PREFIXES = {"both": ("none", "zero-shot"), "none": ("none",), "zero-shot": ("zero-shot",)}
 
 
 def build_command(
     *,
-    mllm: Annotated[str, typer.Argument(help="Video MLLM: a folder or a name on the Hub.", show_default=False)],
+    mllm: Annotated[str, Argument(help="Video MLLM: a folder or a name on the Hub.", show_default=False)],
     layer: Annotated[
         str,
-        typer.Option(
+        Option(
             metavar="INTEGER|auto",
             help="Decoder layer to read, from 1; -1 is the last, with its final norm; auto chooses it on --pairs.",
             show_default=False,
         ),
     ],
-    pairs: Annotated[
-        Path | None, typer.Option(help="For --layer auto: captioned videos, a .jsonl or .csv file.")
-    ] = None,
+    pairs: Annotated[Path | None, Option(help="For --layer auto: captioned videos, a .jsonl or .csv file.")] = None,
     videos: PairVideos = None,
-    out: Annotated[Path | None, typer.Option(help="Folder to write the checkpoint to.")] = None,
+    out: Annotated[Path | None, Option(help="Folder to write the checkpoint to.")] = None,
     name: Annotated[
-        str | None, typer.Option(help="Name in the model store, instead of --out; it loads as vidembed/NAME.")
+        str | None, Option(help="Name in the model store, instead of --out; it loads as vidembed/NAME.")
     ] = None,
-    prefix: Annotated[bool, typer.Option(help="Put the paper's zero-shot line before each prompt.")] = True,
+    prefix: Annotated[bool, Option(help="Put the paper's zero-shot line before each prompt.")] = True,
     dtype: Dtype = None,
-    device: Annotated[str | None, typer.Option(help="Torch device for the check, such as cuda.")] = None,
+    device: Annotated[str | None, Option(help="Torch device for the check, such as cuda.")] = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Make a search model of a video MLLM: a plain sentence-transformers checkpoint, checked before it is written."""
     if (out is None) == (name is None):
         raise ValueError("out: give --out DIR or --name NAME, one of them")
-    number = _layer(layer)
+    if layer != "auto" and not re.fullmatch(r"\s*[+-]?\d+\s*", layer):
+        raise ValueError(f"layer: got {layer!r}; give the number of a decoder layer, -1, or auto")
     from vidembed.building import build
 
-    try:
+    with misuse_of(OSError):  # no such model, or --out is taken
         written = build(
             mllm,
-            layer=number,
+            layer="auto" if layer == "auto" else int(layer),
             pairs=pairs,
             videos=videos,
             out=out,
@@ -66,71 +80,51 @@ def build_command(
             device=device,
             overwrite=overwrite,
         )
-    except OSError as error:  # no such model, or --out is taken
-        raise ValueError(str(error)) from error
     typer.echo(str(written))
-
-
-def _layer(value: str) -> int | Literal["auto"]:
-    if value == "auto":
-        return "auto"
-    try:
-        return int(value)
-    except ValueError:
-        raise ValueError(f"layer: got {value!r}; give the number of a decoder layer, -1, or auto") from None
-
-
-# ruff: noqa: PLC0415 - commands import what they need when they run, so that --help is quick
 
 
 def train_command(
     *,
-    model: Annotated[str, typer.Option(help="Video MLLM, or a vidembed checkpoint to go on from: a folder or a name.")],
-    pairs: Annotated[Path, typer.Option(help="File of captions and summaries, .csv or .jsonl.")],
-    out: Annotated[Path, typer.Option(help="Folder to write.")],
-    kind: Annotated[
-        str, typer.Option(help="Columns of --pairs: plain, videoufo, nli, short; auto: as found.")
-    ] = "auto",
-    samples: Annotated[int, typer.Option(help="Pairs to sample from the file; 0 for all.")] = 60_000,
-    on_bad: Annotated[str, typer.Option(help="At a row that cannot be used: raise, or skip it.")] = "raise",
-    too_long: Annotated[
-        str, typer.Option(help="At a text longer than --max-tokens: raise, or drop the pair.")
-    ] = "raise",
-    max_tokens: Annotated[
-        int | None, typer.Option(help="Most tokens of a text. Default: what the model takes.")
-    ] = None,
+    model: Annotated[str, Option(help="Video MLLM, or a vidembed checkpoint to go on from: a folder or a name.")],
+    pairs: Annotated[Path, Option(help="File of captions and summaries, .csv or .jsonl.")],
+    out: Annotated[Path, Option(help="Folder to write.")],
+    kind: Annotated[str, Option(help="Columns of --pairs: plain, videoufo, nli, short; auto: as found.")] = "auto",
+    samples: Annotated[int, Option(help="Pairs to sample from the file; 0 for all.")] = 60_000,
+    on_bad: Annotated[str, Option(help="At a row that cannot be used: raise, or skip it.")] = "raise",
+    too_long: Annotated[str, Option(help="At a text longer than --max-tokens: raise, or drop the pair.")] = "raise",
+    max_tokens: Annotated[int | None, Option(help="Most tokens of a text. Default: what the model takes.")] = None,
     layer: Annotated[
         int | None,
-        typer.Option(help="Decoder layer to read, from 1; -1 is the last. Default: -1, or the checkpoint's."),
+        Option(help="Decoder layer to read, from 1; -1 is the last. Default: -1, or the checkpoint's."),
     ] = None,
-    prefix: Annotated[str | None, typer.Option(help="A line before the content of each prompt. Default: none.")] = None,
-    loss: Annotated[str, typer.Option(help="dual-softmax or infonce.")] = "dual-softmax",
-    temperature: Annotated[float, typer.Option(help="What cosines are divided by.")] = 0.05,
+    prefix: Annotated[str | None, Option(help="A line before the content of each prompt. Default: none.")] = None,
+    loss: Annotated[str, Option(help="dual-softmax or infonce.")] = "dual-softmax",
+    temperature: Annotated[float, Option(help="What cosines are divided by.")] = 0.05,
     prior_temperature: Annotated[
-        float, typer.Option(help="What cosines are divided by inside the dual-softmax factor.")
+        float, Option(help="What cosines are divided by inside the dual-softmax factor.")
     ] = 1.0,
-    batch_size: Annotated[int, typer.Option(help="Pairs of a step.")] = 288,
-    mini_batch_size: Annotated[int, typer.Option(help="Texts embedded at once; bounds memory.")] = 16,
-    epochs: Annotated[float, typer.Option(help="Times each pair is seen.")] = 1.0,
-    learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 1e-4,
-    rank: Annotated[int, typer.Option(help="Rank of the LoRA.")] = 64,
-    alpha: Annotated[float, typer.Option(help="The LoRA's updates are scaled by alpha / rank.")] = 128.0,
-    dropout: Annotated[float, typer.Option(help="Dropout of the LoRA.")] = 0.05,
-    held_out: Annotated[int, typer.Option(help="Pairs that are measured and not trained on.")] = 256,
-    every: Annotated[int | None, typer.Option(help="Steps between measurements. Default: a tenth of the run.")] = None,
-    seed: Annotated[int, typer.Option(help="Decides the sample, the adapter's first weights and the order.")] = 0,
+    batch_size: Annotated[int, Option(help="Pairs of a step.")] = 288,
+    mini_batch_size: Annotated[int, Option(help="Texts embedded at once; bounds memory.")] = 16,
+    epochs: Annotated[float, Option(help="Times each pair is seen.")] = 1.0,
+    learning_rate: Annotated[float, Option(help="Peak learning rate.")] = 1e-4,
+    rank: Annotated[int, Option(help="Rank of the LoRA.")] = 64,
+    alpha: Annotated[float, Option(help="The LoRA's updates are scaled by alpha / rank.")] = 128.0,
+    dropout: Annotated[float, Option(help="Dropout of the LoRA.")] = 0.05,
+    held_out: Annotated[int, Option(help="Pairs that are measured and not trained on.")] = 256,
+    every: Annotated[int | None, Option(help="Steps between measurements. Default: a tenth of the run.")] = None,
+    seed: Annotated[int, Option(help="Decides the sample, the adapter's first weights and the order.")] = 0,
     bf16: Annotated[
-        bool | None, typer.Option("--bf16/--no-bf16", help="Compute in bfloat16. Default: where CUDA supports it.")
+        bool | None, Option("--bf16/--no-bf16", help="Compute in bfloat16. Default: where CUDA supports it.")
     ] = None,
     gradient_checkpointing: Annotated[
-        bool, typer.Option("--gradient-checkpointing", help="Less memory for activations, more time.")
+        bool, Option("--gradient-checkpointing", help="Less memory for activations, more time.")
     ] = False,
     adapter: Annotated[
-        bool, typer.Option("--adapter/--merge", help="Write the PEFT adapter alone, or a merged checkpoint (default).")
+        bool, Option("--adapter/--merge", help="Write the PEFT adapter alone, or a merged checkpoint (default).")
     ] = False,
-    restart: Annotated[bool, typer.Option("--restart", help="Do not go on from an interrupted run.")] = False,
-    dtype: Annotated[str | None, typer.Option(help="float32 or bfloat16. Default: the model's.")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu or cuda. Default: the best there is.")] = None,
+    restart: Annotated[bool, Option("--restart", help="Do not go on from an interrupted run.")] = False,
+    dtype: Annotated[str | None, Option(help="float32 or bfloat16. Default: the model's.")] = None,
+    device: Annotated[str | None, Option(help="cpu or cuda. Default: the best there is.")] = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Align a model with pairs of captions and summaries, without any video: a light LoRA on the language model."""
@@ -140,8 +134,7 @@ def train_command(
     require_train_extra()
     if logging.getLogger("vidembed").getEffectiveLevel() > logging.WARNING:  # rows left out are not to pass unseen
         logging.getLogger("vidembed.training").setLevel(logging.WARNING)
-    # what these are allowed to be is checked, and said, where they are used
-    choices: dict[str, Any] = {"loss": loss, "on_error": on_bad, "too_long": too_long}
+    choices: dict[str, Any] = {"loss": loss, "on_error": on_bad, "too_long": too_long}  # checked where they are used
     training = TrainingSettings(
         loss=choices["loss"],
         batch_size=batch_size,
@@ -154,33 +147,29 @@ def train_command(
         gradient_checkpointing=gradient_checkpointing,
         seed=seed,
     )
-    lora = LoraSettings(rank=rank, alpha=alpha, dropout=dropout)
     try:
-        sample = sample_pairs(pairs, samples or None, seed=seed, kind=kind, on_error=choices["on_error"])
-        written = align(
-            model,
-            sample,
-            out,
-            layer=layer,
-            prefix=prefix,
-            lora=lora,
-            training=training,
-            held_out=held_out,
-            every=every,
-            max_tokens=max_tokens,
-            too_long=choices["too_long"],
-            output="adapter" if adapter else "merged",
-            resume=not restart,
-            overwrite=overwrite,
-            dtype=dtype,
-            device=device,
-            progress=True,
-        )
+        with misuse_of(OSError):  # no such model or file, or --out is taken
+            written = align(
+                model,
+                sample_pairs(pairs, samples or None, seed=seed, kind=kind, on_error=choices["on_error"]),
+                out,
+                layer=layer,
+                prefix=prefix,
+                lora=LoraSettings(rank=rank, alpha=alpha, dropout=dropout),
+                training=training,
+                held_out=held_out,
+                every=every,
+                max_tokens=max_tokens,
+                too_long=choices["too_long"],
+                output="adapter" if adapter else "merged",
+                resume=not restart,
+                overwrite=overwrite,
+                dtype=dtype,
+                device=device,
+                progress=True,
+            )
     except FloatingPointError as error:
-        say(f"Error: {error}")
-        raise typer.Exit(NOTHING_DONE) from error
-    except OSError as error:  # no such model or file, or --out is taken
-        raise ValueError(str(error)) from error
+        raise failed(error, NOTHING_DONE) from error
     say(_summary(json.loads((written / "alignment.json").read_text(encoding="utf-8"))))
     typer.echo(str(written))
 
@@ -193,51 +182,49 @@ def _summary(facts: dict[str, Any]) -> str:
     ]
     if facts["left_out_too_long"]:
         parts.append(f"{facts['left_out_too_long']:,} pairs left out as too long")
-    metric = "eval_summary_to_dense_R@1"
-    if metric in facts["before"] and metric in facts["after"]:
-        parts.append(
-            f"held-out captions found by their summary {facts['before'][metric]} to {facts['after'][metric]} %"
-        )
+    before, after = (facts[when].get("eval_summary_to_dense_R@1") for when in ("before", "after"))
+    if before is not None and after is not None:
+        parts.append(f"held-out captions found by their summary {before} to {after} %")
     return "; ".join(parts) + "."
-
-
-# ruff: noqa: PLC0415 - commands import what they need when they run, so that --help is quick
-
-
-_PREFIXES = {"both": ("none", "zero-shot"), "none": ("none",), "zero-shot": ("zero-shot",)}
 
 
 def layers_command(
     *,
     model: Annotated[
         list[str],
-        typer.Option(
-            help="Video MLLM: a folder or a name on the Hub. Give it again for several models.", show_default=False
-        ),
+        Option(help="Video MLLM: a folder or a name on the Hub. Give it again for several models.", show_default=False),
     ],
-    pairs: Annotated[Path, typer.Option(help="Captioned videos: a .jsonl or .csv file.", show_default=False)],
+    pairs: Annotated[Path, Option(help="Captioned videos: a .jsonl or .csv file.", show_default=False)],
     videos: PairVideos = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for the figures as JSON and as a plot.")] = None,
+    out: Annotated[Path | None, Option(help="Folder for the figures as JSON and as a plot.")] = None,
     prefix: Annotated[
         Literal["both", "none", "zero-shot"],
-        typer.Option(help="The line before each prompt: the paper's, none, or one after the other."),
+        Option(help="The line before each prompt: the paper's, none, or one after the other."),
     ] = "zero-shot",
     device: Device = None,
     dtype: Dtype = None,
-    plot: Annotated[Path | None, typer.Option(help="Draw Recall@1 by layer to this .png, .svg or .pdf file.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Write the figures to stdout as JSON.")] = False,
+    plot: Annotated[Path | None, Option(help="Draw Recall@1 by layer to this .png, .svg or .pdf file.")] = None,
+    as_json: Annotated[bool, Option("--json", help="Write the figures to stdout as JSON.")] = False,
 ) -> None:
     """Measure retrieval at every decoder layer of a video MLLM on captioned videos, and choose a layer."""
-    _check_places(out, plot)
+    check_folder(out)
+    check_file("plot", plot)
     from vidembed.analysis import analyze_layers
     from vidembed.analysis.layers import check_mllm, checked_pairs
     from vidembed.backbone.load import check_device, check_dtype
+    from vidembed.errors import MissingExtraError
+    from vidembed.plots import check_plot
 
+    try:
+        if plot is not None:
+            check_plot(plot)
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(str(error)) from error
     check_device(device)
     check_dtype(dtype)
     rows = checked_pairs(pairs, videos)
     analyses: list[LayerAnalysis] = []
-    try:
+    with misuse_of(OSError):  # no such model
         for name in model:
             check_mllm(name)  # all of them, before the first one is run
         for name in model:
@@ -247,30 +234,11 @@ def layers_command(
                 )
             )
             gc.collect()  # two models do not fit everywhere
-    except OSError as error:  # no such model
-        raise ValueError(str(error)) from error
     _write(analyses, out, plot)
     if as_json:
         print_json([analysis.to_dict() for analysis in analyses])
     else:
         typer.echo("\n\n".join(analysis.table() for analysis in analyses))
-
-
-def _check_places(out: Path | None, plot: Path | None) -> None:
-    """Find out before the work is done that its results could not be written."""
-    from vidembed.errors import MissingExtraError
-    from vidembed.plots import check_plot
-
-    if out is not None and out.exists() and not out.is_dir():
-        raise ValueError(f"out: {str(out)!r} is a file; name a folder")
-    if plot is None:
-        return
-    if plot.is_dir() or not plot.absolute().parent.is_dir():
-        raise ValueError(f"plot: {str(plot)!r} is a folder or in a folder that does not exist; name a file")
-    try:
-        check_plot(plot)
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(str(error)) from error
 
 
 def _write(analyses: Sequence[LayerAnalysis], out: Path | None, plot: Path | None) -> None:
@@ -299,15 +267,12 @@ def _write(analyses: Sequence[LayerAnalysis], out: Path | None, plot: Path | Non
         say(f"Wrote {file}")
 
 
-# ruff: noqa: PLC0415 - commands import what they need when they run, so that --help is quick
-
-
 def calibrate_command(
     *,
-    model: Annotated[str, typer.Argument(help="A video MLLM with its head, or a saved reranker.", show_default=False)],
+    model: Annotated[str, Argument(help="A video MLLM with its head, or a saved reranker.", show_default=False)],
     pairs: Annotated[
         Path,
-        typer.Option(
+        Option(
             help="JSONL or CSV with columns video and caption. With a column label (1 or 0), exactly these pairs; "
             "without one, the hits of a search for each caption are used (--encoder).",
             show_default=False,
@@ -315,24 +280,22 @@ def calibrate_command(
     ],
     out: Annotated[
         Path,
-        typer.Option(
+        Option(
             help="File to write: NAME.json holds the fitted numbers, for `search --calibration`; any other name is "
             "a folder, which gets the whole reranker.",
             show_default=False,
         ),
     ],
-    videos: Annotated[Path | None, typer.Option(help="Folder of the videos. Default: that of the pairs.")] = None,
+    videos: Annotated[Path | None, Option(help="Folder of the videos. Default: that of the pairs.")] = None,
     encoder: Annotated[
-        str | None, typer.Option(help="First stage, for pairs without labels; its similarity is fused with the score.")
+        str | None, Option(help="First stage, for pairs without labels; its similarity is fused with the score.")
     ] = None,
-    layer: Annotated[int | None, typer.Option(help="Decoder layer of --encoder, if that is a video MLLM.")] = None,
-    candidates: Annotated[int, typer.Option("-k", "--candidates", min=2, help="Hits used of each caption.")] = 10,
-    score: Annotated[
-        str | None, typer.Option(help="yes, yes_no or prior_corrected. Default: the reranker's own.")
-    ] = None,
-    plot: Annotated[Path | None, typer.Option(help="Draw reliability before and after: .png, .svg or .pdf.")] = None,
+    layer: Annotated[int | None, Option(help="Decoder layer of --encoder, if that is a video MLLM.")] = None,
+    candidates: Annotated[int, Option("-k", "--candidates", min=2, help="Hits used of each caption.")] = 10,
+    score: Annotated[str | None, Option(help="yes, yes_no or prior_corrected. Default: the reranker's own.")] = None,
+    plot: Annotated[Path | None, Option(help="Draw reliability before and after: .png, .svg or .pdf.")] = None,
     device: Device = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Write the report to stdout as JSON.")] = False,
+    as_json: Annotated[bool, Option("--json", help="Write the report to stdout as JSON.")] = False,
 ) -> None:
     """Fit what makes a reranker's scores calibrated probabilities, and say how far off they are."""
     from vidembed.captions import read_captioned_videos
@@ -343,9 +306,9 @@ def calibrate_command(
     if labelled == (encoder is not None):
         needed = "leave --encoder out" if labelled else "give --encoder, or a column label"
         raise ValueError(f"pairs: {pairs} has {'a' if labelled else 'no'} column label; {needed}")
-    reranker = _load(model, score, device)
+    reranker = _uncalibrated(model, score, device)
     if encoder is None:
-        asked: list[Any] = [({"text": row.text}, row.video) for row in rows]
+        asked = [({"text": row.text}, row.video) for row in rows]
         report = reranker.calibrate(asked, [bool(row.label) for row in rows], show_progress_bar=True)
     else:
         from vidembed.evaluation.two_stage import first_stage_candidates
@@ -364,26 +327,27 @@ def calibrate_command(
         reranker.save_pretrained(str(out))
     if plot is not None:
         report.plot(plot)
-    facts = report.to_dict()
     if as_json:
-        print_json(facts)
+        print_json(report.to_dict())
     else:
-        print_table(["", "value"], [[name, str(value)] for name, value in facts.items()])
+        print_facts({name: str(value) for name, value in report.to_dict().items()})
     say(f"Wrote {out}")
 
 
 def _check_targets(out: Path, plot: Path | None) -> None:
+    from vidembed.plots import FORMATS
+
     for option, path in (("out", out), ("plot", plot)):
         if path is not None and not path.absolute().parent.is_dir():
             raise ValueError(f"{option}: {str(path)!r} is in a folder that does not exist")
-    if plot is not None and plot.suffix.lower() not in {".png", ".svg", ".pdf"}:
+    if plot is not None and plot.suffix.lower() not in FORMATS:
         raise ValueError(f"plot: {str(plot)!r}: expected a name that ends in .png, .svg or .pdf")
     if out.is_dir() and any(out.iterdir()):
         raise ValueError(f"out: {str(out)!r} is a folder that is not empty; name a new one, or a .json file")
 
 
-def _load(model: str, score: str | None, device: str | None) -> VideoReranker:
-    """The reranker, without the calibration that it may have: it is fitted anew."""
+def _uncalibrated(model: str, score: str | None, device: str | None) -> VideoReranker:
+    """Load a reranker without the calibration that it may have, since it is fitted anew."""
     from vidembed.reranker import VideoReranker
     from vidembed.yes_no import check_mode
 

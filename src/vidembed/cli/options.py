@@ -1,4 +1,4 @@
-"""What the commands share: output, and how errors become exit codes."""
+"""Parts that the commands share: output, exit codes of errors, checks of options, and options of several commands."""
 
 from __future__ import annotations
 
@@ -8,17 +8,19 @@ import os
 import sys
 import traceback
 import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
 import typer
 import typer.core
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+from typer import Option
 
 # ruff: noqa: PLC0415 - commands import what they need when they run, so that --help is quick
-
 
 NOTHING_DONE = 1
 MISUSE = 2
@@ -36,7 +38,7 @@ class ErrorsToExitCodes(typer.core.TyperGroup):
     With `--debug`, or `VIDEMBED_DEBUG=1`, errors keep their traceback.
     """
 
-    def invoke(self, ctx: Any) -> Any:
+    def invoke(self, ctx: Any) -> Any:  # typer's own type of it is private
         """Run the command."""
         from vidembed.errors import (
             IndexBusyError,
@@ -56,18 +58,31 @@ class ErrorsToExitCodes(typer.core.TyperGroup):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(NOTHING_DONE) from None
         except IndexingStoppedError as error:
-            raise _failed(error, NOTHING_DONE) from error
+            raise failed(error, NOTHING_DONE) from error
         except (ValueError, VideoError, MissingExtraError, IndexBusyError) as error:
-            raise _failed(error, MISUSE) from error
+            raise failed(error, MISUSE) from error
         except (IndexDamagedError, OSError) as error:
-            raise _failed(error, NOTHING_DONE) from error
+            raise failed(error, NOTHING_DONE) from error
 
 
-def _failed(error: Exception, code: int) -> typer.Exit:
+def failed(error: Exception, code: int) -> typer.Exit:
+    """Show an error, and return the exit to raise."""
     if os.environ.get(DEBUG_VARIABLE, "") not in {"", "0"}:
         typer.echo(shown("".join(traceback.format_exception(error))), err=True)
     say(f"Error: {' '.join(str(error).split())}")
     return typer.Exit(code)
+
+
+@contextmanager
+def misuse_of(*errors: type[Exception]) -> Iterator[None]:
+    """Turn errors that come from a wrong option, such as a model that is not there, into a ValueError."""
+    try:
+        yield
+    except errors as error:
+        raise ValueError(str(error)) from error
+
+
+# -- output ------------------------------------------------------------------------------------------------------------
 
 
 class PlainFormatter(logging.Formatter):
@@ -113,7 +128,7 @@ def say(message: str) -> None:
     typer.echo(printable(message), err=True)
 
 
-def print_json(value: Any) -> None:
+def print_json(value: object) -> None:
     """Write one JSON value to stdout, in ASCII, whatever names hold."""
     typer.echo(json.dumps(value, indent=2, ensure_ascii=True))
 
@@ -133,45 +148,77 @@ def print_table(columns: list[str], rows: list[list[str]], *, title: str | None 
     console.print(table)
 
 
-Device = Annotated[str | None, typer.Option(help="Torch device, such as cpu or cuda.")]
-Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16. Default: the model's.")]
-BatchSize = Annotated[int, typer.Option(min=1, help="Inputs embedded at once.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
+def print_facts(facts: Mapping[str, object]) -> None:
+    """Write names and values to stdout as a table; all but text as JSON."""
+    print_table(
+        ["", "value"], [[name, value if isinstance(value, str) else json.dumps(value)] for name, value in facts.items()]
+    )
+
+
+# -- checks of options, before anything is done ------------------------------------------------------------------------
+
+
+def first_given(options: Mapping[str, object]) -> str | None:
+    """Return the name of the first option that is set: neither None nor False."""
+    return next((name for name, value in options.items() if value is not None and value is not False), None)
+
+
+def check_folder(out: Path | None) -> None:
+    """Raise ValueError at a file where a folder is to be written."""
+    if out is not None and out.exists() and not out.is_dir():
+        raise ValueError(f"out: {str(out)!r} is a file; name a folder")
+
+
+def check_file(option: str, path: Path | None) -> None:
+    """Raise ValueError at a file to be written that is a folder, or in a folder that does not exist."""
+    if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
+        raise ValueError(f"{option}: {str(path)!r} is a folder or in a folder that does not exist; name a file")
+
+
+def check_score(mode: str | None) -> None:
+    """Raise ValueError at an unknown score mode."""
+    if mode is not None:
+        from vidembed.yes_no import check_mode
+
+        check_mode(mode)
+
+
+# -- options of several commands ---------------------------------------------------------------------------------------
+
+
+Device = Annotated[str | None, Option(help="Torch device, such as cpu or cuda.")]
+Dtype = Annotated[str | None, Option(help="float32, bfloat16 or float16. Default: the model's.")]
+BatchSize = Annotated[int, Option(min=1, help="Inputs embedded at once.")]
+Overwrite = Annotated[bool, Option("--overwrite", help="Replace what is there.")]
+Merge: TypeAlias = Literal["moments", "videos", "none"]
 
 # of what reads an index
-IndexModel = Annotated[
-    str | None, typer.Option(help="Load the model from here. Default: the name stored in the index.")
-]
+IndexModel = Annotated[str | None, Option(help="Load the model from here. Default: the name stored in the index.")]
 
 # of what reranks when it is asked to
 Reranker = Annotated[
-    str | None,
-    typer.Option(help="With --rerank: a saved reranker or a video MLLM. Default: the one that fits the model."),
+    str | None, Option(help="With --rerank: a saved reranker or a video MLLM. Default: the one that fits the model.")
 ]
 ScoreMode = Annotated[
-    str | None, typer.Option(help="With --rerank: yes, yes_no or prior_corrected. Default: the reranker's own.")
+    str | None, Option(help="With --rerank: yes, yes_no or prior_corrected. Default: the reranker's own.")
 ]
-Calibration = Annotated[Path | None, typer.Option(help="With --rerank: file that `vidembed calibrate` wrote.")]
+Calibration = Annotated[Path | None, Option(help="With --rerank: file that `vidembed calibrate` wrote.")]
 
 # of what reads captioned videos
-PairVideos = Annotated[
-    Path | None, typer.Option(help="Folder of the videos that --pairs names. Default: the file's own.")
-]
+PairVideos = Annotated[Path | None, Option(help="Folder of the videos that --pairs names. Default: the file's own.")]
 
 # of what evaluates on a benchmark
-Annotations = Annotated[Path | None, typer.Option(help="The published annotation file, or the folder that holds it.")]
-BenchmarkVideos = Annotated[Path | None, typer.Option(help="Folder of the videos.")]
+Annotations = Annotated[Path | None, Option(help="The published annotation file, or the folder that holds it.")]
+BenchmarkVideos = Annotated[Path | None, Option(help="Folder of the videos.")]
 ValidationVideos = Annotated[
-    Path | None, typer.Option(help="Folder of the videos that --validation names. Default: the file's own.")
+    Path | None, Option(help="Folder of the videos that --validation names. Default: the file's own.")
 ]
 AllowMissing = Annotated[
-    bool, typer.Option("--allow-missing", help="Leave out videos without a file, and say so in the result.")
+    bool, Option("--allow-missing", help="Leave out videos without a file, and say so in the result.")
 ]
-CheckCounts = Annotated[
-    bool, typer.Option(help="Stop where the numbers of videos and texts are not the published ones.")
-]
+CheckCounts = Annotated[bool, Option(help="Stop where the numbers of videos and texts are not the published ones.")]
 OnUnreadable = Annotated[
     Literal["raise", "count"],
-    typer.Option(help="At a video that cannot be read: stop, or count it against the model and list it."),
+    Option(help="At a video that cannot be read: stop, or count it against the model and list it."),
 ]
-Seed = Annotated[int, typer.Option(min=0, help="Of the bootstrap, and of drawn videos.")]
+Seed = Annotated[int, Option(min=0, help="Of the bootstrap, and of drawn videos.")]

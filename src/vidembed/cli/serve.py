@@ -6,132 +6,145 @@ from __future__ import annotations
 
 import ipaddress
 import socket
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
+from typer import Option
 
 from vidembed.cli.options import Device, IndexModel, say
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection
 
-    from vidembed.serve import Engine, Limits
+    from vidembed.serve import Engine
 
 KEY_VARIABLE = "VIDEMBED_API_KEY"
 
 
 def command(
     *,
-    folder: Annotated[Path | None, typer.Option("--in", help="Folder of an index to search.")] = None,
+    folder: Annotated[Path | None, Option("--in", help="Folder of an index to search.")] = None,
     model: IndexModel = None,
     alias: Annotated[
-        list[str] | None, typer.Option(help="Another name that requests may give for the model. Can be repeated.")
+        list[str] | None, Option(help="Another name that requests may give for the model. Can be repeated.")
     ] = None,
-    rerank: Annotated[bool, typer.Option("--rerank", help="Load the reranker that fits the model too.")] = False,
-    reranker: Annotated[str | None, typer.Option(help="Load this reranker: a saved one, or a video MLLM.")] = None,
-    calibration: Annotated[
-        Path | None, typer.Option(help="With a reranker: file that `vidembed calibrate` wrote.")
-    ] = None,
+    rerank: Annotated[bool, Option("--rerank", help="Load the reranker that fits the model too.")] = False,
+    reranker: Annotated[str | None, Option(help="Load this reranker: a saved one, or a video MLLM.")] = None,
+    calibration: Annotated[Path | None, Option(help="With a reranker: file that `vidembed calibrate` wrote.")] = None,
     reranker_alias: Annotated[
-        list[str] | None, typer.Option(help="With a reranker: another name for it. Can be repeated.")
+        list[str] | None, Option(help="With a reranker: another name for it. Can be repeated.")
     ] = None,
-    visual_cache: Annotated[Path | None, typer.Option(help="With a reranker: folder to keep visual tokens in.")] = None,
+    visual_cache: Annotated[Path | None, Option(help="With a reranker: folder to keep visual tokens in.")] = None,
     root: Annotated[
-        Path | None, typer.Option(help="Folder whose videos requests may name by URI. Default: none are read.")
+        Path | None, Option(help="Folder whose videos requests may name by URI. Default: none are read.")
     ] = None,
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8000,
+    host: Annotated[str, Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8000,
     allow_host: Annotated[
-        list[str] | None, typer.Option(help="On a loopback address: another name for this server. Can be repeated.")
+        list[str] | None, Option(help="On a loopback address: another name for this server. Can be repeated.")
     ] = None,
     api_key: Annotated[
         str | None,
-        typer.Option(
+        Option(
             envvar=KEY_VARIABLE, show_envvar=True, help="What requests must bear. The variable hides it from others."
         ),
     ] = None,
     cors_origin: Annotated[
         list[str] | None,
-        typer.Option(
+        Option(
             help="Origin of another site whose scripts may use the server, such as https://example.com; * for any. "
             "Can be repeated. Default: none."
         ),
     ] = None,
     device: Device = None,
-    max_items: Annotated[int | None, typer.Option(help="Most inputs of an embeddings request.")] = None,
-    max_videos: Annotated[int | None, typer.Option(help="Most videos among them.")] = None,
-    max_documents: Annotated[int | None, typer.Option(help="Most documents of a rerank request.")] = None,
-    max_upload_mb: Annotated[int | None, typer.Option(min=1, help="Largest upload, MiB.")] = None,
-    max_uploads: Annotated[int | None, typer.Option(help="Most uploads at once.")] = None,
-    max_requests: Annotated[int | None, typer.Option(help="Most requests at once that need the model.")] = None,
-    max_queue: Annotated[int | None, typer.Option(help="Most inputs that wait for the model.")] = None,
-    batch_items: Annotated[int | None, typer.Option(help="Inputs of a full batch.")] = None,
-    batch_wait_ms: Annotated[float | None, typer.Option(help="How long a batch waits for other requests.")] = None,
-    decode_workers: Annotated[int | None, typer.Option(min=1, help="Processes that decode.")] = None,
+    max_items: Annotated[int | None, Option(help="Most inputs of an embeddings request.")] = None,
+    max_videos: Annotated[int | None, Option(help="Most videos among them.")] = None,
+    max_documents: Annotated[int | None, Option(help="Most documents of a rerank request.")] = None,
+    max_upload_mb: Annotated[int | None, Option(min=1, help="Largest upload, MiB.")] = None,
+    max_uploads: Annotated[int | None, Option(help="Most uploads at once.")] = None,
+    max_requests: Annotated[int | None, Option(help="Most requests at once that need the model.")] = None,
+    max_queue: Annotated[int | None, Option(help="Most inputs that wait for the model.")] = None,
+    batch_items: Annotated[int | None, Option(help="Inputs of a full batch.")] = None,
+    batch_wait_ms: Annotated[float | None, Option(help="How long a batch waits for other requests.")] = None,
+    decode_workers: Annotated[int | None, Option(min=1, help="Processes that decode.")] = None,
     decode_timeout: Annotated[
-        float | None, typer.Option(help="Seconds that a decoder may work on one video; then it is killed.")
+        float | None, Option(help="Seconds that a decoder may work on one video; then it is killed.")
     ] = None,
     max_memory: Annotated[
-        float | None, typer.Option(min=0.5, help="GiB of memory that one decoder may take (Linux).")
+        float | None, Option(min=0.5, help="GiB of memory that one decoder may take (Linux).")
     ] = None,
-    timeout: Annotated[float | None, typer.Option(help="Seconds until a request is given up.")] = None,
+    timeout: Annotated[float | None, Option(help="Seconds until a request is given up.")] = None,
 ) -> None:
     """Serve embeddings, reranking and a search page over HTTP."""
-    limits = _limits(
-        max_items=max_items,
-        max_videos=max_videos,
-        max_documents=max_documents,
-        max_upload_bytes=None if max_upload_mb is None else max_upload_mb * 2**20,
-        max_uploads=max_uploads,
-        max_requests=max_requests,
-        max_queue=max_queue,
-        batch_items=batch_items,
-        batch_wait_ms=batch_wait_ms,
-        decode_workers=decode_workers,
-        decode_timeout_s=decode_timeout,
-        decode_memory_bytes=None if max_memory is None else int(max_memory * 2**30),
-        timeout_s=timeout,
-    )
-    from vidembed.serve.security import check_api_key, check_origins
-
-    check_api_key(api_key or None)
-    check_origins(cors_origin or ())
-    if folder is None and model is None:
-        raise ValueError("model: give --model NAME, or an index with --in FOLDER, whose model is taken")
-    if root is not None and not root.is_dir():
-        raise ValueError(f"root: {str(root)!r} is not a folder")
-    if not (rerank or reranker) and (calibration or visual_cache or reranker_alias):
-        raise ValueError(
-            "calibration, visual-cache, reranker-alias: they are for a reranker; give --rerank or --reranker NAME too"
-        )
-    listening = _listen(host, port)  # before the model is loaded, which takes a while
-    with listening:
-        engine = _engine(
-            folder,
-            model,
-            aliases=alias or (),
-            reranker_aliases=reranker_alias or (),
-            with_reranker=rerank or reranker is not None,
-            reranker=reranker,
-            how={"calibration": calibration, "visual_cache": visual_cache},
-            root=root,
-            device=device,
-            limits=limits,
-        )
-        _run(engine, listening, host=host, names=allow_host or (), api_key=api_key, cors_origins=cors_origin or ())
-
-
-def _limits(**changes: Any) -> Limits:
     from vidembed.errors import MissingExtraError
 
     try:
-        from vidembed.serve import Limits
+        from vidembed.serve import Engine, Limits
     except ImportError as error:
         raise MissingExtraError(
             f'serving needs packages of an extra ({error}); install them with: pip install "vidembed[serve]"'
         ) from error
-    return Limits(**{name: value for name, value in changes.items() if value is not None})
+    from vidembed.index import VideoIndex
+    from vidembed.index.meta import ModelOptions, load_reranker
+    from vidembed.serve.security import check_api_key, check_origins
+
+    given: dict[str, Any] = {
+        "max_items": max_items,
+        "max_videos": max_videos,
+        "max_documents": max_documents,
+        "max_upload_bytes": None if max_upload_mb is None else max_upload_mb * 2**20,
+        "max_uploads": max_uploads,
+        "max_requests": max_requests,
+        "max_queue": max_queue,
+        "batch_items": batch_items,
+        "batch_wait_ms": batch_wait_ms,
+        "decode_workers": decode_workers,
+        "decode_timeout_s": decode_timeout,
+        "decode_memory_bytes": None if max_memory is None else int(max_memory * 2**30),
+        "timeout_s": timeout,
+    }
+    limits = replace(Limits(), **{name: value for name, value in given.items() if value is not None})
+    check_api_key(api_key or None)
+    check_origins(cors_origin or ())
+    if root is not None and not root.is_dir():
+        raise ValueError(f"root: {str(root)!r} is not a folder")
+    with_reranker = rerank or reranker is not None
+    if not with_reranker and (calibration or visual_cache or reranker_alias):
+        raise ValueError(
+            "calibration, visual-cache, reranker-alias: they are for a reranker; give --rerank or --reranker NAME too"
+        )
+    if folder is None and model is None:
+        raise ValueError("model: give --model NAME, or an index with --in FOLDER, whose model is taken")
+    with _listen(host, port) as listening:  # before the model is loaded, which takes a while
+        index = None if folder is None else VideoIndex.open(folder)
+        if index is not None:
+            asked = index.meta.model_options(model, device=device)
+        else:
+            asked = ModelOptions(model or "", device=device)
+        encoder = asked.load()
+        head = None
+        if with_reranker:
+            head = load_reranker(
+                reranker,
+                encoder,
+                model=asked.name,
+                device=device,
+                calibration=calibration,
+                visual_cache=visual_cache,
+            )
+        engine = Engine(
+            encoder,
+            model=_public_name(asked.name),
+            aliases=alias or (),
+            reranker=head,
+            reranker_model=None if head is None else _public_name(reranker or f"{asked.name}-rerank"),
+            reranker_aliases=reranker_alias or (),
+            index=index,
+            root=root,
+            limits=limits,
+        )
+        _run(engine, listening, host=host, names=allow_host or (), api_key=api_key, cors_origins=cors_origin or ())
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -147,41 +160,6 @@ def _listen(host: str, port: int) -> socket.socket:
     return listening
 
 
-def _engine(
-    folder: Path | None,
-    model: str | None,
-    *,
-    aliases: Sequence[str],
-    reranker_aliases: Sequence[str],
-    with_reranker: bool,
-    reranker: str | None,
-    how: dict[str, Any],
-    root: Path | None,
-    device: str | None,
-    limits: Limits,
-) -> Engine:
-    from vidembed.index import VideoIndex
-    from vidembed.index.meta import load_model, load_reranker
-    from vidembed.serve import Engine
-
-    index = None if folder is None else VideoIndex.open(folder)
-    name = model or (index.meta.model if index is not None else "")
-    settings: dict[str, Any] = {} if index is None else {"layer": index.meta.layer, "sampling": index.meta.sampling}
-    encoder = load_model(name, device=device, **settings)
-    head = load_reranker(reranker, encoder, model=name, device=device, **how) if with_reranker else None
-    return Engine(
-        encoder,
-        model=_public_name(name),
-        aliases=aliases,
-        reranker=head,
-        reranker_model=None if head is None else _public_name(reranker or f"{name}-rerank"),
-        reranker_aliases=reranker_aliases,
-        index=index,
-        root=root,
-        limits=limits,
-    )
-
-
 def _public_name(name: str) -> str:
     """Return a model's name without the folders of this machine."""
     path = Path(name)
@@ -193,19 +171,26 @@ def _run(
     listening: socket.socket,
     *,
     host: str,
-    names: Sequence[str],
+    names: Collection[str],
     api_key: str | None,
-    cors_origins: Sequence[str],
+    cors_origins: Collection[str],
 ) -> None:
     import uvicorn
 
     from vidembed.serve import create_app
+    from vidembed.serve.security import LOOPBACK
 
-    app = create_app(engine, api_key=api_key or None, hosts=_hosts(host, names), cors_origins=cors_origins)
+    try:
+        is_loopback = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        is_loopback = host == "localhost"
+    # None is any name, on an address that other machines reach
+    hosts = [*LOOPBACK, host, *names] if is_loopback else list(names) or None
+    app = create_app(engine, api_key=api_key or None, hosts=hosts, cors_origins=cors_origins)
     address = listening.getsockname()
     shown = f"[{address[0]}]" if ":" in address[0] else address[0]
     say(f"Serving {engine.model} on http://{shown}:{address[1]}/")
-    if not _is_loopback(host) and not api_key:
+    if not is_loopback and not api_key:
         say(f"Anyone who reaches this address can use it: give --api-key, or set {KEY_VARIABLE}.")
     if "*" in cors_origins and not api_key:
         say(f"Any web page that a user of this machine opens can use it: give --api-key, or set {KEY_VARIABLE}.")
@@ -223,19 +208,3 @@ def _run(
         uvicorn.Server(config).run(sockets=[listening])
     except KeyboardInterrupt:  # uvicorn raises it again when it has ended in order
         say("Stopped.")
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def _hosts(host: str, names: Sequence[str]) -> list[str] | None:
-    """Return the names that a Host header may have; None, any, on an address that other machines reach."""
-    from vidembed.serve.security import LOOPBACK
-
-    if not _is_loopback(host):
-        return list(names) or None
-    return [*LOOPBACK, host, *names]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from vidembed.evaluation.benchmark import Benchmark
+from vidembed.evaluation.benchmark import BENCHMARKS, Benchmark, read_benchmark
 from vidembed.evaluation.metrics import (
     Interval,
     average_precision,
@@ -17,7 +17,6 @@ from vidembed.evaluation.metrics import (
     ranks,
     recall_at,
 )
-from vidembed.evaluation.readers import BENCHMARKS, read_benchmark
 
 if TYPE_CHECKING:
     from vidembed.evaluation.evaluator import VideoTextRetrievalEvaluator
@@ -45,15 +44,15 @@ __all__ = [
 ]
 
 
-_LATE = {  # these bring torch
+_LATE = {  # these bring torch, or take time
     "EvaluationResult": "result",
     "VideoTextRetrievalEvaluator": "evaluator",
-    "draw_world": "world",
+    "draw_world": "shapes",
     "evaluate": "run",
 }
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name in _LATE:
         return getattr(importlib.import_module(f"{__name__}.{_LATE[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

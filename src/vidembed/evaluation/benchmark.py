@@ -1,19 +1,37 @@
-"""What a retrieval benchmark is: videos, texts, and which belong together."""
+"""Retrieval benchmarks: videos, texts and which belong together, read from the annotation files that are published."""
 
 from __future__ import annotations
 
 import os
+import re
+import tomllib
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vidembed.captions import read_captioned_videos
+from vidembed.captions import read_captioned_videos, shortened
 from vidembed.errors import AnnotationError
-from vidembed.video import VIDEO_SUFFIXES
+from vidembed.evaluation.dataset_files import (
+    FileNames,
+    annotation_file,
+    by_stem,
+    caption,
+    captions,
+    entries,
+    items,
+    locate,
+    read_csv,
+    read_ids,
+    read_json,
+    read_lines,
+    some,
+    video_id,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +50,9 @@ class Benchmark:
         owners: For each text the places of the videos it is true of, at least one.
         missing: Ids of videos that were left out with their texts, because there is no file (``allow_missing``).
         notes: What a reader of the result should know about this data, one sentence each.
+
+    Raises:
+        ValueError: The parts do not fit together.
     """
 
     name: str
@@ -44,14 +65,10 @@ class Benchmark:
     texts: tuple[str, ...]
     owners: tuple[tuple[int, ...], ...]
     missing: tuple[str, ...] = ()
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Check that the parts fit.
-
-        Raises:
-            ValueError: They do not.
-        """
+        """Check that the parts fit."""
         if len(self.videos) != len(self.video_ids) or len(set(self.video_ids)) != len(self.video_ids):
             raise ValueError(f"video_ids: {len(self.video_ids)} ids, all different, expected for {len(self.videos)}")
         if len(self.owners) != len(self.texts):
@@ -72,23 +89,318 @@ class Benchmark:
         return mask
 
 
-PROTOCOL = (
-    "Every different text searches once, and every video that it is said of is right; for a video, any of its texts."
-)
+# -- captions as they are published ----------------------------------------------------------------------------------
+
+Captions = Mapping[str, Sequence[str]]
+"""Captions by the id of the video, "" for a blank one."""
 
 
-def read_custom(annotations: Path, videos: Path | None = None) -> Benchmark:
-    """Read a JSONL or CSV file of captioned videos, as `vidembed.captions.read_captioned_videos` describes it.
+def _msrvtt(file: Path) -> Captions:
+    """Read ``MSRVTT_JSFUSION_test.csv``: 1,000 videos (``video7020.mp4``) with one sentence each.
 
-    Equal texts are one, true of all their videos. A video's id is its path below the folder of the videos.
+    Source: https://github.com/ArrowLuo/CLIP4Clip (``msrvtt_data.zip``); the split is JSFusion's, arXiv:1808.02559.
+    """
+    found: dict[str, list[str]] = {}
+    lines: dict[str, str] = {}
+    for where, row in read_csv(file, ("key", "vid_key", "video_id", "sentence")):
+        name = video_id(where, row["video_id"])
+        if name in lines:
+            raise AnnotationError(f"{where}: {name} is already at {lines[name]}; expected one caption a video")
+        found[name], lines[name] = [caption(where, "sentence", row["sentence"])], where.removeprefix(f"{file}, ")
+    return found
+
+
+def _msvd(file: Path) -> Captions:
+    """Read the captions of MSVD (``mv89psg6zh4_33_46.avi``) in one of three forms, by suffix.
+
+    - ``.txt``: ``AllVideoDescriptions.txt``, lines of an id and a caption, ``#`` before comments. Source:
+      https://www.cs.utexas.edu/users/ml/clamp/videoDescription/
+    - ``.csv``: the corpus as Microsoft publishes it, of which the English rows are read; an id is made of VideoID,
+      Start and End. Source: https://www.microsoft.com/en-us/download/details.aspx?id=52422
+    - ``.json``: ``{id: [caption, ...]}``, where a caption may be a list of words: what ``raw-captions.pkl`` holds, from
+      https://github.com/ArrowLuo/CLIP4Clip (``msvd_data.zip``). The pickle itself is refused.
+
+    The list of the 670 test clips is ``misc/datasets/msvd/test_list.txt`` of
+    https://github.com/albanie/collaborative-experts.
+    """
+    readers = {".txt": _msvd_text, ".csv": _msvd_csv, ".json": _msvd_json}
+    if file.suffix.lower() not in readers:
+        raise AnnotationError(f"{file}: expected a file that ends in .txt, .csv or .json, got {file.suffix!r}")
+    found: defaultdict[str, list[str]] = defaultdict(list)
+    for name, text in readers[file.suffix.lower()](file):
+        found[name].append(text)
+    return found
+
+
+def _msvd_text(file: Path) -> Iterator[tuple[str, str]]:
+    name = ""
+    for where, line in read_lines(file):
+        if not line.startswith("#"):
+            name, *text = line.split(maxsplit=1)
+            yield video_id(where, name), caption(where, "caption", " ".join(text))
+    if not name:
+        raise AnnotationError(f"{file}: there are no captions; expected lines of an id and a caption")
+
+
+def _msvd_csv(file: Path) -> Iterator[tuple[str, str]]:
+    name = ""
+    for where, row in read_csv(file, ("VideoID", "Start", "End", "Language", "Description")):
+        if row["Language"].strip() == "English":
+            times = [_whole_seconds(where, column, row[column]) for column in ("Start", "End")]
+            name = video_id(where, "_".join((row["VideoID"].strip(), *times)))
+            yield name, caption(where, "Description", row["Description"])
+    if not name:
+        raise AnnotationError(f"{file}: no row has 'English' as its Language")
+
+
+def _msvd_json(file: Path) -> Iterator[tuple[str, str]]:
+    for where, name, value in items(file, read_json(file), "ids and lists of captions"):
+        if not isinstance(value, list) or not value:
+            raise AnnotationError(f"{where}: {shortened(value)}: expected a list of at least one caption")
+        for place, one in enumerate(value):
+            words = one if isinstance(one, list) else [one]
+            yield name, " ".join(caption(where, f"captions[{place}]", word) for word in words).strip()
+
+
+def _whole_seconds(where: str, column: str, value: str) -> str:
+    if (whole := re.fullmatch(r"([0-9]{1,9})(?:\.0*)?", value.strip())) is None:
+        raise AnnotationError(f"{where}: {column}={shortened(value)}: expected whole seconds")
+    return str(int(whole[1]))
+
+
+def _vatex(file: Path) -> Captions:
+    """Read the English captions of VATEX (``Ptf_2VRj-V0_000122_000132.mp4``), ten a video.
+
+    The file is ``vatex_validation_v1.0.json``, a list of ``{"videoID": ..., "enCap": [...], "chCap": [...]}``, from
+    https://eric-xw.github.io/vatex-website/download.html, or HGR's ``ref_captions.json``, ``{id: [caption, ...]}``.
+    The list of the 1,500 test videos is HGR's ``tst_names.npy`` (https://github.com/cshizhe/hgr_v2t), or text with one
+    a line.
+    """
+    value = read_json(file)
+    if isinstance(value, dict):
+        listed = items(file, value, "ids and lists of captions")
+        return {name: captions(where, "captions", texts) for where, name, texts in listed}
+    found: dict[str, list[str]] = {}
+    first: dict[str, str] = {}
+    for where, entry in entries(file, value, ("videoID", "enCap")):
+        name = video_id(where, entry["videoID"])
+        if name in first:
+            raise AnnotationError(f"{where}: {name} is already at {first[name]}; expected one entry a video")
+        found[name], first[name] = captions(where, "enCap", entry["enCap"]), where.removeprefix(f"{file}, ")
+    return found
+
+
+def _didemo(file: Path) -> Captions:
+    """Read DiDeMo's ``test_data.json``, a list of ``{"video": ..., "description": ...}``.
+
+    Source: https://github.com/LisaAnne/LocalizingMoments, ``data/test_data.json``, which has 4,021 descriptions of
+    1,037 videos. The 1,004 of the papers (1,003 in some) are listed in
+    https://github.com/albanie/collaborative-experts, ``misc/datasets/didemo/test_list.txt``.
+    """
+    found: defaultdict[str, list[str]] = defaultdict(list)
+    for where, entry in entries(file, read_json(file), ("video", "description")):
+        found[video_id(where, entry["video"])].append(caption(where, "description", entry["description"]))
+    return found
+
+
+def _didemo_names(name: str) -> FileNames:
+    """Names of a file whose id holds the suffix as it was uploaded (``....mov``, some only a dot)."""
+    return FileNames(stems=tuple(dict.fromkeys((name, name.rpartition(".")[0] or name))), whole=(name,))
+
+
+def _activitynet(file: Path) -> Captions:
+    """Read ActivityNet Captions' ``val_1.json``, ``{id: {"timestamps": [...], "sentences": [...]}}``.
+
+    Source: https://cs.stanford.edu/people/ranjaykrishna/densevid/ (``captions.zip``).
+    """
+    found: dict[str, list[str]] = {}
+    for where, name, entry in items(file, read_json(file), "ids and objects with 'sentences'"):
+        if not isinstance(entry, dict) or "sentences" not in entry:
+            raise AnnotationError(f"{where}: expected an object with 'sentences', got {shortened(entry)}")
+        found[name] = captions(where, "sentences", entry["sentences"])
+    return found
+
+
+def _activitynet_names(name: str) -> FileNames:
+    """Names with and without the ``v_`` that ids begin with."""
+    return FileNames(tuple(dict.fromkeys((name, name.removeprefix("v_") or name))))
+
+
+@dataclass(frozen=True)
+class _Published:
+    """An entry of ``benchmarks.toml``."""
+
+    title: str
+    split: str
+    protocol: str
+    source: str
+    videos: int
+    texts: int
+    files: list[str]
+    lists: list[str] = field(default_factory=list)
+    list_needed: bool = False
+    paragraph: bool = False
+    hint: str = ""
+
+
+_TABLE = tomllib.loads(Path(__file__).with_name("benchmarks.toml").read_text(encoding="utf-8"))
+_PUBLISHED: Final = {name: _Published(**entry) for name, entry in _TABLE.items()}
+_READERS: Final = {
+    "msrvtt": _msrvtt,
+    "msvd": _msvd,
+    "vatex": _vatex,
+    "didemo": _didemo,
+    "activitynet": _activitynet,
+}
+_FILE_NAMES: Final = {"didemo": _didemo_names, "activitynet": _activitynet_names}
+
+BENCHMARKS: Final = (*_PUBLISHED, "custom")
+"""What `read_benchmark` reads, by name."""
+
+
+# -- reading ---------------------------------------------------------------------------------------------------------
+
+
+def read_benchmark(
+    name: str,
+    *,
+    annotations: str | Path,
+    videos: str | Path | None = None,
+    split: str | Path | None = None,
+    allow_missing: bool = False,
+    check_counts: bool = True,
+) -> Benchmark:
+    """Read a benchmark: its texts, its videos' files, and which belong together. No video is opened.
+
+    The folder of the videos may hold more than the split has, in folders of any depth; a file's name is the id with any
+    suffix of `vidembed.uri.VIDEO_SUFFIXES`, in either case.
 
     Args:
-        annotations: The file.
-        videos: Folder that relative paths are taken from. Default: the folder of the file.
+        name: One of `BENCHMARKS`.
+        annotations: The annotation file, or a folder that holds it under the name that it is published under. For
+            ``msvd``, ``vatex`` and ``didemo`` the folder also holds the list of the split's ids.
+        videos: The folder of the videos. Only ``custom`` does without: its paths are then relative to the annotations.
+        split: A list of ids, one a line (or ``.json``, ``.npy``), or a folder that holds it: only these videos, in this
+            order. Needed for ``msvd`` where `annotations` is a file; not for ``custom``.
+        allow_missing: Leave out videos without a file, with their texts, instead of stopping. They are in
+            `Benchmark.missing`. Not for ``custom``, whose file can be changed. Default: no.
+        check_counts: Stop where the annotations do not have the published number of videos and texts. Otherwise there
+            is a note. Without meaning for ``custom``. Default: yes.
 
     Raises:
-        AnnotationError: As `read_pairs`, or rows have labels.
+        ValueError: The name is none of `BENCHMARKS`, or an argument does not go with it.
+        AnnotationError: A file is missing, is not what is published, or names videos that are not there.
     """
+    if name not in BENCHMARKS:
+        raise ValueError(f"name={name!r}: expected one of {', '.join(BENCHMARKS)}")
+    given = Path(annotations).expanduser()
+    folder = None if videos is None else Path(videos).expanduser()
+    if name == "custom":
+        if split is not None or allow_missing:
+            which = "split" if split is not None else "allow_missing"
+            raise ValueError(f"{which}: not for 'custom'; write the rows that are wanted into the file")
+        return _read_custom(given, folder)
+    if folder is None:
+        raise ValueError(f"videos: needed for {name!r}; give the folder of its videos")
+    published = _PUBLISHED[name]
+    file = annotation_file(given, published.files, f"the captions of {published.title}")
+    texts, blank = _texts_of_split(name, file, given, None if split is None else Path(split).expanduser())
+    notes = [f"Blank captions left out: {blank}."] if blank else []
+    notes += _check_counts(published, file, texts, blank, stop=check_counts)
+    located = locate(folder, list(texts), _FILE_NAMES.get(name, by_stem))
+    missing = tuple(one for one in texts if one not in located)
+    if missing:
+        notes.append(_check_missing(texts, missing, folder, allow=allow_missing))
+    present = [one for one in texts if one in located]
+    owned = [(text, place) for place, one in enumerate(present) for text in texts[one]]
+    of_text: defaultdict[str, set[int]] = defaultdict(set)
+    for text, place in owned:
+        of_text[text].add(place)
+    if shared := sum(len(of_text[text]) > 1 for text, _ in owned):
+        notes.append(
+            f"{shared} of {len(owned)} texts belong to several videos; as published, each is true of its own one only."
+        )
+    return Benchmark(
+        name=name,
+        title=published.title,
+        split=published.split,
+        protocol=published.protocol,
+        source=published.source,
+        video_ids=tuple(present),
+        videos=tuple(located[one] for one in present),
+        texts=tuple(text for text, _ in owned),
+        owners=tuple((place,) for _, place in owned),
+        missing=missing,
+        notes=tuple(notes),
+    )
+
+
+def _texts_of_split(name: str, file: Path, given: Path, split: Path | None) -> tuple[dict[str, list[str]], int]:
+    """The texts of each video of the split, and how many captions were blank."""
+    published = _PUBLISHED[name]
+    what = f"the list of the test ids of {published.title}"
+    if published.list_needed and split is None and not given.is_dir():
+        raise AnnotationError(
+            f"{file}: holds the captions of all clips; give the list of the test ids as split, or a folder that holds "
+            "both as annotations"
+        )
+    found = _READERS[name](file)
+    ids = list(found)
+    if split is not None:
+        ids = read_ids(annotation_file(split, published.lists or ["test_list.txt"], what))
+    elif published.lists and given.is_dir():  # who names one file means that file, whatever lies beside it
+        ids = read_ids(annotation_file(given, published.lists, what))
+    if without := [one for one in ids if one not in found]:
+        raise AnnotationError(
+            f"{file}: no captions for {len(without)} of {len(ids)} videos of the split: {some(without)}"
+        )
+    texts = {one: [text for text in found[one] if text] for one in ids}
+    if bare := [one for one, of_video in texts.items() if not of_video]:
+        raise AnnotationError(f"{file}: only blank captions for {len(bare)} videos: {some(bare)}")
+    blank = sum(len(found[one]) - len(of_video) for one, of_video in texts.items())
+    if published.paragraph:
+        texts = {one: [" ".join(of_video)] for one, of_video in texts.items()}
+    return texts, blank
+
+
+def _check_counts(
+    published: _Published, file: Path, texts: Mapping[str, Sequence[str]], blank: int, *, stop: bool
+) -> list[str]:
+    """Stop, or note, where the numbers of videos and texts are not the published ones."""
+    counts = f"{len(texts)} videos and {sum(map(len, texts.values()))} texts"
+    if counts == f"{published.videos} videos and {published.texts} texts":
+        return []
+    if stop:
+        raise AnnotationError(
+            f"{file}: got {counts}, expected {published.videos} and {published.texts} for {published.title} "
+            f"({published.split})"
+            + (f", after {blank} blank captions were left out" if blank else "")
+            + (f". {published.hint}" if published.hint else ".")
+            + " For a part of the data on purpose, give check_counts=False; the result then says so."
+        )
+    published_counts = f"{published.videos} and {published.texts}"
+    note = f"The annotations have {counts}, where the published split has {published_counts}"
+    return [f"{note}: figures cannot be compared with published ones."]
+
+
+def _check_missing(texts: Mapping[str, Sequence[str]], missing: Sequence[str], folder: Path, *, allow: bool) -> str:
+    """Stop, or return a note, where videos have no file."""
+    found = f"{len(missing)} of {len(texts)} videos have no file in {folder}: {some(missing)}"
+    if len(missing) == len(texts):
+        raise AnnotationError(f"videos: {found}. Files are found by their name, which is the id and a video's suffix.")
+    if not allow:
+        raise AnnotationError(
+            f"videos: {found}. Get them, or give allow_missing=True, which leaves them out with their texts; figures "
+            "cannot be compared with published ones then."
+        )
+    return (
+        f"{len(missing)} of {len(texts)} videos have no file and are left out with their "
+        f"{sum(len(texts[one]) for one in missing)} texts: figures cannot be compared with published ones."
+    )
+
+
+def _read_custom(annotations: Path, videos: Path | None) -> Benchmark:
+    """Read a JSONL or CSV file of captioned videos; a video's id is its path below the folder of the videos."""
     pairs = read_captioned_videos(annotations, videos=videos)
     if any(pair.label is not None for pair in pairs):
         raise AnnotationError(
@@ -97,18 +409,22 @@ def read_custom(annotations: Path, videos: Path | None = None) -> Benchmark:
         )
     base = (annotations.parent if videos is None else videos).expanduser()
     first: dict[Path, Path] = {}  # by which of its spellings a file is known
+    places: dict[Path, int] = {}
+    owners: dict[str, set[int]] = {}
     for pair in pairs:
-        first.setdefault(_same(pair.video), pair.video)
-    places = {video: place for place, video in enumerate(first)}
-    owners: dict[str, dict[int, None]] = {}
-    for pair in pairs:
-        owners.setdefault(pair.text, {})[places[_same(pair.video)]] = None
+        # one spelling of each path; a link keeps its own name, as two names may be two videos with one content
+        path = Path(os.path.realpath(pair.video.parent), pair.video.name)
+        first.setdefault(path, pair.video)
+        owners.setdefault(pair.text, set()).add(places.setdefault(path, len(places)))
     merged = len(pairs) - len(owners)
     return Benchmark(
         name="custom",
         title=annotations.stem,
         split="all rows",
-        protocol=PROTOCOL,
+        protocol=(
+            "Every different text searches once, and every video that it is true of is right; for a video, any of its "
+            "texts."
+        ),
         source=str(annotations),
         video_ids=tuple((v.relative_to(base) if v.is_relative_to(base) else v).as_posix() for v in first.values()),
         videos=tuple(first.values()),
@@ -116,96 +432,3 @@ def read_custom(annotations: Path, videos: Path | None = None) -> Benchmark:
         owners=tuple(tuple(sorted(one)) for one in owners.values()),
         notes=(f"{len(pairs)} rows have {len(owners)} different texts; equal ones are merged.",) if merged else (),
     )
-
-
-def _same(video: Path) -> Path:
-    """The path in one spelling; a link keeps its own name, as two names may be two videos with one content."""
-    return Path(os.path.realpath(video.parent), video.name)
-
-
-MAX_FILES = 2_000_000
-"""Most files looked at in a folder of videos (ours): more is another folder, such as the root of a disk."""
-
-
-@dataclass(frozen=True)
-class FileNames:
-    """How the file of an id may be called.
-
-    Attributes:
-        stems: Names before a video's suffix, such as ``("video7010",)``.
-        whole: Names with their suffix, which go first.
-    """
-
-    stems: tuple[str, ...]
-    whole: tuple[str, ...] = ()
-
-
-def by_stem(name: str) -> FileNames:
-    """Return the names of an id that is published without a suffix."""
-    return FileNames((name,))
-
-
-def locate(folder: Path, ids: Sequence[str], names: Callable[[str], FileNames] = by_stem) -> dict[str, Path]:
-    """Find the video file of each id, anywhere below a folder; links are followed, and other files ignored.
-
-    Args:
-        folder: Where the videos lie.
-        ids: All different.
-        names: How the file of an id may be called.
-
-    Returns:
-        The file of each id that has one.
-
-    Raises:
-        AnnotationError: The folder is none or cannot be read; an id has two files, or two ids have one file.
-    """
-    if not folder.is_dir():
-        raise AnnotationError(f"videos={str(folder)!r}: {'not a folder' if folder.exists() else 'no such folder'}")
-    wanted = {name: names(name) for name in ids}
-    whole_names = {one for form in wanted.values() for one in form.whole}
-    stem_names = {one for form in wanted.values() for one in form.stems}
-    whole: defaultdict[str, list[Path]] = defaultdict(list)
-    stems: defaultdict[str, list[Path]] = defaultdict(list)
-    for path in _walk(folder):
-        if path.name in whole_names and path.is_file():
-            whole[path.name].append(path)
-        if path.stem in stem_names and path.suffix.lower() in VIDEO_SUFFIXES and path.is_file():
-            stems[path.stem].append(path)
-    located: dict[str, Path] = {}
-    owner: dict[Path, str] = {}
-    for name, form in wanted.items():
-        found = [path for one in form.whole for path in whole[one]] or [p for one in form.stems for p in stems[one]]
-        files = {Path(os.path.realpath(path)): path for path in sorted(found, reverse=True)}  # the first name of each
-        if len(files) > 1:
-            first, second = sorted(files.values())[:2]
-            raise AnnotationError(f"videos: {name!r} has two files, {first} and {second}; keep the right one")
-        for path in files.values():
-            if path in owner:
-                raise AnnotationError(
-                    f"videos: {owner[path]!r} and {name!r} are two videos, but both are named by {path}"
-                )
-            located[name], owner[path] = path, name
-    return located
-
-
-def _walk(folder: Path) -> Iterator[Path]:
-    """Yield the files below a folder, each real folder once, so that links that lead back end."""
-
-    def stop(error: OSError) -> None:
-        raise AnnotationError(f"videos: {error.filename} cannot be read: {error.strerror}") from error
-
-    seen: set[str] = set()
-    count = 0
-    for top, folders, files in os.walk(folder, onerror=stop, followlinks=True):
-        real = os.path.realpath(top)
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        folders.sort()
-        count += len(files)
-        if count > MAX_FILES:
-            raise AnnotationError(
-                f"videos={str(folder)!r}: holds more than {MAX_FILES} files; give the videos' own folder"
-            )
-        yield from (Path(top, name) for name in files)

@@ -1,4 +1,4 @@
-"""What models said of videos and texts, kept on disk so that an interrupted run goes on where it was.
+"""Vectors and answers of models, kept on disk so that an interrupted run goes on where it was.
 
 One SQLite file. Every entry is named by the fingerprint of the model and by the state of the file or the words of the
 text, so another model or a changed file finds nothing. A commit is whole or not there, also after a kill.
@@ -14,7 +14,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Final
 
 import numpy as np
@@ -42,12 +41,7 @@ CREATE TABLE IF NOT EXISTS priors (
 
 @dataclass(frozen=True)
 class Answer:
-    """What the head said of one pair, in log-odds of Yes.
-
-    Attributes:
-        yes: Against the rest of the vocabulary.
-        yes_no: Against No.
-    """
+    """The answer of the head about one pair: log-odds of Yes against the rest of the vocabulary, and against No."""
 
     yes: float
     yes_no: float
@@ -105,9 +99,7 @@ class ScoreCache:
         """Return the cache."""
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Close the file."""
         self.close()
 
@@ -115,14 +107,8 @@ class ScoreCache:
         """Close the file; what was put is there already."""
         self._database.close()
 
-    # -- vectors -----------------------------------------------------------------------------------------------------
-
     def vectors(self, model: str, inputs: Sequence[str]) -> dict[str, NDArray[np.float32]]:
-        """The vectors that are there, by input, ``(D,)`` each.
-
-        Raises:
-            ValueError: The file is damaged.
-        """
+        """The vectors that are there, by input, ``(D,)`` each; a ValueError if the file is damaged."""
         found: dict[str, NDArray[np.float32]] = {}
         with self._explained():
             for key, blob in self._select("vectors", "vector", model, inputs):
@@ -136,8 +122,6 @@ class ScoreCache:
         """Keep vectors, ``(D,)`` each, in one commit."""
         rows = [(key, np.ascontiguousarray(vector, dtype="<f4").tobytes()) for key, vector in vectors]
         self._insert("vectors", "model, input, vector", [(model, key, blob) for key, blob in rows], keys=2)
-
-    # -- answers -----------------------------------------------------------------------------------------------------
 
     def answers(self, model: str, video: str, texts: Iterable[str]) -> dict[str, Answer]:
         """The answers about one video that are there, by text."""
@@ -153,10 +137,8 @@ class ScoreCache:
 
     def put_answers(self, model: str, answers: Iterable[tuple[str, str, Answer]]) -> None:
         """Keep answers, each of a video and a text, in one commit."""
-        rows = [(model, video, text, said.yes, said.yes_no) for video, text, said in answers]
+        rows = [(model, video, text, one.yes, one.yes_no) for video, text, one in answers]
         self._insert("answers", "model, video, text, yes, yes_no", rows, keys=3)
-
-    # -- priors ------------------------------------------------------------------------------------------------------
 
     def priors(self, model: str, inputs: Sequence[str]) -> dict[str, float]:
         """The log-odds of Yes of videos without a text, and of texts without a video, that are there."""
@@ -166,8 +148,6 @@ class ScoreCache:
     def put_priors(self, model: str, priors: Iterable[tuple[str, float]]) -> None:
         """Keep priors in one commit."""
         self._insert("priors", "model, input, log_odds", [(model, key, value) for key, value in priors], keys=2)
-
-    # -- rows --------------------------------------------------------------------------------------------------------
 
     def _select(self, table: str, column: str, model: str, inputs: Sequence[str]) -> Iterator[tuple[str, Any]]:
         query = (

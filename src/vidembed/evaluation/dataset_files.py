@@ -1,19 +1,24 @@
-"""Annotation files of benchmarks: found in a folder, bounded, read as JSON, CSV or lines, with errors that say where.
+"""Files of a data set: annotations, bounded and read with errors that say where; and videos, found by their id.
 
-Nothing here runs what it reads: pickles are refused, and ids are names that never become paths.
+Nothing here runs what it reads: pickles are refused, and ids are names that never become paths. What is not as it
+should be raises an `AnnotationError`.
 """
 
 from __future__ import annotations
 
+import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from vidembed.captions import checked_words, csv_rows, numbered_lines, shortened
 from vidembed.errors import AnnotationError
+from vidembed.video import VIDEO_SUFFIXES
 
 MAX_ANNOTATION_BYTES = 64 << 20
 """Largest annotation file read, in bytes (ours). Those of the benchmarks have at most some 10 MB."""
@@ -21,11 +26,12 @@ MAX_ANNOTATION_BYTES = 64 << 20
 MAX_ID_LENGTH = 255
 """Longest id of a video, in characters (ours): file systems allow names of 255 bytes."""
 
-PICKLES = (".pkl", ".pickle", ".p")
+MAX_FILES = 2_000_000
+"""Most files looked at in a folder of videos (ours): more is another folder, such as the root of a disk."""
 
 _SHOWN = 5  # names in an error
 
-CONVERT = """\
+_CONVERT = """\
 import json, pickle
 
 class Plain(pickle.Unpickler):
@@ -34,8 +40,7 @@ class Plain(pickle.Unpickler):
 
 with open("raw-captions.pkl", "rb") as source, open("raw-captions.json", "w", encoding="utf-8") as target:
     json.dump(Plain(source).load(), target)
-"""
-"""A script that turns the pickle of captions into JSON, and stops where the pickle asks for code."""
+"""  # turns the pickle of captions into JSON, and stops where the pickle asks for code
 
 
 def some(names: Sequence[str]) -> str:
@@ -44,12 +49,11 @@ def some(names: Sequence[str]) -> str:
     return ", ".join(shortened(name) for name in names[:_SHOWN]) + more
 
 
-def annotation_file(given: Path, names: Sequence[str], what: str) -> Path:
-    """Return the file that holds `what`: `given` itself, or the one of `names` that lies in the folder `given`.
+# -- annotations -----------------------------------------------------------------------------------------------------
 
-    Raises:
-        AnnotationError: There is none, there are several, it is a pickle, or it is larger than `MAX_ANNOTATION_BYTES`.
-    """
+
+def annotation_file(given: Path, names: Sequence[str], what: str) -> Path:
+    """Return the file that holds `what`: `given` itself, or the one of `names` that lies in the folder `given`."""
     path = given
     if given.is_dir():
         found = [given / name for name in names if (given / name).is_file()]
@@ -64,10 +68,10 @@ def annotation_file(given: Path, names: Sequence[str], what: str) -> Path:
         path = found[0]
     if not path.is_file():
         raise AnnotationError(f"{path}: {'not a file' if path.exists() else 'no such file'}; expected {what}")
-    if path.suffix.lower() in PICKLES:
+    if path.suffix.lower() in (".pkl", ".pickle", ".p"):
         raise AnnotationError(
             f"{path}: is a pickle, and reading a pickle can run any code that is in it; it is not read. This script "
-            f"makes a JSON file of it, and refuses code:\n\n{CONVERT}"
+            f"makes a JSON file of it, and refuses code:\n\n{_CONVERT}"
         )
     size = path.stat().st_size
     if size > MAX_ANNOTATION_BYTES:
@@ -77,29 +81,26 @@ def annotation_file(given: Path, names: Sequence[str], what: str) -> Path:
     return path
 
 
-def read_json(path: Path) -> Any:
-    """Read a JSON file in UTF-8.
-
-    Raises:
-        AnnotationError: It cannot be read, is not UTF-8 or not JSON, or an object in it has a key twice.
-    """
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        whole = dict(pairs)
-        if len(whole) < len(pairs):
-            first: dict[str, int] = {}
-            for place, (key, _) in enumerate(pairs, start=1):
-                if key in first:
-                    raise AnnotationError(f"{path}: {shortened(key)} is there twice, as entry {first[key]} and {place}")
-                first[key] = place
-        return whole
-
+def _content(path: Path) -> bytes:
     try:
-        raw = path.read_bytes()
+        return path.read_bytes()
     except OSError as error:
         raise AnnotationError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+def read_json(path: Path) -> object:
+    """Read a JSON file in UTF-8."""
+
+    def unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+        first: dict[str, int] = {}
+        for place, (key, _) in enumerate(pairs, start=1):
+            if (other := first.setdefault(key, place)) != place:
+                raise AnnotationError(f"{path}: {shortened(key)} is there twice, as entry {other} and {place}")
+        return dict(pairs)
+
+    raw = _content(path)
     try:
-        return json.loads(raw.decode("utf-8-sig"), object_pairs_hook=unique)
+        value: object = json.loads(raw.decode("utf-8-sig"), object_pairs_hook=unique)
     except UnicodeDecodeError as error:
         line = raw[: error.start].count(b"\n") + 1
         raise AnnotationError(f"{path}, line {line}: not UTF-8 ({error.reason}); is this the right file?") from error
@@ -107,52 +108,40 @@ def read_json(path: Path) -> Any:
         raise
     except (ValueError, RecursionError) as error:
         raise AnnotationError(f"{path}: not JSON ({error}); is this the right file?") from error
+    return value
 
 
 def read_csv(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, Mapping[str, str]]]:
-    """Yield each row of a CSV file in UTF-8 and where it is; columns other than `columns` are there too.
-
-    Raises:
-        AnnotationError: It cannot be read, is not UTF-8 or not CSV, lacks a column, or has no rows.
-    """
-    rows = 0
-    try:
-        with path.open("rb") as handle:
-            for line, row in csv_rows(path, handle):
-                rows += 1
-                if lacking := [name for name in columns if name not in row]:
-                    raise AnnotationError(
-                        f"{path}: no column {' and '.join(map(repr, lacking))} in the header; expected "
-                        f"{', '.join(columns)} with commas between them, got {shortened(','.join(row))}"
-                    )
-                yield f"{path}, line {line}", row
-    except OSError as error:
-        raise AnnotationError(f"{path}: cannot be read: {error.strerror or error}") from error
-    if not rows:
+    """Yield where each row of a CSV file in UTF-8 is, and the row; columns other than `columns` are there too."""
+    line = 0
+    for line, row in csv_rows(path, io.BytesIO(_content(path))):
+        if lacking := [name for name in columns if name not in row]:
+            raise AnnotationError(
+                f"{path}: no column {' and '.join(map(repr, lacking))} in the header; expected "
+                f"{', '.join(columns)} with commas between them, got {shortened(','.join(row))}"
+            )
+        yield f"{path}, line {line}", row
+    if not line:
         raise AnnotationError(f"{path}: there are no rows under a header of {', '.join(columns)}")
 
 
 def read_lines(path: Path) -> Iterator[tuple[str, str]]:
-    """Yield each line of a text file in UTF-8, without the white space around it, and where it is; none is blank.
-
-    Raises:
-        AnnotationError: It cannot be read or is not UTF-8, or a line is too long.
-    """
-    try:
-        with path.open("rb") as handle:
-            yield from ((f"{path}, line {n}", line.strip()) for n, line in numbered_lines(path, handle) if line.strip())
-    except OSError as error:
-        raise AnnotationError(f"{path}: cannot be read: {error.strerror or error}") from error
+    """Yield where each line of a text file in UTF-8 is, and the line without white space around it; none is blank."""
+    for number, line in numbered_lines(path, io.BytesIO(_content(path))):
+        if line.strip():
+            yield f"{path}, line {number}", line.strip()
 
 
 def read_ids(path: Path) -> list[str]:
-    """Read a list of video ids: text with one a line, a JSON list (``.json``), or a numpy array of strings (``.npy``).
-
-    Raises:
-        AnnotationError: It is none of these, is empty, or has an id twice or one that cannot be a name.
-    """
+    """Read a list of video ids: text with one a line, a JSON list (``.json``), or numpy's strings (``.npy``)."""
+    listed: Iterable[tuple[str, object]] = read_lines(path)
+    if (suffix := path.suffix.lower()) in (".json", ".npy"):
+        values = _string_array(path) if suffix == ".npy" else read_json(path)
+        if not isinstance(values, list):
+            raise AnnotationError(f"{path}: expected a list of video ids, got {type(values).__name__}")
+        listed = ((f"{path}, entry {place}", value) for place, value in enumerate(values, start=1))
     ids: dict[str, str] = {}
-    for where, value in _id_entries(path):
+    for where, value in listed:
         name = video_id(where, value)
         if name in ids:
             raise AnnotationError(f"{where}: {shortened(name)} is already at {ids[name]}; an id may stand there once")
@@ -162,19 +151,7 @@ def read_ids(path: Path) -> list[str]:
     return list(ids)
 
 
-def _id_entries(path: Path) -> Iterator[tuple[str, Any]]:
-    suffix = path.suffix.lower()
-    if suffix not in (".json", ".npy"):
-        yield from read_lines(path)
-        return
-    values = _strings(path) if suffix == ".npy" else read_json(path)
-    if not isinstance(values, list):
-        raise AnnotationError(f"{path}: expected a list of video ids, got {type(values).__name__}")
-    for place, value in enumerate(values, start=1):
-        yield f"{path}, entry {place}", value
-
-
-def _strings(path: Path) -> list[Any]:
+def _string_array(path: Path) -> list[str]:
     try:
         # mapped, so that a header that claims more than the file holds is an error and not a large allocation
         array = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -186,12 +163,32 @@ def _strings(path: Path) -> list[Any]:
     return [str(value) for value in array.tolist()]
 
 
-def video_id(where: str, value: Any) -> str:
-    """Return an id if it can be the name of a file, without the white space around it.
+def entries(path: Path, value: object, keys: Sequence[str]) -> Iterator[tuple[str, Mapping[str, object]]]:
+    """Yield where each object of a JSON list is, and the object."""
+    wanted = f"expected a list of objects with {' and '.join(map(repr, keys))}"
+    if not isinstance(value, list) or not value:
+        got = "an empty list" if value == [] else type(value).__name__
+        raise AnnotationError(f"{path}: {wanted}, got {got}")
+    for place, entry in enumerate(value, start=1):
+        if not isinstance(entry, dict) or any(key not in entry for key in keys):
+            raise AnnotationError(f"{path}, entry {place}: {wanted}, got {shortened(entry)}")
+        yield f"{path}, entry {place}", entry
 
-    Raises:
-        AnnotationError: It is not a string, is empty or too long, or is a path rather than a name.
-    """
+
+def items(path: Path, value: object, what: str) -> Iterator[tuple[str, str, object]]:
+    """Yield where each entry of a JSON object is, its key as a video's id, and its value."""
+    if not isinstance(value, dict) or not value:
+        got = "an empty one" if value == {} else type(value).__name__
+        raise AnnotationError(f"{path}: expected an object of {what}, got {got}")
+    for place, (key, entry) in enumerate(value.items(), start=1):
+        name = video_id(f"{path}, entry {place}", key)
+        if name != key:
+            raise AnnotationError(f"{path}, entry {place}: video id {shortened(key)} has white space around it")
+        yield f"{path}, {shortened(name)}", name, entry
+
+
+def video_id(where: str, value: object) -> str:
+    """Return an id if it can be the name of a file, without the white space around it."""
     name = checked_words(where, "video id", value)
     if any(mark in name for mark in ("/", "\\", "..")) or name == "." or not name.isprintable():
         raise AnnotationError(
@@ -204,54 +201,86 @@ def video_id(where: str, value: Any) -> str:
     return name
 
 
-def caption(where: str, name: str, value: Any) -> str:
-    """Return a caption without the white space around it; "" if it is blank, which the caller has to deal with.
-
-    Raises:
-        AnnotationError: It is not a string, or not valid Unicode.
-    """
+def caption(where: str, name: str, value: object) -> str:
+    """Return a caption without the white space around it; "" if it is blank, which the caller has to deal with."""
     return "" if isinstance(value, str) and not value.strip() else checked_words(where, name, value)
 
 
-def captions(where: str, name: str, value: Any) -> list[str]:
-    """Return a list of captions, as `caption` returns each.
-
-    Raises:
-        AnnotationError: It is not a list, is empty, or has an entry that is not a string.
-    """
+def captions(where: str, name: str, value: object) -> list[str]:
+    """Return a list of captions, as `caption` returns each."""
     if not isinstance(value, list) or not value:
         raise AnnotationError(f"{where}: {name}={shortened(value)}: expected a list of at least one string")
     return [caption(where, f"{name}[{place}]", one) for place, one in enumerate(value)]
 
 
-def entries(path: Path, value: Any, keys: Sequence[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield the objects of a JSON list and where each is.
+# -- videos ----------------------------------------------------------------------------------------------------------
 
-    Raises:
-        AnnotationError: It is not a list of objects, is empty, or an object lacks one of `keys`.
+
+@dataclass(frozen=True)
+class FileNames:
+    """How the file of an id may be called: names before a video's suffix, and whole names, which go first."""
+
+    stems: tuple[str, ...]
+    whole: tuple[str, ...] = ()
+
+
+def by_stem(name: str) -> FileNames:
+    """Return the names of an id that is published without a suffix."""
+    return FileNames((name,))
+
+
+def locate(folder: Path, ids: Sequence[str], names: Callable[[str], FileNames] = by_stem) -> dict[str, Path]:
+    """Find the video file of each id that has one, anywhere below a folder; links are followed, other files ignored.
+
+    That an id has two files, or two ids have one, is an error.
     """
-    wanted = f"expected a list of objects with {' and '.join(map(repr, keys))}"
-    if not isinstance(value, list) or not value:
-        got = "an empty list" if value == [] else type(value).__name__
-        raise AnnotationError(f"{path}: {wanted}, got {got}")
-    for place, entry in enumerate(value, start=1):
-        if not isinstance(entry, dict) or any(key not in entry for key in keys):
-            raise AnnotationError(f"{path}, entry {place}: {wanted}, got {shortened(entry)}")
-        yield f"{path}, entry {place}", entry
+    if not folder.is_dir():
+        raise AnnotationError(f"videos={str(folder)!r}: {'not a folder' if folder.exists() else 'no such folder'}")
+    wanted = {name: names(name) for name in ids}
+    whole_names = {one for form in wanted.values() for one in form.whole}
+    stem_names = {one for form in wanted.values() for one in form.stems}
+    whole: defaultdict[str, list[Path]] = defaultdict(list)
+    stems: defaultdict[str, list[Path]] = defaultdict(list)
+    for path in _walk(folder):
+        if path.name in whole_names and path.is_file():
+            whole[path.name].append(path)
+        if path.stem in stem_names and path.suffix.lower() in VIDEO_SUFFIXES and path.is_file():
+            stems[path.stem].append(path)
+    located: dict[str, Path] = {}
+    owner: dict[Path, str] = {}
+    for name, form in wanted.items():
+        found = [path for one in form.whole for path in whole[one]] or [p for one in form.stems for p in stems[one]]
+        files = {Path(os.path.realpath(path)): path for path in sorted(found, reverse=True)}  # the first name of each
+        if len(files) > 1:
+            first, second = sorted(files.values())[:2]
+            raise AnnotationError(f"videos: {name!r} has two files, {first} and {second}; keep the right one")
+        for path in files.values():
+            if path in owner:
+                raise AnnotationError(
+                    f"videos: {owner[path]!r} and {name!r} are two videos, but both are named by {path}"
+                )
+            located[name], owner[path] = path, name
+    return located
 
 
-def items(path: Path, value: Any, what: str) -> Iterator[tuple[str, str, Any]]:
-    """Yield where each entry of a JSON object is, its key as a video's id, and its value.
+def _walk(folder: Path) -> Iterator[Path]:
+    """Yield the files below a folder, each real folder once, so that links that lead back end."""
 
-    Raises:
-        AnnotationError: It is not an object, is empty, or a key cannot be a name.
-    """
-    if not isinstance(value, dict) or not value:
-        got = "an empty one" if value == {} else type(value).__name__
-        raise AnnotationError(f"{path}: expected an object of {what}, got {got}")
-    for place, (key, entry) in enumerate(value.items(), start=1):
-        where = f"{path}, entry {place}"
-        name = video_id(where, key)
-        if name != key:
-            raise AnnotationError(f"{where}: video id {shortened(key)} has white space around it")
-        yield f"{path}, {shortened(name)}", name, entry
+    def stop(error: OSError) -> None:
+        raise AnnotationError(f"videos: {error.filename} cannot be read: {error.strerror}") from error
+
+    seen: set[str] = set()
+    count = 0
+    for top, folders, files in os.walk(folder, onerror=stop, followlinks=True):
+        real = os.path.realpath(top)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders.sort()
+        count += len(files)
+        if count > MAX_FILES:
+            raise AnnotationError(
+                f"videos={str(folder)!r}: holds more than {MAX_FILES} files; give the videos' own folder"
+            )
+        yield from (Path(top, name) for name in files)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -20,86 +21,80 @@ from vidembed.evaluation.cache import model_key
 from vidembed.registry import resolve_model
 from vidembed.scoring.checks import FloatArray
 
-_DOCUMENT_PROMPTS: Final = ("document", "passage", "corpus")  # what `SentenceTransformer.encode_document` looks for
-
 Vector = NDArray[np.float32]
 
+_DOCUMENT_PROMPTS: Final = ("document", "passage", "corpus")  # what `SentenceTransformer.encode_document` looks for
 _NOT_A_VIDEOS_FAULT: Final = (MissingExtraError, MemoryError, torch.OutOfMemoryError)
 
 
-class Embedder(Protocol):
+class Embedder(ABC):
     """A model that embeds the videos and texts of a benchmark."""
 
-    @property
-    def fingerprint(self) -> str:
-        """SHA-256 of all that makes the vectors, hex."""
-        ...
+    def __init__(self, model: SentenceTransformer) -> None:
+        self.model = model
 
     @property
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """SHA-256 of all that makes the vectors, hex."""
+
+    @property
+    @abstractmethod
     def key(self) -> str:
         """Names the model in a cache: its fingerprint and the video decoder."""
-        ...
 
     @property
     def device(self) -> str:
         """Torch device."""
-        ...
+        return str(self.model.device)
 
-    def facts(self) -> dict[str, Any]:
-        """What a result tells of the model, JSON-able."""
-        ...
-
+    @abstractmethod
     def videos(self, paths: Sequence[Path], *, batch_size: int) -> Iterator[tuple[int, Vector | Exception]]:
         """Yield the position and the vector ``(D,)`` of each video, or why it has none, in order."""
-        ...
 
     def texts(self, texts: Sequence[str], *, batch_size: int) -> Vector:
         """Vectors of queries ``(T, D)``; errors are raised."""
-        ...
-
-    def similarity(self, texts: FloatArray, videos: FloatArray) -> FloatArray:
-        """Similarities ``(T, V)`` of vectors, as the model has them."""
-        ...
-
-
-class _Embedder:
-    """What both kinds share."""
-
-    def __init__(self, model: Any) -> None:
-        self.model = model
-
-    @property
-    def device(self) -> str:
-        return str(self.model.device)
-
-    def texts(self, texts: Sequence[str], *, batch_size: int) -> Vector:
-        inputs = [{"text": text} for text in texts]
+        inputs: Any = [{"text": text} for text in texts]
         return np.asarray(self.model.encode_query(inputs, batch_size=batch_size, show_progress_bar=False), np.float32)
 
     def similarity(self, texts: FloatArray, videos: FloatArray) -> FloatArray:
+        """Similarities ``(T, V)`` of vectors, as the model has them."""
         return np.asarray(self.model.similarity(texts, videos).cpu(), dtype=np.float64)
 
+    def facts(self) -> dict[str, object]:
+        """What a result shows of the model, JSON-able."""
+        return {
+            "kind": "SentenceTransformer",
+            "layer": None,
+            "prefix": None,
+            "sampling": None,
+            "dtype": str(self.model.dtype).removeprefix("torch."),
+            "similarity": str(self.model.similarity_fn_name),
+            "video_backend": "as the model has it",
+        }
 
-class _EncoderEmbedder(_Embedder):
+
+class _EncoderEmbedder(Embedder):
     """A `VideoEncoder`."""
+
+    model: VideoEncoder
 
     @property
     def fingerprint(self) -> str:
-        return str(self.model.fingerprint)
+        return self.model.fingerprint
 
     @property
     def key(self) -> str:
         return model_key(self.fingerprint, str(self.model.video_backend))
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> dict[str, object]:
         config = self.model.checkpoint_config
         return {
+            **super().facts(),
             "kind": "VideoEncoder",
             "layer": self.model.layer,
             "prefix": config.prefix if config else None,
             "sampling": self.model.sampling.as_dict(),
-            "dtype": str(self.model.dtype).removeprefix("torch."),
-            "similarity": str(self.model.similarity_fn_name),
             "video_backend": self.model.video_backend,
         }
 
@@ -111,22 +106,23 @@ class _EncoderEmbedder(_Embedder):
             batch_size=batch_size,
             on_error="skip",
             show_progress_bar=False,
-            prompt=prompts.get(name) or None,
+            prompt=(prompts.get(name) if name else None) or None,
         )
         try:
             for item in stream:
-                yield item.index, item.embedding if item.error is None else item.error
+                yield item.index, item.error or np.asarray(item.embedding, dtype=np.float32)
         finally:
-            stream.close()  # its threads end with it
+            if isinstance(stream, Generator):
+                stream.close()  # its threads end with it
 
 
-class _PlainEmbedder(_Embedder):
-    """Any other SentenceTransformer that takes video."""
+class _PlainEmbedder(Embedder):
+    """Another SentenceTransformer that takes video."""
 
     @property
     def fingerprint(self) -> str:
         model = self.model
-        parts: list[dict[str, Any]] = [
+        parts: list[dict[str, object]] = [
             {"class": type(part).__name__, "config": getattr(part, "get_config_dict", dict)()}
             for part in model.children()
         ]
@@ -145,48 +141,30 @@ class _PlainEmbedder(_Embedder):
     def key(self) -> str:
         return model_key(self.fingerprint, "sentence-transformers")
 
-    def facts(self) -> dict[str, Any]:
-        return {
-            "kind": "SentenceTransformer",
-            "layer": None,
-            "prefix": None,
-            "sampling": None,
-            "dtype": str(self.model.dtype).removeprefix("torch."),
-            "similarity": str(self.model.similarity_fn_name),
-            "video_backend": "as the model has it",
-        }
-
     def videos(self, paths: Sequence[Path], *, batch_size: int) -> Iterator[tuple[int, Vector | Exception]]:
         for start in range(0, len(paths), batch_size):
             chunk = paths[start : start + batch_size]
-            try:
-                vectors: Sequence[Vector | Exception] = list(self._encoded(chunk))
-            except _NOT_A_VIDEOS_FAULT:
-                raise
-            except Exception:  # noqa: BLE001 - any decoder's; whose fault it is, is found out one by one
-                vectors = [self._alone(path) for path in chunk]
+            vectors: list[Vector | Exception] = self._encoded(chunk)
+            if len(chunk) > 1 and isinstance(vectors[0], Exception):  # whose fault it is, is found out one by one
+                vectors = [self._encoded([path])[0] for path in chunk]
             for at, vector in enumerate(vectors, start=start):
                 broken = not isinstance(vector, Exception) and not np.isfinite(vector).all()
                 yield at, ValueError("the model gave a vector that is not finite") if broken else vector
 
-    def _encoded(self, paths: Sequence[Path]) -> Vector:
-        inputs = [{"video": str(path)} for path in paths]
+    def _encoded(self, paths: Sequence[Path]) -> list[Vector | Exception]:
+        """The vectors of some videos, or for each of them why there are none."""
+        inputs: Any = [{"video": str(path)} for path in paths]
         try:
             vectors = self.model.encode_document(inputs, batch_size=len(paths), show_progress_bar=False)
         except ImportError as error:
             raise MissingExtraError(
                 f"model: it reads videos by sentence-transformers itself, which says: {error}"
             ) from error
-        return np.asarray(vectors, dtype=np.float32)
-
-    def _alone(self, path: Path) -> Vector | Exception:
-        try:
-            vector: Vector = self._encoded([path])[0]
         except _NOT_A_VIDEOS_FAULT:
             raise
-        except Exception as error:  # noqa: BLE001 - handed on as this video's
-            return error
-        return vector
+        except Exception as error:  # noqa: BLE001 - any decoder's; handed on as these videos'
+            return [error] * len(paths)
+        return list(np.asarray(vectors, dtype=np.float32))
 
 
 def embedder_of(model: Any) -> Embedder:
@@ -251,13 +229,14 @@ def load_encoder(model: ModelName, *, device: str | None = None, dtype: str | No
     """
     check_device(device)
     check_dtype(dtype)
+    kwargs = None if dtype is None else {"dtype": dtype}
     try:
-        return VideoEncoder(model.name, layer=model.layer, device=device, **_kwargs(dtype))
+        return VideoEncoder(model.name, layer=model.layer, device=device, model_kwargs=kwargs)
     except OSError as error:  # what transformers raises for a model that it cannot find
         raise ValueError(f"model: {model.name!r} cannot be loaded: {error}") from error
 
 
-def load_any(model: ModelName, *, device: str | None = None, dtype: str | None = None) -> Any:
+def load_any(model: ModelName, *, device: str | None = None, dtype: str | None = None) -> SentenceTransformer:
     """Load a `VideoEncoder` where the model can be one, else a SentenceTransformer that takes video.
 
     Raises:
@@ -268,15 +247,12 @@ def load_any(model: ModelName, *, device: str | None = None, dtype: str | None =
     except (BackboneError, AttributeError, TypeError) as error:  # of an architecture that vidembed does not know
         if model.layer is not None or isinstance(error, LayerError):
             raise
+        kwargs = None if dtype is None else {"dtype": dtype}
         try:
-            plain = SentenceTransformer(resolve_model(model.name), device=device, **_kwargs(dtype))
+            plain = SentenceTransformer(resolve_model(model.name), device=device, model_kwargs=kwargs)
             embedder_of(plain)
         except OSError as other:
             raise ValueError(f"model: {model.name!r} cannot be loaded: {other}") from error
         except ValueError as other:
             raise ValueError(f"model: {model.name!r}: {other}") from error
         return plain
-
-
-def _kwargs(dtype: str | None) -> dict[str, Any]:
-    return {} if dtype is None else {"model_kwargs": {"dtype": dtype}}

@@ -6,9 +6,8 @@ import csv
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,14 +16,14 @@ from sentence_transformers.base.evaluation import BaseEvaluator
 
 from vidembed.evaluation.benchmark import Benchmark
 from vidembed.evaluation.metrics import mean_rank, median_rank, ranks, recall_at
-from vidembed.scoring import dual_softmax, fit_temperature
-from vidembed.scoring.checks import FloatArray, number
+from vidembed.evaluation.result import CUTS
+from vidembed.scoring import dual_softmax
 from vidembed.video import item_name
 
-logger = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from sentence_transformers.base.model import BaseModel
 
-CUTS: Final = (1, 5, 10)
-"""Default ranks of the recalls: those that papers on video retrieval report (VidVec, tables 1 to 3)."""
+logger = logging.getLogger(__name__)
 
 
 class VideoTextRetrievalEvaluator(BaseEvaluator):
@@ -64,7 +63,7 @@ class VideoTextRetrievalEvaluator(BaseEvaluator):
 
     def __init__(
         self,
-        videos: Sequence[Any] | Benchmark,
+        videos: Sequence[object] | Benchmark,
         captions: Sequence[str] | Sequence[Sequence[str]] | None = None,
         *,
         ks: Sequence[int] = CUTS,
@@ -79,14 +78,16 @@ class VideoTextRetrievalEvaluator(BaseEvaluator):
         if isinstance(videos, Benchmark):
             if captions is not None:
                 raise ValueError("captions: a Benchmark has its own; leave captions out, or give a list of videos")
-            self.videos: list[Any] = list(videos.videos)
+            self.videos: list[object] = list(videos.videos)
             self.texts = list(videos.texts)
             self._positives = videos.positives  # (T, V)
         else:
             if captions is None:
                 raise ValueError("captions: missing; give one caption a video, or one list of captions a video")
             self.videos, self.texts, self._positives = _labelled(videos, captions)
-        self.ks = _cuts(ks)
+        self.ks = tuple(sorted(set(ks)))
+        if not self.ks or not all(isinstance(k, int) and not isinstance(k, bool) and k >= 1 for k in self.ks):
+            raise ValueError(f"ks={ks!r}: expected whole numbers of at least 1, such as (1, 5, 10)")
         if temperature is not None:
             dual_softmax([[0.0]], temperature=temperature)  # refuses what it cannot use, now and not after the work
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
@@ -106,15 +107,9 @@ class VideoTextRetrievalEvaluator(BaseEvaluator):
         self.csv_headers = ["epoch", "steps", *self._metrics]
 
     def __call__(
-        self, model: Any, output_path: str | None = None, epoch: float = -1, steps: int = -1
+        self, model: BaseModel, output_path: str | None = None, epoch: float = -1, steps: int = -1
     ) -> dict[str, float]:
-        """Embed everything and measure.
-
-        Args:
-            model: A `VideoEncoder`, or a SentenceTransformer that takes video.
-            output_path: Folder of the CSV file, made where missing.
-            epoch: For the CSV file; -1 is outside of training.
-            steps: For the CSV file; -1 is the end of an epoch.
+        """Embed everything, measure, and append a row to the CSV file in `output_path`, which is made where missing.
 
         Returns:
             ``{metric: value}``, such as ``"t2v_R@1"``, with ``name`` in front.
@@ -124,7 +119,13 @@ class VideoTextRetrievalEvaluator(BaseEvaluator):
                 columns.
             VideoError: A video could not be decoded.
         """
-        _check_takes_video(model)
+        modalities = getattr(model, "modalities", ())
+        if not isinstance(model, SentenceTransformer) or "video" not in modalities:
+            takes = f"takes {', '.join(map(str, modalities))}" if modalities else "has no modalities"
+            raise ValueError(
+                f"model: this {type(model).__name__} {takes}; expected a VideoEncoder, or a SentenceTransformer whose "
+                "modalities include video"
+            )
         file = Path(output_path, self.csv_file) if output_path is not None and self.write_csv else None
         if file is not None:
             self._check_csv(file)
@@ -132,28 +133,34 @@ class VideoTextRetrievalEvaluator(BaseEvaluator):
         logger.info("Video-text retrieval on %s%s:", self.name or f"{len(self.videos)} videos", when)
         measured = self.measure(self.similarity(model))
         if file is not None:
-            self._append_csv(file, [epoch, steps, *measured.values()])
+            file.parent.mkdir(parents=True, exist_ok=True)
+            rows: list[list[str] | list[float]] = [] if file.exists() else [self.csv_headers]
+            rows.append([epoch, steps, *measured.values()])
+            with file.open("a", encoding="utf-8", newline="") as lines:
+                csv.writer(lines, lineterminator="\n").writerows(rows)
         for metric, value in measured.items():
             logger.info("%s: %.2f", metric, value)
         metrics: dict[str, float] = self.prefix_name_to_metrics(measured, self.name)
         self.store_metrics_in_model_card_data(model, metrics, epoch, steps)  # type: ignore[arg-type] # trainers pass parts of epochs
         return metrics
 
-    def similarity(self, model: Any) -> NDArray[np.float64]:
+    def similarity(self, model: SentenceTransformer) -> NDArray[np.float64]:
         """Similarities of all captions and videos ``(T, V)``.
 
         Raises:
             ValueError: The model gives a vector that is not finite.
             VideoError: A video could not be decoded.
         """
-        how = {
+        how: dict[str, Any] = {
             "batch_size": self.batch_size,
             "truncate_dim": self.truncate_dim,
             "show_progress_bar": self.show_progress_bar,
             "convert_to_tensor": True,
         }
-        queries = model.encode_query([{"text": text} for text in self.texts], **how)  # (T, D)
-        documents = model.encode_document([_as_video(video, model) for video in self.videos], **how)  # (V, D)
+        texts: list[Any] = [{"text": text} for text in self.texts]
+        videos: list[Any] = [_as_video(video, model) for video in self.videos]
+        queries = model.encode_query(texts, **how)  # (T, D)
+        documents = model.encode_document(videos, **how)  # (V, D)
         for argument, vectors in (("captions", queries), ("videos", documents)):
             finite = vectors.isfinite().all(dim=1)  # (T,) or (V,)
             if not bool(finite.all()):
@@ -167,12 +174,12 @@ class VideoTextRetrievalEvaluator(BaseEvaluator):
         Raises:
             ValueError: ``scores`` is not a finite matrix of that shape.
         """
-        ways = {"t2v": (scores, self._positives), "v2t": (scores.T, self._positives.T)}
-        found = {way: ranks(values, positives) for way, (values, positives) in ways.items()}
+        found = {"t2v": ranks(scores, self._positives), "v2t": ranks(scores.T, self._positives.T)}
         if self.temperature is not None:
+            t2v, v2t = (dual_softmax(values, temperature=self.temperature) for values in (scores, scores.T))
             found |= {
-                f"{way}_dual_softmax": ranks(dual_softmax(values, temperature=self.temperature), positives)
-                for way, (values, positives) in ways.items()
+                "t2v_dual_softmax": ranks(t2v, self._positives),
+                "v2t_dual_softmax": ranks(v2t, self._positives.T),
             }
         measured: dict[str, float] = {}
         for way, places in found.items():
@@ -181,12 +188,9 @@ class VideoTextRetrievalEvaluator(BaseEvaluator):
         return measured
 
     def get_config_dict(self) -> dict[str, Any]:
-        """What the model card tells of the evaluation beyond its figures."""
-        return {
-            key: value
-            for key, value in (("truncate_dim", self.truncate_dim), ("temperature", self.temperature))
-            if value is not None
-        }
+        """What the model card shows of the evaluation beyond its figures."""
+        settings = {"truncate_dim": self.truncate_dim, "temperature": self.temperature}
+        return {key: value for key, value in settings.items() if value is not None}
 
     def _check_csv(self, file: Path) -> None:
         if not file.exists():
@@ -199,17 +203,10 @@ class VideoTextRetrievalEvaluator(BaseEvaluator):
                 f"{', '.join(self.csv_headers)}. Give another folder or name, or remove the file."
             )
 
-    def _append_csv(self, file: Path, row: list[float]) -> None:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        is_new = not file.exists()
-        with file.open("a", encoding="utf-8", newline="") as lines:
-            writer = csv.writer(lines, lineterminator="\n")
-            writer.writerows([self.csv_headers, row] if is_new else [row])
-
 
 def _labelled(
-    videos: Sequence[Any], captions: Sequence[str] | Sequence[Sequence[str]]
-) -> tuple[list[Any], list[str], NDArray[np.bool_]]:
+    videos: Sequence[object], captions: Sequence[str] | Sequence[Sequence[str]]
+) -> tuple[list[object], list[str], NDArray[np.bool_]]:
     """Videos, texts, and which text is right for which video ``(T, V)``."""
     if isinstance(videos, (str, bytes, os.PathLike, Mapping)):
         raise TypeError(f"videos: got one {type(videos).__name__}; expected a list of videos")
@@ -238,7 +235,7 @@ def _labelled(
     return items, texts, positives
 
 
-def _check_distinct(videos: Sequence[Any]) -> None:
+def _check_distinct(videos: Sequence[object]) -> None:
     first: dict[str, int] = {}
     for place, video in enumerate(videos):
         if isinstance(video, (str, os.PathLike)) and (other := first.setdefault(os.fspath(video), place)) != place:
@@ -247,118 +244,10 @@ def _check_distinct(videos: Sequence[Any]) -> None:
             )
 
 
-def _cuts(ks: Sequence[int]) -> tuple[int, ...]:
-    cuts = tuple(sorted(set(ks)))
-    if not cuts or not all(isinstance(k, int) and not isinstance(k, bool) and k >= 1 for k in cuts):
-        raise ValueError(f"ks={ks!r}: expected whole numbers of at least 1, such as (1, 5, 10)")
-    return cuts
-
-
-def _check_takes_video(model: Any) -> None:
-    modalities = getattr(model, "modalities", ())
-    if not isinstance(model, SentenceTransformer) or "video" not in modalities:
-        takes = f"takes {', '.join(map(str, modalities))}" if modalities else "has no modalities"
-        raise ValueError(
-            f"model: this {type(model).__name__} {takes}; expected a VideoEncoder, or a SentenceTransformer whose "
-            "modalities include video"
-        )
-
-
-def _as_video(video: Any, model: Any) -> Any:
-    """Say that an input is a video, whatever its name looks like."""
+def _as_video(video: object, model: SentenceTransformer) -> object:
+    """Name the input a video, whatever it looks like."""
     if isinstance(video, Mapping) and "video" in video:
         return video
     if isinstance(video, os.PathLike) and type(model) is SentenceTransformer:
         video = os.fspath(video)  # which takes no Path
     return {"video": video}
-
-
-DEFAULT_TEMPERATURE: Final = 0.01
-"""Of cosines where none is given or fitted: 1 / 100, the bound of CLIP's learned scale (arXiv 2103.00020, 2.5)."""
-
-DEFAULT_SECOND_TEMPERATURE: Final = 1.0
-"""Of the head's log-odds where none is given or fitted: their exponentials are the odds themselves (ours)."""
-
-Origin = Literal["given", "fitted", "default, not fitted"]
-
-
-@dataclass(frozen=True)
-class Temperature:
-    """A temperature, and where it came from.
-
-    Attributes:
-        value: In the unit of the scores.
-        origin: "given", "fitted" on the validation set, or "default, not fitted".
-        queries: Validation queries that it was fitted on.
-        recall_before: R@1 of those queries without dual-softmax, in percent.
-        recall_after: The same with it.
-    """
-
-    value: float
-    origin: Origin
-    queries: int | None = None
-    recall_before: float | None = None
-    recall_after: float | None = None
-
-
-@dataclass(frozen=True)
-class GivenTemperatures:
-    """Temperatures of the user's; None for those to be fitted, or else the default.
-
-    Args:
-        t2v: First stage, texts rank videos.
-        v2t: First stage, videos rank texts.
-        second_t2v: Second stage, texts rank videos.
-        second_v2t: Second stage, videos rank texts.
-
-    Raises:
-        ValueError: One is not a finite number above 0.
-    """
-
-    t2v: float | None = None
-    v2t: float | None = None
-    second_t2v: float | None = None
-    second_v2t: float | None = None
-
-    def __post_init__(self) -> None:
-        """Check the fields."""
-        for name in ("t2v", "v2t", "second_t2v", "second_v2t"):
-            if (value := getattr(self, name)) is not None:
-                number(f"temperature {name}", value, above_zero=True)
-
-    def first(self, direction: str) -> float | None:
-        """That of the first stage."""
-        return self.t2v if direction == "t2v" else self.v2t
-
-    def second(self, direction: str) -> float | None:
-        """That of the second stage."""
-        return self.second_t2v if direction == "t2v" else self.second_v2t
-
-
-def choose(
-    given: float | None, default: float, known: tuple[FloatArray, NDArray[np.bool_]] | None, *, what: str
-) -> Temperature:
-    """Take the given temperature, else fit one on the validation set, else take the default.
-
-    Args:
-        given: The user's.
-        default: Where there is neither.
-        known: ``(Q, N)`` scores and positives of the validation set, queries as rows.
-        what: Named in an error.
-
-    Raises:
-        ValueError: The validation set is too small, or all its scores are equal.
-    """
-    if given is not None:
-        return Temperature(given, "given")
-    if known is None:
-        return Temperature(default, "default, not fitted")
-    try:
-        fitted = fit_temperature(*known)
-    except ValueError as error:
-        raise ValueError(
-            f"validation: no temperature of {what} can be fitted on it ({error}). Give a larger one, or the temperature"
-        ) from error
-    return Temperature(
-        fitted.temperature, "fitted", fitted.queries, 100 * fitted.recall_before, 100 * fitted.recall_after
-    )

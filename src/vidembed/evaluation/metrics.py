@@ -43,31 +43,19 @@ def ranks(scores: ArrayLike, positives: ArrayLike) -> NDArray[np.int64]:
 def recall_at(ranks: ArrayLike, k: int) -> float:
     """Share of the queries whose best right answer is among the first ``k``, from 0 to 1.
 
-    Args:
-        ranks: ``(Q,)`` of `ranks`.
-        k: At least 1.
-
     Raises:
-        ValueError: ``ranks`` are not ranks, or ``k`` is not a whole number of at least 1.
+        ValueError: ``ranks`` are not the ``(Q,)`` of `ranks`, or ``k`` is not a whole number of at least 1.
     """
     return float((_checked_ranks(ranks) <= _whole("k", k)).mean())
 
 
 def median_rank(ranks: ArrayLike) -> float:
-    """Median of the ranks; of an even number of queries the mean of the middle two.
-
-    Raises:
-        ValueError: ``ranks`` are not ranks.
-    """
+    """Median of the ranks ``(Q,)``; of an even number of queries the mean of the middle two. Errors as `recall_at`."""
     return float(np.median(_checked_ranks(ranks)))
 
 
 def mean_rank(ranks: ArrayLike) -> float:
-    """Mean of the ranks.
-
-    Raises:
-        ValueError: ``ranks`` are not ranks.
-    """
+    """Mean of the ranks ``(Q,)``; errors as `recall_at`."""
     return float(_checked_ranks(ranks).mean())
 
 
@@ -79,15 +67,12 @@ def ndcg_at(scores: ArrayLike, positives: ArrayLike, k: int = 10) -> FloatArray:
     2002, with the discount of Burges et al., 2005.
 
     Args:
-        scores: ``(Q, N)``, rows rank columns, greater is better.
+        scores: As for `ranks`.
         positives: As for `ranks`.
         k: How many places count, at least 1. More than N is N. Default 10.
 
     Returns:
-        ``(Q,)`` float64, one a query; the figure that is reported is its mean.
-
-    Raises:
-        ValueError: As `ranks`, or ``k`` is not a whole number of at least 1.
+        ``(Q,)`` float64; the figure that is reported is its mean. Errors are those of `ranks` and `recall_at`.
     """
     right = _right_in_order(scores, positives)  # (Q, N)
     depth = min(_whole("k", k), right.shape[1])
@@ -100,17 +85,8 @@ def average_precision(scores: ArrayLike, positives: ArrayLike) -> FloatArray:
     """Average precision of each query, above 0 and at most 1; its mean over queries is mAP. Ties count against it.
 
     The mean, over all right columns, of the share of right ones among the columns up to that one. With one right column
-    it is the reciprocal of the rank. As in `ranks`, wrong columns stand before right ones of the same score.
-
-    Args:
-        scores: ``(Q, N)``, rows rank columns, greater is better.
-        positives: As for `ranks`.
-
-    Returns:
-        ``(Q,)`` float64, one a query.
-
-    Raises:
-        ValueError: As `ranks`.
+    it is the reciprocal of the rank. As in `ranks`, wrong columns stand before right ones of the same score. Arguments
+    and errors are those of `ranks`; returned are ``(Q,)`` float64.
     """
     right = _right_in_order(scores, positives)  # (Q, N)
     precision = right.cumsum(axis=1) / np.arange(1, right.shape[1] + 1)  # (Q, N)
@@ -165,7 +141,9 @@ def bootstrap_interval(
         ValueError: An argument is of another shape or kind, or out of range.
     """
     x = _values("values", values)
-    seed, resamples, level = _whole("seed", seed, least=0), _whole("resamples", resamples), _level(level)
+    seed, resamples, level = _whole("seed", seed, least=0), _whole("resamples", resamples), number("level", level)
+    if not 0 < level < 1:
+        raise ValueError(f"level={level!r}: expected a share between 0 and 1, such as 0.95")
     sums, counts = x, np.ones(x.size, dtype=np.float64)  # (G,) each
     if groups is not None:
         names = as_array("groups", groups)
@@ -197,14 +175,14 @@ def paired_bootstrap(
 
     Args:
         a: ``(Q,)``, one value a query.
-        b: ``(Q,)``, of the same queries in the same order.
-        seed: As `bootstrap_interval`.
-        resamples: As `bootstrap_interval`.
-        level: As `bootstrap_interval`.
-        groups: As `bootstrap_interval`.
+        b: ``(Q,)``, of the same queries in the same order; the other arguments and the errors as `bootstrap_interval`.
+        seed: Of the resampling.
+        resamples: How often queries are drawn.
+        level: Coverage.
+        groups: ``(Q,)``, which queries belong together.
 
     Raises:
-        ValueError: The two differ in length, or an argument is of another shape or kind, or out of range.
+        ValueError: The two differ in length.
     """
     first = _values("a", a)
     second = _values("b", b)
@@ -232,10 +210,3 @@ def _whole(name: str, value: int, *, least: int = 1) -> int:
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)) or value < least:
         raise ValueError(f"{name}={value!r}: expected a whole number of at least {least}")
     return int(value)
-
-
-def _level(value: float) -> float:
-    level = number("level", value, above_zero=True)
-    if level >= 1:
-        raise ValueError(f"level={value!r}: expected a share between 0 and 1, such as 0.95")
-    return level

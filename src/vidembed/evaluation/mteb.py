@@ -1,4 +1,4 @@
-"""Seats a checkpoint at MTEB: its metadata, mteb's wrappers around it, and runs of mteb's tasks.
+"""A checkpoint at MTEB: its metadata, mteb's wrappers around it, and runs of mteb's tasks (extra ``mteb``).
 
 mteb hands a model the frames that it sampled, without their times. `VideoFileEncoder` reads the videos of a task itself
 instead, as everywhere in vidembed, so that a task measures the vectors that a search has.
@@ -16,8 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
+from vidembed.errors import MissingExtraError, TaskDataError
+
+try:
+    import mteb
+except ModuleNotFoundError as error:
+    raise MissingExtraError(f'{error.name} is not installed; pip install "vidembed[mteb]"') from error
+
 import datasets  # type: ignore[import-untyped]
-import mteb
 import numpy as np
 import torch
 from mteb.abstasks import AbsTask
@@ -26,19 +32,17 @@ from mteb.models.abs_encoder import get_prompt_name
 from mteb.models.sentence_transformer_wrapper import SentenceTransformerEncoderWrapper
 from mteb.results import TaskResult
 from mteb.types import PromptType
+from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from vidembed.encoder import VideoEncoder
-from vidembed.errors import MissingExtraError, TaskDataError
 from vidembed.registry import NAMESPACE, resolve_model
 from vidembed.video import VideoError, VideoFrames
 
 if TYPE_CHECKING:
     from mteb.abstasks.task_metadata import TaskMetadata
+    from mteb.types import BatchedInput
     from torch.utils.data import DataLoader
-
-__all__ = ["TaskDataError", "TaskRun", "VideoFileEncoder", "load_encoder", "model_meta", "run_tasks"]
-
 
 logger = logging.getLogger(__name__)
 
@@ -54,27 +58,21 @@ _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 class VideoFileEncoder(SentenceTransformerEncoderWrapper):
     """mteb's wrapper of SentenceTransformers, but the encoder reads the videos of a task from their files.
 
-    Frames are those of ``encoder.sampling``, and the model is told their times, so the vectors are those of
+    Frames are those of ``encoder.sampling``, and the model gets their times, so the vectors are those of
     ``encoder.encode_document(files)``. torchcodec, by which mteb decodes, is not used. Texts are taken for text
     whatever they look like.
-
-    Args:
-        encoder: The model.
     """
-
-    def __init__(self, encoder: VideoEncoder) -> None:
-        super().__init__(encoder)
 
     def encode(
         self,
-        inputs: DataLoader[Any],
+        inputs: DataLoader[BatchedInput],
         *,
         task_metadata: TaskMetadata,
         hf_split: str,
         hf_subset: str,
         prompt_type: PromptType | None = None,
         **kwargs: Any,
-    ) -> Any:
+    ) -> NDArray[np.float32]:
         """Embed the rows of a task, ``(N, D)``; called by mteb.
 
         Raises:
@@ -82,7 +80,9 @@ class VideoFileEncoder(SentenceTransformerEncoderWrapper):
             VideoError: A video could not be decoded; the message names the row's id.
         """
         del hf_split, hf_subset
-        rows = _undecoded(inputs.dataset)
+        rows: Any = inputs.dataset
+        if isinstance(rows.features.get("video"), datasets.Video):
+            rows = rows.cast_column("video", datasets.Video(decode=False))
         size = kwargs.setdefault("batch_size", 32)
         bar = kwargs.pop("show_progress_bar", True)
         encode = self.model.encode
@@ -106,14 +106,14 @@ class VideoFileEncoder(SentenceTransformerEncoderWrapper):
 class _SampledFramesEncoder(VideoEncoder):
     """Takes bare frames, as mteb's own wrapper passes them, for frames at the rate of the grid.
 
-    mteb keeps neither their times nor their rate. It was asked for the rate of the grid, and where a video is long
+    mteb keeps neither their times nor their rate. It samples at the rate of the grid, and where a video is long
     enough, and not too long, that is close to what it took.
     """
 
     def encode(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         return super().encode([self._timed(item) for item in inputs], *args, **kwargs)
 
-    def _timed(self, item: Any) -> Any:
+    def _timed(self, item: object) -> object:
         if isinstance(item, str):
             return {"text": item}
         if not isinstance(item, Mapping) or not isinstance(item.get("video"), torch.Tensor):
@@ -121,7 +121,8 @@ class _SampledFramesEncoder(VideoEncoder):
         frames = item["video"].permute(0, 2, 3, 1).contiguous().numpy()  # (T, H, W, C)
         if len(frames) >= self.sampling.max_frames:
             logger.warning(
-                "mteb sampled %d frames, the most allowed: the video may be longer than the model is told", len(frames)
+                "mteb sampled %d frames, the most allowed: the video may be longer than the model takes it for",
+                len(frames),
             )
         return {**item, "video": VideoFrames(frames, fps=self.sampling.fps)}
 
@@ -144,8 +145,8 @@ def load_encoder(
         device: Torch device.
         checkpoint: Folder of the checkpoint, where `name` does not lead to it.
         frames: "file" makes a `VideoFileEncoder`. "mteb" makes mteb's ``SentenceTransformerEncoderWrapper`` itself; it
-            samples frames with torchcodec by the rate and the limit of the model's grid, and the model is told that
-            they are that far apart.
+            samples frames with torchcodec by the rate and the limit of the model's grid, and the model takes them to
+            be that far apart.
         embed_dim: Truncate vectors to this many values; kept apart as an experiment.
         **kwargs: As `VideoEncoder` takes.
 
@@ -181,13 +182,11 @@ def load_encoder(
         encoder.truncate_dim = embed_dim
         experiment = {**(meta.experiment_kwargs or {}), "embed_dim": embed_dim}
         meta = meta.model_copy(update={"embed_dim": embed_dim, "experiment_kwargs": experiment})
-    wrapper = (
-        VideoFileEncoder(encoder)
-        if frames == "file"
-        else SentenceTransformerEncoderWrapper(
-            encoder, fps=encoder.sampling.fps, max_frames=encoder.sampling.max_frames
-        )
-    )
+    if frames == "file":
+        wrapper: SentenceTransformerEncoderWrapper = VideoFileEncoder(encoder)
+    else:
+        grid = encoder.sampling
+        wrapper = SentenceTransformerEncoderWrapper(encoder, fps=grid.fps, max_frames=grid.max_frames)
     wrapper.mteb_model_meta = meta
     return wrapper
 
@@ -199,9 +198,9 @@ def model_meta(
     revision: str | None = None,
     checkpoint: str | None = None,
     frames: Frames = "file",
-    **facts: Any,
+    **facts: object,
 ) -> ModelMeta:
-    """Describe a checkpoint to mteb, by what it says itself; ``.to_python()`` is the text to send upstream.
+    """Describe a checkpoint to mteb by its own files; ``.to_python()`` is the text to send upstream.
 
     Args:
         encoder: The loaded checkpoint.
@@ -210,17 +209,17 @@ def model_meta(
             fingerprint, of which the weights, the layer, the prompts and the frame grid are part.
         checkpoint: Folder that `load_encoder` is to load, where `name` does not lead to it.
         frames: As `load_encoder` takes; "mteb" is kept apart as an experiment, as mteb calls it.
-        **facts: Fields of ``mteb.ModelMeta`` that no checkpoint tells, such as ``license``, ``release_date``,
+        **facts: Fields of ``mteb.ModelMeta`` that no checkpoint holds, such as ``license``, ``release_date``,
             ``languages``, ``training_datasets``, ``open_weights``, ``reference``. They are None unless given.
 
     Raises:
-        ValueError: `name` is no such name, or a fact is none that mteb knows, or one that the checkpoint tells.
+        ValueError: `name` is no such name, or a fact is none that mteb knows, or one that the checkpoint holds.
     """
     parameters = list(encoder.parameters())
     commit = getattr(encoder[0].config, "_commit_hash", None)
     source = encoder.checkpoint_config.source if encoder.checkpoint_config else ""
     backbone: Any = encoder[0].model
-    known = {
+    known: dict[str, Any] = {
         "loader": functools.partial(load_encoder, checkpoint=checkpoint) if checkpoint else load_encoder,
         "name": name,
         "revision": revision or commit or encoder.fingerprint,
@@ -245,22 +244,14 @@ def model_meta(
     return ModelMeta(**{**required, **known, **facts})
 
 
-def _undecoded(dataset: Any) -> Any:
-    """Rows with their videos as files."""
-    if isinstance(dataset.features.get("video"), datasets.Video):
-        return dataset.cast_column("video", datasets.Video(decode=False))
-    return dataset
-
-
 class _NamedFile(io.BytesIO):
     """The bytes of a file, named for messages."""
 
-    def __init__(self, content: bytes, name: str) -> None:
-        super().__init__(content)
-        self.name = name
+    name: str
 
 
-def _as_input(row: Mapping[str, Any], place: int, modalities: Sequence[str]) -> dict[str, Any]:
+def _as_input(row: Mapping[str, object], place: int, modalities: Sequence[str]) -> dict[str, object]:
+    """A row of a task as `VideoEncoder.encode` takes it; `place` names a row without an id."""
     name = str(row.get("id", place))
     item = {kind: row[kind] for kind in MODALITIES if kind in modalities and row.get(kind) is not None}
     if not item:
@@ -268,7 +259,8 @@ def _as_input(row: Mapping[str, Any], place: int, modalities: Sequence[str]) -> 
     video = item.get("video")
     if isinstance(video, Mapping) and set(video) == {"bytes", "path"}:
         if video["bytes"] is not None:
-            item["video"] = _NamedFile(video["bytes"], f"{video['path'] or 'video'} of row {name!r}")
+            item["video"] = file = _NamedFile(video["bytes"])
+            file.name = f"{video['path'] or 'video'} of row {name!r}"
         elif video["path"] and Path(video["path"]).is_file():
             item["video"] = video["path"]
         else:
@@ -280,15 +272,9 @@ def _as_input(row: Mapping[str, Any], place: int, modalities: Sequence[str]) -> 
 
 @dataclass(frozen=True)
 class TaskRun:
-    """What came of one task.
+    """What came of one task: its main score, as mteb names it, and the mean over splits and subsets, as mteb has it.
 
-    Attributes:
-        name: Of the task.
-        metric: Its main score, as mteb names it, such as "ndcg_at_10".
-        score: The value, the mean over splits and subsets, as mteb has it.
-        result: Everything that mteb measured.
-        file: Where mteb wrote it.
-        kept: Whether it was there already, and the task was not run again.
+    `kept` is whether mteb's file was there already, and the task was not run again.
     """
 
     name: str
@@ -342,15 +328,25 @@ def run_tasks(
         frames=frames,
     )
     meta = wrapper.mteb_model_meta
-    for task in chosen:
-        _check_takes(meta, task)  # all of them, before the first one is run
+    for task in chosen:  # all of them, before the first one is run; mteb itself only warns of parts that it leaves out
+        if missing := sorted(set(task.metadata.modalities) - set(meta.modalities)):
+            raise ValueError(
+                f"tasks: {task.metadata.name} is of {', '.join(task.metadata.modalities)}, and the model takes no "
+                f"{' and no '.join(missing)}"
+            )
     runs = []
     for task in chosen:
         name = task.metadata.name
         saved = cache.load_task_result(name, meta)
         kept = saved is not None and not saved.get_missing_evaluations(task)
         if not kept:
-            _load(task)
+            try:
+                task.load_data()
+            except (OSError, ImportError) as error:
+                raise TaskDataError(
+                    f"{name}: its data, {task.metadata.dataset['path']}, could not be loaded: {error}. mteb takes them "
+                    "from the Hugging Face Hub; fetch them once with the network, and later runs go without it."
+                ) from error
         done = mteb.evaluate(
             wrapper,
             task,
@@ -369,43 +365,15 @@ def run_tasks(
 def _chosen(tasks: Sequence[str | AbsTask], benchmark: str | None) -> list[AbsTask]:
     if isinstance(tasks, str):
         raise TypeError(f"tasks={tasks!r}: expected a list of tasks, such as [{tasks!r}]")
+    what = "task"
     try:
         chosen = [mteb.get_task(task) if isinstance(task, str) else task for task in tasks]
-    except KeyError as error:
-        raise ValueError(f"tasks: {_said(error)} `mteb available-tasks` lists them.") from error
-    try:
+        what = "benchmark"
         chosen += mteb.get_benchmark(benchmark).tasks if benchmark is not None else []
     except KeyError as error:
-        raise ValueError(f"benchmark: {_said(error)} `mteb available-benchmarks` lists them.") from error
+        reason = str(error.args[0]).removeprefix("KeyError: ")
+        argument = "tasks" if what == "task" else "benchmark"
+        raise ValueError(f"{argument}: {reason} `mteb available-{what}s` lists them.") from error
     if not chosen:
         raise ValueError("tasks: none given; give names of mteb's tasks, such as MSRVTTT2V, or a benchmark")
     return list({task.metadata.name: task for task in chosen}.values())
-
-
-def _said(error: KeyError) -> str:
-    return str(error.args[0]).removeprefix("KeyError: ")
-
-
-def _check_takes(meta: ModelMeta, task: AbsTask) -> None:
-    """Refuse a task of which a part would be left out; mteb itself only warns where both sides keep something."""
-    if missing := sorted(set(task.metadata.modalities) - set(meta.modalities)):
-        raise ValueError(
-            f"tasks: {task.metadata.name} is of {', '.join(task.metadata.modalities)}, and the model takes no "
-            f"{' and no '.join(missing)}"
-        )
-
-
-def _load(task: AbsTask) -> None:
-    try:
-        task.load_data()
-    except (OSError, ImportError) as error:
-        raise TaskDataError(
-            f"{task.metadata.name}: its data, {task.metadata.dataset['path']}, could not be loaded: {error}. mteb "
-            "takes them from the Hugging Face Hub; fetch them once with the network, and later runs go without it."
-        ) from error
-
-
-try:
-    import mteb as _mteb  # noqa: F401 - said here and not halfway through the imports below
-except ModuleNotFoundError as error:
-    raise MissingExtraError(f'{error.name} is not installed; pip install "vidembed[mteb]"') from error

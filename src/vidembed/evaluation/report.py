@@ -1,19 +1,28 @@
-"""A result for people: Markdown, and one HTML file that needs nothing else; both made of the result's own values."""
+"""Results for people: a report as Markdown and as one HTML file, the paper's figures beside it, and comparisons."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from html import escape
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
+import jinja2
 
 from vidembed.evaluation.metrics import Interval, paired_bootstrap
-from vidembed.evaluation.result import COLUMNS, DIRECTIONS, BenchmarkFacts, EvaluationResult, Figures
+from vidembed.evaluation.result import CUTS, BenchmarkFacts, EvaluationResult, in_percent
+from vidembed.evaluation.two_stage import COLUMNS, DIRECTIONS
 from vidembed.text import printable, write_atomically
+
+MARKDOWN_FILE: Final = "report.md"
+HTML_FILE: Final = "report.html"
+HEADINGS: Final = {"t2v": "Text to video (T2V)", "v2t": "Video to text (V2T)"}
+NOT_RUN: Final = "not run"
+SHOWN: Final = 50
+"""Failed and missing videos that a report lists; the JSON has all (ours)."""
+
+# -- the paper's figures ---------------------------------------------------------------------------------------------
 
 PAPER: Final = "VidVec, arXiv 2602.08099v1"
 STATEMENT: Final = (
@@ -25,76 +34,40 @@ STATEMENT: Final = (
 
 @dataclass(frozen=True)
 class PaperRow:
-    """One row of the paper's tables, in percent.
+    """One row of the paper's tables, in percent; None where a recall is not given here."""
 
-    Attributes:
-        model: As the paper calls it, with what was done.
-        direction: "t2v" or "v2t".
-        dual_softmax: Whether it is used; None where another paper's protocol is quoted.
-        recall_1: R@1.
-        recall_5: R@5, None where it is not given here.
-        recall_10: R@10, None likewise.
-    """
-
-    model: str
+    model: str  # as the paper calls it, with what was done
     direction: str
-    dual_softmax: bool | None
+    dual_softmax: bool | None  # None where another paper's protocol is quoted
     recall_1: float
     recall_5: float | None = None
     recall_10: float | None = None
 
 
-_ZERO_SHOT = "VidVec-ZS (layer 24, rerank K=100)"
-_OPTIMIZED = "VidVec-O (embedding only)"
-_RERANKED = "VidVec (O + rerank K=10)"
-_MMEB = "VidVec, MMEB-V2 protocol, raw scores"
-_INTERN = "InternVideo2-6B (100M pairs)"
+_TABLE: Final = """
+VidVec-ZS (layer 24, rerank K=100) | t2v | yes | 52.1/74.3/82.9 | - | 69.1/93.3/96.7 | 55.7/80.7/85.4 | -
+VidVec-O (embedding only) | t2v | yes | 52.5/76.3/83.8 | 60.8/84.9/90.1 | 68.2/93.6/96.8 | 53.7/79.4/85.0 | -
+VidVec-O (embedding only) | v2t | yes | 54.9/77.5/84.1 | 85.7/95.5/97.8 | 89.6/98.5/99.3 | 56.5/79.7/86.0 | -
+VidVec (O + rerank K=10) | t2v | yes | 56.2 | 60.9 | 70.0 | 61.8 | 79.2
+VidVec (O + rerank K=10) | v2t | yes | 54.9 | 85.7 | 89.6 | 56.5 | 71.9
+VidVec, MMEB-V2 protocol, raw scores | t2v | no | 48.4/71.4/81.1 | - | - | 43.1/71.0/79.2 | -
+InternVideo2-6B (100M pairs) | t2v | - | 55.9 | 59.3 | 71.5 | 57.9 | 63.2
+InternVideo2-6B (100M pairs) | v2t | - | 53.7 | 83.1 | 85.3 | 57.1 | 56.5
+"""  # model, direction, dual-softmax, and R@1/5/10 of the benchmarks below
 
-ROWS: Final[dict[str, tuple[PaperRow, ...]]] = {
-    "msrvtt": (
-        PaperRow(_ZERO_SHOT, "t2v", True, 52.1, 74.3, 82.9),
-        PaperRow(_OPTIMIZED, "t2v", True, 52.5, 76.3, 83.8),
-        PaperRow(_OPTIMIZED, "v2t", True, 54.9, 77.5, 84.1),
-        PaperRow(_RERANKED, "t2v", True, 56.2),
-        PaperRow(_RERANKED, "v2t", True, 54.9),
-        PaperRow(_MMEB, "t2v", False, 48.4, 71.4, 81.1),
-        PaperRow(_INTERN, "t2v", None, 55.9),
-        PaperRow(_INTERN, "v2t", None, 53.7),
-    ),
-    "msvd": (
-        PaperRow(_OPTIMIZED, "t2v", True, 60.8, 84.9, 90.1),
-        PaperRow(_OPTIMIZED, "v2t", True, 85.7, 95.5, 97.8),
-        PaperRow(_RERANKED, "t2v", True, 60.9),
-        PaperRow(_RERANKED, "v2t", True, 85.7),
-        PaperRow(_INTERN, "t2v", None, 59.3),
-        PaperRow(_INTERN, "v2t", None, 83.1),
-    ),
-    "vatex": (
-        PaperRow(_ZERO_SHOT, "t2v", True, 69.1, 93.3, 96.7),
-        PaperRow(_OPTIMIZED, "t2v", True, 68.2, 93.6, 96.8),
-        PaperRow(_OPTIMIZED, "v2t", True, 89.6, 98.5, 99.3),
-        PaperRow(_RERANKED, "t2v", True, 70.0),
-        PaperRow(_RERANKED, "v2t", True, 89.6),
-        PaperRow(_INTERN, "t2v", None, 71.5),
-        PaperRow(_INTERN, "v2t", None, 85.3),
-    ),
-    "didemo": (
-        PaperRow(_ZERO_SHOT, "t2v", True, 55.7, 80.7, 85.4),
-        PaperRow(_OPTIMIZED, "t2v", True, 53.7, 79.4, 85.0),
-        PaperRow(_OPTIMIZED, "v2t", True, 56.5, 79.7, 86.0),
-        PaperRow(_RERANKED, "t2v", True, 61.8),
-        PaperRow(_RERANKED, "v2t", True, 56.5),
-        PaperRow(_MMEB, "t2v", False, 43.1, 71.0, 79.2),
-        PaperRow(_INTERN, "t2v", None, 57.9),
-        PaperRow(_INTERN, "v2t", None, 57.1),
-    ),
-    "activitynet": (
-        PaperRow(_RERANKED, "t2v", True, 79.2),
-        PaperRow(_RERANKED, "v2t", True, 71.9),
-        PaperRow(_INTERN, "t2v", None, 63.2),
-        PaperRow(_INTERN, "v2t", None, 56.5),
-    ),
-}
+
+def _paper_table() -> dict[str, tuple[PaperRow, ...]]:
+    found: dict[str, list[PaperRow]] = {name: [] for name in ("msrvtt", "msvd", "vatex", "didemo", "activitynet")}
+    used = {"yes": True, "no": False, "-": None}
+    for line in _TABLE.strip().splitlines():
+        model, direction, dual, *cells = (cell.strip() for cell in line.split("|"))
+        for rows, cell in zip(found.values(), cells, strict=True):
+            if cell != "-":
+                rows.append(PaperRow(model, direction, used[dual], *map(float, cell.split("/"))))
+    return {name: tuple(rows) for name, rows in found.items()}
+
+
+ROWS: Final = _paper_table()
 """Rows by benchmark, as `vidembed.evaluation.BENCHMARKS` names it; other benchmarks are not in the paper."""
 
 
@@ -103,34 +76,12 @@ def paper_rows(benchmark: str, direction: str) -> tuple[PaperRow, ...]:
     return tuple(row for row in ROWS.get(benchmark, ()) if row.direction == direction)
 
 
-MARKDOWN_FILE: Final = "report.md"
-HTML_FILE: Final = "report.html"
-HEADINGS: Final = {"t2v": "Text to video (T2V)", "v2t": "Video to text (V2T)"}
-NOT_RUN: Final = "not run"
-SHOWN: Final = 50
-"""Failed and missing videos that a report lists; the JSON has all (ours)."""
-
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'"  # no scripts, and nothing is fetched
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem; padding: 0 1rem; color: #222 }
-h2 { margin: 2rem 0 .5rem; font-size: 1.2rem }
-table { border-collapse: collapse; margin: .5rem 0 }
-th, td { border: 1px solid #ccc; padding: .25rem .6rem; text-align: left; font-variant-numeric: tabular-nums }
-th { background: #f3f3f3 }
-p, li, td { overflow-wrap: anywhere }
-"""
+# -- what a report holds ---------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Section:
-    """A part of a report; plain text throughout.
-
-    Attributes:
-        heading: Of the part.
-        columns: Heads of its table, none for no table.
-        rows: Cells of its table.
-        lines: What is said below it, a paragraph each.
-    """
+    """A part of a report, as plain text: a heading, a table if it has columns, and paragraphs below it."""
 
     heading: str
     columns: tuple[str, ...] = ()
@@ -150,11 +101,8 @@ def title_of(result: EvaluationResult) -> str:
     return f"{result.model['name'] or 'A model'} on {result.benchmark.title}"
 
 
-# -- what is said ----------------------------------------------------------------------------------------------------
-
-
 def sections(result: EvaluationResult) -> Iterator[Section]:
-    """Everything that a report says of a result."""
+    """All parts of a report."""
     for way in DIRECTIONS:
         yield Section(HEADINGS[way], figure_columns(result), tuple(figure_rows(result, way)))
         if rows := paper_rows(result.benchmark.name, way):
@@ -169,54 +117,56 @@ def sections(result: EvaluationResult) -> Iterator[Section]:
     if missing := result.benchmark.missing:
         more = "" if len(missing) <= SHOWN else f" and {len(missing) - SHOWN} more, which are in the JSON"
         yield Section(f"Left out: {len(missing)} videos without a file", lines=(", ".join(missing[:SHOWN]) + more,))
-    yield _costs(result)
+    work = tuple(
+        (
+            name,
+            str(done["computed"]),
+            f"{done['seconds']:.1f}",
+            "" if done["per_second"] is None else f"{done['per_second']:.2f}",
+            "" if done["share_cached"] is None else f"{100 * done['share_cached']:.0f} %",
+        )
+        for name, done in result.work.items()
+    )
+    line = f"{result.seconds:.1f} seconds in all. Speeds are of what was computed, the validation set included."
+    yield Section("Work", ("", "computed", "seconds", "a second", "from the cache"), work, (line,))
     yield Section("Versions", ("", ""), tuple(result.versions.items()))
 
 
 def figure_columns(result: EvaluationResult) -> tuple[str, ...]:
     """Heads of the table of figures."""
     level = next(f"{100 * one.t2v.recall_1.level:g} %" for one in result.columns if one.t2v is not None)
-    recalls = [f"R@{cut} ({level})" for cut in (1, 5, 10)]
-    return ("", *recalls, "MdR", "MnR", "nDCG@10", "mAP")
+    return ("", *(f"R@{cut} ({level})" for cut in CUTS), "MdR", "MnR", "nDCG@10", "mAP")
 
 
 def figure_rows(result: EvaluationResult, way: str) -> Iterator[tuple[str, ...]]:
     """The four rows of a direction."""
     for column in result.columns:
-        yield (COLUMNS[column.name], *_cells(column.of(way)))
+        found = column.of(way)
+        cells: tuple[str, ...] = (NOT_RUN, "", "", "", "", "", "")
+        if found is not None:
+            means = (f"{found.mean_rank:.1f}", f"{found.ndcg_10:.1f}", f"{found.mean_average_precision:.1f}")
+            cells = (*map(_with_interval, found.recalls), f"{found.median_rank:g}", *means)
+        yield (COLUMNS[column.name], *cells)
 
 
-def _cells(found: Figures | None) -> tuple[str, ...]:
-    if found is None:
-        return (NOT_RUN, "", "", "", "", "", "")
-    recalls = map(interval, found.recalls)
-    ranks = (f"{found.median_rank:g}", f"{found.mean_rank:.1f}")
-    return (*recalls, *ranks, f"{found.ndcg_10:.1f}", f"{found.mean_average_precision:.1f}")
-
-
-def interval(value: Interval) -> str:
-    """An estimate with its interval, such as ``"52.1 (49.0 to 55.2)"``."""
-    return f"{value.estimate:.1f} ({value.low:.1f} to {value.high:.1f})"
+def _with_interval(value: Interval, sign: str = "") -> str:
+    """An estimate and its interval, such as ``"52.1 (49.0 to 55.2)"``."""
+    return f"{value.estimate:{sign}.1f} ({value.low:{sign}.1f} to {value.high:{sign}.1f})"
 
 
 def _beside_the_paper(result: EvaluationResult, way: str, rows: Sequence[PaperRow]) -> Section:
     used = {True: "yes", False: "no", None: "as published"}
-    table = [
-        (row.model, used[row.dual_softmax], *("" if one is None else f"{one:.1f}" for one in _recalls(row)))
-        for row in rows
-    ]
+    table: list[tuple[str, ...]] = []
+    for row in rows:
+        recalls = (row.recall_1, row.recall_5, row.recall_10)
+        table.append((row.model, used[row.dual_softmax], *("" if one is None else f"{one:.1f}" for one in recalls)))
     for column in result.columns:
         found = column.of(way)
         figures = ("", "", "") if found is None else tuple(f"{one.estimate:.1f}" for one in found.recalls)
-        used_here = "yes" if "dual_softmax" in column.name else "no"
         name = f"this result, {COLUMNS[column.name]}" + (f" ({NOT_RUN})" if found is None else "")
-        table.append((name, used_here, *figures))
+        table.append((name, "yes" if "dual_softmax" in column.name else "no", *figures))
     columns = ("model", "dual-softmax", "R@1", "R@5", "R@10")
     return Section(f"Beside the paper, {way.upper()}", columns, tuple(table), (f"{PAPER}. {STATEMENT}",))
-
-
-def _recalls(row: PaperRow) -> tuple[float | None, ...]:
-    return row.recall_1, row.recall_5, row.recall_10
 
 
 def _settings(result: EvaluationResult) -> Iterator[tuple[str, str]]:
@@ -233,42 +183,25 @@ def _settings(result: EvaluationResult) -> Iterator[tuple[str, str]]:
         yield "reranker", f"{rerank.model}, score {rerank.mode}{fused}, the {rerank.k} best of each query"
         yield "reranker, fingerprint", rerank.fingerprint
     yield "ties", "count against the model"
-    for name, value in result.hardware.items():
-        yield name, str(value)
+    for name, fact in result.hardware.items():
+        yield name, str(fact)
 
 
 def _temperatures(result: EvaluationResult) -> Section:
     rows = []
     for name, one in result.temperatures.items():
         stage, way = name.split(".")
-        fitted = (
-            "" if one.queries is None else f"{one.recall_before:.1f} to {one.recall_after:.1f}, {one.queries} queries"
-        )
+        fitted = ""
+        if one.queries is not None:
+            fitted = f"{one.recall_before:.1f} to {one.recall_after:.1f}, {one.queries} queries"
         rows.append((f"{stage} stage, {way.upper()}", f"{one.value:.4g}", one.origin, fitted))
-    known = result.validation
-    line = "No validation set."
-    if known is not None:
-        line = f"Validation set: {known['title']}, {known['split']}: {known['videos']} videos, {known['texts']} texts."
-    failed = [f"Not used for it: {one}." for one in (known or {}).get("failures", [])[:SHOWN]]
-    lines = (line, *(known or {}).get("notes", []), *failed)
-    return Section("Temperatures of dual-softmax", ("", "temperature", "origin", "R@1 there"), tuple(rows), lines)
-
-
-def _costs(result: EvaluationResult) -> Section:
-    rows = []
-    for name, tally in result.work.items():
-        speed, share = tally["per_second"], tally["share_cached"]
-        rows.append(
-            (
-                name,
-                str(tally["computed"]),
-                f"{tally['seconds']:.1f}",
-                "" if speed is None else f"{speed:.2f}",
-                "" if share is None else f"{100 * share:.0f} %",
-            )
-        )
-    line = f"{result.seconds:.1f} seconds in all. Speeds are of what was computed, the validation set included."
-    return Section("Work", ("", "computed", "seconds", "a second", "from the cache"), tuple(rows), (line,))
+    lines = ["No validation set."]
+    if (known := result.validation) is not None:
+        size = f"{known['videos']} videos, {known['texts']} texts"
+        lines = [f"Validation set: {known['title']}, {known['split']}: {size}.", *known["notes"]]
+        lines += [f"Not used for it: {one}." for one in known["failures"][:SHOWN]]
+    columns = ("", "temperature", "origin", "R@1 there")
+    return Section("Temperatures of dual-softmax", columns, tuple(rows), tuple(lines))
 
 
 # -- how it is written -----------------------------------------------------------------------------------------------
@@ -282,8 +215,8 @@ def as_markdown(title: str, parts: Sequence[Section]) -> str:
         if part.columns:
             head, *body = (f"| {' | '.join(map(_md, row))} |" for row in (part.columns, *part.rows))
             lines += [head, f"| {' | '.join(['---'] * len(part.columns))} |", *body, ""]
-        for line in part.lines:
-            lines += [_md_line(line), ""]
+        for line in part.lines:  # a paragraph begins no list, rule or underlining of a heading
+            lines += [re.sub(r"^(\d+(?=[.)](?:\s|$))|(?=[-+=]))", r"\1\\", _md(line)), ""]
     return "\n".join(lines)
 
 
@@ -293,52 +226,30 @@ def _md(text: str) -> str:
     return re.sub(r":(?=//)|(?<=www)\.", r"\\\g<0>", marked, flags=re.IGNORECASE)
 
 
-def _md_line(text: str) -> str:
-    """Plain text as a paragraph: it begins no list, rule or underlining of a heading."""
-    return re.sub(r"^(\d+(?=[.)](?:\s|$))|(?=[-+=]))", r"\1\\", _md(text))
-
-
 def as_html(title: str, parts: Sequence[Section]) -> str:
     """A report as one page: all text escaped, no scripts, nothing from outside."""
-    return (
-        "<!doctype html>\n<html lang='en'>\n<head>\n<meta charset='utf-8'>\n"
-        f'<meta http-equiv="Content-Security-Policy" content="{escape(_POLICY)}">\n'
-        f"<title>{_html(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n<h1>{_html(title)}</h1>\n"
-        + "".join(map(_section, parts))
-        + "</body>\n</html>\n"
+    pages = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        trim_blocks=True,
+        keep_trailing_newline=True,
+        undefined=jinja2.StrictUndefined,
     )
+    pages.filters["printable"] = printable
+    return pages.get_template("report.html").render(title=title, parts=parts)
 
 
-def _section(part: Section) -> str:
-    table = ""
-    if part.columns:
-        head = "".join(f"<th>{_html(cell)}</th>" for cell in part.columns)
-        body = "".join(f"<tr>{''.join(f'<td>{_html(cell)}</td>' for cell in row)}</tr>\n" for row in part.rows)
-        table = f"<table>\n<tr>{head}</tr>\n{body}</table>\n"
-    return f"<h2>{_html(part.heading)}</h2>\n{table}" + "".join(f"<p>{_html(line)}</p>\n" for line in part.lines)
-
-
-def _html(text: str) -> str:
-    return escape(printable(text))
-
+# -- comparisons -----------------------------------------------------------------------------------------------------
 
 COMPARED: Final = ("raw", "dual_softmax")
 """Columns that are compared: those that need no reranker."""
 
-SCHEMA_VERSION: Final = 1
-
 
 @dataclass(frozen=True)
 class ComparedRow:
-    """One model, one column and one direction.
+    """Recalls in percent of one model, one of `COMPARED` and one direction.
 
     Attributes:
-        model: Its name.
-        column: One of `COMPARED`.
-        direction: "t2v" or "v2t".
-        recall_1: R@1 in percent, with its interval.
-        recall_5: R@5 in percent.
-        recall_10: R@10 in percent.
         difference: R@1 less that of the first model in points, on the same queries; None for the first itself.
         temperature_origin: Where the temperature of dual-softmax came from; None of raw.
     """
@@ -358,11 +269,9 @@ class Comparison:
     """Several models on one benchmark.
 
     Attributes:
-        benchmark: What they were measured on.
         models: Their names, the first being what the others are compared with.
         rows: By column, direction and model.
         failures: Videos that could not be read and count against a model, by its name.
-        seed: Of the bootstrap.
     """
 
     benchmark: BenchmarkFacts
@@ -373,7 +282,7 @@ class Comparison:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as JSON values."""
-        return {"kind": "vidembed_comparison", "schema_version": SCHEMA_VERSION, **asdict(self)}
+        return {"kind": "vidembed_comparison", "schema_version": 1, **asdict(self)}
 
     def table(self) -> tuple[list[str], list[list[str]]]:
         """Heads and cells for people; figures in percent, differences in points."""
@@ -381,9 +290,12 @@ class Comparison:
         heads = ["ranking", "direction", "model", f"R@1 ({level})", "R@5", "R@10", f"R@1 less the first ({level})"]
         cells = []
         for row in self.rows:
-            less = "" if row.difference is None else _signed(row.difference)
-            recalls = [interval(row.recall_1), f"{row.recall_5:.1f}", f"{row.recall_10:.1f}"]
-            cells.append([_column(row), row.direction.upper(), row.model, *recalls, less])
+            ranking = COLUMNS[row.column]
+            if row.temperature_origin not in (None, "fitted"):
+                ranking += f" ({row.temperature_origin})"
+            recalls = [_with_interval(row.recall_1), f"{row.recall_5:.1f}", f"{row.recall_10:.1f}"]
+            less = "" if row.difference is None else _with_interval(row.difference, "+")
+            cells.append([ranking, row.direction.upper(), row.model, *recalls, less])
         return heads, cells
 
 
@@ -399,37 +311,40 @@ def compare(results: Sequence[EvaluationResult], *, seed: int = 0) -> Comparison
     """
     if len(results) < 2:
         raise ValueError(f"results: got {len(results)}, expected at least 2 to compare")
-    first = results[0]
-    names = _names(results)
+    names: list[str] = []
+    for one in results:
+        plain = str(one.model.get("name") or "unnamed")
+        same = sum(name == plain or name.startswith(f"{plain} (") for name in names)
+        names.append(plain if not same else f"{plain} ({same + 1})")
+    facts = results[0].benchmark
     for name, one in zip(names, results, strict=True):
-        if one.benchmark.digest != first.benchmark.digest:
+        if one.benchmark.digest != facts.digest:
             raise ValueError(
                 f"results: {name} was measured on {one.benchmark.title} ({one.benchmark.videos} videos, "
-                f"{one.benchmark.texts} texts) and {names[0]} on {first.benchmark.title} ({first.benchmark.videos} "
-                f"videos, {first.benchmark.texts} texts), or on others of the same number; compare like with like"
+                f"{one.benchmark.texts} texts) and {names[0]} on {facts.title} ({facts.videos} videos, {facts.texts} "
+                "texts), or on others of the same number; compare like with like"
             )
-    rows = [
-        _row(name, one, first, column, way, seed)
+    rows = tuple(
+        _compared(name, one, results[0], column, way, seed)
         for column in COMPARED
         for way in DIRECTIONS
         for name, one in zip(names, results, strict=True)
-    ]
+    )
     failures = {name: len(one.failures) for name, one in zip(names, results, strict=True)}
-    return Comparison(first.benchmark, tuple(names), tuple(rows), failures, seed)
+    return Comparison(facts, tuple(names), rows, failures, seed)
 
 
-def _row(name: str, one: EvaluationResult, first: EvaluationResult, column: str, way: str, seed: int) -> ComparedRow:
+def _compared(
+    name: str, one: EvaluationResult, first: EvaluationResult, column: str, way: str, seed: int
+) -> ComparedRow:
     found = one.column(column).of(way)
-    key = f"{column}.{way}"
-    arrays = [result.ranks.get(key) for result in (one, first)]
-    if found is None or any(ranks is None for ranks in arrays):
+    mine, theirs = (result.ranks.get(f"{column}.{way}") for result in (one, first))
+    if found is None or mine is None or theirs is None:
         raise ValueError(f"results: {name} holds no ranks of {COLUMNS[column]}, {way}; evaluate again")
     difference = None
     if one is not first:
-        mine, theirs = (np.asarray(ranks) == 1 for ranks in arrays)
-        less = paired_bootstrap(mine, theirs, seed=seed, groups=first.ranks[f"groups.{way}"])
-        difference = Interval(100 * less.estimate, 100 * less.low, 100 * less.high, less.level)
-    origin = one.temperatures[f"first.{way}"].origin if column == "dual_softmax" else None
+        groups = first.ranks[f"groups.{way}"]
+        difference = in_percent(paired_bootstrap(mine == 1, theirs == 1, seed=seed, groups=groups))
     return ComparedRow(
         model=name,
         column=column,
@@ -438,24 +353,5 @@ def _row(name: str, one: EvaluationResult, first: EvaluationResult, column: str,
         recall_5=found.recall_5.estimate,
         recall_10=found.recall_10.estimate,
         difference=difference,
-        temperature_origin=origin,
+        temperature_origin=one.temperatures[f"first.{way}"].origin if column == "dual_softmax" else None,
     )
-
-
-def _names(results: Sequence[EvaluationResult]) -> list[str]:
-    """A name for each, all different."""
-    names: list[str] = []
-    for one in results:
-        plain = str(one.model.get("name") or "unnamed")
-        same = sum(name == plain or name.startswith(f"{plain} (") for name in names)
-        names.append(plain if not same else f"{plain} ({same + 1})")
-    return names
-
-
-def _column(row: ComparedRow) -> str:
-    name = COLUMNS[row.column]
-    return name if row.temperature_origin in (None, "fitted") else f"{name} ({row.temperature_origin})"
-
-
-def _signed(value: Interval) -> str:
-    return f"{value.estimate:+.1f} ({value.low:+.1f} to {value.high:+.1f})"

@@ -1,4 +1,4 @@
-"""What an evaluation found: figures of every column and direction, and all that they depend on. JSON and ranks."""
+"""The result of an evaluation: figures of every way to rank, in both directions, and what they depend on."""
 
 from __future__ import annotations
 
@@ -12,13 +12,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypedDict
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from vidembed.evaluation.benchmark import Benchmark
-from vidembed.evaluation.evaluator import Temperature
 from vidembed.evaluation.metrics import (
     Interval,
     average_precision,
@@ -28,122 +27,71 @@ from vidembed.evaluation.metrics import (
     ndcg_at,
     ranks,
 )
-from vidembed.evaluation.two_stage import DualStages, Failure, Tally, asked_mask, reranked
-from vidembed.scoring import ScoreFusion, dual_softmax
+from vidembed.evaluation.two_stage import COLUMNS, DIRECTIONS, Mask, Temperature, rankings
 from vidembed.scoring.checks import FloatArray
 from vidembed.text import write_atomically
 
-DIRECTIONS: Final = ("t2v", "v2t")
-COLUMNS: Final = {
-    "raw": "raw",
-    "dual_softmax": "dual-softmax",
-    "rerank": "+ rerank",
-    "rerank_dual_softmax": "+ both",
-}
-"""Columns by name, with their headings."""
-
-
-class GivenStages(DualStages):
-    """Dual-softmax on both stages with temperatures that are known.
-
-    Args:
-        first: Temperature of the first stage.
-        second: Temperature of the second.
-        k: Candidates that are ordered again.
-    """
-
-    def __init__(self, first: float, second: float, k: int) -> None:
-        self.first, self.second, self.k = first, second, k
-
-
-def needed(first: FloatArray, k: int, temperature: float) -> NDArray[np.bool_]:
-    """Which pairs the second stage is asked about ``(Q, N)``, for both columns: the `k` best raw and dual-softmaxed.
-
-    Args:
-        first: ``(Q, N)`` of the first stage, queries as rows.
-        k: Candidates a query.
-        temperature: Of dual-softmax on the first stage.
-    """
-    return np.asarray(asked_mask(first, k) | asked_mask(dual_softmax(first, temperature=temperature), k))
-
-
-def second_stage(
-    first: FloatArray, odds: FloatArray, asked: NDArray[np.bool_], fusion: ScoreFusion | None = None
-) -> FloatArray:
-    """What the second stage ranks by ``(Q, N)``: log-odds, or log-odds fused with the first stage's similarity.
-
-    A pair that was asked about and has no answer (NaN) stands below all that have one, so it counts against.
-
-    Args:
-        first: ``(Q, N)`` of the first stage, queries as rows.
-        odds: ``(Q, N)`` log-odds, NaN where there is none.
-        asked: ``(Q, N)``, which pairs were asked about.
-        fusion: Of both stages, as the reranker has it; None for the log-odds alone.
-    """
-    answered = asked & np.isfinite(odds)
-    known = np.where(answered, odds, 0.0)
-    if fusion is not None:
-        known = np.where(answered, fusion.fused_log_odds(np.where(answered, odds, np.nan), first), 0.0)
-    least = known[answered].min() if answered.any() else 0.0
-    return np.asarray(np.where(asked & ~answered, least - 1.0, known))
-
-
-def rankings(
-    first: FloatArray, second: FloatArray | None, *, temperature: float, second_temperature: float | None, k: int | None
-) -> dict[str, FloatArray | None]:
-    """Ranking scores ``(Q, N)`` of each of `COLUMNS`; None where the second stage was not run.
-
-    Args:
-        first: ``(Q, N)`` of the first stage, queries as rows.
-        second: ``(Q, N)`` of `second_stage`, or None.
-        temperature: Of dual-softmax on the first stage.
-        second_temperature: Of dual-softmax on the second stage.
-        k: Candidates of a query that are ordered again.
-    """
-    found: dict[str, FloatArray | None] = dict.fromkeys(COLUMNS)
-    found["raw"], found["dual_softmax"] = first, dual_softmax(first, temperature=temperature)
-    if second is not None and k is not None and second_temperature is not None:
-        found["rerank"] = reranked(first, second, k)
-        found["rerank_dual_softmax"] = GivenStages(temperature, second_temperature, k)(first, second)
-    return found
-
-
 CUTS: Final = (1, 5, 10)
 """Ranks of the recalls: those that papers on video retrieval report (VidVec, tables 1 to 3)."""
-
 NDCG_DEPTH: Final = 10
 """Places that nDCG looks at (ours)."""
+
+SCHEMA_VERSION: Final = 1
+RESULT_FILE: Final = "result.json"
+RANKS_FILE: Final = "ranks.npz"
+MAX_RANKS_BYTES: Final = 1 << 30
+"""Largest file of ranks that is read, unpacked (ours); that of MSVD has under 2 MB."""
+_KIND: Final = "vidembed_evaluation"
+_PACKAGES: Final = ("vidembed", "torch", "transformers", "sentence-transformers", "av", "numpy")
+
+Ranks = dict[str, NDArray[np.int64]]
+"""Arrays ``(Q,)`` by ``"COLUMN.DIRECTION"``, and the groups of the queries of a direction by ``"groups.DIRECTION"``."""
+
+
+# -- figures ---------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)
 class Outcomes:
-    """How each query fared.
+    """How each query fared, ``(Q,)`` each; nDCG and average precision are from 0 to 1."""
 
-    Attributes:
-        ranks: ``(Q,)`` int64 of the best right answer, from 1; N + 1 where it was never found.
-        ndcg: ``(Q,)`` nDCG of the first `NDCG_DEPTH`, from 0 to 1.
-        average_precision: ``(Q,)``, from 0 to 1.
-    """
-
-    ranks: NDArray[np.int64]
-    ndcg: FloatArray
+    ranks: NDArray[np.int64]  # of the best right answer, from 1; N + 1 where it was never found
+    ndcg: FloatArray  # of the first `NDCG_DEPTH`
     average_precision: FloatArray
+
+
+def outcomes(scores: ArrayLike, positives: Mask, *, rows: Mask, columns: Mask) -> Outcomes:
+    """How each query fared, those included that could not be read.
+
+    A query that could not be read, or none of whose right answers could, is never found: its rank is N + 1 and its
+    other figures are 0. Where only some right answers could be read, the others count as never found.
+
+    Args:
+        scores: Of the `rows` and `columns` that could be read.
+        positives: ``(Q, N)`` of all queries and all answers.
+        rows: ``(Q,)``, which queries could be read.
+        columns: ``(N,)``, which answers could be read.
+    """
+    count, width = positives.shape
+    found = Outcomes(np.full(count, width + 1, dtype=np.int64), np.zeros(count), np.zeros(count))
+    right = positives[np.ix_(rows, columns)]  # (rows, columns)
+    has_answer = right.any(axis=1)
+    if not has_answer.any():
+        return found
+    given, mask = np.asarray(scores)[has_answer], right[has_answer]
+    at = np.flatnonzero(rows)[has_answer]
+    here, all_right = mask.sum(axis=1), positives[at].sum(axis=1)
+    best = np.cumsum(1 / np.log2(np.arange(2, NDCG_DEPTH + 2)))  # gain of the best order of 1 to `NDCG_DEPTH` answers
+    best_here, best_of_all = (best[np.minimum(right, NDCG_DEPTH) - 1] for right in (here, all_right))
+    found.ranks[at] = ranks(given, mask)
+    found.ndcg[at] = ndcg_at(given, mask, NDCG_DEPTH) * best_here / best_of_all
+    found.average_precision[at] = average_precision(given, mask) * here / all_right
+    return found
 
 
 @dataclass(frozen=True)
 class Figures:
-    """The figures of one direction of one ranking; shares are in percent.
-
-    Attributes:
-        queries: How many.
-        recall_1: R@1 with its interval.
-        recall_5: R@5 with its interval.
-        recall_10: R@10 with its interval.
-        median_rank: MdR, from 1.
-        mean_rank: MnR, from 1.
-        ndcg_10: nDCG@10.
-        mean_average_precision: mAP.
-    """
+    """The figures of one direction of one ranking; shares are in percent, recalls have 95 % bootstrap intervals."""
 
     queries: int
     recall_1: Interval
@@ -159,95 +107,104 @@ class Figures:
         """R@1, R@5 and R@10."""
         return self.recall_1, self.recall_5, self.recall_10
 
+    @classmethod
+    def of(cls, found: Outcomes, *, seed: int, groups: NDArray[np.int64]) -> Figures:
+        """Means over the queries; the bootstrap draws whole groups ``(Q,)``, the queries of one video."""
+        recalls = [in_percent(bootstrap_interval(found.ranks <= cut, seed=seed, groups=groups)) for cut in CUTS]
+        return cls(
+            queries=len(found.ranks),
+            recall_1=recalls[0],
+            recall_5=recalls[1],
+            recall_10=recalls[2],
+            median_rank=median_rank(found.ranks),
+            mean_rank=mean_rank(found.ranks),
+            ndcg_10=100 * float(found.ndcg.mean()),
+            mean_average_precision=100 * float(found.average_precision.mean()),
+        )
 
-def outcomes(
-    scores: ArrayLike, positives: NDArray[np.bool_], *, rows: NDArray[np.bool_], columns: NDArray[np.bool_]
-) -> Outcomes:
-    """How each query fared, those included that could not be asked.
-
-    A query that could not be asked, or none of whose right answers could be read, is never found: its rank is N + 1 and
-    its other figures are 0. Where only some right answers could be read, the others count as never found.
-
-    Args:
-        scores: ``(rows, columns)`` of the queries and answers that could be read.
-        positives: ``(Q, N)`` of all queries and all answers.
-        rows: ``(Q,)``, which queries could be read.
-        columns: ``(N,)``, which answers could be read.
-
-    Raises:
-        ValueError: Scores are of another shape or not finite.
-    """
-    count, width = positives.shape
-    found = Outcomes(np.full(count, width + 1, dtype=np.int64), np.zeros(count), np.zeros(count))
-    right = positives[np.ix_(rows, columns)]  # (rows, columns)
-    has_answer = right.any(axis=1)
-    if not has_answer.any():
-        return found
-    given, mask = np.asarray(scores)[has_answer], right[has_answer]
-    at = np.flatnonzero(rows)[has_answer]
-    here, all_right = mask.sum(axis=1), positives[at].sum(axis=1)
-    found.ranks[at] = ranks(given, mask)
-    found.ndcg[at] = ndcg_at(given, mask, NDCG_DEPTH) * _best_gain(here) / _best_gain(all_right)
-    found.average_precision[at] = average_precision(given, mask) * here / all_right
-    return found
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any] | None) -> Figures | None:
+        """Make them of what `dataclasses.asdict` gave."""
+        if content is None:
+            return None
+        recalls = {name: Interval(**content[name]) for name in ("recall_1", "recall_5", "recall_10")}
+        return cls(**{**content, **recalls})
 
 
-def _best_gain(right: NDArray[np.integer]) -> FloatArray:
-    """Gain of the best order with so many right answers, ``(Q,)``."""
-    gains = np.cumsum(1 / np.log2(np.arange(2, NDCG_DEPTH + 2)))
-    return np.asarray(gains[np.minimum(right, NDCG_DEPTH) - 1])
-
-
-def figures(found: Outcomes, *, seed: int, groups: NDArray[np.intp] | None = None) -> Figures:
-    """Means over the queries, with 95 % bootstrap intervals of the recalls.
-
-    Args:
-        found: Of `outcomes`.
-        seed: Of the bootstrap.
-        groups: ``(Q,)``, which queries are of one video; whole groups are drawn then.
-    """
-    recalls = [_percent(bootstrap_interval(found.ranks <= cut, seed=seed, groups=groups)) for cut in CUTS]
-    return Figures(
-        queries=len(found.ranks),
-        recall_1=recalls[0],
-        recall_5=recalls[1],
-        recall_10=recalls[2],
-        median_rank=median_rank(found.ranks),
-        mean_rank=mean_rank(found.ranks),
-        ndcg_10=100 * float(found.ndcg.mean()),
-        mean_average_precision=100 * float(found.average_precision.mean()),
-    )
-
-
-def _percent(interval: Interval) -> Interval:
+def in_percent(interval: Interval) -> Interval:
+    """An interval of shares in percent."""
     return Interval(100 * interval.estimate, 100 * interval.low, 100 * interval.high, interval.level)
 
 
-SCHEMA_VERSION: Final = 1
-RESULT_FILE: Final = "result.json"
-RANKS_FILE: Final = "ranks.npz"
-_KIND: Final = "vidembed_evaluation"
-_MAX_RANKS_BYTES: Final = 1 << 30  # of a ranks file that is read; that of MSVD is under 2 MB
+@dataclass(frozen=True)
+class Column:
+    """One way to rank, by its name in `COLUMNS`, in both directions; None where it was not run."""
 
-Ranks = dict[str, NDArray[np.int64]]
-"""Arrays ``(Q,)`` by ``"COLUMN.DIRECTION"``, and the groups of the queries of a direction by ``"groups.DIRECTION"``."""
+    name: str
+    t2v: Figures | None
+    v2t: Figures | None
+
+    def of(self, direction: str) -> Figures | None:
+        """The figures of a direction."""
+        return self.t2v if direction == "t2v" else self.v2t
+
+
+def columns_of(
+    benchmark: Benchmark,
+    readable: Mask,
+    first: FloatArray,
+    second: Mapping[str, FloatArray] | None,
+    temperatures: Mapping[str, Temperature],
+    k: int | None,
+    seed: int,
+) -> tuple[tuple[Column, ...], Ranks]:
+    """Rank in the four ways of `COLUMNS`, in both directions.
+
+    Args:
+        benchmark: T texts and V videos.
+        readable: ``(V,)``, which W videos could be read.
+        first: ``(T, W)`` similarities.
+        second: By direction, what `second_stage` returns; None without a reranker.
+        temperatures: By ``"STAGE.DIRECTION"``.
+        k: Candidates of a query; None without a reranker.
+        seed: Of the bootstrap.
+    """
+    texts, positives = np.ones(len(benchmark.texts), dtype=np.bool_), benchmark.positives  # (T,), (T, V)
+    found: Ranks = {
+        # texts of one video are no independent draws; a text of several counts to its first
+        "groups.t2v": np.array([places[0] for places in benchmark.owners], dtype=np.int64),
+        "groups.v2t": np.arange(len(benchmark.videos), dtype=np.int64),
+    }
+    measured: dict[str, dict[str, Figures | None]] = {name: dict.fromkeys(DIRECTIONS) for name in COLUMNS}
+    for way in DIRECTIONS:
+        last = temperatures.get(f"second.{way}")
+        ranked = rankings(
+            first if way == "t2v" else first.T,
+            None if second is None else second[way],
+            temperature=temperatures[f"first.{way}"].value,
+            second_temperature=None if last is None else last.value,
+            k=k,
+        )
+        for name, scores in ranked.items():
+            if scores is None:
+                continue
+            if way == "t2v":
+                fared = outcomes(scores, positives, rows=texts, columns=readable)
+            else:
+                fared = outcomes(scores, positives.T, rows=readable, columns=texts)
+            found[f"{name}.{way}"] = fared.ranks
+            measured[name][way] = Figures.of(fared, seed=seed, groups=found[f"groups.{way}"])
+    return tuple(Column(name, of["t2v"], of["v2t"]) for name, of in measured.items()), found
+
+
+# -- what they depend on ---------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class BenchmarkFacts:
-    """What was measured on.
+    """What was measured on: fields of `Benchmark`, with counts of videos and texts.
 
-    Attributes:
-        name: As `Benchmark`.
-        title: As `Benchmark`.
-        split: As `Benchmark`.
-        protocol: As `Benchmark`.
-        source: As `Benchmark`.
-        videos: How many videos.
-        texts: How many texts.
-        missing: Ids of videos that were left out, because there is no file.
-        notes: As `Benchmark`.
-        digest: SHA-256 of ids, texts and which belong together: equal ones ask the same.
+    The digest is the SHA-256 of ids, texts and which belong together: equal ones have the same queries and answers.
     """
 
     name: str
@@ -264,59 +221,106 @@ class BenchmarkFacts:
     @classmethod
     def of(cls, benchmark: Benchmark) -> BenchmarkFacts:
         """Take them from a benchmark."""
-        asked = json.dumps([benchmark.video_ids, benchmark.texts, benchmark.owners])
-        return cls(
-            name=benchmark.name,
-            title=benchmark.title,
-            split=benchmark.split,
-            protocol=benchmark.protocol,
-            source=benchmark.source,
-            videos=len(benchmark.videos),
-            texts=len(benchmark.texts),
-            missing=benchmark.missing,
-            notes=benchmark.notes,
-            digest=hashlib.sha256(asked.encode()).hexdigest(),
-        )
+        same = {name: getattr(benchmark, name) for name in cls.__annotations__ if hasattr(benchmark, name)}
+        content = json.dumps([benchmark.video_ids, benchmark.texts, benchmark.owners])
+        counts = {"videos": len(benchmark.videos), "texts": len(benchmark.texts)}
+        return cls(**{**same, **counts, "digest": hashlib.sha256(content.encode()).hexdigest()})
 
 
 @dataclass(frozen=True)
 class RerankFacts:
-    """The second stage.
-
-    Attributes:
-        model: Its name.
-        fingerprint: SHA-256 of all that makes its answers.
-        mode: Score mode.
-        k: Candidates of a query that are ordered again.
-        fused: Whether log-odds are fused with the first stage's similarity, as its calibration has it.
-        prior_weights: Of the video's and the sentence's prior, in mode "prior_corrected".
-    """
+    """The second stage: a reranker's name and score mode, and how it is used."""
 
     model: str
-    fingerprint: str
+    fingerprint: str  # SHA-256 of all that makes its answers
     mode: str
-    k: int
-    fused: bool
-    prior_weights: tuple[float, float] | None = None
+    k: int  # candidates of a query that are ordered again
+    fused: bool  # whether log-odds are fused with the first stage's similarity, as its calibration has it
+    prior_weights: tuple[float, float] | None = None  # of video and sentence, in mode "prior_corrected"
+
+
+class ValidationFacts(TypedDict):
+    """What temperatures were fitted on."""
+
+    title: str
+    split: str
+    source: str
+    videos: int
+    texts: int
+    missing: list[str]
+    notes: list[str]
+    failures: list[str]
 
 
 @dataclass(frozen=True)
-class Column:
-    """One way to rank, in both directions; None where it was not run.
+class Failure:
+    """A video that could not be used: its id in the benchmark, its path, and what was found."""
 
-    Attributes:
-        name: One of `COLUMNS`.
-        t2v: Texts rank videos.
-        v2t: Videos rank texts.
-    """
+    video_id: str
+    file: str
+    reason: str
 
-    name: str
-    t2v: Figures | None
-    v2t: Figures | None
 
-    def of(self, direction: str) -> Figures | None:
-        """The figures of a direction."""
-        return self.t2v if direction == "t2v" else self.v2t
+class WorkFacts(TypedDict):
+    """Items computed and taken from the cache, the seconds of computing, and shares of these, None of nothing."""
+
+    computed: int
+    cached: int
+    seconds: float
+    per_second: float | None
+    share_cached: float | None
+
+
+@dataclass
+class Tally:
+    """Counts `WorkFacts`."""
+
+    computed: int = 0
+    cached: int = 0
+    seconds: float = 0.0
+
+    def facts(self) -> WorkFacts:
+        """As JSON values."""
+        whole = self.computed + self.cached
+        speed = self.computed / self.seconds if self.computed and self.seconds else None
+        share = self.cached / whole if whole else None
+        return {
+            "computed": self.computed,
+            "cached": self.cached,
+            "seconds": self.seconds,
+            "per_second": speed,
+            "share_cached": share,
+        }
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that decide figures."""
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed as a package"
+    return found
+
+
+def hardware(device: str) -> dict[str, str | int | None]:
+    """Platform, processors, and the name of a torch device."""
+    name = platform.processor() or platform.machine()
+    if device.startswith("cuda"):
+        import torch  # noqa: PLC0415 - it is loaded by now, and this module is read without it
+
+        name = str(torch.cuda.get_device_name(device))
+    return {
+        "platform": platform.platform(),
+        "machine": platform.machine(),
+        "cpus": os.cpu_count(),
+        "device": device,
+        "device_name": name,
+    }
+
+
+# -- the result ------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)
@@ -324,60 +328,45 @@ class EvaluationResult:
     """What an evaluation found.
 
     Attributes:
-        benchmark: What was measured on.
         model: Name, fingerprint, layer, prefix, sampling and so on.
         rerank: The second stage, or None.
         temperatures: By ``"STAGE.DIRECTION"``, STAGE being "first" or "second".
         validation: What temperatures were fitted on, or None.
         columns: Always the four of `COLUMNS`.
-        failures: Videos that could not be used and count against.
+        failures: Videos that could not be used and count against the model.
         unanswered: Videos that the second stage has no answer about, for some of their texts at least.
-        work: By kind ("videos", "texts", "pairs"), validation set included: computed, cached, seconds, per_second.
+        work: By "videos", "texts" and "pairs", validation set included.
         seconds: Wall time of this run.
-        seed: Of the bootstrap.
-        versions: Of Python and packages.
-        hardware: Platform, processors, device.
         ranks: Of every query, for paired comparisons.
     """
 
     benchmark: BenchmarkFacts
-    model: dict[str, Any]
+    model: dict[str, object]
     rerank: RerankFacts | None
     temperatures: dict[str, Temperature]
-    validation: dict[str, Any] | None
+    validation: ValidationFacts | None
     columns: tuple[Column, ...]
     failures: tuple[Failure, ...]
     unanswered: tuple[Failure, ...]
-    work: dict[str, Any]
+    work: dict[str, WorkFacts]
     seconds: float
     seed: int
     versions: dict[str, str]
-    hardware: dict[str, Any]
+    hardware: dict[str, str | int | None]
     ranks: Ranks
 
     def column(self, name: str) -> Column:
-        """The figures of a column.
-
-        Raises:
-            ValueError: There is no such column.
-        """
+        """The figures of a column; a ValueError if there is none."""
         for one in self.columns:
             if one.name == name:
                 return one
         raise ValueError(f"column={name!r}: expected one of {', '.join(COLUMNS)}")
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything but the ranks, as JSON values."""
+        """Everything but the ranks, as JSON values; a ValueError if a figure is not finite."""
         fields = {name: value for name, value in vars(self).items() if name != "ranks"}
-        plain = {
-            name: [asdict(one) for one in value] if name in ("columns", "failures", "unanswered") else value
-            for name, value in fields.items()
-        }
-        plain["benchmark"] = asdict(self.benchmark)
-        plain["rerank"] = None if self.rerank is None else asdict(self.rerank)
-        plain["temperatures"] = {name: asdict(one) for name, one in self.temperatures.items()}
-        whole = {"kind": _KIND, "schema_version": SCHEMA_VERSION, **plain}
-        return dict(json.loads(json.dumps(whole, allow_nan=False)))
+        whole = {"kind": _KIND, "schema_version": SCHEMA_VERSION, **fields}
+        return dict(json.loads(json.dumps(whole, allow_nan=False, default=asdict)))
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any], ranks: Ranks) -> EvaluationResult:
@@ -391,14 +380,16 @@ class EvaluationResult:
         if (kind, version) != (_KIND, SCHEMA_VERSION):
             raise ValueError(f"expected kind {_KIND!r} of schema_version {SCHEMA_VERSION}, got {kind!r} of {version!r}")
         try:
-            facts = fields["benchmark"]
-            fields["benchmark"] = BenchmarkFacts(
-                **{**facts, "missing": tuple(facts["missing"]), "notes": tuple(facts["notes"])}
-            )
-            fields["rerank"] = None if fields["rerank"] is None else _rerank(fields["rerank"])
+            facts, rerank = fields["benchmark"], fields["rerank"]
+            lists = {name: tuple(facts[name]) for name in ("missing", "notes")}
+            fields["benchmark"] = BenchmarkFacts(**{**facts, **lists})
+            if rerank is not None:
+                weights = rerank["prior_weights"]
+                rerank = RerankFacts(**{**rerank, "prior_weights": None if weights is None else tuple(weights)})
+            fields["rerank"] = rerank
             fields["temperatures"] = {name: Temperature(**one) for name, one in fields["temperatures"].items()}
             fields["columns"] = tuple(
-                Column(one["name"], *(_figures(one[way]) for way in DIRECTIONS)) for one in fields["columns"]
+                Column(one["name"], *(Figures.from_dict(one[way]) for way in DIRECTIONS)) for one in fields["columns"]
             )
             for name in ("failures", "unanswered"):
                 fields[name] = tuple(Failure(**one) for one in fields[name])
@@ -426,8 +417,8 @@ class EvaluationResult:
         try:
             with zipfile.ZipFile(file) as packed:  # it is compressed: what counts is what it unpacks to
                 size = sum(member.file_size for member in packed.infolist())
-            if size > _MAX_RANKS_BYTES:
-                raise ValueError(f"{size} bytes, more than {_MAX_RANKS_BYTES}")  # noqa: TRY301 - of the file, as the others
+            if size > MAX_RANKS_BYTES:
+                raise ValueError(f"{size} bytes, more than {MAX_RANKS_BYTES}")  # noqa: TRY301 - of the file, as the others
             with np.load(file, allow_pickle=False) as arrays:
                 ranks = {name: np.asarray(arrays[name], dtype=np.int64) for name in arrays.files}
             return cls.from_dict(content, ranks)
@@ -449,58 +440,3 @@ def read_result(folder: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"{file}: expected a JSON object, got {type(content).__name__}")  # noqa: TRY004 - of the file
     return content
-
-
-def told(tally: Tally) -> dict[str, Any]:
-    """A tally as JSON values, with the share that came from the cache."""
-    whole = tally.computed + tally.cached
-    return {
-        **asdict(tally),
-        "per_second": tally.per_second,
-        "share_cached": tally.cached / whole if whole else None,
-    }
-
-
-def _rerank(content: Mapping[str, Any]) -> RerankFacts:
-    weights = content["prior_weights"]
-    return RerankFacts(**{**content, "prior_weights": None if weights is None else tuple(weights)})
-
-
-def _figures(content: Mapping[str, Any] | None) -> Figures | None:
-    if content is None:
-        return None
-    recalls = {name: Interval(**content[name]) for name in ("recall_1", "recall_5", "recall_10")}
-    return Figures(**{**content, **recalls})
-
-
-PACKAGES: Final = ("vidembed", "torch", "transformers", "sentence-transformers", "av", "numpy")
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that decide figures."""
-    found = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "not installed as a package"
-    return found
-
-
-def hardware(device: str) -> dict[str, Any]:
-    """Platform, processors, and the name of a torch device."""
-    return {
-        "platform": platform.platform(),
-        "machine": platform.machine(),
-        "cpus": os.cpu_count(),
-        "device": device,
-        "device_name": _device_name(device),
-    }
-
-
-def _device_name(device: str) -> str:
-    if not device.startswith("cuda"):
-        return platform.processor() or platform.machine()
-    import torch  # noqa: PLC0415 - it is loaded by now, and this module is read without it
-
-    return str(torch.cuda.get_device_name(device))

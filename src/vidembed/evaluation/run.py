@@ -1,120 +1,313 @@
-"""A whole evaluation: two stages, four columns, both directions."""
+"""A whole evaluation: a model and a reranker run on a benchmark, ranked in four ways, in both directions."""
 
 from __future__ import annotations
 
+import functools
+import logging
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Final, Literal, NoReturn
 
 import numpy as np
-from numpy.typing import NDArray
+from tqdm.auto import tqdm
 
+from vidembed.errors import VideoFailedError
 from vidembed.evaluation.benchmark import Benchmark
-from vidembed.evaluation.cache import ScoreCache
-from vidembed.evaluation.embedder import Embedder, embedder_of
-from vidembed.evaluation.evaluator import (
-    DEFAULT_SECOND_TEMPERATURE,
-    DEFAULT_TEMPERATURE,
-    GivenTemperatures,
-    Temperature,
-    choose,
-)
+from vidembed.evaluation.cache import Answer, ScoreCache, model_key, text_key, video_key
+from vidembed.evaluation.embedder import Embedder, Vector, embedder_of
 from vidembed.evaluation.report import write_reports
 from vidembed.evaluation.result import (
-    COLUMNS,
-    DIRECTIONS,
     RESULT_FILE,
     BenchmarkFacts,
-    Column,
     EvaluationResult,
-    Figures,
-    Ranks,
+    Failure,
     RerankFacts,
-    figures,
+    Tally,
+    ValidationFacts,
+    columns_of,
     hardware,
-    needed,
-    outcomes,
-    rankings,
     read_result,
-    second_stage,
-    told,
     versions,
 )
 from vidembed.evaluation.two_stage import (
-    ON_FAILURE,
-    Failure,
-    FirstStage,
-    OnFailure,
-    Work,
+    DEFAULT_SECOND_TEMPERATURE,
+    DEFAULT_TEMPERATURE,
+    DIRECTIONS,
+    GivenTemperatures,
+    Mask,
+    Temperature,
     above_least,
-    ask,
-    asked_mask,
-    first_stage,
+    candidate_mask,
+    needed,
+    second_stage,
 )
-from vidembed.scoring import dual_softmax
+from vidembed.scoring import ScoreFusion, dual_softmax
 from vidembed.scoring.checks import FloatArray
 from vidembed.video.sampling import content_fingerprint
+from vidembed.yes_no import Answers
 
 if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
     from vidembed.reranker import VideoReranker
-    from vidembed.scoring import ScoreFusion
+
+logger = logging.getLogger(__name__)
+
+OnFailure = Literal["raise", "count"]
+ON_FAILURE: Final = ("raise", "count")
+
+TEXTS_AT_ONCE: Final = 256
+"""Texts embedded between two commits of the cache (ours)."""
+VIDEOS_AT_ONCE: Final = 8
+"""Videos reranked between two commits of the cache (ours): as many as are decoded ahead at most."""
+
+
+# -- models on a benchmark -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class FirstStage:
+    """Similarities of a benchmark."""
+
+    benchmark: Benchmark
+    readable: Mask  # (V,), which videos have a vector
+    scores: FloatArray  # (T, W), of all texts and the W readable videos
+    failures: tuple[Failure, ...]  # the other videos
+
+    def oriented(self, direction: str) -> FloatArray:
+        """Similarities with queries as rows: ``(T, W)`` or ``(W, T)``."""
+        return self.scores if direction == "t2v" else self.scores.T
 
 
 @dataclass(frozen=True)
-class _Run:
-    """What stays the same for the test set and the validation set."""
+class TwoStageSearch:
+    """An embedding model and a reranker of its candidates, to be run on benchmarks; the cache keeps what they find.
+
+    Attributes:
+        reranker: In its own score mode and fusion; None for the first stage alone.
+        k: Candidates of a query that are reranked, at least 1; None without a reranker.
+        on_error: At a video that fails: "raise", or "count" to go on without it.
+        work: Counts what is done, by "videos", "texts" and "pairs".
+    """
 
     embedder: Embedder
-    reranker: VideoReranker | None
-    k: int | None
     cache: ScoreCache
-    on_error: OnFailure
-    batch_size: int
-    work: Work
-    show_progress_bar: bool
+    reranker: VideoReranker | None = None
+    k: int | None = None
+    on_error: OnFailure = "raise"
+    batch_size: int = 32
+    show_progress_bar: bool = False
+    work: dict[str, Tally] = field(default_factory=lambda: {name: Tally() for name in ("videos", "texts", "pairs")})
+
+    @property
+    def fusion(self) -> ScoreFusion | None:
+        """What the reranker fuses log-odds and similarity with, if it does."""
+        head = self.reranker
+        return head.fusion if head is not None and head.fusion is not None and head.calibration_applies() else None
 
     def first(self, benchmark: Benchmark) -> FirstStage:
-        return first_stage(
-            benchmark,
-            self.embedder,
-            self.cache,
-            on_error=self.on_error,
-            batch_size=self.batch_size,
-            work=self.work,
-            show_progress_bar=self.show_progress_bar,
-        )
+        """Embed what the cache does not hold, and compare all texts with all videos; errors as `evaluate`."""
+        videos, failures = self._videos(benchmark)
+        readable = np.array([vector is not None for vector in videos])  # (V,)
+        if not readable.any():
+            raise VideoFailedError(f"videos: none of {len(videos)} can be read; the first: {failures[0].reason}")
+        texts = self._texts(benchmark)  # (T, D)
+        vectors = np.stack([vector for vector in videos if vector is not None]).astype(np.float64)  # (W, D)
+        return FirstStage(benchmark, readable, self.embedder.similarity(texts, vectors), tuple(failures))
+
+    def _videos(self, benchmark: Benchmark) -> tuple[list[Vector | None], list[Failure]]:
+        """Vectors ``(D,)`` of all videos, None of those that failed, and why; each video is a commit of its own."""
+        model, tally = self.embedder.key, self.work["videos"]
+        keys = [_key(path) for path in benchmark.videos]
+        known = self.cache.vectors(model, [key for key in keys if key is not None])
+        vectors: list[Vector | None] = [None if key is None else known.get(key) for key in keys]
+        missing = [place for place, vector in enumerate(vectors) if vector is None]
+        tally.cached += len(keys) - len(missing)
+        failures: list[Failure] = []
+        before = time.monotonic()
+        with self._bar("Embedding videos", len(missing), "video") as bar:
+            paths = [benchmark.videos[place] for place in missing]
+            for index, found in self.embedder.videos(paths, batch_size=self.batch_size):
+                place = missing[index]
+                key = keys[place]
+                if not isinstance(found, Exception) and _key(paths[index]) != key:
+                    found = ValueError("the file was written to while it was being read")  # noqa: PLW2901
+                if isinstance(found, Exception):
+                    failures.append(self._failure(benchmark, place, found))
+                else:
+                    if key is not None:
+                        self.cache.put_vectors(model, [(key, found)])
+                    vectors[place] = found
+                    tally.computed += 1
+                tally.seconds += time.monotonic() - before
+                before = time.monotonic()
+                bar.update()
+        return vectors, failures
+
+    def _failure(self, benchmark: Benchmark, place: int, error: Exception) -> Failure:
+        reason = str(getattr(error, "reason", None) or error)
+        name, file = benchmark.video_ids[place], str(benchmark.videos[place])
+        if self.on_error == "raise":
+            raise VideoFailedError(
+                f"video {name!r} ({file}): {reason}. Replace the file, or count such videos against the model "
+                "(--on-error count, on_error='count')."
+            ) from error
+        logger.warning("counted against: %s (%s): %s", name, file, reason)
+        return Failure(name, file, f"{type(error).__name__}: {reason}")
+
+    def _texts(self, benchmark: Benchmark) -> FloatArray:
+        """Vectors of all texts ``(T, D)``; equal ones are embedded once."""
+        model, tally = self.embedder.key, self.work["texts"]
+        keys = {text: text_key(text) for text in benchmark.texts}
+        known = self.cache.vectors(model, list(keys.values()))
+        missing = [text for text, key in keys.items() if key not in known]
+        tally.cached += len(keys) - len(missing)
+        with self._bar("Embedding texts", len(missing), "text") as bar:
+            for start in range(0, len(missing), TEXTS_AT_ONCE):
+                chunk = missing[start : start + TEXTS_AT_ONCE]
+                before = time.monotonic()
+                vectors = self.embedder.texts(chunk, batch_size=self.batch_size)  # (C, D)
+                tally.seconds += time.monotonic() - before
+                finite = np.isfinite(vectors).all(axis=1)  # (C,)
+                if not finite.all():
+                    bad = chunk[int(np.argmin(finite))]
+                    raise ValueError(f"text {bad!r}: the model gave a vector that is not finite")
+                fresh = {keys[text]: vector for text, vector in zip(chunk, vectors, strict=True)}
+                self.cache.put_vectors(model, fresh.items())
+                known |= fresh
+                tally.computed += len(chunk)
+                bar.update(len(chunk))
+        return np.stack([known[keys[text]] for text in benchmark.texts]).astype(np.float64)
 
     def second(
         self, stage: FirstStage, temperatures: dict[str, Temperature]
     ) -> tuple[dict[str, FloatArray] | None, list[Failure]]:
-        """What the second stage ranks by, by direction, with queries as rows; None without a reranker."""
+        """Rerank the candidates of both directions; a pair that both want is scored once.
+
+        Returns what `second_stage` makes of them by direction, queries as rows, or None without a reranker; and the
+        videos that lack an answer about some text. Temperatures of the first stage decide candidates too.
+        """
         if self.reranker is None or self.k is None:
             return None, []
         wanted = {way: needed(stage.oriented(way), self.k, temperatures[f"first.{way}"].value) for way in DIRECTIONS}
-        both = wanted["t2v"] | wanted["v2t"].T  # (T, W): a pair that both directions want is asked once
-        asked = np.zeros(stage.benchmark.positives.shape, dtype=np.bool_)  # (T, V)
-        asked[:, stage.readable] = both
-        odds, unanswered = ask(
-            stage.benchmark,
-            asked,
-            self.reranker,
-            self.cache,
-            on_error=self.on_error,
-            tally=self.work.pairs,
-            show_progress_bar=self.show_progress_bar,
-        )
+        pairs = np.zeros(stage.benchmark.positives.shape, dtype=np.bool_)  # (T, V)
+        pairs[:, stage.readable] = wanted["t2v"] | wanted["v2t"].T
+        odds, failures = self._log_odds(stage.benchmark, pairs, self.reranker)
         odds = odds[:, stage.readable]  # (T, W)
-        turned = {"t2v": odds, "v2t": odds.T}
-        fusion = _fusion_of(self.reranker)
-        return {
-            way: second_stage(stage.oriented(way), turned[way], wanted[way], fusion) for way in DIRECTIONS
-        }, unanswered
+        found = {
+            way: second_stage(stage.oriented(way), odds if way == "t2v" else odds.T, wanted[way], self.fusion)
+            for way in DIRECTIONS
+        }
+        return found, failures
+
+    def _log_odds(self, benchmark: Benchmark, pairs: Mask, reranker: VideoReranker) -> tuple[FloatArray, list[Failure]]:
+        """Log-odds ``(T, V)`` of `pairs`, NaN elsewhere and where there is no answer; videos that lack one."""
+        model = model_key(reranker.fingerprint, "head", str(reranker.video_backend))  # of every score mode
+        texts = [text_key(text) for text in benchmark.texts]
+        odds = np.full(pairs.shape, np.nan)  # (T, V)
+        failures: list[Failure] = []
+        columns = np.flatnonzero(pairs.any(axis=0)).tolist()
+        keys = {place: video_key(benchmark.videos[place]) for place in columns}
+        with self._bar("Reranking", int(pairs.sum()), "pair") as bar:
+            for start in range(0, len(columns), VIDEOS_AT_ONCE):
+                chunk = columns[start : start + VIDEOS_AT_ONCE]
+                rows = {place: np.flatnonzero(pairs[:, place]).tolist() for place in chunk}
+                self._answer(benchmark, reranker, model, texts, keys, rows)
+                for place, of_video in rows.items():
+                    found = _cached_log_odds(reranker, self.cache, model, keys[place], [texts[row] for row in of_video])
+                    odds[of_video, place] = found
+                    if lost := int(np.isnan(found).sum()):
+                        reason = f"no answer about {lost} of {len(of_video)} texts; the log says why"
+                        failures.append(Failure(benchmark.video_ids[place], str(benchmark.videos[place]), reason))
+                    bar.update(len(of_video))
+        return odds, failures
+
+    def _answer(
+        self,
+        benchmark: Benchmark,
+        reranker: VideoReranker,
+        model: str,
+        texts: Sequence[str],
+        keys: dict[int, str],
+        rows: dict[int, list[int]],
+    ) -> None:
+        """Run the reranker on what the cache lacks about some videos, each prefilled once; keep it in one commit."""
+        priors, tally = reranker.mode == "prior_corrected", self.work["pairs"]
+        missing: list[tuple[int, int]] = []  # of text and video; equal texts once
+        for place, of_video in rows.items():
+            known = set(self.cache.answers(model, keys[place], [texts[row] for row in of_video]))
+            if priors:
+                have = self.cache.priors(model, [keys[place], *(texts[row] for row in of_video)])
+                known = {text for text in known if text in have and keys[place] in have}
+            tally.cached += len(known)
+            missing += [
+                (row, place) for text, row in {texts[row]: row for row in of_video}.items() if text not in known
+            ]
+        if not missing:
+            return
+        before = time.monotonic()
+        try:
+            answers = reranker.answers(
+                [{"text": benchmark.texts[row], "video": benchmark.videos[place]} for row, place in missing],
+                priors=priors,
+                on_error="raise" if self.on_error == "raise" else "skip",
+                show_progress_bar=False,
+            )
+        except Exception as error:
+            names = ", ".join(repr(benchmark.video_ids[place]) for place in dict.fromkeys(at for _, at in missing))
+            if not isinstance(error, ValueError) and not hasattr(error, "reason"):
+                raise
+            raise VideoFailedError(
+                f"reranking, one of the videos {names}: {error}. Count such pairs against the model with --on-error "
+                "count (on_error='count')."
+            ) from error
+        tally.seconds += time.monotonic() - before
+        tally.computed += int((~answers.missing).sum())
+        there = [(at, keys[missing[at][1]], texts[missing[at][0]]) for at in np.flatnonzero(~answers.missing).tolist()]
+        if answers.video_prior is not None and answers.text_prior is not None:  # before the answers, which need them
+            self.cache.put_priors(model, {video: float(answers.video_prior[at]) for at, video, _ in there}.items())
+            self.cache.put_priors(model, {text: float(answers.text_prior[at]) for at, _, text in there}.items())
+        self.cache.put_answers(
+            model,
+            [(video, text, Answer(float(answers.yes[at]), float(answers.yes_no[at]))) for at, video, text in there],
+        )
+
+    def _bar(self, what: str, total: int, unit: str) -> tqdm[NoReturn]:
+        return tqdm(total=total, desc=what, unit=unit, disable=not self.show_progress_bar)
+
+
+def _key(path: Path) -> str | None:
+    try:
+        return video_key(path)
+    except OSError:  # what reading it will say
+        return None
+
+
+def _cached_log_odds(
+    reranker: VideoReranker, cache: ScoreCache, model: str, video: str, texts: Sequence[str]
+) -> FloatArray:
+    """Log-odds in the reranker's mode of one video's pairs ``(n,)``, NaN where there is no answer."""
+    known = cache.answers(model, video, texts)
+    found = [known.get(text, Answer(np.nan, np.nan)) for text in texts]
+    video_prior = text_prior = None
+    if reranker.mode == "prior_corrected":
+        priors = cache.priors(model, [video, *texts])
+        video_prior = np.full(len(texts), priors.get(video, np.nan))
+        text_prior = np.array([priors.get(text, np.nan) for text in texts])
+    answers = Answers(
+        np.array([one.yes for one in found]), np.array([one.yes_no for one in found]), video_prior, text_prior
+    )
+    return answers.log_odds(reranker.mode, reranker.prior_correction)
+
+
+# -- the evaluation --------------------------------------------------------------------------------------------------
 
 
 def evaluate(
     benchmark: Benchmark,
-    encoder: Any,
+    encoder: SentenceTransformer,
     *,
     reranker: VideoReranker | None = None,
     k: int | None = None,
@@ -133,7 +326,7 @@ def evaluate(
     Args:
         benchmark: Videos and texts, as `read_benchmark` gives them.
         encoder: A `VideoEncoder`, or any SentenceTransformer that takes video.
-        reranker: Asked about the `k` best of every query. Default: the rerank columns are not run.
+        reranker: Scores the `k` best of every query. Default: the rerank columns are not run.
         k: Candidates of a query, at least 1: videos of a text, and texts of a video. Needed with `reranker`.
         validation: Other videos and texts, on which temperatures are fitted.
         temperatures: Given ones, which go before fitted ones. Where there is neither, `DEFAULT_TEMPERATURE` and
@@ -154,7 +347,13 @@ def evaluate(
             the result of something else.
     """
     began = time.monotonic()
-    _check(reranker, k, on_error, batch_size)
+    if (reranker is None) != (k is None):
+        raise ValueError(f"k={k!r}: give it together with reranker, which scores the k best")
+    for name, value in (("k", k), ("batch_size", batch_size)):
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            raise ValueError(f"{name}={value!r}: expected a whole number of at least 1")
+    if on_error not in ON_FAILURE:
+        raise ValueError(f"on_error={on_error!r} is not known. Allowed: {', '.join(ON_FAILURE)}")
     if validation is not None:
         _check_disjoint(benchmark, validation)
     embedder = embedder_of(encoder)
@@ -162,28 +361,26 @@ def evaluate(
     folder = None if out is None else Path(out)
     if folder is not None:
         _check_folder(folder, facts, embedder.fingerprint)
-    work = Work()
+    given = temperatures or GivenTemperatures()
     with ScoreCache(None if folder is None else folder / "cache") as cache:
-        run = _Run(embedder, reranker, k, cache, on_error, batch_size, work, show_progress_bar)
-        given = temperatures or GivenTemperatures()
-        needed_ones = [given.first(way) for way in DIRECTIONS]
-        needed_ones += [] if reranker is None else [given.second(way) for way in DIRECTIONS]
-        fitting = any(one is None for one in needed_ones)
-        known = run.first(validation) if validation is not None and fitting else None
-        chosen = _temperatures(run, known, given)
-        stage = run.first(benchmark)
-        second, unanswered = run.second(stage, chosen)
-    columns, ranks = _columns(stage, second, chosen, k, seed)
+        search = TwoStageSearch(embedder, cache, reranker, k, on_error, batch_size, show_progress_bar)
+        stages = [given.first] if reranker is None else [given.first, given.second]
+        fitting = any(stage(way) is None for stage in stages for way in DIRECTIONS)
+        known = search.first(validation) if validation is not None and fitting else None
+        chosen = choose_temperatures(search, known, given)
+        first = search.first(benchmark)
+        second, unanswered = search.second(first, chosen)
+    columns, ranks = columns_of(benchmark, first.readable, first.scores, second, chosen, k, seed)
     result = EvaluationResult(
         benchmark=facts,
         model={"name": model_name, "fingerprint": embedder.fingerprint, **embedder.facts()},
-        rerank=None if reranker is None or k is None else _rerank_facts(reranker, k, reranker_name),
+        rerank=None if reranker is None or k is None else _rerank_facts(reranker, k, reranker_name, search.fusion),
         temperatures=chosen,
         validation=None if known is None else _validation_facts(known),
         columns=columns,
-        failures=stage.failures,
+        failures=first.failures,
         unanswered=tuple(unanswered),
-        work={name: told(tally) for name, tally in vars(work).items()},
+        work={name: tally.facts() for name, tally in search.work.items()},
         seconds=time.monotonic() - began,
         seed=seed,
         versions=versions(),
@@ -196,32 +393,16 @@ def evaluate(
     return result
 
 
-# -- checks ----------------------------------------------------------------------------------------------------------
-
-
-def _check(reranker: VideoReranker | None, k: int | None, on_error: str, batch_size: int) -> None:
-    if (reranker is None) != (k is None):
-        raise ValueError(f"k={k!r}: give it together with reranker, which is asked about the k best")
-    for name, value in (("k", k), ("batch_size", batch_size)):
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-            raise ValueError(f"{name}={value!r}: expected a whole number of at least 1")
-    if on_error not in ON_FAILURE:
-        raise ValueError(f"on_error={on_error!r} is not known. Allowed: {', '.join(ON_FAILURE)}")
-
-
 def _check_disjoint(benchmark: Benchmark, validation: Benchmark) -> None:
     """Refuse a validation set that holds a video of the test set, under this name or as a copy."""
     by_size: dict[int, list[Path]] = {}
     for path in benchmark.videos:
         if path.is_file():
             by_size.setdefault(path.stat().st_size, []).append(path)
-    contents: dict[Path, str] = {}
+    fingerprint = functools.cache(content_fingerprint)
     for path in validation.videos:
         for other in by_size.get(path.stat().st_size, []) if path.is_file() else []:
-            for one in (path, other):
-                if one not in contents:
-                    contents[one] = content_fingerprint(one)
-            if contents[path] == contents[other]:
+            if fingerprint(path) == fingerprint(other):
                 raise ValueError(
                     f"validation: {path} is a video of the test set ({other}). Temperatures that are fitted on what is "
                     "measured make figures that look better than they are; take other videos"
@@ -229,6 +410,7 @@ def _check_disjoint(benchmark: Benchmark, validation: Benchmark) -> None:
 
 
 def _check_folder(folder: Path, facts: BenchmarkFacts, fingerprint: str) -> None:
+    """Refuse a folder that holds the result of another benchmark or model."""
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"out: {str(folder)!r} is a file; name a folder")
     if not (folder / RESULT_FILE).exists():
@@ -242,94 +424,51 @@ def _check_folder(folder: Path, facts: BenchmarkFacts, fingerprint: str) -> None
         )
 
 
-# -- temperatures ----------------------------------------------------------------------------------------------------
-
-
-def _temperatures(run: _Run, known: FirstStage | None, given: GivenTemperatures) -> dict[str, Temperature]:
-    """The temperatures of both stages, by ``"STAGE.DIRECTION"``."""
+def choose_temperatures(
+    search: TwoStageSearch, known: FirstStage | None, given: GivenTemperatures
+) -> dict[str, Temperature]:
+    """The temperatures of both stages by ``"STAGE.DIRECTION"``: given ones, else fitted on `known`, else defaults."""
     chosen: dict[str, Temperature] = {}
     for way in DIRECTIONS:
         scores = None if known is None else _answerable(known, way, known.oriented(way))
-        chosen[f"first.{way}"] = choose(given.first(way), DEFAULT_TEMPERATURE, scores, what=f"the first stage, {way}")
-    if run.reranker is None or run.k is None:
+        what = f"the first stage, {way}"
+        chosen[f"first.{way}"] = Temperature.choose(given.first(way), DEFAULT_TEMPERATURE, scores, what=what)
+    if search.reranker is None or search.k is None:
         return chosen
     second = None
     if known is not None and any(given.second(way) is None for way in DIRECTIONS):
-        second, _ = run.second(known, chosen)
+        second, _ = search.second(known, chosen)
     for way in DIRECTIONS:
         scores = None
         if known is not None and second is not None:
             dual = dual_softmax(known.oriented(way), temperature=chosen[f"first.{way}"].value)
-            scores = _answerable(known, way, above_least(second[way], asked_mask(dual, run.k)))
-        chosen[f"second.{way}"] = choose(
-            given.second(way), DEFAULT_SECOND_TEMPERATURE, scores, what=f"the second stage, {way}"
-        )
+            scores = _answerable(known, way, above_least(second[way], candidate_mask(dual, search.k)))
+        what = f"the second stage, {way}"
+        chosen[f"second.{way}"] = Temperature.choose(given.second(way), DEFAULT_SECOND_TEMPERATURE, scores, what=what)
     return chosen
 
 
-def _answerable(stage: FirstStage, way: str, scores: FloatArray) -> tuple[FloatArray, NDArray[np.bool_]]:
-    """Scores and positives of the queries that a readable answer is there for, queries as rows."""
+def _answerable(stage: FirstStage, way: str, scores: FloatArray) -> tuple[FloatArray, Mask]:
+    """Scores and positives, queries as rows, of the queries that have a readable answer."""
     positives = stage.benchmark.positives[:, stage.readable]  # (T, W)
     right = positives if way == "t2v" else positives.T
     rows = right.any(axis=1)
     return scores[rows], right[rows]
 
 
-# -- figures ---------------------------------------------------------------------------------------------------------
-
-
-def _columns(
-    stage: FirstStage,
-    second: dict[str, FloatArray] | None,
-    chosen: dict[str, Temperature],
-    k: int | None,
-    seed: int,
-) -> tuple[tuple[Column, ...], Ranks]:
-    every = np.ones(len(stage.benchmark.texts), dtype=np.bool_)
-    positives = stage.benchmark.positives  # (T, V)
-    ranks: Ranks = {
-        # texts of one video are no independent draws; a text of several counts to its first
-        "groups.t2v": np.array([places[0] for places in stage.benchmark.owners], dtype=np.int64),
-        "groups.v2t": np.arange(len(stage.benchmark.videos), dtype=np.int64),
-    }
-    found: dict[str, dict[str, Figures | None]] = {name: dict.fromkeys(DIRECTIONS) for name in COLUMNS}
-    for way in DIRECTIONS:
-        last = chosen.get(f"second.{way}")
-        ranked = rankings(
-            stage.oriented(way),
-            None if second is None else second[way],
-            temperature=chosen[f"first.{way}"].value,
-            second_temperature=None if last is None else last.value,
-            k=k,
-        )
-        right, rows, answers = positives, every, stage.readable
-        if way == "v2t":
-            right, rows, answers = positives.T, stage.readable, every
-        for name, scores in ranked.items():
-            if scores is not None:
-                fared = outcomes(scores, right, rows=rows, columns=answers)
-                ranks[f"{name}.{way}"] = fared.ranks
-                found[name][way] = figures(fared, seed=seed, groups=ranks[f"groups.{way}"])
-    return tuple(Column(name, of["t2v"], of["v2t"]) for name, of in found.items()), ranks
-
-
-def _rerank_facts(reranker: VideoReranker, k: int, name: str) -> RerankFacts:
+def _rerank_facts(reranker: VideoReranker, k: int, name: str, fusion: ScoreFusion | None) -> RerankFacts:
     weights = reranker.prior_correction
     return RerankFacts(
         model=name or reranker.source,
         fingerprint=reranker.fingerprint,
         mode=reranker.mode,
         k=k,
-        fused=_fusion_of(reranker) is not None,
+        fused=fusion is not None,
         prior_weights=(weights.video_weight, weights.text_weight) if reranker.mode == "prior_corrected" else None,
     )
 
 
-def _fusion_of(reranker: VideoReranker) -> ScoreFusion | None:
-    return reranker.fusion if reranker.fusion is not None and reranker.calibration_applies() else None
-
-
-def _validation_facts(stage: FirstStage) -> dict[str, Any]:
+def _validation_facts(stage: FirstStage) -> ValidationFacts:
     benchmark = stage.benchmark
     return {
         "title": benchmark.title,

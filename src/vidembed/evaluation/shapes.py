@@ -1,19 +1,18 @@
-"""The embedded world as a benchmark: held-out clips drawn from a seed, for a whole report without any data."""
+"""The embedded world as a benchmark: held-out clips drawn from a seed, for an evaluation without any data."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable
 from itertools import islice
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from tqdm.auto import tqdm
 
 from vidembed import __version__
 from vidembed.evaluation.benchmark import Benchmark
-from vidembed.shapes.files import ClipRecord, iterate_clips, write_clip
+from vidembed.shapes.clips import ClipRecord, iterate_clips, write_clip
 from vidembed.shapes.language import SUMMARY_ATTRIBUTES
 from vidembed.text import replacing
 
@@ -21,14 +20,9 @@ CLIPS: Final = 200
 """Clips by default (ours)."""
 MOST_CLIPS: Final = 2000
 """Most clips: with their validation clips, fewer than there are distinct captions (ours)."""
-FITTED_ON: Final = (0, 200)
-"""The seed whose first so many clips share none with those that the bundled reranker's calibration was fitted on."""
+_FITTED_ON: Final = (0, 200)  # the seed whose first so many clips share none with those of the reranker's calibration
 
-_SAY: Final[dict[str, Callable[[ClipRecord], str]]] = {
-    "shapes": lambda record: record.caption,
-    "shapes-short": lambda record: record.summary,
-}
-WORLDS: Final = tuple(_SAY)
+WORLDS: Final = ("shapes", "shapes-short")
 """Names of the embedded benchmarks: dense captions, and short summaries."""
 _PROTOCOLS: Final = {
     "shapes": "A dense caption of each clip tells every attribute, and no two clips have the same: one is right.",
@@ -38,13 +32,13 @@ _PROTOCOLS: Final = {
     ),
 }
 
+Clips = list[tuple[Path, ClipRecord]]
+
 
 def draw_world(
     name: str, folder: Path, *, clips: int = CLIPS, seed: int = 0, show_progress_bar: bool = False
 ) -> tuple[Benchmark, Benchmark]:
-    """Write held-out clips and others for validation, none of which equals one of them, and say what is right.
-
-    Files that an earlier call wrote are kept as they are, so that what was made of them stays in the cache.
+    """Make a benchmark of held-out clips, and its validation set of others, none of which equals one of them.
 
     Args:
         name: One of `WORLDS`.
@@ -52,9 +46,6 @@ def draw_world(
         clips: How many, from 4 to `MOST_CLIPS`; half as many are for validation.
         seed: Of the clips; those for validation are drawn with the next one.
         show_progress_bar: Whether to show a bar.
-
-    Returns:
-        The benchmark and its validation set.
 
     Raises:
         ValueError: An argument is out of range.
@@ -65,40 +56,47 @@ def draw_world(
         raise ValueError(f"clips={clips}: expected from 4 to {MOST_CLIPS}")
     if seed < 0:
         raise ValueError(f"seed={seed}: expected a whole number of at least 0")
-    test = list(islice(iterate_clips("test", seed), clips))
-    taken = {tuple(record.attributes.values()) for record in test}
-    fresh = (record for record in iterate_clips("test", seed + 1) if tuple(record.attributes.values()) not in taken)
-    others = list(islice(fresh, clips // 2))
-    folder.mkdir(parents=True, exist_ok=True)
-    with tqdm(total=len(test) + len(others), desc="Writing clips", unit="clip", disable=not show_progress_bar) as bar:
-        files = [_write(record, folder, bar) for record in (*test, *others)]
+    test, others = draw_clips(folder, clips, clips // 2, seed, show_progress_bar=show_progress_bar)
     notes: tuple[str, ...] = ("Synthetic clips of moving shapes: figures say nothing about other videos.",)
-    if seed != FITTED_ON[0] or clips > FITTED_ON[1]:
+    if seed != _FITTED_ON[0] or clips > _FITTED_ON[1]:
         notes += ("Some clips may be among those that the bundled reranker's calibration was fitted on.",)
     return (
-        _benchmark(name, f"seed {seed}", test, files[: len(test)], notes),
-        _benchmark(name, f"seed {seed + 1}, for validation", others, files[len(test) :], notes),
+        _benchmark(name, f"seed {seed}", test, notes),
+        _benchmark(name, f"seed {seed + 1}, for validation", others, notes),
     )
 
 
-def _write(record: ClipRecord, folder: Path, bar: Any) -> Path:
-    """Write a clip, unless it is there, under a name that tells its content."""
-    told = json.dumps([record.attributes, record.scene.seed, __version__])
-    path = folder / f"{hashlib.sha256(told.encode()).hexdigest()[:16]}.mp4"
-    if not path.exists():
-        with replacing(path) as draft:
-            write_clip(record.scene, draft)
-    bar.update()
-    return path
+def draw_clips(
+    folder: Path, clips: int, others: int, seed: int, *, show_progress_bar: bool = False
+) -> tuple[Clips, Clips]:
+    """Write held-out clips, and others drawn with the next seed, none of which equals one of them.
+
+    Files that an earlier call wrote are kept as they are, so that what was made of them stays in a cache.
+    """
+    records = list(islice(iterate_clips("test", seed), clips))
+    taken = {tuple(record.attributes.values()) for record in records}
+    fresh = (record for record in iterate_clips("test", seed + 1) if tuple(record.attributes.values()) not in taken)
+    records += islice(fresh, others)
+    folder.mkdir(parents=True, exist_ok=True)
+    written: Clips = []
+    for record in tqdm(records, desc="Writing clips", unit="clip", disable=not show_progress_bar):
+        content = json.dumps([record.attributes, record.scene.seed, __version__])
+        path = folder / f"{hashlib.sha256(content.encode()).hexdigest()[:16]}.mp4"
+        if not path.exists():
+            with replacing(path) as draft:
+                write_clip(record.scene, draft)
+        written.append((path, record))
+    return written[:clips], written[clips:]
 
 
-def _benchmark(
-    name: str, split: str, records: list[ClipRecord], files: Iterable[Path], notes: tuple[str, ...]
-) -> Benchmark:
+def _benchmark(name: str, split: str, clips: Clips, notes: tuple[str, ...]) -> Benchmark:
+    records = [record for _, record in clips]
     names = tuple(records[0].attributes) if name == "shapes" else SUMMARY_ATTRIBUTES
     shown = [tuple(record.attributes[one] for one in names) for record in records]
     owners = {
-        _SAY[name](record): tuple(place for place, other in enumerate(shown) if other == shown[at])
+        record.caption if name == "shapes" else record.summary: tuple(
+            place for place, other in enumerate(shown) if other == shown[at]
+        )
         for at, record in enumerate(records)
     }
     return Benchmark(
@@ -108,7 +106,7 @@ def _benchmark(
         protocol=_PROTOCOLS[name],
         source="drawn by vidembed.shapes",
         video_ids=tuple(record.name for record in records),
-        videos=tuple(files),
+        videos=tuple(path for path, _ in clips),
         texts=tuple(owners),
         owners=tuple(owners.values()),
         notes=notes,

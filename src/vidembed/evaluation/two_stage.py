@@ -1,228 +1,43 @@
-"""The first stage on a benchmark: every video and text embedded once, cached, and compared."""
+"""Scores of a two-stage search: which pairs are candidates, how they are ordered again, and dual-softmax on both.
+
+Score matrices are ``(Q, N)``, queries as rows, unless they are of texts and videos, ``(T, V)``.
+"""
 
 from __future__ import annotations
 
-import logging
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from tqdm.auto import tqdm
 
 from vidembed.captions import CaptionedVideo
-from vidembed.errors import VideoFailedError
-from vidembed.evaluation.benchmark import Benchmark
-from vidembed.evaluation.cache import Answer, ScoreCache, model_key, text_key, video_key
-from vidembed.evaluation.embedder import Embedder, Vector
-from vidembed.scoring import dual_softmax, fit_temperature
-from vidembed.scoring.checks import FloatArray, matrix
-from vidembed.yes_no import Answers
+from vidembed.scoring import ScoreFusion, dual_softmax, fit_temperature
+from vidembed.scoring.checks import FloatArray, matrix, number
 
 if TYPE_CHECKING:
     from vidembed.encoder import VideoEncoder
-    from vidembed.reranker import VideoReranker
+
+Mask = NDArray[np.bool_]
+
+DIRECTIONS: Final = ("t2v", "v2t")
+COLUMNS: Final = {
+    "raw": "raw",
+    "dual_softmax": "dual-softmax",
+    "rerank": "+ rerank",
+    "rerank_dual_softmax": "+ both",
+}
+"""Ways to rank by name, with their headings."""
+
+DEFAULT_TEMPERATURE: Final = 0.01
+"""Of cosines where none is given or fitted: 1 / 100, the bound of CLIP's learned scale (arXiv 2103.00020, 2.5)."""
+DEFAULT_SECOND_TEMPERATURE: Final = 1.0
+"""Of the head's log-odds where none is given or fitted: their exponentials are the odds themselves (ours)."""
 
 
-logger = logging.getLogger(__name__)
-
-OnFailure = Literal["raise", "count"]
-ON_FAILURE: Final = ("raise", "count")
-
-TEXTS_AT_ONCE: Final = 256
-"""Texts embedded between two commits of the cache (ours)."""
-
-
-@dataclass
-class Tally:
-    """What was computed, what came from the cache, and how long the computing took.
-
-    Attributes:
-        computed: Items.
-        cached: Items.
-        seconds: Of computing.
-    """
-
-    computed: int = 0
-    cached: int = 0
-    seconds: float = 0.0
-
-    @property
-    def per_second(self) -> float | None:
-        """Computed items a second; None if nothing was computed."""
-        return self.computed / self.seconds if self.computed and self.seconds else None
-
-
-@dataclass
-class Work:
-    """The work of a run, by kind."""
-
-    videos: Tally = field(default_factory=Tally)
-    texts: Tally = field(default_factory=Tally)
-    pairs: Tally = field(default_factory=Tally)
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A video that could not be used.
-
-    Attributes:
-        video_id: As the benchmark names it.
-        file: Its path.
-        reason: What was found.
-    """
-
-    video_id: str
-    file: str
-    reason: str
-
-
-@dataclass(frozen=True, eq=False)
-class FirstStage:
-    """Similarities of a benchmark.
-
-    Attributes:
-        benchmark: What was embedded.
-        readable: ``(V,)``, which videos have a vector.
-        scores: ``(T, W)`` similarities of all texts and the W readable videos.
-        failures: The other videos.
-    """
-
-    benchmark: Benchmark
-    readable: NDArray[np.bool_]
-    scores: FloatArray
-    failures: tuple[Failure, ...]
-
-    def oriented(self, direction: str) -> FloatArray:
-        """Similarities with queries as rows: ``(T, W)`` or ``(W, T)``."""
-        return self.scores if direction == "t2v" else self.scores.T
-
-
-def first_stage(
-    benchmark: Benchmark,
-    embedder: Embedder,
-    cache: ScoreCache,
-    *,
-    on_error: OnFailure = "raise",
-    batch_size: int = 32,
-    work: Work | None = None,
-    show_progress_bar: bool = False,
-) -> FirstStage:
-    """Embed what the cache does not hold, and compare all texts with all videos.
-
-    Args:
-        benchmark: Videos and texts.
-        embedder: The model.
-        cache: Where vectors are kept, each video's in a commit of its own.
-        on_error: "raise", or "count" to go on without a video that fails.
-        batch_size: Inputs embedded at once.
-        work: Counts what is done.
-        show_progress_bar: Whether to show bars.
-
-    Raises:
-        VideoFailedError: A video cannot be read, or none can.
-        ValueError: A text cannot be embedded.
-    """
-    work = work or Work()
-    videos, failures = _videos(benchmark, embedder, cache, on_error, batch_size, work.videos, show_progress_bar)
-    readable = np.array([vector is not None for vector in videos])
-    if not readable.any():
-        raise VideoFailedError(f"videos: none of {len(videos)} can be read; the first: {failures[0].reason}")
-    texts = _texts(benchmark, embedder, cache, batch_size, work.texts, show_progress_bar)
-    vectors = np.stack([vector for vector in videos if vector is not None]).astype(np.float64)  # (W, D)
-    return FirstStage(benchmark, readable, embedder.similarity(texts, vectors), tuple(failures))
-
-
-def _videos(
-    benchmark: Benchmark,
-    embedder: Embedder,
-    cache: ScoreCache,
-    on_error: OnFailure,
-    batch_size: int,
-    tally: Tally,
-    show_progress_bar: bool,
-) -> tuple[list[Vector | None], list[Failure]]:
-    """Vectors of all videos, None of those that failed, and why."""
-    model = embedder.key
-    keys = [_key(path) for path in benchmark.videos]
-    known = cache.vectors(model, [key for key in keys if key is not None])
-    vectors: list[Vector | None] = [None if key is None else known.get(key) for key in keys]
-    missing = [place for place, vector in enumerate(vectors) if vector is None]
-    tally.cached += len(keys) - len(missing)
-    failures: list[Failure] = []
-    before = time.monotonic()
-    with tqdm(total=len(missing), desc="Embedding videos", unit="video", disable=not show_progress_bar) as bar:
-        stream = embedder.videos([benchmark.videos[place] for place in missing], batch_size=batch_size)
-        for index, found in stream:
-            place = missing[index]
-            result = _unchanged(benchmark.videos[place], keys[place], found)
-            if isinstance(result, Exception):
-                failures.append(_failure(benchmark, place, result, on_error))
-            else:
-                key = keys[place]
-                if key is not None:
-                    cache.put_vectors(model, [(key, result)])
-                vectors[place] = result
-                tally.computed += 1
-            tally.seconds += time.monotonic() - before
-            before = time.monotonic()
-            bar.update()
-    return vectors, failures
-
-
-def _key(path: Path) -> str | None:
-    try:
-        return video_key(path)
-    except OSError:  # what reading it will say
-        return None
-
-
-def _unchanged(path: Path, key: str | None, found: Vector | Exception) -> Vector | Exception:
-    """What was found, unless the file was written to meanwhile."""
-    if isinstance(found, Exception) or _key(path) == key:
-        return found
-    return ValueError("the file was written to while it was being read")
-
-
-def _failure(benchmark: Benchmark, place: int, error: Exception, on_error: OnFailure) -> Failure:
-    reason = str(getattr(error, "reason", None) or error)
-    name, file = benchmark.video_ids[place], str(benchmark.videos[place])
-    if on_error == "raise":
-        raise VideoFailedError(
-            f"video {name!r} ({file}): {reason}. Replace the file, or count such videos against the model (--on-error "
-            "count, on_error='count')."
-        ) from error
-    logger.warning("counted against: %s (%s): %s", name, file, reason)
-    return Failure(name, file, f"{type(error).__name__}: {reason}")
-
-
-def _texts(
-    benchmark: Benchmark, embedder: Embedder, cache: ScoreCache, batch_size: int, tally: Tally, show_progress_bar: bool
-) -> FloatArray:
-    """Vectors of all texts ``(T, D)``; equal ones are embedded once."""
-    model = embedder.key
-    keys = {text: text_key(text) for text in benchmark.texts}
-    known = cache.vectors(model, list(keys.values()))
-    missing = [text for text, key in keys.items() if key not in known]
-    tally.cached += len(keys) - len(missing)
-    with tqdm(total=len(missing), desc="Embedding texts", unit="text", disable=not show_progress_bar) as bar:
-        for start in range(0, len(missing), TEXTS_AT_ONCE):
-            chunk = missing[start : start + TEXTS_AT_ONCE]
-            before = time.monotonic()
-            vectors = embedder.texts(chunk, batch_size=batch_size)  # (C, D)
-            tally.seconds += time.monotonic() - before
-            finite = np.isfinite(vectors).all(axis=1)  # (C,)
-            if not finite.all():
-                raise ValueError(f"text {chunk[int(np.argmin(finite))]!r}: the model gave a vector that is not finite")
-            fresh = {keys[text]: vector for text, vector in zip(chunk, vectors, strict=True)}
-            cache.put_vectors(model, fresh.items())
-            known |= fresh
-            tally.computed += len(chunk)
-            bar.update(len(chunk))
-    return np.stack([known[keys[text]] for text in benchmark.texts]).astype(np.float64)
+# -- scores of two stages --------------------------------------------------------------------------------------------
 
 
 def top_candidates(first: ArrayLike, k: int) -> NDArray[np.intp]:
@@ -236,24 +51,37 @@ def top_candidates(first: ArrayLike, k: int) -> NDArray[np.intp]:
     return np.argsort(-matrix("first", first), axis=1, kind="stable")[:, :k]
 
 
-def asked_mask(first: ArrayLike, k: int) -> NDArray[np.bool_]:
-    """Which pairs the second stage is asked about ``(Q, N)``: the `k` best of each row; errors as `top_candidates`."""
-    columns = top_candidates(first, k)
+def candidate_mask(first: ArrayLike, k: int) -> Mask:
+    """Which pairs are among the `k` best of their row ``(Q, N)``; errors as `top_candidates`."""
     mask = np.zeros(np.shape(first), dtype=np.bool_)
-    np.put_along_axis(mask, columns, values=True, axis=1)
+    np.put_along_axis(mask, top_candidates(first, k), values=True, axis=1)
     return mask
 
 
+def needed(first: FloatArray, k: int, temperature: float) -> Mask:
+    """Which pairs the reranker scores ``(Q, N)``: the `k` best of each row as they are, and with dual-softmax."""
+    return np.asarray(candidate_mask(first, k) | candidate_mask(dual_softmax(first, temperature=temperature), k))
+
+
+def second_stage(
+    first: FloatArray, odds: FloatArray, candidates: Mask, fusion: ScoreFusion | None = None
+) -> FloatArray:
+    """What the second stage ranks by ``(Q, N)``: the log-odds of candidates, fused with similarities where they can be.
+
+    A candidate without an answer (NaN) stands below all that have one, so it counts against the model.
+    """
+    answered = candidates & np.isfinite(odds)
+    known = np.where(answered, odds, 0.0)
+    if fusion is not None:
+        known = np.where(answered, fusion.fused_log_odds(np.where(answered, odds, np.nan), first), 0.0)
+    least = known[answered].min() if answered.any() else 0.0
+    return np.asarray(np.where(candidates & ~answered, least - 1.0, known))
+
+
 def reranked(first: ArrayLike, second: ArrayLike, k: int) -> FloatArray:
-    """Ranking scores of a two-stage search: the `k` best of `first` by `second`, the others below, by `first`.
+    """Ranking scores ``(Q, N)`` of a two-stage search: the `k` best of `first` by `second`, then the others by `first`.
 
-    Args:
-        first: ``(Q, N)`` of the first stage.
-        second: ``(Q, N)`` of the second; values outside the `k` best are not looked at.
-        k: Candidates that are ordered again.
-
-    Returns:
-        ``(Q, N)`` float64, to be ranked within each row.
+    Values of `second` outside the `k` best are not looked at. Scores are to be ranked within each row.
 
     Raises:
         ValueError: Shapes differ, a score is not finite, or ``k`` is below 1.
@@ -261,66 +89,160 @@ def reranked(first: ArrayLike, second: ArrayLike, k: int) -> FloatArray:
     one, two = matrix("first", first), matrix("second", second)
     if one.shape != two.shape:
         raise ValueError(f"second: expected shape {one.shape} as first's, got {two.shape}")
-    asked = asked_mask(one, k)
+    candidates = candidate_mask(one, k)
     below = one - one.max(axis=1, keepdims=True) - 1.0  # at most -1
-    least = np.where(asked, two, np.inf).min(axis=1, keepdims=True)
-    return np.asarray(np.where(asked, two - least, below))  # from 0
+    least = np.where(candidates, two, np.inf).min(axis=1, keepdims=True)
+    return np.asarray(np.where(candidates, two - least, below))  # from 0
 
 
-def above_least(log_odds: ArrayLike, asked: ArrayLike) -> FloatArray:
-    """Log-odds made fit for dual-softmax: above the least that was asked, and 0 where a pair was not.
+def above_least(log_odds: ArrayLike, candidates: ArrayLike) -> FloatArray:
+    """Log-odds ``(Q, N)`` made fit for dual-softmax: above the least of all candidates, and 0 where a pair is none.
 
     Dual-softmax weighs scores that are above zero, and probabilities near 0 or 1 leave it nothing to weigh.
-
-    Args:
-        log_odds: ``(Q, N)``.
-        asked: ``(Q, N)`` booleans.
     """
-    odds, mask = matrix("log_odds", log_odds), np.asarray(asked, dtype=np.bool_)
+    odds, mask = matrix("log_odds", log_odds), np.asarray(candidates, dtype=np.bool_)
     return np.asarray(np.where(mask, odds - odds[mask].min(), 0.0))
 
 
-class DualStages:
-    """Dual-softmax on both stages, with temperatures fitted on a validation set.
+def dual_reranked(
+    first: ArrayLike, second: ArrayLike, k: int, *, temperature: float, second_temperature: float
+) -> FloatArray:
+    """Ranking scores ``(Q, N)`` of a two-stage search with dual-softmax on both stages.
 
-    The first stage's scores are dual-softmaxed before the `k` best are taken, and so are the log-odds of the pairs that
-    were asked about, over the queries that asked.
-
-    Args:
-        first: ``(Q, N)`` of the validation set.
-        second: ``(Q, N)`` log-odds of the validation set.
-        positives: ``(Q, N)`` booleans.
-        k: Candidates that are ordered again.
+    The first stage's scores are dual-softmaxed before the `k` best are taken, and so are the log-odds of the
+    candidates, over the queries that have them.
     """
+    one = dual_softmax(first, temperature=temperature)
+    two = dual_softmax(above_least(second, candidate_mask(one, k)), temperature=second_temperature)
+    return reranked(one, two, k)
+
+
+class DualStages:
+    """`dual_reranked` with temperatures fitted on similarities, log-odds and positives ``(Q, N)`` of another set."""
 
     def __init__(self, first: ArrayLike, second: ArrayLike, positives: ArrayLike, k: int) -> None:
         self.k = k
         self.first = fit_temperature(matrix("first", first), positives).temperature
-        asked = asked_mask(dual_softmax(first, temperature=self.first), k)
-        self.second = fit_temperature(above_least(second, asked), positives).temperature
+        candidates = candidate_mask(dual_softmax(first, temperature=self.first), k)
+        self.second = fit_temperature(above_least(second, candidates), positives).temperature
 
     def __call__(self, first: ArrayLike, second: ArrayLike) -> FloatArray:
-        """Ranking scores ``(Q, N)`` of another set."""
-        one = dual_softmax(first, temperature=self.first)
-        two = dual_softmax(above_least(second, asked_mask(one, self.k)), temperature=self.second)
-        return reranked(one, two, self.k)
+        """Ranking scores ``(Q, N)``."""
+        return dual_reranked(first, second, self.k, temperature=self.first, second_temperature=self.second)
+
+
+def rankings(
+    first: FloatArray,
+    second: FloatArray | None = None,
+    *,
+    temperature: float,
+    second_temperature: float | None = None,
+    k: int | None = None,
+) -> dict[str, FloatArray | None]:
+    """Ranking scores ``(Q, N)`` of each of `COLUMNS`; None for reranking where `second` (of `second_stage`) is None."""
+    found: dict[str, FloatArray | None] = dict.fromkeys(COLUMNS)
+    found["raw"], found["dual_softmax"] = first, dual_softmax(first, temperature=temperature)
+    if second is not None and k is not None and second_temperature is not None:
+        found["rerank"] = reranked(first, second, k)
+        found["rerank_dual_softmax"] = dual_reranked(
+            first, second, k, temperature=temperature, second_temperature=second_temperature
+        )
+    return found
+
+
+# -- temperatures ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Temperature:
+    """A temperature, in the unit of the scores, and where it came from.
+
+    Attributes:
+        queries: Validation queries that it was fitted on; None where it was not fitted.
+        recall_before: R@1 of those queries without dual-softmax, in percent.
+        recall_after: The same with it.
+    """
+
+    value: float
+    origin: Literal["given", "fitted", "default, not fitted"]
+    queries: int | None = None
+    recall_before: float | None = None
+    recall_after: float | None = None
+
+    @classmethod
+    def choose(
+        cls, given: float | None, default: float, known: tuple[FloatArray, Mask] | None, *, what: str
+    ) -> Temperature:
+        """Take the given temperature, else fit one on the validation set, else take the default.
+
+        Args:
+            given: The user's.
+            default: Where there is neither.
+            known: ``(Q, N)`` scores and positives of the validation set.
+            what: Named in an error.
+
+        Raises:
+            ValueError: The validation set is too small, or all its scores are equal.
+        """
+        if given is not None:
+            return cls(given, "given")
+        if known is None:
+            return cls(default, "default, not fitted")
+        try:
+            fitted = fit_temperature(*known)
+        except ValueError as error:
+            raise ValueError(
+                f"validation: no temperature of {what} can be fitted on it ({error}). Give a larger one, or the "
+                "temperature"
+            ) from error
+        return cls(fitted.temperature, "fitted", fitted.queries, 100 * fitted.recall_before, 100 * fitted.recall_after)
+
+
+@dataclass(frozen=True)
+class GivenTemperatures:
+    """Temperatures of the user's; None for those to be fitted, or else the default.
+
+    Args:
+        t2v: First stage, texts rank videos.
+        v2t: First stage, videos rank texts.
+        second_t2v: Second stage, likewise.
+        second_v2t: Second stage, likewise.
+
+    Raises:
+        ValueError: One is not a finite number above 0.
+    """
+
+    t2v: float | None = None
+    v2t: float | None = None
+    second_t2v: float | None = None
+    second_v2t: float | None = None
+
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        for name, value in vars(self).items():
+            if value is not None:
+                number(f"temperature {name}", value, above_zero=True)
+
+    def first(self, direction: str) -> float | None:
+        """That of the first stage."""
+        return self.t2v if direction == "t2v" else self.v2t
+
+    def second(self, direction: str) -> float | None:
+        """That of the second stage."""
+        return self.second_t2v if direction == "t2v" else self.second_v2t
+
+
+# -- candidates of captioned videos ----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)
 class Candidates:
-    """Pairs for `VideoReranker.calibrate`.
+    """P pairs for `VideoReranker.calibrate`."""
 
-    Attributes:
-        pairs: P of (text, video).
-        labels: ``(P,)`` booleans: whether the text is a caption of the video.
-        similarities: ``(P,)`` cosines of the first stage.
-        missed: Captions none of whose videos are among the candidates.
-    """
-
-    pairs: list[tuple[dict[str, str], Path]]
-    labels: NDArray[np.bool_]
-    similarities: FloatArray
-    missed: int
+    pairs: list[tuple[dict[str, str], Path]]  # of text and video
+    labels: Mask  # (P,), whether the text is a caption of the video
+    similarities: FloatArray  # (P,), cosines of the first stage
+    missed: int  # captions none of whose videos are among the candidates
 
 
 def first_stage_candidates(
@@ -328,11 +250,8 @@ def first_stage_candidates(
 ) -> Candidates:
     """Search every caption among the videos of all captions, and keep the `k` best of each.
 
-    Args:
-        encoder: The first stage.
-        captioned: Captions and their videos. Equal captions, and equal paths, are one; several videos may share one.
-        k: Candidates of a caption. Default 10, as the paper reranks with its optimized model (VidVec, section 4).
-        show_progress_bar: As `VideoEncoder.encode`.
+    Equal captions, and equal paths, are one; several videos may share a caption. The default of 10 is what the paper
+    reranks with its optimized model (VidVec, section 4).
 
     Raises:
         ValueError: ``k`` is below 1, there are no captions, or some have a label.
@@ -357,134 +276,3 @@ def first_stage_candidates(
         similarities=np.take_along_axis(similarity, best, axis=1).reshape(-1),
         missed=int((~labels.any(axis=1)).sum()),
     )
-
-
-VIDEOS_AT_ONCE: Final = 8
-"""Videos asked about between two commits of the cache (ours): as many as are decoded ahead at most."""
-
-
-def reranker_key(reranker: VideoReranker) -> str:
-    """Names the reranker in a cache: its fingerprint and the video decoder. Every score mode is made of its answers."""
-    return model_key(reranker.fingerprint, "head", str(reranker.video_backend))
-
-
-def ask(
-    benchmark: Benchmark,
-    asked: NDArray[np.bool_],
-    reranker: VideoReranker,
-    cache: ScoreCache,
-    *,
-    on_error: OnFailure = "raise",
-    tally: Tally | None = None,
-    show_progress_bar: bool = False,
-) -> tuple[FloatArray, list[Failure]]:
-    """Ask the head about pairs that the cache does not hold.
-
-    Args:
-        benchmark: Videos and texts.
-        asked: ``(T, V)``, which pairs are wanted.
-        reranker: Asked in its own score mode. All texts of a video are asked together, so it is prefilled once.
-        cache: Where answers are kept.
-        on_error: "raise", or "count" to leave pairs without an answer.
-        tally: Counts pairs.
-        show_progress_bar: Whether to show a bar.
-
-    Returns:
-        ``(T, V)`` log-odds of the mode, NaN where a pair was not asked about or has no answer; and the videos some of
-        whose pairs have none.
-
-    Raises:
-        VideoFailedError: A pair has no answer, with ``on_error="raise"``.
-    """
-    tally = tally or Tally()
-    priors = reranker.mode == "prior_corrected"
-    model = reranker_key(reranker)
-    texts = [text_key(text) for text in benchmark.texts]
-    odds = np.full(asked.shape, np.nan)  # (T, V)
-    failures: list[Failure] = []
-    wanted = np.flatnonzero(asked.any(axis=0)).tolist()
-    keys = {place: video_key(benchmark.videos[place]) for place in wanted}
-    with tqdm(total=int(asked.sum()), desc="Asking the head", unit="pair", disable=not show_progress_bar) as bar:
-        for start in range(0, len(wanted), VIDEOS_AT_ONCE):
-            chunk = wanted[start : start + VIDEOS_AT_ONCE]
-            rows = {place: np.flatnonzero(asked[:, place]).tolist() for place in chunk}
-            _fill(benchmark, reranker, cache, model, texts, keys, rows, priors=priors, on_error=on_error, tally=tally)
-            for place, places in rows.items():
-                odds[places, place] = _odds(reranker, cache, model, keys[place], [texts[row] for row in places])
-                lost = int(np.isnan(odds[places, place]).sum())
-                if lost:
-                    reason = f"no answer about {lost} of {len(places)} texts; the log says why"
-                    failures.append(Failure(benchmark.video_ids[place], str(benchmark.videos[place]), reason))
-                bar.update(len(places))
-    return odds, failures
-
-
-def _fill(
-    benchmark: Benchmark,
-    reranker: VideoReranker,
-    cache: ScoreCache,
-    model: str,
-    texts: Sequence[str],
-    keys: dict[int, str],
-    rows: dict[int, list[int]],
-    *,
-    priors: bool,
-    on_error: OnFailure,
-    tally: Tally,
-) -> None:
-    """Ask what the cache lacks about some videos, and keep it in one commit."""
-    pairs: list[tuple[int, int]] = []  # of text and video; equal texts once
-    for place, wanted in rows.items():
-        known = set(cache.answers(model, keys[place], [texts[row] for row in wanted]))
-        if priors:
-            have = cache.priors(model, [keys[place], *(texts[row] for row in wanted)])
-            known = {text for text in known if text in have and keys[place] in have}
-        by_text = {texts[row]: row for row in wanted}
-        tally.cached += len(known)
-        pairs += [(row, place) for text, row in by_text.items() if text not in known]
-    if not pairs:
-        return
-    before = time.monotonic()
-    try:
-        said = reranker.answers(
-            [{"text": benchmark.texts[row], "video": benchmark.videos[place]} for row, place in pairs],
-            priors=priors,
-            on_error="raise" if on_error == "raise" else "skip",
-            show_progress_bar=False,
-        )
-    except Exception as error:
-        names = ", ".join(repr(benchmark.video_ids[place]) for place in dict.fromkeys(place for _, place in pairs))
-        if not isinstance(error, ValueError) and not hasattr(error, "reason"):
-            raise
-        raise VideoFailedError(
-            f"reranking, one of the videos {names}: {error}. Count such pairs against the model with --on-error count "
-            "(on_error='count')."
-        ) from error
-    tally.seconds += time.monotonic() - before
-    _keep(cache, model, said, [(keys[place], texts[row]) for row, place in pairs])
-    tally.computed += int((~said.missing).sum())
-
-
-def _keep(cache: ScoreCache, model: str, said: Answers, pairs: Sequence[tuple[str, str]]) -> None:
-    there = np.flatnonzero(~said.missing).tolist()
-    for prior, side in ((said.video_prior, 0), (said.text_prior, 1)):
-        if prior is not None:  # before the answers: those are looked for with them
-            cache.put_priors(model, {pairs[at][side]: float(prior[at]) for at in there}.items())
-    answers = [(*pairs[at], Answer(float(said.yes[at]), float(said.yes_no[at]))) for at in there]
-    cache.put_answers(model, answers)
-
-
-def _odds(reranker: VideoReranker, cache: ScoreCache, model: str, video: str, texts: Sequence[str]) -> FloatArray:
-    """Log-odds of the reranker's mode of one video's pairs ``(n,)``, NaN where there is no answer."""
-    known = cache.answers(model, video, texts)
-    nothing = Answer(np.nan, np.nan)
-    found = [known.get(text, nothing) for text in texts]
-    video_prior = text_prior = None
-    if reranker.mode == "prior_corrected":
-        priors = cache.priors(model, [video, *texts])
-        video_prior = np.full(len(texts), priors.get(video, np.nan))
-        text_prior = np.array([priors.get(text, np.nan) for text in texts])
-    answers = Answers(
-        np.array([one.yes for one in found]), np.array([one.yes_no for one in found]), video_prior, text_prior
-    )
-    return answers.log_odds(reranker.mode, reranker.prior_correction)

@@ -14,14 +14,22 @@ from vidembed.errors import (
     IndexWriteError,
     MissingExtraError,
 )
-from vidembed.index.exact import Condition, Filter
+from vidembed.index.commit import Problem, Report
 from vidembed.index.gallery import contact_sheet
 from vidembed.index.ingest import index_videos
-from vidembed.index.jobs import Problem, Report
 from vidembed.index.meta import IndexMeta
-from vidembed.index.refresh import Derived
-from vidembed.index.rerank import rerank
-from vidembed.index.search import Hit, Hits, merge_moments, merge_videos, search, search_many
+from vidembed.index.rows import Condition, Filter
+from vidembed.index.search import (
+    Derived,
+    Hit,
+    Hits,
+    SearchOptions,
+    merge_moments,
+    merge_videos,
+    rerank,
+    search,
+    search_many,
+)
 from vidembed.index.table import VideoIndex
 from vidembed.video.segments import Windows
 
@@ -40,6 +48,7 @@ __all__ = [
     "MissingExtraError",
     "Problem",
     "Report",
+    "SearchOptions",
     "VideoIndex",
     "Windows",
     "contact_sheet",

@@ -10,8 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -19,10 +18,10 @@ from safetensors.numpy import save_file
 from tqdm.auto import tqdm
 
 from vidembed.errors import IndexMismatchError
-from vidembed.index.ann import DERIVED_FOLDER, FORMAT_VERSION, replacing
-from vidembed.index.exact import Filter, Ranking, Row, batches, matrix, unit
-from vidembed.index.table import ROW_ID, VideoIndex
+from vidembed.index.rows import Ranking, Row, matrix, unit
+from vidembed.index.table import FORMAT_VERSION, RANKED, ROW_ID, VideoIndex
 from vidembed.scoring.query_bank import DEFAULT_BETA, DEFAULT_BLOCK_BYTES, QueryBank
+from vidembed.text import replacing
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -31,15 +30,13 @@ if TYPE_CHECKING:
 
 
 MAX_QUERY_CHARS = 10_000
+MAX_QUERIES = 20_000  # at 3584 dimensions 287 MB of vectors
+_FILE = "query-bank.safetensors"
+_KIND = "index_query_bank"
 
 
 def check_query(query: str, k: int = 1, *, name: str = "query") -> None:
-    """Refuse what no search can answer; cheap, so it can come before the model is loaded.
-
-    Args:
-        query: Words.
-        k: Most hits to return.
-        name: What to call the query in messages.
+    """Refuse what no search can answer. Messages call the query `name`.
 
     Raises:
         ValueError: The query is empty or longer than `MAX_QUERY_CHARS`, or `k` is not positive.
@@ -81,35 +78,17 @@ def unit_queries(vectors: NDArray[np.float64], dimension: int) -> NDArray[np.flo
     return np.asarray(vectors / norms[:, None])
 
 
-MAX_QUERIES = 20_000  # at 3584 dimensions 287 MB of vectors
-_FILE = "query-bank.safetensors"
-_KIND = "index_query_bank"
-
-
 @dataclass(frozen=True, slots=True)
 class StoredBank:
-    """A bank as it lies in an index.
+    """A bank as it lies in an index. Values that do not fit each other are refused with ValueError."""
 
-    Attributes:
-        vectors: Of the bank queries, float32, shape (B, D).
-        beta: Inverse temperature.
-        row_ids: Ids of the rows, rising, shape (N,).
-        log_normalizer: Of each row, in that order, `log sum_b exp(beta * cosine)` over the bank queries, shape (N,).
-        activation: Whether a row is the best of some bank query, shape (N,).
-        model_fingerprint: Of the model that made `vectors`.
-        stamp: Of the version of the table that the rows are of.
-
-    Raises:
-        ValueError: Shapes do not fit, or a value is not finite.
-    """
-
-    vectors: NDArray[np.float32]
-    beta: float
-    row_ids: NDArray[np.uint64]
-    log_normalizer: NDArray[np.float64]
-    activation: NDArray[np.bool_]
+    vectors: NDArray[np.float32]  # (B, D), of the bank queries
+    beta: float  # inverse temperature
+    row_ids: NDArray[np.uint64]  # (N,), rising
+    log_normalizer: NDArray[np.float64]  # (N,), log sum_b exp(beta * cosine) over the bank queries
+    activation: NDArray[np.bool_]  # (N,), whether a row is the best of some bank query
     model_fingerprint: str
-    stamp: str
+    stamp: str  # of the version of the table that the rows are of
 
     def __post_init__(self) -> None:
         """Check the values, which may come from a damaged file."""
@@ -125,31 +104,18 @@ class StoredBank:
         """Return the positions of rows in `row_ids`, shape (N,)."""
         return np.searchsorted(self.row_ids, np.asarray(row_ids, dtype=np.uint64))
 
-    def normalize(self, rows: Sequence[Row]) -> list[float]:
-        """Return the normalized scores of rows, as `QueryBank.normalize` has them with `dynamic=False`."""
-        cosines = np.array([row.score for row in rows])  # (K,)
-        margin = self.log_normalizer[self.places([row.row_id for row in rows])] - self.beta * cosines  # (K,)
-        normalized: list[float] = (-np.logaddexp(0.0, margin)).tolist()
-        return normalized
-
     def rank(
-        self, index: VideoIndex, queries: NDArray[np.float64], *, k: int, keep: Filter | None = None
+        self, index: VideoIndex, queries: NDArray[np.float64], *, k: int, where: str | None = None
     ) -> Iterator[tuple[list[Row], list[float] | None]]:
-        """Yield the `k` best rows of each query by normalized score, of all rows, with those scores.
+        """Yield the `k` best rows of each query, shape (Q, D), by normalized score, with those scores.
 
         The dynamic variant: a query whose best row by cosine is not the best of any bank query is ranked by cosine, and
-        comes with None.
-
-        Args:
-            index: The index that the bank is of, at the version that it is about.
-            queries: Unit vectors, shape (Q, D).
-            k: Most rows of each.
-            keep: Which rows may be hits.
+        comes with None. `where` says which rows may be hits (`Filter.sql`).
         """
         plain = Ranking(queries, k)
         shift = self.log_normalizer / self.beta  # (N,); less it, a cosine orders as its normalized score does
         normalized = Ranking(queries, k, offset=lambda row_ids: shift[self.places(row_ids)])
-        for batch in batches(index, keep):
+        for batch in index.scan(RANKED, where):
             plain.add(batch)
             normalized.add(batch)
         for by_cosine, by_bank in zip(plain.best, normalized.best, strict=True):
@@ -157,7 +123,9 @@ class StoredBank:
             if not self.activation[self.places([row.row_id for row in top])].any():
                 yield by_cosine, None
                 continue
-            yield by_bank, self.normalize(by_bank)
+            cosines = np.array([row.score for row in by_bank])  # (K,)
+            margin = self.log_normalizer[self.places([row.row_id for row in by_bank])] - self.beta * cosines  # (K,)
+            yield by_bank, [float(value) for value in -np.logaddexp(0.0, margin)]
 
 
 def refresh(
@@ -187,7 +155,8 @@ def refresh(
     index.latest()
     known = _read(index)
     if queries is not None:
-        vectors = encode(encoder, queries)
+        check_queries(queries)
+        vectors = encode_queries(encoder, queries, dimension=None).astype(np.float32)  # (B, D)
         beta = DEFAULT_BETA if beta is None else beta
     elif known is None or not len(index):
         return False
@@ -201,7 +170,26 @@ def refresh(
         if known.stamp == index.stamp() and beta in {None, known.beta}:
             return False
         beta = known.beta if beta is None else beta
-    _write(index, _summed_up(index, vectors, beta, progress=progress))
+    bank = _summed_up(index, vectors, beta, progress=progress)
+    metadata = {
+        "kind": _KIND,
+        "format_version": str(FORMAT_VERSION),
+        "model_fingerprint": bank.model_fingerprint,
+        "stamp": bank.stamp,
+        "beta": float(bank.beta).hex(),
+    }
+    index.derived(_FILE).parent.mkdir(exist_ok=True)
+    with replacing(index.derived(_FILE)) as draft:
+        save_file(
+            {
+                "vectors": bank.vectors,
+                "row_ids": bank.row_ids.view(np.int64),
+                "log_normalizer": bank.log_normalizer,
+                "activation": bank.activation,
+            },
+            draft,
+            metadata=metadata,
+        )
     return True
 
 
@@ -221,9 +209,9 @@ def open_bank(index: VideoIndex) -> StoredBank:
     return stored
 
 
-def facts(index: VideoIndex) -> dict[str, Any] | None:
+def facts(index: VideoIndex) -> dict[str, object] | None:
     """Return what `vidembed info` says of the bank of an index, or None where there is none."""
-    if not _file(index).exists():
+    if not index.derived(_FILE).exists():
         return None
     stored = _read(index)
     if stored is None:
@@ -231,17 +219,6 @@ def facts(index: VideoIndex) -> dict[str, Any] | None:
     fresh = stored.model_fingerprint == index.meta.model_fingerprint and stored.stamp == index.stamp()
     share = round(float(stored.activation.mean()), 6) if len(stored.row_ids) else 0.0
     return {"queries": len(stored.vectors), "beta": stored.beta, "activated_share": share, "fresh": fresh}
-
-
-def encode(encoder: QueryEncoder, queries: Sequence[str]) -> NDArray[np.float32]:
-    """Return the vectors of bank queries, shape (B, D).
-
-    Raises:
-        ValueError: There are none or too many, or one is empty or too long.
-        RuntimeError: The model gave no usable vector for one.
-    """
-    check_queries(queries)
-    return encode_queries(encoder, queries, dimension=None).astype(np.float32)
 
 
 def check_queries(queries: Sequence[str]) -> None:
@@ -292,28 +269,10 @@ def _summed_up(index: VideoIndex, vectors: NDArray[np.float32], beta: float, *, 
     )
 
 
-def _write(index: VideoIndex, bank: StoredBank) -> None:
-    metadata = {
-        "kind": _KIND,
-        "format_version": str(FORMAT_VERSION),
-        "model_fingerprint": bank.model_fingerprint,
-        "stamp": bank.stamp,
-        "beta": float(bank.beta).hex(),
-    }
-    tensors: dict[str, NDArray[Any]] = {
-        "vectors": bank.vectors,
-        "row_ids": bank.row_ids.view(np.int64),
-        "log_normalizer": bank.log_normalizer,
-        "activation": bank.activation,
-    }
-    with replacing(_file(index)) as draft:
-        save_file(tensors, draft, metadata=metadata)
-
-
 def _read(index: VideoIndex) -> StoredBank | None:
     """Read the bank, or return None where there is none or it is damaged."""
     try:
-        with safe_open(_file(index), framework="numpy") as content:
+        with safe_open(index.derived(_FILE), framework="numpy") as content:
             metadata = content.metadata() or {}
             tensors = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118 - not a dict
         if metadata["kind"] != _KIND or metadata["format_version"] != str(FORMAT_VERSION):
@@ -330,7 +289,3 @@ def _read(index: VideoIndex) -> StoredBank | None:
     except (OSError, SafetensorError, KeyError, ValueError):
         return None
     return bank if bank.vectors.shape[1] == index.meta.dimension else None
-
-
-def _file(index: VideoIndex) -> Path:
-    return index.folder / DERIVED_FOLDER / _FILE

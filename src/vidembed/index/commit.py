@@ -1,4 +1,4 @@
-"""Jobs that are done become rows, in one commit for those that are done at the same moment."""
+"""What became of each file of a run: its job is settled, and its rows are stored, in one commit for several files."""
 
 from __future__ import annotations
 
@@ -10,31 +10,154 @@ import threading
 from collections import deque
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Final, Literal, Self
+from typing import TYPE_CHECKING, Final, Literal, NoReturn, Self
 
 from filelock import FileLock, Timeout
 
 from vidembed.errors import IndexBusyError, IndexWriteError
-from vidembed.index.table import FileRows, VideoIndex, own_rows
+from vidembed.index.files import IndexedFile
+from vidembed.index.table import FileRows, Segment, VideoIndex, own_rows
 from vidembed.text import write_atomically
 from vidembed.video.sampling import FileState
 
 if TYPE_CHECKING:
-    from vidembed.index.files import IndexedFile
-    from vidembed.index.jobs import Job, Problem, Report
+    import numpy as np
+    from numpy.typing import NDArray
+    from tqdm.auto import tqdm
+
     from vidembed.index.meta import IndexMeta
+    from vidembed.video.pool import Reading
+
+LOCK_FILE = "vidembed.lock"
+QUARANTINE_FILE = "quarantine.jsonl"
+_GROUP_ROWS = 4096  # of one commit, where many files are done at once
+
+VANISHED: Final = "PathVanished"
+"""Kind of problem of a path that was named: the index has files of it, and no video is there now."""
+
+KINDS: Final = frozenset({
+    "CorruptVideo", "DecodeTimeout", "DecoderCrashed", "EncryptedVideo", "InvalidDuration", "NoVideoStream",
+    "NotAVideo", "UnsupportedCodec", "VideoTooLarge",
+})  # fmt: skip
+"""Kinds of problem that are the content's: the same bytes, decoder and limits have the same again."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A file that could not be indexed.
+
+    Attributes:
+        uri: Its `file://` URI.
+        kind: The sort of error: the name of a class of `vidembed.video.VideoError` or of another exception, or
+            `ChangedWhileRead`, `InvalidDuration`, `InternalError` or `PathVanished`.
+        message: What is wrong, and in which segment.
+    """
+
+    uri: str
+    kind: str
+    message: str
+
+
+@dataclass(slots=True)
+class Report:
+    """What a run of `index_videos` did.
+
+    Attributes:
+        index: Folder of the index.
+        model: Model that made the vectors.
+        indexed: Files embedded and stored, new ones and changed ones.
+        changed: How many of `indexed` took the place of an earlier version.
+        copied: Files with the content of another, stored with its vectors.
+        moved: Files with the content of one that is gone from disk, whose rows they took over.
+        unchanged: Files that were in the index as they are.
+        skipped: Files that could not be indexed, and named or inner folders that hold nothing or cannot be read; why.
+        quarantined: How many of `skipped` were put on the quarantine list by this run.
+        gone: URIs that are in the index, or were, and no longer on disk; without those that were moved.
+        pruned: Whether those were removed.
+        files: Files in the index after the run.
+        segments: Rows in the index after the run.
+    """
+
+    index: str
+    model: str
+    indexed: int = 0
+    changed: int = 0
+    copied: int = 0
+    moved: int = 0
+    unchanged: int = 0
+    skipped: list[Problem] = field(default_factory=list)
+    quarantined: int = 0
+    gone: list[str] = field(default_factory=list)
+    pruned: bool = False
+    files: int = 0
+    segments: int = 0
+
+    @property
+    def any_in_index(self) -> bool:
+        """Whether some file of this run is in the index."""
+        return self.indexed + self.copied + self.moved + self.unchanged > 0
+
+    @property
+    def vanished(self) -> list[str]:
+        """URIs of the paths that were named, of which the index has files and where no video is now; the files stay."""
+        return [problem.uri for problem in self.skipped if problem.kind == VANISHED]
+
+    def to_dict(self) -> dict[str, object]:
+        """Return the report as it stands in JSON."""
+        return asdict(self)
+
+
+@dataclass(slots=True)
+class Job:
+    """A file that must be read to know what to do with it, on its way into the index."""
+
+    path: Path
+    uri: str
+    previous: IndexedFile | None = None  # the file as indexed, if it is
+    state: FileState = field(default_factory=lambda: FileState(0, 0))  # taken before the file was read
+    content: str = ""  # SHA-256 of the file, hex; empty until it is known
+    duration: float = 0.0  # seconds
+    windows: list[tuple[float, float]] = field(default_factory=list)  # segments that the model must see, seconds
+    vectors: dict[int, NDArray[np.float32]] = field(default_factory=dict)  # by position in `windows`; each (D,)
+    reading: Reading | None = None  # its decoding, where the model must see it
+    twin: Job | None = None  # an earlier job of this run with the same content
+    stored: list[Segment] | None = None  # what the index had for this content when the job was prepared
+    moved_from: IndexedFile | None = None  # the file of the index that has this content and is gone from disk
+    problem: Problem | None = None  # why the file cannot be indexed
+    undecodable: bool = False  # the problem is the content's, so that the file belongs in quarantine
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing more is awaited from the model."""
+        return self.problem is not None or len(self.vectors) == len(self.windows)
+
+    @property
+    def content_is_new(self) -> bool:
+        """Whether the file is known to hold other content than what the index has under its name."""
+        return self.previous is not None and self.content not in {"", self.previous.content_fingerprint}
+
+    def fail(self, kind: str, message: str) -> None:
+        """Note the first problem."""
+        if self.problem is None:
+            self.problem = Problem(self.uri, kind, message)
+
+    def is_as_it_was(self) -> bool:
+        """Whether the file has not been written to since the job began."""
+        try:
+            return FileState.of(self.path) == self.state
+        except OSError:
+            return False
 
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Hold back Ctrl-C within the block, and deliver it at its end.
-
-    Signals reach the main thread only, so in other threads this does nothing.
-    """
+    """Hold back Ctrl-C within the block, and deliver it at its end. Signals reach the main thread only."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -51,17 +174,12 @@ def uninterrupted() -> Iterator[None]:
 class GracefulStop:
     """While it is entered, the first Ctrl-C only asks to stop, and the second interrupts at once.
 
-    A handler that somebody else has set stays, and nothing is changed in threads other than the main one.
-
-    Args:
-        notice: Line for stderr when the first Ctrl-C comes; empty for none.
-
-    Attributes:
-        asked: Whether to stop.
+    A handler that somebody else has set stays, and nothing is changed in threads other than the main one. `notice` is a
+    line for stderr when the first Ctrl-C comes; empty for none.
     """
 
     def __init__(self, notice: str = "") -> None:
-        self.asked = False
+        self.asked = False  # whether to stop
         self._notice = notice
         self._idle = False
         self._installed = False
@@ -99,71 +217,41 @@ class GracefulStop:
             os.write(2, f"\n{self._notice}\n".encode())  # print() may be interrupted in the middle of itself
 
 
-logger = logging.getLogger(__name__)
-
-QUARANTINE_FILE = "quarantine.jsonl"
-
-KINDS: Final = frozenset(
-    {
-        "CorruptVideo",
-        "DecodeTimeout",
-        "DecoderCrashed",
-        "EncryptedVideo",
-        "InvalidDuration",
-        "NoVideoStream",
-        "NotAVideo",
-        "UnsupportedCodec",
-        "VideoTooLarge",
-    }
-)
-"""Kinds of problem that are the content's: the same bytes, decoder and limits have the same again."""
-
-
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A file in quarantine.
-
-    Attributes:
-        uri: Its URI.
-        content_fingerprint: SHA-256 of its bytes, hex.
-        size: Bytes.
-        mtime_ns: Time of the last write, nanoseconds since the epoch.
-        kind: The sort of error.
-        message: What is wrong.
-        since: When that was found, ISO 8601 with offset.
-        decoder: What found it: versions, backend and limits. With others, the file is tried again.
-    """
+    """A file in quarantine."""
 
     uri: str
-    content_fingerprint: str
-    size: int
-    mtime_ns: int
-    kind: str
+    content_fingerprint: str  # SHA-256 of its bytes, hex
+    size: int  # bytes
+    mtime_ns: int  # time of the last write, nanoseconds since the epoch
+    kind: str  # the sort of error
     message: str
-    since: str
-    decoder: dict[str, Any]
+    since: str  # when it was found, ISO 8601 with offset
+    decoder: dict[str, object]  # what found it: versions, backend and limits; with others, the file is tried again
 
     @property
     def state(self) -> FileState:
         """Size and time of last write when it failed."""
         return FileState(self.size, self.mtime_ns)
 
+    @property
+    def reason(self) -> str:
+        """Why such a file is not read."""
+        return f"{self.message} (in quarantine since {self.since}; --retry tries it again)"
+
+    @property
+    def line(self) -> bytes:
+        """The entry as a line of the file."""
+        return json.dumps(asdict(self), sort_keys=True).encode() + b"\n"
+
 
 class Quarantine:
-    """The list of an index.
+    """The files of an index whose content cannot be decoded by `decoder`; `retry` has every file tried again."""
 
-    Args:
-        folder: Of the index.
-        decoder: What would decode now.
-        retry: Try every file again.
-
-    Attributes:
-        entries: By URI.
-    """
-
-    def __init__(self, folder: Path, decoder: Mapping[str, Any], *, retry: bool = False) -> None:
+    def __init__(self, folder: Path, decoder: Mapping[str, object], *, retry: bool = False) -> None:
         self.decoder = dict(decoder)
-        self.entries = read(folder)
+        self.entries = read(folder)  # by URI
         self._file = folder / QUARANTINE_FILE
         self._retry = retry
         self._by_content = {
@@ -191,9 +279,11 @@ class Quarantine:
         if not self._unwritten:
             return
         with self._file.open("a+b") as file:
-            if file.tell() and not _ends_with_newline(file):
-                file.write(b"\n")  # the last line was cut off by a kill
-            file.write(b"".join(_line(entry) for entry in self._unwritten))
+            if file.tell():
+                file.seek(-1, os.SEEK_END)
+                if file.read(1) != b"\n":
+                    file.write(b"\n")  # the last line was cut off by a kill
+            file.write(b"".join(entry.line for entry in self._unwritten))
         self._unwritten.clear()
 
     def tidy(self, in_index: Container[str], is_gone: Callable[[str], bool]) -> None:
@@ -201,10 +291,10 @@ class Quarantine:
         kept = [entry for uri, entry in sorted(self.entries.items()) if uri not in in_index and not is_gone(uri)]
         self.entries = {entry.uri: entry for entry in kept}
         self._unwritten.clear()
-        if not kept:
+        if kept:
+            write_atomically(self._file, b"".join(entry.line for entry in kept))
+        else:
             self._file.unlink(missing_ok=True)
-            return
-        write_atomically(self._file, b"".join(map(_line, kept)))
 
 
 def read(folder: Path) -> dict[str, Entry]:
@@ -229,32 +319,10 @@ def read(folder: Path) -> dict[str, Entry]:
     return entries
 
 
-def _line(entry: Entry) -> bytes:
-    return json.dumps(asdict(entry), sort_keys=True).encode() + b"\n"
-
-
-def _ends_with_newline(file: Any) -> bool:
-    file.seek(-1, os.SEEK_END)
-    return bool(file.read(1) == b"\n")
-
-
-_GROUP_ROWS = 4096  # of one commit, where many files are done at once
-
-
 class Committer:
-    """Stores what is done, and notes what became of each file.
+    """Stores what is done, and notes in `report` and `quarantine` what became of each file.
 
-    Args:
-        folder: Where the index is or shall be.
-        index: The index, or None where it is made with the first file.
-        meta: Its description.
-        report: Where outcomes are noted.
-        quarantine: Where files are noted that cannot be decoded.
-        on_error: `skip` or `raise`.
-
-    Attributes:
-        index: The index, once there is one.
-        moved: URIs of files that were found under another name; their rows have gone there.
+    `index` is None until there is one: it is made in `folder`, with `meta`, for the first file.
     """
 
     def __init__(
@@ -268,14 +336,14 @@ class Committer:
         on_error: Literal["skip", "raise"],
     ) -> None:
         self.index = index
-        self.moved: set[str] = set()
+        self._moved: set[str] = set()  # URIs of files that were found under another name; their rows have gone there
         self._folder = folder
         self._meta = meta
         self._report = report
         self._quarantine = quarantine
         self._on_error = on_error
 
-    def settle(self, queue: deque[Job], bar: Any) -> Job | None:
+    def settle(self, queue: deque[Job], bar: tqdm[NoReturn]) -> Job | None:
         """Take jobs that are done off the head of `queue`; store the new, the changed and the moved, a commit for each.
 
         Returns:
@@ -304,27 +372,32 @@ class Committer:
                     moved.append(file)
                     origins.append(job.moved_from.uri)
                 else:
-                    (new if job.candidate.previous is None else known).append(file)
+                    (new if job.previous is None else known).append(file)
                 contents.add(job.content)
                 rows += len(file.segments)
             job.vectors, job.stored, job.reading = {}, None, None  # a twin may keep the job for the length of the run
             bar.update()
         with writing_to(self._folder):
-            self._store(new, known, moved, origins)
+            if self.index is None and new:
+                self.index = VideoIndex.create(self._folder, self._meta)
+            if self.index is not None:
+                self.index.put(new, replace=False)
+                self.index.put(known, replace=True)
+                if moved:
+                    self.index.move(moved, origins)
+                    self._moved.update(origins)
+                self._quarantine.write()
         return failed
 
     def finish(self, gone: Sequence[IndexedFile], is_gone: Callable[[str], bool], *, prune: bool) -> None:
-        """Deal with what is gone, tidy the table and the quarantine list, and count.
+        """Remove the files `gone` from disk if `prune` asks for it, tidy the table and the quarantine list, and count.
 
-        Args:
-            gone: Files of the index that are no longer on disk.
-            is_gone: Whether a file, by its URI, was looked for and is no longer on disk.
-            prune: Remove the rows of `gone`.
+        `is_gone` says whether a file, by its URI, was looked for and is no longer on disk.
 
         Raises:
             IndexWriteError: The index could not be written.
         """
-        self._report.gone = [file.uri for file in gone if file.uri not in self.moved]
+        self._report.gone = [file.uri for file in gone if file.uri not in self._moved]
         index = self.index
         if index is None:
             return
@@ -337,32 +410,18 @@ class Committer:
             index.flush()
         self._report.files, self._report.segments = len(files), len(index)
 
-    def _store(
-        self, new: Sequence[FileRows], known: Sequence[FileRows], moved: Sequence[FileRows], origins: Sequence[str]
-    ) -> None:
-        if self.index is None and new:
-            self.index = VideoIndex.create(self._folder, self._meta)
-        if self.index is not None:
-            self.index.put(new, replace=False)
-            self.index.put(known, replace=True)
-            if moved:
-                self.index.move(moved, origins)
-                self.moved.update(origins)
-            self._quarantine.write()
-
     def _count(self, job: Job) -> bool:
         """Note in the report what became of a file, and say whether there is anything to store."""
-        previous = job.candidate.previous
-        if previous is not None and previous.content_fingerprint == job.content:
+        if job.previous is not None and job.previous.content_fingerprint == job.content:
             self._report.unchanged += 1
-            return previous.state != job.state
+            return job.previous.state != job.state
         if job.moved_from is not None:
             self._report.moved += 1
         elif job.stored is not None or job.twin is not None:
             self._report.copied += 1
         else:
             self._report.indexed += 1
-            self._report.changed += previous is not None
+            self._report.changed += job.previous is not None
         return True
 
     def _file_rows(self, job: Job) -> FileRows | None:
@@ -372,29 +431,26 @@ class Committer:
         """
         if job.problem is None and job.stored is None and job.twin is None and not job.is_as_it_was():
             job.fail("ChangedWhileRead", "the file was written to while it was being read; run again")
-        if job.twin is not None:
-            self._follow(job, job.twin)
+        if (twin := job.twin) is not None:  # the outcome of an earlier file with the same content
+            found = None if self.index is None else self.index.segments(content_fingerprint=job.content)
+            if twin.problem is not None:
+                job.fail(twin.problem.kind, twin.problem.message)
+                job.undecodable = twin.undecodable
+            elif found is None:
+                job.fail("ChangedWhileRead", f"it had the content of {twin.path}, which changed; run again")
+            else:
+                job.duration, job.stored = found
         if job.problem is not None:
             return None
         try:
-            segments = job.embedded() if job.stored is None else job.stored
-            file = FileRows(job.candidate.uri, segments, job.duration, job.content, job.state)
+            segments = job.stored
+            if segments is None:
+                segments = [Segment(start, end, job.vectors[place]) for place, (start, end) in enumerate(job.windows)]
+            file = FileRows(job.uri, segments, job.duration, job.content, job.state)
             return replace(file, table=own_rows(file, self._meta))
         except Exception as error:  # noqa: BLE001 - whatever it is, it is this file's problem
             job.fail(type(error).__name__, f"its rows cannot be built ({error})")
             return None
-
-    def _follow(self, job: Job, twin: Job) -> None:
-        """Give a job the outcome of an earlier one with the same content."""
-        if twin.problem is not None:
-            job.fail(twin.problem.kind, twin.problem.message)
-            job.undecodable = twin.undecodable
-            return
-        found = None if self.index is None else self.index.segments(content_fingerprint=job.content)
-        if found is None:
-            job.fail("ChangedWhileRead", f"it had the content of {twin.candidate.path}, which changed; run again")
-        else:
-            job.duration, job.stored = found
 
     def _skip(self, job: Job, problem: Problem) -> None:
         """Report a file that failed. Rows of content that it no longer has are removed; rows that may be right stay."""
@@ -414,7 +470,7 @@ class Committer:
             self._report.quarantined += 1
         if job.content_is_new and self.index is not None:
             with writing_to(self._folder):
-                self.index.remove([job.candidate.uri])
+                self.index.remove([job.uri])
             problem = replace(problem, message=f"{problem.message} (its earlier segments were removed)")
         self._report.skipped.append(problem)
         logger.info("skipped %s: %s: %s", problem.uri, problem.kind, problem.message)
@@ -437,18 +493,11 @@ def writing_to(folder: Path) -> Iterator[None]:
         ) from error
 
 
-LOCK_FILE = "vidembed.lock"
-
-
 @contextmanager
 def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
-    """Hold `folder` for one writer; make it where there is none, and remove it again if nothing came of it.
+    """Hold the folder of an index for one writer; make it where there is none, and remove it if nothing came of it.
 
-    The system frees the lock when the process ends, however it ends.
-
-    Args:
-        folder: Of the index.
-        wait: Wait while another process holds it, as long as that takes.
+    With `wait`, wait for another process to end. The system frees the lock when a process ends, however it ends.
 
     Raises:
         IndexBusyError: Another process holds it, and `wait` is False.

@@ -14,36 +14,23 @@ from vidembed.video.sampling import FileState
 
 @dataclass(frozen=True, slots=True)
 class IndexedFile:
-    """A file as the index has it.
-
-    Attributes:
-        uri: Its URI.
-        content_fingerprint: SHA-256 of its bytes, hex.
-        state: Size and time of last write when it was indexed.
-        segments: Rows it has.
-    """
+    """A file as the index has it."""
 
     uri: str
-    content_fingerprint: str
-    state: FileState
-    segments: int
+    content_fingerprint: str  # SHA-256 of its bytes, hex
+    state: FileState  # when it was indexed
+    segments: int  # rows it has
 
 
 @dataclass(slots=True)
 class Listing:
-    """What the walk found.
+    """What the walk found. Nothing is known about what `unreadable` and `vanished` paths hold."""
 
-    Attributes:
-        files: The videos, absolute, each real file once, sorted by path.
-        roots: The folders that were walked.
-        unreadable: Folders that could not be listed, with the reason. Nothing is known about what they hold.
-        vanished: Paths that were named, of which the index has files and where there is no video now, with what is the
-            matter: a drive that is not mounted, say. Nothing is known about what they hold.
-    """
-
-    files: list[Path] = field(default_factory=list)
-    roots: list[Path] = field(default_factory=list)
-    unreadable: list[tuple[Path, OSError]] = field(default_factory=list)
+    files: list[Path] = field(default_factory=list)  # the videos, absolute, each real file once, sorted by path
+    roots: list[Path] = field(default_factory=list)  # the folders that were walked
+    unreadable: list[tuple[Path, OSError]] = field(default_factory=list)  # folders that could not be listed, and why
+    # Paths that were named, of which the index has files and where there is no video now, with what is the matter: a
+    # drive that is not mounted, say.
     vanished: list[tuple[Path, str]] = field(default_factory=list)
 
     def knows(self, path: Path) -> bool:
@@ -65,8 +52,7 @@ def canonical(path: str | os.PathLike[str]) -> Path:
 
 
 def _real(path: Path) -> Path:
-    # Path.resolve() raises on a link that points to itself; realpath() leaves it for open() to report.
-    return Path(os.path.realpath(path))
+    return Path(os.path.realpath(path))  # where Path.resolve() raises on a link that points to itself
 
 
 def uri_of(path: Path) -> str:
@@ -172,10 +158,8 @@ def is_gone(path: Path) -> bool:
     """Whether a file is not there any more. One that cannot be reached may be."""
     try:
         path.lstat()
-    except (FileNotFoundError, NotADirectoryError):
-        return True
-    except OSError:
-        return False
+    except OSError as error:
+        return isinstance(error, FileNotFoundError | NotADirectoryError)
     return False
 
 

@@ -6,7 +6,6 @@ import base64
 import io
 import logging
 from collections.abc import Sequence
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,25 +18,21 @@ from vidembed.video import Sampling, VideoError, VideoSegment, load_video
 if TYPE_CHECKING:
     from vidembed.index.search import Hit
 
+THUMBNAIL_PIXELS = 320 * 180
+_TEMPLATE = Path(__file__).with_suffix(".html")
 
 logger = logging.getLogger(__name__)
-
-THUMBNAIL_PIXELS = 320 * 180
-_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"  # no scripts, and nothing is fetched
-_STYLE = """
-body { font: 15px/1.4 system-ui, sans-serif; margin: 2rem; color: #222; background: #fff }
-h2 { margin: 2rem 0 .5rem; font-size: 1.1rem }
-.hits { display: flex; flex-wrap: wrap; gap: 1rem }
-figure { margin: 0; width: 220px }
-img, .none { width: 220px; height: 150px; object-fit: contain; background: #eee }
-.none { display: flex; align-items: center; justify-content: center; color: #777; font-size: .8rem }
-figcaption { font-size: .8rem; overflow-wrap: anywhere }
-"""
 
 
 def time_range(start_s: float, end_s: float) -> str:
     """Return a stretch of time as people write it, such as `1:05.0-1:15.0`."""
     return f"{_clock(start_s)}-{_clock(end_s)}"
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds, 1), 60)
+    hours, minutes = divmod(int(minutes), 60)
+    return f"{hours}:{minutes:02d}:{rest:04.1f}" if hours else f"{minutes}:{rest:04.1f}"
 
 
 def context_range(hit: Hit) -> str:
@@ -58,48 +53,36 @@ def contact_sheet(results: Sequence[tuple[str, Sequence[Hit]]], *, title: str = 
         results: Queries, each with its hits.
         title: Heading of the page.
     """
-    sections = "".join(
-        f"<h2>{escape(printable(query))}</h2>\n<div class='hits'>\n"
-        + "".join(_figure(rank, hit) for rank, hit in enumerate(hits, start=1))
-        + "</div>\n"
-        for query, hits in results
-    )
-    return (
-        "<!doctype html>\n<html lang='en'>\n<head>\n<meta charset='utf-8'>\n"
-        f'<meta http-equiv="Content-Security-Policy" content="{escape(_POLICY)}">\n'
-        f"<title>{escape(printable(title))}</title>\n<style>{_STYLE}</style>\n</head>\n"
-        f"<body>\n<h1>{escape(printable(title))}</h1>\n{sections}</body>\n</html>\n"
-    )
+    from jinja2 import Environment, StrictUndefined  # noqa: PLC0415 - only pages need it
+
+    environment = Environment(autoescape=True, keep_trailing_newline=True, undefined=StrictUndefined)
+    environment.filters["printable"] = printable
+    page = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
+    return page.render(title=title, results=[(query, [_figure(hit) for hit in hits]) for query, hits in results])
 
 
-def _figure(rank: int, hit: Hit) -> str:
+def _figure(hit: Hit) -> dict[str, str | int | None]:
+    """Return what the template shows of a hit."""
     start, end = hit.start_s, hit.end_s
-    around = context_range(hit)
     if hit.context_start_s is not None and hit.context_end_s is not None:
         start, end = hit.context_start_s, hit.context_end_s
-    link = escape(f"{hit.uri}#t={start:g},{end:g}")
-    return (
-        f"<figure>{_picture(hit)}<figcaption>{rank}. {_judged(hit)} "
-        f'<a href="{link}">{escape(printable(file_name_of(hit.uri)))}</a><br>{time_range(hit.start_s, hit.end_s)}'
-        + (f" (in {around})" if around else "")
-        + (f"<br>segments: {hit.segments}" if hit.segments is not None else "")
-        + "</figcaption></figure>\n"
-    )
-
-
-def _judged(hit: Hit) -> str:
-    return f"{hit.score:.3f}" if hit.probability is None else f"{hit.probability:.1%} ({hit.score:.3f})"
-
-
-def _picture(hit: Hit) -> str:
-    if not is_local(hit.uri):
-        return "<div class='none'>not a file of this machine</div>"
-    try:
-        picture = thumbnail(path_of(hit.uri), (hit.start_s + hit.end_s) / 2)
-    except VideoError as error:
-        logger.warning("no picture: %s", error)
-        return f"<div class='none'>{escape(type(error).__name__)}</div>"
-    return f'<img alt="" src="data:image/jpeg;base64,{base64.b64encode(picture).decode("ascii")}">'
+    jpeg, missing = None, "not a file of this machine"
+    if is_local(hit.uri):
+        try:
+            jpeg = base64.b64encode(thumbnail(path_of(hit.uri), (hit.start_s + hit.end_s) / 2)).decode("ascii")
+        except VideoError as error:
+            logger.warning("no picture: %s", error)
+            missing = type(error).__name__
+    return {
+        "jpeg": jpeg,
+        "missing": missing,
+        "score": f"{hit.score:.3f}" if hit.probability is None else f"{hit.probability:.1%} ({hit.score:.3f})",
+        "link": f"{hit.uri}#t={start:g},{end:g}",
+        "name": file_name_of(hit.uri),
+        "time": time_range(hit.start_s, hit.end_s),
+        "around": context_range(hit),
+        "segments": hit.segments,
+    }
 
 
 def thumbnail(path: Path, seconds: float) -> bytes:
@@ -117,9 +100,3 @@ def thumbnail(path: Path, seconds: float) -> bytes:
     out = io.BytesIO()
     Image.fromarray(clip.frames[0]).save(out, "JPEG", quality=80)  # (H, W, 3)
     return out.getvalue()
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds, 1), 60)
-    hours, minutes = divmod(int(minutes), 60)
-    return f"{hours}:{minutes:02d}:{rest:04.1f}" if hours else f"{minutes}:{rest:04.1f}"

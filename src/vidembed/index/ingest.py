@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal, NoReturn
 
 import numpy as np
 from tqdm.auto import tqdm
@@ -19,34 +20,77 @@ from vidembed.errors import IndexingStoppedError, IndexMismatchError
 from vidembed.index.commit import (
     KINDS,
     LOCK_FILE,
+    VANISHED,
     Committer,
     GracefulStop,
+    Job,
+    Problem,
     Quarantine,
+    Report,
     locked,
     uninterrupted,
     writing_to,
 )
-from vidembed.index.files import Listing, find_videos, uri_of
-from vidembed.index.jobs import VANISHED, Job, Problem, Report, make_plan
+from vidembed.index.files import IndexedFile, Listing, find_videos, is_gone, is_local, path_of, uri_of
 from vidembed.index.meta import IndexMeta
-from vidembed.index.refresh import Derived, refresh
+from vidembed.index.search import Derived, refresh
 from vidembed.index.table import TABLE_FOLDER, VideoIndex
 from vidembed.text import require_index_extra
 from vidembed.video import VIDEO_SUFFIXES, VideoError, item_name
-from vidembed.video.load import DEFAULT_TIMEOUT_S
 from vidembed.video.pool import DEFAULT_MEMORY_BYTES, DecodePool
+from vidembed.video.reader import DEFAULT_TIMEOUT_S
 from vidembed.video.sampling import FileState, content_fingerprint
 from vidembed.video.segments import Scenes
 from vidembed.video.source import check_regular
 
 if TYPE_CHECKING:
-    from vidembed.index.commit import Quarantine
-    from vidembed.index.files import IndexedFile
-    from vidembed.index.jobs import Candidate, Job, Plan, Report
-    from vidembed.index.meta import IndexedModel, IndexMeta, Item, StreamEncoder
+    from vidembed.index.meta import IndexedModel, Item, StreamEncoder
     from vidembed.video import Clip
-    from vidembed.video.pool import DecodePool
     from vidembed.video.segments import Cut
+
+STOPPING = "Interrupted: the batch at hand is finished first. Ctrl-C again ends at once."
+
+
+@dataclass(slots=True)
+class Plan:
+    """The files of a run."""
+
+    listing: Listing  # the files on disk
+    unchanged: list[IndexedFile] = field(default_factory=list)  # neither size nor time of last write has changed
+    jobs: list[Job] = field(default_factory=list)  # new, or written to since; in the order of their paths
+    gone: list[IndexedFile] = field(default_factory=list)  # under a folder of this run, and no longer on disk
+
+    def is_gone(self, uri: str) -> bool:
+        """Whether a file is under a folder of this run, and no longer on disk."""
+        return is_local(uri) and self.listing.knows(path := path_of(uri)) and is_gone(path)
+
+
+def make_plan(listing: Listing, indexed: Mapping[str, IndexedFile], *, rehash: bool = False) -> Plan:
+    """Sort the files of a run by what must be done with them; `indexed` are those in the index, by URI.
+
+    A file whose size and time of last write are those stored is taken to be unchanged, as git and rsync do, unless
+    `rehash` is given. Content decides for the others, once they are read. A file of the index that the walk left out
+    (its name has no video suffix, say) but that is on disk is treated as found.
+    """
+    plan = Plan(listing)
+    paths = {uri_of(path): path for path in listing.files}
+    for uri, file in indexed.items():
+        if uri in paths or not is_local(uri) or not listing.knows(path := path_of(uri)):
+            continue
+        if is_gone(path):
+            plan.gone.append(file)
+        else:
+            paths[uri] = path
+    for uri, path in sorted(paths.items(), key=lambda item: item[1]):
+        previous, state = indexed.get(uri), None
+        with suppress(OSError):  # reported when the file is read
+            state = FileState.of(path)
+        if previous is not None and not rehash and state == previous.state:
+            plan.unchanged.append(previous)
+        else:
+            plan.jobs.append(Job(path, uri, previous))
+    plan.gone.sort(key=lambda file: file.uri)
+    return plan
 
 
 def open_if_there(folder: Path) -> VideoIndex | None:
@@ -73,16 +117,11 @@ def open_if_there(folder: Path) -> VideoIndex | None:
 def open_for_writing(folder: Path, encoder: IndexedModel, model: str, cut: Cut | None) -> VideoIndex | None:
     """Open the index in `folder` if there is one, and refuse it if a run cannot add to it.
 
-    Args:
-        folder: Where the index is or shall be.
-        encoder: The model.
-        model: What it was loaded as, for messages.
-        cut: How files shall be cut; None: as the index has it.
+    `model` is what the encoder was loaded as; without `cut`, files are cut as the index has it.
 
     Raises:
         IndexMismatchError: The index is of another model or cut otherwise.
-        ValueError: As for `open_if_there`.
-        IndexDamagedError: The index cannot be read.
+        ValueError, IndexDamagedError: As for `open_if_there`.
     """
     if (index := open_if_there(folder)) is None:
         return None
@@ -115,12 +154,7 @@ def problems(listing: Listing) -> list[Problem]:
 
 
 def vanished(uri: str, reason: str) -> Problem:
-    """Return a path that vanished as it stands in a report.
-
-    Args:
-        uri: Of the path.
-        reason: What is the matter with it.
-    """
+    """Return a path that vanished, for that reason, as it stands in a report."""
     return Problem(
         uri,
         VANISHED,
@@ -129,7 +163,7 @@ def vanished(uri: str, reason: str) -> Problem:
     )
 
 
-def decoder_versions() -> dict[str, Any]:
+def decoder_versions() -> dict[str, object]:
     """Return what else than the limits decides whether a file can be decoded."""
     return {"vidembed": version("vidembed"), "av": version("av")}
 
@@ -155,81 +189,11 @@ def describe(encoder: IndexedModel, model: str, layer: int | None, cut: Cut | No
     )
 
 
-def jobs_ahead(
-    candidates: Iterable[Candidate],
-    *,
-    recognize: Callable[[Job], bool],
-    start: Callable[[Job], None],
-    workers: int,
-) -> Generator[Job, None, None]:
-    """Yield a job for each candidate, in order: with its state and content, and decoding if the model must see it.
-
-    Contents are hashed in threads. Up to `2 * workers` files are hashed, and as many decoding, ahead of the job that
-    the caller has.
-
-    Args:
-        candidates: The files.
-        recognize: Called for each job in a thread once its state is known; says whether its content must be read.
-        start: Called for each job without a problem in the order of candidates, in the thread of the caller: decides
-            whether the model must see it, and if so sets `Job.reading`.
-        workers: Threads.
-    """
-    ahead = 2 * workers
-    remaining = iter(candidates)
-    hashing: deque[Future[Job]] = deque()
-    ready: deque[Job] = deque()
-    executor = ThreadPoolExecutor(workers, thread_name_prefix="vidembed-hash")
-    try:
-        while True:
-            while len(hashing) < ahead and (candidate := next(remaining, None)) is not None:
-                hashing.append(executor.submit(_identify, candidate, recognize))
-            while hashing and len(ready) < ahead and (not ready or hashing[0].done()):
-                job = hashing.popleft().result()
-                if job.problem is None:
-                    start(job)
-                ready.append(job)
-            if not ready:
-                return
-            yield ready.popleft()
-    finally:
-        executor.shutdown(wait=True, cancel_futures=True)
-        for job in ready:
-            if job.reading is not None:
-                job.reading.cancel()
-
-
-def _identify(candidate: Candidate, recognize: Callable[[Job], bool]) -> Job:
-    """Find out what a file is, without decoding any of it."""
-    job = Job(candidate)
-    path = candidate.path
-    try:
-        check_regular(str(path), item_name(path))  # reading a pipe could wait for ever
-        job.state = FileState.of(path)
-        if recognize(job):
-            job.content = content_fingerprint(path)
-    except VideoError as error:
-        job.fail(type(error).__name__, error.reason)
-    except Exception as error:  # noqa: BLE001 - whatever it is, it is this file's problem
-        job.fail(type(error).__name__, getattr(error, "strerror", None) or str(error))
-    return job
-
-
-STOPPING = "Interrupted: the batch at hand is finished first. Ctrl-C again ends at once."
-
-
 class Run:
     """The state of one run.
 
-    Files are read ahead of the model, so a job joins the queue before its vectors exist; jobs are settled in the order
-    of the queue, which is that of the paths.
-
-    Args:
-        committer: Stores what is done.
-        meta: Description of the index.
-        encoder: The model.
-        pool: Decodes.
-        quarantine: Files that are known to be bad.
-        report: Where outcomes are noted.
+    Files are read before the model needs them, so a job joins the queue before its vectors exist. Jobs are settled in
+    the order of the queue, which is that of the paths.
     """
 
     def __init__(
@@ -256,7 +220,7 @@ class Run:
         self._stored = set() if index is None else {file.content_fingerprint for file in index.files().values()}
 
     def embed(self, plan: Plan, *, batch_size: int, progress: bool) -> None:
-        """Embed and store the candidates of `plan`.
+        """Embed and store the files of `plan`.
 
         Raises:
             IndexingStoppedError: With `on_error="raise"`, at the first file that cannot be indexed.
@@ -268,7 +232,7 @@ class Run:
             self._gone_with.setdefault(file.content_fingerprint, []).append(file)
         with ExitStack() as stack:
             stop = stack.enter_context(GracefulStop(STOPPING if progress else ""))
-            inputs = self._inputs(plan.candidates, stop)
+            inputs = self._inputs(plan.jobs, stop)
             stack.callback(inputs.close)
             stream = self._encoder.encode_stream(
                 inputs, batch_size=batch_size, on_error="skip", show_progress_bar=False
@@ -276,7 +240,7 @@ class Run:
             if close := getattr(stream, "close", None):
                 stack.callback(close)  # its threads end with it
             bar = stack.enter_context(
-                tqdm(total=len(plan.candidates), desc="Indexing", unit="file", disable=not progress, dynamic_ncols=True)
+                tqdm(total=len(plan.jobs), desc="Indexing", unit="file", disable=not progress, dynamic_ncols=True)
             )
             try:
                 for item in stream:
@@ -289,15 +253,15 @@ class Run:
             if stop.asked:
                 raise KeyboardInterrupt
         if self._queue:
-            raise RuntimeError(f"encode_stream ended before {self._queue[0].candidate.path} had all of its vectors")
+            raise RuntimeError(f"encode_stream ended before {self._queue[0].path} had all of its vectors")
 
     # -- what the model must see ---------------------------------------------------------------------------------------
 
-    def _inputs(self, candidates: Sequence[Candidate], stop: GracefulStop) -> Generator[Clip, None, None]:
+    def _inputs(self, planned: Sequence[Job], stop: GracefulStop) -> Generator[Clip, None, None]:
         """Yield clips in order. Files that need no model, and files that fail, only join the queue."""
         number = 0
         with ExitStack() as stack:
-            jobs = jobs_ahead(candidates, recognize=self._recognize, start=self._start, workers=self._pool.workers)
+            jobs = self._prepared(planned)
             stack.callback(jobs.close)
             try:
                 while (job := self._next_job(jobs, stop)) is not None:
@@ -343,12 +307,48 @@ class Run:
         finally:
             reading.cancel()
 
-    def _recognize(self, job: Job) -> bool:
-        """Note a file that is in quarantine as it is; say whether a file must be read. Runs in threads."""
-        entry = self._quarantine.of_file(job.candidate.uri, job.state)
-        if entry is not None:
-            job.fail(entry.kind, f"{entry.message} {_said(entry.since)}")
-        return entry is None
+    def _prepared(self, planned: Sequence[Job]) -> Generator[Job, None, None]:
+        """Yield jobs in order: with state and content, and decoding if the model must see the file.
+
+        Contents are hashed in threads. Up to two files a worker are hashed, and as many decoding, before one is taken.
+        """
+        most = 2 * self._pool.workers
+        remaining = iter(planned)
+        hashing: deque[Future[Job]] = deque()
+        ready: deque[Job] = deque()
+        executor = ThreadPoolExecutor(self._pool.workers, thread_name_prefix="vidembed-hash")
+        try:
+            while True:
+                while len(hashing) < most and (job := next(remaining, None)) is not None:
+                    hashing.append(executor.submit(self._identify, job))
+                while hashing and len(ready) < most and (not ready or hashing[0].done()):
+                    job = hashing.popleft().result()
+                    if job.problem is None:
+                        self._start(job)
+                    ready.append(job)
+                if not ready:
+                    return
+                yield ready.popleft()
+        finally:
+            executor.shutdown(wait=True, cancel_futures=True)
+            for job in ready:
+                if job.reading is not None:
+                    job.reading.cancel()
+
+    def _identify(self, job: Job) -> Job:
+        """Find out what a file is, without decoding it, or that it is in quarantine as it is. Runs in threads."""
+        try:
+            check_regular(str(job.path), item_name(job.path))  # reading a pipe could wait for ever
+            job.state = FileState.of(job.path)
+            if (entry := self._quarantine.of_file(job.uri, job.state)) is not None:
+                job.fail(entry.kind, entry.reason)
+            else:
+                job.content = content_fingerprint(job.path)
+        except VideoError as error:
+            job.fail(type(error).__name__, error.reason)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is this file's problem
+            job.fail(type(error).__name__, getattr(error, "strerror", None) or str(error))
+        return job
 
     def _start(self, job: Job) -> None:
         """Take what is known of a content from where it is, or begin to decode it."""
@@ -357,17 +357,17 @@ class Run:
             found = index.segments(content_fingerprint=job.content)
             if found is not None:
                 job.duration, job.stored = found
-                if job.candidate.previous is None and (gone := self._gone_with.get(job.content)):
+                if job.previous is None and (gone := self._gone_with.get(job.content)):
                     job.moved_from = gone.pop(0)
                 return
         if (entry := self._quarantine.of_content(job.content)) is not None:
-            job.fail(entry.kind, f"{entry.message} {_said(entry.since)}")
+            job.fail(entry.kind, entry.reason)
             return
         if job.content in self._first_with:
             job.twin = self._first_with[job.content]
             return
         self._first_with[job.content] = job
-        job.reading = self._pool.submit(job.candidate.path, self._encoder.sampling, cut=self._meta.cut)
+        job.reading = self._pool.submit(job.path, self._encoder.sampling, cut=self._meta.cut)
 
     def _fail(self, job: Job, error: VideoError, at: str = "") -> None:
         job.fail(type(error).__name__, at + error.reason)
@@ -396,18 +396,14 @@ class Run:
         else:
             job.vectors[position] = vector
 
-    def _settle_finished(self, bar: Any) -> None:
+    def _settle_finished(self, bar: tqdm[NoReturn]) -> None:
         """Store or report the jobs at the head of the queue that are done."""
         while self._queue and self._queue[0].done:
             with uninterrupted():
                 failed = self.committer.settle(self._queue, bar)
             if failed is not None and failed.problem is not None:
                 self._queue.clear()
-                raise IndexingStoppedError(f"{failed.candidate.path}: {failed.problem.kind}: {failed.problem.message}")
-
-
-def _said(since: str) -> str:
-    return f"(in quarantine since {since}; --retry tries it again)"
+                raise IndexingStoppedError(f"{failed.path}: {failed.problem.kind}: {failed.problem.message}")
 
 
 def index_videos(
@@ -458,8 +454,8 @@ def index_videos(
         timeout_s: Limit on the time that one of them works on a file, seconds; None for none. Default 600.
         max_memory_bytes: Limit on the memory of one of them, bytes (Linux); None for none. Default 8 GiB.
         progress: Show a bar over files, on stderr.
-        derived: What the index shall have beside its rows: ANN index, compact copies, query bank. Default: an ANN index
-            if there are many rows, and what is there already, brought up to date.
+        derived: What the index shall have beside its rows: ANN index and query bank. Default: an ANN index if there are
+            many rows, and what is there already, brought up to date.
 
     Returns:
         What was done, with every file that was skipped.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -26,34 +26,41 @@ _WITHOUT_SCENES = 1
 
 
 @dataclass(frozen=True, slots=True)
-class IndexMeta:
-    """The description stored in an index.
+class ModelOptions:
+    """How an encoder is loaded; the arguments of `load_model`.
 
     Attributes:
-        model: Name or path that loads the model again.
-        layer: Decoder layer that was asked for on loading, or None for the checkpoint's own.
-        sampling: Settings of frame sampling on loading, by name.
-        model_fingerprint: SHA-256 of all that made the vectors, hex.
-        fingerprint_fields: The same, readable.
-        dimension: Length of a vector.
-        segment_s: Length of the windows, seconds, or None where a file is one row.
-        overlap_s: Overlap of the windows, seconds.
-        created: When the index was made, ISO 8601 with offset.
-        scenes: How files are cut by their content, as `vidembed.video.segments.cut_to_dict` writes it; or None.
-        schema_version: Version of this description and of the columns: 2 where there are scenes, else 1.
+        name: As `VideoEncoder` takes it.
+        layer: Decoder layer, for a model that is not a vidembed checkpoint.
+        sampling: Fields of `vidembed.video.Sampling` to set; the others stay as the checkpoint has them.
+        device: Torch device, such as `cuda`. None: the best there is.
     """
 
-    model: str
-    layer: int | None
-    sampling: dict[str, Any]
-    model_fingerprint: str
-    fingerprint_fields: dict[str, Any]
-    dimension: int
-    segment_s: float | None
-    overlap_s: float
-    created: str
-    scenes: dict[str, Any] | None = None
-    schema_version: int = _WITHOUT_SCENES
+    name: str
+    layer: int | None = None
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+    device: str | None = None
+
+    def load(self) -> VideoEncoder:
+        """Load the encoder; raises as `load_model`."""
+        return load_model(self.name, layer=self.layer, sampling=self.sampling, device=self.device)
+
+
+@dataclass(frozen=True, slots=True)
+class IndexMeta:
+    """The description stored in an index."""
+
+    model: str  # name or path that loads the model again
+    layer: int | None  # decoder layer that was asked for on loading, or None for the checkpoint's own
+    sampling: dict[str, Any]  # settings of frame sampling on loading, by name
+    model_fingerprint: str  # SHA-256 of all that made the vectors, hex
+    fingerprint_fields: dict[str, Any]  # the same, readable
+    dimension: int  # length of a vector
+    segment_s: float | None  # length of the windows, seconds, or None where a file is one row
+    overlap_s: float  # of the windows, seconds
+    created: str  # ISO 8601 with offset
+    scenes: dict[str, Any] | None = None  # how files are cut by their content, as `cut_to_dict` writes it
+    schema_version: int = _WITHOUT_SCENES  # of this description and of the columns: 2 where there are scenes, else 1
 
     @property
     def cut(self) -> Cut | None:
@@ -61,6 +68,10 @@ class IndexMeta:
         if self.scenes is not None:
             return cut_from_dict(self.scenes)
         return None if self.segment_s is None else Windows(self.segment_s, self.overlap_s)
+
+    def model_options(self, name: str | None = None, *, device: str | None = None) -> ModelOptions:
+        """Return how to load the model again, from `name` if it lies elsewhere now."""
+        return ModelOptions(name or self.model, self.layer, self.sampling, device)
 
     @staticmethod
     def fields_of(cut: Cut | None) -> dict[str, Any]:
@@ -103,11 +114,7 @@ class IndexMeta:
             raise IndexDamagedError(damaged.format(error)) from error
 
     def require_model(self, model: Fingerprinted, *, name: str) -> None:
-        """Refuse a model other than the one that made the vectors, or that model with other weights.
-
-        Args:
-            model: The model at hand.
-            name: What it was loaded as.
+        """Refuse a model, loaded as `name`, other than the one that made the vectors, or that one with other weights.
 
         Raises:
             IndexMismatchError: The fingerprints differ. The message says both, and the fields that differ.
@@ -195,7 +202,7 @@ def load_reranker(
         device: Torch device. None: that of the encoder.
 
     Raises:
-        ValueError: There is no such reranker, or none that can be told from the encoder.
+        ValueError: There is no such reranker, or none that the encoder names.
     """
     from vidembed.reranker import VideoReranker  # noqa: PLC0415 - it brings torch
     from vidembed.visual_cache import VisualTokenCache  # noqa: PLC0415 - it brings torch
@@ -238,11 +245,9 @@ class Fingerprinted(Protocol):
     @property
     def fingerprint(self) -> str:
         """SHA-256 of all that makes the vectors, hex."""
-        ...
 
     def fingerprint_fields(self) -> dict[str, Any]:
         """Return the same, readable."""
-        ...
 
 
 class QueryEncoder(Fingerprinted, Protocol):
@@ -250,7 +255,6 @@ class QueryEncoder(Fingerprinted, Protocol):
 
     def encode_query(self, inputs: Any, /) -> Any:
         """Return the vector of a query."""
-        ...
 
 
 class Item(Protocol):
@@ -259,17 +263,14 @@ class Item(Protocol):
     @property
     def index(self) -> int:
         """Position of the input, from 0."""
-        ...
 
     @property
     def embedding(self) -> NDArray[np.float32] | None:
         """Vector, shape (D,), or None where there is an error."""
-        ...
 
     @property
     def error(self) -> Exception | None:
         """Why there is no vector."""
-        ...
 
 
 class IndexedModel(Fingerprinted, Protocol):
@@ -278,11 +279,9 @@ class IndexedModel(Fingerprinted, Protocol):
     @property
     def sampling(self) -> Sampling:
         """How frames are chosen."""
-        ...
 
     def get_embedding_dimension(self) -> int | None:
         """Return the length of a vector."""
-        ...
 
 
 class StreamEncoder(IndexedModel, QueryEncoder, Protocol):
@@ -299,4 +298,3 @@ class StreamEncoder(IndexedModel, QueryEncoder, Protocol):
         show_progress_bar: bool | None = None,
     ) -> Iterator[Item]:
         """Yield a vector or an error for each input, in order."""
-        ...

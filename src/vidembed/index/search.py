@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Literal, TypeAlias, TypedDict, Unpack, get_args
 
 import numpy as np
 
-from vidembed.index import ann, compact
-from vidembed.index.ann import MAX_K, recall_at
-from vidembed.index.bank import MAX_QUERY_CHARS, check_query, encode_queries, open_bank, unit_queries
-from vidembed.index.exact import Filter, Row, batches, rank
-from vidembed.index.table import ROW_ID
+from vidembed.index import ann, bank
+from vidembed.index.bank import check_query, encode_queries, unit_queries
+from vidembed.index.files import is_local, path_of
+from vidembed.index.rows import Filter, Row, rank_all
+from vidembed.video import VideoSegment
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from vidembed.index.meta import QueryEncoder
     from vidembed.index.table import VideoIndex
+    from vidembed.reranker import VideoReranker
 
-__all__ = ["MAX_QUERY_CHARS", "Hit", "Hits", "Method", "check_query", "nearest", "search", "search_many"]
+MAX_QUERIES = 10_000
+_DEEPER = 4  # times as many rows are looked at where those before gave too few hits
+
+logger = logging.getLogger(__name__)
 
 
 Merge: TypeAlias = Literal["none", "moments", "videos"]
@@ -34,14 +39,295 @@ OVERLAP = 0.4
 `--segment 10 --overlap 5`, are above it, so that neighbours become one moment; those that overlap by a fifth stay."""
 
 
-def check_merge(merge: str) -> None:
-    """Refuse what is none of `MERGES`.
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A segment that a search found.
+
+    Attributes:
+        uri: URI of the video, such as `file:///videos/a.mp4`.
+        start_s: Where the segment starts, seconds.
+        end_s: Where it ends, seconds.
+        score: Cosine similarity to the query, -1 to 1, rounded to six decimals. Always that of the stored vector.
+        probability: That the segment matches the query, 0 to 1, if a reranker was asked about it.
+        normalized: Score by the query bank, up to 0, if hits are ordered by it.
+        recall: Measured recall of the search that found it, if that was approximate.
+        segments: How many segments of its video rank no lower than the last hit, if hits are merged to videos.
+        context_start_s: Where the segment starts with what is around it, seconds, if that was asked for.
+        context_end_s: Where that ends, seconds.
+    """
+
+    uri: str
+    start_s: float
+    end_s: float
+    score: float
+    probability: float | None = None
+    normalized: float | None = None
+    recall: float | None = None
+    segments: int | None = None
+    context_start_s: float | None = None
+    context_end_s: float | None = None
+
+    def to_dict(self) -> dict[str, object]:
+        """Return the hit as it stands in JSON: what there is, and `approximate` where it is."""
+        fields = {key: value for key, value in asdict(self).items() if value is not None}
+        return fields | ({"approximate": True} if self.recall is not None else {})
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """How hits were found.
+
+    Attributes:
+        name: `exact` or `ann`.
+        rows: Rows in the index.
+        recall: Measured recall against the exact search, if approximate.
+        recall_at: The number of hits that it was measured at: the next of 10 and 100.
+        sample: Queries of the measurement: stored vectors, moved (`vidembed.index.ann.draw`).
+        query_bank: Whether hits are ordered by the query bank. With a bank, False says that it has nothing to correct.
+        merge: How hits were merged, if they were. Recall is that of the segments before.
+    """
+
+    name: str
+    rows: int
+    recall: float | None = None
+    recall_at: int | None = None
+    sample: int | None = None
+    query_bank: bool | None = None
+    merge: Merge | None = None
+
+    @property
+    def approximate(self) -> bool:
+        """Whether a hit may be missing."""
+        return self.recall is not None
+
+    def to_dict(self) -> dict[str, object]:
+        """Return it as it stands in JSON."""
+        fields = {key: value for key, value in asdict(self).items() if value is not None}
+        return {"approximate": self.approximate, **fields}
+
+
+class Hits(list[Hit]):
+    """The hits of a query, best first, and the `method` by which they were found."""
+
+    def __init__(self, hits: Iterable[Hit], method: Method) -> None:
+        super().__init__(hits)
+        self.method = method
+
+
+@dataclass(frozen=True, slots=True)
+class SearchOptions:
+    """How to search.
+
+    Attributes:
+        k: Most hits to return, at least 1.
+        exact: Look at every row, whatever the number.
+        keep: Which rows may be hits. Such a search is exact.
+        copy: Search the ANN index of this quantization, `int8` or `binary`, and all of it, whatever the number of rows.
+        bank: Normalize scores by the query bank of the index. Such a search is exact.
+        merge: `moments` drops hits that overlap a better one of the same video, `videos` keeps the best of each video.
+            There are `k` hits afterwards, if there are that many. Where 100 candidates of an approximate search give
+            fewer, the search is exact.
+        around: Also return the segment of each hit widened by so many seconds on both sides, within its video.
 
     Raises:
-        ValueError: It is none.
+        ValueError: A value is out of range, or options do not go together.
     """
-    if merge not in MERGES:
-        raise ValueError(f"merge: got {merge!r}; one of {', '.join(MERGES)} is needed")
+
+    k: int = 10
+    exact: bool = False
+    keep: Filter | None = None
+    copy: str | None = None
+    bank: bool = False
+    merge: Merge = "none"
+    around: float | None = None
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        if self.k < 1:
+            raise ValueError(f"k: got {self.k}; at least 1 is needed")
+        if self.merge not in MERGES:
+            raise ValueError(f"merge: got {self.merge!r}; one of {', '.join(MERGES)} is needed")
+        if self.around is not None and not (math.isfinite(self.around) and self.around >= 0):
+            raise ValueError(f"around: got {self.around}; seconds are needed, 0 or more")
+        if self.copy is None:
+            return
+        if self.k > ann.MAX_K:
+            raise ValueError(
+                f"k: got {self.k} for a search of quantized vectors, whose recall is known up to {ann.MAX_K}; ask for "
+                "less"
+            )
+        others = {"exact": self.exact, "a filter": self.keep is not None and self.keep.any, "bank": self.bank}
+        if clash := next((other for other, given in others.items() if given), None):
+            raise ValueError(
+                f"compact: got {self.copy!r} together with {clash}, which needs every row; leave one of them out"
+            )
+
+    def approximate(self, index: VideoIndex) -> bool:
+        """Whether such a search of the index may miss some hits."""
+        every = self.exact or self.bank or (self.keep is not None and self.keep.any)
+        return self.copy is not None or (not every and ann.usable(index, self.k) is not None)
+
+
+class SearchKeywords(TypedDict, total=False):
+    """The fields of `SearchOptions`, as keyword arguments."""
+
+    k: int
+    exact: bool
+    keep: Filter | None
+    copy: str | None
+    bank: bool
+    merge: Merge
+    around: float | None
+
+
+def check_options(**options: Unpack[SearchKeywords]) -> None:
+    """Refuse bad options before the model is loaded, as `SearchOptions` does."""
+    SearchOptions(**options)
+
+
+def search(
+    index: VideoIndex,
+    encoder: QueryEncoder,
+    query: str,
+    *,
+    name: str = "this model",
+    **options: Unpack[SearchKeywords],
+) -> Hits:
+    """Return the `k` segments nearest to `query`, best first.
+
+    The order is total: by score as printed, then URI, then start. Every row is looked at, unless the index has more
+    rows than the threshold that it was built with and an ANN index of measured recall, or `copy` is given:
+    `Hits.method` says which it was.
+
+    Args:
+        index: Where to look.
+        encoder: The model that made the index.
+        query: Words. Text that looks like a path is still words.
+        name: What the model was loaded as, for messages.
+        options: Fields of `SearchOptions`: `k` (default 10), `exact`, `keep`, `copy`, `bank`, `merge` and `around`.
+
+    Raises:
+        ValueError: The query is empty or longer than `MAX_QUERY_CHARS`, an option is out of range, options do not go
+            together, or the index has no such quantization or no bank.
+        IndexMismatchError: The index or the bank was made by another model, or of another state of the index.
+        RuntimeError: The model gave no usable vector for the query.
+    """
+    asked = SearchOptions(**options)
+    check_query(query)
+    index.meta.require_model(encoder, name=name)
+    # A dict, since a bare string could be taken for the path of a video.
+    vector = np.asarray(encoder.encode_query({"text": query}), dtype=np.float64).reshape(-1)  # (D,)
+    return _nearest(index, unit_queries(vector[None], index.meta.dimension), asked)[0]
+
+
+def search_many(
+    index: VideoIndex,
+    encoder: QueryEncoder,
+    queries: Sequence[str],
+    *,
+    name: str = "this model",
+    **options: Unpack[SearchKeywords],
+) -> list[Hits]:
+    """Search many queries: encoded in one call, and where the search is exact, the vectors are read once for all.
+
+    Args and errors are those of `search`. `queries` are 1 to `MAX_QUERIES`; an error says which of them is wrong.
+
+    Returns:
+        The hits of each query, in order.
+    """
+    if not 0 < len(queries) <= MAX_QUERIES:
+        raise ValueError(f"queries: got {len(queries)}; 1 to {MAX_QUERIES} are taken at once")
+    asked = SearchOptions(**options)
+    for number, query in enumerate(queries):
+        check_query(query, name=f"queries[{number}]")
+    index.meta.require_model(encoder, name=name)
+    return _nearest(index, encode_queries(encoder, queries, dimension=index.meta.dimension), asked)
+
+
+def nearest(index: VideoIndex, vector: NDArray[np.float64], **options: Unpack[SearchKeywords]) -> Hits:
+    """Return the `k` segments whose vectors have the highest cosine with `vector`, best first.
+
+    Args and errors are those of `search`, but for the vector, of shape (D,).
+
+    Raises:
+        RuntimeError: `vector` is of another length than those of the index, not finite, or zero.
+    """
+    asked = SearchOptions(**options)
+    queries = unit_queries(np.asarray(vector, dtype=np.float64)[None], index.meta.dimension)  # (1, D)
+    return _nearest(index, queries, asked)[0]
+
+
+def _nearest(index: VideoIndex, queries: NDArray[np.float64], asked: SearchOptions) -> list[Hits]:
+    """Search for unit vectors, shape (Q, D). All is read of one version of the table."""
+    index.latest()
+    return _ranked(index, queries, asked) if asked.merge == "none" else _merged(index, queries, asked)
+
+
+def _merged(index: VideoIndex, queries: NDArray[np.float64], asked: SearchOptions) -> list[Hits]:
+    """Rank ever more rows until there are `k` hits after merging, or no more rows.
+
+    The depth grows by a factor, so that even where all rows are of one video there are few rankings.
+    """
+    count, k = len(index), asked.k
+    files: int | None = None  # counted only if it matters
+    approximate = asked.approximate(index)
+    # Every row is read for an exact ranking, so its first one may as well go deeper.
+    depth = k if approximate else _DEEPER * k
+    found: dict[int, Hits] = {}
+    left = np.arange(len(queries))
+    while len(left):
+        for place, each in zip(left.tolist(), _ranked(index, queries[left], replace(asked, k=depth)), strict=True):
+            hits = merged(each, asked.merge, k=k)
+            no_more = len(each) >= count or (not approximate and len(each) < depth)
+            if len(hits) < k and asked.merge == "videos" and files is None:
+                files = len(index.files())
+            if len(hits) == k or len(hits) == files or no_more:
+                found[place] = Hits(hits, replace(each.method, merge=asked.merge))
+        left = np.array([place for place in left.tolist() if place not in found], dtype=np.intp)
+        if approximate and depth >= ann.MAX_K:  # recall is not known any deeper
+            asked, approximate = replace(asked, exact=True, copy=None), False
+        depth = min(_DEEPER * depth, ann.MAX_K) if approximate else _DEEPER * depth
+    return [found[place] for place in range(len(queries))]
+
+
+def _ranked(index: VideoIndex, queries: NDArray[np.float64], asked: SearchOptions) -> list[Hits]:
+    """Return the `k` best rows of each query, with nothing merged."""
+    k, method = asked.k, Method("exact", len(index))
+    where = None if asked.keep is None else asked.keep.sql(index)
+    if asked.bank:
+        return [
+            Hits(
+                [
+                    replace(hit, normalized=None if normalized is None else round(normalized[place], 6))
+                    for place, hit in enumerate(_hits(rows, method, asked.around))
+                ],
+                replace(method, query_bank=normalized is not None),
+            )
+            for rows, normalized in bank.open_bank(index).rank(index, queries, k=k, where=where)
+        ]
+    built, recall = None, None
+    if asked.copy is not None:
+        built = ann.quantized(index, asked.copy)
+        recall = built.full_recall
+    elif asked.approximate(index) and (built := ann.usable(index, k)) is not None:
+        recall = built.recall
+    if built is None or recall is None:
+        found = rank_all(index, queries, k=k, where=where)
+    else:
+        at, share = ann.recall_at(recall, k)
+        method = replace(method, name="ann", recall=share, recall_at=at, sample=built.sample)
+        found = [built.find(index, query, k, full=asked.copy is not None) for query in queries]
+    return [_hits(rows, method, asked.around) for rows in found]
+
+
+def _hits(rows: Sequence[Row], method: Method, around: float | None) -> Hits:
+    hits = Hits([Hit(row.uri, row.start_s, row.end_s, row.score, recall=method.recall) for row in rows], method)
+    if around is not None:
+        for place, row in enumerate(rows):
+            end = max(row.end_s, min(row.duration, row.end_s + around))  # a segment's end is rounded, a duration is not
+            start = max(0.0, row.start_s - around)
+            hits[place] = replace(hits[place], context_start_s=round(start, 6), context_end_s=round(end, 6))
+    return hits
 
 
 def overlap(one: Hit, other: Hit) -> float:
@@ -104,7 +390,7 @@ def merge_videos(hits: Sequence[Hit], *, k: int | None = None) -> list[Hit]:
         k: Stop at so many. Default: all.
 
     Returns:
-        The hits that are kept, in their order. `Hit.segments` says how many segments of each video rank no lower than
+        The hits that are kept, in their order. `Hit.segments` counts the segments of each video that rank no lower than
         the last of them.
     """
     best: dict[str, Hit] = {}
@@ -122,380 +408,155 @@ def merge_videos(hits: Sequence[Hit], *, k: int | None = None) -> list[Hit]:
 
 
 def merged(hits: Sequence[Hit], merge: Merge, *, k: int) -> list[Hit]:
-    """Return the first `k` hits after merging.
-
-    Args:
-        hits: Best first.
-        merge: How.
-        k: Most hits to return.
-
-    Raises:
-        ValueError: `merge` is none of `MERGES`.
-    """
-    check_merge(merge)
+    """Return the first `k` hits after merging; they come best first."""
     if merge == "none":
         return list(hits[:k])
     return merge_moments(hits, k=k) if merge == "moments" else merge_videos(hits, k=k)
 
 
-MAX_QUERIES = 10_000
-_DEEPER = 4  # times as many rows are looked at where those before gave too few hits
-
-
-@dataclass(frozen=True, slots=True)
-class Hit:
-    """A segment that a search found.
-
-    Attributes:
-        uri: URI of the video, such as `file:///videos/a.mp4`.
-        start_s: Where the segment starts, seconds.
-        end_s: Where it ends, seconds.
-        score: Cosine similarity to the query, -1 to 1, rounded to six decimals. Always that of the stored vector.
-        probability: That the segment matches the query, 0 to 1, if a reranker was asked about it.
-        normalized: Score by the query bank, up to 0, if hits are ordered by it.
-        recall: Measured recall of the search that found it, if that was approximate.
-        segments: How many segments of its video rank no lower than the last hit, if hits are merged to videos.
-        context_start_s: Where the segment starts with what is around it, seconds, if that was asked for.
-        context_end_s: Where that ends, seconds.
-    """
-
-    uri: str
-    start_s: float
-    end_s: float
-    score: float
-    probability: float | None = None
-    normalized: float | None = None
-    recall: float | None = None
-    segments: int | None = None
-    context_start_s: float | None = None
-    context_end_s: float | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the hit as it stands in JSON; without what there is not, and `approximate` where it is."""
-        fields = {key: value for key, value in asdict(self).items() if value is not None}
-        return fields | ({"approximate": True} if self.recall is not None else {})
-
-
-@dataclass(frozen=True, slots=True)
-class Method:
-    """How hits were found.
-
-    Attributes:
-        name: `exact`, `ann`, or `compact` and the name of the copy, such as `compact int8`.
-        rows: Rows in the index.
-        recall: Measured recall against the exact search, if approximate.
-        recall_at: The number of hits that it was measured at: the next of 10 and 100.
-        sample: Queries of the measurement: stored vectors, moved (`vidembed.index.ann.draw`).
-        query_bank: Whether hits are ordered by the query bank. With a bank, False says that it has nothing to correct.
-        merge: How hits were merged, if they were. Recall is that of the segments before.
-    """
-
-    name: str
-    rows: int
-    recall: float | None = None
-    recall_at: int | None = None
-    sample: int | None = None
-    query_bank: bool | None = None
-    merge: Merge | None = None
-
-    @property
-    def approximate(self) -> bool:
-        """Whether a hit may be missing."""
-        return self.recall is not None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return it as it stands in JSON."""
-        fields = {key: value for key, value in asdict(self).items() if value is not None}
-        return {"approximate": self.approximate, **fields}
-
-
-class Hits(list[Hit]):
-    """The hits of a query, best first, and how they were found.
-
-    Attributes:
-        method: How.
-    """
-
-    def __init__(self, hits: Iterable[Hit], method: Method) -> None:
-        """Wrap hits."""
-        super().__init__(hits)
-        self.method = method
-
-
-def search(
-    index: VideoIndex,
-    encoder: QueryEncoder,
+def rerank(
+    hits: Sequence[Hit],
+    reranker: VideoReranker,
     query: str,
     *,
-    k: int = 10,
-    name: str = "this model",
-    exact: bool = False,
-    keep: Filter | None = None,
-    copy: str | None = None,
-    bank: bool = False,
-    merge: Merge = "none",
-    around: float | None = None,
-) -> Hits:
-    """Return the `k` segments nearest to `query`, best first.
+    context: bool = False,
+    fingerprint: str | None = None,
+) -> list[Hit]:
+    """Return the hits with the probability that each matches the query, most probable first.
 
-    The order is total: by score as printed, then URI, then start. Every row is looked at, unless the index has more
-    rows than the threshold that it was built with and an ANN index of measured recall, or `copy` is given:
-    `Hits.method` says which it was.
+    If the reranker was calibrated together with a first stage, the probability is made of similarity and head. The
+    similarity is that of the hits if their encoder is the one that was calibrated with, else the reranker finds it.
 
     Args:
-        index: Where to look.
-        encoder: The model that made the index.
-        query: Words. Text that looks like a path is still words.
-        k: Most hits to return, at least 1.
-        name: What the model was loaded as, for messages.
-        exact: Look at every row, whatever the number.
-        keep: Which rows may be hits. Such a search is exact.
-        copy: Search this compact copy first, such as `int8`, and rescore what it brings.
-        bank: Normalize scores by the query bank of the index. Such a search is exact.
-        merge: `moments` drops hits that overlap a better one of the same video, `videos` keeps the best of each video
-            (`vidembed.index.search`). There are `k` hits afterwards, if there are that many. Where 100
-            candidates of an approximate search give fewer, the search is exact.
-        around: Let each hit tell where its segment starts and ends with so many seconds on both sides, within its
-            video. Score and segment stay as they are.
-
-    Raises:
-        ValueError: The query is empty or longer than `MAX_QUERY_CHARS`, `k`, `merge` or `around` is out of range,
-            options do not go together, or the index has no such copy or no bank.
-        IndexMismatchError: The index, the copy or the bank was made by another model or of another state of the index.
-        RuntimeError: The model gave no usable vector for the query.
-    """
-    check_query(query, k)
-    check_options(k=k, exact=exact, keep=keep, copy=copy, bank=bank, merge=merge, around=around)
-    index.meta.require_model(encoder, name=name)
-    # A dict, since a bare string could be taken for the path of a video.
-    vector = np.asarray(encoder.encode_query({"text": query}), dtype=np.float64).reshape(-1)  # (D,)
-    return nearest(index, vector, k=k, exact=exact, keep=keep, copy=copy, bank=bank, merge=merge, around=around)
-
-
-def search_many(
-    index: VideoIndex,
-    encoder: QueryEncoder,
-    queries: Sequence[str],
-    *,
-    k: int = 10,
-    name: str = "this model",
-    exact: bool = False,
-    keep: Filter | None = None,
-    copy: str | None = None,
-    bank: bool = False,
-    merge: Merge = "none",
-    around: float | None = None,
-) -> list[Hits]:
-    """Search many queries: encoded in one call, and where the search is exact, the vectors are read once for all.
-
-    Args:
-        index: As for `search`.
-        encoder: As for `search`.
-        queries: At least one, at most `MAX_QUERIES`.
-        k: As for `search`.
-        name: As for `search`.
-        exact: As for `search`.
-        keep: As for `search`.
-        copy: As for `search`.
-        bank: As for `search`.
-        merge: As for `search`.
-        around: As for `search`.
+        hits: Of a search for `query`.
+        reranker: Asked about each hit's segment.
+        query: Words.
+        context: Ask about each segment with what is around it, for hits of a search with `around`.
+        fingerprint: `VideoEncoder.fingerprint` of the encoder that found the hits; None if it is not known.
 
     Returns:
-        The hits of each query, in order.
+        All hits. Those that could not be asked about, because the video is gone, damaged or no file of this machine,
+        come last, in their order, without a probability; the log says why.
 
     Raises:
-        ValueError: As for `search`; the message says which query.
-        IndexMismatchError: As for `search`.
-        RuntimeError: As for `search`.
+        ValueError: `context` is given, and a hit says nothing of what is around it.
     """
-    if not 0 < len(queries) <= MAX_QUERIES:
-        raise ValueError(f"queries: got {len(queries)}; 1 to {MAX_QUERIES} are taken at once")
-    for number, query in enumerate(queries):
-        check_query(query, k, name=f"queries[{number}]")
-    check_options(k=k, exact=exact, keep=keep, copy=copy, bank=bank, merge=merge, around=around)
-    index.meta.require_model(encoder, name=name)
-    vectors = encode_queries(encoder, queries, dimension=index.meta.dimension)
-    return _nearest(index, vectors, _Way(exact, keep, copy, bank), k=k, merge=merge, around=around)
+    if not hits:
+        return []
+    segments = [_segment(hit, context=context) for hit in hits]
+    local = [place for place, segment in enumerate(segments) if segment is not None]
+    order: list[tuple[int, float]] = []
+    if local:
+        documents, similarities = [segments[place] for place in local], [hits[place].score for place in local]
+        first_stage = _first_stage(reranker, fingerprint, similarities)
+        ranking = reranker.rank({"text": query}, documents, first_stage=first_stage, on_error="skip")
+        order = [(local[found["corpus_id"]], found["score"]) for found in ranking]
+    asked = [replace(hits[place], probability=score) for place, score in order]
+    left = {place for place, _ in order}
+    rest = [hit for place, hit in enumerate(hits) if place not in left]
+    if rest:
+        logger.warning("%d of %d hits could not be asked about and come last", len(rest), len(hits))
+    return [*asked, *rest]
 
 
-def check_options(
-    *,
-    k: int,
-    exact: bool,
-    keep: Filter | None,
-    copy: str | None,
-    bank: bool,
-    merge: Merge = "none",
-    around: float | None = None,
-) -> None:
-    """Refuse options that are out of range or do not go together; cheap, so it can come before the model is loaded.
-
-    Raises:
-        ValueError: They are or do not.
-    """
-    check_merge(merge)
-    if around is not None and not (math.isfinite(around) and around >= 0):
-        raise ValueError(f"around: got {around}; seconds are needed, 0 or more")
-    if copy is None:
-        return
-    compact.check_k(k)
-    others = {"exact": exact, "a filter": keep is not None and keep.any, "bank": bank}
-    if clash := next((other for other, given in others.items() if given), None):
-        raise ValueError(f"compact: got {copy!r} together with {clash}, which needs every row; leave one of them out")
+def _first_stage(
+    reranker: VideoReranker, fingerprint: str | None, similarities: list[float]
+) -> list[float] | Literal["own"] | None:
+    """Return the similarities to fuse with: a fusion is of one encoder's similarities, and wrong with another's."""
+    known = reranker.first_stage
+    if reranker.fusion is None or known is None or known.fingerprint == fingerprint:
+        return similarities
+    if reranker.can_fuse:
+        return "own"
+    logger.warning(
+        "the reranker was calibrated with another encoder than that of the index; hits are ordered by its "
+        "head alone. Calibrate it with this encoder (vidembed calibrate --encoder)."
+    )
+    return None
 
 
-def nearest(
-    index: VideoIndex,
-    vector: NDArray[np.float64],
-    *,
-    k: int,
-    exact: bool = False,
-    keep: Filter | None = None,
-    copy: str | None = None,
-    bank: bool = False,
-    merge: Merge = "none",
-    around: float | None = None,
-) -> Hits:
-    """Return the `k` segments whose vectors have the highest cosine with `vector`, best first.
-
-    Args:
-        index: Where to look.
-        vector: Shape (D,).
-        k: Most hits to return, at least 1.
-        exact: As for `search`.
-        keep: As for `search`.
-        copy: As for `search`.
-        bank: As for `search`.
-        merge: As for `search`.
-        around: As for `search`.
-
-    Raises:
-        ValueError: As for `search`.
-        IndexMismatchError: As for `search`.
-        RuntimeError: `vector` is of another length than those of the index, not finite, or zero.
-    """
-    check_options(k=k, exact=exact, keep=keep, copy=copy, bank=bank, merge=merge, around=around)
-    queries = unit_queries(np.asarray(vector, dtype=np.float64)[None], index.meta.dimension)  # (1, D)
-    return _nearest(index, queries, _Way(exact, keep, copy, bank), k=k, merge=merge, around=around)[0]
+def _segment(hit: Hit, *, context: bool) -> VideoSegment | None:
+    """Return what to ask about, or None where there is no file of this machine."""
+    start, end = hit.start_s, hit.end_s
+    if context:
+        if hit.context_start_s is None or hit.context_end_s is None:
+            raise ValueError(
+                f"context: the hit {hit.uri!r} says nothing of what is around it; search with around=SECONDS"
+            )
+        start, end = hit.context_start_s, hit.context_end_s
+    return VideoSegment(path_of(hit.uri), start, end) if is_local(hit.uri) else None
 
 
 @dataclass(frozen=True, slots=True)
-class _Way:
-    """How rows are ranked, as `search` has it."""
-
-    exact: bool
-    keep: Filter | None
-    copy: str | None
-    bank: bool
-
-    def approximate(self, index: VideoIndex, k: int) -> bool:
-        """Whether a search for `k` hits may miss some."""
-        every = self.exact or self.bank or (self.keep is not None and self.keep.any)
-        return self.copy is not None or (not every and ann.usable(index, k) is not None)
-
-
-@dataclass(slots=True)
-class _Found:
-    """What was found for a query.
+class Derived:
+    """What an index shall have beside its rows.
 
     Attributes:
-        hits: Best first.
-        rows: Id of a row of each video among them, by its URI.
+        exact_up_to: Rows up to which searches are exact, and no ANN index is built; remembered, however many rows there
+            are. None: what an earlier run gave, or `vidembed.index.ann.EXACT_UP_TO`.
+        compact: The quantization of the ANN index, `int8` or `binary`, at most one. With one there is an ANN index
+            however many rows there are; remembered. None: what an earlier run gave.
+        query_bank: Queries of a new query bank. None: the one that is there stays.
+        beta: Inverse temperature of the bank. None: that of the one that is there, or the default.
     """
 
-    hits: Hits
-    rows: dict[str, int] = field(default_factory=dict)
+    exact_up_to: int | None = None
+    compact: Sequence[str] = ()
+    query_bank: Sequence[str] | None = None
+    beta: float | None = None
+
+    def check(self, dimension: int | None = None) -> None:
+        """Refuse what cannot be, before anything is indexed.
+
+        Raises:
+            ValueError: A value is out of range.
+        """
+        if self.exact_up_to is not None and self.exact_up_to < 0:
+            raise ValueError(f"exact_up_to: got {self.exact_up_to}; a number of rows is needed, 0 or more")
+        for name in self.compact:
+            ann.check_quantization(name, dimension)
+        if len(set(self.compact)) > 1:
+            raise ValueError(f"compact: got {', '.join(self.compact)}; an index has one quantization, so give one")
+        if self.query_bank is not None:
+            bank.check_queries(self.query_bank)
 
 
-def _nearest(
-    index: VideoIndex,
-    queries: NDArray[np.float64],
-    way: _Way,
-    *,
-    k: int,
-    merge: Merge,
-    around: float | None,
-) -> list[Hits]:
-    """Search for unit vectors, shape (Q, D). All is read of one version of the table."""
-    index.latest()
-    found = _ranked(index, queries, way, k) if merge == "none" else _merged(index, queries, way, k, merge)
-    if around is not None:
-        for each in found:
-            _widen(index, each, around)
-    return [each.hits for each in found]
+def refresh(index: VideoIndex, encoder: QueryEncoder, derived: Derived | None = None, *, progress: bool = True) -> None:
+    """Make and bring up to date the ANN index and the query bank of an index, as `derived` asks for.
 
+    An interruption leaves each as it was, or stale and therefore unused; the next run makes it. Compact copies, as
+    earlier versions made them, are removed. Nobody else may be writing to the index.
 
-def _merged(index: VideoIndex, queries: NDArray[np.float64], way: _Way, k: int, merge: Merge) -> list[_Found]:
-    """Rank ever more rows until there are `k` hits after merging, or no more rows.
-
-    The depth grows by a factor, so that even where all rows are of one video there are few rankings.
+    Raises:
+        ValueError: A value of `derived` is out of range.
+        IndexMismatchError: The query bank at hand was made by another model.
+        RuntimeError: The model gave no usable vector for a bank query.
     """
-    count = len(index)
-    files: int | None = None  # counted only if it matters
-    approximate = way.approximate(index, k)
-    # Every row is read for an exact ranking, so its first one may as well go deeper.
-    depth = k if approximate else _DEEPER * k
-    found: dict[int, _Found] = {}
-    left = np.arange(len(queries))
-    while len(left):
-        for place, each in zip(left.tolist(), _ranked(index, queries[left], way, depth), strict=True):
-            looked_at = len(each.hits)
-            hits = merged(each.hits, merge, k=k)
-            no_more = looked_at >= count or (not approximate and looked_at < depth)
-            if len(hits) < k and merge == "videos" and files is None:
-                files = len(index.files())
-            if len(hits) == k or len(hits) == files or no_more:
-                each.hits = Hits(hits, replace(each.hits.method, merge=merge))
-                found[place] = each
-        left = np.array([place for place in left.tolist() if place not in found], dtype=np.intp)
-        if approximate and depth >= MAX_K:  # recall is not known any deeper
-            way, approximate = replace(way, exact=True, copy=None), False
-        depth = min(_DEEPER * depth, MAX_K) if approximate else _DEEPER * depth
-    return [found[place] for place in range(len(queries))]
+    derived = derived or Derived()
+    quantize = next(iter(derived.compact), None)
+    written = ann.refresh(index, exact_up_to=derived.exact_up_to, quantize=quantize)  # first: it makes a version
+    written |= bank.refresh(index, encoder, derived.query_bank, beta=derived.beta, progress=progress)
+    for file in index.compact_copies():
+        file.unlink(missing_ok=True)
+    if written:
+        index.flush()
 
 
-def _ranked(index: VideoIndex, queries: NDArray[np.float64], way: _Way, k: int) -> list[_Found]:
-    """Return the `k` best rows of each query, with nothing merged."""
-    method = Method("exact", len(index))
-    if way.bank:
-        results = []
-        for rows, normalized in open_bank(index).rank(index, queries, k=k, keep=way.keep):
-            each = _found(rows, replace(method, query_bank=normalized is not None))
-            if normalized is not None:
-                each.hits[:] = [
-                    replace(hit, normalized=round(value, 6)) for hit, value in zip(each.hits, normalized, strict=True)
-                ]
-            results.append(each)
-        return results
-    if way.copy is not None:
-        opened = compact.open_compact(index, way.copy)
-        at, recall = recall_at(opened.recall, k)
-        method = Method(f"compact {way.copy}", len(index), recall, at, int(opened.record["sample"]))
-        found = opened.find(index, queries, k)
-    elif way.approximate(index, k) and (built := ann.usable(index, k)) is not None:
-        at, recall = recall_at(built.recall, k)
-        method = Method("ann", len(index), recall, at, built.sample)
-        found = [built.find(index, query, k) for query in queries]
-    else:
-        found = rank(batches(index, way.keep), queries, k=k)
-    return [_found(rows, method) for rows in found]
+class SearchFacts(TypedDict):
+    """What `facts` returns, as it stands in JSON."""
+
+    exact_up_to: int
+    quantize: str | None
+    ann: dict[str, object] | None
+    query_bank: dict[str, object] | None
 
 
-def _found(rows: Sequence[Row], method: Method) -> _Found:
-    hits = (Hit(row.uri, row.start_s, row.end_s, row.score, recall=method.recall) for row in rows)
-    return _Found(Hits(hits, method), {row.uri: row.row_id for row in rows})
-
-
-def _widen(index: VideoIndex, found: _Found, around: float) -> None:
-    """Let hits tell where they start and end with what is around them."""
-    ids = sorted({found.rows[hit.uri] for hit in found.hits})
-    table = index.take(ids, ["duration"]) if ids else None
-    lengths = {} if table is None else dict(zip(table[ROW_ID].to_pylist(), table["duration"].to_pylist(), strict=True))
-    for place, hit in enumerate(found.hits):
-        end = min(lengths[found.rows[hit.uri]], hit.end_s + around)
-        found.hits[place] = replace(
-            hit,
-            context_start_s=round(max(0.0, hit.start_s - around), 6),
-            context_end_s=round(max(hit.end_s, end), 6),  # a segment's end is rounded, the duration is not
-        )
+def facts(index: VideoIndex) -> SearchFacts:
+    """Return what `vidembed info` says of how an index is searched."""
+    settings = ann.settings(index)
+    return {
+        "exact_up_to": settings.exact_up_to,
+        "quantize": settings.quantize,
+        "ann": ann.facts(index),
+        "query_bank": bank.facts(index),
+    }

@@ -10,10 +10,13 @@ takes them along, and a new file, even a copy of another, has none (null).
 from __future__ import annotations
 
 import hashlib
+import json
+import logging
 import os
+import re
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -24,16 +27,49 @@ import numpy as np
 from vidembed.errors import IndexDamagedError, IndexMismatchError
 from vidembed.index.files import IndexedFile
 from vidembed.index.meta import IndexMeta
-from vidembed.text import require_index_extra
+from vidembed.text import require_index_extra, write_atomically
 from vidembed.video.sampling import FileState
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from lancedb.index import IndexConfig, IvfRq, IvfSq
+    from lancedb.table import LanceTable
     from numpy.typing import NDArray
 
-    from vidembed.index.meta import IndexMeta
+TABLE = "segments"
+TABLE_FOLDER = f"{TABLE}.lance"
+DERIVED_FOLDER = "derived"  # of what is made from the rows: settings, measurements, the query bank
+FORMAT_VERSION = 1  # of the files in it
+ROW_ID = "_rowid"  # LanceDB's name of the column; a row keeps its id within a version of the table
+ANN_NAME = "ann"
+RANKED = ("uri", "start_s", "end_s", "duration", "vector")  # what a ranking needs of a row, with its id
+_META_KEY = b"vidembed"
+_COMPACT_EVERY = 512  # commits; each adds a fragment, and lists all of them anew
+_KEEP_VERSIONS = timedelta(minutes=5)  # a search reads one version, for seconds
+_COPY = re.compile(r"compact-(int8|binary|float32)(-[1-9]\d*)?(-[0-9a-f]{32}-\w+\.npy|\.json)")
 
-__all__ = ["ANN_NAME", "PLACE", "ROW_ID", "TABLE", "TABLE_FOLDER", "FileRows", "Segment", "VideoIndex", "segment_id"]
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A stretch of a video, seconds on the clock of a player, and its vector."""
+
+    start_s: float
+    end_s: float
+    vector: NDArray[np.float32]  # (D,)
+
+
+@dataclass(frozen=True, slots=True)
+class FileRows:
+    """All rows of one file."""
+
+    uri: str
+    segments: Sequence[Segment]  # all of them, at least one
+    duration: float  # where the video ends, seconds on the clock of a player
+    content_fingerprint: str  # SHA-256 of its bytes, hex
+    state: FileState  # size and time of last write
+    table: pa.Table | None = None  # the rows as `own_rows` returns them, where they were built before
 
 
 def segment_id(uri: str, start_s: float, end_s: float) -> str:
@@ -44,28 +80,23 @@ def segment_id(uri: str, start_s: float, end_s: float) -> str:
 def own_schema(dimension: int) -> pa.Schema:
     """Return the columns of vidembed, for vectors of `dimension` numbers."""
     _, pa = require_index_extra()
-    return pa.schema(
-        [
-            pa.field("id", pa.string(), nullable=False),
-            pa.field("uri", pa.string(), nullable=False),
-            pa.field("start_s", pa.float64(), nullable=False),
-            pa.field("end_s", pa.float64(), nullable=False),
-            pa.field("duration", pa.float64(), nullable=False),
-            pa.field("content_fingerprint", pa.string(), nullable=False),
-            pa.field("size", pa.int64(), nullable=False),
-            pa.field("mtime_ns", pa.int64(), nullable=False),
-            pa.field("model_fingerprint", pa.string(), nullable=False),
-            pa.field("vector", pa.list_(pa.float32(), dimension), nullable=False),
-        ]
-    )
+    types = {
+        "id": pa.string(),
+        "uri": pa.string(),
+        "start_s": pa.float64(),
+        "end_s": pa.float64(),
+        "duration": pa.float64(),
+        "content_fingerprint": pa.string(),
+        "size": pa.int64(),
+        "mtime_ns": pa.int64(),
+        "model_fingerprint": pa.string(),
+        "vector": pa.list_(pa.float32(), dimension),
+    }
+    return pa.schema([pa.field(name, kind, nullable=False) for name, kind in types.items()])
 
 
 def user_fields(schema: pa.Schema, dimension: int) -> list[pa.Field]:
     """Return the columns of a table that are not vidembed's.
-
-    Args:
-        schema: Of the table.
-        dimension: Of the vectors.
 
     Raises:
         IndexDamagedError: A column of vidembed is gone, or is of another type.
@@ -80,7 +111,7 @@ def user_fields(schema: pa.Schema, dimension: int) -> list[pa.Field]:
 
 
 def check_nullable(fields: Sequence[pa.Field]) -> None:
-    """Refuse columns of the user that must have a value: a new row has none for them.
+    """Refuse columns of the user that must have a value, since a new row has none for them.
 
     Raises:
         IndexMismatchError: There is one. The message names it and says how to change it.
@@ -91,12 +122,6 @@ def check_nullable(fields: Sequence[pa.Field]) -> None:
             f'rows have none. Allow it to be empty, with table.alter_columns({{"path": "{strict[0]}", "nullable": '
             "True}) of LanceDB, or drop it"
         )
-
-
-def empty(field: pa.Field, count: int) -> pa.Array:
-    """Return `count` empty cells (null) of a column."""
-    _, pa = require_index_extra()
-    return pa.array([None] * count, field.type)  # pa.nulls refuses a struct whose fields must have a value
 
 
 def own_rows(file: FileRows, meta: IndexMeta) -> pa.Table:
@@ -127,62 +152,20 @@ def own_rows(file: FileRows, meta: IndexMeta) -> pa.Table:
     return pa.table(columns, schema=own_schema(meta.dimension))
 
 
-TABLE = "segments"
-TABLE_FOLDER = f"{TABLE}.lance"
-ROW_ID = "_rowid"  # LanceDB's name of the column; a row keeps its id within a version of the table
-ANN_NAME = "ann"
-PLACE = ("uri", "start_s", "end_s")
-_META_KEY = b"vidembed"
-_COMPACT_EVERY = 512  # commits; each adds a fragment, and lists all of them anew
-_KEEP_VERSIONS = timedelta(minutes=5)  # a search reads one version, for seconds
+def quoted(text: str) -> str:
+    """Return a text as SQL has it."""
+    return "'" + text.replace("'", "''") + "'"
 
 
-@dataclass(frozen=True, slots=True)
-class Segment:
-    """A stretch of a video and its vector.
-
-    Attributes:
-        start_s: Where it starts, seconds on the clock of a player.
-        end_s: Where it ends, seconds.
-        vector: Its embedding, float32, shape (D,).
-    """
-
-    start_s: float
-    end_s: float
-    vector: NDArray[np.float32]
-
-
-@dataclass(frozen=True, slots=True)
-class FileRows:
-    """All rows of one file.
-
-    Attributes:
-        uri: Its `file://` URI.
-        segments: All of its segments, at least one.
-        duration: Where the video ends, seconds on the clock of a player.
-        content_fingerprint: SHA-256 of its bytes, hex.
-        state: Size and time of last write.
-        table: The rows as `vidembed.index.table.own_rows` returns them, where they were built before.
-    """
-
-    uri: str
-    segments: Sequence[Segment]
-    duration: float
-    content_fingerprint: str
-    state: FileState
-    table: pa.Table | None = None
+def among(uris: Iterable[str]) -> str:
+    """Return the SQL condition that a row is of one of these files."""
+    return f"uri IN ({', '.join(map(quoted, uris))})"
 
 
 class VideoIndex:
-    """An index on disk. Open one with `open`, make one with `create`.
+    """An index on disk, in `folder`, with its description `meta`. Open one with `open`, make one with `create`."""
 
-    Attributes:
-        folder: Where it is.
-        meta: What it says of itself.
-    """
-
-    def __init__(self, folder: Path, table: Any, meta: IndexMeta) -> None:
-        """Wrap an open table; use `open` or `create`."""
+    def __init__(self, folder: Path, table: LanceTable, meta: IndexMeta) -> None:
         self.folder = folder
         self.meta = meta
         self._table = table
@@ -190,13 +173,13 @@ class VideoIndex:
 
     @staticmethod
     def exists(folder: Path) -> bool:
-        """Whether there is an index in `folder`, whole or begun. Looks only; makes nothing."""
+        """Whether there is an index in `folder`, whole or begun. Makes nothing."""
         versions = folder / TABLE_FOLDER / "_versions"
         return versions.is_dir() and any(versions.iterdir())
 
     @classmethod
     def open(cls, folder: str | os.PathLike[str]) -> VideoIndex:
-        """Open the index in `folder`.
+        """Open the index in `folder`. Compact copies of vectors, as earlier versions made them, are not used.
 
         Raises:
             ValueError: There is none.
@@ -220,7 +203,15 @@ class VideoIndex:
             raise IndexDamagedError(
                 f"index: the table in {str(path)!r} was not made by vidembed; choose another folder"
             )
-        return cls(path, table, IndexMeta.from_json(description))
+        index = cls(path, table, IndexMeta.from_json(description))
+        if copies := index.compact_copies():
+            logger.warning(
+                "%s holds compact copies of an earlier version (%s, ...), which are not used; the next run of "
+                "`vidembed index` removes them, and with --quantize makes a quantized index in their place",
+                path,
+                copies[0].name,
+            )
+        return index
 
     @classmethod
     def create(cls, folder: str | os.PathLike[str], meta: IndexMeta) -> VideoIndex:
@@ -254,9 +245,8 @@ class VideoIndex:
 
     def segments(self, *, content_fingerprint: str) -> tuple[float, list[Segment]] | None:
         """Return duration and segments of a file with that content, or None where the index has none."""
-        found = (
-            self._table.search().where(f"content_fingerprint = {_quoted(content_fingerprint)}").to_arrow().to_pylist()
-        )
+        where = f"content_fingerprint = {quoted(content_fingerprint)}"
+        found = self._table.search().where(where).to_arrow().to_pylist()
         if not found:
             return None
         uri = min(row["uri"] for row in found)
@@ -266,7 +256,7 @@ class VideoIndex:
         ]
 
     def check_columns(self) -> None:
-        """Refuse a table to which no file can be added; cheap, so it can come before files are embedded.
+        """Refuse a table to which no file can be added.
 
         Raises:
             IndexMismatchError: A column that the user added must have a value, which new rows do not have.
@@ -276,19 +266,13 @@ class VideoIndex:
         check_nullable(user_fields(self._table.schema, self.meta.dimension))
 
     def put(self, files: Sequence[FileRows], *, replace: bool) -> None:
-        """Store files in one commit.
+        """Store files in one commit; with `replace` they must be in the index, and their rows are updated, else not.
 
         Rows that are replaced keep the values of columns that the user added where their id stays, which is to say the
         name of the file, start and end. New rows have none (null).
 
-        Args:
-            files: Each with all of its segments.
-            replace: Whether the files are in the index: then their rows are updated, and those that are no more are
-                removed. Otherwise they must not be.
-
         Raises:
-            IndexMismatchError: As for `check_columns`.
-            IndexDamagedError: As for `check_columns`.
+            IndexMismatchError, IndexDamagedError: As for `check_columns`.
         """
         if not files:
             return
@@ -299,19 +283,16 @@ class VideoIndex:
             self._merge(rows, {file.uri for file in files})  # of our columns alone, so that it updates no others
             return
         for field in user_fields(self._table.schema, self.meta.dimension):
-            rows = rows.append_column(field, empty(field, len(rows)))
+            # pa.nulls refuses a struct whose fields must have a value
+            rows = rows.append_column(field, pa.array([None] * len(rows), field.type))
         self._table.add(rows)
         self._committed()
 
     def move(self, files: Sequence[FileRows], from_uris: Sequence[str]) -> None:
-        """Store files under new names and remove the rows of their old ones, in one commit.
+        """Store files under new names and remove the rows of their old ones, `from_uris`, in one commit.
 
         Values of columns that the user added go along, from the segment at the same start and end; where there was none
         they are null. A file that is in the index under a new name is replaced, its values with it.
-
-        Args:
-            files: Each with all of its segments and its new name, each name once.
-            from_uris: The old name of each, in the same order.
 
         Raises:
             ValueError: There are more of one than of the other, a new name comes twice, or an old one is not in the
@@ -331,7 +312,7 @@ class VideoIndex:
         self.latest()
         added = user_fields(self._table.schema, self.meta.dimension)
         names = [field.name for field in added]
-        old = self._table.search().where(_among(set(from_uris))).select(["id", "uri", *names]).to_arrow()
+        old = self._table.search().where(among(set(from_uris))).select(["id", "uri", *names]).to_arrow()
         if missing := set(from_uris).difference(old.column("uri").to_pylist()):
             raise ValueError(f"from_uris: {min(missing)!r} is not in the index; store the file with put()")
         row_of = {row_id: row for row, row_id in enumerate(old.column("id").to_pylist())}
@@ -350,20 +331,16 @@ class VideoIndex:
     def remove(self, uris: Sequence[str]) -> None:
         """Remove all rows of these files, 500 files to a commit."""
         for first in range(0, len(uris), 500):
-            self._table.delete(_among(uris[first : first + 500]))
+            self._table.delete(among(uris[first : first + 500]))
 
     def latest(self) -> None:
         """Read the last commit from now on. The version at opening may be old, and its files removed."""
-        self._table.checkout_latest()
+        self._table.checkout_latest()  # type: ignore[no-untyped-call]
 
-    def vectors(self) -> Iterator[pa.RecordBatch]:
-        """Yield place, vector and row id of every row of the last commit, some thousands of rows at a time."""
-        self.latest()
-        yield from self.scan([*PLACE, "vector"])
-
-    def scan(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-        """Yield these columns and `ROW_ID` of every row of the version at hand, in the order of the table."""
-        yield from self._table.search().select(list(columns)).with_row_id(True).to_batches()
+    def scan(self, columns: Sequence[str], where: str | None = None) -> Iterator[pa.RecordBatch]:
+        """Yield columns and `ROW_ID` of all rows of the version at hand, or those that `where` names (`Filter.sql`)."""
+        query = self._table.search().select(list(columns)).with_row_id(True)
+        yield from (query if where is None else query.where(where)).to_batches()
 
     def take(self, row_ids: Iterable[int], columns: Sequence[str]) -> pa.Table:
         """Return these columns and `ROW_ID` of these rows of the version at hand, in the order of their ids."""
@@ -391,11 +368,11 @@ class VideoIndex:
         raise IndexDamagedError(f"index: version {version} in {str(self.folder)!r} is gone; open the index again")
 
     @property
-    def ann(self) -> Any:
-        """LanceDB's description of the ANN index (`lancedb.index.IndexConfig`) in the version at hand, or None."""
+    def ann(self) -> IndexConfig | None:
+        """LanceDB's description of the ANN index in the version at hand, or None."""
         return next((each for each in self._table.list_indices() if each.name == ANN_NAME), None)
 
-    def build_ann(self, config: Any) -> None:
+    def build_ann(self, config: IvfRq | IvfSq) -> None:
         """Build the ANN index anew, in one commit."""
         self._table.create_index("vector", config=config, name=ANN_NAME)
         self.latest()
@@ -406,20 +383,36 @@ class VideoIndex:
         if self.ann is not None:
             self._table.drop_index(ANN_NAME)
 
-    def ann_candidates(self, query: NDArray[np.float64], *, limit: int, nprobes: int, refine: int) -> pa.Table:
-        """Return place, vector and row id of the rows that the ANN index finds, best first.
-
-        LanceDB looks at rows that were added since the index was built one by one, and merges them in.
+    def nearest(
+        self,
+        query: NDArray[np.float64],
+        *,
+        limit: int,
+        effort: tuple[int, int] | None = None,
+        where: str | None = None,
+    ) -> pa.Table:
+        """Return `RANKED`, row id and `_distance` of the rows that LanceDB finds nearest by cosine, best first.
 
         Args:
             query: Unit vector, shape (D,).
             limit: Most rows.
-            nprobes: Partitions looked into.
-            refine: `limit` times so many rows are compared by their full vectors.
+            effort: Of the ANN index, partitions looked into and times `limit` rows that are compared by their full
+                vectors; LanceDB looks at rows that were added since it was built one by one. None: every row.
+            where: Which rows, as `Filter.sql` returns it. Default: all.
         """
         found = self._table.search(query.astype(np.float32), vector_column_name="vector").distance_type("cosine")
-        found = found.nprobes(nprobes).refine_factor(refine).limit(limit)
-        return found.select([*PLACE, "vector", "_distance"]).with_row_id(True).to_arrow()
+        found = found.bypass_vector_index() if effort is None else found.nprobes(effort[0]).refine_factor(effort[1])
+        if where is not None:
+            found = found.where(where, prefilter=True)
+        return found.limit(limit).select([*RANKED, "_distance"]).with_row_id(True).to_arrow().combine_chunks()
+
+    def derived(self, name: str) -> Path:
+        """Return where a file that is made from the rows is, or shall be."""
+        return self.folder / DERIVED_FOLDER / name
+
+    def compact_copies(self) -> list[Path]:
+        """Return the files of compact copies, which earlier versions made."""
+        return sorted(file for file in self.derived("").glob("compact-*") if _COPY.fullmatch(file.name))
 
     def compact(self) -> None:
         """Join the small fragments that single commits leave, and drop old versions of the table."""
@@ -443,7 +436,7 @@ class VideoIndex:
     def _merge(self, rows: pa.Table, uris: Iterable[str]) -> None:
         """Make `rows` all that there is of these files; columns that it lacks keep their values."""
         merge = self._table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
-        merge.when_not_matched_by_source_delete(_among(uris)).execute(rows)
+        merge.when_not_matched_by_source_delete(among(uris)).execute(rows)
         self._committed()
 
     def _committed(self) -> None:
@@ -452,10 +445,20 @@ class VideoIndex:
             self.compact()
 
 
-def _among(uris: Iterable[str]) -> str:
-    return f"uri IN ({', '.join(_quoted(uri) for uri in uris)})"
+def write_record(file: Path, record: Mapping[str, object]) -> None:
+    """Write a JSON object beside the table."""
+    content = {"format_version": FORMAT_VERSION, **record}
+    file.parent.mkdir(exist_ok=True)
+    write_atomically(file, json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
-def _quoted(text: str) -> str:
-    """Return `text` as an SQL string. URIs are percent-encoded and fingerprints hex: neither has a quote to double."""
-    return "'" + text.replace("'", "''") + "'"
+def read_record(file: Path) -> dict[str, Any] | None:
+    """Read what `write_record` wrote, or return None where there is no such file or it is not that.
+
+    What is made from the rows is never needed to answer: without it, searches are exact.
+    """
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return record if isinstance(record, dict) and record.get("format_version") == FORMAT_VERSION else None

@@ -1,4 +1,4 @@
-"""The Ray cluster: joined or started, and what of it is used."""
+"""The Ray cluster of a run: joined or started, and the two stages at work on it."""
 
 from __future__ import annotations
 
@@ -6,83 +6,88 @@ import logging
 import math
 import os
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from vidembed.errors import ClusterError, MissingExtraError
+from vidembed.ray.decode import DecodeVideos
+from vidembed.ray.embed import EmbedVideos
+from vidembed.ray.stores import clean
+from vidembed.video.segments import Scenes
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    import numpy as np
+    import pyarrow as pa
+    from numpy.typing import NDArray
+
+    from vidembed.ray.decode import DecodingOptions
+    from vidembed.ray.embed import ModelOptions
+    from vidembed.video.sampling import FileState, Sampling
+    from vidembed.video.segments import Cut
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+FILES_A_TASK: Final = 8
+"""Files of one decoding task at most: few, since a task that is killed is done again (our choice)."""
+CALL_BYTES: Final = 512 * 2**20
+"""Frames of one call of the forward stage at most; they lie in Ray's object store together (our choice)."""
+BLOCK_BYTES: Final = 32 * 2**20
+"""Frames at which a decoding task hands over what it has (our choice; Ray Data's 128 MiB is most of a small store)."""
+UNBOUNDED_PIXELS: Final = 1920 * 1080
+"""Pixels of a frame to expect where the sampling sets no limit (our choice)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """What a run asks of a cluster.
+    """What a run asks of a cluster."""
 
-    Attributes:
-        workers: Forward actors at most, each with the model.
-        decoders: Decoding actors at most, each with one CPU.
-        num_cpus: CPUs of a forward actor.
-        num_gpus: GPUs of a forward actor; a fraction shares one.
-
-    Raises:
-        ValueError: A number is out of range.
-    """
-
-    workers: int
-    decoders: int
-    num_cpus: float
-    num_gpus: float
+    workers: int  # actors that embed, at most, each with the model
+    decoders: int  # actors that decode, at most, each with one CPU
+    num_cpus: float  # of an actor that embeds
+    num_gpus: float  # likewise; a fraction shares one
 
     def __post_init__(self) -> None:
-        """Check the fields."""
-        for name in ("workers", "decoders"):
-            if (value := getattr(self, name)) < 1:
-                raise ValueError(f"{name}: got {value}; at least 1 is needed")
-        for name in ("num_cpus", "num_gpus"):
-            if (value := getattr(self, name)) < 0:
-                raise ValueError(f"{name}: got {value}; 0 or more is needed")
+        """Raise ValueError for a number that is out of range."""
+        for name, least in {"workers": 1, "decoders": 1, "num_cpus": 0, "num_gpus": 0}.items():
+            if (value := getattr(self, name)) < least:
+                raise ValueError(f"{name}: got {value}; at least {least} is needed")
 
     @property
-    def cpus(self) -> float:
-        """CPUs of all actors together."""
-        return self.workers * self.num_cpus + self.decoders
-
-    @property
-    def gpus(self) -> float:
-        """GPUs of all actors together."""
-        return self.workers * self.num_gpus
+    def total(self) -> dict[str, float]:
+        """CPUs and GPUs of all actors together, by Ray's names for them."""
+        return {"CPU": self.workers * self.num_cpus + self.decoders, "GPU": self.workers * self.num_gpus}
 
 
 @contextmanager
 def connected(address: str | None, resources: Resources) -> Iterator[None]:
-    """Join a cluster for the length of a block.
+    """Join a cluster for the length of a block: the one at an address as `ray.init` takes it, such as `auto`.
 
-    Args:
-        address: As `ray.init` takes it: `auto` for the cluster of this machine, or its address. None: the one that this
-            process has joined already, else that of the variable `RAY_ADDRESS`, else one that is started here, with
-            enough CPUs for `resources`, and ends with the block.
-        resources: What will be asked of it.
+    Without one, it is the cluster that this process has joined already, else that of the variable `RAY_ADDRESS`, else
+    one that is started here, with enough CPUs for `resources`, and ends with the block.
 
     Raises:
         ClusterError: It cannot be reached or started.
-        ValueError: One that is started here has not the GPUs.
-        MissingExtraError: Ray is not installed.
+        ValueError: One that is started here has too few GPUs.
     """
     ray = require_ray()
     if ray.is_initialized():
         if address is not None:
             logger.info("address: this process has joined a cluster already, which is used")
-        _warn(ray, resources)
+        _warn_if_small(ray, resources)
         yield
         return
     own = address is None and not os.environ.get("RAY_ADDRESS")
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
+    options: dict[str, object] = {"log_to_driver": False, "logging_level": logging.WARNING}
     if own:
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # what this command starts tells nobody of it
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nobody is sent what this command starts
         # CPUs are counted and not bound: a small machine runs more actors than it has cores, only slower.
-        options |= {"num_cpus": max(cores(), math.ceil(resources.cpus)), "include_dashboard": False}
+        options |= {"num_cpus": max(cores(), math.ceil(resources.total["CPU"])), "include_dashboard": False}
     try:
         with warnings.catch_warnings():
             # Ray starts its processes by fork and exec, which uses nothing of LanceDB's between the two.
@@ -91,12 +96,12 @@ def connected(address: str | None, resources: Resources) -> Iterator[None]:
     except (ConnectionError, OSError, RuntimeError, ValueError) as error:
         raise ClusterError(f"address: no Ray cluster at {address or 'this machine'!r}: {error}") from error
     try:
-        if own and (there := ray.cluster_resources().get("GPU", 0)) < resources.gpus:
+        if own and (there := ray.cluster_resources().get("GPU", 0)) < (wanted := resources.total["GPU"]):
             raise ValueError(
-                f"num_gpus: {resources.workers} workers with {resources.num_gpus:g} each need {resources.gpus:g} GPUs, "
+                f"num_gpus: {resources.workers} workers with {resources.num_gpus:g} each need {wanted:g} GPUs, "
                 f"and this machine has {there:g}; ask for fewer, or give the address of a cluster"
             )
-        _warn(ray, resources)
+        _warn_if_small(ray, resources)
         yield
     finally:
         ray.shutdown()
@@ -107,10 +112,10 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _warn(ray: Any, resources: Resources) -> None:
-    """Say so where the cluster has too little by now; one that grows may have more soon."""
+def _warn_if_small(ray: ModuleType, resources: Resources) -> None:
+    """Warn where the cluster has too little by now; one that grows may have more soon."""
     there = ray.cluster_resources()
-    for kind, wanted in (("CPU", resources.cpus), ("GPU", resources.gpus)):
+    for kind, wanted in resources.total.items():
         if there.get(kind, 0) < wanted:
             logger.warning(
                 "the cluster has %g %ss and %g are asked for: it works with fewer actors, or waits for more",
@@ -120,15 +125,140 @@ def _warn(ray: Any, resources: Resources) -> None:
             )
 
 
-def require_ray() -> Any:
-    """Return Ray with Ray Data, imported.
-
-    Raises:
-        MissingExtraError: It is not installed.
-    """
+def require_ray() -> ModuleType:
+    """Return Ray with Ray Data, imported; `MissingExtraError` if it is not installed."""
     try:
         import ray  # noqa: PLC0415 - it takes a second, which --help need not wait for
         import ray.data  # noqa: PLC0415
     except ImportError as error:
         raise MissingExtraError(f'Ray is needed ({error}); install it with: pip install "vidembed[ray]"') from error
-    return ray
+    module: ModuleType = ray
+    return module
+
+
+@dataclass(frozen=True, slots=True)
+class Pipeline:
+    """How files become rows on a cluster."""
+
+    model: ModelOptions
+    decoding: DecodingOptions
+    sampling: Sampling
+    cut: Cut | None
+    resources: Resources
+
+    def rows(
+        self, files: Sequence[tuple[str, FileState | None]], known: Callable[[str], bool] | None
+    ) -> Generator[pa.Table, None, None]:
+        """Decode and embed files; yield tables as `EmbedVideos` returns them, as they are done, in any order.
+
+        `files` are URIs, each with its state if it was listed. An actor that is killed is started again by Ray, and its
+        tasks with it, without end.
+        """
+        ray = require_ray()
+        import pyarrow as pa  # noqa: PLC0415 - it takes a while
+
+        table = pa.table(
+            {
+                "uri": pa.array([uri for uri, _ in files], pa.string()),
+                "size": pa.array([state and state.size for _, state in files], pa.int64()),
+                "mtime_ns": pa.array([state and state.mtime_ns for _, state in files], pa.int64()),
+            }
+        )
+        size = max(1, min(FILES_A_TASK, len(files) // (16 * self.resources.decoders)))
+        blocks = [table.slice(first, size).combine_chunks() for first in range(0, len(files), size)]
+        decoders, workers = (
+            ray.data.ActorPoolStrategy(size=min(most, len(blocks)))
+            for most in (self.resources.decoders, self.resources.workers)
+        )
+        data_logger = logging.getLogger("ray.data")
+        level = data_logger.level
+        with _cluster_errors(ray), ExitStack() as stack:
+            data_logger.setLevel(logging.ERROR)  # it logs every execution, and options that were set here
+            stack.callback(data_logger.setLevel, level)
+            dataset = ray.data.from_arrow(blocks)
+            dataset.context.target_max_block_size = BLOCK_BYTES
+            dataset.context.raise_original_map_exception = True
+            dataset.context.enable_progress_bars = False
+            dataset.context.print_on_execution_start = False
+            dataset = dataset.map_batches(
+                DecodeVideos,
+                batch_format="pyarrow",
+                batch_size=None,
+                fn_constructor_args=(self.sampling,),
+                fn_constructor_kwargs={"cut": self.cut, "known": known, **self.decoding},
+                compute=decoders,
+                num_cpus=1,
+            )
+            dataset = dataset.map_batches(
+                EmbedVideos,
+                batch_format="pyarrow",
+                batch_size=segments_a_call(self.sampling, self.cut, self.model["batch_size"]),
+                fn_constructor_kwargs=dict(self.model),
+                compute=workers,
+                num_cpus=self.resources.num_cpus,
+                num_gpus=self.resources.num_gpus,
+            )
+            yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+
+
+def segments_a_call(sampling: Sampling, cut: Cut | None, batch_size: int) -> int:
+    """Return how many segments one call of the forward stage gets: `batch_size`, less if their frames are many."""
+    longest = None if cut is None else cut.max_length_s if isinstance(cut, Scenes) else cut.length
+    frames = sampling.max_frames if longest is None else min(sampling.max_frames, int(longest * sampling.fps) + 1)
+    return max(1, min(batch_size, CALL_BYTES // (frames * 3 * (sampling.max_pixels or UNBOUNDED_PIXELS))))
+
+
+class RemoteModel:
+    """The model of a run, on a worker, as the index needs it here: its facts, and vectors of queries.
+
+    It holds a worker of the forward stage's size while it is asked, and none between.
+    """
+
+    def __init__(self, model: ModelOptions, resources: Resources) -> None:
+        self._model = model
+        self._resources = resources
+        self.facts = self._ask(lambda stage: stage.facts)
+        self.sampling = self.facts.sampling
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of all that makes the vectors, hex."""
+        return self.facts.fingerprint
+
+    def fingerprint_fields(self) -> dict[str, Any]:
+        """Return the same, readable."""
+        return self.facts.fields
+
+    def get_embedding_dimension(self) -> int:
+        """Return the length of a vector."""
+        return self.facts.dimension
+
+    def encode_query(self, inputs: object, /) -> NDArray[np.float32]:
+        """Return the vector of a query, shape (D,), or of several, shape (Q, D)."""
+        vectors: NDArray[np.float32] = self._ask(lambda stage: stage.encoder.encode_query(inputs))
+        return vectors
+
+    def _ask(self, question: Callable[[EmbedVideos], T]) -> T:
+        ray = require_ray()
+        needs = {"num_cpus": self._resources.num_cpus, "num_gpus": self._resources.num_gpus}
+        # The process of the worker ends with its one task, and with it the model's hold on a GPU.
+        task = ray.remote(max_calls=1, **needs)(question)
+        with _cluster_errors(ray):
+            answer: T = ray.get(task.remote(EmbedVideos(**self._model)))
+            return answer
+
+
+@contextmanager
+def _cluster_errors(ray: ModuleType) -> Iterator[None]:
+    """Turn what Ray raises into the error of a user where it is one, else into a `ClusterError` that names a remedy."""
+    try:
+        yield
+    except ray.exceptions.RayError as error:
+        cause: BaseException | None = error
+        while cause is not None and isinstance(cause, ray.exceptions.RayError):
+            cause = getattr(cause, "cause", None) or cause.__cause__
+        if isinstance(cause, (ValueError, ImportError)):
+            raise cause from error
+        text = clean(str(cause or error).partition("\nFailed to apply UDF")[0])  # the rest is about options of Ray
+        kind = type(cause or error).__name__
+        raise ClusterError(f"ray: {kind}: {text}. What was committed stays; run again") from error

@@ -5,21 +5,23 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 
 from vidembed.index.meta import load_model
 from vidembed.index.table import segment_id
-from vidembed.ray.decode import CLIP, ERROR, FRAMES, DecodeVideos, as_table, clip_at, said
+from vidembed.ray.decode import CLIP, ERROR, FRAMES, DecodeVideos, as_table, clip_at, error_text
 from vidembed.video.sampling import Sampling
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from numpy.typing import NDArray
+    from typing_extensions import Unpack
 
     from vidembed.index.meta import Item, StreamEncoder
-    from vidembed.video import Clip
+    from vidembed.ray.decode import Batch, DecodingOptions
+    from vidembed.video.clip import Clip
     from vidembed.video.segments import Cut
 
 logger = logging.getLogger(__name__)
@@ -27,24 +29,26 @@ logger = logging.getLogger(__name__)
 HELD_BYTES = 256 * 2**20
 """Frames that `EmbedVideos` gathers when it decodes by itself, before they go to the model (our choice)."""
 
-_loaded: dict[str, tuple[StreamEncoder, ModelFacts]] = {}  # of this process, by all that loads it; one at most
-
 
 @dataclass(frozen=True, slots=True)
 class ModelFacts:
-    """What a worker says of the model that it loaded.
+    """The model that a worker has loaded."""
 
-    Attributes:
-        fingerprint: SHA-256 of all that makes the vectors, hex.
-        fields: The same, readable.
-        dimension: Length of a vector.
-        sampling: Which frames it looks at.
-    """
+    fingerprint: str  # SHA-256 of all that makes the vectors, hex
+    fields: dict[str, Any]  # the same, readable
+    dimension: int  # length of a vector
+    sampling: Sampling  # which frames it looks at
 
-    fingerprint: str
-    fields: dict[str, Any]
-    dimension: int
-    sampling: Sampling
+
+class ModelOptions(TypedDict, total=False):
+    """Arguments of `EmbedVideos` that say which model it loads, and how."""
+
+    model: str
+    layer: int | None
+    sampling: Mapping[str, Any] | None
+    device: str | None
+    batch_size: int
+    workers: int | None
 
 
 class EmbedVideos:
@@ -83,7 +87,7 @@ class EmbedVideos:
         workers: int | None = None,
         cut: Cut | None = None,
         column: str = "uri",
-        **decoding: Any,
+        **decoding: Unpack[DecodingOptions],
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size: got {batch_size}; at least 1 is needed")
@@ -93,15 +97,10 @@ class EmbedVideos:
         self.device = device
         self.batch_size = batch_size
         self.workers = workers
-        self._decoding = {"cut": cut, "column": column, **decoding}
-        DecodeVideos(**self._decoding)  # refuse unknown options here
-        self._decoder: DecodeVideos | None = None
+        # Made here to refuse unknown options; it gets the sampling of the model where that is loaded.
+        self._decoder = DecodeVideos(cut=cut, column=column, **decoding)
 
-    def __getstate__(self) -> dict[str, Any]:
-        """For the way to a worker: without what belongs to this process."""
-        return {**self.__dict__, "_decoder": None}
-
-    def __call__(self, batch: pa.Table | Mapping[str, Any]) -> pa.Table:
+    def __call__(self, batch: Batch) -> pa.Table:
         """Embed the rows of a batch."""
         import pyarrow as pa  # noqa: PLC0415 - it takes a while
 
@@ -112,7 +111,7 @@ class EmbedVideos:
 
     @property
     def facts(self) -> ModelFacts:
-        """What the model is, which is loaded for it."""
+        """Facts of the model, which is loaded for them."""
         return self._once()[1]
 
     @property
@@ -120,32 +119,30 @@ class EmbedVideos:
         """The model, loaded at first use; objects of one process that ask for the same share it."""
         return self._once()[0]
 
-    def _once(self) -> tuple[StreamEncoder, ModelFacts]:
-        key = repr((type(self), self.model, self.layer, sorted(self.sampling.items()), self.device, self.workers))
-        if key not in _loaded:
-            encoder = self._load()
-            dimension = encoder.get_embedding_dimension()
-            if dimension is None:
-                raise ValueError(f"model: {self.model!r} does not say how long its vectors are")
-            _loaded.clear()
-            _loaded[key] = (
-                encoder,
-                ModelFacts(encoder.fingerprint, encoder.fingerprint_fields(), dimension, encoder.sampling),
-            )
-        return _loaded[key]
-
-    def _load(self) -> StreamEncoder:
+    def load(self) -> StreamEncoder:
+        """Load the model. A subclass may return another one."""
         encoder = load_model(self.model, layer=self.layer, sampling=self.sampling, device=self.device)
         if self.workers is not None:
             encoder.decode_workers = self.workers
         return encoder
 
+    def _once(self) -> tuple[StreamEncoder, ModelFacts]:
+        key = repr((type(self), self.model, self.layer, sorted(self.sampling.items()), self.device, self.workers))
+        if key not in loaded:
+            encoder = self.load()
+            dimension = encoder.get_embedding_dimension()
+            if dimension is None:
+                raise ValueError(f"model: {self.model!r} does not say how long its vectors are")
+            loaded.clear()
+            about = ModelFacts(encoder.fingerprint, encoder.fingerprint_fields(), dimension, encoder.sampling)
+            loaded[key] = encoder, about
+        return loaded[key]
+
     def _decoded(self, table: pa.Table) -> Iterator[pa.Table]:
         """Decode the videos of a table, and yield segments by the batch."""
         import pyarrow as pa  # noqa: PLC0415 - it takes a while
 
-        if self._decoder is None:
-            self._decoder = DecodeVideos(self.encoder.sampling, **self._decoding)
+        self._decoder.sampling = self.facts.sampling
         held: list[pa.Table] = []
         for row in self._decoder(table):
             held.append(row)
@@ -162,30 +159,33 @@ class EmbedVideos:
         facts = self.facts
         errors: list[str | None] = table.column(ERROR).to_pylist()
         vectors: list[NDArray[np.float32] | None] = [None] * len(table)
+        uris, starts, ends, segments = (
+            table.column(name).to_pylist() for name in ("uri", "start_s", "end_s", "segments")
+        )
         places = [place for place, error in enumerate(errors) if error is None and table.column(CLIP)[place].is_valid]
         for place, outcome in self._outcomes(table, places):
+            at = f"at {starts[place]:g} to {ends[place]:g} s: " if segments[place] > 1 else ""
             if isinstance(outcome, Exception):
-                errors[place] = said(outcome, _at(table, place))
-            elif (vector := _checked(outcome, facts.dimension)) is None:
-                errors[place] = (
-                    f"InternalError: {_at(table, place)}the model gave a vector that is zero, not finite or of the "
-                    "wrong length"
-                )
-            else:
+                errors[place] = error_text(outcome, at)
+                continue
+            vector = np.asarray(outcome, dtype=np.float32).reshape(-1)  # (D,)
+            if vector.shape == (facts.dimension,) and np.isfinite(vector).all() and vector.any():
                 vectors[place] = vector
-        ids = [
-            None if start is None else segment_id(uri, start, end)
-            for uri, start, end in zip(
-                *(table.column(name).to_pylist() for name in ("uri", "start_s", "end_s")), strict=True
-            )
-        ]
+            else:
+                errors[place] = (
+                    f"InternalError: {at}the model gave a vector that is zero, not finite or of the wrong length"
+                )
+        rows = zip(uris, starts, ends, strict=True)
+        ids = [None if start is None else segment_id(uri, start, end) for uri, start, end in rows]
         made = table.drop_columns([CLIP, FRAMES, ERROR])
         made = made.append_column("id", pa.array(ids, pa.string()))
         made = made.append_column("model_fingerprint", pa.array([facts.fingerprint] * len(table), pa.string()))
         made = made.append_column("vector", pa.array(vectors, pa.list_(pa.float32(), facts.dimension)))
         return made.append_column(ERROR, pa.array(errors, pa.string()))
 
-    def _outcomes(self, table: pa.Table, places: list[int]) -> Iterator[tuple[int, Any]]:
+    def _outcomes(
+        self, table: pa.Table, places: list[int]
+    ) -> Iterator[tuple[int, NDArray[np.float32] | Exception | None]]:
         """Yield a vector or an exception for each of these rows; together, and alone those that break the batch."""
         done = 0
         try:
@@ -216,13 +216,4 @@ class EmbedVideos:
         return not isinstance(error, RuntimeError) or device == "cpu" or isinstance(error, torch.OutOfMemoryError)
 
 
-def _checked(embedding: Any, dimension: int) -> NDArray[np.float32] | None:
-    """Return a vector as it is stored, or None if it cannot be one."""
-    vector = np.asarray(embedding, dtype=np.float32).reshape(-1)  # (D,)
-    return vector if vector.shape == (dimension,) and np.isfinite(vector).all() and vector.any() else None
-
-
-def _at(table: pa.Table, place: int) -> str:
-    """Return where in its file a segment is, if that has several."""
-    segments, start, end = (table.column(name)[place].as_py() for name in ("segments", "start_s", "end_s"))
-    return f"at {start:g} to {end:g} s: " if segments > 1 else ""
+loaded: dict[str, tuple[StreamEncoder, ModelFacts]] = {}  # of this process, by all that loads it; one at most

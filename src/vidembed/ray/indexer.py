@@ -1,28 +1,39 @@
-"""Bring an index up to date on a cluster: workers decode and embed, this process plans and writes."""
+"""Bring an index up to date on a cluster: workers decode and embed, this process plans, collects and writes."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+import numpy as np
 from tqdm.auto import tqdm
 
-from vidembed.index.commit import Committer, Quarantine, locked, writing_to
-from vidembed.index.files import IndexedFile, Listing, find_videos, is_local, path_of
-from vidembed.index.ingest import decoder_versions, describe, open_for_writing, open_if_there, problems, vanished
-from vidembed.index.jobs import Candidate, Plan, Problem, Report, make_plan
-from vidembed.index.refresh import Derived, refresh
-from vidembed.ray.cluster import Resources, connected, cores
-from vidembed.ray.collect import Collector, KnownContents
-from vidembed.ray.pipeline import Pipeline, RemoteModel
+from vidembed.errors import IndexingStoppedError, IndexMismatchError
+from vidembed.index.commit import KINDS, Committer, Job, Problem, Quarantine, Report, locked, uninterrupted, writing_to
+from vidembed.index.files import IndexedFile, Listing, find_videos, is_local, name_of, path_of
+from vidembed.index.ingest import (
+    Plan,
+    decoder_versions,
+    describe,
+    make_plan,
+    open_for_writing,
+    open_if_there,
+    problems,
+    vanished,
+)
+from vidembed.index.search import Derived, refresh
+from vidembed.ray.cluster import Pipeline, RemoteModel, Resources, connected, cores
 from vidembed.ray.stores import (
     MAX_FILE_BYTES,
     UNKNOWN_TIME,
     Address,
+    FileSystem,
     StoreListing,
     clean,
     is_address,
@@ -30,37 +41,43 @@ from vidembed.ray.stores import (
     open_store,
 )
 from vidembed.video import VIDEO_SUFFIXES
-from vidembed.video.load import DEFAULT_TIMEOUT_S
 from vidembed.video.pool import DEFAULT_MEMORY_BYTES
+from vidembed.video.reader import DEFAULT_TIMEOUT_S
 from vidembed.video.sampling import FileState, Sampling
 
 if TYPE_CHECKING:
+    from typing import NoReturn
+
+    import pyarrow as pa
+
     from vidembed.index.meta import IndexMeta
-    from vidembed.index.table import VideoIndex
+    from vidembed.ray.decode import DecodingOptions
+    from vidembed.ray.embed import ModelOptions
     from vidembed.video.segments import Cut
+
+WAVE_FILES = 50_000
+"""Files of one Ray Data execution, which keeps notes of each block to its end; then models are loaded anew (ours)."""
+COMMIT_EVERY_S = 5.0
+"""Seconds from commit to commit at least, so that files which are done in quick succession share one (our choice)."""
+COMMIT_ROWS = 4096
+"""Rows at which a commit does not wait (our choice)."""
+_IN_QUARANTINE: Final = "(in quarantine since {}; --retry tries it again)"
+
+
+# -- what is to be done ------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """A file that must be read to know what to do with it.
+    """A file that must be read to know what to do with it."""
 
-    Attributes:
-        candidate: The file.
-        state: What its store told of it when it was listed; None for a local file, which tells when it is read.
-    """
-
-    candidate: Candidate
-    state: FileState | None = None
+    job: Job
+    state: FileState | None = None  # as its store lists it; a local file's is taken when it is read
 
 
 @dataclass(slots=True)
 class Found:
-    """The files that a run is about.
-
-    Attributes:
-        local: Local ones.
-        stored: Those in stores.
-    """
+    """The files that a run is about: local ones, and those in stores."""
 
     local: Listing = field(default_factory=Listing)
     stored: StoreListing = field(default_factory=StoreListing)
@@ -74,21 +91,13 @@ class Found:
 
 @dataclass(slots=True)
 class Todo:
-    """The files of a run.
-
-    Attributes:
-        local: The local files, sorted.
-        stored: Those in stores.
-        work: New, or written to since; local ones first, in the order of their paths and URIs.
-        unchanged: How many are in the index as they are.
-        gone: In the index, under a folder of this run, and no longer there.
-    """
+    """The files of a run, sorted by what must be done with them."""
 
     local: Plan
     stored: StoreListing
-    work: list[Work] = field(default_factory=list)
-    unchanged: int = 0
-    gone: list[IndexedFile] = field(default_factory=list)
+    work: list[Work]  # new, or written to since; local ones first, in the order of their paths and URIs
+    unchanged: int  # how many are in the index as they are
+    gone: list[IndexedFile]  # in the index, under a folder of this run, and no longer there
 
     def is_gone(self, uri: str) -> bool:
         """Whether a file is under a folder of this run, and no longer there."""
@@ -100,19 +109,12 @@ class Todo:
 def find(
     paths: Sequence[str | os.PathLike[str]],
     *,
-    filesystem: Any = None,
+    filesystem: FileSystem | None = None,
     indexed: Callable[[], Iterable[str]] = tuple,
 ) -> Found:
-    """List the videos among paths and URIs.
+    """List the videos among paths and URIs of files and folders; `indexed` returns the URIs that the index has.
 
-    Args:
-        paths: Files and folders, by path or URI.
-        filesystem: As `vidembed.ray.stores.open_store` takes.
-        indexed: As `vidembed.index.files.find_videos` takes it.
-
-    Raises:
-        ValueError: There are none, one does not exist or cannot be read, or there is no video in any of them.
-        OSError: A store cannot be reached, or refuses.
+    ValueError if there are none, one does not exist or cannot be read, or there is no video in any of them.
     """
     if not paths:
         raise ValueError("paths: none given; name at least one video or folder")
@@ -131,22 +133,14 @@ def find(
     return found
 
 
-def plan(found: Found, indexed: Mapping[str, IndexedFile], *, rehash: bool, filesystem: Any = None) -> Todo:
-    """Sort the files of a run by what must be done with them, as `vidembed.index.jobs.make_plan` does.
-
-    Args:
-        found: What there is.
-        indexed: The files in the index, by URI.
-        rehash: Read every file, whatever its size and time of last write.
-        filesystem: As `vidembed.ray.stores.open_store` takes.
-
-    Raises:
-        OSError: A store cannot be reached, or refuses.
-    """
+def plan(
+    found: Found, indexed: Mapping[str, IndexedFile], *, rehash: bool, filesystem: FileSystem | None = None
+) -> Todo:
+    """Sort the files of a run by what must be done with them, as `vidembed.index.ingest.make_plan` does."""
     local = make_plan(found.local, {uri: file for uri, file in indexed.items() if is_local(uri)}, rehash=rehash)
-    todo = Todo(local, found.stored, unchanged=len(local.unchanged), gone=list(local.gone))
-    todo.work = [Work(candidate) for candidate in local.candidates]
-    states = {uri: file.state for uri, file in found.stored.files.items()}
+    work = [Work(job) for job in local.jobs]
+    todo = Todo(local, found.stored, work, unchanged=len(local.unchanged), gone=list(local.gone))
+    states = dict(found.stored.files)
     for uri, file in indexed.items():
         if is_local(uri) or uri in states or not found.stored.knows(uri):
             continue
@@ -159,22 +153,177 @@ def plan(found: Found, indexed: Mapping[str, IndexedFile], *, rehash: bool, file
         if previous is not None and not rehash and previous.state == state and state.mtime_ns != UNKNOWN_TIME:
             todo.unchanged += 1
         else:
-            todo.work.append(Work(Candidate(Path("/", Address.parse(uri).path), uri, previous), state))
+            todo.work.append(Work(Job(Path("/", Address.parse(uri).path), uri, previous), state))
     todo.gone.sort(key=lambda file: file.uri)
     return todo
 
 
-def waves(work: Sequence[Work], size: int) -> Iterator[Sequence[Work]]:
-    """Yield `work` in portions of `size`."""
-    for first in range(0, len(work), size):
-        yield work[first : first + size]
+def waves(work: Sequence[Work], size: int) -> list[Sequence[Work]]:
+    """Return `work` in portions of `size`."""
+    return [work[first : first + size] for first in range(0, len(work), size)]
 
 
-WAVE_FILES: Final = 50_000
-"""Files of one Ray Data execution, which keeps notes of each block to its end; then models are loaded anew (ours)."""
+# -- what comes back ---------------------------------------------------------------------------------------------------
 
 
-def index_videos_ray(
+@dataclass(slots=True)
+class RayJob(Job):
+    """A file that workers read."""
+
+    def is_as_it_was(self) -> bool:
+        """Whether it was not written to: the worker has checked that, where the file is."""
+        return True
+
+
+class Collector:
+    """Puts files together from rows, which come back in any order, and has those that are whole stored.
+
+    A new file of the same content as one that is `gone` takes over its rows. Its methods raise `IndexingStoppedError`
+    where a file cannot be indexed and the run is to end there, and `IndexWriteError`.
+
+    Attributes:
+        again: Files whose content was known when the run began, and is no more; they must be decoded after all.
+    """
+
+    def __init__(
+        self,
+        committer: Committer,
+        meta: IndexMeta,
+        *,
+        quarantine: Quarantine,
+        gone: Sequence[IndexedFile],
+        bar: tqdm[NoReturn],
+    ) -> None:
+        self.again: list[Work] = []
+        self._committer = committer
+        self._meta = meta
+        self._quarantine = quarantine
+        self._bar = bar
+        self._open: dict[str, tuple[Work, RayJob]] = {}
+        self._done: deque[Job] = deque()
+        self._committed_at = -COMMIT_EVERY_S
+        self._rows = 0
+        self._first_with: dict[str, RayJob] = {}  # content -> the job of this run that embedded it
+        self._gone_with: dict[str, list[IndexedFile]] = {}
+        for file in gone:
+            self._gone_with.setdefault(file.content_fingerprint, []).append(file)
+
+    def expect(self, work: Sequence[Work]) -> list[Work]:
+        """Open a job for each file, and return those that must be read: without those in quarantine as they are."""
+        wanted = []
+        for each in work:
+            job = RayJob(each.job.path, each.job.uri, each.job.previous)
+            entry = None
+            with suppress(OSError):  # reported when it is read
+                job.state = each.state or FileState.of(each.job.path)
+                entry = self._quarantine.of_file(each.job.uri, job.state)
+            if entry is None:
+                self._open[each.job.uri] = each, job
+                wanted.append(each)
+            else:
+                job.fail(entry.kind, f"{entry.message} {_IN_QUARANTINE.format(entry.since)}")
+                self._finish(job)
+        return wanted
+
+    def take(self, batch: pa.Table) -> None:
+        """Take rows as `EmbedVideos` returns them; those of files that are done, or came twice, are dropped."""
+        vectors = batch.column("vector")
+        for place, row in enumerate(batch.drop_columns(["vector"]).to_pylist()):
+            if row["uri"] not in self._open:
+                continue
+            if row["model_fingerprint"] != self._meta.model_fingerprint:
+                raise IndexMismatchError(
+                    f"model: a worker loaded one with fingerprint {row['model_fingerprint'][:12]}, and that of the "
+                    f"index is {self._meta.model_fingerprint[:12]}. Have the same files and versions on all machines"
+                )
+            self._take_row(row, vectors[place])
+        self.settle(now=False)
+
+    def settle(self, *, now: bool) -> None:
+        """Store the files that are done: `now`, or if there are many or the last commit was long ago."""
+        is_due = time.monotonic() - self._committed_at >= COMMIT_EVERY_S or self._rows >= COMMIT_ROWS
+        if not self._done or not (now or is_due):
+            return
+        while self._done:
+            with uninterrupted():
+                failed = self._committer.settle(self._done, self._bar)
+            if failed is not None and failed.problem is not None:
+                self._done.clear()
+                name = name_of(failed.uri)
+                raise IndexingStoppedError(f"{name}: {failed.problem.kind}: {failed.problem.message}")
+        self._committed_at, self._rows = time.monotonic(), 0
+
+    def close(self) -> None:
+        """Report files of which not all has come, though the workers are done, and store the rest."""
+        for _, job in list(self._open.values()):
+            job.fail("InternalError", f"{len(job.vectors)} segments came back from the workers, and not all; run again")
+            self._finish(job)
+        self.settle(now=True)
+
+    def _take_row(self, row: dict[str, Any], vector: pa.FixedSizeListScalar) -> None:
+        work, job = self._open[row["uri"]]
+        if (content := row["content_fingerprint"]) is not None:
+            if job.content not in {"", content} or len(job.windows) not in {0, row["segments"]}:
+                job.fail("ChangedWhileRead", "it was read twice, and differed; run again")
+            job.content, job.state = content, FileState(row["size"], row["mtime_ns"])
+        if row["error"] is not None:
+            kind, _, message = row["error"].partition(": ")
+            job.fail(kind, message)
+            job.undecodable = kind in KINDS and content is not None
+        elif job.problem is None and row["segments"] == 0:
+            if not self._take_known(job):
+                del self._open[row["uri"]]
+                self.again.append(work)
+                return
+        elif job.problem is None:
+            job.duration = row["duration"]
+            job.windows = job.windows or [(0.0, 0.0)] * row["segments"]
+            job.windows[row["segment"]] = row["start_s"], row["end_s"]
+            job.vectors[row["segment"]] = vector.values.to_numpy().astype(np.float32)  # (D,)
+        if job.done:
+            self._finish(job)
+
+    def _take_known(self, job: RayJob) -> bool:
+        """Give a job what the index or the quarantine has for its content; False where neither has anything now."""
+        index = self._committer.index
+        found = None if index is None else index.segments(content_fingerprint=job.content)
+        if found is not None:
+            job.duration, job.stored = found
+            if job.previous is None and (gone := self._gone_with.get(job.content)):
+                job.moved_from = gone.pop(0)
+        elif (entry := self._quarantine.of_content(job.content)) is not None:
+            job.fail(entry.kind, f"{entry.message} {_IN_QUARANTINE.format(entry.since)}")
+        return job.problem is not None or job.stored is not None
+
+    def _finish(self, job: RayJob) -> None:
+        """Pass on a job that is done. One with the content of an earlier one of this run takes over its vectors."""
+        self._open.pop(job.uri, None)
+        is_embedded = job.problem is None and job.stored is None
+        if is_embedded and (first := self._first_with.setdefault(job.content, job)) is not job:
+            job.twin, job.windows, job.vectors = first, [], {}
+        self._rows += len(job.windows)
+        self._done.append(job)
+
+
+class KnownContents:
+    """Whether a content (SHA-256, hex) is known, so that it need not be decoded, by its first eight bytes.
+
+    It can be wrong for one in 2**64 contents over the number of those that are known, and `Collector` checks again.
+    """
+
+    def __init__(self, contents: Iterable[str]) -> None:
+        self._first = np.unique(np.fromiter((int(each[:16], 16) for each in contents), dtype=np.uint64))  # (N,), sorted
+
+    def __call__(self, content: str) -> bool:
+        """Return whether a content is known."""
+        wanted = np.uint64(int(content[:16], 16))
+        return bool((self._first[np.searchsorted(self._first, wanted) :][:1] == wanted).any())
+
+
+# -- the run -----------------------------------------------------------------------------------------------------------
+
+
+def index_videos_ray(  # noqa: D417 - the other arguments are those of index_videos
     paths: Sequence[str | os.PathLike[str]],
     folder: str | os.PathLike[str],
     *,
@@ -198,63 +347,45 @@ def index_videos_ray(
     num_cpus: float = 1,
     num_gpus: float = 0,
     device: str | None = None,
-    filesystem: Any = None,
+    filesystem: FileSystem | None = None,
     max_bytes: int = MAX_FILE_BYTES,
 ) -> Report:
     """Bring the index in `folder` up to date as `vidembed.index.index_videos` does, with a Ray cluster at work.
 
-    The rows are those that `index_videos` writes. This process lists the files, leaves out what the index has, and is
-    the only one that writes: a file is committed once all of its segments have come back, in groups, at most one commit
-    in a few seconds. So a run that is interrupted or killed loses the files in flight, and the next one takes up what
-    is missing. A worker that is killed is started again by Ray, and what it had in hand is done again.
+    The rows are those that `index_videos` writes. This process is the only one that writes: a file is committed once
+    all of its segments have come back. So a run that is interrupted or killed loses the files in flight, and the next
+    one takes up what is missing. A worker that is killed is started again by Ray, and its work is done again.
 
     All machines need this package in the same version, the model under the same name, and local files under the same
-    paths (a shared file system). Files in object stores are copied to the worker that decodes them. A file that is
-    there twice may be embedded twice within one run; both get the same vectors.
+    paths. Files in object stores are copied to the worker that decodes them.
 
     Args:
         paths: Videos and folders of videos, by path or URI: `s3://`, `gs://`, and what else pyarrow or fsspec reads.
         folder: Where the index is or shall be, on this machine: new, empty, or an index.
         model: Name or path of the model, which the workers load; stored.
-        layer: Decoder layer to read, for a model that is not a vidembed checkpoint; stored.
-        sampling: Fields of `vidembed.video.Sampling` to set; the others stay as the checkpoint has them.
-        cut: How files are cut, `Windows` or `Scenes`. None: as the index has it; in a new one, a file is one segment.
-        on_error: `skip` reports a bad file and goes on; `raise` ends the run at the first.
-        prune: Remove files that are gone. Otherwise they are reported.
-        rehash: Read every file again, even where size and time of last write have not changed.
-        retry: Try files in quarantine again.
-        wait: Where another run is writing to the index, wait for its end. Otherwise, refuse.
-        batch_size: Segments handed to the model at once.
-        timeout_s: Limit on the time that a file takes to decode, seconds; None for none. Default 600.
-        max_memory_bytes: Limit on the memory of a decoding process, bytes (Linux); None for none. Default 8 GiB.
-        progress: Show a bar over files, on stderr.
-        derived: What the index shall have beside its rows, as `index_videos` takes it.
+        layer: As for `index_videos`, and so is every argument that is not named here.
         address: Of the cluster, as `ray.init` takes it. None: the one that this process has joined, else that of
             `RAY_ADDRESS`, else one that is started on this machine and ends with the run.
         workers: Most actors that embed, each with the model.
-        decoders: Most actors that decode, each with one CPU. Default: as many as cores are left here by `workers` where
-            the cluster is started here, at least 1; else two for each of `workers`.
+        decoders: Most actors that decode, each with one CPU. Default: the cores that `workers` leave, at least 1, where
+            the cluster is started here; else two for each of `workers`.
         num_cpus: CPUs of an actor that embeds. Default 1.
         num_gpus: GPUs of an actor that embeds; a fraction shares one. Default 0.
         device: Torch device of the workers. Default: `cuda` with GPUs, else `cpu`.
-        filesystem: A `pyarrow.fs.FileSystem` or `fsspec.AbstractFileSystem` for all URIs, with the options and
-            credentials that it was made with. Default: by scheme, with what the environment of each machine says.
+        filesystem: A `pyarrow.fs.FileSystem` or `fsspec.AbstractFileSystem` for all URIs. Default: by scheme, with
+            credentials from each machine's environment.
         max_bytes: Limit on the size of a file that is copied from a store. Default 16 GiB.
 
     Returns:
         What was done, with every file that was skipped.
 
     Raises:
-        ValueError: An argument is out of range, a path does not exist or cannot be listed, or there is no video in any.
         IndexMismatchError: The index is of another model or cut otherwise, or a worker has another model.
-        IndexBusyError: Another run is writing to it, and `wait` is False.
-        IndexDamagedError: It cannot be read.
-        IndexWriteError: It cannot be written: the disk is full, read-only or out of reach. What was committed stays.
-        IndexingStoppedError: With `on_error="raise"`, a file could not be indexed.
         MissingExtraError: Ray or LanceDB is not installed.
         ClusterError: The cluster cannot be reached or has failed. What was committed stays.
         OSError: A store cannot be reached, or refuses to list.
         KeyboardInterrupt: Ctrl-C: what was complete was committed first.
+        Exception: As `index_videos`.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size: got {batch_size}; at least 1 is needed")
@@ -263,12 +394,15 @@ def index_videos_ray(
     if derived is not None:
         derived.check()
     Sampling(**(sampling or {}))
-    resources = Resources(workers, decoders or _decoders(address, workers, num_cpus), num_cpus, num_gpus)
+    if not decoders:
+        own = address is None and not os.environ.get("RAY_ADDRESS")
+        decoders = max(1, int(cores() - workers * num_cpus)) if own else 2 * workers
+    resources = Resources(workers, decoders, num_cpus, num_gpus)
     where = Path(folder)
     existing = open_if_there(where)
-    known = existing.files if existing else tuple
-    found = find(paths, filesystem=filesystem, indexed=known)  # what is cheap to find wrong comes before the cluster
-    settings = {
+    # What is cheap to find wrong comes before the cluster.
+    found = find(paths, filesystem=filesystem, indexed=existing.files if existing else tuple)
+    options: ModelOptions = {
         "model": model,
         "layer": layer,
         "sampling": dict(sampling or {}),
@@ -276,10 +410,11 @@ def index_videos_ray(
         "batch_size": batch_size,
         "workers": max(1, int(num_cpus)),
     }
-    limits = {"timeout_s": timeout_s, "max_memory_bytes": max_memory_bytes, "backend": "pyav"}
+    limits: DecodingOptions = {"timeout_s": timeout_s, "max_memory_bytes": max_memory_bytes, "backend": "pyav"}
+    decoding: DecodingOptions = {"filesystem": filesystem, "max_bytes": max_bytes, **limits}
     report = Report(index=str(where), model=model, pruned=prune)
     with connected(address, resources):
-        remote = RemoteModel(settings, resources)
+        remote = RemoteModel(options, resources)
         if derived is not None:
             derived.check(remote.facts.dimension)
         open_for_writing(where, remote, model, cut)  # refuse before anything is written
@@ -288,13 +423,21 @@ def index_videos_ray(
             if wait:  # what was found before may be hours old
                 found = find(paths, filesystem=filesystem, indexed=index.files if index else tuple)
             report.skipped = found.problems
-            todo = plan(found, index.files() if index else {}, rehash=rehash, filesystem=filesystem)
+            stored = index.files() if index else {}
+            todo = plan(found, stored, rehash=rehash, filesystem=filesystem)
+            report.unchanged = todo.unchanged
             meta = index.meta if index else describe(remote, model, layer, cut)
             quarantine = Quarantine(where, {**decoder_versions(), **limits}, retry=retry)
             committer = Committer(where, index, meta, report=report, quarantine=quarantine, on_error=on_error)
-            pipeline = Pipeline(settings, {"filesystem": filesystem, "max_bytes": max_bytes, **limits}, resources)
-            report.unchanged = todo.unchanged
-            _embed(todo, pipeline, committer, meta, quarantine=quarantine, sampling=remote.sampling, progress=progress)
+            bad = {entry.content_fingerprint for entry in quarantine.entries.values()}
+            known = {file.content_fingerprint for file in stored.values()}
+            known |= {content for content in bad if quarantine.of_content(content) is not None}
+            pipeline = Pipeline(options, decoding, remote.sampling, meta.cut, resources)
+            with tqdm(
+                total=len(todo.work), desc="Indexing", unit="file", disable=not progress, dynamic_ncols=True
+            ) as bar:
+                collector = Collector(committer, meta, quarantine=quarantine, gone=todo.gone, bar=bar)
+                _embed(todo.work, pipeline, collector, KnownContents(known) if known else None)
             committer.finish(todo.gone, todo.is_gone, prune=prune)
             if committer.index is not None:
                 with writing_to(where):
@@ -302,56 +445,15 @@ def index_videos_ray(
     return report
 
 
-def _decoders(address: str | None, workers: int, num_cpus: float) -> int:
-    own = address is None and not os.environ.get("RAY_ADDRESS")
-    return max(1, int(cores() - workers * num_cpus)) if own else 2 * workers
-
-
-def _embed(
-    todo: Todo,
-    pipeline: Pipeline,
-    committer: Committer,
-    meta: IndexMeta,
-    *,
-    quarantine: Quarantine,
-    sampling: Sampling,
-    progress: bool,
-) -> None:
-    """Have the files of `todo` decoded, embedded and stored."""
-    with ExitStack() as stack:
-        bar = stack.enter_context(
-            tqdm(total=len(todo.work), desc="Indexing", unit="file", disable=not progress, dynamic_ncols=True)
-        )
-        collector = Collector(committer, meta, quarantine=quarantine, gone=todo.gone, bar=bar)
-        known = KnownContents(_known(committer.index, quarantine))
-        try:
-            for wave in waves(todo.work, WAVE_FILES):
-                _run(collector, pipeline, wave, meta, sampling, known if len(known) else None)
-            if collector.again:
-                _run(collector, pipeline, collector.again, meta, sampling, None)
-        except KeyboardInterrupt:
-            collector.settle(now=True)
-            raise
-
-
-def _run(
-    collector: Collector,
-    pipeline: Pipeline,
-    work: Sequence[Work],
-    meta: IndexMeta,
-    sampling: Sampling,
-    known: KnownContents | None,
-) -> None:
-    wanted = collector.expect(work)
-    if wanted:
-        with closing(pipeline.rows(wanted, sampling, meta.cut, known)) as rows:
-            for batch in rows:
-                collector.take(batch)
-    collector.close()
-
-
-def _known(index: VideoIndex | None, quarantine: Quarantine) -> set[str]:
-    """Return the contents that need not be decoded: those of the index, and those that are known to be bad."""
-    stored = set() if index is None else {file.content_fingerprint for file in index.files().values()}
-    bad = {entry.content_fingerprint for entry in quarantine.entries.values()}
-    return stored | {content for content in bad if quarantine.of_content(content) is not None}
+def _embed(work: Sequence[Work], pipeline: Pipeline, collector: Collector, known: KnownContents | None) -> None:
+    """Have files decoded, embedded and stored, in waves; last those whose content is no longer known."""
+    try:
+        for wave, known_then in (*((wave, known) for wave in waves(work, WAVE_FILES)), (collector.again, None)):
+            if wanted := collector.expect(wave):
+                with closing(pipeline.rows([(each.job.uri, each.state) for each in wanted], known_then)) as rows:
+                    for batch in rows:
+                        collector.take(batch)
+            collector.close()
+    except KeyboardInterrupt:
+        collector.settle(now=True)
+        raise

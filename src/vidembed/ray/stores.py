@@ -1,6 +1,6 @@
-"""Where videos lie that are not local files: object stores and other file systems, by URI.
+"""Videos that are not local files: object stores and other file systems, by URI, listed and copied through fsspec.
 
-A URI here is percent-encoded, has no user name, password or options in it, and is the same in every run, so that it can
+A URI here is percent-encoded, holds no user name, password or options, and is the same in every run, so that it can
 stand in rows and messages. Credentials come from the environment, as each store has it, or with a file system object.
 """
 
@@ -8,20 +8,21 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import importlib
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Final, Protocol
+from typing import TYPE_CHECKING, BinaryIO, Final, TypeAlias
 from urllib.parse import quote, unquote
 
+import fsspec
 from filelock import FileLock, Timeout
+from fsspec.implementations.arrow import ArrowFSWrapper
 
 from vidembed.errors import EmptyFile, InvalidVideoInput, VideoError, VideoNotFound, VideoPermission, VideoTooLarge
 from vidembed.index.files import canonical, is_local, path_of, uri_of
@@ -29,21 +30,27 @@ from vidembed.video.sampling import FileState, content_fingerprint
 from vidembed.video.source import check_regular, item_name
 
 if TYPE_CHECKING:
-    from types import ModuleType
+    from pyarrow import fs
 
+FileSystem: TypeAlias = "fs.FileSystem | fsspec.AbstractFileSystem"
+"""What users give to reach a store with options and credentials of their own."""
 
 UNKNOWN_TIME: Final = -1
-"""Stands for a time of last write that the store does not tell. Such a file is read again in every run."""
+"""The time of last write where a store has none. Such a file is read again in every run."""
 MAX_MESSAGE: Final = 400
 """Characters of a store's own message that are passed on."""
+MAX_FILE_BYTES: Final = 16 * 2**30
+"""Default limit on the size of one file that is copied from a store: over any film, below most disks (our choice)."""
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")  # two characters or more: "C:" is a drive
 _CONTAINER_BEFORE_HOST = frozenset({"abfs", "abfss"})  # container@account.dfs.core.windows.net
-_TIMES = ("mtime", "LastModified", "last_modified", "updated", "modified", "created")  # as the stores of fsspec name it
-_SECRETS = (
-    (re.compile(r"(://)[^\s/@'\"]+@"), r"\1...@"),
-    (re.compile(r"(://[^\s?'\"]+)\?[^\s'\"]*"), r"\1?..."),
-)
+_TIMES = ("mtime", "LastModified", "last_modified", "updated", "modified", "created")  # names that stores of fsspec use
+_SECRETS = ((re.compile(r"(://)[^\s/@'\"]+@"), r"\1...@"), (re.compile(r"(://[^\s?'\"]+)\?[^\s'\"]*"), r"\1?..."))
+_CHUNK = 8 * 2**20  # bytes; each is a request to most stores
+_FOLDER = "vidembed-ray-"
+_DRAFT = "vidembed-draft-"  # until it is locked
+_LOCK = "lock"
+_CHANGED = "the file was written to while it was being read; run again"
 
 
 def is_address(text: str) -> bool:
@@ -51,26 +58,27 @@ def is_address(text: str) -> bool:
     return _SCHEME.match(text) is not None
 
 
+def clean(error: object) -> str:
+    """Return the message of a store's error on one line, of bounded length, without what may be a secret in a URL."""
+    text = " ".join(str(error).split())
+    for pattern, instead in _SECRETS:
+        text = pattern.sub(instead, text)
+    return text if len(text) <= MAX_MESSAGE else text[: MAX_MESSAGE - 3] + "..."
+
+
 @dataclass(frozen=True, slots=True)
 class Address:
-    """A place in a store.
+    """A place in a store."""
 
-    Attributes:
-        scheme: In lower case, such as `s3`.
-        authority: What stands before the first slash, such as a bucket.
-        path: The rest, without a leading slash, with nothing encoded; empty for the whole store.
-    """
-
-    scheme: str
-    authority: str
-    path: str = ""
+    scheme: str  # in lower case, such as s3
+    authority: str  # what stands before the first slash, such as a bucket
+    path: str = ""  # the rest, without a leading slash, with nothing encoded; empty for the whole store
 
     @classmethod
     def parse(cls, text: str) -> Address:
         """Read a URI; characters that should be encoded and are not, such as a space, are taken as they are.
 
-        Raises:
-            ValueError: It has a user name, a password, options or a fragment in it, or is of http(s).
+        ValueError if it has a user name, a password, options or a fragment in it, or is of http(s).
         """
         found = _SCHEME.match(text)
         if found is None:
@@ -106,36 +114,127 @@ class Address:
         return f"{self.scheme}://{self.authority}"
 
 
+class ArrowFileSystem(ArrowFSWrapper):  # type: ignore[misc] # fsspec has no types
+    """A `pyarrow.fs.FileSystem` in fsspec's form, which lists a folder in one go and keeps times to the nanosecond."""
+
+    cachable = False
+
+    def find(self, path: str, **_options: object) -> dict[str, dict[str, object]]:
+        """List the files under a folder by their paths, to the bottom."""
+        from pyarrow import fs  # noqa: PLC0415 - it takes a while, which --help need not wait for
+
+        inside = self.fs.get_file_info(fs.FileSelector(path, recursive=True))
+        return {info.path: self._make_entry(info) for info in inside if info.type == fs.FileType.File}
+
+    def _make_entry(self, info: fs.FileInfo) -> dict[str, object]:
+        return {**super()._make_entry(info), "mtime_ns": info.mtime_ns}
+
+
 @dataclass(frozen=True, slots=True)
-class StoredFile:
-    """A file in a store.
+class Store:
+    """A file system that is read by address. It raises `FileNotFoundError` and other kinds of `OSError`."""
 
-    Attributes:
-        uri: As `Address.uri` writes it.
-        state: Size and time of last write, which is `UNKNOWN_TIME` where the store does not tell.
-        error: Why there is no state that can be used, for a file of which the store tells what makes no sense.
+    filesystem: fsspec.AbstractFileSystem
+    base: str  # path within it of the address without a path
+
+    def find(self, address: Address) -> tuple[bool, Iterator[tuple[str, FileState | Exception]]]:
+        """Return whether there is a folder, and the URI of each file in it (or of the one file) with its state.
+
+        Whatever the store has for one file, the others are listed: in place of the state, an error says what is wrong.
+        """
+        info = self.filesystem.info(path := self._path(address))
+        if info["type"] == "file":
+            return False, iter([self._entry(address, info)])
+        inside = self.filesystem.find(path, detail=True).items()
+        base = self.base.strip("/")
+        return True, (
+            self._entry(replace(address, path=name.lstrip("/").removeprefix(base).lstrip("/")), info)
+            for name, info in inside
+            if info["type"] == "file"
+        )
+
+    def state(self, address: Address) -> FileState:
+        """Return size and time of last write of a file."""
+        self.filesystem.invalidate_cache()  # else an earlier listing may answer
+        info = self.filesystem.info(self._path(address))
+        if info["type"] != "file":
+            raise FileNotFoundError(address.uri)
+        return self._state(info)
+
+    def open(self, address: Address) -> BinaryIO:
+        """Open a file for reading."""
+        stream: BinaryIO = self.filesystem.open(self._path(address), "rb")
+        return stream
+
+    def _path(self, address: Address) -> str:
+        return f"{self.base.rstrip('/')}/{address.path}".rstrip("/")
+
+    def _entry(self, address: Address, info: Mapping[str, object]) -> tuple[str, FileState | Exception]:
+        try:
+            return address.uri, self._state(info)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is this file's problem
+            shown = address.path.encode("utf-8", "backslashreplace").decode()
+            return replace(address, path=shown).uri, error
+
+    def _state(self, info: Mapping[str, object]) -> FileState:
+        size = int(info["size"])  # type: ignore[call-overload] # what is no number raises
+        if isinstance(exact := info.get("mtime_ns"), int):
+            return FileState(size, exact)
+        found = next((info[key] for key in _TIMES if info.get(key) is not None), None)
+        if found is None:
+            with contextlib.suppress(NotImplementedError, KeyError):
+                found = self.filesystem.modified(info["name"])
+        return FileState(size, _nanoseconds(found))
+
+
+def _nanoseconds(moment: object) -> int:
+    try:
+        if isinstance(moment, str):
+            moment = datetime.fromisoformat(moment)
+        seconds = moment.timestamp() if isinstance(moment, datetime) else float(moment)  # type: ignore[arg-type]
+        return round(seconds * 1e9)
+    except (ValueError, TypeError, OverflowError):
+        return UNKNOWN_TIME
+
+
+def open_store(address: Address, filesystem: FileSystem | None = None) -> Store:
+    """Return the store that an address is in: with pyarrow's client where it has one for the scheme, else fsspec's.
+
+    A `filesystem` is used instead, as it was made. As in Ray Data, the paths within it are URIs without their scheme.
+    ValueError if nothing that is installed reads the scheme.
     """
+    from pyarrow import ArrowInvalid, ArrowNotImplementedError, fs  # noqa: PLC0415 - it takes a while
 
-    uri: str
-    state: FileState = field(default_factory=lambda: FileState(0, UNKNOWN_TIME))
-    error: Exception | None = None
+    if filesystem is not None:
+        if isinstance(filesystem, fs.FileSystem):
+            filesystem = ArrowFileSystem(filesystem)
+        elif not isinstance(filesystem, fsspec.AbstractFileSystem):
+            needed = "a pyarrow.fs.FileSystem or an fsspec.AbstractFileSystem is needed"
+            raise ValueError(f"filesystem: got a {type(filesystem).__name__}; {needed}")
+        return Store(filesystem, address.authority)
+    with contextlib.suppress(ArrowInvalid, ArrowNotImplementedError):
+        found, base = fs.FileSystem.from_uri(address.root)
+        return Store(ArrowFileSystem(found), base)
+    try:
+        return Store(*fsspec.url_to_fs(address.root))
+    except (ValueError, ImportError, TypeError) as error:
+        raise ValueError(
+            f"path: neither pyarrow nor fsspec reads {address.scheme!r} as it is here ({clean(error)}); install the "
+            "package of that store, or give a file system object (filesystem=)"
+        ) from error
 
 
 @dataclass(slots=True)
 class StoreListing:
-    """The videos in stores.
+    """The videos in stores, by URI.
 
-    Attributes:
-        files: By URI.
-        roots: URIs of the folders that were listed, each with a slash at its end.
-        unreadable: Videos that were listed and of which the store tells what makes no sense, by URI.
-        vanished: URIs that were named, of which the index has files and where there is no video now, with what is the
-            matter. Nothing is known about what they hold.
+    In `vanished` are URIs that were named, of which the index has files and where there is no video now, each with the
+    reason. Nothing is known about what they hold.
     """
 
-    files: dict[str, StoredFile] = field(default_factory=dict)
-    roots: list[str] = field(default_factory=list)
-    unreadable: dict[str, Exception] = field(default_factory=dict)
+    files: dict[str, FileState] = field(default_factory=dict)  # time UNKNOWN_TIME where the store has none
+    roots: list[str] = field(default_factory=list)  # folders that were listed, each with a slash at its end
+    unreadable: dict[str, Exception] = field(default_factory=dict)  # videos with a state that makes no sense
     vanished: list[tuple[str, str]] = field(default_factory=list)
 
     def knows(self, uri: str) -> bool:
@@ -144,337 +243,87 @@ class StoreListing:
         return uri.startswith(tuple(self.roots)) and not uri.startswith(lost) and uri not in self.unreadable
 
 
-class Store(Protocol):
-    """A file system that is read by URI."""
-
-    def find(self, address: Address) -> tuple[bool, Iterable[StoredFile]]:
-        """Return whether there is a folder, and the files in it, or the one file.
-
-        Raises:
-            FileNotFoundError: There is neither.
-            OSError: The store cannot be reached, or refuses.
-        """
-        ...
-
-    def state(self, address: Address) -> FileState:
-        """Return size and time of last write of a file.
-
-        Raises:
-            FileNotFoundError: There is no such file.
-            OSError: The store cannot be reached, or refuses.
-        """
-        ...
-
-    def open(self, address: Address) -> BinaryIO:
-        """Open a file for reading from its beginning to its end.
-
-        Raises:
-            OSError: It cannot be opened.
-        """
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class ArrowStore:
-    """A store through `pyarrow.fs`.
-
-    Args:
-        filesystem: A `pyarrow.fs.FileSystem`.
-        base: Path of the address without a path within it.
-    """
-
-    filesystem: Any
-    base: str
-
-    def find(self, address: Address) -> tuple[bool, Iterable[StoredFile]]:
-        """As `Store.find`."""
-        from pyarrow import fs  # noqa: PLC0415 - it takes a while, which --help need not wait for
-
-        info = self.filesystem.get_file_info(self._path(address))
-        if info.type == fs.FileType.NotFound:
-            raise FileNotFoundError(address.uri)
-        if info.type == fs.FileType.File:
-            return False, [_stored(address, self._state, info)]
-        inside = self.filesystem.get_file_info(fs.FileSelector(self._path(address), recursive=True))
-        files = (info for info in inside if info.type == fs.FileType.File)
-        return True, (_stored(self._address(address, info.path), self._state, info) for info in files)
-
-    def state(self, address: Address) -> FileState:
-        """As `Store.state`."""
-        info = self.filesystem.get_file_info(self._path(address))
-        if not info.is_file:
-            raise FileNotFoundError(address.uri)
-        return self._state(info)
-
-    def open(self, address: Address) -> BinaryIO:
-        """As `Store.open`."""
-        stream: BinaryIO = self.filesystem.open_input_stream(self._path(address), compression=None)
-        return stream
-
-    def _path(self, address: Address) -> str:
-        return f"{self.base}/{address.path}".rstrip("/") if self.base else address.path
-
-    def _address(self, under: Address, path: str) -> Address:
-        return Address(under.scheme, under.authority, path.removeprefix(self.base).lstrip("/"))
-
-    @staticmethod
-    def _state(info: Any) -> FileState:
-        return FileState(int(info.size), UNKNOWN_TIME if info.mtime_ns is None else int(info.mtime_ns))
-
-
-@dataclass(frozen=True, slots=True)
-class FsspecStore:
-    """A store through `fsspec`.
-
-    Args:
-        filesystem: An `fsspec.AbstractFileSystem`.
-        base: Path of the address without a path within it.
-    """
-
-    filesystem: Any
-    base: str
-
-    def find(self, address: Address) -> tuple[bool, Iterable[StoredFile]]:
-        """As `Store.find`."""
-        info = self.filesystem.info(self._path(address))
-        if info["type"] == "file":
-            return False, [_stored(address, self._state, info)]
-        inside = self.filesystem.find(self._path(address), detail=True)
-        return True, (
-            _stored(self._address(address, path), self._state, info)
-            for path, info in inside.items()
-            if info["type"] == "file"
-        )
-
-    def state(self, address: Address) -> FileState:
-        """As `Store.state`."""
-        self.filesystem.invalidate_cache()  # else an earlier listing may answer
-        info = self.filesystem.info(self._path(address))
-        if info["type"] != "file":
-            raise FileNotFoundError(address.uri)
-        return self._state(info)
-
-    def open(self, address: Address) -> BinaryIO:
-        """As `Store.open`."""
-        stream: BinaryIO = self.filesystem.open(self._path(address), "rb")
-        return stream
-
-    def _path(self, address: Address) -> str:
-        return f"{self.base.rstrip('/')}/{address.path}".rstrip("/")
-
-    def _address(self, under: Address, path: str) -> Address:
-        inside = path.lstrip("/").removeprefix(self.base.strip("/")).lstrip("/")
-        return Address(under.scheme, under.authority, inside)
-
-    def _state(self, info: Mapping[str, Any]) -> FileState:
-        found = next((info[key] for key in _TIMES if info.get(key) is not None), None)
-        if found is None:
-            try:
-                found = self.filesystem.modified(info["name"])
-            except (NotImplementedError, KeyError):
-                return FileState(int(info["size"]), UNKNOWN_TIME)
-        return FileState(int(info["size"]), _nanoseconds(found))
-
-
-def _stored(address: Address, state: Callable[[Any], FileState], info: Any) -> StoredFile:
-    """Return a file as it is listed. Whatever a store tells of one file, the others are listed."""
-    try:
-        return StoredFile(address.uri, state(info))
-    except Exception as error:  # noqa: BLE001 - whatever it is, it is this file's problem
-        shown = address.path.encode("utf-8", "backslashreplace").decode()
-        return StoredFile(replace(address, path=shown).uri, error=error)
-
-
-def _nanoseconds(moment: Any) -> int:
-    try:
-        if isinstance(moment, str):
-            moment = datetime.fromisoformat(moment)
-        seconds = moment.timestamp() if isinstance(moment, datetime) else float(moment)
-        return round(seconds * 1e9)
-    except (ValueError, TypeError, OverflowError):
-        return UNKNOWN_TIME
-
-
-def open_store(address: Address, filesystem: Any = None) -> Store:
-    """Return the store that an address is in: through `pyarrow.fs` where it knows the scheme, else through `fsspec`.
-
-    Args:
-        address: Any place in it.
-        filesystem: A `pyarrow.fs.FileSystem` or `fsspec.AbstractFileSystem` to use instead, with the credentials and
-            options that it was made with. As in Ray Data, the paths within it are URIs without their scheme.
-
-    Raises:
-        ValueError: Nothing that is installed reads this scheme, or `filesystem` is neither.
-        OSError: The store cannot be reached, or refuses.
-    """
-    from pyarrow import ArrowInvalid, ArrowNotImplementedError, fs  # noqa: PLC0415 - it takes a while
-
-    if isinstance(filesystem, fs.FileSystem):
-        return ArrowStore(filesystem, address.authority)
-    fsspec = _fsspec()
-    if filesystem is not None:
-        if fsspec is None or not isinstance(filesystem, fsspec.AbstractFileSystem):
-            raise ValueError(
-                f"filesystem: got a {type(filesystem).__name__}; a pyarrow.fs.FileSystem or an "
-                "fsspec.AbstractFileSystem is needed"
-            )
-        return FsspecStore(filesystem, address.authority)
-    try:
-        found, base = fs.FileSystem.from_uri(address.root)
-    except (ArrowInvalid, ArrowNotImplementedError) as error:
-        return _open_fsspec(address, fsspec, error)
-    return ArrowStore(found, base.rstrip("/"))
-
-
-def _fsspec() -> ModuleType | None:
-    try:
-        return importlib.import_module("fsspec")
-    except ImportError:
-        return None
-
-
-def _open_fsspec(address: Address, fsspec: Any, arrow_error: Exception) -> Store:
-    if fsspec is None:
-        raise ValueError(
-            f"path: pyarrow does not read {address.scheme!r} ({arrow_error}), and fsspec is not installed, which may; "
-            "install it and its package for this store"
-        ) from arrow_error
-    try:
-        kind = fsspec.get_filesystem_class(address.scheme)
-        found = kind(**kind._get_kwargs_from_urls(address.root))
-        return FsspecStore(found, kind._strip_protocol(address.root))
-    except (ValueError, ImportError, TypeError) as error:
-        raise ValueError(
-            f"path: neither pyarrow nor fsspec reads {address.scheme!r} as it is here ({clean(error)}); install the "
-            "package of that store, or give a file system object (filesystem=)"
-        ) from error
-
-
 def list_stores(
     uris: Iterable[str],
     suffixes: Iterable[str],
     *,
-    filesystem: Any = None,
+    filesystem: FileSystem | None = None,
     indexed: Callable[[], Iterable[str]] = tuple,
 ) -> StoreListing:
     """List the videos at URIs: files as they are, folders to the bottom.
 
-    In folders, files are taken by suffix (either case), and those with a part of their path that begins with a dot are
-    left out. A file given by name is taken whatever it is called.
+    In folders, files are taken by suffix (with its dot, either case), and those with a part of their path that begins
+    with a dot are left out. A file given by name is taken whatever it is called. `indexed` returns the URIs that the
+    index has, as for `vidembed.index.files.find_videos`.
 
-    Args:
-        uris: Of files and folders.
-        suffixes: File suffixes with their dot, such as `.mp4`.
-        filesystem: As `open_store` takes.
-        indexed: As `vidembed.index.files.find_videos` takes it, for `StoreListing.vanished`.
-
-    Raises:
-        ValueError: A URI is malformed, nothing is there (and it has not vanished), or nothing that is installed reads
-            it.
-        OSError: A store cannot be reached, or refuses (and what is asked of it has not vanished).
+    Where something is not there or its store refuses, and it has not vanished, that is a ValueError or OSError.
     """
     listing = StoreListing()
     wanted = tuple({suffix.lower() for suffix in suffixes})
-    empty: list[tuple[str, str, Exception | None, set[str]]] = []
+    empty: list[tuple[str, str, Exception | None, set[str]]] = []  # URI, reason, error, files that are there
     for given in uris:
         address = Address.parse(given)
+        uri = address.uri
         try:
-            is_folder, files = open_store(address, filesystem).find(address)
+            is_folder, found = open_store(address, filesystem).find(address)
         except FileNotFoundError:
-            missing = ValueError(f"path: {address.uri!r} does not exist")
-            empty.append((address.uri, "does not exist", missing, set()))
+            empty.append((uri, "does not exist", ValueError(f"path: {uri!r} does not exist"), set()))
             continue
         except OSError as error:
-            shut = OSError(f"path: {address.uri!r} cannot be listed: {clean(error)}")
-            empty.append((address.uri, f"cannot be listed ({clean(error)})", shut, set()))
+            shut = OSError(f"path: {uri!r} cannot be listed: {clean(error)}")
+            empty.append((uri, f"cannot be listed ({clean(error)})", shut, set()))
             continue
-        there = list(files)
+        there = dict(found)
         videos = there
         if is_folder:
-            root = address.uri.rstrip("/") + "/"
+            root = uri.rstrip("/") + "/"
             listing.roots.append(root)
-            videos = [file for file in there if _is_wanted(file.uri.removeprefix(root), wanted)]
+            videos = {file: state for file, state in there.items() if _is_wanted(file.removeprefix(root), wanted)}
             if not videos:
-                empty.append((address.uri, "holds no video", None, {file.uri for file in there}))
-        listing.files.update((file.uri, file) for file in videos if file.error is None)
-        listing.unreadable.update((file.uri, file.error) for file in videos if file.error is not None)
-    _note_vanished(empty, indexed, listing)
-    return listing
-
-
-def _note_vanished(
-    empty: Sequence[tuple[str, str, Exception | None, set[str]]],
-    indexed: Callable[[], Iterable[str]],
-    listing: StoreListing,
-) -> None:
-    """Note which of the URIs without a video have vanished, and raise the error of one that has not and has one."""
+                empty.append((uri, "holds no video", None, set(there)))
+        listing.files.update((file, state) for file, state in videos.items() if isinstance(state, FileState))
+        listing.unreadable.update((file, error) for file, error in videos.items() if isinstance(error, Exception))
     had = list(indexed()) if empty else []
-    for uri, reason, error, there in empty:
-        under = {file for file in had if file == uri or file.startswith(uri.rstrip("/") + "/")}
-        if under and not under & there:
-            listing.vanished.append((uri, reason))
-        elif error is not None:
-            raise error
+    listing.vanished = [
+        (uri, reason) for uri, reason, failure, there in empty if _has_vanished(uri, failure, there, had)
+    ]
+    return listing
 
 
 def _is_wanted(inside: str, suffixes: tuple[str, ...]) -> bool:
     return inside.lower().endswith(suffixes) and not any(part.startswith(".") for part in inside.split("/"))
 
 
-def clean(error: object) -> str:
-    """Return the message of a store's error on one line, of bounded length, without what may be a secret in a URL."""
-    text = " ".join(str(error).split())
-    for pattern, instead in _SECRETS:
-        text = pattern.sub(instead, text)
-    return text if len(text) <= MAX_MESSAGE else text[: MAX_MESSAGE - 3] + "..."
-
-
-def same_file(before: FileState, after: FileState) -> bool:
-    """Whether a file can still be the one that was listed: of one size, and one time to the second.
-
-    Stores tell the time of one file by the second (HTTP's `Last-Modified`) and in listings more exactly.
-    """
-    second = 1_000_000_000
-    return before.size == after.size and before.mtime_ns // second == after.mtime_ns // second
-
-
-MAX_FILE_BYTES: Final = 16 * 2**30
-"""Default limit on the size of one file that is copied from a store: over any film, below most disks (our choice)."""
-
-_CHUNK = 8 * 2**20  # bytes; each is a request to most stores
-_FOLDER = "vidembed-ray-"
-_DRAFT = "vidembed-draft-"  # until it is locked
-_LOCK = "lock"
+def _has_vanished(uri: str, failure: Exception | None, there: Container[str], had: Iterable[str]) -> bool:
+    """Whether the index has files of a URI, all of them gone; if not, and it could not be listed, raise why."""
+    under = [file for file in had if file == uri or file.startswith(uri.rstrip("/") + "/")]
+    if under and not any(file in there for file in under):
+        return True
+    if failure is not None:
+        raise failure
+    return False
 
 
 class ChangedWhileRead(VideoError):  # noqa: N818 - named as in reports
     """The file was written to while it was being read."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Fetched:
-    """A file at hand.
-
-    Attributes:
-        path: Where it can be opened.
-        content: SHA-256 of its bytes, hex.
-        state: Size and time of last write, as its store tells.
-    """
+    """A file that can be opened."""
 
     path: Path
-    content: str
-    state: FileState
+    content: str  # SHA-256 of its bytes, hex
+    state: FileState  # as its store has it
 
 
 class Fetcher:
-    """Gets files by path or URI. Closed by `close`, or with the process: what a killed one left, the next removes.
+    """Gets files by path or URI, with a limit on the size of one that is copied.
 
-    Args:
-        filesystem: As `vidembed.ray.stores.open_store` takes, for what is not local.
-        max_bytes: Limit on the size of a file that is copied.
+    Closed by `close`, or with the process: what a killed one left, the next removes.
     """
 
-    def __init__(self, *, filesystem: Any = None, max_bytes: int = MAX_FILE_BYTES) -> None:
+    def __init__(self, *, filesystem: FileSystem | None = None, max_bytes: int = MAX_FILE_BYTES) -> None:
         self._filesystem = filesystem
         self._max_bytes = max_bytes
         self._stores: dict[str, Store] = {}
@@ -482,11 +331,7 @@ class Fetcher:
         self._lock: FileLock | None = None
 
     def uri(self, name: str) -> str:
-        """Return the URI that a path or URI has in the index.
-
-        Raises:
-            InvalidVideoInput: It is neither an absolute path nor a URI that is read.
-        """
+        """Return the URI that a path or URI has in the index; `InvalidVideoInput` if neither can be."""
         try:
             if is_local(name):
                 return uri_of(canonical(path_of(name)))
@@ -495,42 +340,45 @@ class Fetcher:
         except ValueError as error:
             raise InvalidVideoInput(clean(name), str(error)) from error
         if not Path(name).is_absolute():
-            raise InvalidVideoInput(
-                item_name(name), "a relative path, which means something else on each machine; give an absolute one"
-            )
+            reason = "a relative path, which means something else on each machine; give an absolute one"
+            raise InvalidVideoInput(item_name(name), reason)
         return uri_of(canonical(name))
 
     @contextmanager
     def fetch(self, uri: str, listed: FileState | None = None) -> Iterator[Fetched]:
-        """Get a file for the length of a block.
+        """Get a file for the length of a block: a local one where it is, another as a copy that is removed then.
 
-        Args:
-            uri: As `uri` returns.
-            listed: What its store said of it before, if that is what the rows shall have.
-
-        Raises:
-            ChangedWhileRead: It was written to meanwhile, or since it was listed.
-            VideoError: It cannot be read.
+        If it was `listed` before, that is the state that it has, and must still have. Raises kinds of `VideoError`.
         """
         if is_local(uri):
-            yield self._local(uri)
+            item = item_name(path := path_of(uri))
+            check_regular(str(path), item)  # reading a pipe could wait for ever
+            with _as_video_error(item):
+                state = FileState.of(path)
+                file = Fetched(path, content_fingerprint(path), state)
+            yield file
             return
-        with self._copy(Address.parse(uri), listed) as fetched:
-            yield fetched
+        address, item = Address.parse(uri), item_name(uri)
+        with _as_video_error(item):
+            if (store := self._stores.get(address.root)) is None:
+                store = self._stores[address.root] = open_store(address, self._filesystem)
+            before = listed or store.state(address)
+        if before.size == 0:
+            raise EmptyFile(item, "empty (0 bytes)")
+        handle, name = tempfile.mkstemp(dir=self._scratch(), suffix=".video")
+        try:
+            with os.fdopen(handle, "wb") as copy:
+                content = self._copy(store, address, copy, before, item)
+            yield Fetched(Path(name), content, before)
+        finally:
+            Path(name).unlink(missing_ok=True)
 
     def check_unchanged(self, uri: str, fetched: Fetched) -> None:
-        """Refuse a local file that was written to since it was fetched; a copy cannot be.
-
-        Raises:
-            ChangedWhileRead: It was.
-        """
-        if not is_local(uri):
-            return
-        try:
-            now: FileState | None = FileState.of(fetched.path)
-        except OSError:
-            now = None
-        if now != fetched.state:
+        """Raise `ChangedWhileRead` for a local file that was written to since it was fetched; a copy cannot be."""
+        if is_local(uri):
+            with contextlib.suppress(OSError):
+                if FileState.of(fetched.path) == fetched.state:
+                    return
             raise ChangedWhileRead(item_name(fetched.path), _CHANGED)
 
     def close(self) -> None:
@@ -540,69 +388,34 @@ class Fetcher:
             shutil.rmtree(self._folder, ignore_errors=True)
         self._folder = self._lock = None
 
-    def _local(self, uri: str) -> Fetched:
-        path = path_of(uri)
-        item = item_name(path)
-        check_regular(str(path), item)  # reading a pipe could wait for ever
-        with _as_video_error(item):
-            state = FileState.of(path)
-            return Fetched(path, content_fingerprint(path), state)
-
-    @contextmanager
-    def _copy(self, address: Address, listed: FileState | None) -> Iterator[Fetched]:
-        item = item_name(address.uri)
-        with _as_video_error(item):
-            store = self._store(address)
-            before = listed or store.state(address)
-        if before.size == 0:
-            raise EmptyFile(item, "empty (0 bytes)")
-        self._check_size(before.size, item)
-        handle, name = tempfile.mkstemp(dir=self._scratch(), suffix=".video")
-        path = Path(name)
-        try:
-            digest = hashlib.sha256()
-            with os.fdopen(handle, "wb") as copy, _as_video_error(item), store.open(address) as source:
-                while chunk := source.read(_CHUNK):
-                    digest.update(chunk)
-                    copy.write(chunk)
-                    self._check_size(copy.tell(), item)
-                size, after = copy.tell(), store.state(address)
-            if size != after.size or not same_file(before, after):
-                raise ChangedWhileRead(item, _CHANGED)
-            yield Fetched(path, digest.hexdigest(), before)
-        finally:
-            path.unlink(missing_ok=True)
-
-    def _check_size(self, size: int, item: str) -> None:
-        if size > self._max_bytes:
-            raise VideoTooLarge(item, f"over {self._max_bytes} bytes; allow more with max_bytes")
-
-    def _store(self, address: Address) -> Store:
-        if address.root not in self._stores:
-            self._stores[address.root] = open_store(address, self._filesystem)
-        return self._stores[address.root]
+    def _copy(self, store: Store, address: Address, copy: BinaryIO, before: FileState, item: str) -> str:
+        """Copy a file that must stay as it was `before`, and return the SHA-256 of its bytes, hex."""
+        digest, size = hashlib.sha256(), before.size
+        with _as_video_error(item), store.open(address) as source:
+            while size <= self._max_bytes and (chunk := source.read(_CHUNK)):
+                digest.update(chunk)
+                copy.write(chunk)
+                size = max(size, copy.tell())  # a store may be wrong about the size
+            if size > self._max_bytes:
+                raise VideoTooLarge(item, f"over {self._max_bytes} bytes; allow more with max_bytes")
+            after = store.state(address)
+        # Stores have the time of one file by the second (HTTP's `Last-Modified`) and in listings more exactly.
+        same_second = before.mtime_ns // 10**9 == after.mtime_ns // 10**9
+        if not (before.size == copy.tell() == after.size and same_second):
+            raise ChangedWhileRead(item, _CHANGED)
+        return digest.hexdigest()
 
     def _scratch(self) -> Path:
         """Return the folder of temporary copies, made at first use; remove those of processes that were killed."""
         if self._folder is None:
-            for left in Path(tempfile.gettempdir()).glob(f"{_FOLDER}*"):
-                _remove_if_left(left)
+            for left in Path(tempfile.gettempdir()).glob(f"{_FOLDER}*/{_LOCK}"):
+                with contextlib.suppress(Timeout, OSError), FileLock(left).acquire(timeout=0):
+                    shutil.rmtree(left.parent, ignore_errors=True)
             draft = Path(tempfile.mkdtemp(prefix=_DRAFT))
             self._lock = FileLock(draft / _LOCK)  # the system frees it when the process ends, however it ends
             self._lock.acquire()
             self._folder = draft.rename(draft.with_name(_FOLDER + draft.name.removeprefix(_DRAFT)))
         return self._folder
-
-
-_CHANGED = "the file was written to while it was being read; run again"
-
-
-def _remove_if_left(folder: Path) -> None:
-    lock = FileLock(folder / _LOCK)
-    if not (folder / _LOCK).exists():
-        return  # not ours
-    with contextlib.suppress(Timeout, OSError), lock.acquire(timeout=0):
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
@@ -615,10 +428,8 @@ def _as_video_error(item: str) -> Iterator[None]:
     except FileNotFoundError as error:
         raise VideoNotFound(item, "no such file; check the path") from error
     except PermissionError as error:
-        raise VideoPermission(
-            item, f"permission denied to read it ({clean(error)}); check its access rights"
-        ) from error
+        reason = f"permission denied to read it ({clean(error)}); check its access rights"
+        raise VideoPermission(item, reason) from error
     except (OSError, ValueError) as error:
-        raise VideoError(
-            item, f"reading failed ({clean(error)}); check the disk or connection it comes from"
-        ) from error
+        reason = f"reading failed ({clean(error)}); check the disk or connection it comes from"
+        raise VideoError(item, reason) from error

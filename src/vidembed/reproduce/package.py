@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,13 +14,14 @@ from safetensors.torch import load_file, save_file
 
 from vidembed.building import build
 from vidembed.captions import CaptionedVideo
+from vidembed.evaluation.reproduce import ALIGNED
 from vidembed.evaluation.two_stage import first_stage_candidates
 from vidembed.reproduce.align import LORA, PAIRS, TRAINING, text_pairs
-from vidembed.reproduce.rerank import FIT_DEPTH, FITTED_ON, draw, is_true
-from vidembed.reproduce.shapes import ALIGNED
+from vidembed.reproduce.rerank import FIT_DEPTH, FITTED_ON, SENTENCES, draw, is_true
 from vidembed.reranker import VideoReranker
 from vidembed.reranking.config import CalibrationReport
 from vidembed.shapes import CHECKPOINT
+from vidembed.shapes.clips import ClipRecord
 from vidembed.training import align
 from vidembed.training.lora import WEIGHTS_FILE
 
@@ -29,9 +31,10 @@ RERANKER = CHECKPOINT.parent / "reranker"
 _FIGURES = """
 ## Calibration
 
-Fitted on {pairs} pairs: the first stage's top {depth} for captions, summaries, short statements and tags of {clips}
-held-out clips, {matches} of them matches. Expected calibration error, by cross-fitting: {before:.3f} before,
-{after:.3f} after, {fused:.3f} of the fusion with the first stage's similarity.
+Fitted on {pairs} pairs: the first stage's top {depth} for captions, summaries and short statements of {clips} held-out
+clips, {matches} of them matches. Expected calibration error, by cross-fitting: {before:.3f} before, {after:.3f} after.
+The fusion with the first stage's similarity is fitted on lists of tags too, {fused_pairs} pairs with {fused_matches}
+matches in all; its error is {fused:.3f}.
 `python -m vidembed.reproduce.rerank` measures recall by mode and depth, on other clips.
 
 It knows only the embedded world of moving shapes.
@@ -50,7 +53,7 @@ def package_embedder(layer: int, out: Path = EMBEDDER) -> Path:
     return out
 
 
-def package_reranker(layer: int, out: Path = RERANKER, *, clips: int = 200, seed: int = 0) -> CalibrationReport:
+def package_reranker(layer: int, out: Path = RERANKER, *, clips: int = 200, seed: int = 0) -> None:
     """Save the reranking checkpoint, calibrated on held-out clips that no figure is reported on.
 
     Args:
@@ -62,30 +65,36 @@ def package_reranker(layer: int, out: Path = RERANKER, *, clips: int = 200, seed
     reranker = VideoReranker(CHECKPOINT, device="cpu")
     with tempfile.TemporaryDirectory() as scratch:
         _, others = draw(Path(scratch), 200, clips, seed)
-        captioned = [
-            CaptionedVideo(path, say(told))
-            for kind, say in FITTED_ON.items()
-            for _, told in others
-            for path, shown in others
-            if is_true(kind, told, shown)
-        ]
         encoder = reranker.encoder(layer=layer, prefix=None)
-        found = first_stage_candidates(encoder, captioned, k=FIT_DEPTH)
-        report = reranker.calibrate(found.pairs, found.labels, first_stage=found.similarities, encoder=encoder)
+
+        def calibrate(kinds: Mapping[str, Callable[[ClipRecord], str]]) -> CalibrationReport:
+            captioned = [
+                CaptionedVideo(path, say(described))
+                for kind, say in kinds.items()
+                for _, described in others
+                for path, shown in others
+                if is_true(kind, described, shown)
+            ]
+            found = first_stage_candidates(encoder, captioned, k=FIT_DEPTH)
+            return reranker.calibrate(found.pairs, found.labels, first_stage=found.similarities, encoder=encoder)
+
+        every, sentences = calibrate(FITTED_ON), calibrate(SENTENCES)
+    reranker.fusion = every.fit.fusion  # both were fitted with the same encoder
     reranker.save_pretrained(str(out))
     _halve(out / "model.safetensors")
     figures = _FIGURES.format(
-        pairs=report.pairs,
-        matches=report.matches,
+        pairs=sentences.pairs,
+        matches=sentences.matches,
         clips=clips,
         depth=FIT_DEPTH,
-        before=report.ece_before,
-        after=report.ece_after,
-        fused=report.ece_fused,
+        before=sentences.ece_before,
+        after=sentences.ece_after,
+        fused_pairs=every.pairs,
+        fused_matches=every.matches,
+        fused=every.ece_fused,
     )
     with (out / "README.md").open("a", encoding="utf-8") as card:
         card.write(figures)
-    return report
 
 
 def package_adapter(out: Path = ALIGNED, *, seed: int = 0) -> Path:

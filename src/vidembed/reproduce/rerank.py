@@ -11,7 +11,7 @@ import argparse
 import json
 import logging
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from itertools import islice
 from pathlib import Path
@@ -22,17 +22,23 @@ import torch
 from numpy.typing import NDArray
 
 from vidembed.evaluation.metrics import ranks, recall_at
-from vidembed.evaluation.result import needed, second_stage
-from vidembed.evaluation.two_stage import DualStages, asked_mask, reranked, top_candidates
+from vidembed.evaluation.two_stage import (
+    DualStages,
+    candidate_mask,
+    needed,
+    reranked,
+    second_stage,
+    top_candidates,
+)
 from vidembed.reranker import VideoReranker
 from vidembed.reranking.config import Fit, fit_numbers
 from vidembed.scoring import MarginPolicy, PriorCorrection, dual_softmax, expected_calibration_error, fit_temperature
 from vidembed.scoring.calibration import sigmoid
 from vidembed.scoring.checks import FloatArray
 from vidembed.shapes import CHECKPOINT
-from vidembed.shapes.files import ClipRecord, iterate_clips, write_clip, write_clips
+from vidembed.shapes.clips import ClipRecord, iterate_clips, write_clip, write_clips
 from vidembed.shapes.language import SUMMARY_ATTRIBUTES
-from vidembed.yes_no import SCORE_MODES, Answers, check_mode
+from vidembed.yes_no import SCORE_MODES, Answers, ScoreMode, check_mode
 
 logger = logging.getLogger(__name__)
 
@@ -44,13 +50,11 @@ QUERIES: Final[dict[str, Callable[[ClipRecord], str]]] = {
     "captions": lambda record: record.caption,
     "summaries": lambda record: record.summary,
 }
-FITTED_ON: Final[dict[str, Callable[[ClipRecord], str]]] = {
-    **QUERIES,
-    "tags": lambda record: record.tags,
-    "statements": lambda record: record.right,
-}
-"""Every kind of query there is, for what is fitted: captions and summaries are reported on, and the others are short
-statements, some long and some short, and lists of words, which the head does not understand."""
+SENTENCES: Final[dict[str, Callable[[ClipRecord], str]]] = {**QUERIES, "statements": lambda record: record.right}
+"""What prior weights and calibration are fitted on: statements are short ones, some long and some short."""
+FITTED_ON: Final[dict[str, Callable[[ClipRecord], str]]] = {**SENTENCES, "tags": lambda record: record.tags}
+"""What the fusion is fitted on: also lists of words. The head does not understand them, which a fusion can see by a
+query's candidates, and a calibration of single answers cannot: it would be wrong for sentences too."""
 DIRECTIONS: Final = ("t2v", "v2t")
 
 
@@ -69,7 +73,7 @@ class Scores:
     positives: NDArray[np.bool_]
 
     def asked(self, direction: str, k: int, temperature: float) -> NDArray[np.bool_]:
-        """Which pairs the second stage is asked about ``(Q, N)``, as `vidembed.evaluation.result.needed`."""
+        """Which pairs the second stage is asked about ``(Q, N)``, as `vidembed.evaluation.two_stage.needed`."""
         return needed(self.oriented(direction)[0], k, temperature)
 
     def oriented(
@@ -141,14 +145,18 @@ def _candidates(scores: Scores) -> tuple[Answers, FloatArray, NDArray[np.bool_],
     return answers, scores.first[rows, columns], scores.positives[rows, columns], rows
 
 
-def fit_on(known: Sequence[Scores]) -> Fit:
-    """Fit prior weights, calibration and fusion on the top candidates of every text, of all kinds at once."""
-    answers, similarities, labels, rows = zip(*(_candidates(scores) for scores in known), strict=True)
-    joined = Answers(*(np.concatenate([getattr(one, field.name) for one in answers]) for field in fields(Answers)))
-    flags = np.concatenate(labels)
-    queries = [f"{kind} {row}" for kind, some in enumerate(rows) for row in some]
-    plain = fit_numbers(joined, flags, "yes_no", np.concatenate(similarities), queries)
-    return Fit(fit_numbers(joined, flags, "prior_corrected").prior_correction, plain.calibration, plain.fusion)
+def fit_on(known: Mapping[str, Scores]) -> Fit:
+    """Fit on the top candidates of every text: prior weights and calibration on sentences, fusion on every kind."""
+
+    def fit(kinds: Collection[str], mode: ScoreMode) -> Fit:
+        answers, similarities, labels, rows = zip(*(_candidates(known[kind]) for kind in kinds), strict=True)
+        joined = Answers(*(np.concatenate([getattr(one, field.name) for one in answers]) for field in fields(Answers)))
+        queries = [f"{kind} {row}" for kind, some in zip(kinds, rows, strict=True) for row in some]
+        return fit_numbers(joined, np.concatenate(labels), mode, np.concatenate(similarities), queries)
+
+    sentences = [kind for kind in known if kind in SENTENCES]
+    prior = fit(sentences, "prior_corrected").prior_correction
+    return Fit(prior, fit(sentences, "yes_no").calibration, fit(known, "yes_no").fusion)
 
 
 def table(measured: Scores, other: Scores, fit: Fit) -> list[dict[str, Any]]:
@@ -195,7 +203,7 @@ def adaptive_depth(measured: Scores, other: Scores, fit: Fit) -> list[dict[str, 
 
     def best(scores: Scores) -> list[Any]:
         columns = top_candidates(scores.first, max(DEPTHS))
-        asked = asked_mask(scores.first, max(DEPTHS))
+        asked = candidate_mask(scores.first, max(DEPTHS))
         return [np.take_along_axis(matrix, columns, 1) for matrix in scores.oriented("t2v", "fused", fit, asked)]
 
     known, (first, second, right) = best(other), best(measured)
@@ -238,7 +246,7 @@ def measure(*, clips: int = 200, other_clips: int = 100, seed: int = 0, device: 
         written, others = draw(Path(scratch), clips, other_clips, seed)
         measured, known = ask(reranker, layer, written), ask(reranker, layer, others, FITTED_ON)
     result: dict[str, Any] = {"clips": clips, "other_clips": other_clips, "seed": seed, "layer": layer, "queries": {}}
-    fit = fit_on(list(known.values()))
+    fit = fit_on(known)
     result["fit"] = asdict(fit)
     for kind in QUERIES:
         result["queries"][kind] = {

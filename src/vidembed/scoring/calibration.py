@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from vidembed.scoring import checks as _checks
-from vidembed.scoring.checks import FloatArray, read_numbers, write_numbers
-
-MAX_ITERATIONS = 100
-"""Newton steps allowed (Lin, Lin & Weng 2007, algorithm 1); a handful are taken."""
-
-TOLERANCE = 1e-10
-"""Greatest component of the gradient per pair at which a fit is done, on standardized features."""
+from vidembed.plots import check_plot, new_figure
+from vidembed.scoring.checks import FloatArray, SavedNumbers, finite, in_unit_interval, matrix, number, vector
+from vidembed.scoring.checks import labels as checked_labels
 
 
 def sigmoid(x: FloatArray) -> FloatArray:
@@ -56,7 +50,6 @@ def fit_logistic(features: FloatArray, targets: FloatArray, name: str) -> FloatA
 
     Raises:
         ValueError: A feature does not vary, or is a linear function of the others: no unique answer.
-        RuntimeError: Newton's method comes to no rest.
     """
     center, spread = features.mean(axis=0), features.std(axis=0)  # (F,)
     if (spread <= 1e-12 * np.abs(features).max(axis=0)).any():
@@ -64,43 +57,18 @@ def fit_logistic(features: FloatArray, targets: FloatArray, name: str) -> FloatA
     design = np.column_stack([(features - center) / spread, np.ones(len(features))])  # (P, F + 1)
     if np.linalg.matrix_rank(design) < design.shape[1]:
         raise ValueError(f"{name}: one is a linear function of the others in these pairs; give more, or leave it out")
-    weights = _newton(design, targets)
+    from sklearn.linear_model import LogisticRegression  # noqa: PLC0415 - only fitting waits for its import
+
+    # A soft target is one pair of each class, weighted by it and by the rest.
+    fit = LogisticRegression(C=np.inf, fit_intercept=False, solver="newton-cholesky", tol=1e-10, max_iter=1000)
+    classes = np.repeat([True, False], len(targets))
+    fit.fit(np.concatenate([design, design]), classes, sample_weight=np.concatenate([targets, 1.0 - targets]))
+    weights = fit.coef_[0]
     slopes = weights[:-1] / spread
     return np.append(slopes, weights[-1] - slopes @ center)
 
 
-def _loss(logits: FloatArray, targets: FloatArray) -> float:
-    return float((np.logaddexp(0.0, logits) - targets * logits).mean())
-
-
-def _newton(design: FloatArray, targets: FloatArray) -> FloatArray:
-    count = len(targets)
-    weights = np.zeros(design.shape[1])
-    weights[-1] = np.log(targets.sum() / (count - targets.sum()))
-    loss = _loss(design @ weights, targets)
-    for _ in range(MAX_ITERATIONS):
-        probability = sigmoid(design @ weights)  # (P,)
-        gradient = design.T @ (probability - targets) / count
-        if np.abs(gradient).max() < TOLERANCE:
-            return weights
-        curvature = probability * (1.0 - probability)  # (P,)
-        hessian = (design * curvature[:, None]).T @ design / count
-        hessian[np.diag_indices_from(hessian)] += 1e-12  # as Lin, Lin & Weng: keeps it definite where all are sure
-        step = np.linalg.solve(hessian, gradient)
-        size = 1.0
-        while (new := _loss(design @ (weights - size * step), targets)) > loss and size > 1e-10:
-            size /= 2
-        if new >= loss and np.abs(gradient).max() < 1e-6:  # rounding allows no further descent
-            return weights
-        weights, loss = weights - size * step, new
-    raise RuntimeError(
-        f"no fit within {MAX_ITERATIONS} Newton steps; the gradient is still {np.abs(gradient).max():.1e}"
-    )
-
-
 logger = logging.getLogger(__name__)
-
-_KIND = "platt_scaling"
 
 PROBABILITY_FLOOR = 1e-12
 """Probabilities are held this far from 0 and 1 before their log-odds are taken, so within +-27.6 (ours)."""
@@ -123,7 +91,7 @@ def log_odds(probabilities: ArrayLike) -> FloatArray:
     Raises:
         ValueError: A value is not finite or not from 0 to 1.
     """
-    p = _checks.in_unit_interval("probabilities", _checks.finite("probabilities", probabilities))
+    p = in_unit_interval("probabilities", finite("probabilities", probabilities))
     p = np.clip(p, PROBABILITY_FLOOR, 1.0 - PROBABILITY_FLOOR)
     return np.asarray(np.log(p) - np.log1p(-p))
 
@@ -135,12 +103,12 @@ def _as_log_odds(values: ArrayLike, kind: Kind) -> FloatArray:
         except ValueError as error:
             raise ValueError(f"{error} (log-odds are given with kind='log_odds')") from error
     if kind == "log_odds":
-        return _checks.finite("log_odds", values)
+        return finite("log_odds", values)
     raise ValueError(f"kind={kind!r}: expected 'probabilities' or 'log_odds'")
 
 
 @dataclass(frozen=True)
-class PlattScaling:
+class PlattScaling(SavedNumbers):
     """Map a score's log-odds to a calibrated probability: ``sigmoid(slope * log_odds + intercept)``.
 
     With a slope above 0 the ranking is kept. A slope of 1 and an intercept of 0 change nothing.
@@ -155,18 +123,14 @@ class PlattScaling:
 
     slope: float
     intercept: float
-
-    def __post_init__(self) -> None:
-        """Check the fields and make them floats."""
-        for name in ("slope", "intercept"):
-            object.__setattr__(self, name, _checks.number(f"PlattScaling: {name}", getattr(self, name)))
+    kind: ClassVar = "platt_scaling"
 
     @classmethod
     def fit(cls, values: ArrayLike, labels: ArrayLike, *, kind: Kind = "probabilities") -> PlattScaling:
         """Fit by maximum likelihood on labelled pairs, with Platt's targets.
 
-        The targets are ``(N+ + 1) / (N+ + 2)`` and ``1 / (N- + 2)``, the minimum is found by Newton's method with
-        backtracking (Lin, Lin & Weng, Machine Learning 68, 2007), so separable data has a finite answer.
+        The targets are ``(N+ + 1) / (N+ + 2)`` and ``1 / (N- + 2)`` (Lin, Lin & Weng, Machine Learning 68, 2007), so
+        separable data has a finite answer.
 
         Args:
             values: ``(P,)`` scores of (query, video) pairs.
@@ -177,8 +141,8 @@ class PlattScaling:
         Raises:
             ValueError: No pairs, one class only, values all the same, or an argument of another shape or kind.
         """
-        x = _checks.vector(kind, _as_log_odds(values, kind), axis="P")
-        targets = platt_targets(_checks.labels("labels", labels, x.size))
+        x = vector(kind, _as_log_odds(values, kind), axis="P")
+        targets = platt_targets(checked_labels("labels", labels, x.size))
         slope, intercept = fit_logistic(x[:, None], targets, kind)
         if slope <= 0:
             logger.warning("Platt scaling: slope %.3g is not above 0; the scores rank these pairs the wrong way", slope)
@@ -198,19 +162,6 @@ class PlattScaling:
             ValueError: A value is not finite, or not from 0 to 1 where a probability is expected.
         """
         return sigmoid(self.slope * _as_log_odds(values, kind) + self.intercept)
-
-    def save(self, file: str | Path) -> None:
-        """Write slope and intercept to a JSON file."""
-        write_numbers(file, _KIND, {"slope": self.slope, "intercept": self.intercept})
-
-    @classmethod
-    def load(cls, file: str | Path) -> PlattScaling:
-        """Read a file that `save` wrote.
-
-        Raises:
-            ValueError: It is not such a file.
-        """
-        return cls(**read_numbers(file, _KIND, ("slope", "intercept")))
 
 
 @dataclass(frozen=True, eq=False)
@@ -250,8 +201,8 @@ def reliability_curve(probabilities: ArrayLike, labels: ArrayLike, *, bins: int 
     """
     if isinstance(bins, bool) or not isinstance(bins, (int, np.integer)) or bins < 1:
         raise ValueError(f"bins={bins!r}: expected a whole number of at least 1")
-    p = _checks.in_unit_interval("probabilities", _checks.vector("probabilities", probabilities, axis="P"))
-    matches = _checks.labels("labels", labels, p.size)
+    p = in_unit_interval("probabilities", vector("probabilities", probabilities, axis="P"))
+    matches = checked_labels("labels", labels, p.size)
     edges = np.linspace(0.0, 1.0, int(bins) + 1)
     place = np.searchsorted(edges[1:-1], p, side="left")  # (P,)
     counts = np.bincount(place, minlength=bins)
@@ -293,10 +244,8 @@ def reliability_plot(before: ReliabilityCurve, after: ReliabilityCurve, path: st
         ModuleNotFoundError: matplotlib is not installed.
         ValueError: The suffix is another.
     """
-    path = Path(path)
-    if path.suffix.lower() not in {".png", ".svg", ".pdf"}:
-        raise ValueError(f"path={str(path)!r}: expected a name that ends in .png, .svg or .pdf")
-    figure = _new_figure()
+    path = check_plot(path, function="reliability_plot")
+    figure = new_figure(5, 6)
     curve_axes, count_axes = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     curve_axes.plot([0, 1], [0, 1], color="0.7", linewidth=1, label="calibrated")
     for curve, name, color in ((before, "before", "tab:red"), (after, "after", "tab:blue")):
@@ -310,20 +259,6 @@ def reliability_plot(before: ReliabilityCurve, after: ReliabilityCurve, path: st
     curve_axes.legend(frameon=False)
     count_axes.set(xlabel="predicted probability of a match", ylabel="pairs")
     figure.savefig(path)
-
-
-def _new_figure() -> Any:
-    """A figure without pyplot, which would choose a window system for the whole process."""
-    try:
-        module = importlib.import_module("matplotlib.figure")
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            'reliability_plot draws with matplotlib, which is not installed; pip install "vidembed[plot]"'
-        ) from error
-    return module.Figure(figsize=(5, 6), layout="constrained")
-
-
-_PRIOR_KIND = "prior_correction"
 
 
 def prior_corrected(
@@ -359,21 +294,21 @@ def prior_corrected(
     Raises:
         ValueError: Both priors are None, or an argument is of another shape, not finite, or not a number.
     """
-    corrected = _checks.matrix("log_odds", log_odds)
-    video_weight, text_weight = _checks.number("video_weight", video_weight), _checks.number("text_weight", text_weight)
+    corrected = matrix("log_odds", log_odds)
+    video_weight, text_weight = number("video_weight", video_weight), number("text_weight", text_weight)
     if video_prior is None and text_prior is None:
         raise ValueError("video_prior=None, text_prior=None: expected at least one of them")
     if video_prior is not None:
-        prior = _checks.vector("video_prior", video_prior, axis="N", length=corrected.shape[1])
+        prior = vector("video_prior", video_prior, axis="N", length=corrected.shape[1])
         corrected = corrected - video_weight * prior[None, :]  # (Q, N)
     if text_prior is not None:
-        prior = _checks.vector("text_prior", text_prior, axis="Q", length=corrected.shape[0])
+        prior = vector("text_prior", text_prior, axis="Q", length=corrected.shape[0])
         corrected = corrected - text_weight * prior[:, None]  # (Q, N)
     return corrected
 
 
 @dataclass(frozen=True)
-class PriorCorrection:
+class PriorCorrection(SavedNumbers):
     """The weights of `prior_corrected`, kept together.
 
     Args:
@@ -386,11 +321,7 @@ class PriorCorrection:
 
     video_weight: float = 1.0
     text_weight: float = 1.0
-
-    def __post_init__(self) -> None:
-        """Check the fields and make them floats."""
-        for name in ("video_weight", "text_weight"):
-            object.__setattr__(self, name, _checks.number(f"PriorCorrection: {name}", getattr(self, name)))
+    kind: ClassVar = "prior_correction"
 
     @classmethod
     def fit(
@@ -411,10 +342,10 @@ class PriorCorrection:
             ValueError: Both priors are None, one class only, a feature that does not vary or is a linear function of
                 the others, or log-odds that do not rise with the label once the priors are known.
         """
-        pairs = _checks.vector("log_odds", log_odds, axis="P")
-        targets = platt_targets(_checks.labels("labels", labels, pairs.size))
+        pairs = vector("log_odds", log_odds, axis="P")
+        targets = platt_targets(checked_labels("labels", labels, pairs.size))
         given = {
-            name: _checks.vector(name, prior, axis="P", length=pairs.size)
+            name: vector(name, prior, axis="P", length=pairs.size)
             for name, prior in (("video_prior", video_prior), ("text_prior", text_prior))
             if prior is not None
         }
@@ -451,16 +382,3 @@ class PriorCorrection:
             video_weight=self.video_weight,
             text_weight=self.text_weight,
         )
-
-    def save(self, file: str | Path) -> None:
-        """Write the weights to a JSON file."""
-        write_numbers(file, _PRIOR_KIND, {"video_weight": self.video_weight, "text_weight": self.text_weight})
-
-    @classmethod
-    def load(cls, file: str | Path) -> PriorCorrection:
-        """Read a file that `save` wrote.
-
-        Raises:
-            ValueError: It is not such a file.
-        """
-        return cls(**read_numbers(file, _PRIOR_KIND, ("video_weight", "text_weight")))

@@ -1,12 +1,13 @@
-"""Checks shared by the scoring functions: shape, type and finiteness of every array."""
+"""What the scoring functions share: checks of arrays and numbers, and numbers kept as JSON."""
 
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -155,12 +156,8 @@ def positive_mask(name: str, value: ArrayLike, shape: tuple[int, int]) -> NDArra
 FORMAT_VERSION = 1
 
 
-def check_header(file: str | Path, kind: str, content: Mapping[str, Any]) -> None:
-    """Check what a file says it is.
-
-    Raises:
-        ValueError: It is of another kind or format.
-    """
+def check_header(file: str | Path, kind: str, content: Mapping[str, object]) -> None:
+    """Raise a ValueError if a file is of another kind or format than ours."""
     if content.get("kind") != kind or str(content.get("format_version")) != str(FORMAT_VERSION):
         raise ValueError(
             f"{file}: expected kind {kind!r} of format_version {FORMAT_VERSION}, got kind {content.get('kind')!r} of "
@@ -168,27 +165,48 @@ def check_header(file: str | Path, kind: str, content: Mapping[str, Any]) -> Non
         )
 
 
-def write_numbers(file: str | Path, kind: str, numbers: Mapping[str, float]) -> None:
-    """Write finite numbers as JSON, with what they are."""
-    content = {"kind": kind, "format_version": FORMAT_VERSION, **numbers}
-    Path(file).write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-
-
-def read_numbers(file: str | Path, kind: str, names: Sequence[str]) -> dict[str, float]:
-    """Read back what `write_numbers` wrote.
+@dataclass(frozen=True)
+class SavedNumbers:
+    """Base of frozen dataclasses whose fields are finite numbers, kept as a JSON file.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It is not JSON, of another kind or format, or a number is missing or not finite.
+        ValueError: A field is not a finite number, or not above 0 where `above_zero` asks for it.
     """
-    try:
-        content = json.loads(Path(file).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file}: not a JSON file: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{file}: expected a JSON object, got {type(content).__name__}")  # noqa: TRY004 - of the file
-    check_header(file, kind, content)
-    missing = [name for name in names if name not in content]
-    if missing:
-        raise ValueError(f"{file}: {', '.join(missing)} missing; fit and save it again")
-    return {name: number(f"{file}: {name}", content[name]) for name in names}
+
+    kind: ClassVar[str]
+    above_zero: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        """Check the fields and make them floats."""
+        for name in asdict(self):
+            value = number(f"{type(self).__name__}: {name}", getattr(self, name), above_zero=self.above_zero)
+            object.__setattr__(self, name, value)
+
+    def save(self, file: str | Path) -> None:
+        """Write the numbers to a JSON file."""
+        content = {"kind": self.kind, "format_version": FORMAT_VERSION, **asdict(self)}
+        Path(file).write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, file: str | Path) -> Self:
+        """Read a file that `save` wrote.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            ValueError: It is not JSON, of another kind or format, or a number is missing or not finite.
+        """
+        return cls(**cls.read(file, [field.name for field in fields(cls)]))
+
+    @classmethod
+    def read(cls, file: str | Path, names: Sequence[str]) -> dict[str, float]:
+        """Return the named numbers of a file; errors as for `load`."""
+        try:
+            content = json.loads(Path(file).read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{file}: not a JSON file: {error}") from error
+        if not isinstance(content, dict):
+            raise ValueError(f"{file}: expected a JSON object, got {type(content).__name__}")  # noqa: TRY004 - a file's
+        check_header(file, cls.kind, content)
+        if missing := [name for name in names if name not in content]:
+            raise ValueError(f"{file}: {', '.join(missing)} missing; fit and save it again")
+        return {name: number(f"{file}: {name}", content[name]) for name in names}

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from vidembed.scoring import checks as _checks
-from vidembed.scoring.checks import FloatArray, read_numbers, write_numbers
-
-_KIND = "margin_policy"
+from vidembed.scoring.checks import FloatArray, SavedNumbers, as_array, finite, matrix, number
 
 MARGINS_TRIED = 513
 """Margins that a fit tries, evenly spaced among the pairs (ours)."""
 
 
 @dataclass(frozen=True)
-class MarginPolicy:
+class MarginPolicy(SavedNumbers):
     """Ask about a candidate only if its first-stage score is within a margin of the last place to be filled.
 
     Of candidates with scores ``s`` and ``top_k`` places, those with ``s >= s_(top_k) - margin`` are asked about, where
@@ -34,12 +31,13 @@ class MarginPolicy:
 
     margin: float
 
+    kind: ClassVar = "margin_policy"
+
     def __post_init__(self) -> None:
         """Check the margin."""
-        margin = _checks.number("MarginPolicy: margin", self.margin)
-        if margin < 0:
+        super().__post_init__()
+        if self.margin < 0:
             raise ValueError(f"MarginPolicy: margin={self.margin!r}: expected a finite number of at least 0")
-        object.__setattr__(self, "margin", margin)
 
     def asked(self, first_stage: ArrayLike, *, top_k: int) -> NDArray[np.bool_]:
         """Which candidates are worth a pass.
@@ -56,7 +54,7 @@ class MarginPolicy:
         """
         if top_k < 1:
             raise ValueError(f"top_k={top_k}: expected at least 1")
-        scores = _checks.finite("first_stage", first_stage)
+        scores = finite("first_stage", first_stage)
         rows = np.atleast_2d(scores)  # (Q, K)
         place = min(top_k, rows.shape[1])
         last = -np.partition(-rows, place - 1, axis=1)[:, place - 1 : place]  # (Q, 1)
@@ -84,15 +82,15 @@ class MarginPolicy:
         Raises:
             ValueError: Shapes do not fit, a score is not finite, or `max_loss` is not from 0 to 1.
         """
-        first = _checks.matrix("first_stage", first_stage, columns="K")
-        second = _checks.matrix("reranked", reranked, columns="K", width=first.shape[1])
-        right = _checks.as_array("positives", positives)
+        first = matrix("first_stage", first_stage, columns="K")
+        second = matrix("reranked", reranked, columns="K", width=first.shape[1])
+        right = as_array("positives", positives)
         if second.shape != first.shape or right.shape != first.shape or right.dtype.kind != "b":
             raise ValueError(
                 f"reranked, positives: expected shape {first.shape} as first_stage's, positives boolean; got "
                 f"{second.shape}, {right.shape} of {right.dtype}"
             )
-        if not 0 <= _checks.number("max_loss", max_loss) <= 1:
+        if not 0 <= number("max_loss", max_loss) <= 1:
             raise ValueError(f"max_loss={max_loss!r}: expected a share from 0 to 1")
         place = min(top_k, first.shape[1])
         last = -np.partition(-first, place - 1, axis=1)[:, place - 1 : place]  # (Q, 1)
@@ -112,19 +110,6 @@ class MarginPolicy:
         policy = cls(margin)
         asked = policy.asked(first, top_k=top_k)
         return FittedMargin(policy, top_k, float(1 - asked.mean()), full, _recall(second, right, asked, top_k))
-
-    def save(self, file: str | Path) -> None:
-        """Write the margin to a JSON file."""
-        write_numbers(file, _KIND, {"margin": self.margin})
-
-    @classmethod
-    def load(cls, file: str | Path) -> MarginPolicy:
-        """Read a file that `save` wrote.
-
-        Raises:
-            ValueError: It is not such a file.
-        """
-        return cls(**read_numbers(file, _KIND, ("margin",)))
 
 
 @dataclass(frozen=True)

@@ -7,15 +7,13 @@ It needs the scores of all queries at once, so it is for evaluation and batches.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from tqdm import tqdm
 
-from vidembed.scoring.checks import FloatArray, matrix, number, positive_mask, read_numbers, vector, write_numbers
-
-_KIND = "dual_softmax"
+from vidembed.scoring.checks import FloatArray, SavedNumbers, matrix, number, positive_mask, vector
 
 LOG_WEIGHT_FLOOR = -690.0
 """Weights under ``exp(-690)``, about 1e-300, are held there: they would underflow to 0 and tie all their candidates."""
@@ -144,7 +142,7 @@ def _middle_of_plateau(positions: FloatArray, is_best: NDArray[np.bool_]) -> int
 
 
 @dataclass(frozen=True)
-class DualSoftmax:
+class DualSoftmax(SavedNumbers):
     """The two fitted temperatures of a model, one per direction.
 
     Args:
@@ -157,11 +155,8 @@ class DualSoftmax:
 
     t2v: float
     v2t: float
-
-    def __post_init__(self) -> None:
-        """Check the fields and make them floats."""
-        for name in ("t2v", "v2t"):
-            object.__setattr__(self, name, number(f"DualSoftmax: {name}", getattr(self, name), above_zero=True))
+    kind: ClassVar = "dual_softmax"
+    above_zero: ClassVar = True
 
     def text_to_video(self, scores: ArrayLike) -> FloatArray:
         """Return ``(Q, N)`` ranking scores of ``(Q, N)`` scores: each text's row ranks the videos."""
@@ -170,16 +165,3 @@ class DualSoftmax:
     def video_to_text(self, scores: ArrayLike) -> FloatArray:
         """Return ``(N, Q)`` ranking scores of the same ``(Q, N)`` scores: each video's row ranks the texts."""
         return dual_softmax(matrix("scores", scores).T, temperature=self.v2t)
-
-    def save(self, file: str | Path) -> None:
-        """Write the temperatures to a JSON file."""
-        write_numbers(file, _KIND, {"t2v": self.t2v, "v2t": self.v2t})
-
-    @classmethod
-    def load(cls, file: str | Path) -> DualSoftmax:
-        """Read a file that `save` wrote.
-
-        Raises:
-            ValueError: It is not such a file.
-        """
-        return cls(**read_numbers(file, _KIND, ("t2v", "v2t")))

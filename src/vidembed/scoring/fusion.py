@@ -8,17 +8,17 @@ sentence at all, and what differences are left mean nothing. So the weight of ea
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from vidembed.scoring import checks as _checks
 from vidembed.scoring.calibration import PlattScaling, sigmoid
-from vidembed.scoring.checks import FloatArray, read_numbers, write_numbers
+from vidembed.scoring.checks import FloatArray, SavedNumbers, as_array, finite, number, vector
+from vidembed.scoring.checks import labels as checked_labels
 
-_KIND = "score_fusion"
 _CONSTANT = ("log_odds_weight", "gap_weight", "intercept")
 
 RIDGE = 1e-3
@@ -30,7 +30,7 @@ SMALLEST_WEIGHT = 1e-9
 
 
 @dataclass(frozen=True)
-class ScoreFusion:
+class ScoreFusion(SavedNumbers):
     """Log-odds of a match: ``slope * (head * log_odds + gap * (similarity - best similarity)) + intercept``.
 
     The weights are those of a query, from the N candidates that are scored together:
@@ -62,17 +62,13 @@ class ScoreFusion:
     gap_by_best: float
     slope: float = 1.0
     intercept: float = 0.0
-
-    def __post_init__(self) -> None:
-        """Check the fields and make them floats."""
-        for name, value in asdict(self).items():
-            object.__setattr__(self, name, _checks.number(f"ScoreFusion: {name}", value))
+    kind: ClassVar = "score_fusion"
 
     @classmethod
     def constant(cls, *, log_odds_weight: float, gap_weight: float, intercept: float = 0.0) -> ScoreFusion:
         """Fuse with the same weights for every query, as older files say. One below 0 counts as 0."""
         head, gap = (
-            max(_checks.number(f"ScoreFusion: {name}", value), SMALLEST_WEIGHT)
+            max(number(f"ScoreFusion: {name}", value), SMALLEST_WEIGHT)
             for name, value in (("log_odds_weight", log_odds_weight), ("gap_weight", gap_weight))
         )
         bias = head + np.log(-np.expm1(-head))  # the inverse of softplus
@@ -97,8 +93,8 @@ class ScoreFusion:
         Raises:
             ValueError: No query has both a match and another candidate, or an argument is of another shape or kind.
         """
-        odds = _checks.vector("log_odds", log_odds, axis="P")
-        flags = _checks.labels("labels", labels, odds.size)
+        odds = vector("log_odds", log_odds, axis="P")
+        flags = checked_labels("labels", labels, odds.size)
         places = _places(queries, odds.size)
         rows, cosines = _spread(odds, places), _spread(_similarities(similarities, odds), places)  # (Q, K) each
         right = _spread(flags.astype(np.float64), places) == 1  # (Q, K)
@@ -146,21 +142,11 @@ class ScoreFusion:
         gap = np.exp(self.gap_bias + self.gap_by_best * best)
         return np.asarray(self.slope * (head * odds + gap * (cosines - best)) + self.intercept)
 
-    def save(self, file: str | Path) -> None:
-        """Write the numbers to a JSON file."""
-        write_numbers(file, _KIND, asdict(self))
-
     @classmethod
     def load(cls, file: str | Path) -> ScoreFusion:
-        """Read a file that `save` wrote, also an older one.
-
-        Raises:
-            ValueError: It is not such a file.
-        """
-        names = (
-            _CONSTANT if '"gap_weight"' in Path(file).read_text(encoding="utf-8") else tuple(cls.__dataclass_fields__)
-        )
-        return cls.of(read_numbers(file, _KIND, names))
+        """Read a file that `save` wrote, also an older one; errors as for `PlattScaling.load`."""
+        older = '"gap_weight"' in Path(file).read_text(encoding="utf-8")
+        return cls.of(cls.read(file, _CONSTANT)) if older else super().load(file)
 
     @classmethod
     def of(cls, numbers: Mapping[str, float]) -> ScoreFusion:
@@ -175,8 +161,8 @@ class ScoreFusion:
 
 def _candidates(name: str, value: ArrayLike) -> FloatArray:
     """``(..., K)`` numbers, of which some may be NaN."""
-    array = _checks.as_array(name, value)
-    _checks.finite(name, np.where(np.isnan(array), 0.0, array) if array.dtype.kind == "f" else array)
+    array = as_array(name, value)
+    finite(name, np.where(np.isnan(array), 0.0, array) if array.dtype.kind == "f" else array)
     return np.asarray(array, dtype=np.float64)
 
 

@@ -1,40 +1,39 @@
-"""The routes."""
+"""The application and its routes."""
 
 from __future__ import annotations
 
 import asyncio
+import base64
 import uuid
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Literal
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi import FastAPI, Path, Query, Request
+from fastapi.responses import FileResponse, JSONResponse, Response
 from pydantic import ValidationError
 from pydantic_core import to_json
 from starlette.middleware.cors import CORSMiddleware
 
 import vidembed
-from vidembed.serve import page, schemas, searching
-from vidembed.serve.engine import Engine
-from vidembed.serve.media import uploaded, video_of
-from vidembed.serve.metrics import CONTENT_TYPE
+from vidembed.index import Condition, Filter
+from vidembed.index.files import file_name_of
+from vidembed.serve import page, schemas, security
+from vidembed.serve.engine import Embedded, Engine, Ranked, vector_of
+from vidembed.serve.media import ID_PATTERN, keep_one_range, media_type, uploaded, video_of
 from vidembed.serve.openapi import MODEL_ERRORS, document, errors, upload_body
-from vidembed.serve.searching import Embedded, Ranked, base64_of, numbers_of, vectors_of
-from vidembed.serve.security import (
-    UPLOAD_PATH,
-    ApiError,
-    Guard,
-    check_api_key,
-    check_count,
-    check_length,
-    check_origins,
-    install,
-    invalid,
-)
+from vidembed.serve.security import UPLOAD_PATH, ApiError, bad_value, check_count, check_length
+from vidembed.text import printable
 from vidembed.video import VideoSegment
 
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
 _DESCRIPTION = "Embeds words and videos, reranks videos, and searches an index. Errors have the form of OpenAI's."
+_USUAL_K = 10
+Version = Literal["1", "2"]  # of Cohere's API
 
 
 def create_app(
@@ -56,8 +55,8 @@ def create_app(
     Raises:
         ValueError: The key is empty or cannot stand in a header, or an origin is none.
     """
-    check_api_key(api_key)
-    check_origins(cors_origins)
+    security.check_api_key(api_key)
+    security.check_origins(cors_origins)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -73,8 +72,8 @@ def create_app(
         redoc_url=None,
         redirect_slashes=False,
     )
-    install(app)
-    app.add_middleware(Guard, limits=engine.limits, metrics=engine.metrics, api_key=api_key, hosts=hosts)
+    security.install(app)
+    app.add_middleware(security.Guard, limits=engine.limits, metrics=engine.metrics, api_key=api_key, hosts=hosts)
     if cors_origins:  # around the guard, since a browser asks beforehand without the key
         app.add_middleware(
             CORSMiddleware,
@@ -83,19 +82,18 @@ def create_app(
             allow_headers=["*"],
             expose_headers=["Retry-After", "x-should-retry"],
         )
-    made: list[dict[str, Any]] = []
 
     def openapi() -> dict[str, Any]:
-        if not made:
+        if app.openapi_schema is None:
             names = {"models": engine.models, "rerankers": engine.rerankers}
-            made.append(document(app, engine.limits, **names, keyed=api_key is not None))
-        return made[0]
+            app.openapi_schema = document(app, engine.limits, **names, keyed=api_key is not None)
+        return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]
     _add_models(app, engine)
     _add_embeddings(app, engine)
     _add_rerank(app, engine)
-    searching.add(app, engine)
+    _add_search(app, engine)
     _add_operations(app, engine)
     page.add(app)
     return app
@@ -121,119 +119,122 @@ def _add_models(app: FastAPI, engine: Engine) -> None:
 
 
 def _add_embeddings(app: FastAPI, engine: Engine) -> None:
-    @app.post("/v1/embeddings", response_model=schemas.EmbeddingsResponse, responses=errors(*MODEL_ERRORS))
-    @app.post("/embeddings", response_model=schemas.EmbeddingsResponse, responses=errors(*MODEL_ERRORS))
+    options: dict[str, Any] = {"responses": errors(*MODEL_ERRORS)}
+    openai: dict[str, Any] = {**options, "response_model": schemas.EmbeddingsResponse}
+
+    def check(model: str | None, dimensions: int | None, *, name: str = "dimensions") -> None:
+        _check_model(model, engine.models)
+        if dimensions is not None and dimensions > engine.dimension:
+            message = f"{name}: got {dimensions}; this model gives vectors of {engine.dimension}"
+            raise ApiError(400, message, code="invalid_value", param=name)
+
+    async def embed(items: Mapping[str, str | VideoSegment], task: schemas.Task) -> dict[str, Embedded]:
+        results = await engine.embed([*items.values()], task=task)
+        return dict(zip(items, results, strict=True))
+
+    @app.post("/v1/embeddings", **openai)
+    @app.post("/embeddings", **openai)
     async def embeddings(body: schemas.EmbeddingsRequest) -> Response:
         """Embed words and videos, as OpenAI's embeddings."""
         items = _items(engine, "input", body.input)
-        _check_model(body.model, engine.models)
-        _check_dimensions(engine, "dimensions", body.dimensions)
+        check(body.model, body.dimensions)
         with engine.admitted():
-            results = await engine.embed([*items.values()], task=body.prompt)
-            return await _json(lambda: _openai(engine, body, dict(zip(items, results, strict=True))))
+            results = await embed(items, schemas.task_of(body.task or body.input_type))
+            return await _json(lambda: _openai(engine, body, results))
 
-    @app.post(
-        UPLOAD_PATH,
-        response_model=schemas.EmbeddingsResponse,
-        responses=errors(*MODEL_ERRORS),
-        openapi_extra={"requestBody": upload_body()},
-    )
+    @app.post(UPLOAD_PATH, openapi_extra={"requestBody": upload_body()}, **openai)
     async def embed_upload(request: Request) -> Response:
         """Embed an uploaded video."""
-        with engine.admitted(), engine.admitted_upload():
+        with engine.admitted(upload=True):
             async with uploaded(request, max_bytes=engine.limits.max_upload_bytes) as (path, fields):
                 body = _upload_options(fields)
-                _check_model(body.model, engine.models)
-                _check_dimensions(engine, "dimensions", body.dimensions)
-                (result,) = await engine.embed([VideoSegment(path)])
-                return await _json(lambda: _openai(engine, body, {"file": result}))
+                check(body.model, body.dimensions)
+                results = await embed({"file": VideoSegment(path)}, "query")
+                return await _json(lambda: _openai(engine, body, results))
 
-    @app.post("/embed", response_model=schemas.Vectors, responses=errors(*MODEL_ERRORS))
+    @app.post("/embed", response_model=schemas.Vectors, **options)
     async def embed_tei(body: schemas.TeiEmbedRequest) -> Response:
         """Embed words and videos, as text-embeddings-inference."""
         items = _items(engine, "inputs", body.inputs)
-        _check_dimensions(engine, "dimensions", body.dimensions)
+        check(None, body.dimensions)
         with engine.admitted():
-            results = await engine.embed([*items.values()], task=body.prompt)
-            return await _json(lambda: numbers_of(vectors_of(dict(zip(items, results, strict=True)), body.dimensions)))
+            results = await embed(items, schemas.task_of(body.prompt_name))
+            return await _json(lambda: [vector.tolist() for vector in _vectors(results, body.dimensions)])
 
-    async def embed_cohere(body: schemas.CohereEmbedRequest, version: Literal["1", "2"]) -> Response:
-        items = _items(engine, "texts", [*body.texts])
-        _check_model(body.model, engine.models)
-        _check_dimensions(engine, "output_dimension", body.output_dimension)
+    async def embed_cohere(body: schemas.CohereEmbedRequest, version: Version) -> Response:
+        items = _items(engine, "texts", body.texts)
+        check(body.model, body.output_dimension, name="output_dimension")
         with engine.admitted():
-            results = await engine.embed([*items.values()], task=body.prompt)
-            return await _json(lambda: _cohere(body, dict(zip(items, results, strict=True)), version))
+            results = await embed(items, schemas.task_of(body.input_type))
+            return await _json(lambda: _cohere(body, results, version))
 
-    @app.post("/v1/embed", response_model=schemas.CohereEmbedResponse, responses=errors(*MODEL_ERRORS))
+    @app.post("/v1/embed", response_model=schemas.CohereEmbedResponse, **options)
     async def embed_cohere_v1(body: schemas.CohereEmbedRequest) -> Response:
         """Embed words, as Cohere's embed, version 1."""
         return await embed_cohere(body, "1")
 
-    @app.post("/v2/embed", response_model=schemas.CohereEmbedResponse, responses=errors(*MODEL_ERRORS))
+    @app.post("/v2/embed", response_model=schemas.CohereEmbedResponse, **options)
     async def embed_cohere_v2(body: schemas.CohereEmbedRequest) -> Response:
         """The same, as version 2."""
         return await embed_cohere(body, "2")
 
 
-def _upload_options(fields: dict[str, str]) -> schemas.EmbeddingsRequest:
+def _upload_options(fields: Mapping[str, str]) -> schemas.EmbeddingsRequest:
     # A form has no numbers, so they are made of text here.
-    values: dict[str, Any] = dict(fields)
-    number = values.get("dimensions")
-    if number is not None and number.isascii() and number.isdigit() and len(number) < 10:
+    values: dict[str, str | int] = {"input": "upload", **fields}
+    number = fields.get("dimensions", "")
+    if number.isascii() and number.isdigit() and len(number) < 10:
         values["dimensions"] = int(number)
     try:
-        return schemas.EmbeddingsRequest(**{"input": "upload", **values})
+        return schemas.EmbeddingsRequest.model_validate(values)
     except ValidationError as error:
-        raise invalid(error.errors()[0]) from None
+        raise security.invalid(error.errors()[0]) from None
 
 
-def _items(engine: Engine, param: str, given: Any) -> dict[str, str | VideoSegment]:
+def _items(engine: Engine, param: str, given: schemas.Entry | Sequence[schemas.Entry]) -> dict[str, str | VideoSegment]:
     """Return the words and videos of a request, each under the name that errors give it."""
-    entries: list[str | schemas.Video | schemas.TextObject] = given if isinstance(given, list) else [given]
-    limits = engine.limits
-    check_count(param, len(entries), limits.max_items)
-    videos = sum(isinstance(each, schemas.Video) for each in entries)
-    check_count(param, videos, limits.max_videos, of=" videos")
+    if isinstance(given, (str, schemas.Video, schemas.TextObject)):
+        entries: dict[str, schemas.Entry] = {param: given}
+    else:
+        entries = {f"{param}[{number}]": each for number, each in enumerate(given)}
+    check_count(param, len(entries), engine.limits.max_items)
+    videos = sum(isinstance(each, schemas.Video) for each in entries.values())
+    check_count(param, videos, engine.limits.max_videos, of=" videos")
     items: dict[str, str | VideoSegment] = {}
-    for number, each in enumerate(entries):
-        name = f"{param}[{number}]" if isinstance(given, list) else param
+    for name, each in entries.items():
         if isinstance(each, schemas.Video):
             items[name] = video_of(each.video, root=engine.root, param=name)
         else:
-            text = each if isinstance(each, str) else each.text
-            check_length(name, text, limits.max_chars)
-            items[name] = text
+            items[name] = text = schemas.text_of(each)
+            check_length(name, text, engine.limits.max_chars)
     return items
 
 
 def _check_model(name: str | None, served: Sequence[str]) -> None:
     if name is not None and name not in served:
-        names = ", ".join(map(repr, served))
-        raise ApiError(
-            404, f"model: {name!r} is not served here; served is {names}", code="model_not_found", param="model"
-        )
+        message = f"model: {name!r} is not served here; served is {', '.join(map(repr, served))}"
+        raise ApiError(404, message, code="model_not_found", param="model")
 
 
-def _check_dimensions(engine: Engine, param: str, dimensions: int | None) -> None:
-    if dimensions is not None and dimensions > engine.dimension:
-        raise ApiError(
-            400,
-            f"{param}: got {dimensions}; this model gives vectors of {engine.dimension}",
-            code="invalid_value",
-            param=param,
-        )
-
-
-async def _json(make: Callable[[], Any]) -> Response:
+async def _json(make: Callable[[], object]) -> Response:
     """Write an answer. In a thread, since thousands of vectors take seconds, which other requests should not wait."""
     content = await asyncio.to_thread(lambda: to_json(make()))
     return Response(content, media_type="application/json")
 
 
-def _openai(engine: Engine, body: schemas.EmbeddingsRequest, results: Mapping[str, Embedded]) -> dict[str, Any]:
-    vectors = vectors_of(results, body.dimensions)
-    values = base64_of(vectors) if body.as_base64 else numbers_of(vectors)
+def _vectors(results: Mapping[str, Embedded], dimensions: int | None) -> list[NDArray[np.float32]]:
+    return [vector_of(result, param, dimensions) for param, result in results.items()]
+
+
+def _base64(vector: NDArray[np.float32]) -> str:
+    """Return base64 of little-endian float32, as OpenAI and Cohere send it."""
+    return base64.b64encode(vector.astype("<f4").tobytes()).decode("ascii")
+
+
+def _openai(engine: Engine, body: schemas.EmbeddingsRequest, results: Mapping[str, Embedded]) -> dict[str, object]:
+    vectors = _vectors(results, body.dimensions)
+    as_base64 = "base64" in (body.encoding_format, body.embedding_type)
+    values = (_base64(vector) if as_base64 else vector.tolist() for vector in vectors)
     tokens = sum(result.tokens for result in results.values())
     return {
         "object": "list",
@@ -243,17 +244,15 @@ def _openai(engine: Engine, body: schemas.EmbeddingsRequest, results: Mapping[st
     }
 
 
-def _cohere(
-    body: schemas.CohereEmbedRequest, results: Mapping[str, Embedded], version: Literal["1", "2"]
-) -> dict[str, Any]:
-    vectors = vectors_of(results, body.output_dimension)
-    make = {"float": numbers_of, "base64": base64_of}
-    types = body.embedding_types or ["float"]
+def _cohere(body: schemas.CohereEmbedRequest, results: Mapping[str, Embedded], version: Version) -> dict[str, object]:
+    vectors = _vectors(results, body.output_dimension)
+    floats = (vector.tolist() for vector in vectors)
+    by_type = {"float": floats, "base64": map(_base64, vectors)}
     plain = version == "1" and body.embedding_types is None
     return {
         "id": str(uuid.uuid4()),
         "response_type": "embeddings_floats" if plain else "embeddings_by_type",
-        "embeddings": numbers_of(vectors) if plain else {each: make[each](vectors) for each in types},
+        "embeddings": floats if plain else {kind: by_type[kind] for kind in body.embedding_types or ["float"]},
         "texts": body.texts,
         "meta": {
             "api_version": {"version": version},
@@ -267,60 +266,43 @@ def _cohere(
 
 def _add_rerank(app: FastAPI, engine: Engine) -> None:
     async def rank(
-        query: str, documents: Sequence[str | schemas.Video | schemas.TextObject], *, param: str, model: str | None
+        query: str, documents: Sequence[schemas.Entry], *, param: str, model: str | None
     ) -> tuple[list[Ranked], list[str]]:
         check_count(param, len(documents), engine.limits.max_documents)
         check_length("query", query, engine.limits.max_chars)
         if not engine.rerankers:
-            raise ApiError(
-                404,
-                "model: this server has no reranker; start it with --rerank or --reranker",
-                code="model_not_found",
-                param="model",
-            )
+            message = "model: this server has no reranker; start it with --rerank or --reranker"
+            raise ApiError(404, message, code="model_not_found", param="model")
         _check_model(model, engine.rerankers)
-        uris = [
-            each if isinstance(each, str) else each.video if isinstance(each, schemas.Video) else each.text
-            for each in documents
-        ]
+        uris = [each.video if isinstance(each, schemas.Video) else schemas.text_of(each) for each in documents]
         videos = [video_of(uri, root=engine.root, param=f"{param}[{number}]") for number, uri in enumerate(uris)]
         with engine.admitted():
             return await engine.rank(query, videos, param=param), uris
 
-    async def answer(body: schemas.RerankRequest, version: Literal["1", "2"] | None) -> schemas.RerankResponse:
+    async def answer(body: schemas.RerankRequest, version: Version | None) -> schemas.RerankResponse:
         ranked, uris = await rank(body.query, body.documents, param="documents", model=body.model)
+        results = []
+        for each in ranked[: body.top_n or None]:
+            document = schemas.RerankDocument(text=uris[each.index]) if body.return_documents else None
+            results.append(schemas.RerankResult(index=each.index, relevance_score=each.score, document=document))
         units = schemas.BilledUnits(search_units=1)
-        return schemas.RerankResponse(
-            id=str(uuid.uuid4()),
-            model=engine.reranker_model or "",
-            results=[
-                schemas.RerankResult(
-                    index=each.index,
-                    relevance_score=each.score,
-                    document=schemas.RerankDocument(text=uris[each.index]) if body.return_documents else None,
-                )
-                for each in ranked[: body.top_n or None]
-            ],
-            meta=version and schemas.Meta(api_version=schemas.ApiVersion(version=version), billed_units=units),
-        )
+        meta = version and schemas.Meta(api_version=schemas.ApiVersion(version=version), billed_units=units)
+        model = engine.reranker_model or ""
+        return schemas.RerankResponse(id=str(uuid.uuid4()), model=model, results=results, meta=meta)
 
-    options: dict[str, Any] = {
-        "response_model": schemas.RerankResponse,
-        "response_model_exclude_none": True,
-        "responses": errors(*MODEL_ERRORS),
-    }
+    options: dict[str, Any] = {"response_model_exclude_none": True, "responses": errors(*MODEL_ERRORS)}
 
-    @app.post("/v1/rerank", **options)
+    @app.post("/v1/rerank", response_model=schemas.RerankResponse, **options)
     async def rerank_v1(body: schemas.RerankRequest) -> schemas.RerankResponse:
         """Order videos by the probability that they match words, as Cohere's rerank, version 1, or Jina's."""
         return await answer(body, "1")
 
-    @app.post("/v2/rerank", **options)
+    @app.post("/v2/rerank", response_model=schemas.RerankResponse, **options)
     async def rerank_v2(body: schemas.RerankRequest) -> schemas.RerankResponse:
         """The same, as version 2, which Cohere's newer client asks."""
         return await answer(body, "2")
 
-    @app.post("/rerank", **{**options, "response_model": schemas.RerankResponse | list[schemas.TeiRank]})
+    @app.post("/rerank", response_model=schemas.RerankResponse | list[schemas.TeiRank], **options)
     async def rerank_any(body: schemas.AnyRerankRequest) -> schemas.RerankResponse | list[schemas.TeiRank]:
         """The same, as vLLM's with `documents`, or as text-embeddings-inference's with `texts`."""
         if isinstance(body, schemas.RerankRequest):
@@ -332,16 +314,76 @@ def _add_rerank(app: FastAPI, engine: Engine) -> None:
         ]
 
 
+# -- search ------------------------------------------------------------------------------------------------------------
+
+
+def _add_search(app: FastAPI, engine: Engine) -> None:
+    async def answer(asked: schemas.SearchOptions) -> schemas.SearchResponse:
+        k = min(_USUAL_K, engine.limits.max_k) if asked.k is None else asked.k
+        check_length("q", asked.q, engine.limits.max_chars)
+        check_count("k", k, engine.limits.max_k)
+        check_count("rerank", asked.rerank, engine.limits.max_rerank)
+        keep = _filter_of(asked)
+        with engine.admitted():
+            hits = await engine.search(
+                asked.q, k=k, count=asked.rerank, keep=keep, merge=asked.merge, around=asked.around
+            )
+        found = []
+        for hit in hits:
+            media_id = engine.media_id(hit)
+            media = None if media_id is None else f"/media/{media_id}"
+            found.append(schemas.SearchHit(**asdict(hit), name=printable(file_name_of(hit.uri)), media=media))
+        method = hits.method
+        return schemas.SearchResponse(
+            query=asked.q, approximate=method.approximate, method=method.to_dict(), hits=found
+        )
+
+    options: dict[str, Any] = {"response_model_exclude_none": True, "responses": errors(*MODEL_ERRORS)}
+
+    @app.get("/search", response_model=schemas.SearchResponse, **options)
+    async def search(asked: Annotated[schemas.SearchOptions, Query()]) -> schemas.SearchResponse:
+        """Search the index."""
+        return await answer(asked)
+
+    @app.post("/search", response_model=schemas.SearchResponse, **options)
+    async def search_by_body(body: schemas.SearchRequest) -> schemas.SearchResponse:
+        """Search the index; for words that are too long for an address, or not to be logged by a proxy."""
+        return await answer(body)
+
+    ranges: dict[int | str, dict[str, Any]] = {
+        status: {"description": text, "content": {"video/*": {}, "application/octet-stream": {}}}
+        for status, text in ((200, "The video."), (206, "A range of it."))
+    }
+
+    @app.head("/media/{media_id}", include_in_schema=False)
+    @app.get("/media/{media_id}", response_class=Response, responses={**ranges, **errors(400, 404, 416)})
+    async def media(request: Request, media_id: Annotated[str, Path(pattern=ID_PATTERN)]) -> FileResponse:
+        """Return the bytes of a video of the index, or a range of them."""
+        if engine.media is None:
+            raise ApiError(404, "media: this server has no index", code="not_found")
+        try:
+            path = await asyncio.to_thread(engine.media.find, media_id)
+        except LookupError as error:
+            raise ApiError(404, str(error.args[0]), code="not_found") from None
+        keep_one_range(request.scope, path.stat().st_size)
+        return FileResponse(path, media_type=media_type(path))
+
+
+def _filter_of(asked: schemas.SearchOptions) -> Filter:
+    conditions = []
+    for number, text in enumerate(asked.where):
+        with bad_value(f"where[{number}]"):
+            conditions.append(Condition.parse(text))
+    try:
+        return Filter(asked.path, asked.after, asked.before, tuple(conditions))
+    except ValueError as error:
+        raise ApiError(400, str(error), code="invalid_value", param=str(error).partition(":")[0]) from error
+
+
 # -- operations --------------------------------------------------------------------------------------------------------
 
 
 def _add_operations(app: FastAPI, engine: Engine) -> None:
-    def health() -> schemas.Health:
-        status: Literal["ok", "stopping"] = "ok" if engine.ready else "stopping"
-        return schemas.Health(
-            status=status, model=engine.model, reranker=engine.reranker_model, index=engine.index is not None
-        )
-
     stopping: dict[int | str, dict[str, Any]] = {503: {"model": schemas.Health, "description": "It is stopping."}}
 
     @app.get("/health/live", response_model=schemas.Live, responses=errors())
@@ -353,13 +395,13 @@ def _add_operations(app: FastAPI, engine: Engine) -> None:
     @app.get("/health/ready", response_model=schemas.Health, responses={**stopping, **errors()})
     async def ready() -> JSONResponse:
         """Whether requests for the model are answered."""
-        return JSONResponse(health().model_dump(), 200 if engine.ready else 503)
+        about = {"model": engine.model, "reranker": engine.reranker_model, "index": engine.index is not None}
+        is_ready = engine.ready
+        return JSONResponse({"status": "ok" if is_ready else "stopping", **about}, 200 if is_ready else 503)
 
-    @app.get(
-        "/metrics",
-        response_class=Response,
-        responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, **errors(401)},
-    )
+    text = {"content": {"text/plain": {"schema": {"type": "string"}}}}
+
+    @app.get("/metrics", response_class=Response, responses={200: text, **errors(401)})
     async def metrics() -> Response:
         """Figures for Prometheus."""
-        return Response(engine.metrics.text(), headers={"Content-Type": CONTENT_TYPE})
+        return Response(engine.metrics.text(), headers={"Content-Type": security.Metrics.CONTENT_TYPE})

@@ -9,12 +9,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 R = TypeVar("R")
+S = TypeVar("S")
 
 
 class QueueFullError(RuntimeError):
@@ -22,34 +23,21 @@ class QueueFullError(RuntimeError):
 
 
 @dataclass(slots=True, eq=False)
-class _Job:
-    """What one request asks of the model: items that may share a batch, or else a function that runs alone."""
+class _Job(Generic[T, R]):
+    """One request to the model: items that may share a batch, or else a function that runs alone."""
 
-    items: Sequence[Any]
-    alone: Callable[[], Any] | None
-    loop: asyncio.AbstractEventLoop
-    future: asyncio.Future[Any]
+    items: Sequence[T]
+    alone: Callable[[], None] | None
+    future: asyncio.Future[None]
     taken: int = 0
-    results: list[Any] = field(default_factory=list)
+    results: list[R] = field(default_factory=list)
 
     @property
     def left(self) -> int:
-        """Items that are in no batch yet."""
-        return len(self.items) - self.taken
+        """Items that are in no batch yet; 1 for a function."""
+        return len(self.items) - self.taken if self.alone is None else 1
 
-    def take(self, most: int) -> Sequence[Any]:
-        """Return the next items, for a batch."""
-        part = self.items[self.taken : self.taken + most]
-        self.taken += len(part)
-        return part
-
-    def add(self, results: Sequence[Any]) -> None:
-        """Add the results of a part, and hand over all of them with the last."""
-        self.results += results
-        if len(self.results) == len(self.items):
-            self.settle(self.results, None)
-
-    def settle(self, result: Any, error: Exception | None) -> None:
+    def settle(self, error: Exception | None = None) -> None:
         """Hand over the outcome, from any thread, unless nobody waits for it any more."""
 
         def hand_over() -> None:
@@ -58,16 +46,12 @@ class _Job:
             if error is not None:
                 self.future.set_exception(error)
             else:
-                self.future.set_result(result)
+                self.future.set_result(None)
 
         try:
-            self.loop.call_soon_threadsafe(hand_over)
+            self.future.get_loop().call_soon_threadsafe(hand_over)
         except RuntimeError:  # the loop was closed: the server went down while the model ran
             logger.debug("an answer came after the server had stopped")
-
-
-_Part = tuple[_Job, Sequence[Any]]
-"""A request, and which of its items are in a batch."""
 
 
 class Batcher(Generic[T, R]):
@@ -99,7 +83,7 @@ class Batcher(Generic[T, R]):
         self._wait_s = wait_s
         self._max_queue = max_queue
         self._observe = observe
-        self._jobs: deque[_Job] = deque()
+        self._jobs: deque[_Job[T, R]] = deque()
         self._changed = threading.Condition()
         self._closed = False
         self._thread = threading.Thread(target=self._work, name="vidembed-model", daemon=True)
@@ -109,7 +93,7 @@ class Batcher(Generic[T, R]):
     def waiting(self) -> int:
         """Items in the queue."""
         with self._changed:
-            return self._count()
+            return sum(job.left for job in self._jobs)
 
     @property
     def alive(self) -> bool:
@@ -117,23 +101,17 @@ class Batcher(Generic[T, R]):
         return self._thread.is_alive() and not self._closed
 
     async def submit(self, items: Sequence[T]) -> list[R]:
-        """Run items, together with those of other requests.
+        """Run items, together with those of other requests, or raise `QueueFullError` if too many wait.
 
         If the caller is cancelled before its batch has begun, its items are not run.
-
-        Raises:
-            QueueFullError: Too many items wait.
         """
-        return await self._put(items, None) if items else []
+        return (await self._put(items, None)).results if items else []
 
-    async def call(self, function: Callable[[], R]) -> R:
-        """Run a function on the same thread, between batches.
-
-        Raises:
-            QueueFullError: Too many items wait.
-        """
-        result: R = await self._put((None,), function)
-        return result
+    async def call(self, function: Callable[[], S]) -> S:
+        """Run a function on the same thread, between batches, or raise `QueueFullError` if too many items wait."""
+        results: list[S] = []
+        await self._put((), lambda: results.append(function()))
+        return results[0]
 
     def close(self, *, timeout_s: float = 10.0) -> None:
         """End the thread after the batch at hand. What waits fails."""
@@ -142,24 +120,21 @@ class Batcher(Generic[T, R]):
             jobs, self._jobs = list(self._jobs), deque()
             self._changed.notify_all()
         for job in jobs:
-            job.settle(None, QueueFullError("the server is stopping"))
+            job.settle(QueueFullError("the server is stopping"))
         self._thread.join(timeout_s)
 
-    async def _put(self, items: Sequence[Any], alone: Callable[[], Any] | None) -> Any:
-        loop = asyncio.get_running_loop()
-        job = _Job(items, alone, loop, loop.create_future())
+    async def _put(self, items: Sequence[T], alone: Callable[[], None] | None) -> _Job[T, R]:
+        job: _Job[T, R] = _Job(items, alone, asyncio.get_running_loop().create_future())
         with self._changed:
             if self._closed:
                 raise QueueFullError("the server is stopping")
-            waiting = self._count()
+            waiting = sum(other.left for other in self._jobs)
             if waiting + job.left > self._max_queue:
                 raise QueueFullError(f"{waiting} inputs wait for the model; at most {self._max_queue} may")
             self._jobs.append(job)
             self._changed.notify_all()
-        return await job.future
-
-    def _count(self) -> int:
-        return sum(job.left for job in self._jobs)
+        await job.future
+        return job
 
     # -- on the thread -------------------------------------------------------------------------------------------------
 
@@ -174,12 +149,13 @@ class Batcher(Generic[T, R]):
                 self._run_batch(batch)
                 continue
             try:
-                job.settle(job.alone(), None)
+                job.alone()
+                job.settle()
             except Exception as error:  # noqa: BLE001 - whatever it raises is the request's, not the thread's
-                job.settle(None, error)
+                job.settle(error)
 
-    def _next(self) -> list[_Part] | None:
-        """Wait for a batch; None at the end."""
+    def _next(self) -> list[tuple[_Job[T, R], Sequence[T]]] | None:
+        """Wait for a batch: requests, each with those of its items that are in it. None at the end."""
         with self._changed:
             while not self._waits():
                 if self._closed:
@@ -206,35 +182,34 @@ class Batcher(Generic[T, R]):
             self._jobs.popleft()
         return bool(self._jobs)
 
-    def _take(self) -> _Part:
+    def _take(self) -> tuple[_Job[T, R], Sequence[T]]:
         """Take the next part of the first request; the rest of it waits behind the others."""
         job = self._jobs.popleft()
-        items = job.take(self._max_items)
-        if job.left:
+        items = job.items[job.taken : job.taken + self._max_items]
+        job.taken += len(items)
+        if job.alone is None and job.left:
             self._jobs.append(job)
         return job, items
 
-    def _run_batch(self, batch: list[_Part]) -> None:
+    def _run_batch(self, batch: list[tuple[_Job[T, R], Sequence[T]]]) -> None:
+        items = [item for _, part in batch for item in part]
         try:
-            results = self._checked([item for _, items in batch for item in items])
+            results = list(self._run(items))
+            if len(results) != len(items):
+                raise RuntimeError(f"the model gave {len(results)} results for {len(items)} inputs")  # noqa: TRY301
         except Exception as error:  # noqa: BLE001 - whatever the model raises is the request's, not the thread's
             if len(batch) > 1:
-                for part in batch:
-                    self._run_batch([part])
+                for each in batch:
+                    self._run_batch([each])
                 return
             job, _ = batch[0]
             with self._changed:
                 if job in self._jobs:
                     self._jobs.remove(job)  # its other parts are for nobody now
-            job.settle(None, error)
+            job.settle(error)
             return
-        start = 0
-        for job, items in batch:
-            job.add(results[start : start + len(items)])
-            start += len(items)
-
-    def _checked(self, items: list[T]) -> list[R]:
-        results = list(self._run(items))
-        if len(results) != len(items):
-            raise RuntimeError(f"the model gave {len(results)} results for {len(items)} inputs")
-        return results
+        for job, part in batch:
+            job.results += results[: len(part)]
+            del results[: len(part)]
+            if len(job.results) == len(job.items):
+                job.settle()

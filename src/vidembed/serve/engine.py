@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
+from vidembed.errors import VideoError
 from vidembed.index import Hits, VideoIndex, rerank, search
+from vidembed.index.bank import check_query
 from vidembed.index.files import is_local
-from vidembed.index.search import check_query
 from vidembed.serve.batching import Batcher, QueueFullError
 from vidembed.serve.media import MediaLibrary
-from vidembed.serve.metrics import Metrics
-from vidembed.serve.searching import Embedded, Ranked, unusable, vector_of
-from vidembed.serve.security import ApiError, Limits, busy
-from vidembed.video import Clip, VideoError, VideoSegment
+from vidembed.serve.security import ApiError, Limits, Metrics, bad_value, busy, unusable
+from vidembed.video import Clip, VideoSegment
 from vidembed.video.pool import DecodePool
 
 if TYPE_CHECKING:
@@ -33,22 +32,60 @@ if TYPE_CHECKING:
     from vidembed.index.search import Merge
     from vidembed.reranker import VideoReranker
     from vidembed.serve.schemas import Task
-    from vidembed.serve.security import Limits
-    from vidembed.video import Clip, Sampling
+    from vidembed.video import Sampling
     from vidembed.video.pool import Reading
 
+T = TypeVar("T")
 
 AT_ONCE = 8
 """Videos of a request that are decoded and held in memory together (our choice); the next ones follow."""
 
+_PROMPTS: tuple[Task, ...] = ("query", "document")
+
+
+# -- results -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """The result for one input."""
+
+    vector: NDArray[np.float32] | None  # (D,) of length 1; None if it failed
+    tokens: int = 0  # of the words; 0 for a video
+    error: Exception | None = None  # why it failed
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """A document of a rerank request: its place there, and the probability that it matches the query."""
+
+    index: int
+    score: float
+
+
+def vector_of(embedded: Embedded, param: str, dimensions: int | None = None) -> NDArray[np.float32]:
+    """Return the vector of an input, cut to its first numbers and scaled to length 1, shape (dimensions,).
+
+    Raises:
+        ApiError: As `unusable`.
+        RuntimeError: The model gave no usable vector.
+    """
+    if embedded.error is not None:
+        raise unusable(param, embedded.error)
+    if embedded.vector is None:
+        raise RuntimeError(f"{param}: the model gave neither a vector nor an error")
+    vector = np.asarray(embedded.vector, dtype=np.float64)[:dimensions]  # (dimensions,)
+    norm = np.linalg.norm(vector)
+    if not np.isfinite(norm) or norm == 0:
+        raise RuntimeError(f"{param}: the vector has length {norm}; finite and above 0 is needed")
+    return np.asarray(vector / norm, dtype=np.float32)
+
+
+# -- decoding ----------------------------------------------------------------------------------------------------------
+
 
 class Decoder:
-    """Reads videos for requests, some at a time.
-
-    Args:
-        limits: `decode_workers`, and what each video may take.
-        backend: As in `vidembed.video.load_video`.
-    """
+    """Reads videos for requests, some at a time."""
 
     def __init__(self, limits: Limits, *, backend: str = "pyav") -> None:
         self._pool = DecodePool(
@@ -64,17 +101,10 @@ class Decoder:
 
     @asynccontextmanager
     async def clips(self, videos: Sequence[VideoSegment], sampling: Sampling) -> AsyncIterator[list[Clip | VideoError]]:
-        """Read up to `AT_ONCE` videos. The same one is read once, and is one object.
+        """Read up to `AT_ONCE` videos; yield the clip of each, or why it cannot be read.
 
-        Others wait until the caller leaves, which should be when the model has seen the clips: so the memory that
-        clips take is bounded.
-
-        Args:
-            videos: Files or timed parts of them.
-            sampling: How to choose frames.
-
-        Yields:
-            The clip of each, or why it cannot be read.
+        The same one is read once, and is one object. Others wait until the caller leaves, which should be when the
+        model has seen the clips: so the memory that clips take is bounded.
         """
         async with self._turns:
             if self._closed:
@@ -82,7 +112,10 @@ class Decoder:
             readings: dict[VideoSegment, Reading] = {}
             try:
                 for video in dict.fromkeys(videos):
-                    readings[video] = self._begin(video, sampling)
+                    if not isinstance(video.path, (str, os.PathLike)):
+                        raise TypeError(f"video: got a segment of {type(video.path).__name__}; one of a file is needed")
+                    is_whole = video.start == 0 and video.end is None
+                    readings[video] = self._pool.submit(video.path if is_whole else video, sampling)
                 loop = asyncio.get_running_loop()
                 taken = [loop.run_in_executor(self._threads, _take, reading) for reading in readings.values()]
                 found = dict(zip(readings, await asyncio.gather(*taken), strict=True))
@@ -97,12 +130,6 @@ class Decoder:
         self._pool.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    def _begin(self, video: VideoSegment, sampling: Sampling) -> Reading:
-        if not isinstance(video.path, (str, os.PathLike)):
-            raise TypeError(f"video: got a segment of {type(video.path).__name__}; one of a file is needed")
-        is_whole = video.start == 0 and video.end is None
-        return self._pool.submit(video.path, sampling, cut=None if is_whole else [(video.start, video.end)])
-
 
 def _take(reading: Reading) -> Clip | VideoError:
     """Wait for the one clip of a reading."""
@@ -110,16 +137,12 @@ def _take(reading: Reading) -> Clip | VideoError:
         (clip,) = reading
     except VideoError as error:
         return error
-    except CancelledError as error:  # the request was given up, and hears nothing; or
+    except CancelledError as error:  # the request was given up, and nobody waits; or
         raise QueueFullError("the server is stopping") from error
     return clip
 
 
-logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
-
-_TASKS: tuple[Task, ...] = ("query", "document")
+# -- the engine --------------------------------------------------------------------------------------------------------
 
 
 class _Words(NamedTuple):
@@ -129,22 +152,22 @@ class _Words(NamedTuple):
     task: Task
 
 
-class _Known:
-    """An encoder whose vector for the query is there already, for `vidembed.index.search`."""
+@dataclass(frozen=True)
+class _EncodedQuery:
+    """An encoder that has the vector of the query already, for `vidembed.index.search`."""
 
-    def __init__(self, vector: NDArray[np.float32], encoder: VideoEncoder) -> None:
-        self._vector = vector
-        self._encoder = encoder
+    vector: NDArray[np.float32]
+    encoder: VideoEncoder
 
     @property
     def fingerprint(self) -> str:
-        return self._encoder.fingerprint
+        return self.encoder.fingerprint
 
     def fingerprint_fields(self) -> dict[str, Any]:
-        return self._encoder.fingerprint_fields()
+        return self.encoder.fingerprint_fields()
 
-    def encode_query(self, _inputs: Any, /) -> NDArray[np.float32]:
-        return self._vector
+    def encode_query(self, _inputs: object, /) -> NDArray[np.float32]:
+        return self.vector
 
 
 class Engine:
@@ -180,10 +203,10 @@ class Engine:
     ) -> None:
         self.encoder = encoder
         self.model = model
-        self.aliases = tuple(aliases)
+        self.models = [model, *aliases]
         self.reranker = reranker
         self.reranker_model = (reranker_model or f"{model}-rerank") if reranker is not None else None
-        self._reranker_aliases = tuple(reranker_aliases)
+        self.rerankers = [] if self.reranker_model is None else [self.reranker_model, *reranker_aliases]
         self.index = index
         self.root = root
         self.limits = limits or Limits()
@@ -198,9 +221,8 @@ class Engine:
         # Those that wait for the index should take no thread.
         self._index_lock, self._index_turn = threading.Lock(), asyncio.Lock()
         self.decoder = Decoder(self.limits, backend=encoder.video_backend)
-        self._active = 0
-        self._uploads = 0
-        self.batcher: Batcher[Any, Any] = Batcher(
+        self._active = self._uploads = 0
+        self.batcher: Batcher[_Words | Clip, Embedded] = Batcher(
             self._embed,
             max_items=self.limits.batch_items,
             wait_s=self.limits.batch_wait_ms / 1000,
@@ -213,61 +235,28 @@ class Engine:
         """Whether requests can be answered."""
         return self.batcher.alive
 
-    @property
-    def models(self) -> list[str]:
-        """Names of the encoder."""
-        return [self.model, *self.aliases]
-
-    @property
-    def rerankers(self) -> list[str]:
-        """Names of the reranker; none if there is none."""
-        return [] if self.reranker_model is None else [self.reranker_model, *self._reranker_aliases]
-
     def close(self) -> None:
         """End the model thread and the decoders."""
         self.batcher.close()
         self.decoder.close()
 
     @contextmanager
-    def admitted(self) -> Iterator[None]:
-        """Count a request that needs the model while it is here.
-
-        Raises:
-            ApiError: 503, there are too many.
-        """
+    def admitted(self, *, upload: bool = False) -> Iterator[None]:
+        """Count a request that needs the model, and its upload if it has one, while it is here; 503 for too many."""
         if self._active >= self.limits.max_requests:
             raise busy(f"{self._active} requests are being answered, which is the most at once; try again")
+        if upload and self._uploads >= self.limits.max_uploads:
+            raise busy(f"{self._uploads} uploads are being read, which is the most at once; try again", retry_after_s=5)
         self._active += 1
+        self._uploads += upload
         try:
             yield
         finally:
             self._active -= 1
-
-    @contextmanager
-    def admitted_upload(self) -> Iterator[None]:
-        """Count an upload while it is here.
-
-        Raises:
-            ApiError: 503, there are too many.
-        """
-        if self._uploads >= self.limits.max_uploads:
-            raise busy(f"{self._uploads} uploads are being read, which is the most at once; try again", retry_after_s=5)
-        self._uploads += 1
-        try:
-            yield
-        finally:
-            self._uploads -= 1
-
-    # -- what requests ask ---------------------------------------------------------------------------------------------
+            self._uploads -= upload
 
     async def embed(self, items: Sequence[str | VideoSegment], *, task: Task = "query") -> list[Embedded]:
-        """Embed words and videos, each on its own merits: `Embedded.error` says why one failed.
-
-        Videos are decoded some at a time, while the model embeds others.
-
-        Args:
-            items: Words and videos.
-            task: Whether words get the model's prompt for queries or that for documents.
+        """Embed words, with the prompt of a task, and videos; `Embedded.error` says why one of them failed.
 
         Raises:
             ApiError: 503 the queue is full; 504 it took too long.
@@ -277,14 +266,8 @@ class Engine:
     async def rank(self, query: str, videos: Sequence[VideoSegment], *, param: str = "documents") -> list[Ranked]:
         """Return videos by the probability that they match words, most probable first; ties in their order.
 
-        Args:
-            query: Words.
-            videos: Files or timed parts of them.
-            param: What to call the videos in errors.
-
         Raises:
-            ApiError: 400 for a video that cannot be read or asked about; 503; 504, also for a video that takes too
-                long to read.
+            ApiError: 400 for a video, `param`, that cannot be read or asked about; 503; 504, also for reading.
         """
         reranker = self._reranker()
         names = [f"{param}[{number}]" for number in range(len(videos))]
@@ -293,24 +276,9 @@ class Engine:
         return sorted(ranked, key=lambda each: (-each.score, each.index))
 
     async def search(
-        self,
-        query: str,
-        *,
-        k: int,
-        count: int = 0,
-        keep: Filter | None = None,
-        merge: Merge = "none",
-        around: float | None = None,
+        self, query: str, *, k: int, count: int, keep: Filter | None, merge: Merge, around: float | None
     ) -> Hits:
-        """Search the index, and ask the reranker about the first `count` hits.
-
-        Args:
-            query: Words.
-            k: Most hits.
-            count: Hits to ask the reranker about, after merging.
-            keep: As for `vidembed.index.search`.
-            merge: As for `vidembed.index.search`.
-            around: As for `vidembed.index.search`.
+        """Search the index as `vidembed.index.search`, and ask the reranker about the first `count` hits.
 
         Raises:
             ApiError: 400 the query cannot be searched, a condition does not fit the index, or there is no reranker; 404
@@ -319,20 +287,19 @@ class Engine:
         index = self.index
         if index is None:
             raise ApiError(404, "search: this server has no index; start it with --in FOLDER", code="no_index")
-        try:
+        with bad_value("q"):
             check_query(query, k, name="q")
-        except ValueError as error:
-            raise ApiError(400, str(error), code="invalid_value", param="q") from error
         reranker = self._reranker() if count else None
-        (embedded,) = await self.embed([query])
-        vector = vector_of(embedded, "q")
+        vector = vector_of((await self.embed([query]))[0], "q")
 
         def look() -> Hits:
             # One handle must not be asked by two threads.
             with self._index_lock:
-                _check_conditions(index, keep)
-                known = _Known(vector, self.encoder)
-                wanted = max(k, count)
+                if keep is not None:
+                    index.latest()  # which may have new columns
+                    with bad_value("where"):
+                        keep.check(index)
+                known, wanted = _EncodedQuery(vector, self.encoder), max(k, count)
                 return search(index, known, query, k=wanted, name=self.model, keep=keep, merge=merge, around=around)
 
         hits = await self._in_time(self._in_turn(look))
@@ -347,20 +314,17 @@ class Engine:
         """Return the id by which a hit's file is served, or None where it is not on this machine."""
         return None if self.media is None or not is_local(hit.uri) else self.media.id_of(hit.uri)
 
-    # -- inside --------------------------------------------------------------------------------------------------------
-
     def _reranker(self) -> VideoReranker:
         if self.reranker is None:
-            raise ApiError(
-                400, "rerank: this server has no reranker; start it with --rerank or --reranker", code="no_reranker"
-            )
+            message = "rerank: this server has no reranker; start it with --rerank or --reranker"
+            raise ApiError(400, message, code="no_reranker")
         return self.reranker
 
     async def _embed_all(self, items: Sequence[str | VideoSegment], task: Task) -> list[Embedded]:
         texts = [(place, _Words(item, task)) for place, item in enumerate(items) if isinstance(item, str)]
         texts.sort(key=lambda pair: len(pair[1].text))  # texts of one batch are padded to the longest of them
         videos = [(place, item) for place, item in enumerate(items) if not isinstance(item, str)]
-        groups: list[Coroutine[Any, Any, list[Embedded]]] = [self.batcher.submit([item for _, item in texts])]
+        groups: list[Coroutine[None, None, list[Embedded]]] = [self.batcher.submit([item for _, item in texts])]
         groups += [self._embed_videos([item for _, item in part]) for _, part in _parts(videos)]
         made = [each for group in await _all(groups) for each in group]
         places = [place for place, _ in (*texts, *videos)]
@@ -383,13 +347,9 @@ class Engine:
             scores = await self.batcher.call(lambda: _predict(reranker, query, clips))
         for number, score in enumerate(scores, at):
             if score is None:
-                raise ApiError(
-                    400,
-                    f"{names[number]}: the model cannot be asked about it; the query is too long with this video, "
-                    "or holds a marker that the model keeps for itself",
-                    code="invalid_value",
-                    param=names[number],
-                )
+                reason = "the query is too long with this video, or holds a marker that the model keeps for itself"
+                message = f"{names[number]}: the model cannot be asked about it; {reason}"
+                raise ApiError(400, message, code="invalid_value", param=names[number])
         return [Ranked(number, score) for number, score in enumerate(scores, at) if score is not None]
 
     async def _in_turn(self, look: Callable[[], Hits]) -> Hits:
@@ -402,18 +362,15 @@ class Engine:
         except QueueFullError as error:
             raise busy(f"{error}; try again") from error
         except TimeoutError as error:
-            raise ApiError(
-                504, f"no answer within {self.limits.timeout_s:g} s; ask for less at once", code="timeout"
-            ) from error
+            message = f"no answer within {self.limits.timeout_s:g} s; ask for less at once"
+            raise ApiError(504, message, code="timeout") from error
 
     def _embed(self, items: list[_Words | Clip]) -> list[Embedded]:
         """Embed a batch. On the model thread."""
-        found: list[Embedded | None] = [None] * len(items)
-        for task in _TASKS:
-            texts = {
-                place: item.text for place, item in enumerate(items) if isinstance(item, _Words) and item.task == task
-            }
-            if texts:
+        found = [Embedded(None, 0, RuntimeError("the model gave no result"))] * len(items)
+        words = [(place, item) for place, item in enumerate(items) if isinstance(item, _Words)]
+        for task in _PROMPTS:
+            if texts := {place: item.text for place, item in words if item.task == task}:
                 for place, result in zip(texts, self._embed_texts([*texts.values()], task), strict=True):
                     found[place] = result
         videos = [place for place, item in enumerate(items) if not isinstance(item, _Words)]
@@ -423,7 +380,7 @@ class Engine:
                 sources, batch_size=self.limits.batch_items, on_error="skip", show_progress_bar=False
             ):
                 found[videos[each.index]] = Embedded(each.embedding, 0, each.error)
-        return [Embedded(None, 0, RuntimeError("the model gave no result")) if each is None else each for each in found]
+        return found
 
     def _embed_texts(self, texts: list[str], task: Task) -> list[Embedded]:
         encode = self.encoder.encode_query if task == "query" else self.encoder.encode_document
@@ -440,24 +397,12 @@ class Engine:
         return [Embedded(vector, count) for vector, count in zip(vectors, tokens, strict=True)]
 
 
-def _check_conditions(index: VideoIndex, keep: Filter | None) -> None:
-    """Refuse conditions that do not fit the columns of the index, of which there may be new ones."""
-    if keep is None:
-        return
-    index.latest()
-    try:
-        keep.check(index)
-    except ValueError as error:
-        raise ApiError(400, str(error), code="invalid_value", param="where") from error
+def _parts(items: Sequence[T]) -> list[tuple[int, Sequence[T]]]:
+    """Return groups that are decoded together, each with the place of its first."""
+    return [(first, items[first : first + AT_ONCE]) for first in range(0, len(items), AT_ONCE)]
 
 
-def _parts(items: Sequence[T]) -> Iterator[tuple[int, Sequence[T]]]:
-    """Yield groups that are decoded together, each with the place of its first."""
-    for first in range(0, len(items), AT_ONCE):
-        yield first, items[first : first + AT_ONCE]
-
-
-async def _all(groups: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+async def _all(groups: Iterable[Coroutine[None, None, T]]) -> list[T]:
     """Await all, and if one fails, give up the others and raise what it raised."""
     try:
         async with asyncio.TaskGroup() as together:

@@ -1,11 +1,11 @@
-"""The files of an index, named by ids that say nothing: no path from a client ever reaches the file system."""
+"""Videos that requests name: files of the index by ids, files of the server by URI, and uploads."""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
 import hmac
-import logging
+import math
 import mimetypes
 import re
 import secrets
@@ -38,28 +38,26 @@ if TYPE_CHECKING:
 
 ID_PATTERN = "^[0-9a-f]{32}$"
 FRESH_S = 30.0  # after so long the list of files is read anew
-_RANGE = re.compile(rb"bytes=([0-9]{0,18})-([0-9]{0,18})")
 MISSED_S = 1.0  # or after so long, for an id that is not in it
+MAX_FIELD_BYTES = 2**12
+FIELDS = frozenset({"model", "encoding_format", "dimensions", "user"})
+_RANGE = re.compile(rb"bytes=([0-9]{0,18})-([0-9]{0,18})")
 
 
 class MediaLibrary:
     """Finds a file of the index by its id.
 
     An id is the keyed hash of the file's URI under a key of this process: it cannot be guessed, so whoever has it was
-    given it by a search. Every id is looked up among the files of the index, and the file must still be in the state
-    in which it was indexed.
-
-    Args:
-        files: Returns the files of the index by URI.
-        key: Of the hash; default a new one.
+    given it by a search. Every id is looked up among the files of the index, which `files` returns by URI, and the file
+    must still be in the state in which it was indexed. No path from a client reaches the file system.
     """
 
-    def __init__(self, files: Callable[[], Mapping[str, IndexedFile]], *, key: bytes | None = None) -> None:
+    def __init__(self, files: Callable[[], Mapping[str, IndexedFile]]) -> None:
         self._files = files
-        self._key = secrets.token_bytes(32) if key is None else key
+        self._key = secrets.token_bytes(32)
         self._lock = threading.Lock()
         self._known: dict[str, IndexedFile] = {}
-        self._read_at: float | None = None
+        self._read_at = -math.inf
 
     def id_of(self, uri: str) -> str:
         """Return the id of a file of the index: 32 hexadecimal digits."""
@@ -71,7 +69,12 @@ class MediaLibrary:
         Raises:
             LookupError: There is none, or it is gone, no regular file, or was changed since it was indexed.
         """
-        file = self._look_up(media_id)
+        with self._lock:
+            age = time.monotonic() - self._read_at
+            if age > FRESH_S or (media_id not in self._known and age > MISSED_S):
+                self._known = {self.id_of(uri): file for uri, file in self._files().items()}
+                self._read_at = time.monotonic()
+            file = self._known.get(media_id)
         if file is None or not is_local(file.uri):
             raise LookupError("media: no file of the index has this id; search again")
         path = path_of(file.uri)
@@ -84,14 +87,6 @@ class MediaLibrary:
             raise LookupError("media: the file was changed since it was indexed; index its folder again")
         return path
 
-    def _look_up(self, media_id: str) -> IndexedFile | None:
-        with self._lock:
-            age = float("inf") if self._read_at is None else time.monotonic() - self._read_at
-            if age > FRESH_S or (media_id not in self._known and age > MISSED_S):
-                self._known = {self.id_of(uri): file for uri, file in self._files().items()}
-                self._read_at = time.monotonic()
-            return self._known.get(media_id)
-
 
 def media_type(path: Path) -> str:
     """Return the MIME type of a video by its suffix; never one that a browser would run or show as a page."""
@@ -102,14 +97,8 @@ def media_type(path: Path) -> str:
 def keep_one_range(scope: MutableMapping[str, Any], size: int) -> None:
     """Take a ``Range`` header out of a request unless it is one range of bytes, which is all that players ask for.
 
-    A server may ignore the header (RFC 9110, section 14.2); then the whole file is the answer.
-
-    Args:
-        scope: ASGI scope of the request.
-        size: Of the file, bytes.
-
-    Raises:
-        ApiError: 416, the file has no such bytes.
+    A server may ignore the header (RFC 9110, section 14.2); then the whole file is the answer. For a range that a file
+    of `size` bytes does not have, it is 416.
     """
     ranges = [value.strip() for name, value in scope["headers"] if name == b"range"]
     found = _RANGE.fullmatch(ranges[0]) if len(ranges) == 1 else None
@@ -117,18 +106,8 @@ def keep_one_range(scope: MutableMapping[str, Any], size: int) -> None:
     if not (first or last) or (first and last and int(last) < int(first)):
         scope["headers"] = [(name, value) for name, value in scope["headers"] if name != b"range"]
     elif (first and int(first) >= size) or (not first and int(last) == 0) or size == 0:
-        raise ApiError(
-            416,
-            f"Range: the file has {size} bytes",
-            code="range_not_satisfiable",
-            headers={"Content-Range": f"bytes */{size}"},
-        )
-
-
-logger = logging.getLogger(__name__)
-
-MAX_FIELD_BYTES = 2**12
-FIELDS = frozenset({"model", "encoding_format", "dimensions", "user"})
+        headers = {"Content-Range": f"bytes */{size}"}
+        raise ApiError(416, f"Range: the file has {size} bytes", code="range_not_satisfiable", headers=headers)
 
 
 def video_of(uri: str, *, root: Path | None, param: str) -> VideoSegment:
@@ -138,40 +117,26 @@ def video_of(uri: str, *, root: Path | None, param: str) -> VideoSegment:
         ApiError: 400, it is no video URI, its scheme is not `file`, it is outside `root`, or there is no `root`.
     """
     if root is None and uri.startswith("video+"):
-        raise ApiError(
-            400,
-            f"{param}: this server reads no files; start it with --root FOLDER, or upload the video",
-            code="files_not_allowed",
-            param=param,
-        )
+        message = f"{param}: this server reads no files; start it with --root FOLDER, or upload the video"
+        raise ApiError(400, message, code="files_not_allowed", param=param)
     try:
         found = parse_video_uri(uri, allowed_schemes=("file",), root=root)
     except VideoUriError:
         # The parser's own message names the root, which is not the client's to know.
-        raise ApiError(
-            400,
+        message = (
             f"{param}: not an allowed video URI; it must be video+file:///..., inside the folder that the server "
-            "allows, with times as #t=10,20 if any",
-            code="video_uri_not_allowed",
-            param=param,
-        ) from None
-    if found is None:
-        raise ApiError(
-            400,
-            f"{param}: words, and no video URI; write it as video+file:///folder/video.mp4",
-            code="not_a_video_uri",
-            param=param,
+            "allows, with times as #t=10,20 if any"
         )
+        raise ApiError(400, message, code="video_uri_not_allowed", param=param) from None
+    if found is None:
+        message = f"{param}: words, and no video URI; write it as video+file:///folder/video.mp4"
+        raise ApiError(400, message, code="not_a_video_uri", param=param)
     return found.segment()
 
 
 @asynccontextmanager
 async def uploaded(request: Request, *, max_bytes: int) -> AsyncIterator[tuple[Path, dict[str, str]]]:
     """Read a form of one file, ``file``, and some short fields, into a temporary file that is removed after.
-
-    Args:
-        request: Whose body has not been read.
-        max_bytes: Of the file.
 
     Yields:
         The file, and the other fields.
@@ -187,13 +152,10 @@ async def uploaded(request: Request, *, max_bytes: int) -> AsyncIterator[tuple[P
             async with request.form(max_files=1, max_fields=len(FIELDS), max_part_size=MAX_FIELD_BYTES) as form:
                 file, fields = _parts(form)
                 if (file.size or 0) > max_bytes:
-                    raise ApiError(
-                        413,
-                        f"file: got {file.size} bytes; at most {max_bytes} are taken",
-                        code="body_too_large",
-                        param="file",
-                    )
-                await asyncio.to_thread(_copy, file, path)
+                    message = f"file: got {file.size} bytes; at most {max_bytes} are taken"
+                    raise ApiError(413, message, code="body_too_large", param="file")
+                with path.open("wb") as out:
+                    await asyncio.to_thread(shutil.copyfileobj, file.file, out, 2**20)
         except HTTPException as error:
             if isinstance(error, ApiError):
                 raise
@@ -211,13 +173,7 @@ def _parts(form: FormData) -> tuple[UploadFile, dict[str, str]]:
             continue
         if name not in FIELDS or not isinstance(value, str) or name in fields:
             allowed = ", ".join(sorted(FIELDS))
-            raise ApiError(
-                400, f"the form has a part that is not allowed; allowed are file, {allowed}", code="bad_form"
-            )
+            message = f"the form has a part that is not allowed; allowed are file, {allowed}"
+            raise ApiError(400, message, code="bad_form")
         fields[name] = value
     return file, fields
-
-
-def _copy(file: UploadFile, path: Path) -> None:
-    with path.open("wb") as out:
-        shutil.copyfileobj(file.file, out, 2**20)

@@ -25,14 +25,13 @@ _ERRORS = {
     503: "Too much to do; try again after Retry-After seconds.",
     504: "The model took too long.",
 }
-_ANYWHERE = (421, 500)
 MODEL_ERRORS = (400, 401, 404, 408, 413, 503, 504)
 """Of the routes that ask the model."""
 
 
 def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Return the `responses` of a route that can answer with these errors, and those that any can."""
-    return {status: {"model": ErrorResponse, "description": _ERRORS[status]} for status in (*statuses, *_ANYWHERE)}
+    return {status: {"model": ErrorResponse, "description": _ERRORS[status]} for status in (*statuses, 421, 500)}
 
 
 def upload_body() -> dict[str, Any]:
@@ -44,27 +43,14 @@ def upload_body() -> dict[str, Any]:
         "dimensions": {"type": "integer", "minimum": 1},
         "user": {"type": "string"},
     }
-    form = {
-        "type": "object",
-        "required": ["file"],
-        "additionalProperties": False,
-        "properties": properties,
-    }
+    form = {"type": "object", "required": ["file"], "additionalProperties": False, "properties": properties}
     return {"required": True, "content": {"multipart/form-data": {"schema": form}}}
 
 
 def document(
     app: FastAPI, limits: Limits, *, models: Sequence[str], rerankers: Sequence[str], keyed: bool
 ) -> dict[str, Any]:
-    """Return the OpenAPI document.
-
-    Args:
-        app: With all routes.
-        limits: Of requests.
-        models: Names of the encoder.
-        rerankers: Names of the reranker; none if there is none.
-        keyed: Whether a key is asked for.
-    """
+    """Return FastAPI's document with this server's limits, names of models and errors, and the key if it is `keyed`."""
     schema = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
     for path, operations in schema["paths"].items():
         for operation in operations.values():
@@ -76,15 +62,13 @@ def document(
         components.pop(name, None)
     if keyed:
         schema["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
-    _bound(schema, limits, models=models, rerankers=rerankers)
+    _set_limits(schema, limits, models=models, rerankers=rerankers)
     return schema
 
 
-def _bound(schema: dict[str, Any], limits: Limits, *, models: Sequence[str], rerankers: Sequence[str]) -> None:
-    """Write the limits and the names of the models into the document."""
+def _set_limits(schema: dict[str, Any], limits: Limits, *, models: Sequence[str], rerankers: Sequence[str]) -> None:
     form = schema["paths"][UPLOAD_PATH]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]
-    parameters = schema["paths"]["/search"]["get"]["parameters"]
-    search = {each["name"]: each["schema"] for each in parameters}
+    search = {each["name"]: each["schema"] for each in schema["paths"]["/search"]["get"]["parameters"]}
     (asked,) = schema["paths"]["/v1/models/{model}"]["get"]["parameters"]
     _set(asked["schema"], "string", enum=[*models, *rerankers])
     components = schema["components"]["schemas"].items()
@@ -105,7 +89,7 @@ def _bound(schema: dict[str, Any], limits: Limits, *, models: Sequence[str], rer
         _set(fields["rerank"], "integer", maximum=limits.max_rerank)
 
 
-def _set(schema: dict[str, Any], kind: str, **keywords: Any) -> None:
+def _set(schema: dict[str, Any], kind: str, **keywords: object) -> None:
     """Add keywords to each form of a schema that is of a type, and to those of its items."""
     for form in schema.get("anyOf", [schema]):
         if form.get("type") == kind:

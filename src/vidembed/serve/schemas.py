@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
-from vidembed.index.exact import MAX_PATTERN_CHARS
+from vidembed.index.rows import MAX_PATTERN_CHARS
 from vidembed.index.search import Merge
 from vidembed.serve.security import FORM
 
@@ -26,15 +26,20 @@ MAX_CONDITION_CHARS = 1000
 MAX_AROUND_S = 3600.0
 
 Task = Literal["query", "document"]
+Encoding = Literal["float", "base64"]
 Text = Annotated[str, Field(min_length=1, pattern=r"\S")]
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Vectors = list[list[float]]
 Direction = Literal["left", "right", "Left", "Right"]
 
 
+# -- requests ----------------------------------------------------------------------------------------------------------
+
+
 def _allow_null(schema: dict[str, Any]) -> None:
-    """Say in the schema of a body that null means absent."""
-    required = schema.get("required", ())
+    """State in the schema of a body that null means absent."""
     for name, form in schema["properties"].items():
-        if name not in required:
+        if name not in schema.get("required", ()):
             kept = {key: form.pop(key) for key in ("title", "description", "default") if key in form}
             forms = [each for each in form.get("anyOf", [form]) if each != {"type": "null"}]
             schema["properties"][name] = {"anyOf": [*forms, {"type": "null"}], **kept}
@@ -48,7 +53,7 @@ class Options(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _check_names(cls, data: Any) -> Any:
+    def _check_names(cls, data: object) -> object:
         if not isinstance(data, dict):
             return data
         given = {name: value for name, value in data.items() if value is not None}
@@ -80,7 +85,15 @@ class TextObject(Body):
     text: Text
 
 
-def _check_items(value: Any, *, needed: str) -> Any:
+Entry = Text | Video | TextObject
+
+
+def text_of(entry: str | TextObject) -> str:
+    """Return the string of an entry that is no `Video`."""
+    return entry if isinstance(entry, str) else entry.text
+
+
+def _check_items(value: object, needed: str) -> object:
     """Refuse what is no item, with one message instead of one for each form of an item."""
     items = value if isinstance(value, list) else [value]
     if not items:
@@ -90,10 +103,8 @@ def _check_items(value: Any, *, needed: str) -> Any:
         given = {name: each for name, each in item.items() if each is not None} if isinstance(item, dict) else {}
         words = next(iter(given.values())) if len(given) == 1 and set(given) <= {"video", "text"} else item
         if not isinstance(words, str):
-            got = reprlib.repr(item)
-            raise PydanticCustomError(
-                "form", "{where}got {got}; " + needed + " is needed", {"where": where, "got": got}
-            )
+            context = {"where": where, "got": reprlib.repr(item)}
+            raise PydanticCustomError("form", "{where}got {got}; " + needed + " is needed", context)
         if not words.strip():
             raise PydanticCustomError("empty", f"{where}got no words; some are needed")
         try:
@@ -105,7 +116,7 @@ def _check_items(value: Any, *, needed: str) -> Any:
     return value
 
 
-def _check_input(value: Any) -> Any:
+def _check_input(value: object) -> object:
     for number, item in enumerate(value if isinstance(value, list) else []):
         if isinstance(item, (int, float, list)):
             raise PydanticCustomError(
@@ -114,26 +125,22 @@ def _check_input(value: Any) -> Any:
                 "does with check_embedding_ctx_length=False",
                 {"number": number, "got": reprlib.repr(item)},
             )
-    return _check_items(value, needed='a string, {"text": WORDS} or {"video": URI}')
+    return _check_items(value, 'a string, {"text": WORDS} or {"video": URI}')
 
 
-def _check_documents(value: Any) -> Any:
-    needed = 'a video URI, as a string, {"video": URI} or {"text": URI},'
-    return _check_items(value, needed=needed) if isinstance(value, list) else value
-
-
-def _check_texts(value: Any) -> Any:
-    return _check_items(value, needed="a string") if isinstance(value, list) else value
+def _list_of(needed: str) -> BeforeValidator:
+    """Check the items of a list; what is no list is left to pydantic."""
+    return BeforeValidator(lambda value: _check_items(value, needed) if isinstance(value, list) else value)
 
 
 Inputs = Annotated[
-    Text | Video | TextObject | Annotated[list[Text | Video | TextObject], Field(min_length=1)],
+    Entry | Annotated[list[Entry], Field(min_length=1)],
     BeforeValidator(_check_input),
     Field(description="Words, a video, or a list of them. A string is always words. Token arrays are refused."),
 ]
 Documents = Annotated[
-    list[Text | Video | TextObject],
-    BeforeValidator(_check_documents),
+    list[Entry],
+    _list_of('a video URI, as a string, {"video": URI} or {"text": URI},'),
     Field(min_length=1, description="Video URIs, as strings or as objects. Words are refused."),
 ]
 ModelName = Annotated[str | None, Field(description="A name of the served model; default that one.")]
@@ -141,29 +148,25 @@ Dimensions = Annotated[
     int | None, Field(ge=1, description="Keep this many numbers of each vector, scaled to length 1 again.")
 ]
 
+_PROMPT = "Which of the model's prompts words get: by default that of queries."
+
+
+def task_of(name: str | None) -> Task:
+    """Return which of the model's prompts words get, by the name that another server has for it."""
+    return "document" if name is not None and name.endswith(("document", "passage")) else "query"
+
 
 class VllmBody(Body):
     """Fields that vLLM adds to each of its requests."""
 
-    request_id: Annotated[str, Field(description="vLLM's; not used.")] = ""
-    priority: Annotated[int, Field(description="vLLM's and Cohere's; not used: requests take turns.")] = 0
-    cache_salt: Annotated[str, Field(description="vLLM's; not used: texts are not cached.")] = ""
-    truncate_prompt_tokens: Annotated[Literal[-1], Field(description="vLLM's; nothing is ever cut.")] = -1
-    truncation_side: Annotated[Literal["left", "right"], Field(description="vLLM's; nothing is ever cut.")] = "right"
-    padding: Annotated[Literal["do_not_pad"], Field(description="vLLM's.")] = "do_not_pad"
-    use_activation: Annotated[Literal[True], Field(description="vLLM's.")] = True
-    user: Annotated[str, Field(description="Not used.")] = ""
-
-
-_TASKS: dict[str, Task] = {
-    "query": "query",
-    "search_query": "query",
-    "retrieval.query": "query",
-    "document": "document",
-    "passage": "document",
-    "search_document": "document",
-    "retrieval.passage": "document",
-}
+    request_id: str = Field("", description="vLLM's; not used.")
+    priority: int = Field(0, description="vLLM's and Cohere's; not used: requests take turns.")
+    cache_salt: str = Field("", description="vLLM's; not used: texts are not cached.")
+    truncate_prompt_tokens: Literal[-1] = Field(-1, description="vLLM's; nothing is ever cut.")
+    truncation_side: Literal["left", "right"] = Field("right", description="vLLM's; nothing is ever cut.")
+    padding: Literal["do_not_pad"] = Field("do_not_pad", description="vLLM's.")
+    use_activation: Literal[True] = Field(True, description="vLLM's.")
+    user: str = Field("", description="Not used.")
 
 
 class EmbeddingsRequest(VllmBody):
@@ -171,90 +174,128 @@ class EmbeddingsRequest(VllmBody):
 
     input: Inputs
     model: ModelName = None
-    encoding_format: Annotated[
-        Literal["float", "base64"] | None,
-        Field(description="Default `float`. `base64`: little-endian float32, as OpenAI sends it."),
-    ] = None
+    encoding_format: Encoding | None = Field(None, description="Default `float`; `base64` is of little-endian float32.")
     dimensions: Dimensions = None
-    embedding_type: Annotated[
-        Literal["float", "base64"] | None, Field(description="Jina's name of `encoding_format`.")
-    ] = None
-    task: Annotated[
-        Literal["retrieval.query", "retrieval.passage"] | None,
-        Field(description="Jina's: words get the model's prompt for queries, the default, or for documents."),
-    ] = None
-    input_type: Annotated[
-        Literal["query", "document", "passage"] | None, Field(description="The same, as Voyage and NVIDIA have it.")
-    ] = None
-    normalized: Annotated[Literal[True], Field(description="Jina's; vectors always have length 1.")] = True
-    late_chunking: Annotated[Literal[False], Field(description="Jina's; each input is embedded by itself.")] = False
-    truncate: Annotated[bool, Field(description="Jina's; an input that is too long is refused, never cut.")] = False
-    truncation: Annotated[bool, Field(description="The same, as Voyage has it.")] = False
-    add_special_tokens: Annotated[Literal[True], Field(description="vLLM's.")] = True
-    embed_dtype: Annotated[Literal["float32"], Field(description="vLLM's.")] = "float32"
-    endianness: Annotated[Literal["native", "little"], Field(description="vLLM's; always little.")] = "little"
+    embedding_type: Encoding | None = Field(None, description="Jina's name of `encoding_format`.")
+    task: Literal["retrieval.query", "retrieval.passage"] | None = Field(None, description=f"Jina's. {_PROMPT}")
+    input_type: Literal["query", "document", "passage"] | None = Field(
+        None, description=f"Voyage's, NVIDIA's. {_PROMPT}"
+    )
+    normalized: Literal[True] = Field(True, description="Jina's; vectors always have length 1.")
+    late_chunking: Literal[False] = Field(False, description="Jina's; each input is embedded by itself.")
+    truncate: bool = Field(False, description="Jina's; an input that is too long is refused, never cut.")
+    truncation: bool = Field(False, description="The same, as Voyage has it.")
+    add_special_tokens: Literal[True] = Field(True, description="vLLM's.")
+    embed_dtype: Literal["float32"] = Field("float32", description="vLLM's.")
+    endianness: Literal["native", "little"] = Field("little", description="vLLM's; always little.")
 
     @model_validator(mode="after")
     def _check_agreement(self) -> EmbeddingsRequest:
         if None not in (given := (self.encoding_format, self.embedding_type)) and len(set(given)) > 1:
             raise PydanticCustomError("conflict", "got an encoding_format and another embedding_type; give one of them")
-        if self.task and self.input_type and _TASKS[self.task] != _TASKS[self.input_type]:
+        if self.task and self.input_type and task_of(self.task) != task_of(self.input_type):
             raise PydanticCustomError("conflict", "got a task and another input_type; give one of them")
         return self
-
-    @property
-    def as_base64(self) -> bool:
-        """Whether vectors are sent as base64."""
-        return "base64" in (self.encoding_format, self.embedding_type)
-
-    @property
-    def prompt(self) -> Task:
-        """Which of the model's prompts words get."""
-        return _TASKS[self.task or self.input_type or "query"]
 
 
 class TeiEmbedRequest(Body):
     """TEI's request for embeddings, which Hugging Face's InferenceClient sends too. It names no model."""
 
     inputs: Inputs
-    prompt_name: Annotated[
-        Literal["query", "document", "passage"],
-        Field(description="Which of the model's prompts words get."),
-    ] = "query"
+    prompt_name: Literal["query", "document", "passage"] = Field("query", description=_PROMPT)
     dimensions: Dimensions = None
-    normalize: Annotated[Literal[True], Field(description="Vectors always have length 1.")] = True
-    truncate: Annotated[bool, Field(description="An input that is too long is refused, never cut.")] = False
-    truncation_direction: Annotated[Direction, Field(description="Nothing is ever cut.")] = "right"
-    encoding_format: Annotated[Literal["float"], Field(description="InferenceClient's.")] = "float"
-
-    @property
-    def prompt(self) -> Task:
-        """Which of the model's prompts words get."""
-        return _TASKS[self.prompt_name]
+    normalize: Literal[True] = Field(True, description="Vectors always have length 1.")
+    truncate: bool = Field(False, description="An input that is too long is refused, never cut.")
+    truncation_direction: Direction = Field("right", description="Nothing is ever cut.")
+    encoding_format: Literal["float"] = Field("float", description="InferenceClient's.")
 
 
 class CohereEmbedRequest(Body):
     """Cohere's request for embeddings, versions 1 and 2."""
 
-    texts: Annotated[list[Text], BeforeValidator(_check_texts), Field(min_length=1, description="Words.")]
+    texts: Annotated[list[Text], _list_of("a string"), Field(min_length=1, description="Words.")]
     model: ModelName = None
-    input_type: Annotated[
-        Literal["search_query", "search_document"], Field(description="Which of the model's prompts words get.")
-    ] = "search_query"
-    embedding_types: Annotated[
-        list[Literal["float", "base64"]] | None,
-        Field(min_length=1, description="Default `float`; without it, version 1 answers with a plain list."),
-    ] = None
+    input_type: Literal["search_query", "search_document"] = Field("search_query", description=_PROMPT)
+    embedding_types: list[Encoding] | None = Field(
+        None, min_length=1, description="Default `float`; without it, version 1 answers with a plain list."
+    )
     output_dimension: Dimensions = None
-    truncate: Annotated[
-        Literal["NONE", "START", "END"], Field(description="An input that is too long is refused, never cut.")
-    ] = "END"
-    priority: Annotated[int, Field(description="Not used: requests take turns.")] = 0
+    truncate: Literal["NONE", "START", "END"] = Field("END", description="What is too long is refused, never cut.")
+    priority: int = Field(0, description="Not used: requests take turns.")
 
-    @property
-    def prompt(self) -> Task:
-        """Which of the model's prompts words get."""
-        return _TASKS[self.input_type]
+
+class RerankRequest(VllmBody):
+    """Cohere's request, versions 1 and 2, and what Jina and vLLM add to it. Documents are videos."""
+
+    query: Text
+    documents: Documents
+    model: str | None = Field(None, description="A name of the served reranker; default that one.")
+    top_n: int | None = Field(None, ge=0, description="Most results; default all, and so is 0, vLLM's default.")
+    return_documents: bool = Field(False, description="Put the URI of each document into its result.")
+    rank_fields: list[Literal["video", "text"]] = Field(["text"], description="Cohere's; a document has one field.")
+    max_chunks_per_doc: int = Field(1, ge=1, description="Cohere's; a video is one chunk.")
+    raw_scores: Literal[False] = Field(False, description="Infinity's; scores are probabilities.")
+    return_embeddings: Literal[False] = Field(False, description="Jina's.")
+    truncation: bool = Field(False, description="Jina's; nothing is ever cut.")
+
+
+class TeiRerankRequest(Body):
+    """TEI's request for reranking. It names no model, and its answer is a plain list."""
+
+    query: Text
+    texts: Documents
+    return_text: bool = Field(False, description="Put the URI of each text into its result.")
+    raw_scores: Literal[False] = Field(False, description="Scores are probabilities.")
+    truncate: bool = Field(False, description="Nothing is ever cut.")
+    truncation_direction: Direction = Field("right", description="Nothing is ever cut.")
+
+
+def _form_of(body: object) -> str:
+    """Tell TEI's request from the others: its list is named `texts`, and theirs `documents`."""
+    given = {name for name, value in body.items() if value is not None} if isinstance(body, dict) else set()
+    return f"{FORM}texts" if "texts" in given and "documents" not in given else f"{FORM}documents"
+
+
+AnyRerankRequest = Annotated[
+    Annotated[RerankRequest, Tag(f"{FORM}documents")] | Annotated[TeiRerankRequest, Tag(f"{FORM}texts")],
+    Discriminator(_form_of),
+]
+
+
+class SearchOptions(Options):
+    """A search of the index, as an address has it."""
+
+    q: Text = Field(description="Words.")
+    k: int | None = Field(None, ge=1, description="Most hits; default 10, or the server's limit if less.")
+    rerank: int = Field(0, ge=0, description="Ask the reranker about so many of the first hits.")
+    path: str | None = Field(
+        None,
+        min_length=1,
+        max_length=MAX_PATTERN_CHARS,
+        description="Only videos whose path fits this glob; without a `/` it is of the name.",
+    )
+    after: Seconds | None = Field(None, description="Only segments that end after so many seconds of their video.")
+    before: Seconds | None = Field(None, description="Only segments that start before so many seconds.")
+    where: list[Annotated[str, Field(min_length=1, max_length=MAX_CONDITION_CHARS)]] = Field(
+        [],
+        max_length=MAX_CONDITIONS,
+        description="Only rows that satisfy all of these: COLUMN, one of `=`, `!=`, `<`, `<=`, `>=`, `>`, VALUE.",
+    )
+    merge: Merge = Field(
+        "moments",
+        description="`moments` drops hits that overlap a better one of the same video, `videos` keeps the best of "
+        "each video, `none` keeps all.",
+    )
+    around: Annotated[Seconds, Field(le=MAX_AROUND_S)] | None = Field(
+        None, description="Also return each hit widened by so many seconds on both sides."
+    )
+
+
+class SearchRequest(SearchOptions, Body):
+    """A search of the index, as a body has it."""
+
+
+# -- answers -----------------------------------------------------------------------------------------------------------
 
 
 class Embedding(BaseModel):
@@ -317,9 +358,6 @@ class Meta(BaseModel):
     billed_units: BilledUnits
 
 
-Vectors = list[list[float]]
-
-
 class CohereEmbeddings(BaseModel):
     """Vectors of the texts, in each of the types asked for."""
 
@@ -337,53 +375,11 @@ class CohereEmbedResponse(BaseModel):
     meta: Meta
 
 
-class RerankRequest(VllmBody):
-    """Cohere's request, versions 1 and 2, and what Jina and vLLM add to it. Documents are videos."""
-
-    query: Text
-    documents: Documents
-    model: Annotated[str | None, Field(description="A name of the served reranker; default that one.")] = None
-    top_n: Annotated[int | None, Field(ge=0, description="Most results; default all, and so is 0, vLLM's default.")] = (
-        None
-    )
-    return_documents: Annotated[bool, Field(description="Put the URI of each document into its result.")] = False
-    rank_fields: Annotated[list[Literal["video", "text"]], Field(description="Cohere's; a document has one field.")] = [
-        "text"
-    ]
-    max_chunks_per_doc: Annotated[int, Field(ge=1, description="Cohere's; a video is one chunk.")] = 1
-    raw_scores: Annotated[Literal[False], Field(description="Infinity's; scores are probabilities.")] = False
-    return_embeddings: Annotated[Literal[False], Field(description="Jina's.")] = False
-    truncation: Annotated[bool, Field(description="Jina's; nothing is ever cut.")] = False
-
-
-class TeiRerankRequest(Body):
-    """TEI's request for reranking. It names no model, and its answer is a plain list."""
-
-    query: Text
-    texts: Documents
-    return_text: Annotated[bool, Field(description="Put the URI of each text into its result.")] = False
-    raw_scores: Annotated[Literal[False], Field(description="Scores are probabilities.")] = False
-    truncate: Annotated[bool, Field(description="Nothing is ever cut.")] = False
-    truncation_direction: Annotated[Direction, Field(description="Nothing is ever cut.")] = "right"
-
-
-def _form_of(body: Any) -> str:
-    """Tell TEI's request from the others: its list is named `texts`, and theirs `documents`."""
-    given = {name for name, value in body.items() if value is not None} if isinstance(body, dict) else set()
-    return f"{FORM}texts" if "texts" in given and "documents" not in given else f"{FORM}documents"
-
-
-AnyRerankRequest = Annotated[
-    Annotated[RerankRequest, Tag(f"{FORM}documents")] | Annotated[TeiRerankRequest, Tag(f"{FORM}texts")],
-    Discriminator(_form_of),
-]
-
-
 class TeiRank(BaseModel):
     """A text's place in the request, and the probability that it matches the query."""
 
     index: int
-    score: Annotated[float, Field(ge=0, le=1)]
+    score: float = Field(ge=0, le=1)
     text: str | None = None
 
 
@@ -397,7 +393,7 @@ class RerankResult(BaseModel):
     """A document's place in the request, and the probability that it matches the query."""
 
     index: int
-    relevance_score: Annotated[float, Field(ge=0, le=1)]
+    relevance_score: float = Field(ge=0, le=1)
     document: RerankDocument | None = None
 
 
@@ -410,57 +406,6 @@ class RerankResponse(BaseModel):
     meta: Meta | None = None
 
 
-class SearchOptions(Options):
-    """A search of the index, as an address has it."""
-
-    q: Annotated[Text, Field(description="Words.")]
-    k: Annotated[int | None, Field(ge=1, description="Most hits; default 10, or the server's limit if less.")] = None
-    rerank: Annotated[int, Field(ge=0, description="Ask the reranker about so many of the first hits.")] = 0
-    path: Annotated[
-        str | None,
-        Field(
-            min_length=1,
-            max_length=MAX_PATTERN_CHARS,
-            description="Only videos whose path fits this glob; without a `/` it is of the name.",
-        ),
-    ] = None
-    after: Annotated[
-        float | None,
-        Field(ge=0, allow_inf_nan=False, description="Only segments that end after so many seconds of their video."),
-    ] = None
-    before: Annotated[
-        float | None,
-        Field(ge=0, allow_inf_nan=False, description="Only segments that start before so many seconds."),
-    ] = None
-    where: Annotated[
-        list[Annotated[str, Field(min_length=1, max_length=MAX_CONDITION_CHARS)]],
-        Field(
-            max_length=MAX_CONDITIONS,
-            description="Only rows that satisfy all of these: COLUMN, one of `=`, `!=`, `<`, `<=`, `>=`, `>`, VALUE.",
-        ),
-    ] = []
-    merge: Annotated[
-        Merge,
-        Field(
-            description="`moments` drops hits that overlap a better one of the same video, `videos` keeps the best of "
-            "each video, `none` keeps all."
-        ),
-    ] = "moments"
-    around: Annotated[
-        float | None,
-        Field(
-            ge=0,
-            le=MAX_AROUND_S,
-            allow_inf_nan=False,
-            description="Let hits tell where they start and end with so many seconds on both sides.",
-        ),
-    ] = None
-
-
-class SearchRequest(SearchOptions, Body):
-    """A search of the index, as a body has it."""
-
-
 class SearchHit(BaseModel):
     """A segment that fits the words."""
 
@@ -468,17 +413,14 @@ class SearchHit(BaseModel):
     name: str
     start_s: float
     end_s: float
-    score: Annotated[float, Field(description="Cosine similarity.")]
-    probability: Annotated[float | None, Field(description="By the reranker, if it was asked about this hit.")] = None
-    segments: Annotated[
-        int | None,
-        Field(description="With `merge=videos`, segments of the video that rank no lower than the last hit."),
-    ] = None
-    context_start_s: Annotated[float | None, Field(description="With `around`, where the hit starts with it.")] = None
-    context_end_s: Annotated[float | None, Field(description="With `around`, where the hit ends with it.")] = None
-    media: Annotated[
-        str | None, Field(description="Relative address of the video's bytes, if the video is on the server.")
-    ] = None
+    score: float = Field(description="Cosine similarity.")
+    probability: float | None = Field(None, description="By the reranker, if it was asked about this hit.")
+    segments: int | None = Field(
+        None, description="With `merge=videos`, segments of the video that rank no lower than the last hit."
+    )
+    context_start_s: float | None = Field(None, description="With `around`, where the hit starts with it.")
+    context_end_s: float | None = Field(None, description="With `around`, where the hit ends with it.")
+    media: str | None = Field(None, description="Relative address of the video's bytes, if the video is on the server.")
 
 
 class SearchResponse(BaseModel):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from vidembed.shapes.files import ClipRecord, iterate_clips, sample_clips, write_clip, write_clips
+from vidembed.shapes.clips import ClipRecord, iterate_clips, sample_clips, write_clip, write_clips
 from vidembed.shapes.world import Scene
 
 CHECKPOINT: Final = Path(__file__).parent / "checkpoint"

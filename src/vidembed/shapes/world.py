@@ -1,14 +1,13 @@
 """The world of moving shapes: what a clip can hold, which combinations are held out, and how frames are drawn.
 
-A scene is a small record of attributes plus a seed for what the captions do not tell (exact start, moment of the event,
-lighting). Everything here is a pure function of its arguments.
+Everything here is a pure function of its arguments.
 """
 
 from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass, fields, replace
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +22,15 @@ SPEEDS: Final = ("slow", "fast")
 BACKGROUNDS: Final = ("black", "gray", "navy", "brown")
 EVENTS: Final = ("straight", "turn", "bounce", "stop", "disappear", "change")
 CORNERS: Final = ("top left", "top right", "bottom left", "bottom right")
+_VALUES: Final = {
+    "shape": SHAPES,
+    "colour": COLOURS,
+    "direction": DIRECTIONS,
+    "size": SIZES,
+    "speed": SPEEDS,
+    "background": BACKGROUNDS,
+    "event": EVENTS,
+}
 
 DURATION: Final = 4.0
 """Length of a clip in seconds."""
@@ -74,7 +82,7 @@ class Scene:
         background: One of ``BACKGROUNDS``.
         event: What happens half-way, one of ``EVENTS``.
         corner: The still object, or None for empty corners.
-        seed: Decides what captions do not tell: start, moment of the event, lighting, new colour, side of a turn.
+        seed: Decides what captions leave out: start, moment of the event, lighting, new colour, side of a turn.
     """
 
     shape: str
@@ -97,17 +105,13 @@ class Scene:
         return named
 
 
-def _held_out_triples() -> frozenset[tuple[str, str, str]]:
-    # 15 of 120, spread so that every value of each attribute is met in training and in the test.
-    return frozenset(
-        (SHAPES[s], COLOURS[c], DIRECTIONS[d])
-        for s, c, d in itertools.product(range(len(SHAPES)), range(len(COLOURS)), range(len(DIRECTIONS)))
-        if (5 * s + 3 * c + 2 * d + (s * c) % 3) % 8 == 0
-    )
-
-
-HELD_OUT: Final = _held_out_triples()
-"""(shape, colour, direction) triples that training never meets, in a clip or in a text."""
+HELD_OUT: Final = frozenset(
+    (SHAPES[s], COLOURS[c], DIRECTIONS[d])
+    for s, c, d in itertools.product(range(len(SHAPES)), range(len(COLOURS)), range(len(DIRECTIONS)))
+    if (5 * s + 3 * c + 2 * d + (s * c) % 3) % 8 == 0
+)
+"""(shape, colour, direction) triples that training never meets, in a clip or in a text: 15 of 120, spread so that every
+value of each attribute occurs in training and in the test."""
 
 
 def split_of(scene: Scene) -> Split:
@@ -118,15 +122,8 @@ def split_of(scene: Scene) -> Split:
 def sample_scene(rng: np.random.Generator, split: Split) -> Scene:
     """Draws one scene of a split, every attribute uniform, a corner object in 85 % of them.
 
-    Args:
-        rng: Source of randomness; the result depends on its state alone.
-        split: ``"train"`` or ``"test"``.
-
-    Returns:
-        The scene.
-
     Raises:
-        ValueError: For another split.
+        ValueError: `split` is not ``"train"`` or ``"test"``.
     """
     if split not in {"train", "test"}:
         raise ValueError(f"split must be 'train' or 'test', got {split!r}")
@@ -140,23 +137,12 @@ def sample_scene(rng: np.random.Generator, split: Split) -> Scene:
         if pick[7] < 0.85:
             corner = CornerObject(choose(SHAPES, 8), choose(COLOURS, 9), choose(CORNERS, 10))
         scene = Scene(
-            shape=choose(SHAPES, 0),
-            colour=choose(COLOURS, 1),
-            direction=choose(DIRECTIONS, 2),
-            size=choose(SIZES, 3),
-            speed=choose(SPEEDS, 4),
-            background=choose(BACKGROUNDS, 5),
-            event=choose(EVENTS, 6),
+            **{name: choose(values, i) for i, (name, values) in enumerate(_VALUES.items())},
             corner=corner,
             seed=int(pick[11] * 2**31),
         )
         if split_of(scene) == split:
             return scene
-
-
-def _with(scene: Scene, name: str, value: str) -> Scene:
-    changed: dict[str, Any] = {name: value}
-    return replace(scene, **changed)
 
 
 def vary(scene: Scene, rng: np.random.Generator, among: tuple[str, ...] | None = None) -> Scene:
@@ -170,15 +156,7 @@ def vary(scene: Scene, rng: np.random.Generator, among: tuple[str, ...] | None =
     Returns:
         The varied scene. It may fall in the other split: it is a wrong description, never a clip to train on.
     """
-    pools: dict[str, tuple[str, ...]] = {
-        "shape": SHAPES,
-        "colour": COLOURS,
-        "direction": DIRECTIONS,
-        "size": SIZES,
-        "speed": SPEEDS,
-        "background": BACKGROUNDS,
-        "event": EVENTS,
-    }
+    pools: dict[str, tuple[str, ...]] = dict(_VALUES)
     if scene.corner is not None:
         pools |= {"corner_shape": SHAPES, "corner_colour": COLOURS, "corner": CORNERS}
     names = [name for name in pools if among is None or name in among]
@@ -188,7 +166,7 @@ def vary(scene: Scene, rng: np.random.Generator, among: tuple[str, ...] | None =
     if name.startswith("corner"):
         assert scene.corner is not None  # noqa: S101 - the pools above hold corner names only then
         return replace(scene, corner=replace(scene.corner, **{name.removeprefix("corner_"): value}))
-    return _with(scene, name, value)
+    return Scene(**{f.name: getattr(scene, f.name) for f in fields(scene)} | {name: value})
 
 
 def _coverage(shape: str, dx: NDArray[np.float32], dy: NDArray[np.float32], r: float, side: int) -> NDArray[np.float32]:
@@ -216,7 +194,7 @@ def render(scene: Scene, times: NDArray[np.float64], side: int = FRAME_SIZE) -> 
     """Draws a scene at given times.
 
     Args:
-        scene: What to draw.
+        scene: The scene.
         times: Presentation times in seconds, shape (T,), within [0, ``DURATION``].
         side: Height and width of the frames in pixels.
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from vidembed.captions import TextPair, read_pairs, sample_pairs
 from vidembed.errors import PairsError
-from vidembed.plots import LogFile, plot_curves, read_log
-from vidembed.training.align import align
+from vidembed.plots import plot_curves, read_log
+from vidembed.training.alignment import align
 from vidembed.training.lora import LanguageAdapter, LoraSettings, merge_adapter
 from vidembed.training.loss import CachedDualSoftmaxLoss, DualSoftmaxLoss, dual_softmax_loss
-from vidembed.training.trainer import AlignmentTrainer, PairEvaluator, TrainingSettings
+from vidembed.training.trainer import AlignmentTrainer, LogFile, PairEvaluator, TrainingSettings
 
 __all__ = [
     "AlignmentTrainer",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 from collections.abc import Sequence
@@ -17,11 +18,13 @@ from sentence_transformers.sentence_transformer.losses import CachedMultipleNega
 from sentence_transformers.sentence_transformer.trainer import SentenceTransformerTrainer
 from sentence_transformers.sentence_transformer.training_args import SentenceTransformerTrainingArguments
 from torch import nn
-from transformers import TrainerCallback
+from tqdm.auto import tqdm
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
 from vidembed.captions import TextPair
 from vidembed.evaluation import ranks
+from vidembed.plots import read_log
 from vidembed.text import require_train_extra
 from vidembed.training.data import PairCollator, stand_in_kwargs
 from vidembed.training.lora import WEIGHTS_FILE, LanguageAdapter
@@ -351,3 +354,65 @@ class PairEvaluator(BaseEvaluator):
             "dense_to_summary": pair_recalls(scores.T, self._positives.T),
         }
         return {f"{way}_{name}": value for way, found in recalls.items() for name, value in found.items()}
+
+
+_LOGGED = ("loss", "grad_norm", "learning_rate", "false_negatives")
+
+
+class LogFile(TrainerCallback):
+    """Writes what the trainer logs to a file of JSON lines, and shows a bar on stderr.
+
+    Lines of training hold ``step``, ``loss``, ``grad_norm``, ``learning_rate`` and ``false_negatives``; lines of
+    evaluation hold ``step`` and every metric, named ``eval_...``.
+
+    Args:
+        path: The file. Lines after the step that a run begins at are removed then: they are made again.
+        progress: Whether to show the bar.
+    """
+
+    def __init__(self, path: str | Path, *, progress: bool = False) -> None:
+        self.path = Path(path)
+        self.progress = progress
+        self._bar: tqdm[Any] | None = None
+
+    def on_train_begin(
+        self,
+        args: TrainingArguments,  # noqa: ARG002 - of transformers' signature, as below
+        state: TrainerState,
+        control: TrainerControl,  # noqa: ARG002
+        **_kwargs: object,
+    ) -> None:
+        """Drop lines of steps that are yet to come."""
+        kept = [entry for entry in read_log(self.path) if entry["step"] <= state.global_step and state.global_step]
+        self.path.write_text("".join(json.dumps(entry) + "\n" for entry in kept), encoding="utf-8")
+        self._bar = tqdm(
+            total=state.max_steps, initial=state.global_step, unit="step", desc="aligning", disable=not self.progress
+        )
+
+    def on_log(
+        self,
+        args: TrainingArguments,  # noqa: ARG002
+        state: TrainerState,
+        control: TrainerControl,  # noqa: ARG002
+        logs: dict[str, float] | None = None,
+        **_kwargs: object,
+    ) -> None:
+        """Write a line."""
+        values = {
+            key: value
+            for key, value in (logs or {}).items()
+            if key in _LOGGED or (key.startswith("eval_") and not key.endswith(("_runtime", "_per_second")))
+        }
+        if values:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": state.global_step, **values}) + "\n")
+
+    def on_step_end(self, *_args: object, **_kwargs: object) -> None:
+        """Move the bar."""
+        if self._bar is not None:
+            self._bar.update()
+
+    def on_train_end(self, *_args: object, **_kwargs: object) -> None:
+        """Close the bar."""
+        if self._bar is not None:
+            self._bar.close()

@@ -2,20 +2,19 @@
 
 A box of 20 bytes can say that a track has a hundred million samples of one size, and FFmpeg then makes an entry of 37
 bytes (as measured) for each. So the boxes are walked first, the way FFmpeg's demuxer does: whatever their parents are.
-Files of other formats end the walk at their first bytes.
+Files of other formats end the walk at their first bytes. What FFmpeg still allocates may be more than there is.
 """
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import zlib
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import BinaryIO
 
 from vidembed.errors import EncryptedVideo, VideoTooLarge
-
-if TYPE_CHECKING:
-    from typing import BinaryIO
 
 MAX_FRAMES = 2**25
 """Frames (33,554,432) of a video, or samples that an MP4 file declares for all of its tracks: 6 days at 60 a second
@@ -26,7 +25,9 @@ MAX_ENTRIES = 2**16
 """Items or metadata keys that a file declares (our choice)."""
 MAX_STREAMS = 256
 """Streams of a file of any format. FFmpeg looks into each of them (our choice; its own limit is 1000)."""
-
+MEMORY_HEADROOM_BYTES = 2**31
+"""Bytes. FFmpeg allocates no more at once (``av_max_alloc``, by default ``INT_MAX``): what fails while the limit on
+memory leaves this much was refused for its size."""
 ENCRYPTED = (
     "encrypted (DRM): its pictures cannot be decoded without a key, and none is taken here; give a copy that is not"
 )
@@ -41,22 +42,18 @@ _COUNTS = {b"stsz": 8, b"stz2": 8, b"trun": 4, b"keys": 4, b"iinf": 4, b"iloc": 
 
 
 def check_boxes(handle: BinaryIO, item: str) -> None:
-    """Raise for a file that declares more than a limit of this module or only encrypted pictures, and rewind it.
-
-    Args:
-        handle: Seekable, binary.
-        item: Its name, for messages.
+    """Check what a file declares, and rewind it.
 
     Raises:
-        VideoTooLarge: It declares more.
+        VideoTooLarge: It declares more than a limit of this module.
         EncryptedVideo: All of its video tracks are encrypted.
     """
     size = handle.seek(0, os.SEEK_END)
-    tally = _Tally(item, size)
-    tally.walk(handle, 0, size, 0)
-    tally.end_track()
+    declared = _Declared(item, size)
+    declared.walk(handle, 0, size, 0)
+    declared.end_track()
     handle.seek(0)
-    if tally.encrypted and not tally.clear:
+    if declared.encrypted and not declared.clear:
         raise EncryptedVideo(item, ENCRYPTED)
 
 
@@ -66,27 +63,40 @@ def check_streams(count: int, item: str) -> None:
         raise VideoTooLarge(item, f"it has over {MAX_STREAMS} streams; leave out what is no video")
 
 
-class _Tally:
-    """Adds up what boxes declare.
+def is_memory_error(error: BaseException | None) -> bool:
+    """Whether an error says that there was no memory, for data or (``EAGAIN``) for the stack of a thread."""
+    return isinstance(error, MemoryError) or getattr(error, "errno", None) in (errno.ENOMEM, errno.EAGAIN)
 
-    Args:
-        item: Name for messages.
-        size: Of the file, in bytes.
 
-    Attributes:
-        encrypted: Video tracks all of whose samples are encrypted.
-        clear: Other video tracks.
+def check_memory(error: BaseException) -> None:
+    """Raise a ``MemoryError`` if `error` says that there was no memory, and the limit on this process is the reason.
+
+    Otherwise it is damage: a length that was garbled asks for more than there could be. The limit is that on the
+    address space (``RLIMIT_AS``), and the reason if it leaves under `MEMORY_HEADROOM_BYTES`.
     """
+    if not is_memory_error(error):
+        return
+    try:
+        import resource  # noqa: PLC0415 - not on Windows
+
+        used = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
+    except (ImportError, OSError):
+        return
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if limit != resource.RLIM_INFINITY and limit - used < MEMORY_HEADROOM_BYTES:
+        raise MemoryError("the limit on the address space of this process is reached") from error
+
+
+class _Declared:
+    """Adds up what boxes declare. `encrypted` and `clear` count the video tracks of either kind."""
 
     def __init__(self, item: str, size: int) -> None:
-        self._item = item
-        self._size = size
+        self._item, self._size = item, size  # of the file, in bytes
         self._samples = self._sound = self._tracks = self.encrypted = self.clear = 0
-        self.begin_track()
+        self._begin_track()
 
-    def begin_track(self) -> None:
-        """Forget the track before."""
-        self._declared = 0  # samples of the track
+    def _begin_track(self) -> None:
+        self._in_track = 0  # samples
         self._handlers: set[bytes] = set()
         self._entries: set[bytes] = set()  # kinds of samples
         self._steady = True  # every sample lasts one tick: of sound, FFmpeg then makes an entry a chunk
@@ -98,16 +108,13 @@ class _Tally:
             self.encrypted += is_encrypted
             self.clear += not is_encrypted
         if self._handlers == {b"soun"} and self._steady:
-            self._sound += self._declared  # PCM: tens of thousands a second, of one byte or more in the file
+            self._sound += self._in_track  # PCM: tens of thousands a second, of one byte or more in the file
         else:
-            self._samples += self._declared
-        self.begin_track()
+            self._samples += self._in_track
+        self._begin_track()
         if self._samples > MAX_FRAMES or self._sound > max(self._size, MAX_FRAMES):
-            raise VideoTooLarge(
-                self._item,
-                f"it declares {self._samples + self._sound} frames or samples; at most {MAX_FRAMES} are read. "
-                "Cut it first, or write it anew if the number is wrong",
-            )
+            found = f"it declares {self._samples + self._sound} frames or samples; at most {MAX_FRAMES} are read. "
+            raise VideoTooLarge(self._item, f"{found}Cut it first, or write it anew if the number is wrong")
 
     def walk(self, handle: BinaryIO, at: int, end: int, depth: int) -> None:
         """Look at the boxes between two places of a file, and at those inside them."""
@@ -121,28 +128,26 @@ class _Tally:
                 length, begin = int.from_bytes(head[8:16], "big"), at + 16
             if len(head) < 8 or length < begin - at:
                 return
-            after = min(at + length, end)
-            self._look(handle, kind, begin, after, depth)
-            at = after
+            at = min(at + length, end)
+            self._look(handle, kind, begin, at, depth)
 
     def _look(self, handle: BinaryIO, kind: bytes, begin: int, end: int, depth: int) -> None:
         if kind == b"trak":
             self.end_track()
             self._tracks += 1
             check_streams(self._tracks, self._item)
+        handle.seek(begin)
         if depth < _MAX_DEPTH and kind in _CONTAINERS:
             self.walk(handle, begin, end, depth + 1)
         elif depth < _MAX_DEPTH and kind == b"meta":
-            handle.seek(begin)
             found = handle.read(min(end - begin, MAX_ENTRIES)).find(b"hdlr")  # it may have a version before its boxes
             if found >= 4:
                 self.walk(handle, begin + found - 4, end, depth + 1)
+        elif depth < _MAX_DEPTH and kind == b"cmov":
+            self._inflate(handle.read(min(end - begin, MAX_HEADER_BYTES)), depth)
         elif kind == b"stsd":
             self._note_entries(handle, begin + 8, end)
-        elif depth < _MAX_DEPTH and kind == b"cmov":
-            self._inflate(handle, begin, end, depth)
         elif kind in {*_COUNTS, b"hdlr", b"stts"}:
-            handle.seek(begin)
             self._count(kind, handle.read(min(end - begin, 16)))
 
     def _count(self, kind: bytes, head: bytes) -> None:
@@ -156,14 +161,12 @@ class _Tally:
             width = 2 if kind in {b"iinf", b"iloc"} and head[:1] < (b"\1" if kind == b"iinf" else b"\2") else 4
             count = int.from_bytes(head[place : place + width], "big")
             if kind in {b"stsz", b"stz2"}:
-                self._declared += count
+                self._in_track += count
             elif kind == b"trun":
                 self._samples += count
             elif count > MAX_ENTRIES:
-                name = kind.decode("ascii")
-                raise VideoTooLarge(
-                    self._item, f"it declares {count} entries in a box {name!r}; at most {MAX_ENTRIES} are read"
-                )
+                found = f"it declares {count} entries in a box {kind.decode('ascii')!r}"
+                raise VideoTooLarge(self._item, f"{found}; at most {MAX_ENTRIES} are read")
 
     def _note_entries(self, handle: BinaryIO, at: int, end: int) -> None:
         """Note which kinds of samples a track has, by the first of them."""
@@ -175,16 +178,13 @@ class _Tally:
             self._entries.add(head[4:])
             at += max(8, int.from_bytes(head[:4], "big"))
 
-    def _inflate(self, handle: BinaryIO, begin: int, end: int, depth: int) -> None:
-        """Walk a compressed header, of at most :data:`MAX_HEADER_BYTES`."""
-        handle.seek(begin)
-        body = handle.read(min(end - begin, MAX_HEADER_BYTES)).partition(b"cmvd")[2]
+    def _inflate(self, box: bytes, depth: int) -> None:
+        """Walk a compressed header."""
+        body = box.partition(b"cmvd")[2]
         declared = int.from_bytes(body[:4], "big")  # FFmpeg inflates so much and no more
         if declared > MAX_HEADER_BYTES:
-            raise VideoTooLarge(
-                self._item,
-                f"its compressed header has {declared} bytes when inflated; at most {MAX_HEADER_BYTES} are read",
-            )
+            found = f"its compressed header has {declared} bytes when inflated"
+            raise VideoTooLarge(self._item, f"{found}; at most {MAX_HEADER_BYTES} are read")
         try:
             plain = zlib.decompressobj().decompress(body[4:], declared) if declared else b""
         except zlib.error:  # FFmpeg cannot either

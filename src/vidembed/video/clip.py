@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, TypedDict
 
 import numpy as np
 
-from vidembed.errors import VideoTruncated, caller_level
+from vidembed.errors import warn_truncated
+from vidembed.video.picture import MAX_AREA, MAX_SIDE
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from io import BufferedIOBase
 
     from numpy.typing import NDArray
 
@@ -19,9 +20,34 @@ if TYPE_CHECKING:
 
 TRUNCATED_S = 1.0
 """Seconds. A stream that ends this much before its declared duration is truncated."""
-
 METADATA_TOLERANCE_S = 0.01
-"""Seconds that a whole frame index may be off: a tenth of the digit to which models are told times."""
+"""Seconds that a whole frame index may be off: a tenth of the last digit of the times that models are given."""
+
+MAX_NUMBER = 1e15
+"""Of any number of a clip; above all that this package lets a video have."""
+
+_FIELDS: Final = {
+    "fps": float,
+    "duration": float,
+    "start_s": float,
+    "total_num_frames": int,
+    "damaged": bool,
+    "truncated": bool,
+    "item": str,
+    "video_backend": str,
+}
+
+
+class ClipMetadata(TypedDict):
+    """See `Clip.metadata`."""
+
+    fps: float
+    duration: float
+    total_num_frames: int
+    frames_indices: list[float]
+    width: int
+    height: int
+    video_backend: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +92,7 @@ class Clip:
     video_backend: str = "pyav"
     sampling: Sampling | None = None
 
-    def metadata(self) -> dict[str, Any]:
+    def metadata(self) -> ClipMetadata:
         """Return what ``transformers.video_utils.VideoMetadata`` takes, as plain Python values.
 
         Processors compute a frame's time as ``frames_indices / fps``, which an ordinal meets only where
@@ -78,27 +104,17 @@ class Clip:
             and ``height`` (pixels, of the frames in this clip), ``video_backend``.
         """
         exact = self.timestamps * self.fps  # (T,)
-        whole = np.rint(exact)
+        whole = np.rint(exact)  # (T,)
         is_regular = bool(np.all(np.abs(whole - exact) <= METADATA_TOLERANCE_S * self.fps))
-        indices = whole.astype(np.int64) if is_regular else exact
         return {
             "fps": self.fps,
             "duration": self.duration,
             "total_num_frames": max(self.total_num_frames, int(whole[-1]) + 1),
-            "frames_indices": indices.tolist(),
+            "frames_indices": (whole.astype(np.int64) if is_regular else exact).tolist(),
             "width": int(self.frames.shape[2]),
             "height": int(self.frames.shape[1]),
             "video_backend": self.video_backend,
         }
-
-
-def _average_rate(declared: float | None, count: int, duration: float) -> float:
-    """Return frames per second: as declared, unless counting the frames contradicts it by over 1 %."""
-    if declared is None:
-        return count / duration if duration > 0 else 1.0  # a still of no length: any rate puts it at time 0
-    if duration > 0 and abs(declared * duration - count) > max(1.0, 0.01 * count):
-        return count / duration
-    return declared
 
 
 def assemble(
@@ -117,55 +133,96 @@ def assemble(
     item: str,
     backend: str,
 ) -> Clip:
-    """Make the clip of a decoded window, and warn if its end is missing.
+    """Make the clip of a decoded window, and warn if its end is missing. Times are seconds from the first frame.
 
     Args:
         frames: T pictures ``(H, W, 3)`` of one size.
-        times: ``(T,)`` seconds from the first frame of the video.
+        times: ``(T,)`` when each comes on show.
         ordinals: ``(T,)`` places in the stream, or ``None`` if they were not counted.
         count: Frames counted in the window (if ``ordinals``, in the whole video).
         declared_fps: The stream's average rate as declared, or ``None``.
-        start: Start of the window, in seconds from the first frame.
+        start: Start of the window.
         end: Its end, or ``None`` for the end of the video.
         video_end: Where the video was found to end; above ``end`` if it was not read so far.
         declared_duration: What the video stream declares, or ``None``.
-        start_s: Start of the window, in seconds on the clock of a player.
-        damaged: Whether errors were met.
-        item: Name for messages.
-        backend: What decoded it.
+        start_s: As `Clip.start_s`, as are those below.
+        damaged: See there.
+        item: See there.
+        backend: `Clip.video_backend`.
     """
     stop = video_end if end is None else min(end, video_end)
     due = [bound for bound in (end, declared_duration) if bound is not None]
     truncated = declared_duration is not None and min(due) - stop > TRUNCATED_S
     if truncated:
-        warnings.warn(
-            VideoTruncated(
-                f"{item}: it ends at {video_end:.2f} s, before the {declared_duration:.2f} s it declares; "
-                "only what is there is used"
-            ),
-            stacklevel=caller_level(),
-        )
+        found = f"it ends at {video_end:.2f} s, before the {declared_duration:.2f} s it declares"
+        warn_truncated(f"{item}: {found}; only what is there is used")
     duration = stop - start
-    shown = np.maximum(times - start, 0.0)
+    shown = np.maximum(times - start, 0.0)  # (T,)
+    counted = count / duration if duration > 0 else 1.0  # a still of no length: any rate puts it at time 0
+    fps = counted if declared_fps is None else declared_fps
     if ordinals is not None and start == 0 and end is None:
-        fps = _average_rate(declared_fps, count, duration)
+        if duration > 0 and abs(fps * duration - count) > max(1.0, 0.01 * count):  # counting contradicts it by over 1 %
+            fps = counted
         indices, total = ordinals, count
     else:
-        fps = declared_fps if declared_fps is not None else _average_rate(None, count, duration)
         indices, total = np.rint(shown * fps).astype(np.int64), round(duration * fps)
     stacked = np.empty((len(frames), *frames[0].shape), dtype=np.uint8)  # (T, H, W, 3)
     for i, frame in enumerate(frames):
         stacked[i] = frame
-    return Clip(
-        frames=stacked,
-        timestamps=shown,
-        fps=fps,
-        duration=duration,
-        frames_indices=indices,
-        total_num_frames=max(total, int(indices[-1]) + 1),
-        damaged=damaged,
-        truncated=truncated,
-        item=item,
-        start_s=start_s,
-        video_backend=backend,
-    )
+    total = max(total, int(indices[-1]) + 1)
+    known = stacked, shown, fps, duration, indices, total
+    return Clip(*known, damaged=damaged, truncated=truncated, item=item, start_s=start_s, video_backend=backend)
+
+
+# -- a clip as JSON values and bytes, for another process --------------------------------------------------------------
+
+
+def clip_message(clip: Clip) -> tuple[dict[str, Any], list[memoryview]]:
+    """Return a clip as JSON values, without its sampling, and as the bytes that `read_clip` needs besides."""
+    fields = {name: kind(getattr(clip, name)) for name, kind in _FIELDS.items()}
+    arrays = [np.ascontiguousarray(array) for array in (clip.timestamps, clip.frames_indices, clip.frames)]
+    return {"clip": fields, "shape": list(clip.frames.shape)}, [array.data.cast("B") for array in arrays]
+
+
+def read_clip(
+    message: dict[str, Any], stream: BufferedIOBase, sampling: Sampling, rename: Callable[[str], str] = str
+) -> Clip:
+    """Return the clip of a message.
+
+    Args:
+        message: What `clip_message` returned first.
+        stream: Gives the bytes that it returned second.
+        sampling: How the clip was sampled. It bounds the shape.
+        rename: Changes its item.
+
+    Raises:
+        EOFError: The bytes break off.
+        ValueError: It is malformed, or not of a clip that was sampled so.
+        MemoryError: There is no room for it.
+    """
+    fields, shape = message.get("clip"), message.get("shape")
+    if not isinstance(fields, dict) or {name: type(value) for name, value in fields.items()} != _FIELDS:
+        raise ValueError("a malformed clip")
+    numbers = [value for value in fields.values() if isinstance(value, (int, float))]
+    if not all(0 <= number <= MAX_NUMBER for number in numbers) or 0 in (fields["fps"], fields["total_num_frames"]):
+        raise ValueError("a malformed clip, with numbers that no video has")
+    if not isinstance(shape, list) or [type(length) for length in shape] != 4 * [int] or shape[3] != 3:
+        raise ValueError("a malformed clip, without a shape")
+    count, height, width, _ = shape
+    largest = MAX_AREA if sampling.max_pixels is None else sampling.max_pixels
+    fits = 1 <= count <= sampling.max_frames and min(height, width) >= 1 and height * width <= largest
+    if not fits or max(height, width) > MAX_SIDE:
+        raise ValueError(f"a malformed clip of shape {shape}, for {sampling}")
+    times = np.empty(count, dtype=np.float64)  # (T,)
+    indices = np.empty(count, dtype=np.int64)  # (T,)
+    frames = np.empty(shape, dtype=np.uint8)  # (T, H, W, 3)
+    for array in (times, indices, frames):
+        rest = array.data.cast("B")
+        while rest:  # a pipe gives it in pieces
+            if not (length := stream.readinto(rest)):
+                raise EOFError
+            rest = rest[length:]
+    if not (np.isfinite(times).all() and (np.diff(times) >= 0).all() and times[0] >= 0 and indices.min() >= 0):
+        raise ValueError("a malformed clip, with times or indices that no frames have")
+    fields = {**fields, "item": rename(fields["item"])}
+    return Clip(frames=frames, timestamps=times, frames_indices=indices, sampling=sampling, **fields)

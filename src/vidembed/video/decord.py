@@ -1,15 +1,13 @@
-"""The optional decord backend (extra ``decord``): mp4, mov, mkv and webm files, decoded in a killable process."""
+"""The optional decord backend (extra ``decord``): mp4, mov, mkv and webm files, for a process that can be killed."""
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
-import json
 import math
 import os
-import subprocess
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from av.stream import Disposition
@@ -17,78 +15,56 @@ from av.stream import Disposition
 from vidembed.errors import BackendUnavailable, CorruptVideo, InvalidVideoInput
 from vidembed.video.clip import Clip, assemble
 from vidembed.video.container import DEFAULT_THREADS, SEEKABLE_FORMATS, open_source
+from vidembed.video.fetch import Deadline
 from vidembed.video.picture import Geometry, describe, display_matrix, shrink
-from vidembed.video.reader import Deadline, FrameReader, from_player
-from vidembed.video.source import local_path
+from vidembed.video.reader import FrameReader, from_player
 
 if TYPE_CHECKING:
+    from types import ModuleType
+
     from av.video.frame import VideoFrame
+    from numpy.typing import NDArray
 
     from vidembed.video.sampling import Sampling
 
-_ROW = 64  # pixels: of rotated videos decord 3.4 returns only frames whose width is a multiple of this
-_WORKER = Path(__file__).with_name("_decord_worker.py")
+MAX_TIME: Final = 1e6
+"""Seconds. decord reads a missing time as about 1e16."""
+_ROW: Final = 64  # pixels: of rotated videos decord 3.4 returns only frames whose width is a multiple of this
+
+
+def _is_installed(distribution: str) -> bool:
+    try:
+        importlib.metadata.distribution(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
 
 
 def require_decord(item: str) -> None:
     """Raise :class:`BackendUnavailable` unless decord2, and no other package of the same import name, is installed."""
-    for other in ("decord", "eva-decord"):
-        try:
-            importlib.metadata.distribution(other)
-        except importlib.metadata.PackageNotFoundError:
-            continue
+    for other in filter(_is_installed, ("decord", "eva-decord")):
         raise BackendUnavailable(
             item,
             f"the package {other!r} is installed, which is unmaintained and shares its import name with decord2; "
             f'run: pip uninstall {other} && pip install --force-reinstall "vidembed[decord]"',
         )
-    try:
-        importlib.metadata.distribution("decord2")
-    except importlib.metadata.PackageNotFoundError as error:
+    if not _is_installed("decord2"):
         raise BackendUnavailable(
             item, "backend='decord' is not installed; run: pip install \"vidembed[decord]\", or use backend='pyav'"
-        ) from error
-
-
-def _path(source: object, item: str) -> str:
-    path = local_path(source)
-    if path is None:
-        raise InvalidVideoInput(item, "backend='decord' reads local files by their path; use backend='pyav'")
-    absolute = str(Path(path).absolute())  # "a:b.mp4" would be taken for a protocol
-    try:
-        absolute.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise InvalidVideoInput(
-            item, "backend='decord' cannot open a name that is no valid UTF-8; rename it or use backend='pyav'"
-        ) from error
-    return absolute
+        )
 
 
 def read(
-    source: object, sampling: Sampling, *, item: str, start: float, end: float | None, timeout_s: float | None
+    source: str | os.PathLike[str], sampling: Sampling, *, item: str, start: float = 0.0, end: float | None = None
 ) -> Clip:
     """Read a local file with decord2, frames chosen by the times it reports.
 
-    The container is checked, and the size, orientation and duration found, with PyAV first. decord does not
-    report damage: ``Clip.damaged`` is always False.
-
-    Args:
-        source: A path.
-        sampling: How frames are chosen.
-        item: Name for messages.
-        start: Seconds on the clock of a player.
-        end: Likewise (exclusive), or ``None``.
-        timeout_s: Limit in seconds, after which the process is killed.
-
-    Raises:
-        BackendUnavailable: If decord2 is not installed, or the file is none that it reads right.
-        DecodeTimeout: If time is up.
-        VideoError: As with PyAV.
+    It may loop or crash in native code: `DecodePool` and `load_video` call it in a process that can be killed. The
+    container is checked, and the size, orientation and duration found, with PyAV first. decord does not report damage:
+    ``Clip.damaged`` is always False. Arguments and errors are as of `load_video`.
     """
     require_decord(item)
-    deadline = Deadline(timeout_s, item)
-    with open_source(source, item) as handle, FrameReader(handle, item, deadline) as reader:
-        path = _path(source, item)
+    with open_source(source, item) as handle, FrameReader(handle, item, Deadline(None, item)) as reader:
         _check_container(reader, item)
         first = next(reader, None)
         if first is None:
@@ -102,26 +78,41 @@ def read(
         raise BackendUnavailable(
             item, "the file declares no duration, which backend='decord' needs; use backend='pyav'"
         )
+    path = str(Path(source).absolute())  # "a:b.mp4" would be taken for a protocol
+    try:
+        path.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise InvalidVideoInput(
+            item, "backend='decord' cannot open a name that is no valid UTF-8; rename it or use backend='pyav'"
+        ) from error
     stop = declared if end is None else min(end, declared)
-    grid = start + sampling.grid(max(stop - start, 0.0))
+    grid = start + sampling.grid(max(stop - start, 0.0))  # (K,)
     height, width, _ = geometry.shape
     padded = math.ceil(width / _ROW) * _ROW if geometry.turns else width
-    request = {"path": path, "width": padded, "height": height, "threads": DEFAULT_THREADS, "grid": grid.tolist()}
-    header, frames = _run(request, item, deadline)
-    video_end = float(header["end"])
+    try:
+        decord = importlib.import_module("decord")  # optional; it prints, and may fail to load
+    except (ImportError, OSError, RuntimeError) as error:
+        raise BackendUnavailable(item, f"decord2 does not load ({error}); use backend='pyav'") from error
+    try:
+        count, video_end, times, indices, frames = _decode(decord, path, padded, height, grid)
+    except MemoryError:
+        raise
+    except Exception as error:
+        text = " ".join(str(error).split())[:300]
+        raise CorruptVideo(
+            item, f"decord cannot read it ({type(error).__name__}: {text}); try backend='pyav'"
+        ) from error
     if rate and abs(video_end - declared) <= 1 / rate:
         video_end = declared
-    if not header["indices"]:
+    if not indices.size:
         raise InvalidVideoInput(
             item, f"the segment starts at {start_s:g} s, and the video ends at {starts_at + video_end:.3f} s"
         )
-    indices = np.array(header["indices"], dtype=np.int64)
-    _, order = np.unique(indices, return_inverse=True)
     return assemble(
-        [shrink(frames[i], width, height) for i in order],
-        np.array(header["times"], dtype=np.float64),
+        [shrink(frames[place], width, height) for place in np.unique(indices, return_inverse=True)[1]],
+        times,
         ordinals=indices,
-        count=int(header["count"]),
+        count=count,
         declared_fps=None if rate is None else float(rate),
         start=start,
         end=end,
@@ -165,28 +156,29 @@ def _check_picture(frame: VideoFrame, geometry: Geometry, item: str) -> None:
         )
 
 
-def _run(
-    request: dict[str, Any], item: str, deadline: Deadline
-) -> tuple[dict[str, Any], np.ndarray[Any, np.dtype[np.uint8]]]:
-    """Run the worker; return its header and frames ``(U, H, W, 3)``."""
-    try:
-        done = subprocess.run(  # noqa: S603 - this interpreter, a script of this package, no shell
-            [sys.executable, "-P", os.fspath(_WORKER)],
-            input=json.dumps(request).encode(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            timeout=deadline.remaining(),
-            check=False,
-        )
-    except subprocess.TimeoutExpired as error:  # run() has killed it
-        raise deadline.error() from error
-    line, _, body = done.stdout.partition(b"\n")
-    if done.returncode != 0 or not line:
-        raise CorruptVideo(item, f"decord ended with status {done.returncode} on it; try backend='pyav'")
-    header: dict[str, Any] = json.loads(line)
-    if "error" in header:
-        raise CorruptVideo(item, f"decord cannot read it ({header['error']}); try backend='pyav'")
-    shape = (int(header["unique"]), request["height"], request["width"], 3)
-    if len(body) != np.prod(shape, dtype=np.int64):
-        raise CorruptVideo(item, "decord returned fewer frames than it announced; try backend='pyav'")
-    return header, np.frombuffer(body, dtype=np.uint8).reshape(shape)
+def _decode(
+    decord: ModuleType, path: str, width: int, height: int, grid: NDArray[np.float64]
+) -> tuple[int, float, NDArray[np.float64], NDArray[np.int64], NDArray[np.uint8]]:
+    """Decode the frames that are on show at the times of a grid, ``(K,)`` seconds from the first frame.
+
+    Returns:
+        How many frames the video has; where it ends, seconds; ``(K,)`` when each frame comes on show, seconds, and its
+        index, for the times of the grid before the end; ``(U, H, W, 3)`` the U frames that differ.
+    """
+    reader = decord.VideoReader(path, ctx=decord.cpu(0), width=width, height=height, num_threads=DEFAULT_THREADS)
+    count = len(reader)
+    stamps = np.asarray(reader.get_frame_timestamp(range(count)), dtype=np.float64)  # (N, 2): begin, end
+    begins = stamps[:, 0]
+    if not np.isfinite(stamps).all() or (np.diff(begins) < 0).any() or np.abs(stamps).max() > MAX_TIME:
+        raise ValueError("decord reports times that are missing, fall or are absurd")
+    begins, end = begins - begins[0], float(stamps[-1, 1] - begins[0])
+    grid = grid[grid < end]
+    margin = 1e-6 + 2.4e-7 * grid  # its times are float32
+    indices = np.searchsorted(begins, grid + margin, side="right") - 1  # (K,)
+    unique = np.unique(indices)
+    if not unique.size:
+        return count, end, begins[indices], indices, np.empty((0, height, width, 3), dtype=np.uint8)
+    frames = reader.get_batch(unique.tolist()).asnumpy()  # (U, H, W, 3)
+    if frames.shape != (len(unique), height, width, 3) or frames.dtype != np.uint8:
+        raise ValueError(f"decord returned frames of shape {frames.shape} and dtype {frames.dtype}")
+    return count, end, begins[indices], indices, frames

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import http.client
 import io
-import math
 import re
 import socket
 import ssl
@@ -20,7 +19,7 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
-from typing import IO, TYPE_CHECKING, Any, Final, TypeAlias, cast
+from typing import IO, TYPE_CHECKING, Final, TypeAlias, cast
 from urllib.parse import quote, urljoin, urlsplit
 
 from vidembed.errors import (
@@ -35,65 +34,6 @@ from vidembed.errors import (
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
-
-
-# IANA's special-purpose registries (https://www.iana.org/assignments/iana-ipv4-special-registry), multicast and the
-# reserved block. Written out, since what `ipaddress` calls global has changed between versions of Python.
-_NOT_PUBLIC_V4: Final = tuple(
-    map(
-        IPv4Network,
-        (
-            "0.0.0.0/8",
-            "10.0.0.0/8",
-            "100.64.0.0/10",
-            "127.0.0.0/8",
-            "168.63.129.16/32",  # Azure to its machines (Microsoft: "What is IP address 168.63.129.16?")
-            "169.254.0.0/16",  # link-local, and the metadata services of clouds
-            "172.16.0.0/12",
-            "192.0.0.0/24",
-            "192.0.2.0/24",
-            "192.88.99.0/24",
-            "192.168.0.0/16",
-            "198.18.0.0/15",
-            "198.51.100.0/24",
-            "203.0.113.0/24",
-            "224.0.0.0/4",
-            "240.0.0.0/4",
-        ),
-    )
-)
-# https://www.iana.org/assignments/iana-ipv6-special-registry; 2000::/3 is all of the global unicast space.
-_GLOBAL_V6: Final = IPv6Network("2000::/3")
-_NOT_PUBLIC_V6: Final = tuple(
-    map(IPv6Network, ("2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20"))  # Teredo and 6to4 among them
-)
-_NAT64: Final = IPv6Network("64:ff9b::/96")  # RFC 6052: an IPv4 address in the last 32 bits
-
-
-def is_public(address: str) -> bool:
-    """Whether an IP address is one of the public internet.
-
-    Not so are private, loopback, link-local, multicast, reserved and unspecified ones, those for documentation and
-    tests, and IPv6 addresses that hold such an IPv4 address (mapped, NAT64). 6to4 and Teredo addresses never are.
-
-    Args:
-        address: As the system writes it, such as ``"93.184.216.34"``, ``"fe80::1%eth0"``.
-
-    Raises:
-        ValueError: It is none.
-    """
-    return _is_public(ip_address(address.partition("%")[0]))
-
-
-def _is_public(address: IPv4Address | IPv6Address) -> bool:
-    if isinstance(address, IPv4Address):
-        return not any(address in network for network in _NOT_PUBLIC_V4)
-    if address.ipv4_mapped is not None:
-        return _is_public(address.ipv4_mapped)
-    if address in _NAT64:
-        return _is_public(IPv4Address(int(address) & 0xFFFFFFFF))
-    return address in _GLOBAL_V6 and not any(address in network for network in _NOT_PUBLIC_V6)
-
 
 MAX_DOWNLOAD_BYTES = 2 * 2**30
 """Bytes. Default limit of one download (2 GiB; our choice)."""
@@ -112,6 +52,81 @@ _CHUNK = 2**20
 _REDIRECTIONS = frozenset({301, 302, 303, 307, 308})
 _HOST = re.compile(r"[a-z0-9._:-]+")
 
+# IANA's special-purpose registries (https://www.iana.org/assignments/iana-ipv4-special-registry), multicast and the
+# reserved block. Written out, since what `ipaddress` calls global has changed between versions of Python.
+_NOT_PUBLIC_V4: Final = tuple(
+    IPv4Network(block)
+    for block in (
+        *("0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8"),
+        "168.63.129.16/32",  # Azure to its machines (Microsoft: "What is IP address 168.63.129.16?")
+        "169.254.0.0/16",  # link-local, and the metadata services of clouds
+        *("172.16.0.0/12", "192.0.0.0/24", "192.0.2.0/24", "192.88.99.0/24", "192.168.0.0/16"),
+        *("198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24", "224.0.0.0/4", "240.0.0.0/4"),
+    )
+)
+# https://www.iana.org/assignments/iana-ipv6-special-registry; 2000::/3 is all of the global unicast space.
+_GLOBAL_V6: Final = IPv6Network("2000::/3")
+_NOT_PUBLIC_V6: Final = tuple(
+    map(IPv6Network, ("2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20"))  # Teredo and 6to4 among them
+)
+_NAT64: Final = IPv6Network("64:ff9b::/96")  # RFC 6052: an IPv4 address in the last 32 bits
+
+
+class Deadline:
+    """A limit of so many seconds from now, or none, checked between packets and whenever bytes are read.
+
+    `item`, `done` (in time) and `remedy` are for messages.
+
+    Raises:
+        ValueError: `timeout_s` is not above 0.
+    """
+
+    def __init__(
+        self, timeout_s: float | None, item: str, *, done: str = "read", remedy: str = "cut the video"
+    ) -> None:
+        if timeout_s is not None and not timeout_s > 0:
+            raise ValueError(f"timeout_s={timeout_s!r}: expected seconds above 0, or None for no limit")
+        self._item = item
+        self._reason = f"not {done} within timeout_s={timeout_s}; raise the limit or {remedy}"
+        self._end = None if timeout_s is None else time.monotonic() + timeout_s
+
+    def error(self) -> DecodeTimeout:
+        """Return the error to raise when time is up."""
+        return DecodeTimeout(self._item, self._reason)
+
+    def remaining(self) -> float | None:
+        """Return the seconds left, or ``None`` for no limit; raise :class:`DecodeTimeout` when none are."""
+        if self._end is None:
+            return None
+        left = self._end - time.monotonic()
+        if left <= 0:
+            raise self.error()
+        return left
+
+    def within(self, most: float) -> float:
+        """Return the seconds left, at most so many; raise :class:`DecodeTimeout` when none are."""
+        left = self.remaining()
+        return most if left is None else min(left, most)
+
+
+def is_public(address: str) -> bool:
+    """Whether an IP address, as the system writes it (``"8.8.8.8"``, ``"fe80::1%eth0"``), is of the public internet.
+
+    Not so are private, loopback, link-local, multicast, reserved and unspecified ones, those for documentation and
+    tests, and IPv6 addresses that hold such an IPv4 address (mapped, NAT64). 6to4 and Teredo addresses never are.
+
+    Raises:
+        ValueError: It is no IP address.
+    """
+    found = ip_address(address.partition("%")[0])
+    if isinstance(found, IPv6Address) and found.ipv4_mapped is not None:
+        found = found.ipv4_mapped
+    elif isinstance(found, IPv6Address) and found in _NAT64:
+        found = IPv4Address(int(found) & 0xFFFFFFFF)
+    if isinstance(found, IPv4Address):
+        return not any(found in network for network in _NOT_PUBLIC_V4)
+    return found in _GLOBAL_V6 and not any(found in network for network in _NOT_PUBLIC_V6)
+
 
 def fetch(url: str, item: str, *, timeout_s: float | None, max_bytes: int, allow: UrlAccess = True) -> IO[bytes]:
     """Fetch ``url`` into a temporary file, which is gone when closed.
@@ -121,14 +136,11 @@ def fetch(url: str, item: str, *, timeout_s: float | None, max_bytes: int, allow
 
     Args:
         url: An http or https address.
-        item: The name to use in messages.
+        item: Name for messages.
         timeout_s: Limit on the whole download, in seconds; ``None`` for none. Looking up a name is not interrupted:
             the system's resolver has limits of its own.
         max_bytes: Limit on its size.
         allow: Where it may lead: ``True``, or names of hosts.
-
-    Returns:
-        The file, at its beginning.
 
     Raises:
         InvalidVideoInput: If the address, or one it redirects to, is malformed, of another scheme, or of a host that
@@ -140,21 +152,21 @@ def fetch(url: str, item: str, *, timeout_s: float | None, max_bytes: int, allow
         EmptyFile: If it holds nothing.
         ValueError: If ``allow`` is a string.
     """
-    hosts = _names(allow)
-    end = math.inf if timeout_s is None else time.monotonic() + timeout_s
+    if isinstance(allow, str):
+        raise ValueError(f"allow_url={allow!r}: expected True, False or a list of host names, such as [{allow!r}]")  # noqa: TRY004
+    names = allow if isinstance(allow, Collection) else None
+    hosts = None if names is None else frozenset(name.lower().strip("[]").removesuffix(".") for name in names)
+    deadline = Deadline(timeout_s, item, done="fetched", remedy="download it yourself")
     target = _Target.of(url, item)
     try:
         for _ in range(MAX_REDIRECTS + 1):
-            with _answer(target, item, hosts, end) as answer:
+            with _answer(target, item, hosts, deadline) as answer:
                 if answer.status not in _REDIRECTIONS:
                     return _kept(answer, item, max_bytes)
                 target = target.redirected(answer, item)
     except TimeoutError as error:
-        if time.monotonic() < end:
-            raise VideoNotFound(item, "cannot be fetched (the server does not answer, or fell silent)") from error
-        raise DecodeTimeout(
-            item, f"not fetched within timeout_s={timeout_s}; raise the limit or download it yourself"
-        ) from error
+        deadline.remaining()
+        raise VideoNotFound(item, "cannot be fetched (the server does not answer, or fell silent)") from error
     except http.client.HTTPException as error:  # its words can be the server's own
         raise VideoNotFound(item, f"cannot be fetched (no valid HTTP answer: {type(error).__name__})") from error
     except OSError as error:
@@ -162,36 +174,18 @@ def fetch(url: str, item: str, *, timeout_s: float | None, max_bytes: int, allow
     raise VideoNotFound(item, f"redirected more than {MAX_REDIRECTS} times")
 
 
-def _names(allow: UrlAccess) -> frozenset[str] | None:
-    """Return the hosts that may be reached, or ``None`` for all public ones."""
-    if isinstance(allow, str):
-        raise ValueError(f"allow_url={allow!r}: expected True, False or a list of host names, such as [{allow!r}]")  # noqa: TRY004
-    if isinstance(allow, Collection):
-        return frozenset(name.lower().strip("[]").removesuffix(".") for name in allow)
-    return None
-
-
 @dataclass(frozen=True)
 class _Target:
-    """An address to fetch.
-
-    Attributes:
-        url: All of it.
-        secure: Whether it is https.
-        host: In ASCII, without brackets and a last dot.
-        port: Of the server.
-        path: Path and query, percent-encoded.
-    """
+    """An address to fetch, taken apart once: what is checked is what is connected to."""
 
     url: str
-    secure: bool
-    host: str
+    secure: bool  # https
+    host: str  # in ASCII, without brackets and a last dot
     port: int
-    path: str
+    path: str  # and query, percent-encoded
 
     @classmethod
     def of(cls, url: str, item: str, verb: str = "it is") -> _Target:
-        """Take an address apart, once: what is checked is what is connected to."""
         try:
             parts = urlsplit(url)
             host = (parts.hostname or "").encode("idna").decode("ascii").removesuffix(".")
@@ -226,30 +220,22 @@ class _Target:
         """Return the request for it."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         named = host if self.port == (443 if self.secure else 80) else f"{host}:{self.port}"
-        lines = (
-            f"GET {self.path} HTTP/1.1",
-            f"Host: {named}",
-            "User-Agent: vidembed",
-            "Accept: */*",
-            "Accept-Encoding: identity",
-            "Connection: close",
-        )
-        return "".join(f"{line}\r\n" for line in (*lines, "")).encode("ascii")
+        lines = [f"GET {self.path} HTTP/1.1", f"Host: {named}", "User-Agent: vidembed", "Accept: */*"]
+        lines += ["Accept-Encoding: identity", "Connection: close", "", ""]
+        return "\r\n".join(lines).encode("ascii")
 
 
-class _Wire(io.RawIOBase):
-    """Reads a socket, every time only until the end of all time or of patience."""
+class _SocketReader(io.RawIOBase):
+    """Reads a socket. No single read lasts longer than the deadline or `STALL_S`."""
 
-    def __init__(self, sock: socket.socket, end: float) -> None:
-        self._sock, self._end = sock, end
+    def __init__(self, sock: socket.socket, deadline: Deadline) -> None:
+        self._sock, self._deadline = sock, deadline
 
     def readable(self) -> bool:
-        """It is."""
         return True
 
     def readinto(self, buffer: WriteableBuffer) -> int:
-        """Read what is there."""
-        self._sock.settimeout(_left(self._end, STALL_S))
+        self._sock.settimeout(self._deadline.within(STALL_S))
         return self._sock.recv_into(buffer)
 
     def makefile(self, _mode: str) -> IO[bytes]:
@@ -257,31 +243,31 @@ class _Wire(io.RawIOBase):
         return io.BufferedReader(self)
 
 
-def _left(end: float, most: float) -> float:
-    left = end - time.monotonic()
-    if left <= 0:
-        raise TimeoutError
-    return min(left, most)
-
-
 @contextmanager
-def _answer(target: _Target, item: str, hosts: frozenset[str] | None, end: float) -> Iterator[http.client.HTTPResponse]:
+def _answer(
+    target: _Target, item: str, hosts: frozenset[str] | None, deadline: Deadline
+) -> Iterator[http.client.HTTPResponse]:
     """Ask for ``target`` and yield the answer, with its headers read."""
     with ExitStack() as stack:
-        sock: socket.socket = stack.enter_context(_connect(_addresses(target, item, hosts), end))
+        sock: socket.socket = stack.enter_context(connect(_addresses(target, item, hosts), deadline))
+        sock.settimeout(deadline.within(STALL_S))
         if target.secure:
-            sock.settimeout(_left(end, STALL_S))
             sock = stack.enter_context(ssl.create_default_context().wrap_socket(sock, server_hostname=target.host))
-        sock.settimeout(_left(end, STALL_S))
+            sock.settimeout(deadline.within(STALL_S))
         sock.sendall(target.request())
-        answer = http.client.HTTPResponse(cast("socket.socket", _Wire(sock, end)), method="GET")
+        answer = http.client.HTTPResponse(cast("socket.socket", _SocketReader(sock, deadline)), method="GET")
         stack.callback(answer.close)
         answer.begin()
         yield answer
 
 
-def _addresses(target: _Target, item: str, hosts: frozenset[str] | None) -> Sequence[tuple[Any, ...]]:
-    """Look up a host, and return its addresses if it may be reached. Messages do not tell them: they can be secret."""
+SocketName: TypeAlias = "tuple[str, int] | tuple[str, int, int, int] | tuple[int, bytes]"
+Address: TypeAlias = "tuple[socket.AddressFamily, socket.SocketKind, int, str, SocketName]"
+"""One of the answers of `socket.getaddrinfo`."""
+
+
+def _addresses(target: _Target, item: str, hosts: frozenset[str] | None) -> Sequence[Address]:
+    """Look up a host, and return its addresses if it may be reached. Messages do not show them: they can be secret."""
     if hosts is not None and target.host not in hosts:
         raise InvalidVideoInput(item, f"the host {target.host!r} is not one of those in allow_url")
     scheme = "https" if target.secure else "http"
@@ -301,13 +287,14 @@ def _addresses(target: _Target, item: str, hosts: frozenset[str] | None) -> Sequ
     return found
 
 
-def _connect(addresses: Sequence[tuple[Any, ...]], end: float) -> socket.socket:
+def connect(addresses: Sequence[Address], deadline: Deadline) -> socket.socket:
     """Connect to the first of some checked addresses that answers."""
     failed = OSError("the host has no address")
     for family, kind, protocol, _, address in addresses:
+        timeout_s = deadline.within(CONNECT_S)
         sock = socket.socket(family, kind, protocol)
         try:
-            sock.settimeout(_left(end, CONNECT_S))
+            sock.settimeout(timeout_s)
             sock.connect(address)
         except OSError as error:
             sock.close()
@@ -336,9 +323,9 @@ def _kept(answer: http.client.HTTPResponse, item: str, max_bytes: int) -> IO[byt
                 file.write(chunk)
                 file.flush()
             except OSError as error:
-                raise VideoError(
-                    item, f"cannot be kept in {tempfile.gettempdir()!r} ({error.strerror}); make room, or set TMPDIR"
-                ) from error
+                folder = tempfile.gettempdir()
+                reason = f"cannot be kept in {folder!r} ({error.strerror}); make room, or set TMPDIR"
+                raise VideoError(item, reason) from error
         if declared is not None and count < declared:
             raise OSError(f"the connection closed after {count} of {declared} bytes")
         if not count:

@@ -2,54 +2,60 @@
 
 from __future__ import annotations
 
-import functools
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
-from typing import Any, Final
+from typing import Final
 
-from vidembed.errors import CorruptVideo, InvalidVideoInput
-from vidembed.video import decord, pyav
-from vidembed.video import picture as colour
+from vidembed.errors import InvalidVideoInput, VideoError
 from vidembed.video.clip import Clip
 from vidembed.video.container import DEFAULT_THREADS, open_source
-from vidembed.video.fetch import MAX_DOWNLOAD_BYTES, UrlAccess
-from vidembed.video.picture import Colour
-from vidembed.video.reader import Deadline, FrameReader
-from vidembed.video.sampling import Sampling
-from vidembed.video.source import VideoFrames, VideoSegment, VideoSource, from_mapping, item_name, sample_frames
+from vidembed.video.decord import require_decord
+from vidembed.video.fetch import MAX_DOWNLOAD_BYTES, Deadline, UrlAccess
+from vidembed.video.picture import Colour, describe
+from vidembed.video.pool import DecodePool
+from vidembed.video.pyav import Segment, read_windows
+from vidembed.video.reader import DEFAULT_TIMEOUT_S, FrameReader, check_options
+from vidembed.video.sampling import Sampling, check_sampling
+from vidembed.video.source import (
+    VideoFrames,
+    VideoSegment,
+    VideoSource,
+    as_frames,
+    is_url,
+    item_name,
+    ordered_segments,
+    sample_frames,
+)
 
-BACKENDS: Final = ("pyav", "decord")
-"""Names of the decoding backends; the first is the default."""
-DEFAULT_TIMEOUT_S: Final = 600.0
-"""Seconds. Default limit of reading one video (our choice)."""
 DEFAULT_SAMPLING: Final = Sampling()
 
 
-def _check_backend(backend: str) -> None:
-    if backend not in BACKENDS:
-        raise ValueError(f"backend={backend!r}: expected one of {', '.join(map(repr, BACKENDS))}")
+@dataclass(frozen=True)
+class _Options:
+    """How a file is opened and decoded, as in `load_video`."""
+
+    allow_url: UrlAccess
+    timeout_s: float | None
+    max_bytes: int
+    threads: int
+    stream: int | None
 
 
-def _check_threads(threads: int) -> None:
-    if threads < 1:
-        raise ValueError(f"threads={threads!r}: expected a whole number of at least 1")
-
-
-def _check_sampling(sampling: Any) -> None:
-    if not isinstance(sampling, Sampling):
-        raise TypeError(f"sampling is a {type(sampling).__name__}; expected a Sampling, such as Sampling(fps=2.0)")
-
-
-def _check_stream(stream: Any, source: object, backend: str, item: str) -> None:
+def _check(source: VideoSource, sampling: object, backend: str, threads: int, stream: object) -> str:
+    """Check the arguments of `load_video`, and return the name of the source."""
+    check_options(backend, threads)
+    check_sampling(sampling)
+    item = item_name(source)
     if stream is None:
-        return
+        return item
     if isinstance(stream, bool) or not isinstance(stream, int):
         raise InvalidVideoInput(item, f"stream={stream!r}: expected the index of a video stream, or None")
-    if backend != "pyav" or isinstance(source, (Clip, VideoFrames, Mapping)):
-        raise InvalidVideoInput(
-            item, f"stream={stream}: only of a file read with backend='pyav' can a stream be chosen"
-        )
+    inner = source.path if isinstance(source, VideoSegment) else source
+    if backend != "pyav" or isinstance(inner, (Clip, VideoFrames, Mapping)):
+        reason = f"stream={stream}: only of a file read with backend='pyav' can a stream be chosen"
+        raise InvalidVideoInput(item, reason)
+    return item
 
 
 def load_video(
@@ -66,16 +72,15 @@ def load_video(
     """Read the frames of a video that a model is to see.
 
     Frames are chosen by presentation time: for each time of ``sampling``'s grid, the frame on show then.
-    Frames given as arrays are sampled on the same grid by their own times (see
-    :func:`vidembed.video.source.sample_frames`); ``backend``, ``timeout_s`` do not matter to them. A
-    :class:`Clip` that was read with this sampling is returned as it is.
+    Frames given as arrays are sampled on the same grid by their own times. A :class:`Clip` that was read with this
+    sampling is returned as it is.
 
     Args:
         source: What to read (see :data:`vidembed.video.VideoSource`).
         sampling: How frames are chosen and how large they may be.
         backend: ``"pyav"`` (default) or ``"decord"`` (extra ``decord``; local mp4, mov, mkv, webm files).
         allow_url: Whether http and https addresses may be fetched. Default False.
-        timeout_s: Limit on wall-clock time in seconds, a download included; ``None`` for none. Default 600.
+        timeout_s: Limit in seconds, a download included; ``None`` for none. Default 600.
         max_bytes: Limit on the size of a download. Default 2 GiB.
         threads: Decoding threads of PyAV, at least 1. Default 4; 1 does the least work, for a caller that reads
             several videos at once. Frames are the same.
@@ -94,35 +99,36 @@ def load_video(
     Warns:
         VideoTruncated: If the video ends over one second before the duration it declares.
     """
-    _check_backend(backend)
-    _check_sampling(sampling)
-    _check_threads(threads)
-    item = item_name(source)
-    _check_stream(stream, source.path if isinstance(source, VideoSegment) else source, backend, item)
+    item = _check(source, sampling, backend, threads, stream)
     if isinstance(source, Clip):
-        return _as_sampled(source, sampling)
+        if source.sampling != sampling:
+            known = "does not say how it was sampled" if source.sampling is None else f"was read with {source.sampling}"
+            raise InvalidVideoInput(
+                item, f"the clip {known}, and {sampling} is asked for; read it with this, or give the video itself"
+            )
+        return source
     inner, start, end = source, 0.0, None
     if isinstance(source, VideoSegment):
         inner, start, end = source.path, source.start, source.end
-    if isinstance(inner, VideoFrames):
-        clip = sample_frames(inner, sampling, item=item, start=start, end=end)
-    elif isinstance(inner, Mapping):
-        frames, metadata = from_mapping(inner, item)
-        clip = sample_frames(frames, sampling, item=item, metadata=metadata, start=start, end=end)
-    elif backend == "decord":
-        clip = decord.read(inner, sampling, item=item, start=start, end=end, timeout_s=timeout_s)
-    else:
-        options = {"allow_url": allow_url, "timeout_s": timeout_s, "max_bytes": max_bytes}
-        (clip,) = _read(inner, [(start, end, item)], sampling, item, options, threads, stream)
-    return replace(clip, sampling=sampling)
+    if isinstance(inner, (VideoFrames, Mapping)):
+        return sample_frames(inner, sampling, item=item, start=start, end=end)
+    if backend == "decord":
+        return replace(_read_with_decord(source, sampling, item, timeout_s), sampling=sampling)
+    options = _Options(allow_url, timeout_s, max_bytes, threads, stream)
+    (clip,) = _read(inner, [(start, end, item)], sampling, item, options)
+    return clip
 
 
-def _as_sampled(clip: Clip, sampling: Sampling) -> Clip:
-    if clip.sampling != sampling:
-        known = "does not say how it was sampled" if clip.sampling is None else f"was read with {clip.sampling}"
-        raise InvalidVideoInput(
-            clip.item, f"the clip {known}, and {sampling} is asked for; read it with this, or give the video itself"
-        )
+def _read_with_decord(source: VideoSource, sampling: Sampling, item: str, timeout_s: float | None) -> Clip:
+    """Read in a process that can be killed: decord may loop or crash in native code."""
+    require_decord(item)
+    path = source.path if isinstance(source, VideoSegment) else source
+    if not isinstance(path, (str, os.PathLike)) or is_url(path):
+        raise InvalidVideoInput(item, "backend='decord' reads local files by their path; use backend='pyav'")
+    with DecodePool(workers=1, timeout_s=timeout_s, max_memory_bytes=None, backend="decord") as pool:
+        (clip,) = pool.submit(source if isinstance(source, VideoSegment) else path, sampling)
+    if isinstance(clip, VideoError):
+        raise clip
     return clip
 
 
@@ -140,62 +146,48 @@ def load_segments(
 ) -> Iterator[Clip]:
     """Read several segments of one video in one decoding pass.
 
-    Each clip equals ``load_video(VideoSegment(path, start, end), sampling)``. Only the segments being read at
-    one moment are held in memory.
+    Each clip equals ``load_video(VideoSegment(path, start, end), sampling)``. ``"decord"`` opens and decodes the file
+    anew for each.
 
     Args:
         path: The video: any single source that is not a segment.
-        segments: ``(start, end)`` of each, as of a `VideoSegment`, ordered by start; ``end`` may be
-            ``None``. They may overlap.
-        sampling: As in :func:`load_video`.
-        backend: As in :func:`load_video`. ``"decord"`` opens and decodes the file anew for each segment.
-        allow_url: As in :func:`load_video`.
+        segments: ``(start, end)`` of each, as of a `VideoSegment`, ordered by start. They may overlap.
+        sampling: As in :func:`load_video`, as are the arguments below.
+        backend: ``"pyav"`` or ``"decord"``.
+        allow_url: Default False.
         timeout_s: Limit on the whole pass in seconds, what the caller does between clips included; with
             ``"decord"``, on each segment.
-        max_bytes: As in :func:`load_video`.
-        threads: As in :func:`load_video`.
-        stream: As in :func:`load_video`.
+        max_bytes: Of a download.
+        threads: Of PyAV.
+        stream: Index of the video stream.
 
     Yields:
-        One clip a segment, in the order given.
+        One clip a segment, in the order given. Only the segments being read at one moment are held in memory.
 
     Raises:
         InvalidVideoInput: If a segment is malformed, lies outside the video, or they are not ordered by start.
         VideoError: As in :func:`load_video`; it ends the pass.
     """
-    _check_backend(backend)
-    _check_sampling(sampling)
-    _check_threads(threads)
-    item = item_name(path)
-    _check_stream(stream, path, backend, item)
+    item = _check(path, sampling, backend, threads, stream)
     if isinstance(path, (VideoSegment, Clip)):
         raise InvalidVideoInput(item, "load_segments takes the whole video; give the times in the file in segments")
-    parts = [VideoSegment(path, start, end) for start, end in segments]
-    if any(after.start < before.start for before, after in pairwise(parts)):
-        raise InvalidVideoInput(item, "segments are not ordered by their start; sort them")
+    parts = ordered_segments(path, segments)
     if backend == "decord" or isinstance(path, (VideoFrames, Mapping)):
         return (load_video(part, sampling, backend=backend, timeout_s=timeout_s) for part in parts)
     windows = [(part.start, part.end, item_name(part)) for part in parts]
-    options = {"allow_url": allow_url, "timeout_s": timeout_s, "max_bytes": max_bytes}
-    clips = _read(path, windows, sampling, item, options, threads, stream)
-    return map(functools.partial(replace, sampling=sampling), clips)  # holds no clip while the next is read
+    options = _Options(allow_url, timeout_s, max_bytes, threads, stream)
+    return _read(path, windows, sampling, item, options)
 
 
 def _read(
-    source: object,
-    windows: Sequence[tuple[float, float | None, str]],
-    sampling: Sampling,
-    item: str,
-    options: dict[str, Any],
-    threads: int,
-    stream: int | None,
+    source: object, windows: Sequence[Segment], sampling: Sampling, item: str, options: _Options
 ) -> Iterator[Clip]:
     if not windows:
         return
-    deadline = Deadline(options["timeout_s"], item)
-    with open_source(source, item, **options) as handle:
-        yield from pyav.read_windows(
-            handle, windows, sampling, item=item, deadline=deadline, threads=threads, stream=stream
+    o, deadline = options, Deadline(options.timeout_s, item)
+    with open_source(source, item, allow_url=o.allow_url, timeout_s=o.timeout_s, max_bytes=o.max_bytes) as handle:
+        yield from read_windows(
+            handle, windows, sampling, item=item, deadline=deadline, threads=o.threads, stream=o.stream
         )
 
 
@@ -259,8 +251,7 @@ def probe(
     Args:
         source: What to describe (see :data:`vidembed.video.VideoSource`).
         scan: Also read the rest of the file, without decoding it, to count discontinuities of its clock.
-        allow_url: Whether http and https addresses may be fetched (whole): ``True`` from public addresses, or names
-            of hosts, from these alone. Default False.
+        allow_url: Whether http and https addresses may be fetched (whole; see `vidembed.video.fetch.UrlAccess`).
         timeout_s: Limit in seconds, ``None`` for none. Default 60.
         max_bytes: Limit on the size of a download. Default 2 GiB.
         stream: As in :func:`vidembed.video.load_video`.
@@ -270,60 +261,35 @@ def probe(
     """
     inner = source.path if isinstance(source, VideoSegment) else source
     item = item_name(inner)
-    if isinstance(inner, Mapping):
-        inner, _ = from_mapping(inner, item)
-    if isinstance(inner, VideoFrames):
-        count, height, width = inner.array.shape[:3]
-        return VideoInfo(
-            item=item,
-            duration=count / inner.fps,
-            fps=inner.fps,
-            width=width,
-            height=height,
-            codec="raw",
-            container="frames",
-            rotation=0,
-            num_frames_estimate=count,
-            has_audio=False,
-            discontinuities=0 if scan else None,
-        )
+    if isinstance(inner, (VideoFrames, Mapping)):
+        frames, _ = as_frames(inner, item)
+        count, height, width = frames.array.shape[:3]
+        jumps = 0 if scan else None
+        known = item, count / frames.fps, frames.fps, width, height
+        return VideoInfo(*known, "raw", "frames", 0, count, has_audio=False, discontinuities=jumps)
     deadline = Deadline(timeout_s, item)
     with (
         open_source(inner, item, allow_url=allow_url, timeout_s=timeout_s, max_bytes=max_bytes) as handle,
         FrameReader(handle, item, deadline, stream=stream) as reader,
     ):
-        info = describe(reader, item)
-        if not scan:
-            return info
-        reader.survey()
-        return replace(info, discontinuities=reader.discontinuities)
-
-
-def describe(reader: FrameReader, item: str) -> VideoInfo:
-    """Describe what ``reader`` has open; takes its first frame."""
-    first = next(reader, None)
-    if first is None:
-        raise CorruptVideo(item, f"no frame could be decoded ({reader.errors} errors)")
-    geometry = reader.geometry(first, None)
-    height, width, _ = geometry.shape
-    container, stream = reader.container, reader.stream
-    fps = None if reader.rate is None else float(reader.rate)
-    count = stream.frames or (round(reader.duration * fps) if reader.duration and fps else None)
-    return VideoInfo(
-        item=item,
-        duration=reader.duration,
-        fps=fps,
-        width=width,
-        height=height,
-        codec=stream.codec_context.name,
-        container=container.format.name,
-        rotation=90 * geometry.turns,
-        num_frames_estimate=count,
-        has_audio=any(other.type == "audio" for other in container.streams),
-        start_s=reader.start,
-        mirrored=geometry.mirrored,
-        stream=stream.index,
-        streams=tuple(other.index for other in container.streams if other.type == "video"),
-        colour=colour.describe(first.frame),
-        interlaced=first.frame.interlaced_frame,
-    )
+        first = reader.first()
+        geometry = reader.geometry(first, None)
+        height, width, _ = geometry.shape
+        streams, duration = reader.container.streams, reader.duration
+        fps = None if reader.rate is None else float(reader.rate)
+        if scan:
+            reader.survey()
+        count = reader.stream.frames or (round(duration * fps) if duration and fps else None)
+        return VideoInfo(
+            *(item, duration, fps, width, height, reader.stream.codec_context.name, reader.container.format.name),
+            rotation=90 * geometry.turns,
+            num_frames_estimate=count,
+            has_audio=any(other.type == "audio" for other in streams),
+            start_s=reader.start,
+            discontinuities=reader.discontinuities if scan else None,
+            mirrored=geometry.mirrored,
+            stream=reader.stream.index,
+            streams=tuple(other.index for other in streams if other.type == "video"),
+            colour=describe(first.frame),
+            interlaced=first.frame.interlaced_frame,
+        )

@@ -1,4 +1,4 @@
-"""Colour of decoded pictures: HDR and BT.2020 become SDR BT.709, and interlaced frames become progressive ones."""
+"""Decoded pictures become upright RGB with square pixels, progressive and SDR, within limits of size."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from av.video.reformatter import ColorPrimaries, ColorRange, ColorTrc
 from PIL import Image
 
 from vidembed.errors import UnsupportedCodec, VideoTooLarge
-from vidembed.video import memory
+from vidembed.video.boxes import check_memory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -26,6 +26,133 @@ if TYPE_CHECKING:
     from av.sidedata.sidedata import SideData
     from av.video.frame import VideoFrame
     from numpy.typing import NDArray
+
+logger = logging.getLogger(__name__)
+
+
+MAX_SIDE = 16384
+"""Pixels. A picture with a longer side is refused (twice 8K's width; our choice)."""
+MAX_AREA = 64 * 2**20
+"""Pixels. A picture of a larger area is refused (about twice 8K's; our choice)."""
+MAX_ASPECT = Fraction(16)
+"""Sample aspect ratios beyond this or its inverse are taken for broken headers and ignored."""
+
+Matrix: TypeAlias = tuple[int, int, int, int]
+"""``a, b, c, d`` of a display matrix: a point goes to ``(a x + c y, b x + d y)``, y downwards (libavutil/display.h)."""
+
+_MATRIX = struct.Struct("=9i")  # a b u, c d v, x y w
+_side_data = cast("Callable[[VideoFrame], Mapping[str, SideData]]", SideDataContainer)
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """How the decoded pictures of one shape become upright ones with square pixels."""
+
+    width: int  # of the scaled picture before it is set upright, in pixels
+    height: int
+    turns: int  # quarter turns counter-clockwise that set it upright, 0 to 3
+    mirrored: bool = False  # left to right, before it is turned
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Shape ``(H, W, 3)`` of the upright picture."""
+        return (self.width, self.height, 3) if self.turns % 2 else (self.height, self.width, 3)
+
+    def inside(self, shape: tuple[int, int, int]) -> Geometry:
+        """Return this geometry scaled, up or down, to fit an upright shape ``(H, W, 3)``, with its aspect kept."""
+        height, width, _ = self.shape
+        scale = min(Fraction(shape[0], height), Fraction(shape[1], width))
+        return replace(self, width=max(1, round(self.width * scale)), height=max(1, round(self.height * scale)))
+
+
+def check_size(width: int, height: int, item: str) -> None:
+    """Raise :class:`VideoTooLarge` for pictures no video plausibly has."""
+    if width > MAX_SIDE or height > MAX_SIDE or width * height > MAX_AREA:
+        allowed = f"at most {MAX_SIDE} a side and {MAX_AREA} in all are read. Scale the video down first."
+        raise VideoTooLarge(item, f"its pictures are {width}x{height} pixels; {allowed}")
+
+
+def fit(width: int, height: int, max_pixels: int | None) -> tuple[int, int]:
+    """Return ``(width, height)`` scaled down to at most ``max_pixels``, with the aspect kept; never scaled up."""
+    if max_pixels is None or width * height <= max_pixels:
+        return width, height
+    scale = math.sqrt(max_pixels / (width * height))
+    new_width, new_height = max(1, math.floor(width * scale)), max(1, math.floor(height * scale))
+    return min(new_width, max_pixels // new_height), min(new_height, max_pixels // new_width)
+
+
+def display_matrix(frame: VideoFrame) -> Matrix | None:
+    """Return the linear part of the display matrix of a frame, or ``None`` if it has none."""
+    try:
+        # Not `frame.side_data`, which would keep the frame alive: the frame would hold it, and it holds the frame.
+        data = _side_data(frame).get("DISPLAYMATRIX")
+    except ValueError:  # PyAV does not know all kinds of data that FFmpeg puts beside a frame
+        radians = math.radians(frame.rotation if abs(frame.rotation) <= 180 else 0)
+        sine, cosine = round(2**16 * math.sin(radians)), round(2**16 * math.cos(radians))
+        return cosine, -sine, sine, cosine
+    if data is None or data.buffer_size != _MATRIX.size:
+        return None
+    a, b, _, c, d, *_ = _MATRIX.unpack(bytes(data))
+    return a, b, c, d
+
+
+def orientation(matrix: Matrix | None, item: str) -> tuple[int, bool]:
+    """Return `Geometry.turns` and `Geometry.mirrored` for a display matrix; one without an inverse is ignored.
+
+    A negative determinant mirrors. The rest is a rotation, which is rounded to quarter turns.
+    """
+    if matrix is None:
+        return 0, False
+    a, b, c, d = matrix
+    if a * d == b * c:
+        logger.warning("%s: its display matrix is ignored: it has no inverse %s", item, matrix)
+        return 0, False
+    mirrored = a * d < b * c
+    if mirrored:
+        a, b = -a, -b  # what is left when x was mirrored before
+    # As FFmpeg's av_display_rotation_get: how the axes are scaled does not count.
+    angle = math.atan2(b / math.hypot(b, d), a / math.hypot(a, c))
+    return round(-angle / (math.pi / 2)) % 4, mirrored
+
+
+def fit_shown(width: int, height: int, aspect: Fraction | None, max_pixels: int | None, item: str) -> tuple[int, int]:
+    """Return ``(width, height)`` of pictures whose sample aspect ratio is `aspect` with square pixels, fitted.
+
+    Raises:
+        VideoTooLarge: If the picture is above :data:`MAX_SIDE` or :data:`MAX_AREA`.
+    """
+    check_size(width, height, item)
+    if aspect is not None and aspect > 0 and not 1 / MAX_ASPECT <= aspect <= MAX_ASPECT:
+        logger.warning("%s: sample aspect ratio %s ignored: outside 1/%s to %s", item, aspect, MAX_ASPECT, MAX_ASPECT)
+        aspect = None
+    shown_width = max(1, round(width * aspect)) if aspect is not None and aspect > 0 else width
+    check_size(shown_width, height, item)
+    return fit(shown_width, height, max_pixels)
+
+
+def upright(picture: NDArray[np.uint8], geometry: Geometry) -> NDArray[np.uint8]:
+    """Mirror and turn a picture of ``(geometry.height, geometry.width, 3)`` to one of ``geometry.shape``."""
+    mirrored = picture[:, ::-1] if geometry.mirrored else picture
+    return np.ascontiguousarray(np.rot90(mirrored, geometry.turns))
+
+
+def letterbox(picture: NDArray[np.uint8], shape: tuple[int, int, int]) -> NDArray[np.uint8]:
+    """Lay a picture in the middle of a black one of ``shape``, which is at least as large."""
+    if picture.shape == shape:
+        return picture
+    canvas = np.zeros(shape, dtype=np.uint8)  # (H, W, 3)
+    height, width, _ = picture.shape
+    top, left = (shape[0] - height) // 2, (shape[1] - width) // 2
+    canvas[top : top + height, left : left + width] = picture
+    return canvas
+
+
+def shrink(frame: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:
+    """Scale one ``(H, W, 3)`` RGB array to ``(height, width, 3)``."""
+    if frame.shape[:2] == (height, width):
+        return frame
+    image = Image.fromarray(np.ascontiguousarray(frame), "RGB").resize((width, height), Image.Resampling.BICUBIC)
+    return np.asarray(image, dtype=np.uint8)
 
 
 SDR_WHITE: Final = 203.0
@@ -139,49 +266,34 @@ def to_rgb(
 ) -> NDArray[np.uint8]:
     """Scale a frame and convert it to SDR RGB with the primaries of BT.709, without the lines of another moment.
 
-    Args:
-        frame: As decoded.
-        width: Of the result, in pixels.
-        height: Of the result, in pixels.
-        item: Name for messages.
-        before: The frame before it, or ``None``. Of an interlaced frame, what moved is told by its neighbours.
-        after: The frame after it, or ``None``.
-
-    Returns:
-        ``(height, width, 3)`` uint8.
+    Of an interlaced frame, the frames before and after show what moved. The result is ``(height, width, 3)`` uint8.
 
     Raises:
         UnsupportedCodec: If its pixels or its colour matrix cannot be converted.
     """
     try:
-        return _to_rgb(_deinterlaced(frame, before, after) if frame.interlaced_frame else frame, width, height, item)
+        shown = _deinterlaced(frame, before, after) if frame.interlaced_frame else frame
+        kind, matrix, is_wide = _kind(shown), _matrix(shown), _is_bt2020(shown)
+        if matrix is None:
+            reason = f"its colours are in the matrix {describe(shown).matrix}, which is not converted; use bt709"
+            raise UnsupportedCodec(item, reason)
+        tags = shown.colorspace, shown.color_trc, shown.color_primaries
+        try:
+            shown.colorspace = matrix
+            # PyAV 17 hands these to swscale, which refuses some of them, and would convert nothing by the others.
+            shown.color_trc = shown.color_primaries = _UNSPECIFIED
+            layout = "rgb24" if kind is None else "rgb48le"
+            pixels = shown.reformat(width=width, height=height, format=layout, interpolation="BICUBIC").to_ndarray()
+        finally:
+            shown.colorspace, shown.color_trc, shown.color_primaries = tags
     except av.error.FFmpegError as error:
-        memory.check(error)
-        raise UnsupportedCodec(
-            item,
-            f"its pictures ({frame.format.name}, {frame.width}x{frame.height}) cannot be converted to RGB of "
-            f"{width}x{height} ({error.strerror}); convert it to H.264 first",
-        ) from error
-
-
-def _to_rgb(frame: VideoFrame, width: int, height: int, item: str) -> NDArray[np.uint8]:
-    kind = _kind(frame)
-    tags = frame.colorspace, frame.color_trc, frame.color_primaries
-    matrix = _matrix(frame)
-    if matrix is None:
-        name = describe(frame).matrix
-        raise UnsupportedCodec(item, f"its colours are in the matrix {name}, which is not converted; use bt709")
-    try:
-        frame.colorspace = matrix
-        # PyAV 17 hands these to swscale, which refuses some of them, and would convert nothing by the others.
-        frame.color_trc = frame.color_primaries = _UNSPECIFIED
-        layout = "rgb24" if kind is None else "rgb48le"
-        pixels = frame.reformat(width=width, height=height, format=layout, interpolation="BICUBIC").to_ndarray()
-    finally:
-        frame.colorspace, frame.color_trc, frame.color_primaries = tags
+        check_memory(error)
+        found = f"its pictures ({frame.format.name}, {frame.width}x{frame.height}) cannot be converted to RGB of "
+        reason = f"{found}{width}x{height} ({error.strerror}); convert it to H.264 first"
+        raise UnsupportedCodec(item, reason) from error
     if kind is None:
-        return np.asarray(pixels, dtype=np.uint8)
-    return _to_sdr(np.asarray(pixels, dtype=np.uint16), kind, wide=_is_bt2020(frame))
+        return np.asarray(pixels, dtype=np.uint8)  # (H, W, 3)
+    return _to_sdr(np.asarray(pixels, dtype=np.uint16), kind, wide=is_wide)
 
 
 @cache
@@ -214,192 +326,20 @@ def _to_sdr(signal: NDArray[np.uint16], kind: str, *, wide: bool) -> NDArray[np.
 
 def _deinterlaced(frame: VideoFrame, before: VideoFrame | None, after: VideoFrame | None) -> VideoFrame:
     """Return a frame as it was when the first of its two fields was taken, by FFmpeg's ``bwdif``."""
-    if min(frame.width, frame.height) < _MIN_DEINTERLACED:
-        return _filtered("setfield", "prog", [frame], 0)
-    neighbours = [_alike(before, frame), frame, _alike(after, frame)]
-    frames = [each for each in neighbours if each is not None]
-    return _filtered("bwdif", "mode=send_frame:deint=interlaced", frames, frames.index(frame))
-
-
-def _alike(other: VideoFrame | None, frame: VideoFrame) -> VideoFrame | None:
-    same = other is not None and (other.width, other.height, other.format.name) == (
-        frame.width,
-        frame.height,
-        frame.format.name,
-    )
-    return other if same else None
-
-
-def _filtered(name: str, options: str, frames: list[VideoFrame], wanted: int) -> VideoFrame:
-    first = frames[0]
+    name, options, frames = "setfield", "prog", [frame]
+    if min(frame.width, frame.height) >= _MIN_DEINTERLACED:
+        name, options = "bwdif", "mode=send_frame:deint=interlaced"
+        shape = frame.width, frame.height, frame.format.name
+        frames = [
+            each for each in (before, frame, after) if each and (each.width, each.height, each.format.name) == shape
+        ]
     graph = Graph()
     source = graph.add_buffer(
-        width=first.width, height=first.height, format=first.format, time_base=first.time_base or Fraction(1, 1000)
+        width=frame.width, height=frame.height, format=frame.format, time_base=frames[0].time_base or Fraction(1, 1000)
     )
     graph.link_nodes(source, graph.add(name, options), graph.add("buffersink")).configure()
-    for frame in frames:
-        graph.vpush(frame)
-    graph.vpush(None)
-    for _ in range(wanted):
+    for each in [*frames, None]:
+        graph.vpush(each)
+    for _ in range(frames.index(frame)):
         graph.vpull()
     return graph.vpull()
-
-
-logger = logging.getLogger(__name__)
-
-MAX_SIDE = 16384
-"""Pixels. A picture with a longer side is refused (twice 8K's width; our choice)."""
-MAX_AREA = 64 * 2**20
-"""Pixels. A picture of a larger area is refused (about twice 8K's; our choice)."""
-MAX_ASPECT = Fraction(16)
-"""Sample aspect ratios beyond this or its inverse are taken for broken headers and ignored."""
-_MATRIX = struct.Struct("=9i")  # a b u, c d v, x y w
-_side_data = cast("Callable[[VideoFrame], Mapping[str, SideData]]", SideDataContainer)
-
-Matrix: TypeAlias = tuple[int, int, int, int]
-"""``a, b, c, d`` of a display matrix: a point goes to ``(a x + c y, b x + d y)``, y downwards (libavutil/display.h)."""
-
-
-@dataclass(frozen=True)
-class Geometry:
-    """How the decoded pictures of one shape become upright ones with square pixels.
-
-    Attributes:
-        width: Width of the scaled picture before it is set upright, in pixels.
-        height: Height of the scaled picture before it is set upright, in pixels.
-        turns: Quarter turns counter-clockwise that set it upright, 0 to 3.
-        mirrored: Whether it is mirrored left to right before it is turned.
-    """
-
-    width: int
-    height: int
-    turns: int
-    mirrored: bool = False
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Shape ``(H, W, 3)`` of the upright picture."""
-        if self.turns % 2:
-            return self.width, self.height, 3
-        return self.height, self.width, 3
-
-    def inside(self, shape: tuple[int, int, int]) -> Geometry:
-        """Return this geometry scaled, up or down, to fit an upright shape ``(H, W, 3)``, with its aspect kept."""
-        height, width, _ = self.shape
-        scale = min(Fraction(shape[0], height), Fraction(shape[1], width))
-        return replace(self, width=max(1, round(self.width * scale)), height=max(1, round(self.height * scale)))
-
-
-def check_size(width: int, height: int, item: str) -> None:
-    """Raise :class:`VideoTooLarge` for pictures no video plausibly has."""
-    if width > MAX_SIDE or height > MAX_SIDE or width * height > MAX_AREA:
-        raise VideoTooLarge(
-            item,
-            f"its pictures are {width}x{height} pixels; at most {MAX_SIDE} a side and {MAX_AREA} in all are read. "
-            "Scale the video down first.",
-        )
-
-
-def fit(width: int, height: int, max_pixels: int | None) -> tuple[int, int]:
-    """Return ``(width, height)`` scaled down to at most ``max_pixels``, with the aspect kept; never scaled up."""
-    if max_pixels is None or width * height <= max_pixels:
-        return width, height
-    scale = math.sqrt(max_pixels / (width * height))
-    new_width = max(1, math.floor(width * scale))
-    new_height = max(1, math.floor(height * scale))
-    return min(new_width, max_pixels // new_height), min(new_height, max_pixels // new_width)
-
-
-def display_matrix(frame: VideoFrame) -> Matrix | None:
-    """Return the linear part of the display matrix of a frame, or ``None`` if it has none."""
-    try:
-        # Not `frame.side_data`, which would keep the frame alive: the frame would hold it, and it holds the frame.
-        data = _side_data(frame).get("DISPLAYMATRIX")
-    except ValueError:  # PyAV does not know all kinds of data that FFmpeg puts beside a frame
-        radians = math.radians(frame.rotation if abs(frame.rotation) <= 180 else 0)
-        sine, cosine = round(2**16 * math.sin(radians)), round(2**16 * math.cos(radians))
-        return cosine, -sine, sine, cosine
-    if data is None or data.buffer_size != _MATRIX.size:
-        return None
-    a, b, _, c, d, *_ = _MATRIX.unpack(bytes(data))
-    return a, b, c, d
-
-
-def orientation(matrix: Matrix | None, item: str) -> tuple[int, bool]:
-    """Return `Geometry.turns` and `Geometry.mirrored` for a display matrix.
-
-    A negative determinant mirrors. The rest is a rotation, which is rounded to quarter turns. What is neither, such as
-    zeros, is ignored.
-    """
-    if matrix is None:
-        return 0, False
-    a, b, c, d = matrix
-    if a * d == b * c:
-        logger.warning("%s: its display matrix is ignored: it has no inverse %s", item, matrix)
-        return 0, False
-    mirrored = a * d < b * c
-    if mirrored:
-        a, b = -a, -b  # what is left when x was mirrored before
-    # As FFmpeg's av_display_rotation_get: how the axes are scaled does not count.
-    angle = math.atan2(b / math.hypot(b, d), a / math.hypot(a, c))
-    return round(-angle / (math.pi / 2)) % 4, mirrored
-
-
-def plan(
-    width: int,
-    height: int,
-    *,
-    aspect: Fraction | None,
-    max_pixels: int | None,
-    item: str,
-    turns: int = 0,
-    mirrored: bool = False,
-) -> Geometry:
-    """Decide the size of pictures of one shape.
-
-    Args:
-        width: Width of the decoded pictures, in pixels.
-        height: Height of the decoded pictures, in pixels.
-        aspect: Sample aspect ratio (width of a pixel over its height), or ``None``.
-        max_pixels: Bound on the area, or ``None``.
-        item: The item's name, for messages.
-        turns: As :attr:`Geometry.turns`.
-        mirrored: As :attr:`Geometry.mirrored`.
-
-    Raises:
-        VideoTooLarge: If the picture is above :data:`MAX_SIDE` or :data:`MAX_AREA`.
-    """
-    check_size(width, height, item)
-    if aspect is None or aspect <= 0:
-        aspect = Fraction(1)
-    elif not 1 / MAX_ASPECT <= aspect <= MAX_ASPECT:
-        logger.warning("%s: sample aspect ratio %s ignored: outside 1/%s to %s", item, aspect, MAX_ASPECT, MAX_ASPECT)
-        aspect = Fraction(1)
-    shown_width = max(1, round(width * aspect))
-    check_size(shown_width, height, item)
-    return Geometry(*fit(shown_width, height, max_pixels), turns=turns, mirrored=mirrored)
-
-
-def upright(picture: NDArray[np.uint8], geometry: Geometry) -> NDArray[np.uint8]:
-    """Mirror and turn a picture of ``(geometry.height, geometry.width, 3)`` to one of ``geometry.shape``."""
-    mirrored = picture[:, ::-1] if geometry.mirrored else picture
-    return np.ascontiguousarray(np.rot90(mirrored, geometry.turns))
-
-
-def letterbox(picture: NDArray[np.uint8], shape: tuple[int, int, int]) -> NDArray[np.uint8]:
-    """Lay a picture in the middle of a black one of ``shape``, which is at least as large."""
-    if picture.shape == shape:
-        return picture
-    canvas = np.zeros(shape, dtype=np.uint8)  # (H, W, 3)
-    height, width, _ = picture.shape
-    top, left = (shape[0] - height) // 2, (shape[1] - width) // 2
-    canvas[top : top + height, left : left + width] = picture
-    return canvas
-
-
-def shrink(frame: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:
-    """Scale one ``(H, W, 3)`` RGB array to ``(height, width, 3)``."""
-    if frame.shape[:2] == (height, width):
-        return frame
-    image = Image.fromarray(np.ascontiguousarray(frame), "RGB").resize((width, height), Image.Resampling.BICUBIC)
-    return np.asarray(image, dtype=np.uint8)

@@ -1,86 +1,109 @@
-"""Decoding in processes of their own, which can be killed: what native code does to one touches no other file."""
+"""Decoding in child processes that can be killed: a file that crashes one touches no other file."""
 
 from __future__ import annotations
 
+import json
+import logging
 import math
 import os
+import signal
+import subprocess
+import sys
+import threading
+import time
 import weakref
+from collections import deque
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Final, Self
+from concurrent.futures import CancelledError
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Final, Self, TypeAlias, cast
 
-from vidembed.errors import InvalidVideoInput, VideoError
+from vidembed import errors
+from vidembed.errors import BackendUnavailable, DecoderCrashed, DecodeTimeout, InvalidVideoInput, VideoError
+from vidembed.video.clip import Clip, read_clip
 from vidembed.video.container import DEFAULT_THREADS
-from vidembed.video.load import BACKENDS, DEFAULT_TIMEOUT_S
-from vidembed.video.process.desk import Desk, Task
-from vidembed.video.process.lane import Lane
-from vidembed.video.sampling import Sampling
+from vidembed.video.reader import DEFAULT_TIMEOUT_S, check_options
+from vidembed.video.sampling import Sampling, check_sampling
 from vidembed.video.segments import MAX_WINDOWS, Cut, Layout, Scenes, Windows, cut_to_dict, require_scenedetect
-from vidembed.video.source import VideoSegment, item_name
+from vidembed.video.source import VideoSegment, item_name, ordered_segments
+from vidembed.video.worker import Message, Note, read_error, read_layout, read_notes, receive, send
 
 if TYPE_CHECKING:
-    from types import TracebackType
+    from io import BufferedReader
 
-    from vidembed.video.clip import Clip
-
-__all__ = ["DecodePool", "Layout", "Reading"]
+logger = logging.getLogger(__name__)
 
 DEFAULT_MEMORY_BYTES: Final = 8 * 2**30
 """Address space of one process. 180 pictures of 4K as RGB take 4.5 GB (our choice)."""
 MIN_MEMORY_BYTES: Final = 2**29
 """The interpreter, numpy and FFmpeg alone have 220 MB, and each thread reserves some more."""
+MAX_UNTAKEN: Final = 2
+"""Clips that a process may have handed over and nobody has taken."""
+START_TIMEOUT_S: Final = 120.0
+"""Seconds in which a process has to start. It takes a fraction of one; disks can be slow (our choice)."""
+END_TIMEOUT_S: Final = 5.0
+"""Seconds in which a process has to end. Only one that waits in the kernel takes longer (our choice)."""
+
+_START: Final = """
+import json, sys
+sys.path.insert(0, sys.argv[1])
+try:
+    from vidembed.video.worker import main
+except Exception as error:
+    print(json.dumps({"failed": f"{type(error).__name__}: {error}"[:1000]}))
+    sys.exit(1)
+main(**json.loads(sys.argv[2]))
+"""
+COMMAND: Final = (sys.executable, "-P", "-c", _START, str(Path(__file__).parents[2]))
+"""Starts a decoding process, of the package that this program has. The arguments of `worker.main` follow, as JSON."""
 
 
 class Reading:
-    """A file that is being read. It is read from when it is looked at or the file's turn comes.
+    """A submitted file: its segments, and a clip or an error for each.
 
     Iterating gives, for each segment of the layout in order, its `Clip`, or the `VideoError` that it has instead. Each
-    is given once: a second loop goes on where the first was left. Log entries and warnings of the decoding process
+    is given once: a second loop goes on where the first was left. Log records and warnings of the decoding process
     come up in the thread that takes what they belong to. A reading that nothing refers to any more is cancelled.
     """
 
-    def __init__(self, desk: Desk, task: Task) -> None:
-        self._desk = desk
+    def __init__(self, task: _Task) -> None:
         self._task = task
 
     def layout(self) -> Layout:
-        """Wait for the segments of the file and return them.
+        """Wait for the segments of the file and return them. A file that is read as one has them once it is decoded.
 
         Raises:
             VideoError: The file cannot be read.
             CancelledError: Of `concurrent.futures`: it was cancelled, or the pool was closed.
         """
-        layout, notes = self._desk.layout(self._task)
-        for note in notes:
-            note.emit()
-        return layout
+        task, lock = self._task, self._task.queue.lock
+        with lock:
+            lock.wait_for(lambda: task.layout or task.failure)
+            notes, task.notes = task.notes, []
+        _repeat(notes)
+        if task.layout is None:
+            raise task.failure or RuntimeError
+        return task.layout
 
     def __iter__(self) -> Iterator[Clip | VideoError]:
-        """Yield a clip or error for each segment.
-
-        Raises:
-            VideoError: The file cannot be read; as `layout`.
-            CancelledError: As `layout`.
-        """
-        _, notes = self._desk.layout(self._task)
-        for note in notes:
-            note.emit()
-        while (found := self._desk.take(self._task)) is not None:
+        """Yield a clip or error for each segment. Raises as `layout`."""
+        self.layout()
+        while (found := self._task.take()) is not None:
             entry, notes = found
-            for note in notes:
-                note.emit()
+            _repeat(notes)
             del found
             yield entry
             del entry  # the next one comes while nothing here holds this
 
     def cancel(self) -> None:
         """Read no more of it. A process that is at work on it is killed; what was not taken is dropped."""
-        self._desk.cancel(self._task)
+        self._task.cancel()
 
     def __del__(self) -> None:
         """Cancel: nobody can take what is left."""
-        if hasattr(self, "_task"):
-            self._desk.cancel(self._task)
+        self._task.cancel()
 
 
 class DecodePool:
@@ -127,18 +150,14 @@ class DecodePool:
             raise ValueError(f"timeout_s={timeout_s!r}: expected seconds above 0, or None for no limit")
         if max_memory_bytes is not None and max_memory_bytes < MIN_MEMORY_BYTES:
             raise ValueError(f"max_memory_bytes={max_memory_bytes!r}: expected at least {MIN_MEMORY_BYTES}, or None")
-        if backend not in BACKENDS:
-            raise ValueError(f"backend={backend!r}: expected one of {', '.join(map(repr, BACKENDS))}")
-        if threads < 1:
-            raise ValueError(f"threads={threads!r}: expected a whole number of at least 1")
+        check_options(backend, threads)
         self.workers = workers
-        settings = {"backend": backend, "threads": threads, "max_memory_bytes": max_memory_bytes}
-        self._desk = Desk([Lane(settings, timeout_s) for _ in range(workers)])
-        weakref.finalize(self, self._desk.abandon)
+        self._queue = _Queue({"backend": backend, "threads": threads, "max_memory_bytes": max_memory_bytes}, timeout_s)
+        weakref.finalize(self, self._queue.finish)
 
     def submit(
         self,
-        path: str | os.PathLike[str],
+        path: str | os.PathLike[str] | VideoSegment,
         sampling: Sampling,
         *,
         cut: Cut | Sequence[tuple[float, float | None]] | None = None,
@@ -147,11 +166,11 @@ class DecodePool:
         """Have a file read. Returns at once.
 
         Args:
-            path: A local file.
+            path: A local file, or (without `cut`) one timed part of it.
             sampling: How frames are chosen in each segment.
             cut: `Windows`, `Scenes` (which decode the file once more before), or the ``(start, end)`` of each segment
                 in seconds, ordered by start, ``end`` ``None`` for the end of the video. ``None``: all of it is one.
-            item: Name for messages. Default: as `load_video` names it.
+            item: Name of the file for messages. Default: as `load_video` names it.
 
         Raises:
             RuntimeError: The pool is closed.
@@ -159,54 +178,336 @@ class DecodePool:
             InvalidVideoInput: A segment is malformed, or they are not ordered by start.
             BackendUnavailable: `cut` is `Scenes`, and PySceneDetect is not installed.
         """
-        if not isinstance(path, (str, os.PathLike)):
-            raise TypeError(f"path is a {type(path).__name__}; the pool reads local files by their path")
-        if not isinstance(sampling, Sampling):
-            raise TypeError(f"sampling is a {type(sampling).__name__}; expected a Sampling, such as Sampling(fps=2.0)")
-        given_name = item_name(path)
-        item = given_name if item is None else item
-        request: dict[str, Any] = {
-            "path": os.fsdecode(path),
-            "is_path": not isinstance(path, str),
-            "cwd": _working_folder(),
-            "sampling": sampling.as_dict(),
-        }
+        file = path.path if isinstance(path, VideoSegment) and cut is None else path
+        if not isinstance(file, (str, os.PathLike)):
+            raise TypeError(f"path is a {type(file).__name__}; the pool reads local files by their path")
+        check_sampling(sampling)
+        name = item_name(file)
+        request: Message = {"path": os.fsdecode(file), "is_path": not isinstance(file, str), "item": item_name(path)}
+        request["sampling"] = sampling.as_dict()
+        with suppress(OSError):  # it was removed
+            request["cwd"] = os.getcwd()  # noqa: PTH109 - Path cannot hold every name a string can
         if isinstance(cut, (Windows, Scenes)):
             if isinstance(cut, Scenes):
-                require_scenedetect(item)
+                require_scenedetect(item or name)
             request["cut"] = cut_to_dict(cut)
         elif cut is not None:
-            request["segments"] = _segments(path, cut)
-        task = Task(request, item, given_name, sampling)
-        self._desk.add(task)
-        return Reading(self._desk, task)
+            segments = ordered_segments(file, cut)
+            if len(segments) > MAX_WINDOWS:
+                raise InvalidVideoInput(name, f"{len(segments)} segments; at most {MAX_WINDOWS} of a file are cut")
+            request["segments"] = [(segment.start, segment.end) for segment in segments]
+        elif isinstance(path, VideoSegment):
+            request["segment"] = path.start, path.end
+        task = _Task(self._queue, request, name, item or name, sampling)
+        self._queue.add(task, self.workers)
+        return Reading(task)
 
     def close(self) -> None:
         """End all processes. Readings that are not taken to their end are cancelled."""
-        self._desk.close()
+        self._queue.close()
 
     def __enter__(self) -> Self:
         """Return itself."""
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Close it."""
         self.close()
 
 
-def _working_folder() -> str | None:
-    try:
-        return os.getcwd()  # noqa: PTH109 - Path cannot hold every name a string can
-    except OSError:  # it was removed
-        return None
+def _repeat(notes: list[Note]) -> None:
+    """Log and warn as the decoding process did."""
+    for source, level, text in notes:
+        if level:
+            logging.getLogger(source).log(level, "%s", text)
+        else:
+            kind = errors.VideoTruncated if source == "VideoTruncated" else RuntimeWarning
+            errors.warn(kind(text))
 
 
-def _segments(path: str | os.PathLike[str], cut: Any) -> list[tuple[float, float | None]]:
-    parts = [VideoSegment(path, start, end) for start, end in cut]
-    if any(after.start < before.start for before, after in pairwise(parts)):
-        raise InvalidVideoInput(item_name(path), "segments are not ordered by their start; sort them")
-    if len(parts) > MAX_WINDOWS:
-        raise InvalidVideoInput(item_name(path), f"{len(parts)} segments; at most {MAX_WINDOWS} of a file are cut")
-    return [(part.start, part.end) for part in parts]
+_Entry: TypeAlias = tuple[Clip | VideoError, list[Note]]
+_FATAL: Final = (DecoderCrashed, DecodeTimeout, errors.VideoTooLarge)  # after which a process is not used again
+
+
+@dataclass(eq=False)
+class _Task:
+    """A file to read. The lock of its queue guards what is not set from the start."""
+
+    queue: _Queue
+    request: Message
+    given_name: str  # what the process calls the file
+    item: str  # what messages call it
+    sampling: Sampling
+    layout: Layout | None = None
+    failure: BaseException | None = None  # why nothing more comes: stands for the layout, or each segment that is left
+    notes: list[Note] = field(default_factory=list)  # that come with the layout or the failure
+    entries: deque[_Entry] = field(default_factory=deque)  # that were read and nobody has taken
+    left: int = 0  # segments that nobody has taken
+    takers: int = 0  # threads that wait for an entry
+    worker: _Worker | None = None  # that reads it, or has read it
+
+    def named(self, text: str) -> str:
+        """Put the name for messages in the place of the process's own."""
+        return self.item + text.removeprefix(self.given_name) if text.startswith(self.given_name) else text
+
+    def take(self) -> _Entry | None:
+        """Wait for the next clip or error; ``None`` after the last."""
+        with self.queue.lock:
+            self.takers += 1
+            self.queue.lock.notify_all()  # a process may hand over one more than the others leave room for
+            try:
+                self.queue.lock.wait_for(lambda: self.entries or self.failure or not self.left)
+            finally:
+                self.takers -= 1
+            if not self.left:
+                return None
+            if not self.entries and not isinstance(self.failure, VideoError):
+                raise self.failure or RuntimeError
+            self.left -= 1
+            if not self.entries:
+                notes, self.notes = self.notes, []
+                return cast("VideoError", self.failure), notes
+            cast("_Worker", self.worker).held -= 1
+            self.queue.lock.notify_all()
+            return self.entries.popleft()
+
+    def fail(self, error: BaseException, notes: Sequence[Note] = ()) -> None:
+        """Let an error stand for all that is left."""
+        with self.queue.lock:
+            if self.failure is None:
+                self.failure = error
+                self.notes += notes
+            self.queue.lock.notify_all()
+
+    def cancel(self) -> None:
+        with self.queue.lock:
+            if self.layout is not None and not self.left:
+                return
+            if self in self.queue.waiting:
+                self.queue.waiting.remove(self)
+            if self.worker is not None:
+                self.worker.held -= len(self.entries)
+                if self.worker.task is self:
+                    self.worker.kill()
+            self.entries.clear()
+            self.fail(CancelledError(f"{self.item}: the reading was cancelled"))
+
+
+class _Queue:
+    """Files that wait for a process. Threads refer to it, and not to the pool, which ends when users let go of it."""
+
+    def __init__(self, settings: Message, timeout_s: float | None) -> None:
+        self.settings = settings
+        self.timeout_s = timeout_s
+        self.lock = threading.Condition()
+        self.waiting: deque[_Task] = deque()
+        self._workers: list[_Worker] = []
+        self._idle = 0
+        self._closed = False
+
+    def add(self, task: _Task, workers: int) -> None:
+        with self.lock:
+            if self._closed:
+                raise RuntimeError("the pool is closed; make a new one")
+            self.waiting.append(task)
+            if self._idle < len(self.waiting) and len(self._workers) < workers:
+                self._workers.append(_Worker(self))
+                self._workers[-1].start()
+            self.lock.notify_all()
+
+    def next(self, worker: _Worker) -> _Task | None:
+        """Wait for a file that a worker is to read; ``None`` once there can be none."""
+        with self.lock:
+            self._idle += 1
+            self.lock.wait_for(lambda: self.waiting or self._closed)
+            self._idle -= 1
+            if self.waiting:
+                worker.task = self.waiting.popleft()
+                worker.task.worker = worker
+            return worker.task
+
+    def finish(self) -> None:
+        """Let processes end when there is nothing left to do."""
+        with self.lock:
+            self._closed = True
+            self.lock.notify_all()
+
+    def close(self) -> None:
+        """End everything, and wait until it has."""
+        with self.lock:
+            self.finish()
+            for task in [*self.waiting, *(worker.task for worker in self._workers if worker.task is not None)]:
+                task.fail(CancelledError(f"{task.item}: the pool was closed"))
+            self.waiting.clear()
+            for worker in self._workers:
+                worker.kill()
+        for worker in self._workers:
+            worker.join(6 * END_TIMEOUT_S)
+            if worker.is_alive():
+                logger.warning("a decoding process does not end: it waits in the kernel, for a disk or a network")
+
+
+class _EndedError(Exception):
+    """A decoding process is gone. The message says what it ended with, such as ``signal SIGSEGV``."""
+
+
+class _Worker(threading.Thread):
+    """One thread of a pool, and the process that it has. The lock of the queue guards `task`, `held` and `_process`."""
+
+    def __init__(self, queue: _Queue) -> None:
+        super().__init__(name="vidembed-pool", daemon=True)
+        self.task: _Task | None = None
+        self.held = 0  # clips that came from here and nobody has taken
+        self._queue = queue
+        self._process: subprocess.Popen[bytes] | None = None
+        self._seconds = math.inf  # that the process may still work
+
+    def kill(self) -> None:
+        """Kill the process. The caller has the lock."""
+        if self._process is not None:
+            self._process.kill()
+
+    def run(self) -> None:
+        """Read files until there can be no more."""
+        try:
+            while (task := self._queue.next(self)) is not None:
+                try:
+                    self._begin(task)
+                    self._read(task)
+                except BaseException as error:  # noqa: BLE001 - whatever it is, whoever waits for the file hears of it
+                    task.fail(self._failure(task.named(task.request["item"]), error))
+                with self._queue.lock:
+                    self.task, failure = None, task.failure
+                del task
+                if failure is not None and (not isinstance(failure, VideoError) or isinstance(failure, _FATAL)):
+                    self._end()
+        finally:
+            self._end()
+
+    def _failure(self, item: str, error: BaseException) -> BaseException:
+        """Return what an error means for the file."""
+        match error:
+            case _EndedError() if self._seconds <= 0:
+                reason = f"not read within timeout_s={self._queue.timeout_s}; raise the limit or cut the video"
+                return DecodeTimeout(item, reason)
+            case _EndedError():
+                return DecoderCrashed(item, f"the decoder ended with {error} on it; get an intact copy, or convert it")
+            case ValueError():
+                return DecoderCrashed(item, f"the decoder sent {error}; get an intact copy, or convert it")
+            case MemoryError():
+                reason = "its frames do not fit into memory; lower Sampling.max_frames or max_pixels"
+                return errors.VideoTooLarge(item, reason)
+        return error
+
+    def _begin(self, task: _Task) -> None:
+        """Have a process begin a file. One that died while it had nothing to do is replaced: no file is to blame."""
+        is_new = self._process is None or self._process.poll() is not None
+        try:
+            if is_new:
+                self._start(task)
+            self._seconds = START_TIMEOUT_S
+            with self._working() as (requests, answers):
+                with suppress(BrokenPipeError):  # it may have said why it ended
+                    send(requests, task.request)
+                message = receive(answers)
+                if "begun" not in message:
+                    raise ValueError(message.get("failed", "an unknown answer"))  # noqa: TRY301
+        except (_EndedError, OSError, ValueError) as error:
+            self._end()
+            if is_new or task.failure is not None:
+                reason = f"the decoding process did not start ({error}); check the installation"
+                raise BackendUnavailable(task.item, reason) from error
+            logger.warning("an idle decoding process ended with %s; another takes its place", error)
+            self._begin(task)
+        else:
+            if is_new and not message["begun"]:
+                limit = self._queue.settings["max_memory_bytes"]
+                logger.warning("max_memory_bytes=%s cannot be set on this system: decoding is not limited", limit)
+
+    def _start(self, task: _Task) -> None:
+        self._end()
+        process = subprocess.Popen(  # noqa: S603 - this interpreter and package, no shell
+            [*COMMAND, json.dumps({**self._queue.settings, "parent": os.getpid()})],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            # Each thread of BLAS reserves address space. What is bound late could be bound to the FFmpeg of decord.
+            env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "LD_BIND_NOW": "1"},
+            process_group=0 if os.name == "posix" else None,  # Ctrl-C does not reach it
+        )
+        with self._queue.lock:
+            self._process = process
+            if task.failure is not None:  # cancelled
+                process.kill()
+
+    def _read(self, task: _Task) -> None:
+        """Hand on what the process reads."""
+        self._seconds = math.inf if self._queue.timeout_s is None else self._queue.timeout_s
+        lock, name = self._queue.lock, task.named
+        with self._working() as (_, answers):
+            message = receive(answers)
+        if "error" in message:
+            task.fail(read_error(message, name), read_notes(message, name))
+            return
+        layout, notes = read_layout(message), read_notes(message, name)
+        with lock:
+            task.layout, task.notes, task.left = layout, notes, len(layout.segments)
+            lock.notify_all()
+        for _ in layout.segments:
+            with lock:
+                lock.wait_for(lambda: self.held < MAX_UNTAKEN or (task.takers and not task.entries) or task.failure)
+            with self._working() as (_, answers):
+                message = receive(answers)
+                is_clip = "error" not in message
+                entry = read_clip(message, answers, task.sampling, name) if is_clip else read_error(message, name)
+            notes = read_notes(message, name)
+            if isinstance(entry, VideoError) and message.get("rest"):
+                task.fail(entry, notes)
+                return
+            with lock:
+                if task.failure is None:
+                    self.held += 1
+                    task.entries.append((entry, notes))
+                    lock.notify_all()
+            del entry
+
+    @contextmanager
+    def _working(self) -> Iterator[tuple[IO[bytes], BufferedReader]]:
+        """Kill the process when the time that it may work is up. Yields its pipes. Raises _EndedError if it is gone."""
+        process = cast("subprocess.Popen[bytes]", self._process)
+        timer = threading.Timer(min(max(self._seconds, 0.0), threading.TIMEOUT_MAX), process.kill)
+        timer.daemon = True
+        began, is_gone = time.monotonic(), False
+        timer.start()
+        try:
+            yield cast("IO[bytes]", process.stdin), cast("BufferedReader", process.stdout)
+        except (EOFError, OSError):
+            is_gone = True
+        finally:
+            timer.cancel()
+            timer.join()  # so that it cannot hit what comes after
+            self._seconds -= time.monotonic() - began
+        if is_gone:
+            raise _EndedError("no answer in time" if self._seconds <= 0 else self._end(kill=False))
+
+    def _end(self, *, kill: bool = True) -> str:
+        """Let go of the process. Return what it ended with."""
+        with self._queue.lock:
+            process, self._process = self._process, None
+        if process is None:
+            return ""
+        if kill:
+            process.kill()
+        try:
+            status = process.wait(END_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            return "nothing more to say, and no end"
+        finally:
+            for stream in (process.stdin, process.stdout):
+                with suppress(OSError):  # what could not be sent any more
+                    cast("IO[bytes]", stream).close()
+        if status >= 0:
+            return f"status {status}"
+        name = next((each.name for each in signal.Signals if each == -status), str(-status))
+        return f"signal {name}" + (", which is what a system short of memory sends" if name == "SIGKILL" else "")

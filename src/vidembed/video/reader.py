@@ -2,98 +2,88 @@
 
 from __future__ import annotations
 
-import time
 from array import array
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Self, TypeAlias, cast
+from typing import TYPE_CHECKING, BinaryIO, Final, TypeAlias, TypeVar, cast
 
 import av.error
 import numpy as np
 
 from vidembed.errors import CorruptVideo, DecodeTimeout, InvalidVideoInput, VideoTooLarge
-from vidembed.video import container as box
-from vidembed.video import memory
-from vidembed.video.boxes import MAX_FRAMES
+from vidembed.video.boxes import MAX_FRAMES, check_memory
 from vidembed.video.clip import TRUNCATED_S
-from vidembed.video.picture import Geometry, Matrix, display_matrix, letterbox, orientation, plan, to_rgb, upright
+from vidembed.video.container import (
+    DEFAULT_THREADS,
+    MAX_TIME,
+    SEEKABLE_FORMATS,
+    declared_duration,
+    declared_rate,
+    gif_delay,
+    gif_times,
+    has_discontinuities,
+    open_container,
+    sample_aspect,
+    start_on_player,
+    video_stream,
+)
+from vidembed.video.fetch import Deadline
+from vidembed.video.picture import Geometry, display_matrix, fit_shown, letterbox, orientation, to_rgb, upright
 from vidembed.video.sampling import TIME_EPSILON
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator
-    from types import TracebackType
+    from collections.abc import Callable, Generator
 
     from av.packet import Packet
+    from av.stream import Stream
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
     from numpy.typing import NDArray
 
+BACKENDS: Final = ("pyav", "decord")
+"""Names of the decoding backends; the first is the default."""
+DEFAULT_TIMEOUT_S: Final = 600.0
+"""Seconds. Default limit of reading one video (our choice)."""
 CLOCK_RESET_S = 0.5
 """Seconds. A time that falls by more starts a new clock (joined files): it continues from where the last ended."""
 CLOCK_JUMP_S = 10.0
 """Seconds. So does a time that rises by more, in containers whose clock may jump: FFmpeg's ``dts_delta_threshold``
 (https://ffmpeg.org/ffmpeg.html). A fall that FFmpeg takes for one of a 33-bit clock past its end comes as a rise."""
-_MAX_HEAD = 4096  # packets before the first frame
 _MAX_READ_ERRORS = 16  # failed reads in a row after which a file has ended
+_MAX_HEAD = 4096  # packets before the first frame
 
 
 def from_player(start: float, end: float | None, first: float, item: str) -> tuple[float, float | None]:
-    """Return a stretch in seconds from the first frame. Of what lies before that, nothing is left.
+    """Return a stretch in seconds from the first frame, which comes at `first` on the clock of a player.
 
-    Args:
-        start: Seconds on the clock of a player.
-        end: Likewise (exclusive), or ``None`` for the end of the video.
-        first: When the first frame comes on show, likewise.
-        item: Name for messages.
+    Of what lies before the first frame, nothing is left; an `end` of ``None`` is that of the video.
 
     Raises:
         InvalidVideoInput: The stretch ends before the first frame.
     """
     if end is not None and end <= first:
-        raise InvalidVideoInput(
-            item, f"the segment ends at {end:g} s, and the video's first frame comes at {first:g} s"
-        )
+        found = f"the segment ends at {end:g} s, and the video's first frame comes at {first:g} s"
+        raise InvalidVideoInput(item, found)
     return max(0.0, start - first), None if end is None else end - first
 
 
-class Deadline:
-    """A limit on wall-clock time, checked between packets and whenever bytes are read."""
-
-    def __init__(self, timeout_s: float | None, item: str) -> None:
-        """Start the clock."""
-        if timeout_s is not None and not timeout_s > 0:
-            raise ValueError(f"timeout_s={timeout_s!r}: expected seconds above 0, or None for no limit")
-        self.timeout_s = timeout_s
-        self._item = item
-        self._end = None if timeout_s is None else time.monotonic() + timeout_s
-
-    def error(self) -> DecodeTimeout:
-        """Return the error to raise when time is up."""
-        return DecodeTimeout(
-            self._item, f"not read within timeout_s={self.timeout_s}; raise the limit or cut the video"
-        )
-
-    def remaining(self) -> float | None:
-        """Return the seconds left, or ``None`` for no limit; raise :class:`DecodeTimeout` when none are."""
-        if self._end is None:
-            return None
-        left = self._end - time.monotonic()
-        if left <= 0:
-            raise self.error()
-        return left
+def check_options(backend: str, threads: int) -> None:
+    """Raise ValueError for a backend that there is not, or threads below 1."""
+    if backend not in BACKENDS:
+        raise ValueError(f"backend={backend!r}: expected one of {', '.join(map(repr, BACKENDS))}")
+    if threads < 1:
+        raise ValueError(f"threads={threads!r}: expected a whole number of at least 1")
 
 
 class _Watched:
     """A handle that gives no more bytes when time is up: FFmpeg can look for a packet through a whole file."""
 
     def __init__(self, handle: BinaryIO, deadline: Deadline) -> None:
-        self._deadline = deadline
-        self._read = handle.read
-        self._over = False
-        self.seek = handle.seek
-        self.tell = handle.tell
+        self._deadline, self._read, self._over = deadline, handle.read, False
+        self.seek, self.tell = handle.seek, handle.tell
 
     def read(self, size: int = -1) -> bytes:
         """Read, or raise :class:`DecodeTimeout`, which comes back out of FFmpeg; after that, the file has ended."""
@@ -107,116 +97,94 @@ class _Watched:
         return self._read(size)
 
 
-class _Stamp(NamedTuple):
-    """Times of a packet, in ticks of its stream."""
-
-    pts: int | None
-    dts: int | None
-    duration: int
-    is_shown: bool
-
-    @classmethod
-    def of(cls, packet: Packet[VideoStream]) -> Self:
-        return cls(packet.pts, packet.dts, packet.duration or 0, packet.size > 0 and not packet.is_discard)
+_Stamp: TypeAlias = tuple[int | None, int | None, int]
+"""``pts``, ``dts`` and duration of a packet, in ticks of its stream."""
 
 
-_Shape: TypeAlias = "tuple[int, int, Fraction | None, Matrix | None, int | None]"
+def _stamp(packet: Packet[VideoStream]) -> _Stamp | None:
+    is_shown = packet.size > 0 and not packet.is_discard
+    return (packet.pts, packet.dts, packet.duration or 0) if is_shown else None
 
 
 class _OvershootError(Exception):
     """Seeking landed after the time asked for."""
 
 
+_Stream = TypeVar("_Stream", bound="Stream")
+
+
+def demux(
+    start: Callable[[], Iterator[Packet[_Stream]]],
+    deadline: Deadline,
+    failed: Callable[[av.error.FFmpegError], None] | None = None,
+) -> Iterator[Packet[_Stream]]:
+    """Yield packets; a file that cannot be read on ends there. `start` starts or goes on."""
+    failures = 0
+    while True:
+        try:
+            for packet in start():
+                deadline.remaining()
+                failures = 0
+                yield packet
+        except av.error.FFmpegError as error:
+            if failed is not None:
+                failed(error)
+            failures += 1
+            if failures < _MAX_READ_ERRORS:
+                continue
+        return
+
+
 @dataclass
 class TimedFrame:
-    """A decoded frame.
-
-    Attributes:
-        frame: As decoded.
-        time: Seconds from the first frame of the video; never falls within a pass.
-        duration: Seconds it lasts, by its own word; 0 if it says nothing.
-        ordinal: Its place in the stream, or ``None`` after a seek.
-        errors: Errors met up to here in this pass.
-        errors_at_key: Errors met up to the last key frame.
-        attempt: How often the pass had begun again from the first frame.
-        aspect: Its sample aspect ratio, or ``None``.
-        before: Of an interlaced frame, the one before it, if that was decoded.
-        after: Of an interlaced frame, the one after it, once that is decoded.
-    """
+    """A decoded frame."""
 
     frame: VideoFrame
-    time: float
-    duration: float
-    ordinal: int | None
-    errors: int
-    errors_at_key: int
-    attempt: int
-    aspect: Fraction | None = None
-    before: VideoFrame | None = None
-    after: VideoFrame | None = None
+    time: float  # seconds from the first frame of the video; never falls within a pass
+    duration: float  # seconds it lasts, by its own word; 0 if it says nothing
+    ordinal: int | None  # its place in the stream, or None after a seek
+    errors: int  # met up to here in this pass
+    errors_at_key: int  # met up to the last key frame
+    attempt: int  # how often the pass had begun again from the first frame
+    aspect: Fraction | None = None  # width of a pixel over its height
+    before: VideoFrame | None = None  # of an interlaced frame, the one before it, if that was decoded
+    after: VideoFrame | None = None  # of an interlaced frame, the one after it, once that is decoded
     _converted: tuple[Geometry, NDArray[np.uint8]] | None = None
 
     def array(self, geometry: Geometry, shape: tuple[int, int, int], item: str) -> NDArray[np.uint8]:
         """Return the upright RGB picture, of ``shape`` (H, W, 3), converted once.
 
-        Args:
-            geometry: Of this frame.
-            shape: Of the clip. A frame of another shape is laid into it with its aspect kept.
-            item: Name for messages.
+        A frame of another shape is laid into it with its aspect kept.
         """
         if geometry.shape != shape:
             geometry = geometry.inside(shape)
         if self._converted is None or self._converted[0] != geometry:
-            pixels = to_rgb(
-                self.frame, geometry.width, geometry.height, item, before=self.before, after=self.after
-            )  # (H, W, 3)
+            size = geometry.width, geometry.height
+            pixels = to_rgb(self.frame, *size, item, before=self.before, after=self.after)  # (H, W, 3)
             self._converted = geometry, upright(pixels, geometry)
         return letterbox(self._converted[1], shape)
 
 
 @dataclass(frozen=True, slots=True)
 class Extent:
-    """Where the frames of a video lie in time.
+    """Where the frames of a video lie in time."""
 
-    Attributes:
-        start: When the first comes on show, seconds on the clock of a player.
-        times: ``(N,)`` float64, ascending: when each comes on show, seconds from the first.
-        end: Where the last one ends, seconds from the first.
-        declared: The duration that the video declares, seconds, or ``None``.
-        is_truncated: Whether it ends over a second before that and its tail may be missing.
-    """
-
-    start: float
-    times: NDArray[np.float64]
-    end: float
-    declared: float | None
-    is_truncated: bool
+    start: float  # when the first comes on show, seconds on the clock of a player
+    times: NDArray[np.float64]  # (N,) ascending: when each comes on show, seconds from the first
+    end: float  # where the last one ends, seconds from the first
+    declared: float | None  # the duration that the video declares, seconds
+    is_truncated: bool  # whether it ends over a second before that and its tail may be missing
 
 
-class FrameReader:
+class FrameReader(ExitStack, Iterator[TimedFrame]):
     """Decodes the video stream of a handle in order of presentation. A context manager and an iterator.
-
-    Attributes:
-        start: When the first frame comes on show, seconds on the clock of a player, which shows the start of the
-            earliest stream as 0. Known with the first frame.
-        duration: Declared duration of the video stream in seconds, or ``None``; a hint. Final with the first frame.
-        discontinuities: Jumps of the clock met so far.
-        rate: Average frame rate as declared, or ``None``.
-        container: The open container.
-        stream: Its video stream.
-        errors: Errors met so far: packets that did not decode, frames flagged corrupt or without a time.
-        gop_s: Longest distance of key frames seen so far, in seconds, or ``None``.
-        can_seek: Whether the container can be trusted to seek.
-        seeked: Whether ordinals are no longer those of the stream.
-        sought: The last time sought, in seconds, or -1.
 
     Args:
         handle: Seekable, binary.
         item: Its name, for messages.
         deadline: The limit on time.
         threads: Decoding threads.
-        stream: Index of the video stream, or ``None`` for the one that :func:`vidembed.video.container.video_stream`
-            chooses.
+        stream: Index of the video stream, or ``None`` for the best (:func:`vidembed.video.container.video_stream`).
     """
 
     def __init__(
@@ -225,68 +193,45 @@ class FrameReader:
         item: str,
         deadline: Deadline,
         *,
-        threads: int = box.DEFAULT_THREADS,
+        threads: int = DEFAULT_THREADS,
         stream: int | None = None,
     ) -> None:
-        """Open the container."""
-        self._index = stream
         self._handle = cast("BinaryIO", _Watched(handle, deadline))
-        self._threads = threads
-        self._item = item
-        self._deadline = deadline
-        self._stack = ExitStack()
-        self.seeked = False
-        self.sought = -1.0
+        self._item, self._deadline, self._threads, self._index = item, deadline, threads, stream
+        super().__init__()
+        self.seeked = False  # whether ordinals are no longer those of the stream
+        self.sought = -1.0  # the last time sought, in seconds
         self._attempt = self._packets_read = 0
-        self._planned: tuple[_Shape, Geometry] | None = None
+        self._planned: tuple[object, Geometry] | None = None
         self._open()
 
     def _open(self) -> None:
-        self.container = self._stack.enter_context(box.open_container(self._handle, self._item))
+        self.container = self.enter_context(open_container(self._handle, self._item))
         try:
-            self.stream: VideoStream = box.video_stream(
-                self.container, self._handle, self._item, self._threads, self._index
-            )
-            if not (self.stream.codec_context.width and self.stream.codec_context.height):
-                box.check_declared_size(self._handle, self.stream.index, self._item)
+            self.stream = video_stream(self.container, self._handle, self._item, self._threads, self._index)
         except BaseException:
-            self._stack.close()
+            self.close()
             raise
-        self.duration = box.declared_duration(self.container, self.stream)
-        self.start = 0.0
-        self.discontinuities = 0
-        self._may_jump = box.has_discontinuities(self.container)
-        self._head: list[_Stamp] = []  # of the packets up to the first frame
-        self._frames_read = 0
-        self.rate = box.declared_rate(self.stream)
+        self.start = 0.0  # when the first frame comes on show, seconds on the clock of a player; known with that
+        self.duration = declared_duration(self.container, self.stream)  # seconds; a hint, final with the first frame
+        self.rate = declared_rate(self.stream)
         self._is_gif = self.container.format.name == "gif"
-        self._gif_clock = 0
-        if self._is_gif and (times := box.gif_times(self._handle)) is not None:
+        if self._is_gif and (times := gif_times(self._handle)) is not None:
             self.duration, self.rate = times
-        self.can_seek = self.container.format.name in box.SEEKABLE_FORMATS and self.rate is not None
-        self.errors = self._errors_at_key = self._ordinal = 0
-        self.gop_s: float | None = None
+        self.can_seek = self.container.format.name in SEEKABLE_FORMATS and self.rate is not None
+        self.errors = 0  # packets that did not decode, frames flagged corrupt or without a time
+        self.discontinuities = 0  # jumps of the clock
+        self.gop_s: float | None = None  # longest distance of key frames seen so far, seconds
+        self._may_jump = has_discontinuities(self.container)
+        self._head: list[_Stamp | None] = []  # of the packets up to the first frame
+        self._errors_at_key = self._ordinal = self._frames_read = self._gif_clock = 0
         self._key_pts: int | None = None
         self._origin: Fraction | None = None
         self._offset = self._last = self._last_end = 0.0
         self._aspect = self.stream.sample_aspect_ratio
         self._previous: TimedFrame | None = None
         self._frames: Generator[TimedFrame, None, None] = self._decode()
-
-    def __enter__(self) -> Self:
-        """Return itself."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        """Close the container."""
-        self._frames.close()
-        self._stack.close()
-
-    def __iter__(self) -> Iterator[TimedFrame]:
-        """Return itself."""
-        return self
+        self.callback(lambda: self._frames.close())  # noqa: PLW0108 - a seek replaces them
 
     def __next__(self) -> TimedFrame:
         """Return the next frame."""
@@ -296,75 +241,72 @@ class FrameReader:
             self._restart()
             return next(self._frames)
 
+    def first(self) -> TimedFrame:
+        """Return the next frame, which is the first; raise :class:`CorruptVideo` if there is none."""
+        found = next(self, None)
+        if found is None:
+            raise self.no_frame()
+        return found
+
+    def no_frame(self) -> CorruptVideo:
+        """Return the error of a video without a frame."""
+        return CorruptVideo(self._item, f"no frame could be decoded ({self.errors} errors)")
+
     @property
     def is_complete(self) -> bool:
         """Whether as many packets were read as the header counts, so that no tail is missing whatever it declares."""
         return 0 < self.stream.frames <= self._frames_read
 
     def jumps(self, change: float, gap: float | None = None) -> bool:
-        """Whether a change of time is a discontinuity of the clock.
-
-        Args:
-            change: Seconds from one frame to the next.
-            gap: Seconds from the end of the one, if that is known.
-        """
+        """Whether seconds from one frame to the next, or from the end of the one, are a discontinuity of the clock."""
         rise = change if gap is None else gap
         return change < -CLOCK_RESET_S or (self._may_jump and not self.seeked and rise > CLOCK_JUMP_S)
 
     def survey(self) -> Extent | None:
         """Read the packets to the end without decoding them; to be called after the first frame, and ends the pass.
 
-        `discontinuities` counts those of decoding times.
-
-        Returns:
-            Where frames lie, or ``None`` where only decoding tells: the clock jumps, or packets have no time.
+        Return where frames lie, or ``None`` where only decoding shows that: packets have no time, or the clock jumps
+        (`discontinuities` counts how often decoding times do).
         """
         base = self.stream.time_base
         if self._origin is None or base is None:
             raise RuntimeError("survey before the first frame")
-        shown = array("q")
-        last = (-(2**63), 0)  # time and duration of the packet that comes on show last
+        shown, last = array("q"), (-(2**63), 0)  # time and duration of the packet that comes on show last
         before: int | None = None
         is_timed = len(self._head) <= _MAX_HEAD
-        for stamp in chain(self._head, map(_Stamp.of, self._packets())):
-            if not stamp.is_shown:
+        for stamp in chain(self._head, map(_stamp, self._packets())):
+            if stamp is None:
                 continue
-            now = stamp.pts if stamp.dts is None else stamp.dts
+            pts, dts, duration = stamp
+            now = pts if dts is None else dts
             if now is None:
                 is_timed = False
                 continue
             if before is not None and self.jumps(float((now - before) * base)):
                 self.discontinuities += 1
             before = now
-            pts = now if stamp.pts is None else stamp.pts
+            pts = now if pts is None else pts
             shown.append(pts)
-            last = max(last, (pts, stamp.duration))
+            last = max(last, (pts, duration))
         if self.discontinuities or not is_timed or not shown:
             return None
         ticks = np.sort(np.frombuffer(shown, dtype=np.int64))  # (N,)
         times = ticks.astype(np.float64) * float(base) - float(self._origin)  # (N,)
-        if times[-1] > box.MAX_TIME:
+        if times[-1] > MAX_TIME:
             return None
         span = float(last[1] * base) or (float(1 / self.rate) if self.rate else 0.0)
         return self.extent(times[times >= 0], float(times[-1]) + span)
 
     def extent(self, times: NDArray[np.float64], end: float) -> Extent:
-        """Return where frames lie that were read to the end of the file.
-
-        Args:
-            times: When each comes on show, seconds from the first.
-            end: Where the last one ends.
-        """
+        """Return where frames lie that were read to the end of the file: `times` ``(N,)`` and the end of the last."""
         end = self.settle(end, float(times[-1]))
         short = self.duration is not None and self.duration - end > TRUNCATED_S and not self.is_complete
         return Extent(self.start, times, end, self.duration, short)
 
     def settle(self, end: float, last: float) -> float:
-        """Return where a video ends: as declared if the last frame was found to end within a frame of that.
+        """Return where a video ends, whose last frame comes at `last` and was found to end at `end`.
 
-        Args:
-            end: Where the last frame was found to end, seconds from the first.
-            last: When it comes on show.
+        That is as declared if the two are within a frame. All are seconds from the first frame.
         """
         least = last + 2 * TIME_EPSILON
         if self.duration is not None and self.rate and abs(self.duration - end) <= 1 / self.rate:
@@ -374,19 +316,12 @@ class FrameReader:
     def geometry(self, timed: TimedFrame, max_pixels: int | None) -> Geometry:
         """Decide the size and orientation of a frame."""
         frame = timed.frame
-        shape = frame.width, frame.height, timed.aspect, display_matrix(frame), max_pixels
+        matrix = display_matrix(frame)
+        shape = frame.width, frame.height, timed.aspect, matrix, max_pixels
         if self._planned is None or self._planned[0] != shape:
-            turns, mirrored = orientation(shape[3], self._item)
-            planned = plan(
-                frame.width,
-                frame.height,
-                aspect=timed.aspect,
-                turns=turns,
-                mirrored=mirrored,
-                max_pixels=max_pixels,
-                item=self._item,
-            )
-            self._planned = shape, planned
+            turns, mirrored = orientation(matrix, self._item)
+            size = fit_shown(frame.width, frame.height, timed.aspect, max_pixels, self._item)
+            self._planned = shape, Geometry(*size, turns, mirrored)
         return self._planned[1]
 
     def seek(self, seconds: float) -> None:
@@ -402,7 +337,7 @@ class FrameReader:
         if self._previous is not None and self._previous.frame.interlaced_frame and self.rate:
             seconds -= 2 / float(self.rate)  # so that what is sought has a frame before it, as it has without seeking
         self._key_pts = self._previous = None
-        self._last = self._last_end = -box.MAX_TIME
+        self._last = self._last_end = -MAX_TIME
         target = int((Fraction(seconds + TIME_EPSILON) + self._origin) / self.stream.time_base)
         try:
             self.container.seek(target, stream=self.stream, backward=True)
@@ -422,43 +357,34 @@ class FrameReader:
             raise _OvershootError
 
     def _restart(self) -> None:
-        self._frames.close()
-        self._stack.close()
+        self.close()
         self._attempt += 1
         self._open()
         self.can_seek = False
 
     def _packets(self) -> Iterator[Packet[VideoStream]]:
-        """Yield the packets of the stream; a file that cannot be read on ends there."""
-        failures = 0
-        while True:
-            try:
-                for packet in self.container.demux(self.stream):
-                    self._deadline.remaining()
-                    failures = 0
-                    self._packets_read += 1
-                    self._frames_read += packet.size > 0
-                    if self._packets_read > MAX_FRAMES:
-                        raise VideoTooLarge(self._item, f"it has over {MAX_FRAMES} frames; cut it first")
-                    if self._is_gif and packet.size:
-                        packet.pts = packet.dts = self._gif_clock
-                        packet.duration = box.gif_delay(packet.duration or 0)
-                        self._gif_clock += packet.duration
-                    yield packet
-            except av.error.FFmpegError as error:
-                memory.check(error)
-                self.errors += 1
-                failures += 1
-                if failures < _MAX_READ_ERRORS:
-                    continue
-            return
+        for packet in demux(lambda: self.container.demux(self.stream), self._deadline, self._failed):
+            self._packets_read += 1
+            self._frames_read += packet.size > 0
+            if self._packets_read > MAX_FRAMES:
+                raise VideoTooLarge(self._item, f"it has over {MAX_FRAMES} frames; cut it first")
+            if self._is_gif and packet.size:
+                packet.pts = packet.dts = self._gif_clock
+                packet.duration = gif_delay(packet.duration or 0)
+                self._gif_clock += packet.duration
+            yield packet
+
+    def _failed(self, error: av.error.FFmpegError) -> None:
+        check_memory(error)
+        self.errors += 1
 
     def _decode(self, *, landing: bool = False) -> Generator[TimedFrame, None, None]:
         floor: int | None = None  # after a seek: pictures shown before the key frame lack their references
         for packet in self._packets():
-            self._note_key(packet)
+            if packet.is_keyframe and packet.pts is not None and packet.time_base is not None:
+                self._note_key(packet.pts, packet.time_base)
             if self._origin is None and len(self._head) <= _MAX_HEAD:
-                self._head.append(_Stamp.of(packet))
+                self._head.append(_stamp(packet))
             if landing and floor is None and packet.pts is not None:
                 floor = packet.pts
             try:
@@ -466,8 +392,7 @@ class FrameReader:
             except av.error.EOFError:
                 continue
             except av.error.FFmpegError as error:
-                memory.check(error)
-                self.errors += 1
+                self._failed(error)
                 continue
             for frame in frames:
                 if floor is not None and frame.pts is not None and frame.pts < floor:
@@ -487,60 +412,43 @@ class FrameReader:
         if timed.frame.interlaced_frame:
             timed.before = previous.frame
 
-    def _note_key(self, packet: Packet[VideoStream]) -> None:
-        if not packet.is_keyframe or packet.pts is None or packet.time_base is None:
-            return
+    def _note_key(self, pts: int, base: Fraction) -> None:
         if self._key_pts is not None:
-            gap = float((packet.pts - self._key_pts) * packet.time_base)
-            self.gop_s = max(gap, self.gop_s or 0.0)
-        self._key_pts = packet.pts
-
-    def _begin(self, origin: Fraction) -> None:
-        """Note when the first frame comes on show."""
-        self._origin = origin
-        self.start = box.start_on_player(self.container, self.stream, origin)
-        if not self._is_gif:
-            self.duration = box.declared_duration(self.container, self.stream, origin)
+            self.gop_s = max(float((pts - self._key_pts) * base), self.gop_s or 0.0)
+        self._key_pts = pts
 
     def _place(self, frame: VideoFrame) -> TimedFrame | None:
         """Give a frame its time, or ``None`` if it is damaged or has no time."""
-        ordinal = self._ordinal
+        ordinal = None if self.seeked else self._ordinal
         self._ordinal += 1
         if frame.key_frame:
             self._errors_at_key = self.errors
-            self._aspect = box.sample_aspect(self.container, self.stream)
+            self._aspect = sample_aspect(self.container, self.stream)
         base = frame.time_base
         if frame.pts is None or base is None:
             self.errors += 1
             return None
+        shown = frame.pts * base
         if self._origin is None:
-            self._begin(frame.pts * base)
-        seconds = float(frame.pts * base - cast("Fraction", self._origin)) + self._offset
+            self._origin = shown
+            self.start = start_on_player(self.container, self.stream, shown)
+            if not self._is_gif:
+                self.duration = declared_duration(self.container, self.stream, shown)
+        seconds = float(shown - self._origin) + self._offset
         if self.jumps(seconds - self._last, seconds - self._last_end):
             self._offset += self._last_end - seconds
             seconds = self._last_end
             self.can_seek = False
             self.discontinuities += 1
         seconds = max(seconds, self._last)
-        if not -box.MAX_TIME <= seconds <= box.MAX_TIME:
-            raise CorruptVideo(
-                self._item,
-                f"a frame claims to come {seconds:.0f} s after the first: a broken clock, as over {box.MAX_TIME:.0f} s "
-                "are not read",
-            )
-        duration = min(max(float((frame.duration or 0) * base), 0.0), box.MAX_TIME)
+        if not -MAX_TIME <= seconds <= MAX_TIME:
+            found = f"a frame claims to come {seconds:.0f} s after the first: a broken clock"
+            raise CorruptVideo(self._item, f"{found}, as over {MAX_TIME:.0f} s are not read")
+        duration = min(max(float((frame.duration or 0) * base), 0.0), MAX_TIME)
         self._last = seconds
         self._last_end = seconds + (duration or (float(1 / self.rate) if self.rate else 0.0))
         if frame.is_corrupt:
             self.errors += 1
             return None
-        return TimedFrame(
-            frame=frame,
-            time=seconds,
-            duration=self._last_end - seconds,
-            ordinal=None if self.seeked else ordinal,
-            errors=self.errors,
-            errors_at_key=self._errors_at_key,
-            attempt=self._attempt,
-            aspect=self._aspect,
-        )
+        errors = self.errors, self._errors_at_key
+        return TimedFrame(frame, seconds, self._last_end - seconds, ordinal, *errors, self._attempt, self._aspect)

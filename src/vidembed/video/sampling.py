@@ -1,4 +1,4 @@
-"""Which moments of a video are looked at: a regular grid in presentation time."""
+"""Which moments of a video are looked at: a regular grid in presentation time. And which file they are of."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ import numpy as np
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
 
 TIME_EPSILON = 1e-6
 """Seconds. Times closer than this are equal: below any container's clock tick, above float rounding."""
@@ -44,21 +43,18 @@ class Sampling:
 
     def __post_init__(self) -> None:
         """Check the fields and give them one type each, so that ``as_dict`` is stable."""
-        if isinstance(self.fps, bool) or not isinstance(self.fps, (int, float, np.number)):
-            raise ValueError(  # noqa: TRY004 - as for every other field
-                f"Sampling(fps={self.fps!r}): expected a number of frames per second, such as 2.0"
-            )
-        if not (math.isfinite(self.fps) and self.fps > 0):
-            raise ValueError(f"Sampling(fps={self.fps!r}): expected a finite number above 0, such as 2.0")
-        object.__setattr__(self, "fps", float(self.fps))
-        for name in ("max_frames", "max_pixels"):
+        for name, kind, allowed in (
+            ("fps", float, "a finite number of frames per second above 0, such as 2.0"),
+            ("max_frames", int, "a whole number of at least 1"),
+            ("max_pixels", int, "a whole number of at least 1 or None"),
+        ):
             value = getattr(self, name)
             if value is None and name == "max_pixels":
                 continue
-            if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-                allowed = " or None" if name == "max_pixels" else ""
-                raise ValueError(f"Sampling({name}={value!r}): expected a whole number of at least 1{allowed}")
-            object.__setattr__(self, name, int(value))
+            is_number = isinstance(value, (int, np.integer) if kind is int else (int, float, np.number))
+            if not is_number or isinstance(value, bool) or not 0 < value < math.inf:
+                raise ValueError(f"Sampling({name}={value!r}): expected {allowed}")
+            object.__setattr__(self, name, kind(value))
 
     def as_dict(self) -> dict[str, float | int | None]:
         """Return every field that changes vectors, as JSON values, in a fixed order."""
@@ -71,10 +67,7 @@ class Sampling:
         return max(1.0 / self.fps, duration / self.max_frames)
 
     def grid(self, duration: float) -> NDArray[np.float64]:
-        """Return the times looked at in a video of known duration.
-
-        Args:
-            duration: Length of the video, in seconds; finite, not negative.
+        """Return the times looked at in a video of known duration, in seconds.
 
         Returns:
             ``(T,)`` float64, seconds: ``k * step`` for ``k = 0, 1, ...`` below ``duration``, with
@@ -90,6 +83,12 @@ class Sampling:
         return np.arange(min(max(count, 1), self.max_frames), dtype=np.float64) * step
 
 
+def check_sampling(sampling: object) -> None:
+    """Raise TypeError for what is no `Sampling`."""
+    if not isinstance(sampling, Sampling):
+        raise TypeError(f"sampling is a {type(sampling).__name__}; expected a Sampling, such as Sampling(fps=2.0)")
+
+
 class GridPicker(Generic[Item]):
     """Keeps, from frames offered in the order of presentation, the one on show at each time of the grid.
 
@@ -97,24 +96,16 @@ class GridPicker(Generic[Item]):
     ``2 * max_frames`` are kept, drops every second one and doubles the step. So never more than
     ``2 * max_frames`` items are held, and never more than ``max_frames`` are returned.
 
-    Args:
-        sampling: The grid's parameters.
-        start: Time of the first look, in seconds of the video's clock.
-        end: Time at which looking ends (exclusive), or ``None`` for the end of the video.
-        duration: Duration of the video as declared, in seconds, or ``None`` if unknown.
+    Times are seconds of the video's clock. ``end`` is exclusive, and may lie past ``duration``, which is as declared.
     """
 
     def __init__(
         self, sampling: Sampling, *, start: float = 0.0, end: float | None = None, duration: float | None = None
     ) -> None:
-        """Set the step."""
         self.start = start
         self.end = math.inf if end is None else end
+        self.step = sampling.step(None if duration is None else max(min(self.end, duration) - start, 0.0))
         self._max_frames = sampling.max_frames
-        span = (
-            None if duration is None else max(min(self.end, duration) - start, 0.0)
-        )  # an end may lie past the video's
-        self.step = sampling.step(span)
         self._kept: list[Item] = []
 
     @property
@@ -157,19 +148,15 @@ class FileState:
 
     Both are kept modulo 2**64 as signed 64-bit numbers, as the index stores them. Times from 1677 to 2262 stay what
     they are; others wrap around, so that two that differ still do.
-
-    Attributes:
-        size: Bytes.
-        mtime_ns: Time of the last write, nanoseconds since the epoch.
     """
 
-    size: int
-    mtime_ns: int
+    size: int  # bytes
+    mtime_ns: int  # time of the last write, nanoseconds since the epoch
 
     def __post_init__(self) -> None:
         """Bring both into range: file systems store times that 64 bits of nanoseconds cannot hold."""
-        object.__setattr__(self, "size", _as_int64(self.size))
-        object.__setattr__(self, "mtime_ns", _as_int64(self.mtime_ns))
+        for name in ("size", "mtime_ns"):
+            object.__setattr__(self, name, (getattr(self, name) + 2**63) % 2**64 - 2**63)
 
     @classmethod
     def of(cls, path: Path) -> FileState:
@@ -180,10 +167,6 @@ class FileState:
         """
         found = path.stat()
         return cls(found.st_size, found.st_mtime_ns)
-
-
-def _as_int64(number: int) -> int:
-    return (number + 2**63) % 2**64 - 2**63
 
 
 def content_fingerprint(path: str | os.PathLike[str]) -> str:

@@ -1,46 +1,49 @@
-"""The ways of cutting a video into segments, as JSON and as times."""
+"""The segments of a video: windows of equal length, or scenes, laid out by the frames that are there."""
 
 from __future__ import annotations
 
-import importlib.util
 import math
-import warnings
 from array import array
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import numpy as np
 
-from vidembed.errors import BackendUnavailable, CorruptVideo, VideoTooLarge, VideoTruncated, caller_level
+from vidembed.errors import BackendUnavailable, MissingExtraError, VideoTooLarge, warn_truncated
+from vidembed.text import require
 from vidembed.video.clip import TRUNCATED_S
 from vidembed.video.container import DEFAULT_THREADS, has_discontinuities, open_source
-from vidembed.video.fetch import UrlAccess
-from vidembed.video.reader import Deadline, Extent, FrameReader, TimedFrame
+from vidembed.video.fetch import Deadline, UrlAccess
+from vidembed.video.reader import Extent, FrameReader
 from vidembed.video.sampling import TIME_EPSILON
-from vidembed.video.source import VideoSource, item_name
+from vidembed.video.source import VideoSource, is_finite_number, item_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from numpy.typing import NDArray
 
-
 MAX_WINDOWS = 100_000
 """Windows of one file. A damaged header can claim a duration of years; that must not become work without end."""
 
 
+def _check_duration(duration: float, parts: str) -> None:
+    if not (math.isfinite(duration) and duration > 0):
+        raise ValueError(f"duration: got {duration}; a positive number of seconds is needed to cut {parts}")
+
+
 @dataclass(frozen=True, slots=True)
 class Windows:
-    """How a video is cut into segments.
+    """How a video is cut into segments of equal length.
 
     Window `k` starts at `k * (length - overlap)`. The last one ends with the video and is as long as the others: it is
     moved back over what came before rather than left short. A video no longer than `length` is one window.
 
     Attributes:
-        length: Length of a window, seconds, over 0.
+        length: Length of a window, seconds, at least 0.001.
         overlap: What a window shares with the next, seconds, at least 0 and below `length` by a millisecond or more.
 
     Raises:
@@ -60,16 +63,12 @@ class Windows:
             )
 
     def split(self, duration: float) -> list[tuple[float, float]]:
-        """Return the `(start, end)` of each window, seconds, rounded to microseconds, in order.
-
-        Args:
-            duration: Length of the video, seconds, over 0.
+        """Return the `(start, end)` of each window of a video of `duration`, in order; seconds, to the microsecond.
 
         Raises:
             ValueError: `duration` is not a positive number, or there would be over `MAX_WINDOWS` windows.
         """
-        if not (math.isfinite(duration) and duration > 0):
-            raise ValueError(f"duration: got {duration}; a positive number of seconds is needed to cut segments")
+        _check_duration(duration, "segments")
         if duration <= self.length:
             return [(0.0, round(duration, 6))]
         step = self.length - self.overlap
@@ -121,9 +120,8 @@ class Scenes:
     def __post_init__(self) -> None:
         """Check the fields."""
         for name, least in (("threshold", 1.0), ("min_length_s", 0.001), ("max_length_s", 0.002)):
-            value: Any = getattr(self, name)
-            number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
-            if not (number and math.isfinite(value) and value >= least):
+            value: object = getattr(self, name)
+            if not (is_finite_number(value) and value >= least):
                 raise ValueError(f"Scenes({name}={value!r}): expected a finite number of at least {least:g}")
             object.__setattr__(self, name, float(value))
         if self.max_length_s < 2 * self.min_length_s:
@@ -133,17 +131,14 @@ class Scenes:
             )
 
     def split(self, cuts: Iterable[float], duration: float) -> list[tuple[float, float]]:
-        """Return the `(start, end)` of each scene, seconds, rounded to microseconds, in order.
+        """Return the `(start, end)` of each scene of a video of `duration`, in order; seconds, to the microsecond.
 
-        Args:
-            cuts: Where the content changes, seconds, ascending. Those outside the video do not count.
-            duration: Length of the video, seconds, over 0.
+        `cuts` are the times where the content changes, ascending. Those outside the video do not count.
 
         Raises:
             ValueError: `duration` is not a positive number, or there would be over `MAX_WINDOWS` scenes.
         """
-        if not (math.isfinite(duration) and duration > 0):
-            raise ValueError(f"duration: got {duration}; a positive number of seconds is needed to cut scenes")
+        _check_duration(duration, "scenes")
         bounds = [0.0]
         for cut in cuts:
             if self.min_length_s <= cut - bounds[-1] and self.min_length_s <= duration - cut:
@@ -162,117 +157,92 @@ class Scenes:
 
 def require_scenedetect(item: str) -> None:
     """Raise :class:`BackendUnavailable` unless PySceneDetect is installed."""
-    if importlib.util.find_spec("scenedetect") is None:
-        raise BackendUnavailable(
-            item,
-            'cutting by scenes needs PySceneDetect, which is not installed; run: pip install "vidembed[scenes]", or '
-            "cut windows of equal length",
-        )
+    try:
+        require("scenes", "scenedetect", purpose="cutting by scenes")
+    except MissingExtraError as error:
+        raise BackendUnavailable(item, f"{error}, or cut windows of equal length") from error
 
 
 class CutFinder:
-    """Finds cuts in frames that come one by one. Holds one picture and the last few times.
+    """Finds cuts in frames that come one by one. Holds one picture, the last few times, and the cuts.
 
     A frame that stays on show for `STILL_S` is looked at again, as often as a frame has neighbours on a side:
     otherwise, in a row of slides of one frame each, every change would have changes for its neighbours.
-
-    Args:
-        scenes: What a cut is.
     """
 
     def __init__(self, scenes: Scenes) -> None:
-        """Make the detector."""
         from scenedetect.detectors import AdaptiveDetector  # noqa: PLC0415 - an extra, and it loads OpenCV
 
         self._detector = AdaptiveDetector(
             adaptive_threshold=scenes.threshold, min_scene_len=0, window_width=NEIGHBOURS, min_content_val=MIN_CONTENT
         )
+        self.cuts: list[float] = []  # times, seconds, ascending; without those that `scenes` leaves out anyway
+        self._min_length_s = scenes.min_length_s
         self._number = 0
         self._times: deque[tuple[int, float]] = deque(maxlen=2 * NEIGHBOURS + 2)
         self._last: tuple[float, NDArray[np.uint8]] | None = None
 
-    def feed(self, time: float, picture: NDArray[np.uint8]) -> list[float]:
-        """Look at the next frame; return the times of the cuts found, which lie a few frames back.
-
-        Args:
-            time: When it comes on show, seconds.
-            picture: ``(H, W, 3)`` uint8 RGB, all of one size.
-        """
-        found: list[float] = []
+    def feed(self, time: float, picture: NDArray[np.uint8]) -> None:
+        """Look at the next frame, which comes on show at `time` seconds: ``(H, W, 3)`` uint8 RGB, all of one size."""
         if self._last is None:
-            found += self._look_again(time, picture)  # what comes first has a still for its neighbours
+            self._look(time, picture, NEIGHBOURS)  # what comes first has a still for its neighbours
         elif time - self._last[0] >= STILL_S:
-            found += self._look_again(*self._last)
+            self._look(*self._last, NEIGHBOURS)
         self._last = time, picture
-        return found + self._look(time, picture)
+        self._look(time, picture)
 
-    def finish(self) -> list[float]:
-        """Return the times of the cuts among the last frames."""
-        return [] if self._last is None else self._look_again(*self._last)
+    def finish(self) -> None:
+        """Find the cuts among the last frames."""
+        if self._last is not None:
+            self._look(*self._last, NEIGHBOURS)
 
-    def _look_again(self, time: float, picture: NDArray[np.uint8]) -> list[float]:
-        return [cut for _ in range(NEIGHBOURS) for cut in self._look(time, picture)]
-
-    def _look(self, time: float, picture: NDArray[np.uint8]) -> list[float]:
+    def _look(self, time: float, picture: NDArray[np.uint8], often: int = 1) -> None:
         from scenedetect import FrameTimecode  # noqa: PLC0415
 
-        self._times.append((self._number, time))
-        # Frames are only numbered for it: the rate of 1 stands in no time of ours.
-        code = FrameTimecode(self._number, fps=1.0)
-        self._number += 1
-        cuts = self._detector.process_frame(code, np.ascontiguousarray(picture[:, :, ::-1]))  # (H, W, 3) BGR
-        times = dict(self._times)
-        return [times[cut.frame_num] for cut in cuts]
+        for _ in range(often):
+            self._times.append((self._number, time))
+            # Frames are only numbered for it: the rate of 1 stands in no time of ours.
+            code = FrameTimecode(self._number, fps=1.0)
+            self._number += 1
+            times = dict(self._times)
+            for found in self._detector.process_frame(code, np.ascontiguousarray(picture[:, :, ::-1])):  # (H, W, 3) BGR
+                cut = times[found.frame_num]
+                if cut - (self.cuts[-1] if self.cuts else 0.0) >= self._min_length_s:
+                    self.cuts.append(cut)
 
 
 def find_cuts(
     source: object, scenes: Scenes, *, item: str, timeout_s: float | None, threads: int = DEFAULT_THREADS
 ) -> tuple[Extent, list[float]]:
-    """Decode a video once and find where its content changes.
+    """Decode a video once, and return where its frames lie and the times at which its content changes.
 
-    Args:
-        source: A path, bytes or binary file object.
-        scenes: How to cut; cuts that it would leave out anyway are not returned.
-        item: Name for messages.
-        timeout_s: Limit in seconds, or ``None``.
-        threads: Decoding threads.
-
-    Returns:
-        Where the frames of the video were found to lie, and the times of its cuts, seconds from the first frame,
-        ascending.
+    Times are seconds from the first frame, ascending, without cuts that `scenes` would leave out anyway.
 
     Raises:
         BackendUnavailable: PySceneDetect is not installed.
         VideoError: The video cannot be read.
     """
     require_scenedetect(item)
-    finder = CutFinder(scenes)
-    cuts: list[float] = []
-    last: TimedFrame | None = None
-    times = array("d")
-    with (
-        open_source(source, item) as handle,
-        FrameReader(handle, item, Deadline(timeout_s, item), threads=threads) as r,
-    ):
-        shape = None  # (H, W, 3)
-        for timed in r:
-            geometry = r.geometry(timed, LOOK_PIXELS)
+    finder, deadline = CutFinder(scenes), Deadline(timeout_s, item)
+    with open_source(source, item) as handle, FrameReader(handle, item, deadline, threads=threads) as reader:
+        extent = _decode(reader, item, finder)
+    finder.finish()
+    return extent, finder.cuts
+
+
+def _decode(reader: FrameReader, item: str, finder: CutFinder | None = None) -> Extent:
+    """Decode a video to its end, and find where its frames lie."""
+    times, last = array("d"), None
+    shape: tuple[int, int, int] | None = None  # (H, W, 3)
+    for last in reader:
+        times.append(last.time)
+        if finder is not None:
+            geometry = reader.geometry(last, LOOK_PIXELS)
             shape = shape or geometry.shape
-            _join(cuts, finder.feed(timed.time, timed.array(geometry, shape, item)), scenes.min_length_s)
-            last = timed
-            times.append(timed.time)
-        if last is None:
-            raise CorruptVideo(item, f"no frame could be decoded ({r.errors} errors)")
-        extent = r.extent(np.frombuffer(times), last.time + last.duration)
-    _join(cuts, finder.finish(), scenes.min_length_s)
-    return extent, cuts
-
-
-def _join(cuts: list[float], found: list[float], min_length_s: float) -> None:
-    """Add cuts that are not too close to the last, so that no more are held than there can be scenes."""
-    for cut in found:
-        if cut - (cuts[-1] if cuts else 0.0) >= min_length_s:
-            cuts.append(cut)
+            finder.feed(last.time, last.array(geometry, shape, item))
+    if last is None:
+        raise reader.no_frame()
+    return reader.extent(np.frombuffer(times), last.time + last.duration)
 
 
 Cut: TypeAlias = Windows | Scenes
@@ -283,26 +253,23 @@ _KINDS: Final[dict[str, type[Windows] | type[Scenes]]] = {"windows": Windows, "s
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """The segments of a video.
-
-    Times are those of a player, which shows the start of the file's earliest stream as 0.
+    """The segments of a video, in seconds on the clock of a player, which shows the earliest stream's start as 0.
 
     Attributes:
-        duration: Where the video ends, seconds.
-        segments: ``(start, end)`` of each, seconds, in order of their starts. The first starts with the first frame.
+        duration: Where the video ends.
+        segments: ``(start, end)`` of each, in order of their starts. The first starts with the first frame.
     """
 
     duration: float
     segments: list[tuple[float, float]]
 
 
-def cut_to_dict(cut: Cut) -> dict[str, Any]:
+def cut_to_dict(cut: Cut) -> dict[str, str | float]:
     """Return a cut as JSON values, such as ``{"kind": "windows", "length": 10.0, "overlap": 2.0}``."""
-    kind = next(kind for kind, type_ in _KINDS.items() if isinstance(cut, type_))
-    return {"kind": kind, **asdict(cut)}
+    return {"kind": "windows" if isinstance(cut, Windows) else "scenes", **asdict(cut)}
 
 
-def cut_from_dict(value: Mapping[str, Any]) -> Cut:
+def cut_from_dict(value: Mapping[str, object]) -> Cut:
     """Return the cut that `cut_to_dict` wrote.
 
     Raises:
@@ -316,10 +283,12 @@ def cut_from_dict(value: Mapping[str, Any]) -> Cut:
     expected = {field.name for field in fields(kind)}
     if set(rest) != expected:
         raise ValueError(f"cut: got the fields {sorted(rest)} of {name}; {sorted(expected)} are needed")
+    numbers: dict[str, float] = {}
     for name, field in rest.items():
         if isinstance(field, bool) or not isinstance(field, (int, float)):
             raise ValueError(f"cut: {name} is {field!r}; a number is needed")  # noqa: TRY004 - as for every fault
-    return kind(**rest)
+        numbers[name] = field
+    return kind(**numbers)
 
 
 def lay_out(
@@ -351,18 +320,14 @@ def lay_out(
         VideoTruncated: It ends over one second before the duration it declares.
     """
     item = item_name(source)
+    cuts: list[float] = []
     if isinstance(cut, Scenes):
         extent, cuts = find_cuts(source, cut, item=item, timeout_s=timeout_s, threads=threads)
     else:
-        extent, cuts = _survey(source, item, allow_url=allow_url, timeout_s=timeout_s, threads=threads), []
+        extent = _survey(source, item, allow_url=allow_url, timeout_s=timeout_s, threads=threads)
     if extent.is_truncated:
-        warnings.warn(
-            VideoTruncated(
-                f"{item}: it ends at {extent.end:.2f} s, before the {extent.declared:.2f} s it declares; only what is "
-                "there is cut"
-            ),
-            stacklevel=caller_level(),
-        )
+        found = f"it ends at {extent.end:.2f} s, before the {extent.declared:.2f} s it declares"
+        warn_truncated(f"{item}: {found}; only what is there is cut")
     try:
         duration, segments = _cut(cut, cuts, extent)
     except ValueError as error:
@@ -374,23 +339,16 @@ def lay_out(
 
 
 def _survey(source: VideoSource, item: str, *, allow_url: UrlAccess, timeout_s: float | None, threads: int) -> Extent:
-    """Find where the frames of a video lie: by its packets, or by decoding it where these do not tell."""
+    """Find where the frames of a video lie: by its packets, or by decoding it where these are not enough."""
     deadline = Deadline(timeout_s, item)
     with open_source(source, item, allow_url=allow_url, timeout_s=timeout_s) as handle:
         with FrameReader(handle, item, deadline, threads=threads) as reader:
-            if next(reader, None) is None:
-                raise CorruptVideo(item, f"no frame could be decoded ({reader.errors} errors)")
+            reader.first()
             found = None if has_discontinuities(reader.container) else reader.survey()
         if found is not None:
             return found
-        times = array("d")
         with FrameReader(handle, item, deadline, threads=threads) as reader:
-            last = None
-            for last in reader:
-                times.append(last.time)
-            if last is None:
-                raise CorruptVideo(item, f"no frame could be decoded ({reader.errors} errors)")
-            return reader.extent(np.frombuffer(times), last.time + last.duration)
+            return _decode(reader, item)
 
 
 def _cut(cut: Cut | None, cuts: list[float], extent: Extent) -> tuple[float, list[tuple[float, float]]]:

@@ -1,71 +1,64 @@
-"""A stretch of a video as a file of its own, by stream copy: packets are moved, nothing is encoded again."""
+"""A stretch of a video as a file of its own, by stream copy: packets are moved, nothing is encoded again.
+
+What is copied is found by the times of packets alone, in a pass that decodes nothing.
+"""
 
 from __future__ import annotations
 
 import io
 import os
-import warnings
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import av
 import av.error
 from av.bitstream import BitStreamFilterContext
+from av.stream import Disposition
 from av.video.reformatter import ColorRange
 from av.video.stream import VideoStream
 
-from vidembed.errors import CorruptVideo, TargetError, VideoTruncated, caller_level
+from vidembed.errors import CorruptVideo, InvalidVideoInput, UnsupportedCodec, warn_truncated
 from vidembed.text import replacing
-from vidembed.video import container as box
 from vidembed.video.clip import TRUNCATED_S
-from vidembed.video.container import open_source
-from vidembed.video.fetch import MAX_DOWNLOAD_BYTES, UrlAccess
-from vidembed.video.load import DEFAULT_TIMEOUT_S
+from vidembed.video.container import SEEKABLE_FORMATS, has_discontinuities, open_container, open_source, video_stream
+from vidembed.video.fetch import MAX_DOWNLOAD_BYTES, Deadline, UrlAccess
 from vidembed.video.picture import display_matrix, orientation
-from vidembed.video.reader import Deadline, FrameReader
+from vidembed.video.reader import CLOCK_JUMP_S, CLOCK_RESET_S, DEFAULT_TIMEOUT_S, FrameReader, demux
+from vidembed.video.sampling import TIME_EPSILON
 from vidembed.video.source import SingleSource, VideoSegment, item_name
-from vidembed.video.trim_plan import INTERLEAVE_S, base_of, can_be_copied, make_plan, read_packets
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
     from av.container import InputContainer, OutputContainer
     from av.packet import Packet
     from av.stream import Stream
 
-    from vidembed.video.reader import Deadline
-    from vidembed.video.trim_plan import Plan
-
-__all__ = ["MUXERS", "Excerpt", "cut_clip"]
-
-
 MUXERS = {
-    ".mp4": "mp4",
-    ".m4v": "mp4",
-    ".mov": "mov",
-    ".mkv": "matroska",
-    ".webm": "webm",
-    ".ts": "mpegts",
-    ".m2ts": "mpegts",
-    ".mts": "mpegts",
-    ".avi": "avi",
-    ".3gp": "3gp",
-    ".3g2": "3g2",
-    ".flv": "flv",
-    ".wmv": "asf",
-    ".asf": "asf",
+    **dict.fromkeys([".mp4", ".m4v"], "mp4"),
+    **dict.fromkeys([".mkv"], "matroska"),
+    **dict.fromkeys([".ts", ".m2ts", ".mts"], "mpegts"),
+    **dict.fromkeys([".wmv", ".asf"], "asf"),
+    **{suffix: suffix[1:] for suffix in (".mov", ".webm", ".avi", ".3gp", ".3g2", ".flv")},
 }
 """File name suffixes that a cut can have, and FFmpeg's name of the container that is written."""
+INTERLEAVE_S = Fraction(10)
+"""Seconds that one stream may lie behind another in a file: FFmpeg's `max_interleave_delta`
+(https://ffmpeg.org/ffmpeg-formats.html)."""
 
+_EPSILON = Fraction(TIME_EPSILON)
 _SUGGESTED = (".mp4", ".mov", ".mkv", ".webm", ".ts", ".m2ts", ".3gp", ".flv", ".wmv")
 # FFmpeg's muxer of transport streams refuses nothing and writes what it does not know as private data; these it knows.
-_TRANSPORT = {"h264", "hevc", "mpeg2video", "mpeg1video", "mpeg4"} | {
-    *("aac", "aac_latm", "mp2", "mp3", "ac3", "eac3", "dts", "truehd", "s302m", "opus")
-}
+_TRANSPORT = frozenset(
+    [
+        *("h264", "hevc", "mpeg2video", "mpeg1video", "mpeg4"),
+        *("aac", "aac_latm", "mp2", "mp3", "ac3", "eac3", "dts", "truehd", "s302m", "opus"),
+    ]
+)
 _ALPHA = "alpha_mode"  # Matroska's name for pictures with a layer of transparency beside them
 _UNSPECIFIED = frozenset([0, 2])  # in H.273, whose numbers these are: reserved (as a matrix: none), and unspecified
 _BLURAY = frozenset([".m2ts", ".mts"])  # the transport streams of discs, which alone name their kind of PCM
@@ -75,196 +68,6 @@ _REFUSED = {  # listed by a muxer, and refused by it
 }
 # Filters that put the headers of a codec before every key frame, for a container that has no other place for them.
 _HEADERS = {"h264": "h264_mp4toannexb,dump_extra", "hevc": "hevc_mp4toannexb,dump_extra", "mpeg4": "dump_extra"}
-
-
-def write(handle: BinaryIO, target: Path, plan: Plan, item: str, deadline: Deadline) -> tuple[str, ...]:
-    """Write what is planned beside `target` under another name, and move it there when it is complete.
-
-    Args:
-        handle: The source.
-        target: The file; its suffix is one of `MUXERS`.
-        plan: What to copy.
-        item: Name of the source, for messages.
-        deadline: Limit on time.
-
-    Returns:
-        The streams that were left out, in words.
-
-    Raises:
-        ValueError: The container cannot hold a stream of pictures or sound, or loses what belongs to its pictures.
-        VideoError: The source cannot be copied.
-        TargetError: The target cannot be written.
-    """
-    suffix = target.suffix.lower()
-    options = {"mpegts_m2ts_mode": "1"} if suffix in _BLURAY else {}
-    with box.open_container(handle, item) as container:
-        main = box.video_stream(container, handle, item, 1)
-        streams, left_out = _chosen(container, plan, suffix)
-        packets = read_packets(container, main, streams, plan.seek, item, deadline)
-        with _draft(target) as file:
-            try:
-                with av.open(file, "w", format=MUXERS[suffix], options=options, metadata_errors="replace") as output:
-                    _copy(packets, plan, {stream.index: _Out(output, stream, suffix) for stream in streams}, item)
-            except av.error.FFmpegError as error:
-                raise CorruptVideo(
-                    item,
-                    f"its packets cannot be written to a {suffix} file ({error.strerror}); try .mkv, or convert it",
-                ) from error
-            _check_kept([stream for stream in streams if isinstance(stream, VideoStream)], file, suffix, item)
-    return left_out
-
-
-@contextmanager
-def _draft(target: Path) -> Iterator[BinaryIO]:
-    """Give a file to write to, and move it to `target` when it is complete; or leave `target` as it was."""
-    try:
-        with replacing(target) as draft, draft.open("wb+") as file:
-            yield file
-    except OSError as error:  # what fails in reading is a VideoError by now
-        raise TargetError(error) from error
-
-
-def _codec(stream: Stream) -> str:
-    return "unknown codec" if stream.codec_context is None else str(stream.codec_context.codec.canonical_name)
-
-
-def _traits(stream: VideoStream) -> dict[str, object]:
-    """Return what belongs to the pictures of a stream and stands in its container or in its packets."""
-    context = stream.codec_context
-    colours = {
-        "colour primaries": int(context.color_primaries),
-        "colour transfer": int(context.color_trc),
-        "colour matrix": int(context.colorspace),
-    }
-    traits: dict[str, object] = {name: value for name, value in colours.items() if value not in _UNSPECIFIED}
-    if int(context.color_range) == ColorRange.JPEG:  # the other is what players take where nothing is said
-        traits["colour range"] = True
-    if any(key.lower() == _ALPHA and value == "1" for key, value in stream.metadata.items()):
-        traits["transparency (alpha_mode)"] = True
-    if (shape := stream.sample_aspect_ratio) not in {None, 0, 1}:
-        traits["pixel shape"] = shape
-    return {"codec": _codec(stream), **traits}
-
-
-def _check_kept(sources: Sequence[VideoStream], file: BinaryIO, suffix: str, item: str) -> None:
-    """Read the file that was written, and refuse it if a video stream has lost what belongs to its pictures.
-
-    Raises:
-        ValueError: One has.
-    """
-    with box.open_container(file, item) as written:
-        copies = [stream for stream in written.streams if stream.type == "video"]
-        for source, copy in zip(sources, copies, strict=False):
-            kept = _traits(copy) if isinstance(copy, VideoStream) and copy.codec_context is not None else {}
-            if lost := [name for name, value in _traits(source).items() if kept.get(name) != value]:
-                raise ValueError(
-                    f"target: a {suffix} file does not keep the {', '.join(lost)} of this video; use .mkv, or "
-                    "convert it"
-                )
-
-
-@cache
-def _supported(muxer: str) -> frozenset[str]:
-    with av.open(io.BytesIO(), "w", format=muxer) as output:
-        return frozenset(output.supported_codecs)
-
-
-def _holds(suffix: str, stream: Stream) -> bool:
-    """Whether the container of a suffix can hold the codec of a stream."""
-    muxer, codec = MUXERS[suffix], _codec(stream)
-    if muxer == "mpegts":
-        return codec in _TRANSPORT or (codec == "pcm_bluray" and suffix in _BLURAY)
-    if codec in _REFUSED.get(muxer, ()):
-        return False
-    return stream.codec_context is not None and stream.codec_context.codec.name in _supported(muxer)
-
-
-def _chosen(container: InputContainer, plan: Plan, suffix: str) -> tuple[list[Stream], tuple[str, ...]]:
-    """Return the streams to copy, and the others in words.
-
-    Raises:
-        ValueError: The container cannot hold one with pictures or sound.
-    """
-    chosen: list[Stream] = []
-    left_out = []
-    for stream in container.streams:
-        empty = stream.type == "video" and stream.index not in plan.videos
-        if empty or not can_be_copied(stream) or (stream.type == "subtitle" and not _holds(suffix, stream)):
-            left_out.append(f"{stream.type} stream {stream.index} ({_codec(stream)})")
-        else:
-            chosen.append(stream)
-    needed = [stream for stream in chosen if stream.type != "subtitle"]
-    if missing := sorted({_codec(stream) for stream in needed if not _holds(suffix, stream)}):
-        others = [other for other in _SUGGESTED if all(_holds(other, stream) for stream in needed)]
-        raise ValueError(
-            f"target: {', '.join(missing)} cannot be written to a {suffix} file here; "
-            + (
-                f"use {' or '.join(others[:4])}"
-                if others
-                else "nor to another: cut it with ffmpeg -c copy, or convert it"
-            )
-        )
-    return chosen, tuple(left_out)
-
-
-class _Out:
-    """A stream of the output.
-
-    Args:
-        output: The output.
-        stream: The stream of the source that goes to it.
-        suffix: Suffix of the file.
-    """
-
-    def __init__(self, output: OutputContainer, stream: Stream, suffix: str) -> None:
-        self.kind = stream.type
-        self._output = output
-        self._stream = output.add_stream_from_template(stream, opaque=True)
-        self._stream.disposition = stream.disposition
-        for key, value in stream.metadata.items():
-            if key.lower() in {"language", "title", _ALPHA}:
-                self._stream.metadata[key] = value
-        codec, muxer = _codec(stream), MUXERS[suffix]
-        if codec == "hevc" and muxer in {"mp4", "mov"}:
-            self._stream.codec_context.codec_tag = "hvc1"  # of its two tags the one that Apple's players take
-        in_band = muxer == "mpegts" and codec in _HEADERS
-        self._filter = BitStreamFilterContext(_HEADERS[codec], stream) if in_band else None
-
-    def put(self, packet: Packet[Any], pts: int, dts: int) -> None:
-        """Write a packet at these times, in ticks of its stream."""
-        base = packet.time_base
-        packet.pts, packet.dts = pts, dts
-        for each in [packet] if self._filter is None else self._filter.filter(packet):
-            each.time_base = base
-            each.stream = self._stream
-            self._output.mux_one(each)
-
-
-def _copy(packets: Iterator[Packet[Any]], plan: Plan, outs: dict[int, _Out], item: str) -> None:
-    """Move the packets of the plan to the output, with times that begin at 0."""
-    zero, stop = plan.zero, plan.stop
-    done = dict.fromkeys(plan.videos, 0)
-    waiting = {index for index, out in outs.items() if out.kind != "subtitle"}  # subtitles can be far between
-    for packet in packets:
-        index, base = packet.stream.index, base_of(packet.stream, item)
-        time, shift = packet.dts if packet.pts is None else packet.pts, round(zero / base)
-        if time is None:
-            raise CorruptVideo(item, f"a packet of stream {index} has no time")
-        if index in plan.videos:
-            kept, number = plan.videos[index].kept, done[index]
-            if number < len(kept) and time == kept[number].pts:
-                outs[index].put(packet, time - shift, plan.dts[index][number] - shift)
-                done[index] += 1
-            if done[index] == len(kept):
-                waiting.discard(index)
-        elif time * base >= stop:
-            waiting.discard(index)
-        elif time * base >= zero:
-            outs[index].put(packet, time - shift, time - shift)
-        if not waiting or (plan.main not in waiting and time * base > stop + Fraction(INTERLEAVE_S)):
-            break
-    if any(done[index] < len(stretch.kept) for index, stretch in plan.videos.items()):
-        raise CorruptVideo(item, "it changed while it was read; try again")
 
 
 @dataclass(frozen=True, slots=True)
@@ -338,18 +141,21 @@ def cut_clip(
     deadline = Deadline(timeout_s, item)
     try:
         with open_source(source, item, allow_url=allow_url, timeout_s=timeout_s, max_bytes=max_bytes) as handle:
-            return _cut(handle, source, path, (start, end), item, deadline, overwrite=overwrite)
-    except TargetError as error:
+            return _Cutter(handle, item, deadline).cut(source, path, start, end, overwrite=overwrite)
+    except _TargetError as error:
         raise error.error from None
 
 
-def check_target(target: str | os.PathLike[str], *, overwrite: bool) -> Path:
-    """Return the path of a file to write, or refuse it, as `cut_clip` does before it looks at the source.
+class _TargetError(Exception):
+    """Carries an OSError of the target past the place that takes every OSError for one of the source."""
 
-    Raises:
-        ValueError: Its suffix is none of `MUXERS`, it is a folder, or its folder does not exist.
-        FileExistsError: It exists, and `overwrite` is False.
-    """
+    def __init__(self, error: OSError) -> None:
+        super().__init__(error)
+        self.error = error
+
+
+def check_target(target: str | os.PathLike[str], *, overwrite: bool) -> Path:
+    """Return the path of a file to write, or refuse it, as `cut_clip` does before it looks at the source."""
     path = Path(target)
     if path.suffix and path.suffix.lower() not in MUXERS:
         raise ValueError(f"target: {str(path)!r} ends in {path.suffix!r}; it must end in one of {', '.join(MUXERS)}")
@@ -360,50 +166,164 @@ def check_target(target: str | os.PathLike[str], *, overwrite: bool) -> Path:
     return path
 
 
-def _cut(
-    handle: BinaryIO,
-    source: object,
-    target: Path,
-    times: tuple[float, float | None],
-    item: str,
-    deadline: Deadline,
-    *,
-    overwrite: bool,
-) -> Excerpt:
-    with FrameReader(handle, item, deadline, threads=1) as reader:
-        first = next(reader, None)
-        if first is None or first.frame.pts is None or first.frame.time_base is None:
-            raise CorruptVideo(item, f"no frame could be decoded ({reader.errors} errors)")
-        zero = first.frame.pts * first.frame.time_base - Fraction(reader.start)
-        declared = None if reader.duration is None else reader.start + reader.duration
-        family = reader.container.format.name
-        turns, mirrored = orientation(display_matrix(first.frame), item)
-    if not target.suffix:
-        target = target.with_name(target.name + _suffix_of(source, family))
-        try:
-            check_target(target, overwrite=overwrite)
-        except FileExistsError as error:
-            raise TargetError(error) from error
-    if _is_same(handle, target):
-        raise ValueError(f"target: {str(target)!r} is the source itself; choose another name")
-    muxer = MUXERS[target.suffix.lower()]
-    if muxer == "avi" != family:
-        raise ValueError("target: AVI stores no times of frames, so only an AVI file can be cut to one; use .mkv")
-    if muxer == "mpegts" != family and (turns or mirrored):
-        raise ValueError(
-            "target: a transport stream cannot say that a video is rotated or mirrored, as this one is; use .mkv"
-        )
-    start, end = times
-    plan = make_plan(handle, zero + Fraction(start), None if end is None else zero + Fraction(end), item, deadline)
-    left_out = write(handle, target, plan, item, deadline)
-    excerpt = Excerpt(target, round(float(plan.start - zero), 6), round(float(plan.stop - zero), 6), left_out)
-    due = min(bound for bound in (end, declared, excerpt.end_s + 1e9) if bound is not None)
-    if declared is not None and not plan.videos[plan.main].done and due - excerpt.end_s > TRUNCATED_S:
-        warnings.warn(
-            VideoTruncated(f"{item}: what can be read ends at {excerpt.end_s:.2f} s, before {due:.2f} s"),
-            stacklevel=caller_level(),
-        )
-    return excerpt
+@dataclass(frozen=True, slots=True)
+class _Cutter:
+    """Cuts from one open source."""
+
+    handle: BinaryIO
+    item: str
+    deadline: Deadline
+
+    def cut(self, source: object, target: Path, start: float, end: float | None, *, overwrite: bool) -> Excerpt:
+        with FrameReader(self.handle, self.item, self.deadline, threads=1) as reader:
+            first = next(reader, None)
+            if first is None or first.frame.pts is None or first.frame.time_base is None:
+                raise reader.no_frame()
+            zero = first.frame.pts * first.frame.time_base - Fraction(reader.start)
+            declared = None if reader.duration is None else reader.start + reader.duration
+            family = reader.container.format.name
+            turns, mirrored = orientation(display_matrix(first.frame), self.item)
+        if not target.suffix:
+            target = target.with_name(target.name + _suffix_of(source, family))
+            try:
+                check_target(target, overwrite=overwrite)
+            except FileExistsError as error:
+                raise _TargetError(error) from error
+        if _is_same(self.handle, target):
+            raise ValueError(f"target: {str(target)!r} is the source itself; choose another name")
+        muxer = MUXERS[target.suffix.lower()]
+        if muxer == "avi" != family:
+            raise ValueError("target: AVI stores no times of frames, so only an AVI file can be cut to one; use .mkv")
+        if muxer == "mpegts" != family and (turns or mirrored):
+            raise ValueError(
+                "target: a transport stream cannot say that a video is rotated or mirrored, as this one is; use .mkv"
+            )
+        plan = self._plan(zero + Fraction(start), None if end is None else zero + Fraction(end))
+        left_out, main = self._write(target, plan), plan.videos[plan.main]
+        excerpt = Excerpt(target, round(float(main.begins_s - zero), 6), round(float(main.ends_s - zero), 6), left_out)
+        due = min(bound for bound in (end, declared, excerpt.end_s + 1e9) if bound is not None)
+        if declared is not None and not main.done and due - excerpt.end_s > TRUNCATED_S:
+            warn_truncated(f"{self.item}: what can be read ends at {excerpt.end_s:.2f} s, before {due:.2f} s")
+        return excerpt
+
+    def _plan(self, start: Fraction, end: Fraction | None) -> _Plan:
+        """Find the packets from `start` to `end` (exclusive), seconds on the clock of the source."""
+        found = self._find(start, end, seek=True)
+        main = found.videos[found.main]
+        if found.seek is not None and (not main.kept or main.begins_s > start + _EPSILON):
+            found = self._find(start, end, seek=False)  # seeking did not lead where it should
+            main = found.videos[found.main]
+        if not main.kept:
+            reason = "no key frame before the end of the stretch, so nothing can be cut from it"
+            raise InvalidVideoInput(self.item, reason)
+        for index, stretch in list(found.videos.items()):
+            if not stretch.kept:
+                del found.videos[index]
+                continue
+            try:
+                found.dts[index] = decoding_times([stamp.pts for stamp in stretch.kept])
+            except ValueError as error:
+                reason = f"{error}, so they cannot be copied in order; convert it first"
+                raise CorruptVideo(self.item, reason) from error
+        if not main.done and main.ends_s <= start + _EPSILON:
+            late = float(start - main.ends_s)
+            raise InvalidVideoInput(self.item, f"the stretch starts {late:.3f} s after the end of the video")
+        return found
+
+    def _find(self, start: Fraction, end: Fraction | None, *, seek: bool) -> _Plan:
+        """Return the stretch of each video stream, empty where there is none, without times to decode at."""
+        with open_container(self.handle, self.item) as container:
+            main = video_stream(container, self.handle, self.item, 1)
+            may_jump = has_discontinuities(container)
+            streams = [stream for stream in container.streams if stream.type == "video" and _can_be_copied(stream)]
+            videos: dict[int, Stretch] = {}
+            for stream in streams:  # times within `TIME_EPSILON` are equal
+                base = self._base(stream)
+                stop = None if end is None else int(-((_EPSILON - end) // base))
+                videos[stream.index] = Stretch(int((start + _EPSILON) // base), stop, base)
+            can_seek = seek and container.format.name in SEEKABLE_FORMATS
+            plan = _Plan(videos, main.index, videos[main.index].start if can_seek else None)
+            last: dict[int, int] = {}
+            for packet in read_packets(container, main, streams, plan.seek, self.item, self.deadline):
+                index, pts = packet.stream.index, packet.pts
+                stretch = videos[index]
+                if pts is None:
+                    found = "a packet of its video has no time (such as the second field of a picture)"
+                    raise UnsupportedCodec(self.item, f"{found}; convert it first")
+                now = pts if packet.dts is None else packet.dts
+                change = (now - last.get(index, now)) * stretch.base
+                if change < -CLOCK_RESET_S or (may_jump and change > CLOCK_JUMP_S):
+                    found = "its clock starts again or jumps before the end of the stretch (joined recordings)"
+                    reason = f"{found}, so packets cannot be copied in order; give the recordings one by one"
+                    raise CorruptVideo(self.item, reason)
+                last[index] = now
+                stretch.add(Stamp(pts, packet.dts, max(packet.duration or 0, 0), packet.is_keyframe))
+                late = end is not None and now * stretch.base > end + INTERLEAVE_S
+                if videos[plan.main].done and (late or all(each.done for each in videos.values())):
+                    break
+        return plan
+
+    def _base(self, stream: Stream) -> Fraction:
+        """Return the seconds of a tick of a stream."""
+        if not stream.time_base:
+            raise CorruptVideo(self.item, f"stream {stream.index} has no unit of time")
+        return stream.time_base
+
+    def _write(self, target: Path, plan: _Plan) -> tuple[str, ...]:
+        """Write what is planned to `target`, and return the streams that were left out, in words."""
+        suffix = target.suffix.lower()
+        options = {"mpegts_m2ts_mode": "1"} if suffix in _BLURAY else {}
+        with open_container(self.handle, self.item) as container:
+            main = video_stream(container, self.handle, self.item, 1)
+            streams, left_out = _chosen(container, plan, suffix)
+            packets = read_packets(container, main, streams, plan.seek, self.item, self.deadline)
+            with _draft(target) as file:
+                try:
+                    with av.open(
+                        file, "w", format=MUXERS[suffix], options=options, metadata_errors="replace"
+                    ) as output:
+                        self._copy(packets, plan, {stream.index: _Out(output, stream, suffix) for stream in streams})
+                except av.error.FFmpegError as error:
+                    found = f"its packets cannot be written to a {suffix} file ({error.strerror})"
+                    raise CorruptVideo(self.item, f"{found}; try .mkv, or convert it") from error
+                self._check_kept([stream for stream in streams if isinstance(stream, VideoStream)], file, suffix)
+        return left_out
+
+    def _copy(self, packets: Iterator[Packet[Stream]], plan: _Plan, outs: dict[int, _Out]) -> None:
+        """Move the packets of the plan to the output, with times that begin at 0."""
+        zero, stop = min(stretch.begins_s for stretch in plan.videos.values()), plan.videos[plan.main].ends_s
+        done = dict.fromkeys(plan.videos, 0)
+        waiting = {index for index, out in outs.items() if out.kind != "subtitle"}  # subtitles can be far between
+        for packet in packets:
+            index, base = packet.stream.index, self._base(packet.stream)
+            time, shift = packet.dts if packet.pts is None else packet.pts, round(zero / base)
+            if time is None:
+                raise CorruptVideo(self.item, f"a packet of stream {index} has no time")
+            if index in plan.videos:
+                kept, number = plan.videos[index].kept, done[index]
+                if number < len(kept) and time == kept[number].pts:
+                    outs[index].put(packet, time - shift, plan.dts[index][number] - shift)
+                    done[index] += 1
+                if done[index] == len(kept):
+                    waiting.discard(index)
+            elif time * base >= stop:
+                waiting.discard(index)
+            elif time * base >= zero:
+                outs[index].put(packet, time - shift, time - shift)
+            if not waiting or (plan.main not in waiting and time * base > stop + INTERLEAVE_S):
+                break
+        if any(done[index] < len(stretch.kept) for index, stretch in plan.videos.items()):
+            raise CorruptVideo(self.item, "it changed while it was read; try again")
+
+    def _check_kept(self, sources: Sequence[VideoStream], file: BinaryIO, suffix: str) -> None:
+        """Read the file that was written, and refuse it if a video stream has lost what belongs to its pictures."""
+        with open_container(file, self.item) as written:
+            copies = [stream for stream in written.streams if stream.type == "video"]
+            for source, copy in zip(sources, copies, strict=False):
+                kept = _traits(copy) if isinstance(copy, VideoStream) and copy.codec_context is not None else {}
+                if lost := [name for name, value in _traits(source).items() if kept.get(name) != value]:
+                    found = f"a {suffix} file does not keep the {', '.join(lost)} of this video"
+                    raise ValueError(f"target: {found}; use .mkv, or convert it")
 
 
 def _suffix_of(source: object, family: str) -> str:
@@ -420,3 +340,212 @@ def _is_same(handle: BinaryIO, target: Path) -> bool:
         return os.path.samestat(os.fstat(handle.fileno()), target.stat())
     except (OSError, AttributeError):  # there is no target yet; or the source is bytes, which are no file
         return False
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """The times of a packet, in ticks of its stream."""
+
+    pts: int  # when its frame comes on show
+    dts: int | None  # when it is to be decoded, or None where the container does not say
+    duration: int  # how long its frame is on show, or 0 where the container does not say
+    key: bool  # whether decoding can start with it
+
+
+@dataclass(slots=True)
+class Stretch:
+    """The packets from the last key frame at or before `start` to the last frame before `end`, in decoding order.
+
+    Frames that follow the key frame in decoding order and precede it on show (the leading pictures of an open group of
+    pictures) lack their references, and are left out. What is kept has no hole: where a frame before `end` needs one
+    after it (as a B-frame does), that one is kept, and all frames before it.
+    """
+
+    start: int  # ticks
+    end: int | None  # ticks (exclusive), or None for the end of the stream
+    base: Fraction = Fraction(1)  # seconds of a tick
+    kept: list[Stamp] = field(default_factory=list)  # in decoding order; empty until there is a key frame
+    done: bool = False  # whether no later packet can belong to it
+    _pending: list[Stamp] = field(default_factory=list)
+    _last: int = 0  # latest on show of what is kept
+
+    def add(self, stamp: Stamp) -> None:
+        """Take the next packet in decoding order into account."""
+        if self.done:
+            return
+        if stamp.key and (stamp.pts <= self.start or not self.kept):  # a stream may begin late
+            if self.end is not None and stamp.pts >= self.end:
+                self.done = True
+                return
+            self.kept, self._pending, self._last = [stamp], [], stamp.pts
+        elif not self.kept or stamp.pts < self.kept[0].pts:
+            return
+        elif self.end is None or stamp.pts < self.end or stamp.pts <= self._last:
+            self.kept += [*self._pending, stamp]
+            self._last = max(self._last, stamp.pts, *(each.pts for each in self._pending))
+            self._pending = []
+        else:
+            self._pending.append(stamp)
+            # No later packet is decoded before this one, and none comes on show before it is decoded.
+            self.done = stamp.dts is not None and stamp.dts >= max(self.end, self._last)
+
+    @property
+    def last(self) -> Stamp:
+        """The kept packet that comes on show last."""
+        return max(self.kept, key=lambda stamp: stamp.pts)
+
+    @property
+    def begins_s(self) -> Fraction:
+        """When the first kept packet comes on show, seconds on the clock of the source."""
+        return self.kept[0].pts * self.base
+
+    @property
+    def ends_s(self) -> Fraction:
+        """When the last one ends, seconds likewise."""
+        last = self.last
+        before = max((stamp.pts for stamp in self.kept if stamp.pts < last.pts), default=last.pts)
+        return (last.pts + (last.duration or last.pts - before)) * self.base
+
+
+def decoding_times(shown: Sequence[int]) -> list[int]:
+    """Return times to decode at that fit the order of packets: strictly rising, none after its frame comes on show.
+
+    They are the times on show in rising order, moved back by the least number of frames that will do, as encoders have
+    them. Containers such as Matroska do not store any.
+
+    Args:
+        shown: When each frame comes on show, in ticks, in decoding order.
+
+    Raises:
+        ValueError: Two are equal.
+    """
+    rising = sorted(shown)
+    if any(before == after for before, after in pairwise(rising)):
+        raise ValueError("two frames come on show at the same time")
+    place = {time: number for number, time in enumerate(rising)}
+    delay = max((number - place[time] for number, time in enumerate(shown)), default=0)
+    step = min((after - before for before, after in pairwise(rising)), default=1)
+    early = [rising[0] - (delay - number) * step for number in range(delay)]
+    return [*early, *rising][: len(shown)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What is copied: the stretch of each video stream that has one, by the stream's index."""
+
+    videos: dict[int, Stretch]
+    main: int  # index of the stream that the times are of: the one that is embedded
+    seek: int | None  # ticks of it to seek to, or None to read from the beginning
+    dts: dict[int, list[int]] = field(default_factory=dict)  # when the packets of each are decoded, in ticks
+
+
+def read_packets(
+    container: InputContainer, main: Stream, streams: list[Stream], seek: int | None, item: str, deadline: Deadline
+) -> Iterator[Packet[Stream]]:
+    """Yield packets of these streams, from ticks of the main one on; a file that cannot be read on ends there."""
+    if seek is not None:
+        try:
+            container.seek(seek, stream=main, backward=True)
+        except av.error.FFmpegError:
+            return  # as where it lands too late
+    try:
+        yield from (packet for packet in demux(lambda: container.demux(streams), deadline) if packet.size)
+    except OSError as error:
+        raise CorruptVideo(item, f"reading failed ({error}); check the disk or connection it comes from") from error
+
+
+@contextmanager
+def _draft(target: Path) -> Iterator[BinaryIO]:
+    """Give a file to write to, and move it to `target` when it is complete; or leave `target` as it was."""
+    try:
+        with replacing(target) as draft, draft.open("wb+") as file:
+            yield file
+    except OSError as error:  # what fails in reading is a VideoError by now
+        raise _TargetError(error) from error
+
+
+def _can_be_copied(stream: Stream) -> bool:
+    """Whether a stream is of moving pictures, sound or subtitles."""
+    moving = stream.type == "video" and not stream.disposition & Disposition.attached_pic
+    return stream.codec_context is not None and (moving or stream.type in {"audio", "subtitle"})
+
+
+def _codec(stream: Stream) -> str:
+    return "unknown codec" if stream.codec_context is None else str(stream.codec_context.codec.canonical_name)
+
+
+def _traits(stream: VideoStream) -> dict[str, object]:
+    """Return what belongs to the pictures of a stream and stands in its container or in its packets."""
+    context = stream.codec_context
+    tags = {"primaries": context.color_primaries, "transfer": context.color_trc, "matrix": context.colorspace}
+    traits: dict[str, object] = {f"colour {name}": int(tag) for name, tag in tags.items() if tag not in _UNSPECIFIED}
+    if int(context.color_range) == ColorRange.JPEG:  # the other is what players take where nothing is said
+        traits["colour range"] = True
+    if any(key.lower() == _ALPHA and value == "1" for key, value in stream.metadata.items()):
+        traits["transparency (alpha_mode)"] = True
+    if (shape := stream.sample_aspect_ratio) not in {None, 0, 1}:
+        traits["pixel shape"] = shape
+    return {"codec": _codec(stream), **traits}
+
+
+@cache
+def _supported(muxer: str) -> frozenset[str]:
+    with av.open(io.BytesIO(), "w", format=muxer) as output:
+        return frozenset(output.supported_codecs)
+
+
+def _holds(suffix: str, stream: Stream) -> bool:
+    """Whether the container of a suffix can hold the codec of a stream."""
+    muxer, codec = MUXERS[suffix], _codec(stream)
+    if muxer == "mpegts":
+        return codec in _TRANSPORT or (codec == "pcm_bluray" and suffix in _BLURAY)
+    if codec in _REFUSED.get(muxer, ()):
+        return False
+    return stream.codec_context is not None and stream.codec_context.codec.name in _supported(muxer)
+
+
+def _chosen(container: InputContainer, plan: _Plan, suffix: str) -> tuple[list[Stream], tuple[str, ...]]:
+    """Return the streams to copy, and the others in words; refuse a container that cannot hold pictures or sound."""
+    chosen: list[Stream] = []
+    left_out: list[str] = []
+    for stream in container.streams:
+        empty = stream.type == "video" and stream.index not in plan.videos
+        if empty or not _can_be_copied(stream) or (stream.type == "subtitle" and not _holds(suffix, stream)):
+            left_out.append(f"{stream.type} stream {stream.index} ({_codec(stream)})")
+        else:
+            chosen.append(stream)
+    needed = [stream for stream in chosen if stream.type != "subtitle"]
+    if missing := sorted({_codec(stream) for stream in needed if not _holds(suffix, stream)}):
+        others = [other for other in _SUGGESTED if all(_holds(other, stream) for stream in needed)]
+        remedy = (
+            f"use {' or '.join(others[:4])}" if others else "nor to another: cut it with ffmpeg -c copy, or convert it"
+        )
+        raise ValueError(f"target: {', '.join(missing)} cannot be written to a {suffix} file here; {remedy}")
+    return chosen, tuple(left_out)
+
+
+class _Out:
+    """A stream of the output."""
+
+    def __init__(self, output: OutputContainer, stream: Stream, suffix: str) -> None:
+        self.kind = stream.type
+        self._output = output
+        self._stream = output.add_stream_from_template(stream, opaque=True)
+        self._stream.disposition = stream.disposition
+        for key, value in stream.metadata.items():
+            if key.lower() in {"language", "title", _ALPHA}:
+                self._stream.metadata[key] = value
+        codec, muxer = _codec(stream), MUXERS[suffix]
+        if codec == "hevc" and muxer in {"mp4", "mov"}:
+            self._stream.codec_context.codec_tag = "hvc1"  # of its two tags the one that Apple's players take
+        in_band = muxer == "mpegts" and codec in _HEADERS
+        self._filter = BitStreamFilterContext(_HEADERS[codec], stream) if in_band else None
+
+    def put(self, packet: Packet[Stream], pts: int, dts: int) -> None:
+        """Write a packet at these times, in ticks of its stream."""
+        base = packet.time_base
+        packet.pts, packet.dts = pts, dts
+        for each in [packet] if self._filter is None else self._filter.filter(packet):
+            each.time_base = base
+            each.stream = self._stream
+            self._output.mux_one(each)

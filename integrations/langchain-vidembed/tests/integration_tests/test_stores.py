@@ -7,7 +7,7 @@ import subprocess
 import sys
 import textwrap
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -83,9 +83,14 @@ def settings_of(kind: str, place: Path, request: pytest.FixtureRequest) -> dict[
 
 
 @pytest.fixture
-def store(kind: str, tmp_path: Path, embeddings: VideoEmbeddings, request: pytest.FixtureRequest) -> VectorStore:
+def store(
+    kind: str, tmp_path: Path, embeddings: VideoEmbeddings, request: pytest.FixtureRequest
+) -> Iterator[VectorStore]:
     config = {"store": settings_of(kind, tmp_path / "store", request)}
-    return VideoRetriever.from_config(config, embeddings=embeddings).vectorstore
+    opened = VideoRetriever.from_config(config, embeddings=embeddings).vectorstore
+    yield opened
+    if kind == "postgres":
+        opened._engine.dispose()  # PGVector closes no connection, which is a warning in some later test
 
 
 @pytest.fixture
@@ -286,6 +291,8 @@ def test_stores_open_again_in_another_process(
             store.save_local(str(place))
         if kind == "qdrant":
             store.client.close()
+        if kind == "postgres":
+            store._engine.dispose()
         if kind == "milvus":
             from milvus_lite.server_manager import server_manager_instance
 

@@ -9,6 +9,7 @@ from langchain_core.documents import Document
 from langchain_core.prompts import format_document
 from pydantic import ValidationError
 from vidembed import VideoEncoder, VideoReranker, VideoSegment
+from vidembed.adapters import lock_of
 from vidembed.errors import InputError, VideoUriError
 from vidembed.video import VideoNotFound
 
@@ -20,7 +21,6 @@ from langchain_vidembed import (
     VideoLoader,
     VideoRerank,
 )
-from langchain_vidembed.models import lock_of
 from tests.conftest import RECORDS
 
 QUERY = RECORDS[1].summary

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fastapi.responses import Response
 
@@ -26,7 +26,7 @@ def add(app: FastAPI) -> None:
         app.add_api_route(route, _answering(files(__name__).joinpath(name).read_bytes(), kind), include_in_schema=False)
 
 
-def _answering(content: bytes, kind: str) -> Callable[[], Coroutine[Any, Any, Response]]:
+def _answering(content: bytes, kind: str) -> Callable[[], Coroutine[None, None, Response]]:
     async def answer() -> Response:
         return Response(content, headers={"Content-Type": kind})
 

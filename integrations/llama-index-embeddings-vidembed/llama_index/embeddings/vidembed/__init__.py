@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from llama_index.embeddings.vidembed.base import VideoEmbedding
-from llama_index.embeddings.vidembed.inputs import NotAVideoError, NothingToEmbedError
+from llama_index.embeddings.vidembed.inputs import NothingToEmbedError
+from vidembed.errors import NotAVideoError
 
 __all__ = ["NotAVideoError", "NothingToEmbedError", "VideoEmbedding"]

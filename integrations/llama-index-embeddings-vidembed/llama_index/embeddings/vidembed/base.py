@@ -6,10 +6,8 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from llama_index.core import instrumentation
 from llama_index.core.bridge.pydantic import ConfigDict, Field, PrivateAttr, field_serializer, field_validator
 from llama_index.core.callbacks.schema import CBEventType, EventPayload
@@ -18,20 +16,23 @@ from llama_index.core.instrumentation.events.embedding import EmbeddingEndEvent,
 from llama_index.core.schema import BaseNode, ImageType, MetadataMode
 from llama_index.core.utils import get_tqdm_iterable
 
-from llama_index.embeddings.vidembed.inputs import Gate, NothingToEmbedError, OnError, node_name
-from llama_index.embeddings.vidembed.models import (
+from llama_index.embeddings.vidembed.inputs import READY, Gate, NothingToEmbedError, check_loadable, node_name
+from vidembed.adapters import (
     DEFAULT_MODEL,
-    READY,
-    check_loadable,
-    check_model_kwargs,
+    OnError,
+    check_dimensions,
     check_ready,
-    check_urls,
+    load_encoder,
     lock_of,
+    to_floats,
     warn_of_default,
 )
 from vidembed.video import VideoError, item_name
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from vidembed import VideoEncoder
 
 logger = logging.getLogger(__name__)
@@ -104,11 +105,12 @@ class VideoEmbedding(Gate, MultiModalEmbedding):
         super().__init__(**fields)
         if encoder is None:
             if model_name is None:
-                warn_of_default(self.model_name)
+                warn_of_default(self.model_name, packages=("llama_index.embeddings.vidembed",))
             self._load()
         else:
-            check_ready("encoder", encoder, "encode_stream", {name: getattr(self, name) for name in _LOADING})
-            check_urls(wants_urls=self.wants_urls, model=encoder, name="encoder")
+            given = [name for name in _LOADING if getattr(self, name)]
+            check_ready("encoder", encoder, methods=("encode_stream",), given=given)
+            self.check_urls("encoder", encoder)
             self._encoder = encoder
             if model_name is None:
                 self.model_name = f"{READY}{encoder.fingerprint[:16]}"
@@ -125,21 +127,19 @@ class VideoEmbedding(Gate, MultiModalEmbedding):
 
     def _load(self) -> None:
         check_loadable(self.model_name, "encoder")
-        of_fields = {"layer": "layer", "device": "device", "truncate_dim": "dimensions", "allow_url": "allowed_schemes"}
-        check_model_kwargs(self.model_kwargs, of_fields)
-        from vidembed import VideoEncoder  # noqa: PLC0415 - it brings torch
-
-        encoder = VideoEncoder(
-            self.model_name, layer=self.layer, device=self.device, allow_url=self.wants_urls, **self.model_kwargs
+        self._encoder = load_encoder(
+            self.model_name,
+            layer=self.layer,
+            device=self.device,
+            fps=self.fps,
+            max_frames=self.max_frames,
+            allow_url=self.wants_urls,
+            model_kwargs=self.model_kwargs,
         )
-        grid: dict[str, Any] = {"fps": self.fps, "max_frames": self.max_frames}
-        encoder.sampling = replace(encoder.sampling, **{name: value for name, value in grid.items() if value})
-        self._encoder, self._loaded_by_name = encoder, True
+        self._loaded_by_name = True
 
     def _check_model(self) -> None:
-        whole = self._encoder.get_embedding_dimension()
-        if self.dimensions is not None and whole is not None and self.dimensions > whole:
-            raise ValueError(f"dimensions: got {self.dimensions}; {self.model_name} gives vectors of {whole}")
+        check_dimensions(self._encoder, self.dimensions, self.model_name)
         found = self._encoder.fingerprint
         if self.fingerprint not in (None, found):
             raise ValueError(
@@ -191,12 +191,8 @@ class VideoEmbedding(Gate, MultiModalEmbedding):
     def _embed_all(self, inputs: Sequence[Any]) -> list[Vector]:
         return [vector for vector in self._embed(inputs) if vector is not None]
 
-    def _floats(self, vector: Any) -> Vector:
-        """Return Python floats, which all stores can write down, at length 1 if the vector was cut."""
-        if self.dimensions is not None or self._encoder.truncate_dim is not None:
-            vector = vector / max(float(np.linalg.norm(vector)), float(np.finfo(np.float32).tiny))
-        values: Vector = vector.tolist()
-        return values
+    def _floats(self, vector: NDArray[np.float32]) -> Vector:
+        return to_floats(vector, shortened=self.dimensions is not None or self._encoder.truncate_dim is not None)
 
     # -- LlamaIndex's hooks ------------------------------------------------------------------------------------------
 

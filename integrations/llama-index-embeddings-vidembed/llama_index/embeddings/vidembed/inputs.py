@@ -7,55 +7,32 @@ import os
 import re
 from collections.abc import Callable
 from io import BytesIO
-from typing import Any, Literal
+from typing import Any, Final
 
-from llama_index.core.bridge.pydantic import BaseModel, Field, field_validator
-from llama_index.core.schema import BaseNode, ImageNode, MetadataMode
+from llama_index.core.bridge.pydantic import field_validator
+from llama_index.core.schema import BaseNode, ImageNode, MediaResource, MetadataMode
 
-from vidembed.uri import SCHEMES, VideoRef, document_video, parse_video_uri, video_uri
+from vidembed import adapters
+from vidembed.uri import VideoRef, parse_video_uri, video_uri
 from vidembed.video import VideoSegment, item_name
 
-OnError = Literal["raise", "skip"]
+READY: Final = "ready:"
+"""Beginning of the name of a model that was given loaded, and cannot be loaded by that name."""
 
 _METADATA = re.compile(r"[^\s:][^:\n]{0,200}: ")  # how LlamaIndex's template begins: "key: value", then an empty line
-
-
-class NotAVideoError(ValueError):
-    """A node that should be a video is not; the message names it."""
 
 
 class NothingToEmbedError(ValueError):
     """A text or node is empty. Its vector would be the vector of nothing, near to every other such one."""
 
 
-class Gate(BaseModel):
-    """The fields that say which files and addresses text may name.
-
-    Args:
-        allowed_schemes: What video URIs may begin with: ``file``, and ``http`` and ``https`` if they are added. Text
-            that comes from elsewhere could make this machine fetch addresses, so they are not by default.
-        root: The folder that files must be in, links resolved. Default anywhere.
-    """
-
-    allowed_schemes: tuple[str, ...] = Field(default=("file",), description="Schemes that video URIs may have.")
-    root: str | os.PathLike[str] | None = Field(default=None, description="Folder that files must be in.")
-
-    @field_validator("allowed_schemes")
-    @classmethod
-    def _known_schemes(cls, schemes: tuple[str, ...]) -> tuple[str, ...]:
-        if unknown := sorted(set(schemes) - set(SCHEMES)):
-            raise ValueError(f"{', '.join(map(repr, unknown))}: allowed are {', '.join(map(repr, SCHEMES))}")
-        return schemes
+class Gate(adapters.Gate):
+    """The fields that say which files and addresses text may name: ``allowed_schemes`` and ``root``."""
 
     @field_validator("root", mode="before")
     @classmethod
     def _as_text(cls, root: Any) -> Any:
         return os.fspath(root) if isinstance(root, os.PathLike) else root  # text, so that to_json() can write it
-
-    @property
-    def wants_urls(self) -> bool:
-        """Whether addresses are to be fetched."""
-        return bool({"http", "https"} & set(self.allowed_schemes))
 
     # -- texts and files ---------------------------------------------------------------------------------------------
 
@@ -68,7 +45,7 @@ class Gate(BaseModel):
         Raises:
             VideoUriError: It names one that is malformed or not allowed.
         """
-        return parse_video_uri(_without_metadata(text), allowed_schemes=self.allowed_schemes, root=self.root)
+        return super().video_in(_without_metadata(text))
 
     def checked(self, source: str | os.PathLike[str]) -> VideoRef:
         """Return the video or image of a path, or http(s) address.
@@ -97,13 +74,8 @@ class Gate(BaseModel):
                 f"{name}: empty. LlamaIndex gives embeddings the text of a node, and a node with nothing but a "
                 "video_resource has none: make nodes with VideoReader and VideoNodeParser, which write a video URI."
             )
-        found = document_video(
-            _without_metadata(text) if isinstance(text, str) else text,
-            name=name,
-            loader="VideoReader",
-            allowed_schemes=self.allowed_schemes,
-            root=self.root,
-        )
+        words = _without_metadata(text) if isinstance(text, str) else text
+        found = self.document_in(words, name=name, loader="VideoReader")
         return {"text": text} if found is None else found.segment()  # a dict, since text could look like a file's name
 
     def video_input(self, video: Any) -> Any:
@@ -175,7 +147,7 @@ def _without_metadata(text: str) -> str:
     return rest.lstrip() if gap and _METADATA.match(metadata) else words
 
 
-def _resource(resource: Any, as_input: Callable[[Any], Any]) -> Any | None:
+def _resource(resource: MediaResource | None, as_input: Callable[[Any], Any]) -> Any | None:
     """The input of a `MediaResource`, whose bytes are base64."""
     if resource is None:
         return None
@@ -190,3 +162,16 @@ def node_name(node: BaseNode) -> str:
     resource = getattr(node, "video_resource", None)
     shown = text if text.strip() else getattr(resource, "path", None)
     return f"node {node.node_id}" + (f" ({item_name(shown)})" if shown else "")
+
+
+def check_loadable(name: str, argument: str) -> None:
+    """Refuse the name of a model that was given loaded.
+
+    Raises:
+        ValueError: It is one.
+    """
+    if name.startswith(READY):
+        raise ValueError(
+            f"{name!r} is no model that can be loaded: it was given ready. Give it again as {argument}=..., for "
+            f"example from_dict(saved, {argument}=...)."
+        )

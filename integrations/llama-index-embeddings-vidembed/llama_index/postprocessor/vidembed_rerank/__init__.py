@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from llama_index.embeddings.vidembed.inputs import NotAVideoError
+from vidembed.errors import NotAVideoError
+
 from llama_index.postprocessor.vidembed_rerank.base import VideoRerank
 from llama_index.postprocessor.vidembed_rerank.clips import VideoClips
 

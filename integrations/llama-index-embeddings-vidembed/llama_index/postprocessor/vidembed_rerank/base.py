@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from llama_index.core import instrumentation
 from llama_index.core.bridge.pydantic import ConfigDict, Field, PrivateAttr
@@ -11,18 +11,19 @@ from llama_index.core.callbacks.schema import CBEventType, EventPayload
 from llama_index.core.instrumentation.events.rerank import ReRankEndEvent, ReRankStartEvent
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.schema import BaseNode, NodeWithScore, QueryBundle
-
-from llama_index.embeddings.vidembed.inputs import Gate, NotAVideoError, OnError, node_name
-from llama_index.embeddings.vidembed.models import (
+from vidembed.adapters import (
     DEFAULT_RERANKER,
-    READY,
-    check_loadable,
-    check_model_kwargs,
+    NotVideo,
+    OnError,
     check_ready,
-    check_urls,
-    lock_of,
+    fuses,
+    load_reranker,
+    rank_documents,
+    reranker_of,
     warn_of_default,
 )
+
+from llama_index.embeddings.vidembed.inputs import READY, Gate, check_loadable, node_name
 
 if TYPE_CHECKING:
     from vidembed import VideoReranker
@@ -78,9 +79,7 @@ class VideoRerank(Gate, BaseNodePostprocessor):
     model_kwargs: dict[str, Any] = Field(default_factory=dict, description="More arguments of VideoReranker.")
     fuse: bool | None = Field(default=None, description="Whether scores are made of similarity and head.")
     on_error: OnError = Field(default="raise", description="What happens if a video cannot be read.")
-    not_video: Literal["raise", "keep", "drop"] = Field(
-        default="raise", description="What happens to a node that is no video."
-    )
+    not_video: NotVideo = Field(default="raise", description="What happens to a node that is no video.")
 
     _reranker: Any = PrivateAttr(default=None)
     _loaded_by_name: bool = PrivateAttr(default=False)
@@ -91,23 +90,23 @@ class VideoRerank(Gate, BaseNodePostprocessor):
         super().__init__(**fields)
         if reranker is None:
             if model is None:
-                warn_of_default(self.model)
+                packages = ("llama_index.postprocessor.vidembed_rerank",)
+                warn_of_default(self.model, packages=packages)
             self._load()
-            self._fuses()
-            return
-        check_ready("reranker", reranker, "rank", {name: getattr(self, name) for name in _LOADING})
-        check_urls(wants_urls=self.wants_urls, model=reranker, name="reranker")
-        self._reranker = reranker
-        self._fuses()
-        if model is None:
-            self.model = f"{READY}{reranker.source}"
+        else:
+            given = [name for name in _LOADING if getattr(self, name)]
+            check_ready("reranker", reranker, methods=("rank",), given=given)
+            self.check_urls("reranker", reranker)
+            self._reranker = reranker
+            if model is None:
+                self.model = f"{READY}{reranker.source}"
+        fuses(self._reranker, self.fuse)
 
     def _load(self) -> None:
         check_loadable(self.model, "reranker")
-        check_model_kwargs(self.model_kwargs, {"device": "device", "allow_url": "allowed_schemes"})
-        from vidembed import VideoReranker  # noqa: PLC0415 - it brings torch
-
-        self._reranker = VideoReranker(self.model, device=self.device, allow_url=self.wants_urls, **self.model_kwargs)
+        self._reranker = load_reranker(
+            self.model, device=self.device, allow_url=self.wants_urls, model_kwargs=self.model_kwargs
+        )
         self._loaded_by_name = True
 
     @classmethod
@@ -125,10 +124,7 @@ class VideoRerank(Gate, BaseNodePostprocessor):
         Raises:
             ValueError: There is no such reranker.
         """
-        from vidembed.index.meta import load_reranker  # noqa: PLC0415 - it brings torch
-
-        reranker = load_reranker(None, embedding.encoder, model=embedding.model_name)
-        reranker.allow_url = embedding.encoder.allow_url
+        reranker = reranker_of(embedding.encoder, embedding.model_name)
         shared = {"allowed_schemes": embedding.allowed_schemes, "root": embedding.root}
         return cls(**{**shared, "reranker": reranker, **fields})
 
@@ -173,51 +169,29 @@ class VideoRerank(Gate, BaseNodePostprocessor):
 
     def _ranked(self, nodes: list[NodeWithScore], query: str) -> list[NodeWithScore]:
         """New nodes with scores of at least `min_score`, best first; ties as they came."""
-        videos: list[tuple[NodeWithScore, Any]] = []
-        others: list[NodeWithScore] = []
-        for place, found in enumerate(nodes):
-            if self.not_video != "raise" and self.node_video(found.node) is None:
-                others.append(found)
-            else:
-                videos.append((found, self._video(found.node, place)))
-        ranking: list[dict[str, Any]] = []
-        if videos:
-            with lock_of(self._reranker):
-                ranking = self._reranker.rank(
-                    {"text": query},
-                    [{"video": video} for _, video in videos],
-                    first_stage="own" if self._fuses() else None,
-                    on_error=self.on_error,
-                    show_progress_bar=False,
-                )
-        for place in sorted(set(range(len(videos))) - {each["corpus_id"] for each in ranking}):
-            logger.warning("skipped %s: it gets no score", node_name(videos[place][0].node))  # vidembed has logged why
+        found = rank_documents(
+            self.reranker,
+            query,
+            nodes,
+            self._video_of,
+            name_of=_no_video,
+            fuse=self.fuse,
+            min_score=self.min_score,
+            on_error=self.on_error,
+            not_video=self.not_video,
+        )
+        for one in found.unread:  # vidembed has logged why
+            logger.warning("skipped %s: it gets no score", node_name(one.node))
         scored = [
-            NodeWithScore(node=self._with_parts(videos[each["corpus_id"]][0], each), score=each["score"])
-            for each in ranking
-            if self.min_score is None or each["score"] >= self.min_score
+            NodeWithScore(node=self._with_parts(one, scores), score=scores["score"]) for one, scores in found.ranked
         ]
-        return [*scored, *others] if self.not_video == "keep" else scored
+        return [*scored, *found.others] if self.not_video == "keep" else scored
 
-    def _fuses(self) -> bool:
-        can = bool(getattr(self._reranker, "can_fuse", False))
-        if self.fuse and not can:
-            raise ValueError(
-                "fuse: this reranker has no fusion, or does not know the encoder that it was fitted with; see "
-                "VideoReranker.calibrate(..., first_stage=..., encoder=...)"
-            )
-        return can if self.fuse is None else self.fuse
+    def _video_of(self, found: NodeWithScore) -> object | None:
+        video = self.node_video(found.node)
+        return video if video is None or isinstance(video, dict) else {"video": video}
 
-    def _video(self, node: BaseNode, place: int) -> Any:
-        video = self.node_video(node)
-        if video is None:
-            raise NotAVideoError(
-                f"nodes[{place}], {node_name(node)}, is no video: it has neither a video URI for its text nor a "
-                "video_resource. Retrieve videos and texts apart, and rerank only the videos."
-            )
-        return video["video"] if isinstance(video, dict) else video
-
-    def _with_parts(self, found: NodeWithScore, scores: dict[str, Any]) -> BaseNode:
+    def _with_parts(self, found: NodeWithScore, scores: dict[str, float]) -> BaseNode:
         """The node, or a copy with what its score is made of in the metadata, which no model is shown."""
         node = found.node
         parts: dict[str, Any] = {name: scores[name] for name in ("similarity", "match") if name in scores}
@@ -244,3 +218,10 @@ class VideoRerank(Gate, BaseNodePostprocessor):
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Load the model again where it was left out."""
         self.__init__(reranker=state["reranker"], **state["fields"])  # type: ignore[misc]  # as the base class does
+
+
+def _no_video(place: int, found: NodeWithScore) -> str:
+    return (
+        f"nodes[{place}], {node_name(found.node)}, is no video: it has neither a video URI for its text nor a "
+        "video_resource. Retrieve videos and texts apart, and rerank only the videos."
+    )

@@ -6,18 +6,17 @@ import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from llama_index.core.bridge.pydantic import ConfigDict, Field
 from llama_index.core.readers.base import BasePydanticReader, BaseReader
 from llama_index.core.schema import Document
 
-from llama_index.readers.vidembed.nodes import stable_id, video_fields, video_resource
+from llama_index.readers.vidembed.nodes import video_fields, video_resource
+from vidembed.adapters import OnError, read_video_file, stable_id
 from vidembed.index.files import find_videos
-from vidembed.uri import VIDEO_SUFFIXES, VideoRef, content_fingerprint
+from vidembed.uri import VIDEO_SUFFIXES, VideoRef
 from vidembed.video import VideoError, item_name
-from vidembed.video.segments import lay_out
-from vidembed.video.source import check_regular
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +42,7 @@ class VideoReader(BasePydanticReader):
 
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
 
-    on_error: Literal["raise", "skip"] = Field(default="raise", description="What happens if a file cannot be read.")
+    on_error: OnError = Field(default="raise", description="What happens if a file cannot be read.")
 
     @classmethod
     def class_name(cls) -> str:
@@ -87,14 +86,15 @@ class VideoReader(BasePydanticReader):
 
     @staticmethod
     def _document(file: Path, extra_info: dict[str, Any]) -> Document:
-        check_regular(str(file), item_name(file))  # reading a pipe could wait for ever
         ref = VideoRef(file)
-        fingerprint = content_fingerprint(file)
-        layout = lay_out(file, None)
-        start, duration = layout.segments[0][0], round(layout.duration, 6)
-        extra = {key: value for key, value in extra_info.items() if key not in UNSTABLE}
+        video = read_video_file(file)
         fields = video_fields(
-            ref, start=start, end=duration, duration=duration, fingerprint=fingerprint, metadata=extra
+            ref,
+            start=video.start,
+            end=video.duration,
+            duration=video.duration,
+            fingerprint=video.fingerprint,
+            metadata={key: value for key, value in extra_info.items() if key not in UNSTABLE},
         )
         return Document(id_=stable_id(ref.uri), video_resource=video_resource(file), **fields)
 

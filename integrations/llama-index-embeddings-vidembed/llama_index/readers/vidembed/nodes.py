@@ -7,14 +7,13 @@ stores and all parts of LlamaIndex take; stores give every other class but `Node
 from __future__ import annotations
 
 import mimetypes
-import os
-import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from llama_index.core.schema import MediaResource
 
+from vidembed.adapters import storable
 from vidembed.uri import VideoRef
 
 HIDDEN_FROM_LLM: Final = ("video_uri", "content_fingerprint")
@@ -49,7 +48,7 @@ def video_fields(
     }
     if fingerprint is not None:
         ours["content_fingerprint"] = fingerprint
-    whole = {**{key: _storable(value) for key, value in metadata.items()}, **ours}
+    whole = {**{key: storable(value) if isinstance(value, str) else value for key, value in metadata.items()}, **ours}
     return {
         "text": ref.uri,
         "metadata": whole,
@@ -58,26 +57,8 @@ def video_fields(
     }
 
 
-def stable_id(*parts: str) -> str:
-    """Return a UUID made of text: Qdrant takes no other strings for ids, and the same video keeps its id."""
-    namespace = uuid.NAMESPACE_URL
-    for part in parts:
-        namespace = uuid.uuid5(namespace, part)
-    return str(namespace)
-
-
-def merged(*keys: Iterable[str]) -> list[str]:
-    """Return all keys, each once, in order."""
-    return list(dict.fromkeys(key for some in keys for key in some))
-
-
 def video_resource(file: Path) -> MediaResource | None:
     """Return the whole file as LlamaIndex shows it to a model, or None if its name cannot be written as UTF-8."""
-    if _storable(str(file)) != str(file):
+    if storable(file) != str(file):
         return None
     return MediaResource(path=file, mimetype=mimetypes.guess_type(f"video{file.suffix.lower()}")[0])
-
-
-def _storable(value: Any) -> Any:
-    """Stores take no name that is not UTF-8; the URI keeps its bytes."""
-    return os.fsencode(value).decode("utf-8", "backslashreplace") if isinstance(value, str) else value

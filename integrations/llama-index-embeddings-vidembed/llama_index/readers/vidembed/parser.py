@@ -13,8 +13,10 @@ from llama_index.core.node_parser import NodeParser
 from llama_index.core.schema import BaseNode, Document, MetadataMode, Node, NodeRelationship, TextNode
 from llama_index.core.utils import get_tqdm_iterable
 
-from llama_index.embeddings.vidembed.inputs import Gate, NotAVideoError, OnError, node_name
-from llama_index.readers.vidembed.nodes import merged, stable_id, video_fields
+from llama_index.embeddings.vidembed.inputs import Gate, node_name
+from llama_index.readers.vidembed.nodes import video_fields
+from vidembed.adapters import OnError, stable_id
+from vidembed.errors import NotAVideoError
 from vidembed.uri import VideoRef, content_fingerprint, segment_times
 from vidembed.video import VideoError
 from vidembed.video.segments import lay_out
@@ -116,7 +118,7 @@ class VideoNodeParser(Gate, NodeParser):
                 metadata=node.metadata if self.include_metadata else {},
             )
             for name in ("excluded_embed_metadata_keys", "excluded_llm_metadata_keys"):
-                fields[name] = merged(getattr(node, name), fields[name])
+                fields[name] = list(dict.fromkeys([*getattr(node, name), *fields[name]]))
             yield TextNode(
                 id_=stable_id(source.node_id, part.uri), relationships={NodeRelationship.SOURCE: source}, **fields
             )

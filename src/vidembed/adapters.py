@@ -1,0 +1,337 @@
+"""Parts that adapters to other frameworks share: loading models, what a text may name, and reranking of documents.
+
+`langchain-vidembed` and `llama-index-embeddings-vidembed` are built on it. Importing it takes pydantic, which such
+frameworks bring, and no torch: that is loaded with the first model.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import threading
+import uuid
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypeVar
+from weakref import WeakKeyDictionary
+
+import numpy as np
+from pydantic import BaseModel, Field, field_validator
+
+from vidembed.errors import NotAVideoError
+from vidembed.uri import SCHEMES, VideoRef, content_fingerprint, document_video, parse_video_uri
+from vidembed.video import item_name
+from vidembed.video.segments import Windows, lay_out
+from vidembed.video.source import check_regular
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from vidembed.encoder import VideoEncoder
+    from vidembed.reranker import VideoReranker
+
+DEFAULT_MODEL: Final = "vidembed/shapes"
+DEFAULT_RERANKER: Final = "vidembed/shapes-rerank"
+
+OnError = Literal["raise", "skip"]
+NotVideo = Literal["raise", "keep", "drop"]
+T = TypeVar("T")
+
+_locks: WeakKeyDictionary[object, threading.RLock] = WeakKeyDictionary()
+_locks_lock = threading.Lock()
+
+
+# -- models ------------------------------------------------------------------------------------------------------------
+
+
+def lock_of(model: VideoEncoder | VideoReranker) -> threading.RLock:
+    """Return the lock of the weights of a model: an encoder and a reranker that share weights share it.
+
+    Frameworks call models from several threads. Tokenizers and the hooks of a shared prefix are not made for that.
+    """
+    weights = model if model.backbone is None else model.backbone.model
+    with _locks_lock:
+        return _locks.setdefault(weights, threading.RLock())
+
+
+def load_encoder(
+    model: str,
+    *,
+    allow_url: bool,
+    layer: int | None = None,
+    device: str | None = None,
+    fps: float | None = None,
+    max_frames: int | None = None,
+    model_kwargs: Mapping[str, Any] | None = None,
+) -> VideoEncoder:
+    """Load an encoder from the fields of an adapter: arguments of `VideoEncoder`, and two of its `Sampling`.
+
+    Raises:
+        ValueError: `model_kwargs` holds what has a field of its own.
+        BackboneError: As `VideoEncoder`.
+    """
+    fields = {"layer": "layer", "device": "device", "truncate_dim": "dimensions", "allow_url": "allowed_schemes"}
+    _check_model_kwargs(model_kwargs or {}, fields)
+    from vidembed import VideoEncoder  # noqa: PLC0415 - it brings torch
+
+    encoder = VideoEncoder(model, layer=layer, device=device, allow_url=allow_url, **(model_kwargs or {}))
+    sampling = encoder.sampling
+    encoder.sampling = replace(sampling, fps=fps or sampling.fps, max_frames=max_frames or sampling.max_frames)
+    return encoder
+
+
+def load_reranker(
+    model: str, *, allow_url: bool, device: str | None = None, model_kwargs: Mapping[str, Any] | None = None
+) -> VideoReranker:
+    """Load a reranker from the fields of an adapter, which are those of `load_encoder`.
+
+    Raises:
+        ValueError: `model_kwargs` holds what has a field of its own.
+        BackboneError: As `VideoReranker`.
+    """
+    _check_model_kwargs(model_kwargs or {}, {"device": "device", "allow_url": "allowed_schemes"})
+    from vidembed import VideoReranker  # noqa: PLC0415 - it brings torch
+
+    return VideoReranker(model, device=device, allow_url=allow_url, **(model_kwargs or {}))
+
+
+def reranker_of(encoder: VideoEncoder, model: str) -> VideoReranker:
+    """Return the reranker that goes with an encoder, loaded by the name `model`, and reads what the encoder may read.
+
+    It has the encoder's own weights, in memory once, if the encoder was cut from an MLLM as it was loaded; else it is
+    ``NAME-rerank`` beside ``vidembed/NAME``, else what the checkpoint was built from.
+
+    Raises:
+        ValueError: There is no such reranker.
+    """
+    from vidembed.index.meta import load_reranker as load_fitting  # noqa: PLC0415 - it brings torch
+
+    reranker = load_fitting(None, encoder, model=model)
+    reranker.allow_url = encoder.allow_url
+    return reranker
+
+
+def warn_of_default(model: str, *, packages: Sequence[str]) -> None:
+    """Warn that the bundled model is no model for real videos, at the first line outside the adapter's `packages`."""
+    inside = (__name__, "pydantic", *packages)
+    level, frame = 1, inspect.currentframe()
+    while frame is not None and frame.f_globals.get("__name__", "").startswith(inside):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(f"{model} knows only a drawn world of moving shapes; name a model for real videos.", stacklevel=level)
+
+
+def check_ready(name: str, model: object, *, methods: Iterable[str], given: Iterable[str]) -> None:
+    """Check a model that was given loaded, as the argument `name`.
+
+    Raises:
+        ValueError: It lacks one of `methods`, or fields that say how to load a model are `given` beside it.
+    """
+    if lacking := [f"{method}()" for method in methods if not callable(getattr(model, method, None))]:
+        found = type(model).__name__
+        raise ValueError(f"{name}: got {found}, which has no {', '.join(lacking)}; a vidembed model is needed")
+    if given := sorted(given):
+        raise ValueError(f"{', '.join(given)}: {name} is given and loaded already; set this where it is made instead")
+
+
+def check_dimensions(encoder: VideoEncoder, dimensions: int | None, model: str) -> None:
+    """Raise ValueError if more numbers of a vector are to be kept than the model gives."""
+    whole = encoder.get_embedding_dimension()
+    if dimensions is not None and whole is not None and dimensions > whole:
+        raise ValueError(f"dimensions: got {dimensions}; {model} gives vectors of {whole}")
+
+
+def _check_model_kwargs(given: Mapping[str, Any], fields: Mapping[str, str]) -> None:
+    for argument, field in fields.items():
+        if argument in given:
+            raise ValueError(f"model_kwargs: {argument!r} is set by the field {field!r}; give it there")
+
+
+def to_floats(vector: NDArray[np.float32], *, shortened: bool) -> list[float]:
+    """Return a vector (D,) as Python floats, which all stores can write; at length 1 again if it was `shortened`."""
+    if shortened:
+        vector = vector / max(float(np.linalg.norm(vector)), float(np.finfo(np.float32).tiny))
+    values: list[float] = vector.tolist()
+    return values
+
+
+# -- texts and files ---------------------------------------------------------------------------------------------------
+
+
+class Gate(BaseModel):
+    """The fields that say which files and addresses text may name.
+
+    Args:
+        allowed_schemes: What video URIs may begin with: ``file``, and ``http`` and ``https`` if they are added. Text
+            that comes from elsewhere could make this machine fetch addresses, so they are not by default.
+        root: The folder that files must be in, links resolved. Default anywhere.
+    """
+
+    allowed_schemes: tuple[str, ...] = Field(default=("file",), description="Schemes that video URIs may have.")
+    root: str | os.PathLike[str] | None = Field(default=None, description="Folder that files must be in.")
+
+    @field_validator("allowed_schemes")
+    @classmethod
+    def _known_schemes(cls, schemes: tuple[str, ...]) -> tuple[str, ...]:
+        if unknown := sorted(set(schemes) - set(SCHEMES)):
+            raise ValueError(f"{', '.join(map(repr, unknown))}: allowed are {', '.join(map(repr, SCHEMES))}")
+        return schemes
+
+    @property
+    def wants_urls(self) -> bool:
+        """Whether addresses are to be fetched."""
+        return bool({"http", "https"} & set(self.allowed_schemes))
+
+    def check_urls(self, name: str, model: object) -> None:
+        """Raise ValueError if a loaded model does not fetch what the schemes allow."""
+        if self.wants_urls and not getattr(model, "allow_url", False):
+            raise ValueError(f"allowed_schemes: http(s) is allowed here, but {name} was made with allow_url=False")
+
+    def video_in(self, text: str) -> VideoRef | None:
+        """Return the video that a text names, or None for a text that is anything but one video URI.
+
+        Args:
+            text: White space around it is left out: loaders and splitters add line breaks.
+
+        Raises:
+            VideoUriError: It names one that is malformed or not allowed.
+        """
+        return parse_video_uri(text.strip(), allowed_schemes=self.allowed_schemes, root=self.root)
+
+    def document_in(self, text: str, *, name: str, loader: str) -> VideoRef | None:
+        """Return the video of a text that is a document, or None for words; see `vidembed.uri.document_video`."""
+        return document_video(text, name=name, loader=loader, allowed_schemes=self.allowed_schemes, root=self.root)
+
+
+@dataclass(frozen=True, slots=True)
+class VideoFile:
+    """A video as loaders need it.
+
+    Attributes:
+        fingerprint: SHA-256 of the file. With it in the metadata, a file that was replaced is another document.
+        start: Where the first frame comes on show, seconds on the clock of a player.
+        duration: Where the video ends, seconds likewise.
+        segments: Start and end of each window, seconds likewise; one for the whole video without windows.
+    """
+
+    fingerprint: str
+    start: float
+    duration: float
+    segments: Sequence[tuple[float, float]]
+
+
+def read_video_file(file: Path, windows: Windows | None = None) -> VideoFile:
+    """Read a file whole for its fingerprint, and its times without decoding it to its end.
+
+    Raises:
+        VideoError: It cannot be read as a video.
+        OSError: It cannot be read.
+    """
+    check_regular(str(file), item_name(file))  # reading a pipe could wait for ever
+    fingerprint = content_fingerprint(file)
+    layout = lay_out(file, windows)
+    return VideoFile(fingerprint, layout.segments[0][0], round(layout.duration, 6), layout.segments)
+
+
+def stable_id(*parts: str) -> str:
+    """Return a UUID made of text: Qdrant takes no other strings for ids, and the same video keeps its id."""
+    namespace = uuid.NAMESPACE_URL
+    for part in parts:
+        namespace = uuid.uuid5(namespace, part)
+    return str(namespace)
+
+
+def storable(value: str | os.PathLike[str]) -> str:
+    """Return a name as UTF-8: stores take no other. The URI keeps its bytes."""
+    return os.fsencode(value).decode("utf-8", "backslashreplace")
+
+
+# -- reranking ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking(Generic[T]):
+    """Documents that a reranker has looked at.
+
+    Attributes:
+        ranked: Each with its ``score``, and where that is fused ``similarity`` and ``match``; best first.
+        unread: Those whose video could not be read.
+        others: Those that name no video.
+    """
+
+    ranked: list[tuple[T, dict[str, float]]]
+    unread: list[T]
+    others: list[T]
+
+
+def fuses(reranker: VideoReranker, fuse: bool | None) -> bool:
+    """Whether scores are fused with the similarity: as asked for, by default (None) wherever it is possible.
+
+    Raises:
+        ValueError: It is asked for and not possible.
+    """
+    can = bool(getattr(reranker, "can_fuse", False))
+    if fuse and not can:
+        raise ValueError(
+            "fuse: this reranker has no fusion, or does not know the encoder that it was fitted with; see "
+            "VideoReranker.calibrate(..., first_stage=..., encoder=...)"
+        )
+    return can if fuse is None else fuse
+
+
+def rank_documents(
+    reranker: VideoReranker,
+    query: str,
+    documents: Iterable[T],
+    video_of: Callable[[T], object | None],
+    *,
+    name_of: Callable[[int, T], str],
+    fuse: bool | None = None,
+    min_score: float | None = None,
+    on_error: OnError = "raise",
+    not_video: NotVideo = "raise",
+) -> Ranking[T]:
+    """Rank documents by the probability that their video matches the query.
+
+    Args:
+        reranker: Used by one thread at a time.
+        query: Words.
+        documents: Compared with each other where scores are fused, so give all candidates at once.
+        video_of: Returns the video of a document as `VideoReranker.rank` takes it, or None for any other document.
+        name_of: Returns what an error says of a document that is no video; its first argument is the position.
+        fuse: As `fuses` takes.
+        min_score: Leave out documents below this probability, 0 to 1.
+        on_error: "raise", or "skip" to leave out documents whose video cannot be read.
+        not_video: "raise" at a document that names no video, else it is one of `Ranking.others`.
+
+    Raises:
+        NotAVideoError: A document names no video, with ``not_video="raise"``.
+        VideoError: A video cannot be read, with ``on_error="raise"``.
+    """
+    videos: list[tuple[T, object]] = []
+    others: list[T] = []
+    for place, document in enumerate(documents):
+        if (video := video_of(document)) is not None:
+            videos.append((document, video))
+        elif not_video == "raise":
+            raise NotAVideoError(name_of(place, document))
+        else:
+            others.append(document)
+    ranking: list[dict[str, Any]] = []
+    if videos:
+        with lock_of(reranker):
+            ranking = reranker.rank(
+                {"text": query},
+                [video for _, video in videos],
+                first_stage="own" if fuses(reranker, fuse) else None,
+                on_error=on_error,
+                show_progress_bar=False,
+            )
+    read = {each["corpus_id"] for each in ranking}
+    ranked: list[tuple[T, dict[str, float]]] = []
+    for each in ranking:
+        if min_score is None or each["score"] >= min_score:
+            scores: dict[str, float] = {part: each[part] for part in ("similarity", "match", "score") if part in each}
+            ranked.append((videos[each["corpus_id"]][0], scores))
+    return Ranking(ranked, [document for place, (document, _) in enumerate(videos) if place not in read], others)

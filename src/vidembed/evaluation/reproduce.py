@@ -1,0 +1,353 @@
+"""The method from end to end on the bundled model, in the paper's form: ``vidembed reproduce shapes``.
+
+Trains nothing. On held-out clips written as files: recall at every layer, and for the final layer, the chosen layer,
+the chosen layer reranked, the aligned final layer (VidVec-O) and the aligned one reranked, Recall@1/5/10 in both
+directions, raw and with dual-softmax. Whatever is chosen or fitted (layer, fusion, temperatures) is chosen or fitted on
+other held-out clips.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vidembed.analysis import LayerAnalysis, analyze_layers, plot_layers
+from vidembed.captions import CaptionedVideo
+from vidembed.encoder import VideoEncoder
+from vidembed.evaluation.metrics import Interval, bootstrap_interval, paired_bootstrap, ranks, recall_at
+from vidembed.evaluation.shapes import Clips, draw_clips
+from vidembed.evaluation.two_stage import (
+    DIRECTIONS,
+    DualStages,
+    Mask,
+    needed,
+    rankings,
+    second_stage,
+    top_candidates,
+)
+from vidembed.registry import NAMESPACE
+from vidembed.reranker import VideoReranker
+from vidembed.scoring import ScoreFusion, fit_temperature
+from vidembed.scoring.checks import FloatArray
+from vidembed.shapes import CHECKPOINT
+from vidembed.shapes.clips import ClipRecord
+from vidembed.shapes.language import SUMMARY_ATTRIBUTES
+from vidembed.training.lora import merge_adapter
+
+ALIGNED: Final = CHECKPOINT.parent / "aligned"
+"""The bundled adapter: a LoRA of `align` on pairs of texts, for the final layer."""
+K_ZERO_SHOT: Final = 100
+"""Candidates that are reranked with the model as it is (VidVec, arXiv 2602.08099, section 4)."""
+K_ALIGNED: Final = 10
+"""Candidates that are reranked with the optimized model (same place)."""
+FIT_DEPTH: Final = 10
+"""Candidates of each query that the fusion is fitted on."""
+KINDS: Final[dict[str, Callable[[ClipRecord], str]]] = {
+    "captions": lambda record: record.caption,
+    "summaries": lambda record: record.summary,
+    "tags": lambda record: record.tags,
+    "statements": lambda record: record.right,
+}
+"""Kinds of queries that the fusion is fitted on: also lists of words, which the head does not understand, and
+statements, some long and some short."""
+QUERIES: Final = ("captions", "summaries")
+"""Kinds that are reported on."""
+COLUMNS: Final = ("t2v", "t2v_dual", "v2t", "v2t_dual")
+
+Values = dict[str, Any]
+"""Figures as JSON values."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table: the layer whose similarities come first, and how `k` candidates are reranked, if they are.
+
+    Mode "yes" is P(Yes), "fused" log-odds fused with the similarity, and None the first stage alone.
+    """
+
+    name: str
+    stage: str
+    mode: str | None = None
+    k: int = 0
+
+
+ROWS: Final = (
+    Row("ZS, final layer", "final"),
+    Row("ZS, chosen layer", "chosen"),
+    Row("ZS, chosen layer + P(Yes)", "chosen", "yes", K_ZERO_SHOT),
+    Row("ZS, chosen layer + fusion", "chosen", "fused", K_ZERO_SHOT),
+    Row("O, final layer", "aligned"),
+    Row("O, final layer + P(Yes)", "aligned", "yes", K_ALIGNED),
+    Row("O, final layer + fusion", "aligned", "fused", K_ALIGNED),
+)
+
+PAPER: Final = (
+    ("ZS, final layer", "14.3", "", ""),
+    ("ZS, layer 24 of 28", "", "42.1", ""),
+    ("ZS, layer 24 + P(Yes), K = 100", "", "52.1", ""),
+    ("O, final layer", "48.4", "52.5", "54.9"),
+    ("O, final layer + P(Yes), K = 10", "", "56.2", "54.9"),
+)
+"""VideoLLaMA3-7B on MSR-VTT 1k-A, Recall@1: text to video raw, with dual-softmax, video to text with dual-softmax
+(VidVec, arXiv 2602.08099). Empty where the paper gives none."""
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """Scores of all pairs of texts and clips, ``(T, V)`` each."""
+
+    first: FloatArray  # cosines
+    yes: FloatArray  # log-odds of Yes against the rest of the vocabulary
+    yes_no: FloatArray  # log-odds of Yes against No
+    positives: Mask  # which clips a text is true of
+
+    def oriented(self, direction: str) -> Scores:
+        """The same with queries as rows."""
+        return self if direction == "t2v" else Scores(self.first.T, self.yes.T, self.yes_no.T, self.positives.T)
+
+
+def _is_true(kind: str, described: ClipRecord, shown: ClipRecord) -> bool:
+    """Whether one clip's text of a kind is true of another; short ones, without a background, name four attributes."""
+    short = kind == "summaries" or (kind == "statements" and "background" not in described.right)
+    names = SUMMARY_ATTRIBUTES if short else tuple(described.attributes)
+    return all(described.attributes[name] == shown.attributes[name] for name in names)
+
+
+def score(
+    reranker: VideoReranker, encoders: Mapping[str, VideoEncoder], clips: Clips, kinds: Sequence[str]
+) -> dict[str, dict[str, Scores]]:
+    """Score every clip with every text of some kinds, by stage and kind, with one prefill a clip for all answers.
+
+    Encoders are given by stage; "chosen" shares the reranker's weights and prefill.
+    """
+    paths, records = [path for path, _ in clips], [record for _, record in clips]
+    texts = {kind: [KINDS[kind](record) for record in records] for kind in kinds}
+    every = list(dict.fromkeys(text for of_kind in texts.values() for text in of_kind))
+    answers, chosen = reranker.answers_and_embeddings(every, paths, encoders["chosen"], show_progress_bar=True)
+    yes, yes_no = (odds.reshape(len(paths), len(every)).T for odds in (answers.yes, answers.yes_no))  # (every, V)
+    rows = {kind: [every.index(text) for text in of_kind] for kind, of_kind in texts.items()}
+    right = {kind: np.array([[_is_true(kind, one, other) for other in records] for one in records]) for kind in kinds}
+    found: dict[str, dict[str, Scores]] = {}
+    for stage, encoder in encoders.items():
+        vectors = chosen if stage == "chosen" else encoder.encode(paths, show_progress_bar=False)  # (V, D)
+        queries = encoder.encode([{"text": text} for text in every], show_progress_bar=False)  # (every, D)
+        first = queries.astype(np.float64) @ vectors.astype(np.float64).T  # (every, V)
+        found[stage] = {
+            kind: Scores(first[at], yes[at], yes_no[at], right[kind]) for kind, at in rows.items()
+        }  # (T, V) of each kind
+    return found
+
+
+def fit_fusion(known: Sequence[Scores]) -> ScoreFusion:
+    """Fit the fusion on the top candidates of every text, of all kinds at once."""
+    parts, queries = [], []
+    for kind, scores in enumerate(known):
+        best = top_candidates(scores.first, FIT_DEPTH)  # (T, K)
+        parts.append(
+            [np.take_along_axis(one, best, axis=1).ravel() for one in (scores.yes_no, scores.first, scores.positives)]
+        )
+        queries += [f"{kind} {row}" for row in range(len(best)) for _ in range(best.shape[1])]
+    odds, similarity, labels = (np.concatenate(one) for one in zip(*parts, strict=True))
+    return ScoreFusion.fit(odds, similarity, labels, queries)
+
+
+def rank(row: Row, measured: Scores, known: Scores, fusion: ScoreFusion) -> dict[str, NDArray[np.int64]]:
+    """Ranks of the right answers ``(Q,)`` by `COLUMNS`; temperatures are fitted on `known`."""
+    found = {}
+    for way in DIRECTIONS:
+        one, other = measured.oriented(way), known.oriented(way)
+        temperature = fit_temperature(other.first, other.positives).temperature
+        names, by = ("raw", "dual_softmax"), rankings(one.first, temperature=temperature)
+        if row.mode is not None:
+            fused = fusion if row.mode == "fused" else None
+            second, other_second = (
+                second_stage(
+                    scores.first,
+                    scores.yes if fused is None else scores.yes_no,
+                    needed(scores.first, row.k, temperature),
+                    fused,
+                )
+                for scores in (one, other)
+            )
+            last = DualStages(other.first, other_second, other.positives, row.k).second
+            names = ("rerank", "rerank_dual_softmax")
+            by = rankings(one.first, second, temperature=temperature, second_temperature=last, k=row.k)
+        for column, name in zip((way, f"{way}_dual"), names, strict=True):
+            if (scores := by[name]) is not None:
+                found[column] = ranks(scores, one.positives)
+    return found
+
+
+def table(measured: Mapping[str, Scores], known: Mapping[str, Scores], fusions: Mapping[str, ScoreFusion]) -> Values:
+    """The table of one kind of query, from scores by stage of the clips that are reported on and of others.
+
+    Returns:
+        ``distinct``, how many queries differ in what they are true of; ``table``, one entry a row with recalls by
+        `COLUMNS`; ``gains``, by column the paired difference in Recall@1 of the last row to each other one, in points,
+        with its interval.
+    """
+    found = {row.name: rank(row, measured[row.stage], known[row.stage], fusions[row.stage]) for row in ROWS}
+    groups = {}  # queries that are true of the same are drawn together by a bootstrap
+    for column in COLUMNS:
+        positives = next(iter(measured.values())).oriented(column[:3]).positives
+        groups[column] = np.unique(positives, axis=0, return_inverse=True)[1].reshape(-1)
+    rows: list[Values] = []
+    gains: dict[str, dict[str, list[float]]] = {}
+    for row in ROWS:
+        entry: Values = {"name": row.name, "k": row.k}
+        for column, places in found[row.name].items():
+            interval = bootstrap_interval(places == 1, seed=0, groups=groups[column])
+            entry[column] = {f"R@{k}": round(100 * recall_at(places, k), 1) for k in (1, 5, 10)}
+            entry[column]["interval"] = _points(interval)[1:]
+            if row is not ROWS[-1]:
+                best = found[ROWS[-1].name][column]
+                gain = paired_bootstrap(best == 1, places == 1, seed=0, groups=groups[column])
+                gains.setdefault(column, {})[row.name] = _points(gain)
+        rows.append(entry)
+    return {"distinct": len(np.unique(groups["t2v"])), "table": rows, "gains": gains}
+
+
+def _points(interval: Interval) -> list[float]:
+    return [round(100 * value, 1) for value in (interval.estimate, interval.low, interval.high)]
+
+
+def aligned_encoder(adapter: Path, folder: Path, device: str) -> VideoEncoder:
+    """The bundled model with an adapter merged into it, loaded as any checkpoint is.
+
+    Raises:
+        MissingExtraError: PEFT is not installed (the extra ``train``).
+    """
+    return VideoEncoder(merge_adapter(CHECKPOINT, adapter, folder / "aligned", device=device), device=device)
+
+
+def measure(
+    *,
+    clips: int = 200,
+    layer_clips: int = 800,
+    fit_clips: int = 100,
+    seed: int = 0,
+    adapter: str | Path = ALIGNED,
+    device: str = "cpu",
+) -> tuple[Values, dict[str, LayerAnalysis]]:
+    """Everything that the module's first lines name.
+
+    Args:
+        clips: Held-out clips that the table is about; their captions are distinct.
+        layer_clips: Other held-out clips: the layer is chosen on half of them, its curve drawn on the other half.
+        fit_clips: How many of those fit fusion and temperatures.
+        seed: Of the clips; the others are drawn with the next one.
+        adapter: A folder that `align` wrote with ``output="adapter"``.
+        device: Where the model runs.
+
+    Returns:
+        The figures, JSON values; and the layer analyses of captions and summaries.
+
+    Raises:
+        MissingExtraError: PEFT is not installed (the extra ``train``).
+        ValueError: ``fit_clips`` exceeds ``layer_clips``, or there are too few.
+    """
+    if not 4 <= fit_clips <= layer_clips:
+        raise ValueError(f"fit_clips={fit_clips}: expected from 4 to layer_clips={layer_clips}")
+    with tempfile.TemporaryDirectory() as scratch:
+        aligned = aligned_encoder(Path(adapter), Path(scratch), device)  # first: what it needs may be missing
+        drawn, others = draw_clips(Path(scratch), clips, layer_clips, seed)
+        curves = {
+            kind: analyze_layers(
+                f"{NAMESPACE}shapes-mllm",
+                [CaptionedVideo(path, KINDS[kind](record)) for path, record in others],
+                prefixes=("none",),
+                device=device,
+                show_progress_bar=True,
+            )
+            for kind in QUERIES
+        }
+        layer = curves["captions"].chosen_layer
+        reranker = VideoReranker(CHECKPOINT, device=device)
+        encoders = {
+            "final": reranker.encoder(layer=-1, prefix=None),
+            "chosen": reranker.encoder(layer=layer, prefix=None),
+            "aligned": aligned,
+        }
+        measured = score(reranker, encoders, drawn, QUERIES)
+        known = score(reranker, encoders, others[:fit_clips], tuple(KINDS))
+    fusions = {stage: fit_fusion(list(of_kind.values())) for stage, of_kind in known.items()}
+    result: Values = {
+        "clips": clips,
+        "layer_clips": layer_clips,
+        "fit_clips": fit_clips,
+        "seed": seed,
+        "layer": layer,
+        "layers": {kind: _curve(curve) for kind, curve in curves.items()},
+        "queries": {},
+    }
+    for kind in QUERIES:
+        shown, fitted = ({stage: scores[kind] for stage, scores in part.items()} for part in (measured, known))
+        result["queries"][kind] = table(shown, fitted, fusions)
+    return result, curves
+
+
+def _curve(analysis: LayerAnalysis) -> Values:
+    """A layer analysis as JSON values in percent and points."""
+    return {
+        "chosen": analysis.chosen_layer,
+        "margin": {"t2v": _points(analysis.margin.t2v), "v2t": _points(analysis.margin.v2t)},
+        "layers": [
+            {"layer": row.layer, "t2v": _points(row.t2v.recall_1), "v2t": _points(row.v2t.recall_1)}
+            for row in analysis.prompts[0].rows
+        ],
+    }
+
+
+def as_text(result: Values) -> str:
+    """The figures as Markdown, the paper's beside them."""
+    half = result["layer_clips"] // 2
+    lines = [
+        f"Layer chosen on {half} other clips: {result['layer']}. On {half} more, over the final one, R@1 in points:",
+        "",
+    ]
+    for kind, found in result["layers"].items():
+        t2v, v2t = (f"{gain:+.1f} ({low:.1f} to {high:.1f})" for gain, low, high in found["margin"].values())
+        lines.append(f"- {kind}: layer {found['chosen']}, text to video {t2v}, video to text {v2t}")
+    for kind, found in result["queries"].items():
+        lines += [
+            "",
+            f"{result['clips']} clips, queries: {kind}, {found['distinct']} different ones; R@1 / 5 / 10 in percent",
+            "",
+            "| | K | text to video | with dual-softmax | video to text | with dual-softmax |",
+            "| --- | --- | --- | --- | --- | --- |",
+        ]
+        for row in found["table"]:
+            cells = (" / ".join(f"{row[column][f'R@{k}']:.1f}" for k in (1, 5, 10)) for column in COLUMNS)
+            lines.append(f"| {row['name']} | {row['k'] or ''} | {' | '.join(cells)} |")
+    lines += [
+        "",
+        "The paper, for the shape and not the size: VideoLLaMA3-7B on MSR-VTT 1k-A, R@1 (arXiv 2602.08099)",
+        "",
+        "| | text to video | with dual-softmax | video to text, with dual-softmax |",
+        "| --- | --- | --- | --- |",
+        *(f"| {' | '.join(row)} |" for row in PAPER),
+    ]
+    return "\n".join(lines)
+
+
+def write(result: Values, curves: Mapping[str, LayerAnalysis], out: Path) -> list[Path]:
+    """Write ``shapes.json``, ``shapes.md`` and a plot of the layers a kind of query into a folder.
+
+    Raises:
+        ModuleNotFoundError: matplotlib is not installed (the extra ``plot``).
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    files = [out / "shapes.json", out / "shapes.md"]
+    files[0].write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    files[1].write_text(as_text(result) + "\n", encoding="utf-8")
+    for kind, curve in curves.items():
+        files.append(out / f"layers-{kind}.png")
+        plot_layers([curve], files[-1])
+    return files

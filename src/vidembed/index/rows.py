@@ -1,0 +1,279 @@
+"""Rows of an index: which may be hits, and which have the highest cosines with a query."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from vidembed.index.files import file_name_of, is_local, name_of, path_of
+from vidembed.index.table import RANKED, ROW_ID, VideoIndex, among, quoted
+from vidembed.text import require_index_extra
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from numpy.typing import NDArray
+
+MAX_PATTERN_CHARS = 4096  # the longest path of Linux (PATH_MAX)
+SPARE = 16  # rows beyond k that LanceDB is asked for, so that scores in float64 decide about ties
+_COMPARES = ("<", "<=", "=", "!=", ">=", ">")
+_CONDITION = re.compile(r"\s*(\w+)\s*(<=|>=|!=|=|<|>)\s*(.*?)\s*", re.DOTALL)
+_COARSE_ERROR = 1e-4  # well above what float32 can be off in a cosine of some thousand dimensions
+_MAX_CANDIDATES = 4096  # rows whose vectors LanceDB returns at once: at 3584 dimensions 59 MB
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """A column compared with a value, such as `duration < 60`. An empty cell (null) never fits.
+
+    Attributes:
+        column: Name of a column.
+        compare: One of `<`, `<=`, `=`, `!=`, `>=`, `>`.
+        value: What to compare with, as text.
+    """
+
+    column: str
+    compare: str
+    value: str
+
+    @classmethod
+    def parse(cls, text: str) -> Condition:
+        """Read `COLUMN COMPARE VALUE`.
+
+        Raises:
+            ValueError: `text` is not of that form.
+        """
+        if (match := _CONDITION.fullmatch(text)) is None:
+            raise ValueError(f"where: got {text!r}; COLUMN, one of {', '.join(_COMPARES)}, and a value are needed")
+        return cls(*match.groups())
+
+    def sql(self, columns: Mapping[str, pa.DataType]) -> str:
+        """Return the condition as LanceDB takes it, with name and value quoted.
+
+        Raises:
+            ValueError: There is no such column, or the value does not fit it.
+        """
+        if self.column not in columns or "`" in self.column:
+            raise ValueError(f"where: the index has no column {self.column!r}; it has {', '.join(columns)}")
+        if self.compare not in _COMPARES:
+            raise ValueError(f"where: got {self.compare!r}; one of {', '.join(_COMPARES)} is needed")
+        _, pa = require_index_extra()
+        name, kind = f"`{self.column}`", columns[self.column]
+        if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+            return f"{name} {self.compare} {quoted(self.value)}"
+        if pa.types.is_boolean(kind) and self.value in {"true", "false"} and self.compare in {"=", "!="}:
+            return f"{name} {self.compare} {self.value}"
+        if pa.types.is_integer(kind):
+            return self._integer_sql(name, kind.bit_width, signed=pa.types.is_signed_integer(kind))
+        if pa.types.is_floating(kind):
+            no_nan = f" AND NOT isnan({name})" if ">" in self.compare else ""  # SQL has NaN above all numbers
+            return f"{name} {self.compare} {self._number(whole=False)!r}{no_nan}"
+        raise ValueError(f"where: column {self.column!r} is of type {kind}; it cannot be compared with {self.value!r}")
+
+    def _integer_sql(self, name: str, bits: int, *, signed: bool) -> str:
+        """Return the condition on a column of integers; LanceDB refuses numbers that the column cannot hold."""
+        number, compare = self._number(), self.compare
+        if (whole := math.floor(number)) != number:
+            if compare in {"=", "!="}:
+                return "false" if compare == "=" else f"{name} IS NOT NULL"
+            compare = "<=" if "<" in compare else ">"
+        least = -(2 ** (bits - 1)) if signed else 0
+        if least <= whole < least + 2**bits:
+            return f"{name} {compare} {whole}"
+        fits_all = compare == "!=" or ("<" if whole > least else ">") in compare
+        return f"{name} IS NOT NULL" if fits_all else "false"
+
+    def _number(self, *, whole: bool = True) -> int | float:
+        if whole and re.fullmatch(r"\s*[+-]?\d{1,4000}\s*", self.value):
+            return int(self.value)  # exact, where a float would round a large one
+        try:
+            number = float(self.value)
+        except ValueError:
+            number = math.nan
+        if not math.isfinite(number):
+            raise ValueError(f"where: got {self.value!r} for a column of numbers; a finite number is needed")
+        return number
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which rows may be hits: those that satisfy all that is given.
+
+    Attributes:
+        path: Glob on the path of the file, or on the URI of one that is elsewhere, case-sensitive; `*` also stands for
+            `/`. Without a `/` it is matched on the name of the file; with one on the whole path, or on the end of it
+            that begins with a folder.
+        after: Keep segments that end after so many seconds of their video.
+        before: Keep segments that start before so many seconds.
+        where: Conditions on columns.
+
+    Raises:
+        ValueError: A value is out of range.
+    """
+
+    path: str | None = None
+    after: float | None = None
+    before: float | None = None
+    where: tuple[Condition, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        if self.path is not None and not 0 < len(self.path) <= MAX_PATTERN_CHARS:
+            raise ValueError(f"path: got a glob of {len(self.path)} characters; 1 to {MAX_PATTERN_CHARS} are allowed")
+        for name, value in (("after", self.after), ("before", self.before)):
+            if value is not None and not (math.isfinite(value) and value >= 0):
+                raise ValueError(f"{name}: got {value}; seconds from the start of the video are needed, 0 or more")
+        if self.after is not None and self.before is not None and self.before <= self.after:
+            raise ValueError(f"before: got {self.before}, which is not after {self.after}; give a later time")
+
+    @property
+    def any(self) -> bool:
+        """Whether anything is asked for."""
+        return self != Filter()
+
+    def check(self, index: VideoIndex) -> None:
+        """Refuse conditions on columns that the index does not have, or values that do not fit them.
+
+        Raises:
+            ValueError: There is such a condition.
+        """
+        for condition in self.where:
+            condition.sql(index.columns)
+
+    def sql(self, index: VideoIndex) -> str | None:
+        """Return the filter for the version at hand as LanceDB takes it, or None where every row fits."""
+        parts = [condition.sql(index.columns) for condition in self.where]
+        if self.after is not None:
+            parts.append(f"end_s > {float(self.after)!r}")
+        if self.before is not None:
+            parts.append(f"start_s < {float(self.before)!r}")
+        if self.path is not None:  # a glob is matched on names with nothing encoded, which SQL does not see
+            fits = {uri: self._fits_path(uri) for uri in index.files()}
+            chosen = [uri for uri, fit in fits.items() if fit]
+            if not chosen:
+                parts.append("false")
+            elif 2 * len(chosen) <= len(fits):
+                parts.append(among(chosen))
+            elif len(chosen) < len(fits):
+                parts.append(f"NOT ({among(uri for uri, fit in fits.items() if not fit)})")
+        return " AND ".join(f"({part})" for part in parts) or None
+
+    def _fits_path(self, uri: str) -> bool:
+        pattern = str(self.path)
+        if "/" not in pattern:
+            return fnmatchcase(file_name_of(uri), pattern)
+        whole = path_of(uri).as_posix() if is_local(uri) else name_of(uri)
+        return fnmatchcase(whole, pattern) or (not pattern.startswith("/") and fnmatchcase(whole, f"*/{pattern}"))
+
+
+class Row(NamedTuple):
+    """A row that was ranked; rows compare in the order of a ranking."""
+
+    order: float  # what it is ordered by, negated: the score, less the offset where there are offsets
+    uri: str
+    start_s: float
+    end_s: float
+    score: float  # cosine similarity to the query, rounded to six decimals
+    row_id: int  # in this version of the table
+    duration: float  # of the video, seconds
+
+
+class Ranking:
+    """The `k` best rows of each query, kept while batches go by.
+
+    Queries are unit vectors, float64, shape (Q, D). `offset` goes from row ids, shape (N,), to what is subtracted from
+    each row's cosine to order by, shape (N,).
+    """
+
+    def __init__(
+        self,
+        queries: NDArray[np.float64],
+        k: int,
+        *,
+        offset: Callable[[NDArray[np.uint64]], NDArray[np.float64]] | None = None,
+    ) -> None:
+        self._kept: list[list[Row]] = [[] for _ in queries]
+        self._queries = queries
+        self._coarse_queries = queries.T.astype(np.float32)  # (D, Q)
+        self._k = k
+        self._offset = offset
+        self._least = np.full(len(queries), -np.inf)  # (Q,), what a row must reach
+
+    def add(self, batch: pa.RecordBatch) -> None:
+        """Take a batch of `RANKED` and row id into account."""
+        if not len(batch):
+            return
+        rows = matrix(batch)  # (N, D) float32
+        coarse = rows @ self._coarse_queries / np.sqrt(np.einsum("nd,nd->n", rows, rows))[:, None]  # (N, Q)
+        ids = batch.column(ROW_ID).to_numpy()
+        offset = None if self._offset is None else self._offset(ids)  # (N,)
+        if offset is not None:
+            coarse = coarse - offset[:, None]
+        for number in np.flatnonzero((coarse >= self._least).any(axis=0)):
+            column = coarse[:, number]  # (N,)
+            # Whatever may be among the best, ties included, is scored again in float64 and rounded: then the same
+            # vector has the same score wherever it lies in a batch.
+            least = self._least[number]
+            if self._k < len(column):
+                least = max(least, np.partition(column, -self._k)[-self._k] - _COARSE_ERROR)
+            near = np.flatnonzero(column >= least)
+            exact = rows[near].astype(np.float64)  # (M, D)
+            cosines = exact @ self._queries[number] / np.linalg.norm(exact, axis=1)  # (M,)
+            scores = np.round(cosines, 6).clip(-1.0, 1.0)
+            order = -scores if offset is None else offset[near] - scores
+            uris, starts, ends, durations = (batch.column(name).take(near).to_pylist() for name in RANKED[:-1])
+            found = zip(order.tolist(), uris, starts, ends, scores.tolist(), ids[near].tolist(), durations, strict=True)
+            kept = self._kept[number]
+            kept += map(Row._make, found)
+            if len(kept) > 2 * self._k:  # not at every batch, so that a deep ranking is sorted a few times only
+                kept.sort()
+                del kept[self._k :]
+                self._least[number] = -kept[-1].order - _COARSE_ERROR
+
+    @property
+    def best(self) -> list[list[Row]]:
+        """The best rows of each query so far, best first."""
+        return [sorted(kept)[: self._k] for kept in self._kept]
+
+
+def rank(batches: Iterable[pa.RecordBatch], queries: NDArray[np.float64], *, k: int) -> list[list[Row]]:
+    """Return the `k` best rows of each query, best first: by score, then URI, then start, then end.
+
+    Batches are of `RANKED` and row id, queries are unit vectors, shape (Q, D).
+    """
+    ranking = Ranking(queries, k)
+    for batch in batches:
+        ranking.add(batch)
+    return ranking.best
+
+
+def rank_all(index: VideoIndex, queries: NDArray[np.float64], *, k: int, where: str | None = None) -> list[list[Row]]:
+    """Return the `k` best rows of each query, as `rank`, of all rows or those that `where` names (`Filter.sql`).
+
+    LanceDB ranks them for one query. Many queries, and deep rankings, are answered in one pass over the vectors.
+    """
+    limit = k + SPARE
+    while len(queries) == 1 and limit <= _MAX_CANDIDATES:
+        found = index.nearest(queries[0], limit=limit, where=where)
+        [rows] = rank(found.to_batches(), queries, k=k)
+        # The order of LanceDB is that of float32: rows beyond its last could be better than the k-th only by its error.
+        if len(found) < limit or rows[-1].score - (1 - found.column("_distance")[-1].as_py()) > _COARSE_ERROR:
+            return [rows]
+        limit *= 8
+    return rank(index.scan(RANKED, where), queries, k=k)
+
+
+def matrix(batch: pa.RecordBatch) -> NDArray[np.float32]:
+    """Return the vectors of a batch, shape (N, D)."""
+    return np.asarray(batch.column("vector").flatten().to_numpy().reshape(len(batch), -1))
+
+
+def unit(vectors: Sequence[NDArray[np.float64]] | NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return vectors at length one, in float64, shape (N, D). None may be zero."""
+    array = np.asarray(vectors, dtype=np.float64)
+    return np.asarray(array / np.linalg.norm(array, axis=1, keepdims=True))

@@ -1,0 +1,267 @@
+"""The decoding process of a pool, and the messages between the two.
+
+A message is a line of JSON. The arrays of a clip follow its line as bytes. A request has ``path``, ``is_path`` (was a
+path object), ``cwd``, ``item``, ``sampling``, and ``cut``, ``segments``, ``segment`` or nothing, for all of the file.
+The answers: ``begun`` (whether memory is limited as asked), ``layout``, and for each segment ``clip`` or ``error``. An
+error in place of the layout ends the file; one with ``rest`` stands for all segments that are left. Each answer has the
+``notes`` (log records and warnings) that came up before it. The parent believes nothing that a decoder broken by its
+input could send: lines are bounded, and what they hold is checked.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from queue import SimpleQueue
+from typing import IO, TYPE_CHECKING, Any, Final, NoReturn, TypeAlias
+
+from vidembed import errors
+from vidembed.errors import DecoderCrashed, VideoError, VideoTooLarge
+from vidembed.video import decord, pyav
+from vidembed.video.boxes import is_memory_error
+from vidembed.video.clip import MAX_NUMBER, Clip, clip_message
+from vidembed.video.container import open_source
+from vidembed.video.fetch import Deadline
+from vidembed.video.sampling import Sampling
+from vidembed.video.segments import MAX_WINDOWS, Layout, cut_from_dict, lay_out
+from vidembed.video.source import VideoSegment, item_name
+
+if TYPE_CHECKING:
+    from io import BufferedIOBase
+
+MAX_LINE: Final = 2**24
+"""Bytes of one line. `MAX_WINDOWS` segments of two numbers take under a half of that."""
+MAX_NOTES: Final = 100
+"""Log records and warnings with one answer; what comes after is counted."""
+MAX_TEXT: Final = 2000
+"""Characters of a note or reason."""
+MAX_FAILURES: Final = 8
+"""Segments of one file that may fail one by one. Each costs a new pass; those after that fail with the last."""
+
+Message: TypeAlias = dict[str, Any]
+"""JSON values."""
+Note: TypeAlias = tuple[str, int, str]
+"""Logger, level and text of a log record; or class, 0 and text of a warning."""
+
+_ERRORS: Final = {
+    name: kind for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, VideoError)
+}
+_PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
+
+
+# -- messages ----------------------------------------------------------------------------------------------------------
+
+
+def send(stream: IO[bytes], message: Message, arrays: Sequence[memoryview] = ()) -> None:
+    """Write a message and the arrays that follow it."""
+    stream.write(json.dumps(message).encode() + b"\n")
+    for array in arrays:
+        stream.write(array)
+    stream.flush()
+
+
+def receive(stream: BufferedIOBase) -> Message:
+    """Read a message. Raises EOFError if the other end is gone, ValueError for what is none."""
+    line = stream.readline(MAX_LINE)
+    if len(line) == MAX_LINE:
+        raise ValueError(f"a line of over {MAX_LINE} bytes")
+    if not line.endswith(b"\n"):
+        raise EOFError
+    try:
+        message = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"a line that is no JSON ({error})") from error
+    if not isinstance(message, dict):
+        raise ValueError("a line that is no JSON object")  # noqa: TRY004 - as for every malformed message
+    return message
+
+
+def read_error(message: Message, rename: Callable[[str], str]) -> VideoError:
+    """Return the error of a message, with its item renamed. Raises ValueError if it is malformed."""
+    match message.get("error"):
+        case [str(name), str(item), str(reason)] if name in _ERRORS:
+            return _ERRORS[name](rename(item), rename(reason[: 2 * MAX_TEXT]))
+    raise ValueError("a malformed error")
+
+
+def read_notes(message: Message, rename: Callable[[str], str]) -> list[Note]:
+    """Return the notes of a message, with the item renamed. Raises ValueError if they are malformed."""
+    match message.get("notes", []):
+        case [*notes] if len(notes) <= MAX_NOTES + 1:
+            if all(isinstance(note, list) and [type(value) for value in note] == [str, int, str] for note in notes):
+                limit = logging.CRITICAL
+                return [(name[:100], min(max(level, 0), limit), rename(text[:MAX_TEXT])) for name, level, text in notes]
+    raise ValueError("malformed notes")
+
+
+def read_layout(message: Message) -> Layout:
+    """Return the layout of a message. Raises ValueError if it is malformed."""
+    match message.get("layout"):
+        case [duration, [*pairs]] if len(pairs) <= MAX_WINDOWS + 1 and all(isinstance(pair, list) for pair in pairs):
+            times = [duration, *chain.from_iterable(pairs)]
+            if all(type(time) in (float, int) and 0 <= time <= MAX_NUMBER for time in times) and set(
+                map(len, pairs)
+            ) <= {2}:
+                return Layout(float(duration), [(float(start), float(end)) for start, end in pairs])
+    raise ValueError("a malformed layout")
+
+
+# -- the process -------------------------------------------------------------------------------------------------------
+
+
+def main(*, backend: str, threads: int, max_memory_bytes: int | None, parent: int) -> NoReturn:
+    """Answer requests on standard input until the parent, a process of this number, is gone."""
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what native code prints is no answer
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
+    requests: SimpleQueue[bytes] = SimpleQueue()
+    threading.Thread(target=_listen, args=(requests,), daemon=True).start()
+    if sys.platform == "linux":  # native code may keep `_listen` from running: have the kernel end it with its parent
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(0)  # it was too late for that
+    notes = _Notes()
+    logging.getLogger().addHandler(notes)
+    warnings.simplefilter("always")
+    warnings.showwarning = lambda message, kind, *_, **__: notes.add(kind.__name__, 0, str(message))
+    is_limited = _limit_memory(max_memory_bytes)
+    while True:
+        request = json.loads(requests.get())
+        send(answers, {"begun": is_limited})
+        try:
+            for found in read_file(request, backend=backend, threads=threads):
+                arrays: Sequence[memoryview] = ()
+                if isinstance(found, Layout):
+                    message: Message = {"layout": [found.duration, found.segments]}
+                elif isinstance(found, Clip):
+                    message, arrays = clip_message(found)
+                else:
+                    message = {"error": _error_fields(found, request["item"], max_memory_bytes)}
+                send(answers, {**message, "notes": notes.take()}, arrays)
+                del found, arrays  # the next clip comes while nothing holds this one
+        except BrokenPipeError:
+            os._exit(0)
+        except Exception as error:  # noqa: BLE001 - a decoder can raise anything; the parent gives it to the user
+            message = {"error": _error_fields(error, request["item"], max_memory_bytes), "rest": True}
+            send(answers, {**message, "notes": notes.take()})
+
+
+def _listen(requests: SimpleQueue[bytes]) -> None:
+    """Hand on requests. When there can be no more, end, whatever the main thread is doing."""
+    for line in sys.stdin.buffer:
+        requests.put(line)
+    os._exit(0)
+
+
+def _limit_memory(limit: int | None) -> bool:
+    """Set a limit on the address space; return whether it holds."""
+    if limit is None:
+        return True
+    try:
+        import resource  # noqa: PLC0415 - not on Windows
+
+        hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+        resource.setrlimit(resource.RLIMIT_AS, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
+    except (ImportError, ValueError, OSError):
+        return False
+    return True
+
+
+class _Notes(logging.Handler):
+    """Keeps log records and warnings for the next answer."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self._kept: list[Note] = []
+        self._count = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.add(record.name, record.levelno, record.getMessage())
+
+    def add(self, source: str, level: int, text: str) -> None:
+        self._count += 1
+        if self._count <= MAX_NOTES:
+            self._kept.append((source, level, text[:MAX_TEXT]))
+
+    def take(self) -> list[Note]:
+        """Return what was kept, and keep it no longer."""
+        notes, more = self._kept, self._count - MAX_NOTES
+        self._kept, self._count = [], 0
+        if more > 0:
+            notes.append((__name__, logging.WARNING, f"{more} more log entries and warnings, not shown"))
+        return notes
+
+
+def _error_fields(error: Exception, item: str, limit: int | None) -> list[str]:
+    """Return the kind, item and reason of the error that the parent is to raise."""
+    cause: BaseException | None = error
+    if isinstance(error, VideoError):
+        cause, item = error.__cause__, error.item
+    if is_memory_error(cause) and not isinstance(error, VideoTooLarge):
+        found = "there is" if limit is None else f"max_memory_bytes={limit}"
+        more = "raise the limit, lower Sampling.max_frames or max_pixels, or scale the video down"
+        error = VideoTooLarge(item, f"reading it needs more memory than {found}; {more}")
+    elif not isinstance(error, VideoError):
+        found = f"{type(error).__name__} ({' '.join(str(error).split())[:300]})"
+        error = DecoderCrashed(item, f"the decoder ended with {found}; get an intact copy, or convert it")
+    return [type(error).__name__, item, error.reason[:MAX_TEXT]]
+
+
+def read_file(request: Message, *, backend: str, threads: int) -> Iterator[Layout | Clip | VideoError]:
+    """Read what a request asks for in one pass; a segment that fails leaves the others to a new one.
+
+    Yields the layout; then a clip, or what `load_video` raises, for each segment, in order. After `MAX_FAILURES`
+    failures, or an error that is the file's, the last error stands for all that are left. Raises VideoError for a file
+    that cannot be read.
+    """
+    if "cwd" in request:
+        os.chdir(request["cwd"])
+    source: str | Path = Path(request["path"]) if request["is_path"] else request["path"]
+    read = partial(_read, source, Sampling(**request["sampling"]), backend, threads)
+    if "cut" not in request and "segments" not in request:  # one segment, whose frames say where it lies
+        for clip in read([(*request.get("segment", (0.0, None)), request["item"])]):
+            end = clip.start_s + clip.duration
+            yield Layout(end, [(clip.start_s, round(end, 6))])
+            yield clip
+        return
+    layout = lay_out(source, cut_from_dict(request["cut"]) if "cut" in request else None, threads=threads)
+    end = layout.duration
+    segments: Sequence[tuple[float, float | None]] = request.get("segments", layout.segments)
+    yield Layout(end, [(start, max(start, end) if stop is None else stop) for start, stop in segments])
+    windows = [(start, stop, item_name(VideoSegment(source, start, stop))) for start, stop in segments]
+    done = failures = 0
+    while done < len(windows):
+        try:
+            for clip in read(windows[done:]):
+                done += 1
+                yield clip
+                del clip
+        except VideoError as error:
+            done += 1
+            failures += 1
+            yield error
+            if error.item == item_name(source) or failures == MAX_FAILURES:
+                yield from (type(error)(item, error.reason) for _, _, item in windows[done:])
+                return
+
+
+def _read(
+    source: str | Path, sampling: Sampling, backend: str, threads: int, windows: list[tuple[float, float | None, str]]
+) -> Iterator[Clip]:
+    if backend == "decord":
+        yield from (decord.read(source, sampling, item=item, start=start, end=end) for start, end, item in windows)
+        return
+    item = item_name(source)
+    with open_source(source, item) as handle:
+        deadline = Deadline(None, item)  # the parent looks after the time
+        yield from pyav.read_windows(handle, windows, sampling, item=item, deadline=deadline, threads=threads)

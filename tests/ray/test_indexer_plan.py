@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pyarrow import fs
+
+from vidembed.index.files import IndexedFile, uri_of
+from vidembed.ray.indexer import Found, Work, find, plan, waves
+from vidembed.ray.stores import UNKNOWN_TIME, Address, Store
+from vidembed.video.sampling import FileState
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Any:
+    (tmp_path / "bucket" / "v").mkdir(parents=True)
+    return fs.SubTreeFileSystem(str(tmp_path), fs.LocalFileSystem())
+
+
+def touch(path: Path) -> FileState:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(path.name.encode())
+    return FileState.of(path)
+
+
+def indexed(uri: str, state: FileState) -> IndexedFile:
+    return IndexedFile(uri, f"content of {uri}", state, 1)
+
+
+def names(work: list[Work]) -> list[str]:
+    return [each.job.uri.rpartition("/")[2] for each in work]
+
+
+def test_paths_and_uris_together(tmp_path: Path, store: Any) -> None:
+    touch(tmp_path / "bucket/v/b.mp4")
+    touch(tmp_path / "here/a.mp4")
+    touch(tmp_path / "there/c d.mp4")
+    found = find(["s3://bucket/v", tmp_path / "here", uri_of(tmp_path / "there/c d.mp4")], filesystem=store)
+    assert [path.name for path in found.local.files] == ["a.mp4", "c d.mp4"]
+    assert list(found.stored.files) == ["s3://bucket/v/b.mp4"]
+    todo = plan(found, {}, rehash=False, filesystem=store)
+    assert names(todo.work) == ["a.mp4", "c%20d.mp4", "b.mp4"]
+    assert [each.state is None for each in todo.work] == [True, True, False]
+
+
+def test_what_is_in_the_index_as_it_is_needs_no_work(tmp_path: Path, store: Any) -> None:
+    states = {f"s3://bucket/v/{name}.mp4": touch(tmp_path / "bucket" / "v" / f"{name}.mp4") for name in "abc"}
+    known = {uri: indexed(uri, state) for uri, state in states.items()}
+    known["s3://bucket/v/b.mp4"] = indexed("s3://bucket/v/b.mp4", FileState(1, 1))
+    del known["s3://bucket/v/c.mp4"]
+    found = find(["s3://bucket"], filesystem=store)
+    todo = plan(found, known, rehash=False, filesystem=store)
+    assert (todo.unchanged, names(todo.work), todo.gone) == (1, ["b.mp4", "c.mp4"], [])
+    assert [each.job.previous for each in todo.work] == [known["s3://bucket/v/b.mp4"], None]
+    assert [each.state for each in todo.work] == [states["s3://bucket/v/b.mp4"], states["s3://bucket/v/c.mp4"]]
+    assert plan(found, known, rehash=True, filesystem=store).unchanged == 0
+
+
+def test_without_a_time_a_file_is_read_again() -> None:
+    uri, state = "timed://box/a.mp4", FileState(3, UNKNOWN_TIME)
+    found = Found()
+    found.stored.files[uri] = state
+    todo = plan(found, {uri: indexed(uri, state)}, rehash=False)
+    assert (todo.unchanged, names(todo.work)) == (0, ["a.mp4"])
+
+
+def test_what_is_gone(tmp_path: Path, store: Any) -> None:
+    touch(tmp_path / "bucket/v/here.mp4")
+    state = touch(tmp_path / "bucket/v/odd.dat")  # no video's suffix: it was named when it was indexed
+    uris = ["s3://bucket/v/gone.mp4", "s3://bucket/elsewhere/x.mp4", "gs://bucket/v/y.mp4", "file:///v/z.mp4"]
+    known = {uri: indexed(uri, FileState(1, 1)) for uri in uris}
+    known["s3://bucket/v/odd.dat"] = indexed("s3://bucket/v/odd.dat", state)
+    todo = plan(find(["s3://bucket/v"], filesystem=store), known, rehash=False, filesystem=store)
+    assert [file.uri for file in todo.gone] == ["s3://bucket/v/gone.mp4"]
+    assert (todo.unchanged, names(todo.work)) == (1, ["here.mp4"])
+    assert [uri for uri in known if todo.is_gone(uri)] == ["s3://bucket/v/gone.mp4", "s3://bucket/v/odd.dat"]
+
+
+@pytest.mark.parametrize("how", ["emptied", "removed", "refused"])
+def test_a_named_store_that_holds_no_video_any_more(
+    tmp_path: Path, store: Any, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    touch(tmp_path / "bucket/v/here.mp4")
+    touch(tmp_path / "bucket/drive/notes.txt")
+    lost, gone = "s3://bucket/drive/a.mp4", "s3://bucket/v/gone.mp4"
+    known = {uri: indexed(uri, FileState(1, 1)) for uri in (lost, gone)}
+    if how == "removed":
+        (tmp_path / "bucket/drive/notes.txt").unlink()
+        (tmp_path / "bucket/drive").rmdir()
+    elif how == "refused":
+        listed = Store.find
+
+        def refused(self: Store, address: Address) -> Any:
+            if address.path == "drive":
+                raise OSError(5, "AWS Error ACCESS_DENIED")
+            return listed(self, address)
+
+        monkeypatch.setattr(Store, "find", refused)
+    found = find(["s3://bucket/v", "s3://bucket/drive"], filesystem=store, indexed=known.keys)
+    (problem,) = found.problems
+    assert (problem.uri, problem.kind) == ("s3://bucket/drive", "PathVanished")
+    todo = plan(found, known, rehash=False, filesystem=store)
+    assert ([file.uri for file in todo.gone], names(todo.work)) == ([gone], ["here.mp4"])
+    assert not todo.is_gone(lost)
+
+
+def test_a_local_folder_that_vanished_does_not_end_a_run_over_a_store(tmp_path: Path, store: Any) -> None:
+    touch(tmp_path / "bucket/v/here.mp4")
+    (tmp_path / "drive").mkdir()
+    lost = uri_of(tmp_path / "drive" / "a.mp4")
+    found = find(["s3://bucket/v", tmp_path / "drive"], filesystem=store, indexed=lambda: [lost])
+    assert [problem.uri for problem in found.problems] == [uri_of(tmp_path / "drive")]
+    todo = plan(found, {lost: indexed(lost, FileState(1, 1))}, rehash=False, filesystem=store)
+    assert (todo.gone, names(todo.work)) == ([], ["here.mp4"])
+
+
+def test_local_files_that_are_gone(tmp_path: Path, store: Any) -> None:
+    touch(tmp_path / "bucket/v/here.mp4")
+    touch(tmp_path / "here/a.mp4")
+    gone = uri_of(tmp_path / "here" / "gone.mp4")
+    todo = plan(
+        find(["s3://bucket/v", tmp_path / "here"], filesystem=store),
+        {gone: indexed(gone, FileState(1, 1))},
+        rehash=False,
+        filesystem=store,
+    )
+    assert [file.uri for file in todo.gone] == [gone]
+    assert todo.is_gone(gone)
+    assert not todo.is_gone(uri_of(tmp_path / "here" / "a.mp4"))
+
+
+@pytest.mark.parametrize(
+    ("paths", "message"),
+    [
+        ([], "none given"),
+        (["s3://bucket/v"], "no video in s3://bucket/v; looked for files ending in .*mp4"),
+        (["s3://bucket/none"], "'s3://bucket/none' does not exist"),
+        (["https://example.org/v"], "cannot be listed"),
+        (["/no/such"], "does not exist"),
+    ],
+)
+def test_refusals(paths: list[str], message: str, store: Any) -> None:
+    with pytest.raises(ValueError, match=message):
+        find(paths, filesystem=store)
+
+
+def test_waves() -> None:
+    work: list[Any] = list(range(7))
+    assert [list(wave) for wave in waves(work, 3)] == [[0, 1, 2], [3, 4, 5], [6]]
+    assert list(waves([], 3)) == []
