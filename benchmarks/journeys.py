@@ -6,11 +6,11 @@ Four calls, on the bundled models and two generated clips: one file is encoded, 
 indexed by the command line, and the index is searched by it.
 
 A module is counted if one of its functions is entered between the call and its return, in any thread of this process
-or in a decoder process that the call starts. Methods, properties, generators and comprehensions are functions. Not counted
-are import (bodies of modules, and what they call) and the loading of a model (the constructors of `VideoEncoder` and
-`VideoReranker`, and what they call), although both may happen during a command. Encoder and reranker of the first two
-calls are loaded before. Decoder processes are counted by a ``sitecustomize`` module on their PYTHONPATH; a decoder that
-ignores PYTHONPATH would not be.
+or in a decoder process that the call starts. Methods, properties, generators and comprehensions are functions. Not
+counted are import (bodies of modules, and what they call) and the loading of a model (the constructors of
+`VideoEncoder` and `VideoReranker`, and what they call), although both may happen during a command. Encoder and
+reranker of the first two calls are loaded before. Decoder processes are counted by a ``sitecustomize`` module on
+their PYTHONPATH; a decoder that ignores PYTHONPATH would not be.
 
 Exits with status 1 if a call passes through more modules than its limit.
 """
