@@ -1,43 +1,25 @@
-"""What reranking is worth on the bundled model: ``python -m vidembed.reproduce.rerank [--out FILE]``.
-
-Recall on held-out clips of the first stage and of every score mode at two depths, in both directions, raw and with
-dual-softmax; calibration error before and after; what adaptive depth saves. Everything that is fitted (layer, prior
-weights, calibration, fusion, temperatures, margins) is fitted on other held-out clips.
-"""
+"""Scores of held-out clips with the bundled reranker, and what is fitted on them: of `vidembed.reproduce.shapes`."""
 
 from __future__ import annotations
 
-import argparse
-import json
-import logging
-import tempfile
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields
 from itertools import islice
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from vidembed.evaluation.metrics import ranks, recall_at
 from vidembed.evaluation.result import needed, second_stage
-from vidembed.evaluation.two_stage import DualStages, asked_mask, reranked, top_candidates
+from vidembed.evaluation.two_stage import top_candidates
 from vidembed.reranker import VideoReranker
 from vidembed.reranking.config import Fit, fit_numbers
-from vidembed.scoring import MarginPolicy, PriorCorrection, dual_softmax, expected_calibration_error, fit_temperature
-from vidembed.scoring.calibration import sigmoid
 from vidembed.scoring.checks import FloatArray
-from vidembed.shapes import CHECKPOINT
 from vidembed.shapes.clips import ClipRecord, iterate_clips, write_clip, write_clips
 from vidembed.shapes.language import SUMMARY_ATTRIBUTES
-from vidembed.yes_no import SCORE_MODES, Answers, ScoreMode, check_mode
+from vidembed.yes_no import Answers, ScoreMode, check_mode
 
-logger = logging.getLogger(__name__)
-
-DEPTHS: Final = (10, 100)
-"""K: what the paper reranks with its optimized model, and with the model as it is (VidVec, section 4)."""
 FIT_DEPTH: Final = 10
 """Candidates of each query that calibration, fusion and prior weights are fitted on."""
 QUERIES: Final[dict[str, Callable[[ClipRecord], str]]] = {
@@ -125,12 +107,7 @@ def is_true(kind: str, said: ClipRecord, shown: ClipRecord) -> bool:
     return all(said.attributes[name] == shown.attributes[name] for name in told_by(said, kind))
 
 
-def _recalls(scores: FloatArray, positives: NDArray[np.bool_]) -> dict[str, float]:
-    found = ranks(scores, positives)
-    return {f"R@{k}": round(100 * recall_at(found, k), 1) for k in (1, 5, 10)}
-
-
-def _candidates(scores: Scores) -> tuple[Answers, FloatArray, NDArray[np.bool_], NDArray[np.intp]]:
+def candidates(scores: Scores) -> tuple[Answers, FloatArray, NDArray[np.bool_], NDArray[np.intp]]:
     """Answers, similarities, labels and number of the text, of each text's best clips by the first stage, (P,)."""
     best = top_candidates(scores.first, FIT_DEPTH)  # (T, K)
     rows = np.repeat(np.arange(len(best)), best.shape[1])
@@ -143,7 +120,7 @@ def fit_on(known: Mapping[str, Scores]) -> Fit:
     """Fit on the top candidates of every text: prior weights and calibration on sentences, fusion on every kind."""
 
     def fit(kinds: Collection[str], mode: ScoreMode) -> Fit:
-        answers, similarities, labels, rows = zip(*(_candidates(known[kind]) for kind in kinds), strict=True)
+        answers, similarities, labels, rows = zip(*(candidates(known[kind]) for kind in kinds), strict=True)
         joined = Answers(*(np.concatenate([getattr(one, field.name) for one in answers]) for field in fields(Answers)))
         queries = [f"{kind} {row}" for kind, some in zip(kinds, rows, strict=True) for row in some]
         return fit_numbers(joined, np.concatenate(labels), mode, np.concatenate(similarities), queries)
@@ -151,104 +128,6 @@ def fit_on(known: Mapping[str, Scores]) -> Fit:
     sentences = [kind for kind in known if kind in SENTENCES]
     prior = fit(sentences, "prior_corrected").prior_correction
     return Fit(prior, fit(sentences, "yes_no").calibration, fit(known, "yes_no").fusion)
-
-
-def table(measured: Scores, other: Scores, fit: Fit) -> list[dict[str, Any]]:
-    """Recalls of each stage: one entry a score mode and depth; temperatures are fitted on `other`."""
-    first_stage: dict[str, Any] = {"scores": "first stage", "k": 0}
-    temperatures = {}
-    for direction in DIRECTIONS:
-        (first, _, positives), (known, _, known_positives) = measured.oriented(direction), other.oriented(direction)
-        temperatures[direction] = fit_temperature(known, known_positives).temperature
-        dual = dual_softmax(first, temperature=temperatures[direction])
-        first_stage |= {direction: _recalls(first, positives), direction + "_dual": _recalls(dual, positives)}
-    rows = [first_stage]
-    whole = replace(fit, prior_correction=PriorCorrection())
-    for name, mode, using in (
-        *((mode, mode, fit) for mode in SCORE_MODES),
-        ("whole prior", "prior_corrected", whole),
-        ("fused", "fused", fit),
-    ):
-        for k in DEPTHS:
-            entry: dict[str, Any] = {"scores": name, "k": k}
-            for direction in DIRECTIONS:
-                (first, second, positives), validation = (
-                    scores.oriented(direction, mode, using, scores.asked(direction, k, temperatures[direction]))
-                    for scores in (measured, other)
-                )
-                stages = DualStages(*validation, k)
-                entry[direction] = _recalls(reranked(first, second, k), positives)
-                entry[direction + "_dual"] = _recalls(stages(first, second), positives)
-            rows.append(entry)
-    return rows
-
-
-def calibration_errors(measured: Scores, fit: Fit) -> dict[str, float]:
-    """Expected calibration error on each text's top candidates: P(Yes) as it is, calibrated, and fused."""
-    answers, similarities, labels, rows = _candidates(measured)
-    found = {"before": sigmoid(answers.yes_no), "after": fit.calibration(answers.yes_no, kind="log_odds")}
-    if fit.fusion:
-        found["fused"] = fit.fusion(answers.yes_no, similarities, [str(row) for row in rows])
-    return {name: round(expected_calibration_error(p, labels), 4) for name, p in found.items()}
-
-
-def adaptive_depth(measured: Scores, other: Scores, fit: Fit) -> list[dict[str, float]]:
-    """What a margin fitted on `other` saves of the passes of the greater depth, and what it costs, text to video."""
-
-    def best(scores: Scores) -> list[Any]:
-        columns = top_candidates(scores.first, max(DEPTHS))
-        asked = asked_mask(scores.first, max(DEPTHS))
-        return [np.take_along_axis(matrix, columns, 1) for matrix in scores.oriented("t2v", "fused", fit, asked)]
-
-    known, (first, second, right) = best(other), best(measured)
-    found = []
-    for top_k in (1, 5, 10):
-        policy = MarginPolicy.fit(*known, top_k=top_k).policy
-        asked = policy.asked(first, top_k=top_k)  # (Q, K)
-        everything, some = (
-            np.mean([_hit(second[row][mask], right[row][mask], top_k) for row, mask in enumerate(which)])
-            for which in (np.ones_like(asked), asked)
-        )
-        found.append(
-            {
-                "top_k": top_k,
-                "margin": round(policy.margin, 4),
-                "passes_saved": round(float(1 - asked.mean()), 3),
-                "recall_all_asked": round(100 * float(everything), 1),
-                "recall": round(100 * float(some), 1),
-            }
-        )
-    return found
-
-
-def _hit(scores: FloatArray, right: NDArray[np.bool_], top_k: int) -> bool:
-    return bool(right.any() and (scores[~right] >= scores[right].max()).sum() < top_k)
-
-
-def measure(*, clips: int = 200, other_clips: int = 100, seed: int = 0, device: str = "cpu") -> dict[str, Any]:
-    """Everything that the module's first lines name.
-
-    Args:
-        clips: Held-out clips that are reported on; their captions are distinct.
-        other_clips: Other held-out clips, that everything is fitted on.
-        seed: Of the clips; the others are drawn with the next one.
-        device: Where the model runs.
-    """
-    layer = json.loads((CHECKPOINT / "figures.json").read_text(encoding="utf-8"))["best_layer"]
-    reranker = VideoReranker(CHECKPOINT, device=device)
-    with tempfile.TemporaryDirectory() as scratch:
-        written, others = draw(Path(scratch), clips, other_clips, seed)
-        measured, known = ask(reranker, layer, written), ask(reranker, layer, others, FITTED_ON)
-    result: dict[str, Any] = {"clips": clips, "other_clips": other_clips, "seed": seed, "layer": layer, "queries": {}}
-    fit = fit_on(known)
-    result["fit"] = asdict(fit)
-    for kind in QUERIES:
-        result["queries"][kind] = {
-            "table": table(measured[kind], known[kind], fit),
-            "calibration_error": calibration_errors(measured[kind], fit),
-            "adaptive_depth": adaptive_depth(measured[kind], known[kind], fit),
-        }
-    return result
 
 
 def draw(
@@ -260,56 +139,3 @@ def draw(
     fresh = (record for record in iterate_clips("test", seed + 1) if tuple(record.attributes.values()) not in taken)
     others = [(write_clip(one.scene, folder / f"other-{one.name}.mp4"), one) for one in islice(fresh, other_clips)]
     return written, others
-
-
-def as_text(result: dict[str, Any]) -> str:
-    """The result as Markdown."""
-    lines = []
-    for kind, found in result["queries"].items():
-        lines += [
-            f"Queries: {kind}; R@1 / 5 / 10 in percent",
-            "",
-            "| scores | K | text to video | with dual-softmax | video to text | with dual-softmax |",
-            "| --- | --- | --- | --- | --- | --- |",
-        ]
-        for row in found["table"]:
-            cells = [
-                " / ".join(f"{value:.1f}" for value in row[name].values())
-                for name in ("t2v", "t2v_dual", "v2t", "v2t_dual")
-            ]
-            lines.append(f"| {row['scores']} | {row['k'] or ''} | {' | '.join(cells)} |")
-        error = found["calibration_error"]
-        lines += [
-            "",
-            "Calibration error: {before:.3f} as it is, {after:.3f} calibrated, {fused:.3f} fused.".format_map(error),
-            "",
-        ]
-        lines += [
-            f"Adaptive depth, top {one['top_k']} of K = {max(DEPTHS)}: {100 * one['passes_saved']:.0f} % of the passes "
-            f"saved, R@{one['top_k']} {one['recall_all_asked']:.1f} -> {one['recall']:.1f}."
-            for one in found["adaptive_depth"]
-        ]
-        lines.append("")
-    prior = result["fit"]["prior_correction"]
-    lines.append("Fitted prior weights: video {video_weight:.2f}, sentence {text_weight:.2f}.".format_map(prior))
-    return "\n".join(lines)
-
-
-def main(argv: list[str] | None = None) -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(prog="python -m vidembed.reproduce.rerank", description=__doc__)
-    parser.add_argument("--clips", type=int, default=200)
-    parser.add_argument("--other-clips", type=int, default=100)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--out", type=Path, help="figures as JSON")
-    options = parser.parse_args(argv)
-    logging.basicConfig(level=logging.WARNING)
-    result = measure(clips=options.clips, other_clips=options.other_clips, seed=options.seed, device=options.device)
-    if options.out:
-        options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    print(as_text(result))  # noqa: T201 - the command's result
-
-
-if __name__ == "__main__":
-    main()

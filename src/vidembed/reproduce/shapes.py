@@ -34,7 +34,7 @@ from vidembed.shapes.clips import ClipRecord
 from vidembed.training.lora import merge_adapter
 
 ALIGNED: Final = CHECKPOINT.parent / "aligned"
-"""The bundled adapter: a LoRA of `align` on pairs of texts, for the final layer; `vidembed.reproduce.package`."""
+"""The bundled adapter: a LoRA of `align` on pairs of texts, for the final layer; `tools.shapes.package`."""
 
 K_ZERO_SHOT: Final = 100
 """Candidates that are reranked with the model as it is (VidVec, arXiv 2602.08099, section 4)."""

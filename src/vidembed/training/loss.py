@@ -27,7 +27,7 @@ TEMPERATURE: Final = 0.05
 PRIOR_TEMPERATURE: Final = 1.0
 """Ours: the softmax of the factor is over plain cosines. With P = S it is so sharp that a pair found in one direction
 satisfies the loss of the other too: in the embedded world the loss fell to a twentieth, and captions found clips less
-often than before (``python -m vidembed.reproduce.align --prior-temperature 0.05``; docs/training.md).
+often than before (``python -m tools.shapes.align --prior-temperature 0.05``; docs/training.md).
 Code in use for this loss often has 1000 times the temperature here, which leaves next to nothing of the factor."""
 
 MINI_BATCH_SIZE: Final = 16

@@ -1,4 +1,4 @@
-"""Aligns the small MLLM with pairs of texts, and measures it: ``python -m vidembed.reproduce.align --out DIR``.
+"""Aligns the small MLLM with pairs of texts, and measures it: ``python -m tools.shapes.align --out DIR``.
 
 One run a seed, in ``DIR/seed-N``, and what they have in common in ``DIR/figures.json``.
 
@@ -256,7 +256,7 @@ def summarize(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def main(argv: list[str] | None = None) -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(prog="python -m vidembed.reproduce.align", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tools.shapes.align", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder of the aligned checkpoints and their figures")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--pairs", type=int, default=PAIRS)
