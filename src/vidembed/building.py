@@ -59,7 +59,7 @@ def build(
     Args:
         mllm: Directory or Hub name of a video MLLM of a supported architecture.
         layer: 1-based decoder block, or -1 for the last block with its trained final norm; "auto" for the one that
-            `vidembed.analyze_layers` chooses on `pairs`, which the model card then tells with its Recall@1.
+            `vidembed.analyze_layers` chooses on `pairs`, which the model card then names with its Recall@1.
         pairs: For ``layer="auto"``: captioned videos, as `vidembed.analyze_layers` takes them.
         videos: For ``layer="auto"``: the folder of the videos that a file of pairs names by relative paths.
         out: Folder to write. Give `out` or `name`.

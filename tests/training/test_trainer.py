@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sentence_transformers.sentence_transformer.training_args import SentenceTransformerTrainingArguments
 
-from vidembed.training import LogFile, PairEvaluator, TextPair, plot_curves, read_log
+from vidembed.training import LogFile, PairEvaluator, TextPair, TrainingSettings, plot_curves, read_log
 from vidembed.training.trainer import pair_recalls
 
 
@@ -90,3 +91,10 @@ class TestLog:
     def test_plot_of_another_suffix(self, tmp_path: Path):
         with pytest.raises(ValueError, match=r"curves\.bmp"):
             plot_curves(tmp_path / "log.jsonl", tmp_path / "curves.bmp")
+
+
+def test_several_gpus_are_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(SentenceTransformerTrainingArguments, "n_gpu", 4)
+    arguments = TrainingSettings(batch_size=6).arguments(tmp_path, every=1, device="cpu")
+    assert SentenceTransformerTrainingArguments.n_gpu == 4
+    assert (arguments.n_gpu, arguments.train_batch_size) == (1, 6)

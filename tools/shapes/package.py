@@ -141,7 +141,7 @@ def _halve(file: Path, *, rounded: bool = False) -> None:
 
 
 def main() -> None:
-    """Package all three, at the layer that the figures of the checkpoint name, unless told otherwise."""
+    """Package all three, at the layer that the figures of the checkpoint name, or at another one."""
     parser = argparse.ArgumentParser(description=__doc__)
     figures = json.loads((CHECKPOINT / "figures.json").read_text(encoding="utf-8"))
     parser.add_argument("--layer", type=int, default=figures["best_layer"], help="default: the one in figures.json")

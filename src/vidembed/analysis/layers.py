@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -79,8 +79,8 @@ def analyze_layers(
         sampling: The frame grid; default ``Sampling()``.
         video_backend: Video decoder, "pyav" or "decord".
         batch_size: Most inputs per batch.
-        on_error: "raise", or "skip" to leave out what fails, and the texts that have no other video. The result says
-            what and how many.
+        on_error: "raise", or "skip" to leave out what fails, and the texts that have no other video; the result names
+            the former and counts the latter.
         seed: Of the split and the bootstrap, at least 0.
         resamples: Of the bootstrap. Default 2,000.
         dtype: "float32", "bfloat16", "float16", or None for the dtype of the MLLM.
@@ -282,20 +282,8 @@ def with_prefix(encoder: VideoEncoder, prefix: str | None) -> VideoEncoder:
     )
 
 
-@dataclass(frozen=True)
-class LastTokens:
-    """States that the hooks of `every_layer` hold.
-
-    Attributes:
-        taken: Of each block, and then of the final norm, the last position of the current forward pass (B, D); None
-            between passes.
-    """
-
-    taken: list[torch.Tensor | None]
-
-
 @contextmanager
-def every_layer(encoder: VideoEncoder) -> Iterator[LastTokens]:
+def every_layer(encoder: VideoEncoder) -> Iterator[list[torch.Tensor | None]]:
     """Make an encoder return the last token's state at every block instead of its vector.
 
     Inputs then go through the encoder's own pipeline (decoding ahead, batches by tokens, halving when out of memory),
@@ -304,21 +292,24 @@ def every_layer(encoder: VideoEncoder) -> Iterator[LastTokens]:
 
     Args:
         encoder: Of all blocks (``layer=-1``).
+
+    Yields:
+        The states of the current forward pass, (B, D) of each block and then of the final norm; None between passes.
     """
     parts = _parts(encoder)
-    held = LastTokens([None] * (parts.depth + 1))
+    held: list[torch.Tensor | None] = [None] * (parts.depth + 1)
 
     def keep(place: int) -> Callable[..., None]:
         def hook(_module: nn.Module, _args: object, output: torch.Tensor | tuple[torch.Tensor, ...]) -> None:
             hidden = output[0] if isinstance(output, tuple) else output  # (B, S, D), padded on the left
             # a copy, since a view would keep all S positions alive
-            held.taken[place] = hidden[:, -1].to(torch.float32, copy=True)  # (B, D)
+            held[place] = hidden[:, -1].to(torch.float32, copy=True)  # (B, D)
 
         return hook
 
     def deliver(_module: nn.Module, _args: object, features: dict[str, object]) -> dict[str, object]:
-        states = [state for state in held.taken if state is not None]
-        held.taken[:] = [None] * len(held.taken)
+        states = [state for state in held if state is not None]
+        held[:] = [None] * len(held)
         return {**features, "sentence_embedding": torch.stack(states, dim=1)}  # (B, L + 1, D)
 
     with ExitStack() as hooks:

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from vidembed.analysis.result import DirectionFigures, LayerRow, Margin, PromptAnalysis
 from vidembed.captions import CaptionedVideo
-from vidembed.evaluation.metrics import Interval, bootstrap_interval, median_rank, paired_bootstrap, ranks, recall_at
+from vidembed.evaluation.metrics import Interval, median_rank, paired_bootstrap, ranks, recall_at
 from vidembed.scoring import dual_softmax, fit_temperature
 
 BoolArray = NDArray[np.bool_]
@@ -126,8 +126,8 @@ def split_halves(positives: BoolArray, *, seed: int) -> tuple[Half, Half]:
     for side in (True, False):
         texts = np.flatnonzero(text_chooses == side)
         inside = positives[texts] & (chooses == side)
-        of_texts = np.flatnonzero(inside.any(axis=0))
-        half = Half(of_texts, texts, inside[:, of_texts])
+        videos = np.flatnonzero(inside.any(axis=0))
+        half = Half(videos, texts, inside[:, videos])
         if min(half.videos.size, half.texts.size) < _LEAST:
             raise ValueError(
                 f"pairs: {positives.shape[1]} videos with {positives.shape[0]} texts are too few: a layer is chosen on "
@@ -148,24 +148,8 @@ class Bootstrap:
 
     def interval(self, values: BoolArray, groups: IndexArray | None, less: BoolArray | None = None) -> Interval:
         """Of the mean of `values` ``(Q,)``, or of what it has over that of `less`; `groups` are drawn together."""
-        if less is None:
-            return bootstrap_interval(values, seed=self.seed, resamples=self.resamples, groups=groups)
-        return paired_bootstrap(values, less, seed=self.seed, resamples=self.resamples, groups=groups)
-
-
-@dataclass(frozen=True, eq=False)
-class Hits:
-    """Which queries of the reporting half find a right answer first, by cosine.
-
-    Attributes:
-        t2v: ``(T',)`` of texts.
-        v2t: ``(V',)`` of videos.
-        groups: ``(T',)`` the video of each text, the first where it has several.
-    """
-
-    t2v: BoolArray
-    v2t: BoolArray
-    groups: IndexArray
+        other = np.zeros_like(values) if less is None else less
+        return paired_bootstrap(values, other, seed=self.seed, resamples=self.resamples, groups=groups)
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,13 +158,17 @@ class Readout:
 
     Attributes:
         row: Its figures.
-        hits: On the reporting half.
+        t2v_hits: ``(T',)`` which texts of the reporting half find a right video first, by cosine.
+        v2t_hits: ``(V',)`` which videos find a right text first.
+        groups: ``(T',)`` the video of each text, the first where it has several.
         merit: By which layers are compared, on the choosing half: mean Recall@1 of both directions, then mean
             reciprocal rank.
     """
 
     row: LayerRow
-    hits: Hits
+    t2v_hits: BoolArray
+    v2t_hits: BoolArray
+    groups: IndexArray
     merit: tuple[float, float]
 
 
@@ -218,7 +206,7 @@ def measure_layer(
     reciprocal = [float((1.0 / found).mean()) for found in (t2v_choice, v2t_choice)]
     # rounded: equal whatever the order of the sum
     merit = round(sum(recalls) / 2, 12), round(sum(reciprocal) / 2, 12)
-    return Readout(LayerRow(layer, t2v, v2t, t2v_dual, v2t_dual, *recalls), Hits(t2v_hits, v2t_hits, groups), merit)
+    return Readout(LayerRow(layer, t2v, v2t, t2v_dual, v2t_dual, *recalls), t2v_hits, v2t_hits, groups, merit)
 
 
 def _direction(
@@ -289,10 +277,7 @@ def choose(readouts: Sequence[Readout]) -> Readout:
     """The best by `Readout.merit`; of the longest run of equals the middle, of the earlier half where there are two.
 
     Where many layers do equally well, as on few or easy pairs, those at the edge of the run are the likeliest to do
-    worse on others.
-
-    Args:
-        readouts: In the order of the layers.
+    worse on others. `readouts` are in the order of the layers.
     """
     best = max(readout.merit for readout in readouts)
     runs = [list(run) for equal, run in itertools.groupby(readouts, lambda readout: readout.merit == best) if equal]
@@ -305,6 +290,6 @@ def margin_over(chosen: Readout, other: Readout, *, over_prefix: str, bootstrap:
     return Margin(
         over_prefix=over_prefix,
         over_layer=other.row.layer,
-        t2v=bootstrap.interval(chosen.hits.t2v, chosen.hits.groups, less=other.hits.t2v),
-        v2t=bootstrap.interval(chosen.hits.v2t, None, less=other.hits.v2t),
+        t2v=bootstrap.interval(chosen.t2v_hits, chosen.groups, less=other.t2v_hits),
+        v2t=bootstrap.interval(chosen.v2t_hits, None, less=other.v2t_hits),
     )

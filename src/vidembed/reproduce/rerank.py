@@ -83,14 +83,14 @@ def ask(
     encoder = reranker.encoder(layer=layer, prefix=None)
     paths, records = [path for path, _ in written], [record for _, record in written]
     texts = {kind: [say(record) for record in records] for kind, say in kinds.items()}
-    every = list(dict.fromkeys(text for told in texts.values() for text in told))
+    every = list(dict.fromkeys(text for some in texts.values() for text in some))
     answers, vectors = reranker.answers_and_embeddings(every, paths, encoder, priors=True, show_progress_bar=True)
     queries = encoder.encode([{"text": text} for text in every])
     similarity = queries.astype(np.float64) @ vectors.astype(np.float64).T  # (every, clips)
     cells = np.arange(len(every) * len(paths)).reshape(len(paths), len(every)).T  # answers are listed clip by clip
     found = {}
-    for kind, told in texts.items():
-        rows = np.array([every.index(text) for text in told])
+    for kind, some in texts.items():
+        rows = np.array([every.index(text) for text in some])
         positives = np.array([[is_true(kind, one, other) for other in records] for one in records])
         found[kind] = Scores(similarity[rows], answers.take(cells[rows].reshape(-1)), positives)
     return found
@@ -102,9 +102,9 @@ def told_by(record: ClipRecord, kind: str) -> tuple[str, ...]:
     return SUMMARY_ATTRIBUTES if short else tuple(record.attributes)
 
 
-def is_true(kind: str, said: ClipRecord, shown: ClipRecord) -> bool:
+def is_true(kind: str, described: ClipRecord, shown: ClipRecord) -> bool:
     """Whether one clip's text of a kind is true of another."""
-    return all(said.attributes[name] == shown.attributes[name] for name in told_by(said, kind))
+    return all(described.attributes[name] == shown.attributes[name] for name in told_by(described, kind))
 
 
 def candidates(scores: Scores) -> tuple[Answers, FloatArray, NDArray[np.bool_], NDArray[np.intp]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
 import logging
 import random
@@ -22,7 +21,7 @@ from vidembed.backbone.load import check_dtype
 from vidembed.building import checked_target, drafted
 from vidembed.captions import TextPair
 from vidembed.encoder import VideoEncoder
-from vidembed.plots import LogFile, plot_curves, read_log
+from vidembed.plots import LogFile, can_plot, plot_curves, read_log
 from vidembed.registry import loading_name, resolve_model
 from vidembed.text import require_train_extra, write_atomically
 from vidembed.training.data import TooLong, fit_context
@@ -175,7 +174,7 @@ def align(
 
     with drafted(target) as draft:
         shutil.copyfile(work / _LOG_FILE, draft / _LOG_FILE)
-        if importlib.util.find_spec("matplotlib") is not None:
+        if can_plot():
             plot_curves(work / _LOG_FILE, draft / _PLOT_FILE)
         if output == "merged":
             probes = write_merged(adapter, draft)

@@ -134,7 +134,7 @@ class TrainingSettings:
         checkpointing: dict[str, Any] = {}  # named only where used: transformers 6 will rename them
         if self.gradient_checkpointing:
             checkpointing = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": False}}
-        arguments = SentenceTransformerTrainingArguments(
+        arguments = OneGpuArguments(
             output_dir=str(folder),
             num_train_epochs=self.epochs,
             per_device_train_batch_size=self.batch_size,
@@ -163,9 +163,17 @@ class TrainingSettings:
                 f"{arguments.world_size} processes were started: the batch of the loss would be one process's share. "
                 "Train in one process; gradient caching holds the whole batch on one device."
             )
-        # else the model is copied to every GPU for each forward pass
-        arguments._n_gpu = min(arguments.n_gpu, 1)
         return arguments
+
+
+class OneGpuArguments(SentenceTransformerTrainingArguments):
+    """Arguments of a trainer that uses one GPU at most: with several, each forward pass would copy the model to all."""
+
+    @property
+    def n_gpu(self) -> int:
+        """As of transformers, but for 0 or 1."""
+        gpus: int = super().n_gpu
+        return min(gpus, 1)
 
 
 class AlignmentTrainer(SentenceTransformerTrainer):
