@@ -77,6 +77,13 @@ def check_on_error(on_error: str) -> None:
         raise ValueError(f"on_error={on_error!r} is not known. Allowed: 'raise', 'skip'.")
 
 
+def wants_bar(show_progress_bar: bool | None) -> bool:
+    """Whether to show a progress bar; where it is not said, if sentence-transformers logs at INFO or DEBUG."""
+    if show_progress_bar is None:
+        return logging.getLogger("sentence_transformers").getEffectiveLevel() in (logging.INFO, logging.DEBUG)
+    return show_progress_bar
+
+
 def core_count() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
