@@ -23,9 +23,9 @@ from llama_index.core.schema import QueryBundle
 from llama_index.embeddings.vidembed import VideoEmbedding
 from llama_index.postprocessor.vidembed_rerank import VideoRerank as LlamaIndexRerank
 from llama_index.readers.vidembed import VideoNodeParser, VideoReader
+from tools.shapes.scores import FITTED_ON, is_true
 
 from vidembed import VideoEncoder, VideoReranker, VisualTokenCache
-from vidembed.reproduce.rerank import FITTED_ON, is_true
 from vidembed.shapes import write_clips
 from vidembed.shapes.clips import ClipRecord
 from vidembed.uri import parse_video_uri

@@ -21,8 +21,8 @@ from tests.clips import write_folder
 from vidembed import VideoEncoder, VideoReranker, build
 from vidembed.card import model_card, reranker_card
 from vidembed.checkpoint import CheckpointConfig
-from vidembed.evaluation.reproduce import ALIGNED
 from vidembed.registry import loading_name, own_name
+from vidembed.reproduce import ALIGNED
 from vidembed.reranking.config import RerankerConfig
 from vidembed.training.lora import write_facts
 

@@ -24,7 +24,7 @@ from tests.backbone import tiny
 from tests.clips import moving_square, write_folder
 from vidembed import Sampling, VideoEncoder, VideoError, VideoFrames, VideoSegment, build
 from vidembed.backbone import BackboneError, LayerError
-from vidembed.building import _hidden_states
+from vidembed.building import hidden_states
 from vidembed.errors import InputError
 from vidembed.inputs import load_input
 
@@ -166,7 +166,7 @@ np.save(folder + "/vectors.npy", np.stack(vectors))
         )
         stock = np.load(tmp_path / "vectors.npy")
         cut = np.stack([encoder.encode(clips[4]), encoder.encode("a red square")])
-        hidden = _hidden_states(encoder, [clips[4], "a red square"]).numpy()
+        hidden = hidden_states(encoder, [clips[4], "a red square"]).numpy()
         hidden /= np.linalg.norm(hidden, axis=1, keepdims=True)
         assert cosine_gap(stock, cut) <= 1e-6
         assert cosine_gap(cut, hidden) <= 1e-6

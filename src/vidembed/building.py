@@ -6,8 +6,10 @@ import gc
 import logging
 import shutil
 import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -18,8 +20,9 @@ from vidembed.analysis.layers import Pairs, analyze_layers, checked_pairs, open_
 from vidembed.backbone import ReadoutMismatchError, capture_block, check_layer, find_parts
 from vidembed.backbone.load import check_dtype
 from vidembed.card import model_card
-from vidembed.checkpoint import CheckpointConfig
+from vidembed.checkpoint import FILE_NAME, CheckpointConfig
 from vidembed.encoder import VideoEncoder
+from vidembed.inputs import Input
 from vidembed.registry import check_name, loading_name, store_dir
 from vidembed.video import Sampling, VideoFrames
 
@@ -28,7 +31,8 @@ logger = logging.getLogger(__name__)
 MIN_COSINE = 0.99999
 """Least cosine between the saved model's vector and the hidden state that it stands for."""
 
-_PROBE_TEXT = "a person in a red coat walks a dog along the beach at sunset"
+Features: TypeAlias = dict[str, Any]
+"""What `VideoEncoder.preprocess` gives the model: tensors by name, and the modality as a string."""
 
 
 def build(
@@ -56,7 +60,7 @@ def build(
     Args:
         mllm: Directory or Hub name of a video MLLM of a supported architecture.
         layer: 1-based decoder block, or -1 for the last block with its trained final norm; "auto" for the one that
-            `vidembed.analyze_layers` chooses on `pairs`, which the model card then tells with its Recall@1.
+            `vidembed.analyze_layers` chooses on `pairs`, which the model card then names with its Recall@1.
         pairs: For ``layer="auto"``: captioned videos, as `vidembed.analyze_layers` takes them.
         videos: For ``layer="auto"``: the folder of the videos that a file of pairs names by relative paths.
         out: Folder to write. Give `out` or `name`.
@@ -80,10 +84,10 @@ def build(
         BackboneError: The model is not supported or incomplete.
         ReadoutMismatchError: The checkpoint does not reproduce the hidden state; nothing is written.
     """
-    target = _target(out, name)
+    if (out is None) == (name is None):
+        raise ValueError(f"give out=FOLDER or name=NAME, one of them; got out={out!r}, name={name!r}.")
     check_dtype(dtype)
-    if target.exists() and not overwrite and (not target.is_dir() or any(target.iterdir())):
-        raise FileExistsError(f"{target} exists. Choose another folder or name, or pass overwrite=True.")
+    target = checked_target(store_dir() / check_name(name) if name is not None else str(out), overwrite=overwrite)
 
     note = ""
     if layer == "auto":
@@ -104,19 +108,14 @@ def build(
         )
     config = encoder.checkpoint_config
     assert config is not None  # noqa: S101 - set whenever an MLLM is cut
-    probes = [_probe_video(), {"text": _PROBE_TEXT}]
-    wanted = _hidden_states(encoder, probes)  # (2, D)
-
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as folder:
-        draft = Path(folder) / "checkpoint"
+    probes = probe_inputs()
+    wanted = hidden_states(encoder, probes)  # (2, D)
+    with drafted(target) as draft:
         encoder.save_pretrained(str(draft), create_model_card=False)
-        saved_config = CheckpointConfig.read(draft / "vidembed_config.json")
-        features = [encoder.preprocess([probe]) for probe in probes]
-        device_name = str(encoder.device)
-        del encoder
-        gc.collect()  # two copies of a 7B model do not fit everywhere
-        cosines = _cosines(draft, features, wanted, device=device_name)
+        saved_config = CheckpointConfig.read(draft / FILE_NAME)
+        features, device_name = [encoder.preprocess([probe]) for probe in probes], str(encoder.device)
+        del encoder  # before the copy is loaded
+        cosines = saved_cosines(draft, features, wanted, device=device_name)
         logger.info("readout check: cosine %.8f (video), %.8f (text)", *cosines)
         if not min(cosines) >= MIN_COSINE:
             raise ReadoutMismatchError(
@@ -127,22 +126,13 @@ def build(
             )
         card = model_card(loading_name(target if out is None else out), saved_config, cosines)
         (draft / "README.md").write_text(card + note, encoding="utf-8")
-        if target.exists():
-            shutil.rmtree(target) if target.is_dir() else target.unlink()
-        draft.replace(target)
     return target
-
-
-def _target(out: str | Path | None, name: str | None) -> Path:
-    if (out is None) == (name is None):
-        raise ValueError(f"give out=FOLDER or name=NAME, one of them; got out={out!r}, name={name!r}.")
-    return store_dir() / check_name(name) if name is not None else Path(str(out)).expanduser().absolute()
 
 
 def _best_layer(
     mllm: str | Path, pairs: Pairs | None, videos: str | Path | None, *, prefix: str | None, **kwargs: Any
 ) -> tuple[VideoEncoder, str]:
-    """An encoder of the layer that does best on pairs, on the weights that were analyzed, and what the card says."""
+    """An encoder of the layer that does best on pairs, on the weights that were analyzed; a section for the card."""
     if pairs is None:
         raise ValueError(
             'layer="auto" needs pairs=FILE, videos with captions to choose the layer on (a .jsonl or .csv file, see '
@@ -161,33 +151,58 @@ def _best_layer(
     return encoder, note
 
 
-def _probe_video() -> VideoFrames:
-    """Eight frames of fixed noise with a moving edge: nothing about it is constant in time or space."""
+def checked_target(out: str | Path, *, overwrite: bool) -> Path:
+    """The absolute path of a folder to write to.
+
+    Raises:
+        FileExistsError: It exists and is not empty, and `overwrite` is False.
+    """
+    target = Path(out).expanduser().absolute()
+    if target.exists() and not overwrite and (not target.is_dir() or any(target.iterdir())):
+        raise FileExistsError(f"{target} exists. Choose another folder or name, or pass overwrite=True.")
+    return target
+
+
+@contextmanager
+def drafted(target: Path) -> Iterator[Path]:
+    """A folder beside `target` to write into, which replaces `target` at the end; after an error nothing is there."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as scratch:
+        draft = Path(scratch) / "checkpoint"
+        draft.mkdir()
+        yield draft
+        if target.exists():
+            shutil.rmtree(target) if target.is_dir() else target.unlink()
+        draft.replace(target)
+
+
+def probe_inputs() -> list[Input]:
+    """A video and a text that a saved model is checked with.
+
+    The video is eight frames of fixed noise with a moving edge: nothing about it is constant in time or space.
+    """
     noise = np.random.default_rng(0).integers(0, 128, (8, 112, 112, 3), dtype=np.uint8)  # (T, H, W, C)
     for index, frame in enumerate(noise):
         frame[:, : 14 * (index + 1)] += 100
-    return VideoFrames(noise, fps=2.0)
+    return [VideoFrames(noise, fps=2.0), {"text": "a person in a red coat walks a dog along the beach at sunset"}]
 
 
 @torch.inference_mode()
-def _hidden_states(encoder: VideoEncoder, probes: list[Any]) -> torch.Tensor:
-    """The full model's hidden state of the last prompt token at the layer, per probe (N, D)."""
+def hidden_states(encoder: VideoEncoder, inputs: Sequence[Input]) -> torch.Tensor:
+    """The full model's hidden state of the last prompt token at the encoder's layer, for each input (N, D)."""
     assert encoder.backbone is not None and encoder.layer is not None  # noqa: S101, PT018
     model: nn.Module = encoder.backbone.model
     model.to(encoder.device)
     parts = find_parts(model, name=encoder.backbone.name)
     block = check_layer(encoder.layer, parts.depth, name=encoder.backbone.name)
     rows = []
-    for probe in probes:
-        features = encoder.preprocess([probe])
-        inputs = {
-            key: value.to(encoder.device) if isinstance(value, torch.Tensor) else value
-            for key, value in features.items()
-            if key not in ("modality", "num_images_per_sample", "num_videos_per_sample")
-        }
+    for item in inputs:
+        features = _moved(encoder.preprocess([item]), encoder.device)
+        for name in ("modality", "num_images_per_sample", "num_videos_per_sample"):  # of sentence-transformers alone
+            features.pop(name, None)
         with capture_block(parts, block) as captured:
-            parts.base(**inputs, use_cache=False)
-        hidden = captured.hidden
+            parts.base(**features, use_cache=False)
+        hidden = captured.hidden  # (1, S, D)
         assert hidden is not None  # noqa: S101 - the block has just run
         if encoder.layer == -1:
             hidden = parts.norm(hidden)
@@ -196,12 +211,23 @@ def _hidden_states(encoder: VideoEncoder, probes: list[Any]) -> torch.Tensor:
 
 
 @torch.inference_mode()
-def _cosines(folder: Path, features: list[dict[str, Any]], wanted: torch.Tensor, *, device: str) -> tuple[float, float]:
-    """Cosine of the saved model's vectors with `wanted`, its modules loaded and run by sentence-transformers."""
+def saved_cosines(
+    folder: Path, features: Sequence[Features], wanted: torch.Tensor, *, device: str
+) -> tuple[float, float]:
+    """Cosines of a saved model's vectors with `wanted` (2, D), loaded and run by sentence-transformers alone.
+
+    Args:
+        folder: The checkpoint.
+        features: Of the video and of the text of `probe_inputs`.
+        wanted: Their vectors.
+        device: Where to run it.
+    """
+    gc.collect()  # two copies of a 7B model do not fit everywhere
     saved = SentenceTransformer(str(folder), device=device)
-    vectors = []
-    for batch in features:
-        moved = {key: value.to(device) if isinstance(value, torch.Tensor) else value for key, value in batch.items()}
-        vectors.append(saved(moved)["sentence_embedding"][0].float().cpu())  # (D,)
-    values = torch.nn.functional.cosine_similarity(torch.stack(vectors).double(), wanted.double(), dim=1)
-    return values[0].item(), values[1].item()
+    vectors = [saved(_moved(batch, device))["sentence_embedding"][0].float().cpu() for batch in features]  # (D,) each
+    video, text = torch.nn.functional.cosine_similarity(torch.stack(vectors).double(), wanted.double(), dim=1).tolist()
+    return video, text
+
+
+def _moved(features: Features, device: str | torch.device) -> Features:
+    return {key: value.to(device) if isinstance(value, torch.Tensor) else value for key, value in features.items()}

@@ -1,4 +1,4 @@
-"""The model cards of checkpoints."""
+"""The model cards of checkpoints. In all functions `name` is how a user loads it: `vidembed.registry.loading_name`."""
 
 from __future__ import annotations
 
@@ -17,43 +17,28 @@ if TYPE_CHECKING:
     from vidembed.reranking.config import RerankerConfig
 
 TAGS: Final = ("video-text-retrieval", "vidembed")
-
 TRAINED_TAG: Final = "generated_from_trainer"
 """What the trainers of sentence-transformers tag a model with."""
 
 _UNTRAINED: Final = " No weight was trained."
 _HOOK: Final = "import vidembed  # it knows the name\n"
-_HOST: Final = "from sentence_transformers import SentenceTransformer\n"
+_IMPORT: Final = "from sentence_transformers import SentenceTransformer\n"
 _PATH: Final = "  # the path of this folder, from where you run it"
 _LOADED: Final = re.compile(rf'\b(VideoEncoder|SentenceTransformer)\("(?:[^"\\\n]|\\.)*"\)(?:{_PATH})?')
 
 
 def model_card(name: str, config: CheckpointConfig, cosines: tuple[float, float] | None = None) -> str:
-    """Write the README.md of a checkpoint.
+    """The README.md of an encoder.
 
-    Args:
-        name: How a user loads it, see `vidembed.registry.loading_name`.
-        config: Its `CheckpointConfig`.
-        cosines: Cosine with the full model's hidden state on one video and one text, as measured when it was built.
-            None where it was not measured, so that the weights may have been changed since.
+    `cosines` with the full model's hidden state, of one video and one text, are there for a model that was just built;
+    None where they were not measured, so that the weights may have been changed since.
     """
     layer = "the last block, with its trained final norm," if config.layer == -1 else f"block {config.layer}"
     untrained, row = "", ""
     if cosines is not None:
-        untrained = _UNTRAINED
-        row = "| cosine with the hidden state of the full model "
-        row += f"| {cosines[0]:.8f} (one video), {cosines[1]:.8f} (one text) |\n"
-    return f"""---
-library_name: sentence-transformers
-pipeline_tag: feature-extraction
-tags:
-- sentence-transformers
-- video-text-retrieval
-- vidembed
----
-
-# {title(name)}
-
+        untrained, values = _UNTRAINED, f"{cosines[0]:.8f} (one video), {cosines[1]:.8f} (one text)"
+        row = f"| cosine with the hidden state of the full model | {values} |\n"
+    return f"""{heading(name)}
 A video, image and text embedding model: {layer} of the {config.depth} decoder blocks of `{config.source}`
 (`{config.model_type}`), read at the last token of a "in one word" prompt, as VidVec does (arXiv 2602.08099).
 It is a plain sentence-transformers checkpoint.{untrained}
@@ -61,9 +46,16 @@ It is a plain sentence-transformers checkpoint.{untrained}
 {encoder_usage(name, config)}{row}"""
 
 
-def title(name: str) -> str:
-    """The heading of a card: of a path the last part, any other name as it is."""
-    return name.rpartition("/")[2] if name.startswith(".") else name
+def heading(
+    name: str,
+    *tags: str,
+    library: str = "sentence-transformers",
+    pipeline: str = "feature-extraction",
+) -> str:
+    """The metadata of a card for the Hub, and its title: of a path the last part, any other name as it is."""
+    lines = "\n".join(f"- {tag}" for tag in ("sentence-transformers", *tags, *TAGS))
+    title = name.rpartition("/")[2] if name.startswith(".") else name
+    return f"---\nlibrary_name: {library}\npipeline_tag: {pipeline}\ntags:\n{lines}\n---\n\n# {title}\n"
 
 
 def quoted(name: str) -> str:
@@ -77,12 +69,20 @@ def path_note(name: str) -> str:
 
 
 def encoder_usage(name: str, config: CheckpointConfig | None = None) -> str:
-    """How to use an encoder, with and without vidembed, and how its vectors come about; the snippets run as they are.
-
-    Args:
-        name: How a user loads it.
-        config: Its `CheckpointConfig`; None leaves out how its vectors come about.
-    """
+    """How to use an encoder, with and without vidembed, and of `config` how its vectors are made; the snippets run."""
+    table = (
+        f"""
+| | |
+| --- | --- |
+| layer | {config.layer} of {config.depth}: {LAYER_DEFINITION} |
+| prompt prefix | {f"`{config.prefix}`" if config.prefix else "none"} |
+| frames | {config.sampling} |
+| similarity | cosine |
+| fingerprint | `{config.fingerprint}` |
+"""
+        if config is not None
+        else ""
+    )
     return f"""```python
 {_imports(name)}
 model = SentenceTransformer({quoted(name)}){path_note(name)}
@@ -98,46 +98,24 @@ model = VideoEncoder({quoted(name)}){path_note(name)}
 video = model.encode(["clip.mp4"])
 score = model.similarity(model.encode({{"text": "a dog runs on the beach"}}), video)
 ```
-{_table(config) if config is not None else ""}"""
+{table}"""
 
 
 def _imports(name: str) -> str:
-    return _HOOK + _HOST if name.startswith(NAMESPACE) else _HOST
-
-
-def _table(config: CheckpointConfig) -> str:
-    return f"""
-| | |
-| --- | --- |
-| layer | {config.layer} of {config.depth}: {LAYER_DEFINITION} |
-| prompt prefix | {f"`{config.prefix}`" if config.prefix else "none"} |
-| frames | {config.sampling} |
-| similarity | cosine |
-| fingerprint | `{config.fingerprint}` |
-"""
+    return _HOOK + _IMPORT if name.startswith(NAMESPACE) else _IMPORT
 
 
 def updated(card: str, name: str, *, before: str, now: str) -> str:
-    """Bring the card that an encoder was loaded with up to date.
-
-    Args:
-        card: Of the checkpoint that was loaded.
-        name: How a user loads the one that is saved.
-        before: Fingerprint of the former.
-        now: Fingerprint of the latter.
-    """
+    """Bring the card of a loaded encoder up to date for the one that is saved; `before` and `now` are fingerprints."""
     card = _LOADED.sub(lambda found: f"{found[1]}({quoted(name)}){path_note(name)}", card)
-    card = card.replace(_HOOK, "").replace(_HOST, _imports(name))
+    card = card.replace(_HOOK, "").replace(_IMPORT, _imports(name))
     return card if before == now else card.replace(before or now, now).replace(_UNTRAINED, "")
 
 
 def shown_name(data: BaseModelCardData, path: str, model_name: str | None) -> str:
-    """How the reader of a card loads the model: by its name on the Hub or the one given, else by its folder.
+    """How the reader of a card loads the model: by its name on the Hub or the one given, else by its folder `path`.
 
-    Args:
-        data: Of the model. As in the host, `model_name` becomes its ``model_id`` if it has none and this is no path.
-        path: Of the folder that is written.
-        model_name: As ``save_pretrained`` takes it.
+    As in sentence-transformers, a `model_name` that is no path becomes the ``model_id`` of `data`, if that has none.
     """
     if model_name and not data.model_id and not Path(model_name).exists():
         data.model_id = model_name
@@ -145,18 +123,11 @@ def shown_name(data: BaseModelCardData, path: str, model_name: str | None) -> st
 
 
 def write_with_usage(file: Path, write: Callable[[], None], data: BaseModelCardData, usage: str) -> None:
-    """Write the host's card, such as that of a trained model, with our usage in the place of its own.
-
-    Args:
-        file: The card.
-        write: Has the host write it.
-        data: What the host makes it of.
-        usage: Of `encoder_usage` or `reranker_usage`.
-    """
+    """Have sentence-transformers `write` its card, such as that of a trained model, and put our `usage` into it."""
     examples, data.generate_widget_examples = data.generate_widget_examples, False  # else it runs the model for them
     try:
         write()
-        if file.is_file():  # the host logs what keeps it from writing one
+        if file.is_file():  # an error is logged and leaves none
             text = file.read_text(encoding="utf-8")
             text = text.replace(data.generate_usage_snippet(), f"\n{usage.rstrip()}\n")
             file.write_text(text, encoding="utf-8")
@@ -165,24 +136,8 @@ def write_with_usage(file: Path, write: Callable[[], None], data: BaseModelCardD
 
 
 def reranker_card(name: str, config: RerankerConfig) -> str:
-    """Write the README.md of a saved reranker.
-
-    Args:
-        name: How a user loads it, see `vidembed.registry.loading_name`.
-        config: How it makes scores.
-    """
-    return f"""---
-library_name: sentence-transformers
-pipeline_tag: text-ranking
-tags:
-- sentence-transformers
-- cross-encoder
-- video-text-retrieval
-- vidembed
----
-
-# {title(name)}
-
+    """The README.md of a reranker."""
+    return f"""{heading(name, "cross-encoder", pipeline="text-ranking")}
 A reranker for videos and texts: the head of `{config.source}`, asked whether the video matches the sentence (VidVec,
 arXiv 2602.08099, section 3.3). It is a plain sentence-transformers `CrossEncoder` checkpoint.
 
@@ -190,12 +145,7 @@ arXiv 2602.08099, section 3.3). It is a plain sentence-transformers `CrossEncode
 
 
 def reranker_usage(name: str, config: RerankerConfig) -> str:
-    """How to use a reranker, and how its scores come about; the snippet runs as it is.
-
-    Args:
-        name: How a user loads it.
-        config: How it makes scores.
-    """
+    """How to use a reranker, and how its scores are made; the snippet runs."""
     calibration = "none"
     if config.calibration is not None:
         calibration = f"sigmoid({config.calibration.slope:.3f} * log-odds {config.calibration.intercept:+.3f})"

@@ -1,10 +1,10 @@
-"""``vidembed_config.json``: what a checkpoint says of itself beyond what sentence-transformers needs."""
+"""``vidembed_config.json`` of a checkpoint, and the digests that a fingerprint is made of."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ LAYER_DEFINITION = (
 
 @dataclass(frozen=True)
 class CheckpointConfig:
-    """How the vectors of a checkpoint come about.
+    """Settings that the vectors of a checkpoint depend on, beside those that sentence-transformers keeps.
 
     Attributes:
         layer: Decoder block that is read, or -1 (see `LAYER_DEFINITION`).
@@ -53,7 +53,7 @@ class CheckpointConfig:
 
     @classmethod
     def read(cls, file: str | Path) -> CheckpointConfig:
-        """Read the file back.
+        """Read a file that `write` wrote.
 
         Raises:
             BackboneError: It is of a newer format, or not such a file.
@@ -105,9 +105,6 @@ def weights_digest(model: nn.Module) -> str:
     layers that apply no adapter count as the layers that they wrap, so that switching an adapter off gives the digest
     of the plain model; those that apply one count with its name and scale.
 
-    Args:
-        model: Of any device and dtype; None of its tensors may be on the device "meta".
-
     Returns:
         A SHA-256 hex digest. It changes with training, merging an adapter or a cast, not with the device. It does not
         see an edit that touches none of the sampled values, such as one row of an embedding table.
@@ -115,8 +112,9 @@ def weights_digest(model: nn.Module) -> str:
     Raises:
         ValueError: A tensor is on the device "meta" and has no values.
     """
-    adapters = applied_adapters(model)
-    named = ((_name_in_use(name, adapters), tensor) for name, tensor in _stored_tensors(model))
+    adapters, saved = applied_adapters(model), model.state_dict(keep_vars=True)
+    stored = [*model.named_parameters(), *(one for one in model.named_buffers() if one[0] in saved)]  # tied ones once
+    named = ((_name_in_use(name, adapters), tensor) for name, tensor in stored)
     tensors = {name: tensor for name, tensor in named if name is not None}
     digest = hashlib.sha256()
     for name, values in sorted(_sampled(tensors).items()):
@@ -142,17 +140,6 @@ def _name_in_use(name: str, adapters: Mapping[str, Mapping[str, object]]) -> str
     return name if rest.partition(".")[0] in adapters[layer] else None
 
 
-def _stored_tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    """Every parameter and buffer that a checkpoint holds, by name; tied ones once."""
-    yield from model.named_parameters()
-    passing = {
-        f"{prefix}.{name}" if prefix else name
-        for prefix, module in model.named_modules()
-        for name in module._non_persistent_buffers_set
-    }
-    yield from ((name, buffer) for name, buffer in model.named_buffers() if name not in passing)
-
-
 def _sampled(tensors: Mapping[str, torch.Tensor]) -> dict[str, bytes]:
     """The sampled values of each tensor as little-endian float32; one transfer per device, since each would wait."""
     places: dict[tuple[int, torch.device], torch.Tensor] = {}
@@ -174,43 +161,25 @@ def _sampled(tensors: Mapping[str, torch.Tensor]) -> dict[str, bytes]:
     return found
 
 
-def fields_digest(fields: dict[str, Any]) -> str:
+def fields_digest(fields: Mapping[str, object]) -> str:
     """SHA-256 hex digest of a JSON-able dict, independent of key order."""
     return hashlib.sha256(json.dumps(fields, sort_keys=True, ensure_ascii=True).encode()).hexdigest()
 
 
-def module_fields(model_type: str, processor: Any) -> dict[str, Any]:
-    """The architecture, the prompts and the pixels: the part of a fingerprint that the processor decides.
-
-    Args:
-        model_type: As transformers names it.
-        processor: A transformers processor with image and video processors.
-    """
-    template = str(processor.chat_template)
-    return {
-        "model_type": model_type,
-        "chat_template": hashlib.sha256(template.encode()).hexdigest(),
-        "video_processor": _pixel_settings(processor.video_processor),
-        "image_processor": _pixel_settings(processor.image_processor),
-    }
+def module_fields(model_type: str, processor: Any) -> dict[str, object]:
+    """The architecture, the prompts and the pixels of a processor: the part of a fingerprint that is no weights."""
+    pixels: dict[str, object] = {}
+    for kind in ("video_processor", "image_processor"):
+        values: dict[str, object] = getattr(processor, kind).to_dict()
+        pixels[kind] = {name: values[name] for name in _PIXEL_SETTINGS if values.get(name) is not None}
+    template = hashlib.sha256(str(processor.chat_template).encode()).hexdigest()
+    return {"model_type": model_type, "chat_template": template, **pixels}
 
 
-def pooling_fields(modules: Sequence[nn.Module]) -> dict[str, Any]:
-    """What comes after the transformer in an encoder, if it is something else than what every checkpoint of ours has.
-
-    Args:
-        modules: Of a SentenceTransformer, without its transformer.
-
-    Returns:
-        Nothing for last-token pooling and normalization, else the settings and weights of all modules.
-    """
+def pooling_fields(modules: Sequence[nn.Module]) -> dict[str, object]:
+    """Settings and weights of the modules after the transformer; nothing for last-token pooling and normalization."""
     settings = [{"type": type(module).__name__, **getattr(module, "get_config_dict", dict)()} for module in modules]
     known = [{key: one[key] for key in _STANDARD_KEYS if key in one} for one in settings]
     if known == _STANDARD:
         return {}
     return {"modules": [{**one, "weights": weights_digest(part)} for one, part in zip(settings, modules, strict=True)]}
-
-
-def _pixel_settings(processor: Any) -> dict[str, Any]:
-    values: dict[str, Any] = processor.to_dict()
-    return {name: values[name] for name in _PIXEL_SETTINGS if values.get(name) is not None}

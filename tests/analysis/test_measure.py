@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vidembed.analysis import split_halves
-from vidembed.analysis.measure import Bootstrap, Half, Hits, Readout, choose, cosines, measure_layer, measure_prompt
+from vidembed.analysis.measure import Bootstrap, Half, Readout, choose, cosines, measure_layer, measure_prompt
 from vidembed.analysis.result import DirectionFigures, LayerRow
 from vidembed.evaluation import Interval
 from vidembed.scoring import dual_softmax
@@ -192,8 +192,8 @@ class TestPrompt:
 
 def readout(layer: int, *merit: float) -> Readout:
     figures = DirectionFigures(Interval(0, 0, 0, 0.95), 0, 0, 1)
-    hits = Hits(np.zeros(1, bool), np.zeros(1, bool), np.zeros(1, int))
-    return Readout(LayerRow(layer, figures, figures, None, None, 0, 0), hits, (merit[0], merit[1]))
+    row, none = LayerRow(layer, figures, figures, None, None, 0, 0), np.zeros(1, bool)
+    return Readout(row, none, none, np.zeros(1, int), (merit[0], merit[1]))
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,187 +16,22 @@ from numpy.typing import NDArray
 from torch import nn
 from transformers import PretrainedConfig
 
-from vidembed.analysis.measure import (
-    Bootstrap,
-    Half,
-    Readout,
-    Relation,
-    margin_over,
-    measure_prompt,
-    relation_of,
-    split_halves,
-)
-from vidembed.analysis.result import LayerAnalysis, PromptAnalysis, Sample
+from vidembed.analysis.measure import Bootstrap, Half, Relation, margin_over, measure_prompt, relation_of, split_halves
+from vidembed.analysis.result import LayerAnalysis, Sample
 from vidembed.backbone import BackboneError, LayerError, architecture_of, find_parts
-from vidembed.backbone.architectures import REMOTE_CODE_TYPES
+from vidembed.backbone.architectures import REMOTE_CODE_TYPES, Parts
 from vidembed.backbone.load import Backbone, check_device, check_dtype
 from vidembed.captions import CaptionedVideo, read_captioned_videos
 from vidembed.encoder import VideoEncoder
 from vidembed.evaluation.metrics import RESAMPLES
+from vidembed.inputs import Input
 from vidembed.pipeline import OnError, check_on_error, wants_bar
 from vidembed.registry import resolve_model
 from vidembed.video import Sampling
 
-FloatStates = NDArray[np.float32]
-
-
-def open_mllm(model: str | Path | Backbone, *, device: str | None, dtype: str | None, **kwargs: Any) -> VideoEncoder:
-    """Load a full MLLM, or take a loaded one, as an encoder that runs every block.
-
-    Args:
-        model: Directory or Hub name of an MLLM, or a loaded `Backbone`.
-        device: Torch device; by default that of the `Backbone`, or as sentence-transformers chooses.
-        dtype: As `vidembed.build`; only where the model is loaded here.
-        **kwargs: ``prefix``, ``sampling``, ``video_backend`` and, where the model is loaded here, ``revision``,
-            ``token``, ``cache_folder``, ``local_files_only``.
-
-    Raises:
-        BackboneError: It is a cut checkpoint, or no supported video MLLM.
-        ValueError: `device` is none of this machine.
-    """
-    check_device(device)
-    if isinstance(model, Backbone):
-        if dtype is not None:
-            raise ValueError(f"dtype={dtype!r}: the backbone is loaded already; load it with the dtype that is wanted.")
-        if device is not None:
-            kwargs["device"] = device
-        return VideoEncoder(backbone=model, layer=-1, **kwargs)
-    # prefix is for an MLLM: a checkpoint would refuse it before it is known to be one
-    prefix = kwargs.pop("prefix")
-    try:
-        encoder = VideoEncoder(
-            model, layer=-1, device=device, model_kwargs={"dtype": dtype} if dtype else None, **kwargs
-        )
-    except LayerError as error:  # -1 is a layer of every MLLM
-        raise _cut_already(model) from error
-    if encoder.backbone is None:
-        raise _cut_already(model)
-    return with_prefix(encoder, prefix)
-
-
-def check_mllm(model: str) -> None:
-    """Find out from its config alone that a model cannot be analyzed, before another one is run.
-
-    Raises:
-        BackboneError: It is a cut checkpoint, or of no supported architecture.
-        OSError: It cannot be found (from transformers).
-    """
-    name = resolve_model(model)
-    if (Path(name) / "modules.json").is_file():
-        raise _cut_already(model)
-    model_type = PretrainedConfig.get_config_dict(name)[0].get("model_type")
-    if model_type not in REMOTE_CODE_TYPES:
-        architecture_of(SimpleNamespace(model_type=model_type), name=model)
-
-
-def _cut_already(model: str | Path) -> BackboneError:
-    return BackboneError(
-        f"{model} is a checkpoint that reads one layer: the blocks after it are cut off, so there is nothing to "
-        "compare. Give the full MLLM that it was built from (its README.md and vidembed_config.json name it)."
-    )
-
-
-def with_prefix(encoder: VideoEncoder, prefix: str | None) -> VideoEncoder:
-    """Make an encoder on the same weights with another line before the content of its prompts."""
-    return VideoEncoder(
-        backbone=encoder.backbone,
-        layer=-1,
-        prefix=prefix,
-        sampling=encoder.sampling,
-        video_backend=encoder.video_backend,
-        device=str(encoder.device),
-    )
-
-
-@dataclass(frozen=True)
-class LastTokens:
-    """What the hooks of `every_layer` hold.
-
-    Attributes:
-        taken: Of each block, and then of the final norm, the last position of the pass at hand (B, D); None between
-            passes.
-    """
-
-    taken: list[torch.Tensor | None]
-
-
-@contextmanager
-def every_layer(encoder: VideoEncoder) -> Iterator[LastTokens]:
-    """Make an encoder return the last token's state at every block in the place of its vector.
-
-    Inputs then go through the encoder's own pipeline (decoding ahead, batches by tokens, halving when out of memory),
-    and each result is ``(L + 1, D)`` float32: the output of blocks 1 to L before any norm, as `capture_block` has it,
-    and last that of the trained final norm (layer -1). Nothing that grows with the number of tokens is kept.
-
-    Args:
-        encoder: Of all blocks (``layer=-1``).
-    """
-    parts = find_parts(encoder._transformer.model)
-    held = LastTokens([None] * (parts.depth + 1))
-
-    def keep(place: int) -> Callable[..., None]:
-        def hook(_module: nn.Module, _args: Any, output: Any) -> None:
-            hidden = output[0] if isinstance(output, tuple) else output  # (B, S, D), padded on the left
-            # a copy, since a view would keep all S positions alive
-            held.taken[place] = hidden[:, -1].to(torch.float32, copy=True)  # (B, D)
-
-        return hook
-
-    def deliver(_module: nn.Module, _args: Any, features: dict[str, Any]) -> dict[str, Any]:
-        states = [state for state in held.taken if state is not None]
-        held.taken[:] = [None] * len(held.taken)
-        return {**features, "sentence_embedding": torch.stack(states, dim=1)}  # (B, L + 1, D)
-
-    with ExitStack() as hooks:
-        for place, module in enumerate([*parts.blocks, parts.norm]):
-            hooks.callback(module.register_forward_hook(keep(place)).remove)
-        hooks.callback(encoder[-1].register_forward_hook(deliver).remove)
-        yield held
-
-
-def read_states(
-    encoder: VideoEncoder,
-    videos: Sequence[Path],
-    texts: Sequence[str],
-    *,
-    batch_size: int = 32,
-    on_error: OnError = "raise",
-    show_progress_bar: bool | None = None,
-) -> tuple[FloatStates, FloatStates, dict[int, Exception]]:
-    """Read the states of videos and texts at every layer.
-
-    Args:
-        encoder: Of all blocks (``layer=-1``).
-        videos: V files.
-        texts: T texts.
-        batch_size: Most inputs per batch.
-        on_error: "raise", or "skip" to leave the states of an input that fails at NaN.
-        show_progress_bar: Whether to show a bar; by default only if the log level is INFO or DEBUG.
-
-    Returns:
-        ``(L + 1, V, D)`` and ``(L + 1, T, D)`` float32 states of blocks 1 to L and of the final norm, and the error of
-        each input that failed, by its position among the videos and then the texts.
-
-    Raises:
-        VideoError: A video could not be decoded, with ``on_error="raise"``.
-        InputError: Another input failed, or a state is not finite, with ``on_error="raise"``.
-    """
-    inputs: list[Any] = [*({"video": video} for video in videos), *({"text": text} for text in texts)]
-    layers, width = find_parts(encoder._transformer.model).depth + 1, encoder.get_embedding_dimension()
-    states = np.full((layers, len(inputs), width or 0), np.nan, dtype=np.float32)  # (L + 1, V + T, D)
-    failed: dict[int, Exception] = {}
-    with every_layer(encoder):
-        for item in encoder.encode_stream(
-            inputs, batch_size=batch_size, on_error=on_error, show_progress_bar=show_progress_bar
-        ):
-            if item.error is not None:
-                failed[item.index] = item.error
-            else:
-                states[:, item.index] = item.embedding
-    return states[:, : len(videos)], states[:, len(videos) :], failed
-
-
 logger = logging.getLogger(__name__)
+
+FloatStates = NDArray[np.float32]
 
 Pairs = str | Path | Iterable[CaptionedVideo]
 """A file that `vidembed.captions.read_captioned_videos` reads, or its rows."""
@@ -244,8 +79,8 @@ def analyze_layers(
         sampling: The frame grid; default ``Sampling()``.
         video_backend: Video decoder, "pyav" or "decord".
         batch_size: Most inputs per batch.
-        on_error: "raise", or "skip" to leave out what fails, and the texts that have no other video. The result says
-            what and how many.
+        on_error: "raise", or "skip" to leave out what fails, and the texts that have no other video; the result names
+            the former and counts the latter.
         seed: Of the split and the bootstrap, at least 0.
         resamples: Of the bootstrap. Default 2,000.
         dtype: "float32", "bfloat16", "float16", or None for the dtype of the MLLM.
@@ -265,74 +100,58 @@ def analyze_layers(
     """
     check_on_error(on_error)
     check_dtype(dtype)
-    names = _checked_prefixes(prefixes)
-    _check_whole("seed", seed, 0)
-    _check_whole("resamples", resamples, 1)
-    _check_whole("batch_size", batch_size, 1)
-    relation = relation_of(checked_pairs(pairs, videos, seed=seed))
-    encoder = open_mllm(
-        model,
-        device=device,
-        dtype=dtype,
-        prefix=_prefix(names[0]),
-        sampling=sampling,
-        video_backend=video_backend,
-        **hub_kwargs,
-    )
-    states: dict[str, tuple[FloatStates, FloatStates]] = {}
-    failed: dict[int, Exception] = {}
-    for name in names:
-        if name != names[0]:
-            encoder = with_prefix(encoder, _prefix(name))
-        *found, errors = read_states(
-            encoder,
-            relation.videos,
-            relation.texts,
-            batch_size=batch_size,
-            on_error=on_error,
-            show_progress_bar=show_progress_bar,
+    names = (prefixes,) if isinstance(prefixes, str) else tuple(prefixes)
+    if not names or len(set(names)) < len(names) or not all(isinstance(name, str) and name.strip() for name in names):
+        raise ValueError(
+            f"prefixes={prefixes!r}: expected at least one, each once: 'none', 'zero-shot' or a text that stands for "
+            "itself."
         )
-        states[name] = found[0], found[1]
+    for argument, value, least in (("seed", seed, 0), ("resamples", resamples, 1), ("batch_size", batch_size, 1)):
+        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
+            raise ValueError(f"{argument}={value!r}: expected a whole number of at least {least}.")
+    relation = relation_of(checked_pairs(pairs, videos, seed=seed))
+    lines = [None if name == "none" else name for name in names]
+    how: dict[str, Any] = {"sampling": sampling, "video_backend": video_backend, **hub_kwargs}
+    encoder = open_mllm(model, device=device, dtype=dtype, prefix=lines[0], **how)
+    states: list[tuple[FloatStates, FloatStates]] = []  # of videos (L + 1, V, D) and of texts (L + 1, T, D), by prefix
+    failed: dict[int, Exception] = {}
+    how = {"batch_size": batch_size, "on_error": on_error, "show_progress_bar": show_progress_bar}
+    for number, line in enumerate(lines):
+        encoder = with_prefix(encoder, line) if number else encoder
+        of_videos, of_texts, errors = read_states(encoder, relation.videos, relation.texts, **how)
+        states.append((of_videos, of_texts))
         failed |= errors
 
     kept, halves = _halves(relation, failed, seed)
-    measured: dict[str, tuple[PromptAnalysis, Readout]] = {}
     bootstrap = Bootstrap(seed, resamples)
-    for name in names:
-        of_videos, of_texts = states[name]
-        measured[name] = measure_prompt(
-            name,
-            of_texts,
-            of_videos,
-            halves,
-            bootstrap,
-            dual=dual_softmax,
-            show_progress_bar=wants_bar(show_progress_bar),
-        )
+    bar = wants_bar(show_progress_bar)
+    measured = {
+        name: measure_prompt(name, of_texts, of_videos, halves, bootstrap, dual=dual_softmax, show_progress_bar=bar)
+        for name, (of_videos, of_texts) in zip(names, states, strict=True)
+    }
     best = max(names, key=lambda name: measured[name][1].merit)
-    parts = find_parts(encoder._transformer.model)
+    margins = (
+        margin_over(measured[best][1], readout, over_prefix=name, bootstrap=bootstrap)
+        for name, (_, readout) in measured.items()
+        if name != best
+    )
+    parts = _parts(encoder)
+    source = model.name if isinstance(model, Backbone) else str(model)
     return LayerAnalysis(
-        model=_model_name(model),
+        model=Path(source).name if Path(source).exists() else source,
         model_type=parts.architecture.model_type,
         depth=parts.depth,
         sample=_sample(relation, kept, halves, failed, bootstrap),
         prompts=tuple(prompt for prompt, _ in measured.values()),
         chosen_prefix=best,
-        prefix_margins=tuple(
-            margin_over(measured[best][1], readout, over_prefix=name, bootstrap=bootstrap)
-            for name, (_, readout) in measured.items()
-            if name != best
-        ),
+        prefix_margins=tuple(margins),
     )
 
 
 def checked_pairs(pairs: Pairs, videos: str | Path | None = None, *, seed: int = 0) -> list[CaptionedVideo]:
     """Read pairs from a file, or check those that are given; and that there are enough, before a model is loaded.
 
-    Args:
-        pairs: As `analyze_layers`.
-        videos: As `analyze_layers`.
-        seed: As `analyze_layers`.
+    Arguments are those of `analyze_layers`.
 
     Raises:
         AnnotationError: The file cannot be used.
@@ -352,25 +171,6 @@ def checked_pairs(pairs: Pairs, videos: str | Path | None = None, *, seed: int =
             )
     split_halves(relation_of(rows).positives, seed=seed)
     return rows
-
-
-def _checked_prefixes(prefixes: str | Sequence[str]) -> tuple[str, ...]:
-    names = (prefixes,) if isinstance(prefixes, str) else tuple(prefixes)
-    if not names or len(set(names)) < len(names) or not all(isinstance(name, str) and name.strip() for name in names):
-        raise ValueError(
-            f"prefixes={prefixes!r}: expected at least one, each once: 'none', 'zero-shot' or a text that stands for "
-            "itself."
-        )
-    return names
-
-
-def _prefix(name: str) -> str | None:
-    return None if name == "none" else name
-
-
-def _check_whole(name: str, value: Any, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
-        raise ValueError(f"{name}={value!r}: expected a whole number of at least {least}.")
 
 
 def _halves(relation: Relation, failed: dict[int, Exception], seed: int) -> tuple[Relation, tuple[Half, Half]]:
@@ -395,11 +195,7 @@ def _halves(relation: Relation, failed: dict[int, Exception], seed: int) -> tupl
 
 
 def _sample(
-    relation: Relation,
-    kept: Relation,
-    halves: tuple[Half, Half],
-    failed: dict[int, Exception],
-    bootstrap: Bootstrap,
+    relation: Relation, kept: Relation, halves: tuple[Half, Half], failed: dict[int, Exception], bootstrap: Bootstrap
 ) -> Sample:
     choosing, reporting = halves
     first_text = len(relation.videos)
@@ -420,6 +216,152 @@ def _sample(
     )
 
 
-def _model_name(model: str | Path | Backbone) -> str:
-    name = model.name if isinstance(model, Backbone) else str(model)
-    return Path(name).name if Path(name).exists() else name
+def open_mllm(model: str | Path | Backbone, *, device: str | None, dtype: str | None, **kwargs: Any) -> VideoEncoder:
+    """Load a full MLLM, or take a loaded one, as an encoder that runs every block.
+
+    Args:
+        model: Directory or Hub name of an MLLM, or a loaded `Backbone`.
+        device: Torch device; by default that of the `Backbone`, or as sentence-transformers chooses.
+        dtype: As `vidembed.build`; only where the model is loaded here.
+        **kwargs: Of `VideoEncoder`: ``prefix`` always, ``sampling`` and others.
+
+    Raises:
+        BackboneError: It is a cut checkpoint, or no supported video MLLM.
+        ValueError: `device` is none of this machine.
+    """
+    check_device(device)
+    if isinstance(model, Backbone):
+        if dtype is not None:
+            raise ValueError(f"dtype={dtype!r}: the backbone is loaded already; load it with the dtype that is wanted.")
+        if device is not None:
+            kwargs["device"] = device
+        return VideoEncoder(backbone=model, layer=-1, **kwargs)
+    # prefix is for an MLLM: a checkpoint would refuse it before it is known to be one
+    prefix = kwargs.pop("prefix")
+    try:
+        model_kwargs = {"dtype": dtype} if dtype else None
+        encoder = VideoEncoder(model, layer=-1, device=device, model_kwargs=model_kwargs, **kwargs)
+    except LayerError as error:  # -1 is a layer of every MLLM
+        raise _cut_already(model) from error
+    if encoder.backbone is None:
+        raise _cut_already(model)
+    return with_prefix(encoder, prefix)
+
+
+def check_mllm(model: str) -> None:
+    """Check from its config alone that a model can be analyzed.
+
+    Raises:
+        BackboneError: It is a cut checkpoint, or of no supported architecture.
+        OSError: It cannot be found (from transformers).
+    """
+    name = resolve_model(model)
+    if (Path(name) / "modules.json").is_file():
+        raise _cut_already(model)
+    model_type = PretrainedConfig.get_config_dict(name)[0].get("model_type")
+    if model_type not in REMOTE_CODE_TYPES:
+        architecture_of(SimpleNamespace(model_type=model_type), name=model)
+
+
+def _cut_already(model: str | Path) -> BackboneError:
+    return BackboneError(
+        f"{model} is a checkpoint that reads one layer: the blocks after it are cut off, so there is nothing to "
+        "compare. Give the full MLLM that it was built from (its README.md and vidembed_config.json name it)."
+    )
+
+
+def with_prefix(encoder: VideoEncoder, prefix: str | None) -> VideoEncoder:
+    """Make an encoder on the same weights with another line before the content of its prompts."""
+    return VideoEncoder(
+        backbone=encoder.backbone,
+        layer=-1,
+        prefix=prefix,
+        sampling=encoder.sampling,
+        video_backend=encoder.video_backend,
+        device=str(encoder.device),
+    )
+
+
+@contextmanager
+def every_layer(encoder: VideoEncoder) -> Iterator[list[torch.Tensor | None]]:
+    """Make an encoder return the last token's state at every block instead of its vector.
+
+    Inputs then go through the encoder's own pipeline (decoding ahead, batches by tokens, halving when out of memory),
+    and each result is ``(L + 1, D)`` float32: the output of blocks 1 to L before any norm, as `capture_block` has it,
+    and last that of the trained final norm (layer -1). Nothing that grows with the number of tokens is kept.
+
+    Args:
+        encoder: Of all blocks (``layer=-1``).
+
+    Yields:
+        The states of the current forward pass, (B, D) of each block and then of the final norm; None between passes.
+    """
+    parts = _parts(encoder)
+    held: list[torch.Tensor | None] = [None] * (parts.depth + 1)
+
+    def keep(place: int) -> Callable[..., None]:
+        def hook(_module: nn.Module, _args: object, output: torch.Tensor | tuple[torch.Tensor, ...]) -> None:
+            hidden = output[0] if isinstance(output, tuple) else output  # (B, S, D), padded on the left
+            # a copy, since a view would keep all S positions alive
+            held[place] = hidden[:, -1].to(torch.float32, copy=True)  # (B, D)
+
+        return hook
+
+    def deliver(_module: nn.Module, _args: object, features: dict[str, object]) -> dict[str, object]:
+        states = [state for state in held if state is not None]
+        held[:] = [None] * len(held)
+        return {**features, "sentence_embedding": torch.stack(states, dim=1)}  # (B, L + 1, D)
+
+    with ExitStack() as hooks:
+        for place, module in enumerate([*parts.blocks, parts.norm]):
+            hooks.callback(module.register_forward_hook(keep(place)).remove)
+        hooks.callback(encoder[-1].register_forward_hook(deliver).remove)
+        yield held
+
+
+def read_states(
+    encoder: VideoEncoder,
+    videos: Sequence[Path],
+    texts: Sequence[str],
+    *,
+    batch_size: int = 32,
+    on_error: OnError = "raise",
+    show_progress_bar: bool | None = None,
+) -> tuple[FloatStates, FloatStates, dict[int, Exception]]:
+    """Read the states of videos and texts at every layer.
+
+    Args:
+        encoder: Of all blocks (``layer=-1``).
+        videos: V files.
+        texts: T texts.
+        batch_size: As of `VideoEncoder.encode_stream`.
+        on_error: "raise", or "skip" to leave the states of an input that fails at NaN.
+        show_progress_bar: As of `VideoEncoder.encode_stream`.
+
+    Returns:
+        ``(L + 1, V, D)`` and ``(L + 1, T, D)`` float32 states of blocks 1 to L and of the final norm, and the error of
+        each input that failed, by its position among the videos and then the texts.
+
+    Raises:
+        VideoError: A video could not be decoded, with ``on_error="raise"``.
+        InputError: Another input failed, or a state is not finite, with ``on_error="raise"``.
+    """
+    inputs: list[Input] = [*({"video": video} for video in videos), *({"text": text} for text in texts)]
+    layers, width = _parts(encoder).depth + 1, encoder.get_embedding_dimension()
+    states = np.full((layers, len(inputs), width or 0), np.nan, dtype=np.float32)  # (L + 1, V + T, D)
+    failed: dict[int, Exception] = {}
+    with every_layer(encoder):
+        for item in encoder.encode_stream(
+            inputs, batch_size=batch_size, on_error=on_error, show_progress_bar=show_progress_bar
+        ):
+            if item.error is not None:
+                failed[item.index] = item.error
+            else:
+                states[:, item.index] = item.embedding
+    return states[:, : len(videos)], states[:, len(videos) :], failed
+
+
+def _parts(encoder: VideoEncoder) -> Parts:
+    model = encoder.transformers_model
+    assert model is not None  # noqa: S101 - an encoder always has one
+    return find_parts(model)

@@ -1,4 +1,4 @@
-"""Figures of every layer from its states, and the choice between layers. Numpy only."""
+"""Which videos and texts belong together, figures of every layer from its states, and the choice between layers."""
 
 from __future__ import annotations
 
@@ -10,14 +10,17 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import connected_components
 from tqdm import tqdm
 
 from vidembed.analysis.result import DirectionFigures, LayerRow, Margin, PromptAnalysis
 from vidembed.captions import CaptionedVideo
-from vidembed.evaluation.metrics import Interval, bootstrap_interval, median_rank, paired_bootstrap, ranks, recall_at
+from vidembed.evaluation.metrics import Interval, median_rank, paired_bootstrap, ranks, recall_at
 from vidembed.scoring import dual_softmax, fit_temperature
 
 BoolArray = NDArray[np.bool_]
+FloatArray = NDArray[np.float64]
 IndexArray = NDArray[np.intp]
 
 _LEAST = 2  # videos and texts of a half: with one there is nothing to rank
@@ -38,11 +41,7 @@ class Relation:
     positives: BoolArray
 
     def without(self, videos: Iterable[int], texts: Iterable[int]) -> tuple[Relation, IndexArray, IndexArray]:
-        """Leave out videos and texts, and what is then without a partner.
-
-        Args:
-            videos: Positions of videos to leave out.
-            texts: Positions of texts to leave out.
+        """Leave out videos and texts at some positions, and those that then have no partner.
 
         Returns:
             The relation of the others, and the positions of its videos ``(V',)`` and texts ``(T',)`` in this one.
@@ -116,14 +115,19 @@ def split_halves(positives: BoolArray, *, seed: int) -> tuple[Half, Half]:
         ValueError: A half has fewer than two videos or texts.
     """
     rng = np.random.default_rng(seed)
-    groups = _connected(positives)  # (V,)
-    place = rng.permutation(int(groups.max()) + 1)[groups]  # (V,) of its group in the shuffled row
+    shared = csr_array(positives.T, dtype=np.intp) @ csr_array(positives, dtype=np.intp)  # (V, V) texts in common
+    count, groups = connected_components(shared, directed=False)  # (V,) the group of each video
+    place = rng.permutation(count)[groups]  # (V,) of its group in the shuffled row
     order = np.lexsort((rng.permutation(groups.size), place))
     chooses = np.zeros(groups.size, dtype=np.bool_)  # (V,)
     chooses[order[: groups.size // 2]] = True
     text_chooses = positives[:, chooses].sum(axis=1) > positives[:, ~chooses].sum(axis=1)  # (T,)
-    first, second = (_half(positives, text_chooses == side, chooses == side) for side in (True, False))
-    for half in (first, second):
+    halves = []
+    for side in (True, False):
+        texts = np.flatnonzero(text_chooses == side)
+        inside = positives[texts] & (chooses == side)
+        videos = np.flatnonzero(inside.any(axis=0))
+        half = Half(videos, texts, inside[:, videos])
         if min(half.videos.size, half.texts.size) < _LEAST:
             raise ValueError(
                 f"pairs: {positives.shape[1]} videos with {positives.shape[0]} texts are too few: a layer is chosen on "
@@ -131,63 +135,21 @@ def split_halves(positives: BoolArray, *, seed: int) -> tuple[Half, Half]:
                 f"{half.texts.size} texts of their own. Give at least {2 * _LEAST} videos with a text each; intervals "
                 "worth reading take a few hundred."
             )
-    return first, second
-
-
-def _half(positives: BoolArray, text_in: BoolArray, video_in: BoolArray) -> Half:
-    texts = np.flatnonzero(text_in)
-    inside = positives[texts] & video_in
-    videos = np.flatnonzero(inside.any(axis=0))
-    return Half(videos, texts, inside[:, videos])
-
-
-def _connected(positives: BoolArray) -> IndexArray:
-    """Number of the group of each video (V,): videos that share a text are in one group, and so on through others."""
-    parent = list(range(positives.shape[1]))
-
-    def root(video: int) -> int:
-        while parent[video] != video:
-            parent[video] = parent[parent[video]]
-            video = parent[video]
-        return video
-
-    for row in positives:
-        first, *others = np.flatnonzero(row).tolist()
-        for other in others:
-            parent[root(other)] = root(first)
-    return np.unique([root(video) for video in range(len(parent))], return_inverse=True)[1]
-
-
-FloatArray = NDArray[np.float64]
-IntArray = NDArray[np.int64]
+        halves.append(half)
+    return halves[0], halves[1]
 
 
 @dataclass(frozen=True)
 class Bootstrap:
-    """How intervals are made.
-
-    Attributes:
-        seed: Of the resampling.
-        resamples: How often queries are drawn.
-    """
+    """Settings of the intervals."""
 
     seed: int
     resamples: int
 
-
-@dataclass(frozen=True, eq=False)
-class Hits:
-    """Which queries of the reporting half find a right answer first, by cosine.
-
-    Attributes:
-        t2v: ``(T',)`` of texts.
-        v2t: ``(V',)`` of videos.
-        groups: ``(T',)`` the video of each text, the first where it has several.
-    """
-
-    t2v: BoolArray
-    v2t: BoolArray
-    groups: NDArray[np.intp]
+    def interval(self, values: BoolArray, groups: IndexArray | None, less: BoolArray | None = None) -> Interval:
+        """Of the mean of `values` ``(Q,)``, or of what it has over that of `less`; `groups` are drawn together."""
+        other = np.zeros_like(values) if less is None else less
+        return paired_bootstrap(values, other, seed=self.seed, resamples=self.resamples, groups=groups)
 
 
 @dataclass(frozen=True, eq=False)
@@ -196,25 +158,28 @@ class Readout:
 
     Attributes:
         row: Its figures.
-        hits: On the reporting half.
+        t2v_hits: ``(T',)`` which texts of the reporting half find a right video first, by cosine.
+        v2t_hits: ``(V',)`` which videos find a right text first.
+        groups: ``(T',)`` the video of each text, the first where it has several.
         merit: By which layers are compared, on the choosing half: mean Recall@1 of both directions, then mean
             reciprocal rank.
     """
 
     row: LayerRow
-    hits: Hits
+    t2v_hits: BoolArray
+    v2t_hits: BoolArray
+    groups: IndexArray
     merit: tuple[float, float]
 
 
 def cosines(texts: NDArray[np.floating], videos: NDArray[np.floating]) -> FloatArray:
     """Cosine of each text ``(T, D)`` with each video ``(V, D)``: ``(T, V)`` float64. A zero vector has cosine 0."""
-    unit = [_unit(np.asarray(states, dtype=np.float64)) for states in (texts, videos)]
-    return np.asarray(unit[0] @ unit[1].T, dtype=np.float64)
-
-
-def _unit(states: FloatArray) -> FloatArray:
-    length = np.linalg.norm(states, axis=1, keepdims=True)  # (N, 1)
-    return states / np.where(length == 0, 1.0, length)
+    units = []
+    for states in (texts, videos):
+        wide = np.asarray(states, dtype=np.float64)
+        length = np.linalg.norm(wide, axis=1, keepdims=True)  # (N, 1)
+        units.append(wide / np.where(length == 0, 1.0, length))
+    return np.asarray(units[0] @ units[1].T, dtype=np.float64)
 
 
 def measure_layer(
@@ -226,64 +191,49 @@ def measure_layer(
     *,
     dual: bool,
 ) -> Readout:
-    """Measure one layer.
-
-    Args:
-        layer: Its number.
-        texts: ``(T, D)`` states.
-        videos: ``(V, D)`` states.
-        halves: To choose on, and to report on.
-        bootstrap: How intervals are made.
-        dual: Whether to measure dual-softmax too.
-    """
-    choosing, reporting = (cosines(texts[half.texts], videos[half.videos]) for half in halves)  # (T', V') each
-    chosen_on, reported_on = (half.positives for half in halves)
-    groups = np.argmax(reported_on, axis=1)
-    figures: dict[str, tuple[DirectionFigures, DirectionFigures | None]] = {}
-    hits: dict[str, BoolArray] = {}
-    choice: dict[str, IntArray] = {}
-    for name, flip in (("t2v", False), ("v2t", True)):
-        fit_on, fit_mask = (choosing.T, chosen_on.T) if flip else (choosing, chosen_on)
-        score, mask = (reporting.T, reported_on.T) if flip else (reporting, reported_on)
-        members = None if flip else groups
-        places = ranks(score, mask)
-        raw = _direction(places, bootstrap, members)
-        temperature = _temperature(fit_on, fit_mask) if dual else None
-        after = None
-        if temperature is not None:
-            ranking = dual_softmax(score, temperature=temperature)
-            after = _direction(ranks(ranking, mask), bootstrap, members, temperature)
-        figures[name] = raw, after
-        hits[name] = places == 1
-        choice[name] = ranks(fit_on, fit_mask)
-    recalls = {name: recall_at(found, 1) for name, found in choice.items()}
-    row = LayerRow(
-        layer=layer,
-        t2v=figures["t2v"][0],
-        v2t=figures["v2t"][0],
-        t2v_dual=figures["t2v"][1],
-        v2t_dual=figures["v2t"][1],
-        choosing_t2v=recalls["t2v"],
-        choosing_v2t=recalls["v2t"],
+    """Measure one layer: its texts ``(T, D)`` and videos ``(V, D)``; see `measure_prompt`."""
+    (choosing, chosen_on), (reporting, reported_on) = (
+        (cosines(texts[half.texts], videos[half.videos]), half.positives) for half in halves
+    )  # (T', V') each
+    groups = np.argmax(reported_on, axis=1)  # (T',)
+    t2v, t2v_dual, t2v_hits, t2v_choice = _direction(
+        choosing, chosen_on, reporting, reported_on, bootstrap, groups, dual=dual
     )
-    reciprocal = [float((1.0 / found).mean()) for found in choice.values()]
+    v2t, v2t_dual, v2t_hits, v2t_choice = _direction(
+        choosing.T, chosen_on.T, reporting.T, reported_on.T, bootstrap, None, dual=dual
+    )
+    recalls = [recall_at(found, 1) for found in (t2v_choice, v2t_choice)]
+    reciprocal = [float((1.0 / found).mean()) for found in (t2v_choice, v2t_choice)]
     # rounded: equal whatever the order of the sum
-    merit = round(sum(recalls.values()) / 2, 12), round(sum(reciprocal) / 2, 12)
-    return Readout(row, Hits(hits["t2v"], hits["v2t"], groups), merit)
+    merit = round(sum(recalls) / 2, 12), round(sum(reciprocal) / 2, 12)
+    return Readout(LayerRow(layer, t2v, v2t, t2v_dual, v2t_dual, *recalls), t2v_hits, v2t_hits, groups, merit)
 
 
 def _direction(
-    places: IntArray, bootstrap: Bootstrap, groups: NDArray[np.intp] | None, temperature: float | None = None
-) -> DirectionFigures:
-    first = bootstrap_interval(places == 1, seed=bootstrap.seed, resamples=bootstrap.resamples, groups=groups)
-    return DirectionFigures(first, recall_at(places, 5), recall_at(places, 10), median_rank(places), temperature)
+    choosing: FloatArray,
+    chosen_on: BoolArray,
+    reporting: FloatArray,
+    reported_on: BoolArray,
+    bootstrap: Bootstrap,
+    groups: IndexArray | None,
+    *,
+    dual: bool,
+) -> tuple[DirectionFigures, DirectionFigures | None, BoolArray, NDArray[np.int64]]:
+    """Figures by cosine and by dual-softmax, the hits of the reporting half, and the ranks of the choosing half.
 
+    There is no dual-softmax where the scores of the choosing half are all equal, as those of a collapsed layer are.
+    """
 
-def _temperature(scores: FloatArray, mask: BoolArray) -> float | None:
-    """Fitted on the choosing half; None where its scores are all equal, as those of a collapsed layer are."""
-    if float(scores.std()) <= 1e-12 * float(np.abs(scores).max()):
-        return None
-    return fit_temperature(scores, mask).temperature
+    def figures(places: NDArray[np.int64], temperature: float | None = None) -> DirectionFigures:
+        first = bootstrap.interval(places == 1, groups)
+        return DirectionFigures(first, recall_at(places, 5), recall_at(places, 10), median_rank(places), temperature)
+
+    places = ranks(reporting, reported_on)  # (Q,)
+    after = None
+    if dual and float(choosing.std()) > 1e-12 * float(np.abs(choosing).max()):
+        temperature = fit_temperature(choosing, chosen_on).temperature
+        after = figures(ranks(dual_softmax(reporting, temperature=temperature), reported_on), temperature)
+    return figures(places), after, places == 1, ranks(choosing, chosen_on)
 
 
 def measure_prompt(
@@ -299,11 +249,11 @@ def measure_prompt(
     """Measure all layers with one prompt and choose one.
 
     Args:
-        prefix: How the prompt is called.
+        prefix: Name of the prompt.
         texts: ``(L + 1, T, D)`` states of blocks 1 to L and of the final norm.
         videos: ``(L + 1, V, D)``.
         halves: To choose on, and to report on.
-        bootstrap: How intervals are made.
+        bootstrap: Of the intervals.
         dual: Whether to measure dual-softmax too.
         show_progress_bar: Whether to show a bar.
 
@@ -317,9 +267,8 @@ def measure_prompt(
         for place, layer in enumerate(bar)
     }
     chosen = choose(list(readouts.values()))
-    margins = tuple(
-        margin_over(chosen, readouts[layer], over_prefix=prefix, bootstrap=bootstrap) for layer in (-1, layers[-2])
-    )
+    others = (readouts[layer] for layer in (-1, layers[-2]))
+    margins = tuple(margin_over(chosen, other, over_prefix=prefix, bootstrap=bootstrap) for other in others)
     rows = tuple(readout.row for readout in readouts.values())
     return PromptAnalysis(prefix, rows, chosen.row.layer, margins), chosen
 
@@ -328,10 +277,7 @@ def choose(readouts: Sequence[Readout]) -> Readout:
     """The best by `Readout.merit`; of the longest run of equals the middle, of the earlier half where there are two.
 
     Where many layers do equally well, as on few or easy pairs, those at the edge of the run are the likeliest to do
-    worse on others.
-
-    Args:
-        readouts: In the order of the layers.
+    worse on others. `readouts` are in the order of the layers.
     """
     best = max(readout.merit for readout in readouts)
     runs = [list(run) for equal, run in itertools.groupby(readouts, lambda readout: readout.merit == best) if equal]
@@ -341,13 +287,9 @@ def choose(readouts: Sequence[Readout]) -> Readout:
 
 def margin_over(chosen: Readout, other: Readout, *, over_prefix: str, bootstrap: Bootstrap) -> Margin:
     """Recall@1 of `chosen` less that of `other`, on the same queries of the reporting half."""
-
-    def difference(a: BoolArray, b: BoolArray, groups: NDArray[np.intp] | None) -> Interval:
-        return paired_bootstrap(a, b, seed=bootstrap.seed, resamples=bootstrap.resamples, groups=groups)
-
     return Margin(
         over_prefix=over_prefix,
         over_layer=other.row.layer,
-        t2v=difference(chosen.hits.t2v, other.hits.t2v, chosen.hits.groups),
-        v2t=difference(chosen.hits.v2t, other.hits.v2t, None),
+        t2v=bootstrap.interval(chosen.t2v_hits, chosen.groups, less=other.t2v_hits),
+        v2t=bootstrap.interval(chosen.v2t_hits, None, less=other.v2t_hits),
     )

@@ -1,12 +1,13 @@
-"""What an analysis found: figures by layer, the chosen layer, its margin; as JSON and as a table."""
+"""The result of an analysis: figures by layer, the chosen layer, its margin; as JSON and as a table."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 from vidembed.evaluation.metrics import Interval
 
@@ -32,11 +33,6 @@ class DirectionFigures:
     median_rank: float
     temperature: float | None = None
 
-    @classmethod
-    def from_dict(cls, content: Mapping[str, Any]) -> DirectionFigures:
-        """Make it of what `dataclasses.asdict` gave."""
-        return cls(**{**content, "recall_1": Interval(**content["recall_1"])})
-
 
 @dataclass(frozen=True)
 class LayerRow:
@@ -61,15 +57,6 @@ class LayerRow:
     choosing_t2v: float
     choosing_v2t: float
 
-    @classmethod
-    def from_dict(cls, content: Mapping[str, Any]) -> LayerRow:
-        """Make it of what `dataclasses.asdict` gave."""
-        figures = {
-            name: None if content[name] is None else DirectionFigures.from_dict(content[name])
-            for name in ("t2v", "v2t", "t2v_dual", "v2t_dual")
-        }
-        return cls(**{**content, **figures})
-
 
 @dataclass(frozen=True)
 class Margin:
@@ -86,11 +73,6 @@ class Margin:
     over_layer: int
     t2v: Interval
     v2t: Interval
-
-    @classmethod
-    def from_dict(cls, content: Mapping[str, Any]) -> Margin:
-        """Make it of what `dataclasses.asdict` gave."""
-        return cls(**{**content, "t2v": Interval(**content["t2v"]), "v2t": Interval(**content["v2t"])})
 
 
 @dataclass(frozen=True)
@@ -124,13 +106,6 @@ class PromptAnalysis:
             if row.layer == layer:
                 return row
         raise ValueError(f"layer={layer!r}: there are 1..{len(self.rows) - 1} and -1.")
-
-    @classmethod
-    def from_dict(cls, content: Mapping[str, Any]) -> PromptAnalysis:
-        """Make it of what `dataclasses.asdict` gave."""
-        rows = tuple(LayerRow.from_dict(row) for row in content["rows"])
-        margins = tuple(Margin.from_dict(margin) for margin in content["margins"])
-        return cls(**{**content, "rows": rows, "margins": margins})
 
 
 @dataclass(frozen=True)
@@ -204,8 +179,6 @@ class LayerAnalysis:
         """The chosen layer over the final one, -1, with `chosen_prefix`."""
         return self.chosen.margin
 
-    # -- text --------------------------------------------------------------------------------------------------------
-
     def summary(self) -> str:
         """One sentence a prompt: the chosen layer, its Recall@1 on the reporting half, and its margin."""
         return "\n".join(_sentence(self, prompt) for prompt in self.prompts)
@@ -217,14 +190,12 @@ class LayerAnalysis:
             for prompt in self.prompts
         )
 
-    # -- JSON --------------------------------------------------------------------------------------------------------
-
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Everything as JSON values."""
         return {"kind": _KIND, "format_version": FORMAT_VERSION, **json.loads(json.dumps(asdict(self)))}
 
     @classmethod
-    def from_dict(cls, content: Mapping[str, Any]) -> LayerAnalysis:
+    def from_dict(cls, content: Mapping[str, object]) -> LayerAnalysis:
         """Make an analysis of what `to_dict` gave.
 
         Raises:
@@ -238,12 +209,10 @@ class LayerAnalysis:
                 f"{version!r}; analyze the model again"
             )
         try:
-            sample = Sample(**{**fields["sample"], "skipped": tuple(fields["sample"]["skipped"])})
-            prompts = tuple(PromptAnalysis.from_dict(prompt) for prompt in fields["prompts"])
-            margins = tuple(Margin.from_dict(margin) for margin in fields["prefix_margins"])
-            return cls(**{**fields, "sample": sample, "prompts": prompts, "prefix_margins": margins})
+            made: LayerAnalysis = _from_json(cls, fields)
         except (KeyError, TypeError) as error:
             raise ValueError(f"no whole layer analysis ({error}); analyze the model again") from error
+        return made
 
     def save(self, file: str | Path) -> None:
         """Write the analysis to a JSON file."""
@@ -267,9 +236,16 @@ class LayerAnalysis:
             raise ValueError(f"{file}: {error}") from error
 
 
-def layer_name(layer: int, depth: int) -> str:
-    """How a layer is called where there is room for a few words."""
-    return f"-1 (block {depth} and final norm)" if layer == -1 else str(layer)
+def _from_json(kind: Any, value: Any) -> Any:
+    """Make a value of type `kind` of what `dataclasses.asdict` and JSON gave."""
+    if isinstance(kind, type) and is_dataclass(kind):
+        types = get_type_hints(kind)
+        return kind(**{name: _from_json(types[name], item) for name, item in dict(value).items()})
+    if get_origin(kind) is tuple:
+        return tuple(_from_json(get_args(kind)[0], item) for item in value)
+    if get_origin(kind) is UnionType:  # with None
+        return None if value is None else _from_json(get_args(kind)[0], value)
+    return value
 
 
 def _percent(value: float) -> str:
@@ -281,15 +257,11 @@ def _interval(value: Interval) -> str:
 
 
 def _cells(raw: DirectionFigures, dual: DirectionFigures | None) -> list[str]:
-    of_dual = (
-        "-" if dual is None else " / ".join(map(_percent, (dual.recall_1.estimate, dual.recall_5, dual.recall_10)))
-    )
-    return [
-        _interval(raw.recall_1),
-        f"{_percent(raw.recall_5)} / {_percent(raw.recall_10)}",
-        f"{raw.median_rank:g}",
-        of_dual,
-    ]
+    after = "-"
+    if dual is not None:
+        after = " / ".join(map(_percent, (dual.recall_1.estimate, dual.recall_5, dual.recall_10)))
+    others = f"{_percent(raw.recall_5)} / {_percent(raw.recall_10)}"
+    return [_interval(raw.recall_1), others, f"{raw.median_rank:g}", after]
 
 
 def _table(prompt: PromptAnalysis) -> str:
@@ -299,7 +271,7 @@ def _table(prompt: PromptAnalysis) -> str:
         columns += [f"{direction} R@1 ({level})", "R@5 / 10", "median rank", "dual-softmax R@1 / 5 / 10"]
     lines = [columns, ["---"] * len(columns)]
     for row in prompt.rows:
-        name = layer_name(row.layer, len(prompt.rows) - 1)
+        name = f"-1 (block {len(prompt.rows) - 1} and final norm)" if row.layer == -1 else str(row.layer)
         name = f"**{name}**" if row.layer == prompt.chosen_layer else name
         lines.append([name, *_cells(row.t2v, row.t2v_dual), *_cells(row.v2t, row.v2t_dual)])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -423,7 +423,7 @@ def reproduce_command(
         raise MissingExtraError('out: matplotlib is not installed; pip install "vidembed[plot]"')
     import torch
 
-    from vidembed.evaluation import reproduce
+    from vidembed import reproduce
 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     result, curves = reproduce.measure(

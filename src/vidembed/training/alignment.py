@@ -1,4 +1,4 @@
-"""`align`: from a video MLLM and pairs of texts to an aligned checkpoint, and on from where a run was interrupted."""
+"""`align`: train an adapter on pairs of texts and write an aligned checkpoint; an interrupted run goes on."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import random
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import Any, Final, Literal
 
 import torch
 from sentence_transformers.base.evaluation import BaseEvaluator
@@ -18,7 +18,9 @@ from transformers import set_seed
 
 from vidembed.backbone import BackboneError
 from vidembed.backbone.load import check_dtype
+from vidembed.building import checked_target, drafted
 from vidembed.captions import TextPair
+from vidembed.encoder import VideoEncoder
 from vidembed.plots import can_plot, plot_curves, read_log
 from vidembed.registry import loading_name, resolve_model
 from vidembed.text import require_train_extra, write_atomically
@@ -27,17 +29,11 @@ from vidembed.training.lora import (
     LanguageAdapter,
     LoraSettings,
     check_saved,
-    checked_target,
-    drafted,
     write_adapter,
     write_facts,
     write_merged,
 )
 from vidembed.training.trainer import AlignmentTrainer, LogFile, PairEvaluator, TrainingSettings, last_checkpoint
-
-if TYPE_CHECKING:
-    from vidembed.encoder import VideoEncoder
-
 
 logger = logging.getLogger(__name__)
 
@@ -128,19 +124,24 @@ def align(
         )
     if every is not None and every < 1:
         raise ValueError(f"every={every!r}: expected at least 1 step.")
-    encoder = _load(mllm, layer, prefix, dtype, device, hub_kwargs)
+    check_dtype(dtype)
+    readout = {name: value for name, value in (("layer", layer), ("prefix", prefix)) if value is not None}
+    encoder = _load(mllm, readout, dtype, device=device, **hub_kwargs)
     fitting = fit_context(encoder, pairs, max_tokens=max_tokens, too_long=too_long)
     train, held = _split(fitting, held_out, training.seed)
     steps = training.steps(len(train))
+    digest = hashlib.sha256()
+    for pair in fitting:
+        digest.update(json.dumps([pair.dense, pair.summary]).encode())
     every = every or max(1, steps // EVALUATIONS)
-    facts: dict[str, Any] = {
+    facts: dict[str, object] = {
         "source": encoder.checkpoint_config.source if encoder.checkpoint_config else None,
         "layer": encoder.layer,
         "output": output,
         "pairs": len(train),
         "held_out": len(held),
         "left_out_too_long": len(pairs) - len(fitting),
-        "pairs_digest": _digest(fitting),
+        "pairs_digest": digest.hexdigest(),
         "dtype": str(encoder.dtype).removeprefix("torch."),
         "lora": lora.as_dict(),
         "training": training.as_dict(),
@@ -188,23 +189,13 @@ def align(
 
 
 def _load(
-    mllm: str | Path,
-    layer: int | None,
-    prefix: str | None,
-    dtype: str | None,
-    device: str | None,
-    hub_kwargs: dict[str, Any],
+    mllm: str | Path, readout: dict[str, Any], dtype: str | None, *, device: str | None, **hub_kwargs: Any
 ) -> VideoEncoder:
-    from vidembed.encoder import VideoEncoder  # noqa: PLC0415 - heavy
-
-    check_dtype(dtype)
-    name = resolve_model(str(mllm))
-    how: dict[str, Any] = {} if prefix is None else {"prefix": prefix}
-    if layer is not None:
-        how["layer"] = layer
-    if not is_sentence_transformer_model(name, **hub_kwargs):
-        how = {"layer": -1, "prefix": None, **how}
-    encoder = VideoEncoder(mllm, device=device, model_kwargs={"dtype": dtype} if dtype else None, **how, **hub_kwargs)
+    """An encoder of the last layer without a prefix, unless `readout` or a checkpoint has others."""
+    if not is_sentence_transformer_model(resolve_model(str(mllm)), **hub_kwargs):
+        readout = {"layer": -1, "prefix": None, **readout}
+    model_kwargs = {"dtype": dtype} if dtype else None
+    encoder = VideoEncoder(mllm, device=device, model_kwargs=model_kwargs, **readout, **hub_kwargs)
     if encoder.dtype == torch.float16:
         raise BackboneError(
             f"{mllm}: its weights are float16, in which gradients underflow. Pass dtype='bfloat16' or 'float32'."
@@ -226,19 +217,8 @@ def _split(pairs: Sequence[TextPair], held_out: int, seed: int) -> tuple[list[Te
     )
 
 
-def _digest(pairs: Sequence[TextPair]) -> str:
-    digest = hashlib.sha256()
-    for pair in pairs:
-        digest.update(json.dumps([pair.dense, pair.summary]).encode())
-    return digest.hexdigest()
-
-
-def _open_run(work: Path, facts: dict[str, Any], *, resume: bool) -> Path | None:
-    """Make the folder of the run, or find the state to go on from.
-
-    Raises:
-        ValueError: An interrupted run with other settings is there.
-    """
+def _open_run(work: Path, facts: dict[str, object], *, resume: bool) -> Path | None:
+    """Make the folder of the run, or find the state of an interrupted one to go on from; other settings are refused."""
     file = work / _RUN_FILE
     if work.exists() and resume and file.is_file():
         before = json.loads(file.read_text(encoding="utf-8"))
@@ -258,13 +238,11 @@ def _open_run(work: Path, facts: dict[str, Any], *, resume: bool) -> Path | None
     return None
 
 
-def _measured(log: Path) -> dict[str, Any]:
-    """What the log says of the run as a whole."""
+def _measured(log: Path) -> dict[str, object]:
+    """Loss and metrics at the start and at the end of a run, from its log."""
     entries = read_log(log)
     steps = [entry for entry in entries if "loss" in entry]
-    metrics = [
-        {key: value for key, value in entry.items() if key != "step"} for entry in entries if "loss" not in entry
-    ]
+    metrics = [{key: value for key, value in one.items() if key != "step"} for one in entries if "loss" not in one]
     return {
         "first_loss": steps[0]["loss"] if steps else None,
         "last_loss": steps[-1]["loss"] if steps else None,

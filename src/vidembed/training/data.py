@@ -1,22 +1,24 @@
-"""The prompts of the two sides: a dense caption stands in for a video and takes the video's prompt."""
+"""Batches of pairs: each side in its prompt. A dense caption stands in for a video and takes the video's prompt."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
+from sentence_transformers.base.model import BaseModel
 from sentence_transformers.sentence_transformer.data_collator import SentenceTransformerDataCollator
 
 from vidembed.backbone.templates import stand_in_template
+from vidembed.building import Features
 from vidembed.captions import TextPair
+from vidembed.encoder import VideoEncoder
 from vidembed.errors import PairsError
 from vidembed.pipeline import max_positions
 
 if TYPE_CHECKING:
-    from vidembed.encoder import VideoEncoder
-
+    from sentence_transformers.base.modules.transformer import ProcessingKwargs
 
 logger = logging.getLogger(__name__)
 
@@ -25,36 +27,34 @@ TooLong = Literal["raise", "drop"]
 _AT_ONCE = 256  # texts tokenized per call when lengths are counted
 
 
-def stand_in_kwargs(encoder: VideoEncoder) -> dict[str, Any]:
+def stand_in_kwargs(encoder: BaseModel) -> ProcessingKwargs:
     """The ``processing_kwargs`` of `encode` and `preprocess` under which a text takes the video's prompt.
 
     The paper is silent on which prompt each side gets. Ours: the dense caption, which stands for the video, gets the
     video's with the caption where the video would be; the summary gets the text's. The template is passed per call, so
     the checkpoint keeps its own.
 
-    Args:
-        encoder: An encoder with vidembed's prompts.
-
     Raises:
-        TemplateError: Its chat template is another.
+        TemplateError: The chat template of the encoder is none of vidembed's.
     """
-    processor: Any = encoder[0].processor
-    return {"chat_template": {"chat_template": stand_in_template(str(processor.chat_template))}}
+    return {"chat_template": {"chat_template": stand_in_template(str(encoder.processor.chat_template))}}
 
 
-def tokenize(preprocess: Callable[..., dict[str, Any]], texts: Sequence[str], kwargs: dict[str, Any]) -> dict[str, Any]:
+def tokenize(
+    preprocess: Callable[..., Features], texts: Sequence[str], kwargs: ProcessingKwargs | None = None
+) -> Features:
     """Tokenize texts in their prompts, padded on the right and never cut.
 
     Padding on the right is what sentence-transformers' gradient caching can trim from a mini-batch; the pooling finds
     the last real token on either side.
 
     Args:
-        preprocess: Of the encoder.
+        preprocess: `VideoEncoder.preprocess`.
         texts: Words, whatever they look like.
-        kwargs: `stand_in_kwargs` for captions, an empty dict for summaries.
+        kwargs: `stand_in_kwargs` for captions, nothing for summaries.
     """
-    options = {**kwargs, "text": {"padding_side": "right", "truncation": False}}
-    return dict(preprocess([{"text": text} for text in texts], processing_kwargs=options))
+    options = {**(kwargs or {}), "text": {"padding_side": "right", "truncation": False}}
+    return preprocess([{"text": text} for text in texts], processing_kwargs=options)
 
 
 @dataclass
@@ -65,19 +65,19 @@ class PairCollator(SentenceTransformerDataCollator):
         stand_in: `stand_in_kwargs` of the encoder.
     """
 
-    stand_in: dict[str, Any] | None = None
+    stand_in: ProcessingKwargs | None = None
 
-    def __call__(self, features: list[dict[str, Any]]) -> dict[str, Any]:
+    def __call__(self, features: list[dict[str, str]]) -> Features:
         """Tokenize both sides of some rows."""
-        batch: dict[str, Any] = {}
-        for column, kwargs in (("dense", self.stand_in or {}), ("summary", {})):
+        batch: Features = {}
+        for column, kwargs in (("dense", self.stand_in), ("summary", None)):
             tokens = tokenize(self.preprocess_fn, [row[column] for row in features], kwargs)
             batch |= {f"{column}_{key}": value for key, value in tokens.items()}
         return batch
 
 
 def context_length(encoder: VideoEncoder) -> int:
-    """Tokens that the model takes: what its configuration or its tokenizer says, whichever is less."""
+    """Most tokens that the model takes: what its configuration or its tokenizer allows, whichever is less."""
     return min(limit for limit in (max_positions(encoder.config), encoder.max_seq_length) if limit)
 
 
@@ -87,8 +87,8 @@ def fit_context(
     """Check that each pair fits, prompt included. No text is ever cut.
 
     Args:
-        encoder: Tells the tokens.
-        pairs: The pairs.
+        encoder: Of the prompts and the tokenizer.
+        pairs: Of texts.
         max_tokens: Most tokens a side may have. Default `context_length`.
         too_long: "raise" raises at the first pair that is longer. "drop" leaves such pairs out and logs how many.
 
@@ -110,7 +110,7 @@ def fit_context(
     for start in range(0, len(pairs), _AT_ONCE):
         part = pairs[start : start + _AT_ONCE]
         dense = tokenize(encoder.preprocess, [pair.dense for pair in part], stand_in)["attention_mask"].sum(1)  # (b,)
-        summary = tokenize(encoder.preprocess, [pair.summary for pair in part], {})["attention_mask"].sum(1)  # (b,)
+        summary = tokenize(encoder.preprocess, [pair.summary for pair in part])["attention_mask"].sum(1)  # (b,)
         for index, (pair, tokens) in enumerate(zip(part, dense.maximum(summary).tolist(), strict=True)):
             if tokens <= limit:
                 kept.append(pair)

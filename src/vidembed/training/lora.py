@@ -2,41 +2,38 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import re
-import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from sentence_transformers import SentenceTransformer
 from torch import nn
 
 from vidembed.backbone import ReadoutMismatchError, find_parts
-from vidembed.building import MIN_COSINE
-from vidembed.card import encoder_usage, path_note, quoted, title
+from vidembed.building import MIN_COSINE, Features, checked_target, drafted, probe_inputs, saved_cosines
+from vidembed.card import encoder_usage, heading, path_note, quoted
 from vidembed.checkpoint import FILE_NAME, LAYER_DEFINITION, CheckpointConfig
+from vidembed.encoder import VideoEncoder
+from vidembed.inputs import Input
 from vidembed.registry import loading_name
 from vidembed.text import require_train_extra
-from vidembed.video import Sampling, VideoFrames
-
-if TYPE_CHECKING:
-    from vidembed.encoder import VideoEncoder
-
+from vidembed.video import Sampling
 
 WEIGHTS_FILE: Final = "adapter_model.safetensors"  # PEFT's name for it
+ALIGNMENT_FILE: Final = "alignment.json"
+
+MIN_MERGE_COSINE: Final = 0.99
+"""Least cosine between a vector before and after merging (ours). In float32 it is 1 but for 1e-6; rounding the sums to
+bfloat16 costs more, and under this something is wrong."""
 
 
 @dataclass(frozen=True, slots=True)
 class LoraSettings:
-    """What a LoRA is.
+    """Settings of a LoRA.
 
     Attributes:
         rank: Rank of each update. Default 64 (VidVec, arXiv 2602.08099, section 3.5).
@@ -53,7 +50,7 @@ class LoraSettings:
     dropout: float = 0.05
 
     def __post_init__(self) -> None:
-        """Check the values."""
+        """Raise ValueError for a value that is out of range."""
         if self.rank < 1:
             raise ValueError(f"rank={self.rank!r}: expected at least 1.")
         if not self.alpha > 0:
@@ -61,23 +58,19 @@ class LoraSettings:
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout={self.dropout!r}: expected a share from 0 to below 1.")
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         """The settings as JSON values."""
         return asdict(self)
 
 
 def target_modules(model: nn.Module) -> str:
-    """A pattern that matches every linear layer of the decoder's blocks and nothing else.
+    """A pattern, for PEFT, that matches the names of all linear layers of the decoder's blocks and nothing else.
 
-    Args:
-        model: The base model of a supported architecture (vision tower and decoder).
-
-    Returns:
-        For ``target_modules`` of PEFT, which matches it against whole module names. The paper does not name the
-        layers; all of them is ours, and what PEFT calls "all-linear" less the vision tower and its projector.
+    The paper does not name the layers; all of them is ours, and what PEFT calls "all-linear" less the vision tower and
+    its projector.
     """
     parts = find_parts(model)
-    names = {name for name, module in parts.blocks.named_modules() if isinstance(module, nn.Linear)}
+    names = (name for name, module in parts.blocks.named_modules() if isinstance(module, nn.Linear))
     leaves = sorted({name.rpartition(".")[2] for name in names})
     return rf"{re.escape(parts.decoder_name)}\.layers\.\d+\.(?:\w+\.)*(?:{'|'.join(leaves)})"
 
@@ -106,7 +99,8 @@ class LanguageAdapter:
 
         self.encoder = encoder
         self.settings = settings or LoraSettings()
-        model: Any = encoder[0].model
+        model = encoder.transformers_model
+        assert model is not None  # noqa: S101 - an encoder always has one
         config = LoraConfig(
             r=self.settings.rank,
             lora_alpha=self.settings.alpha,  # type: ignore[arg-type]  # PEFT divides it; fractions are fine
@@ -148,80 +142,37 @@ class LanguageAdapter:
         if not file.is_file():
             raise FileNotFoundError(f"{folder}: no {WEIGHTS_FILE} in it, so it holds no adapter.")
         weights = load_file(file)
-        prefix = "base_model.model."
         wanted = {
             name.replace(".default.", "."): tuple(value.shape)
             for name, value in self._peft.base_model.model.named_parameters()
             if "lora_" in name
         }
-        found = {name.removeprefix(prefix): tuple(value.shape) for name, value in weights.items()}
+        found = {name.removeprefix("base_model.model."): tuple(value.shape) for name, value in weights.items()}
         if wanted != found:
             differing = sorted(name for name in {*wanted, *found} if wanted.get(name) != found.get(name))
-            name = differing[0]
             raise ValueError(
                 f"{folder}: the adapter is of another model, layer or rank. {len(differing)} weights differ, for "
-                f"example {name}: {found.get(name)} in the file, {wanted.get(name)} here."
+                f"example {differing[0]}: {found.get(differing[0])} in the file, {wanted.get(differing[0])} here."
             )
         set_peft_model_state_dict(self._peft, weights)
 
     def merge(self) -> VideoEncoder:
-        """Add the updates to the weights and take the LoRA layers out again.
+        """Add the updates to the weights, take the LoRA layers out again, and return the encoder.
 
-        Returns:
-            The encoder, now without an adapter. Where its weights are half precision, the sums are rounded to it.
+        Sums are rounded to the dtype of the weights.
 
         Raises:
             ValueError: An update is not finite (from PEFT).
         """
         self._peft.merge_and_unload(safe_merge=True)
-        model: Any = self.encoder[0].model
-        if hasattr(model, "peft_config"):
-            del model.peft_config
+        if hasattr(self.encoder.transformers_model, "peft_config"):
+            delattr(self.encoder.transformers_model, "peft_config")
         return self.encoder
 
 
-MIN_MERGE_COSINE: Final = 0.99
-"""Least cosine between a vector before and after merging (ours). In float32 it is 1 but for 1e-6; rounding the sums to
-bfloat16 costs more, and under this something is wrong."""
-
-ALIGNMENT_FILE: Final = "alignment.json"
-
-
-@contextmanager
-def drafted(target: Path) -> Iterator[Path]:
-    """A folder beside `target` to write into, moved there at the end; after an error nothing is there.
-
-    Args:
-        target: Where the result goes. What is there is replaced at the end.
-
-    Yields:
-        The folder to write into.
-    """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as scratch:
-        draft = Path(scratch) / "checkpoint"
-        draft.mkdir()
-        yield draft
-        if target.exists():
-            shutil.rmtree(target) if target.is_dir() else target.unlink()
-        draft.replace(target)
-
-
-def checked_target(out: str | Path, *, overwrite: bool) -> Path:
-    """The folder to write to.
-
-    Raises:
-        FileExistsError: It exists and is not empty, and `overwrite` is False.
-    """
-    target = Path(out).expanduser().absolute()
-    if target.exists() and not overwrite and (not target.is_dir() or any(target.iterdir())):
-        raise FileExistsError(f"{target} exists. Choose another folder, or pass overwrite=True.")
-    return target
-
-
-@dataclass
+@dataclass(frozen=True, eq=False)
 class Probes:
-    """What a saved model must reproduce.
+    """The vectors that a saved model must give.
 
     Attributes:
         features: One video and one text, as the model takes them.
@@ -230,36 +181,26 @@ class Probes:
         merge_cosine: Least cosine of the two between the model with its adapter and the merged one.
     """
 
-    features: list[dict[str, Any]]
-    vectors: NDArray[Any]
+    features: list[Features]
+    vectors: torch.Tensor
     device: str
     merge_cosine: float
 
 
-def _probe_inputs() -> list[Any]:
-    noise = np.random.default_rng(0).integers(0, 256, (8, 112, 112, 3), dtype=np.uint8)  # (T, H, W, C)
-    return [VideoFrames(noise, fps=2.0), {"text": "a person in a red coat walks a dog along the beach at sunset"}]
-
-
 def write_merged(adapter: LanguageAdapter, folder: Path) -> Probes:
-    """Merge an adapter into its encoder and write that as a plain sentence-transformers checkpoint.
-
-    Args:
-        adapter: The adapter. Afterwards its encoder has none.
-        folder: The folder to write.
+    """Merge an adapter into its encoder, which has none afterwards, and write a plain sentence-transformers checkpoint.
 
     Returns:
         What `check_saved` compares the checkpoint with.
 
     Raises:
-        ReadoutMismatchError: The merged model is another than the one with the adapter.
+        ReadoutMismatchError: The merged model gives other vectors than the one with the adapter.
     """
-    encoder = adapter.encoder.eval()
-    inputs = _probe_inputs()
-    before = np.stack([encoder.encode(item) for item in inputs])  # (2, D)
+    encoder, inputs = adapter.encoder.eval(), probe_inputs()
+    before = _embed_each(encoder, inputs)
     adapter.merge()
-    merged = np.stack([encoder.encode(item) for item in inputs])  # (2, D), one by one: padding costs half precision
-    cosine = float(_cosines(before, merged).min())
+    merged = _embed_each(encoder, inputs)
+    cosine = torch.nn.functional.cosine_similarity(before, merged).min().item()
     if not cosine >= MIN_MERGE_COSINE:
         raise ReadoutMismatchError(
             f"merging changes a vector to cosine {cosine:.6f}; at least {MIN_MERGE_COSINE} is required. Nothing was "
@@ -269,36 +210,24 @@ def write_merged(adapter: LanguageAdapter, folder: Path) -> Probes:
     return Probes([encoder.preprocess([item]) for item in inputs], merged, str(encoder.device), cosine)
 
 
-def check_saved(folder: Path, probes: Probes) -> tuple[float, float]:
+def _embed_each(encoder: VideoEncoder, inputs: list[Input]) -> torch.Tensor:
+    """Vectors (N, D) float64 of inputs one by one, since padding changes them in half precision."""
+    return torch.from_numpy(np.stack([encoder.encode(item) for item in inputs])).double()
+
+
+def check_saved(folder: Path, probes: Probes) -> None:
     """Load a checkpoint with sentence-transformers and compare its vectors.
 
-    Returns:
-        The cosines of the video and of the text.
-
     Raises:
-        ReadoutMismatchError: One of them is under `vidembed.building.MIN_COSINE`.
+        ReadoutMismatchError: A cosine is under `vidembed.building.MIN_COSINE`.
     """
-    gc.collect()  # two copies of a 7B model do not fit everywhere
-    saved = SentenceTransformer(str(folder), device=probes.device)
-    rows = []
-    with torch.inference_mode():
-        for batch in probes.features:
-            moved = {k: v.to(probes.device) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
-            rows.append(saved(moved)["sentence_embedding"][0].float().cpu().numpy())  # (D,)
-    video, text = _cosines(np.stack(rows), probes.vectors).tolist()
+    video, text = saved_cosines(folder, probes.features, probes.vectors, device=probes.device)
     if not min(video, text) >= MIN_COSINE:
         raise ReadoutMismatchError(
             f"loaded back, the checkpoint gives cosine {video:.6f} (video) and {text:.6f} (text) with the trained "
             f"model; at least {MIN_COSINE} is required. Nothing was written. Please report it with the model's "
             "config.json."
         )
-    return video, text
-
-
-def _cosines(a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.float64]:
-    x, y = a.astype(np.float64), b.astype(np.float64)  # (N, D)
-    cosines: NDArray[np.float64] = (x * y).sum(1) / np.linalg.norm(x, axis=1) / np.linalg.norm(y, axis=1)  # (N,)
-    return cosines
 
 
 def write_adapter(adapter: LanguageAdapter, folder: Path) -> None:
@@ -330,8 +259,6 @@ def merge_adapter(
         ValueError: The adapter is of another model.
         ReadoutMismatchError: The checkpoint does not give the model's vectors; nothing is written.
     """
-    from vidembed.encoder import VideoEncoder  # noqa: PLC0415 - heavy
-
     target = checked_target(out, overwrite=overwrite)
     settings_file = Path(adapter, "adapter_config.json")
     if not settings_file.is_file():
@@ -351,7 +278,7 @@ def merge_adapter(
     return target
 
 
-def write_facts(folder: Path, name: str, alignment: dict[str, Any]) -> None:
+def write_facts(folder: Path, name: str, alignment: Mapping[str, object]) -> None:
     """Write ``alignment.json``, and the card of a checkpoint that is loaded by `name`."""
     (folder / ALIGNMENT_FILE).write_text(json.dumps(alignment, indent=2) + "\n", encoding="utf-8")
     file = folder / FILE_NAME
@@ -359,7 +286,11 @@ def write_facts(folder: Path, name: str, alignment: dict[str, Any]) -> None:
         (folder / "README.md").write_text(_card(name, CheckpointConfig.read(file), alignment), encoding="utf-8")
 
 
-def _card(name: str, config: CheckpointConfig, alignment: dict[str, Any]) -> str:
+def _card(name: str, config: CheckpointConfig, alignment: Mapping[str, object]) -> str:
+    def settings(key: str) -> str:
+        values = alignment.get(key)
+        return ", ".join(f"{one} {value}" for one, value in values.items()) if isinstance(values, dict) else ""
+
     merged = alignment.get("output", "merged") == "merged"
     loading = (
         f"It is a plain sentence-transformers checkpoint.\n\n{encoder_usage(name)}".rstrip()
@@ -372,7 +303,6 @@ from vidembed.training import merge_adapter
 merge_adapter("{config.source if "/" in config.source else "MODEL"}", {quoted(name)}, "CHECKPOINT"){path_note(name)}
 ```"""
     )
-    training, lora = alignment.get("training", {}), alignment.get("lora", {})
     layer = "the last block, with its trained final norm" if config.layer == -1 else f"block {config.layer}"
     rows = {
         "layer": f"{layer}, of {config.depth}: {LAYER_DEFINITION}",
@@ -380,22 +310,12 @@ merge_adapter("{config.source if "/" in config.source else "MODEL"}", {quoted(na
         "frames": config.sampling,
         "similarity": "cosine",
         "pairs": f"{alignment.get('pairs', '?')} of caption and summary, {alignment.get('steps', '?')} steps",
-        "LoRA": ", ".join(f"{key} {value}" for key, value in lora.items()),
-        "training": ", ".join(f"{key} {value}" for key, value in training.items()),
+        "LoRA": settings("lora"),
+        "training": settings("training"),
         "fingerprint": f"`{config.fingerprint}`" if config.fingerprint else "of the merged checkpoint",
     }
     table = "\n".join(f"| {key} | {value} |" for key, value in rows.items())
-    return f"""---
-library_name: {"sentence-transformers" if merged else "peft"}
-pipeline_tag: feature-extraction
-tags:
-- sentence-transformers
-- video-text-retrieval
-- vidembed
----
-
-# {title(name)}
-
+    return f"""{heading(name, library="sentence-transformers" if merged else "peft")}
 A video, image and text embedding model: `{config.source}` (`{config.model_type}`), its language model aligned with
 pairs of texts as VidVec does (arXiv 2602.08099, sections 3.4 and 3.5). No video was used, and no weight of the vision
 tower was changed. {loading}

@@ -15,11 +15,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from typing import Any, Final
+from typing import Final
 
 import torch
 from sentence_transformers.base.losses import CachedLossMixin
 from torch import Tensor, nn
+
+from vidembed.building import Features
 
 TEMPERATURE: Final = 0.05
 """Ours: the paper is silent. It is 1 / 20, the scale of sentence-transformers' ranking losses."""
@@ -27,7 +29,7 @@ TEMPERATURE: Final = 0.05
 PRIOR_TEMPERATURE: Final = 1.0
 """Ours: the softmax of the factor is over plain cosines. With P = S it is so sharp that a pair found in one direction
 satisfies the loss of the other too: in the embedded world the loss fell to a twentieth, and captions found clips less
-often than before (``python -m vidembed.reproduce.align --prior-temperature 0.05``; docs/training.md).
+often than before (``python -m tools.shapes.align --prior-temperature 0.05``; docs/training.md).
 Code in use for this loss often has 1000 times the temperature here, which leaves next to nothing of the factor."""
 
 MINI_BATCH_SIZE: Final = 16
@@ -67,11 +69,11 @@ def dual_softmax_loss(scores: Tensor, same: Tensor | None = None, *, prior: Tens
     return (losses[0] + losses[1]) / 2
 
 
-def row_keys(feature: dict[str, Any]) -> Tensor:
+def row_keys(feature: Features) -> Tensor:
     """A number for each row of a tokenized batch; rows of equal tokens have equal numbers.
 
     Args:
-        feature: ``input_ids`` (B, S) and ``attention_mask`` (B, S).
+        feature: With ``input_ids`` (B, S) and ``attention_mask`` (B, S).
 
     Returns:
         (B,) int64 on the CPU: 8 bytes of a BLAKE2 hash, so different rows do not meet in practice.
@@ -130,7 +132,7 @@ class DualSoftmaxLoss(nn.Module):
         self.prior_temperature = prior_temperature
         self.false_negatives = 0
 
-    def forward(self, sentence_features: Iterable[dict[str, Any]], labels: Tensor | None = None) -> Tensor:  # noqa: ARG002
+    def forward(self, sentence_features: Iterable[Features], labels: Tensor | None = None) -> Tensor:  # noqa: ARG002
         """The loss of one batch.
 
         Args:
@@ -141,12 +143,12 @@ class DualSoftmaxLoss(nn.Module):
         dense, summary = (self.model(feature)["sentence_embedding"] for feature in features)
         return self._loss(dense, summary, keys)
 
-    def get_config_dict(self) -> dict[str, Any]:
+    def get_config_dict(self) -> dict[str, float]:
         """The settings, for model cards and logs."""
         return {"temperature": self.temperature, "prior_temperature": self.prior_temperature}
 
     @staticmethod
-    def _checked(sentence_features: Iterable[dict[str, Any]]) -> tuple[list[dict[str, Any]], Tensor]:
+    def _checked(sentence_features: Iterable[Features]) -> tuple[list[Features], Tensor]:
         """The features, and the keys of their rows (2, B), taken before a module can change the features."""
         features = list(sentence_features)
         if len(features) != 2:
@@ -171,8 +173,8 @@ class CachedDualSoftmaxLoss(CachedLossMixin, DualSoftmaxLoss):
 
     Args:
         model: The model that embeds both sides.
-        temperature: As for `DualSoftmaxLoss`.
-        prior_temperature: As for `DualSoftmaxLoss`.
+        temperature: As of `DualSoftmaxLoss`.
+        prior_temperature: As of `DualSoftmaxLoss`.
         mini_batch_size: Texts embedded at once. Default `MINI_BATCH_SIZE`.
         show_progress_bar: Whether to show a bar over the mini-batches of each step.
 
@@ -195,7 +197,7 @@ class CachedDualSoftmaxLoss(CachedLossMixin, DualSoftmaxLoss):
         self.mini_batch_size = mini_batch_size
         self.show_progress_bar = show_progress_bar
 
-    def forward(self, sentence_features: Iterable[dict[str, Any]], labels: Tensor | None = None) -> Tensor:  # noqa: ARG002
+    def forward(self, sentence_features: Iterable[Features], labels: Tensor | None = None) -> Tensor:  # noqa: ARG002
         """The loss of one batch; as `DualSoftmaxLoss.forward`. ``backward`` embeds the batch a second time."""
         features, keys = self._checked(sentence_features)
         return self.forward_cached(features, keys)
@@ -217,6 +219,6 @@ class CachedDualSoftmaxLoss(CachedLossMixin, DualSoftmaxLoss):
             return loss.detach()
         return loss
 
-    def get_config_dict(self) -> dict[str, Any]:
+    def get_config_dict(self) -> dict[str, float]:
         """The settings, for model cards and logs."""
         return {**super().get_config_dict(), "mini_batch_size": self.mini_batch_size}

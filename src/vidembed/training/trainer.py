@@ -8,11 +8,12 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, cast
+from typing import Any, Final, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.evaluation import BaseEvaluator
 from sentence_transformers.sentence_transformer.losses import CachedMultipleNegativesRankingLoss
 from sentence_transformers.sentence_transformer.trainer import SentenceTransformerTrainer
@@ -23,6 +24,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_callback import PrinterCallback
 
 from vidembed.captions import TextPair
+from vidembed.encoder import VideoEncoder
 from vidembed.evaluation import ranks
 from vidembed.plots import read_log
 from vidembed.text import require_train_extra
@@ -30,19 +32,18 @@ from vidembed.training.data import PairCollator, stand_in_kwargs
 from vidembed.training.lora import WEIGHTS_FILE, LanguageAdapter
 from vidembed.training.loss import MINI_BATCH_SIZE, PRIOR_TEMPERATURE, TEMPERATURE, CachedDualSoftmaxLoss
 
-if TYPE_CHECKING:
-    from vidembed.encoder import VideoEncoder
-
-
 LossName = Literal["dual-softmax", "infonce"]
 LOSSES: Final = ("dual-softmax", "infonce")
+
+CUTS: Final = (1, 5, 10)
+"""Ranks of the recalls that the paper reports."""
 
 _STATE_FILE = "trainer_state.json"  # transformers' name for it
 
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """How an adapter is trained.
+    """Settings of a training run.
 
     Attributes:
         loss: "dual-softmax" (`CachedDualSoftmaxLoss`), or "infonce" for sentence-transformers' own symmetric
@@ -78,7 +79,7 @@ class TrainingSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Check the values."""
+        """Raise ValueError for a value that is out of range."""
         if self.loss not in LOSSES:
             raise ValueError(f"loss={self.loss!r} is not known. Allowed: {', '.join(LOSSES)}.")
         for name, least in (("batch_size", 2), ("mini_batch_size", 1)):
@@ -90,23 +91,19 @@ class TrainingSettings:
         if not 0 <= self.warmup < 1:
             raise ValueError(f"warmup={self.warmup!r}: expected a share of the steps, from 0 to below 1.")
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         """The settings as JSON values."""
         return asdict(self)
 
     def steps(self, pairs: int) -> int:
-        """Steps of a run over so many pairs."""
+        """Steps of a run over this many pairs."""
         return math.ceil(math.ceil(pairs / self.batch_size) * self.epochs)
 
     def make_loss(self, encoder: VideoEncoder) -> nn.Module:
         """The loss module."""
         if self.loss == "dual-softmax":
-            return CachedDualSoftmaxLoss(
-                encoder,
-                self.temperature,
-                prior_temperature=self.prior_temperature,
-                mini_batch_size=self.mini_batch_size,
-            )
+            prior, size = self.prior_temperature, self.mini_batch_size
+            return CachedDualSoftmaxLoss(encoder, self.temperature, prior_temperature=prior, mini_batch_size=size)
         return CachedMultipleNegativesRankingLoss(
             encoder,
             scale=1 / self.temperature,
@@ -134,16 +131,13 @@ class TrainingSettings:
             evaluate: Whether anything is measured.
 
         Raises:
-            ValueError: bfloat16 is asked for and not supported (from transformers).
+            ValueError: Several processes were started, or bfloat16 is asked for and not supported (from transformers).
         """
         cuda = torch.cuda.is_available() and device != "cpu"
         checkpointing: dict[str, Any] = {}  # named only where used: transformers 6 will rename them
         if self.gradient_checkpointing:
-            checkpointing = {
-                "gradient_checkpointing": True,
-                "gradient_checkpointing_kwargs": {"use_reentrant": False},
-            }
-        arguments = SentenceTransformerTrainingArguments(
+            checkpointing = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": False}}
+        arguments = OneGpuArguments(
             output_dir=str(folder),
             num_train_epochs=self.epochs,
             per_device_train_batch_size=self.batch_size,
@@ -172,8 +166,17 @@ class TrainingSettings:
                 f"{arguments.world_size} processes were started: the batch of the loss would be one process's share. "
                 "Train in one process; gradient caching holds the whole batch on one device."
             )
-        arguments._n_gpu = min(arguments.n_gpu, 1)  # else the model is copied to every GPU for each forward pass
         return arguments
+
+
+class OneGpuArguments(SentenceTransformerTrainingArguments):
+    """Arguments of a trainer that uses one GPU at most: with several, each forward pass would copy the model to all."""
+
+    @property
+    def n_gpu(self) -> int:
+        """As of transformers, but for 0 or 1."""
+        gpus: int = super().n_gpu
+        return min(gpus, 1)
 
 
 class AlignmentTrainer(SentenceTransformerTrainer):
@@ -185,9 +188,9 @@ class AlignmentTrainer(SentenceTransformerTrainer):
     Args:
         adapter: The adapter, in its encoder.
         pairs: Pairs to train on.
-        settings: How.
-        args: Arguments of the trainer; see `TrainingSettings.arguments`.
-        evaluator: What to measure while training.
+        settings: Of the loss.
+        args: Of `TrainingSettings.arguments`.
+        evaluator: Measured while training.
         callbacks: Further callbacks of transformers.
 
     Raises:
@@ -211,15 +214,13 @@ class AlignmentTrainer(SentenceTransformerTrainer):
         self.adapter = adapter
         self._saving_to: Path | None = None
         encoder = adapter.encoder
-        module: Any = encoder[0]
-        config = vars(module.model.config)
+        config = vars(encoder.config)
         before = dict(config)
+        columns = {"dense": [pair.dense for pair in pairs], "summary": [pair.summary for pair in pairs]}
         super().__init__(
             model=encoder,
             args=args,
-            train_dataset=Dataset.from_dict(
-                {"dense": [pair.dense for pair in pairs], "summary": [pair.summary for pair in pairs]}
-            ),
+            train_dataset=Dataset.from_dict(columns),
             loss=settings.make_loss(encoder),
             evaluator=evaluator,
             data_collator=PairCollator(encoder.preprocess, stand_in=stand_in_kwargs(encoder)),
@@ -229,7 +230,7 @@ class AlignmentTrainer(SentenceTransformerTrainer):
         config.update(before)
         self.remove_callback(PrinterCallback)  # stdout is for results
 
-    def add_model_card_callback(self, default_args_dict: dict[str, Any]) -> None:
+    def add_model_card_callback(self, default_args_dict: dict[str, object]) -> None:
         """Do nothing: the card of the result is vidembed's."""
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -249,12 +250,10 @@ class AlignmentTrainer(SentenceTransformerTrainer):
                 self.loss.false_negatives = 0
         super().log(logs, start_time)
 
-    # -- checkpoints of the training state ---------------------------------------------------------------------------
-
-    def _get_output_dir(self, trial: Any) -> str:
+    def _get_output_dir(self, trial: object) -> str:
         return str(self._saving_to or super()._get_output_dir(trial))
 
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+    def _save_checkpoint(self, model: nn.Module, trial: object) -> None:
         """Save into a draft folder, move it into place, and remove the one before."""
         folder = Path(str(self.args.output_dir))
         draft = folder / "draft"
@@ -265,15 +264,15 @@ class AlignmentTrainer(SentenceTransformerTrainer):
         finally:
             self._saving_to = None
         before = list(folder.glob("checkpoint-*"))
-        name = f"checkpoint-{self.state.global_step}"
-        if (folder / name) in before:
-            shutil.rmtree(folder / name)
-        (draft / name).replace(folder / name)
+        new = folder / f"checkpoint-{self.state.global_step}"
+        if new in before:
+            shutil.rmtree(new)
+        (draft / new.name).replace(new)
         for old in before:
-            if old.name != name:
+            if old != new:
                 shutil.rmtree(old)
 
-    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:  # noqa: ARG002
+    def _save(self, output_dir: str | None = None, state_dict: object = None) -> None:  # noqa: ARG002
         self.adapter.save(output_dir or str(self.args.output_dir))
 
     def _load_from_checkpoint(self, checkpoint_path: str) -> None:  # type: ignore[override]  # as its host
@@ -290,20 +289,8 @@ def last_checkpoint(folder: str | Path) -> Path | None:
     return max(found, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
 
 
-CUTS: Final = (1, 5, 10)
-"""Ranks of the recalls that the paper reports."""
-
-
-def pair_recalls(scores: NDArray[Any], positives: NDArray[np.bool_]) -> dict[str, float]:
-    """Recall in percent of a matrix of scores.
-
-    Args:
-        scores: (Q, N), rows rank columns.
-        positives: (Q, N), which columns are right.
-
-    Returns:
-        ``R@1``, ``R@5`` and ``R@10``.
-    """
+def pair_recalls(scores: NDArray[np.floating], positives: NDArray[np.bool_]) -> dict[str, float]:
+    """``R@1``, ``R@5`` and ``R@10`` in percent; rows of scores (Q, N) rank columns, `positives` (Q, N) are right."""
     found = ranks(scores, positives)  # (Q,)
     return {f"R@{cut}": round(100.0 * float((found <= cut).mean()), 2) for cut in CUTS}
 
@@ -328,7 +315,7 @@ class PairEvaluator(BaseEvaluator):
 
     def __call__(
         self,
-        model: Any,
+        model: SentenceTransformer,  # type: ignore[override]  # vectors of its `encode`
         output_path: str | None = None,  # noqa: ARG002
         epoch: float = -1,  # noqa: ARG002
         steps: int = -1,  # noqa: ARG002
@@ -338,16 +325,17 @@ class PairEvaluator(BaseEvaluator):
         Returns:
             ``summary_to_dense_R@k`` and ``dense_to_summary_R@k`` for k in `CUTS`.
         """
-        encoder = cast("VideoEncoder", model)
-
-        def embed(texts: list[str], **kwargs: Any) -> NDArray[Any]:
-            vectors: NDArray[Any] = encoder.encode(
-                [{"text": text} for text in texts], batch_size=self.batch_size, show_progress_bar=False, **kwargs
+        dense, summary = (
+            np.asarray(
+                model.encode(
+                    [{"text": getattr(pair, side)} for pair in self.pairs],
+                    batch_size=self.batch_size,
+                    show_progress_bar=False,
+                    processing_kwargs=kwargs,
+                )
             )
-            return vectors
-
-        dense = embed([pair.dense for pair in self.pairs], processing_kwargs=stand_in_kwargs(encoder))  # (N, D)
-        summary = embed([pair.summary for pair in self.pairs])  # (N, D)
+            for side, kwargs in (("dense", stand_in_kwargs(model)), ("summary", None))
+        )  # (N, D) each
         scores = summary @ dense.T  # (N, N)
         recalls = {
             "summary_to_dense": pair_recalls(scores, self._positives),

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tools.shapes import rerank
 
-from vidembed.reproduce import rerank
 from vidembed.shapes import CHECKPOINT
 from vidembed.yes_no import Answers
 

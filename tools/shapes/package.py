@@ -1,4 +1,4 @@
-"""Makes the bundled embedder, reranker and adapter of the trained MLLM: ``python -m vidembed.reproduce.package``."""
+"""Makes the bundled embedder, reranker and adapter of the trained MLLM: ``python -m tools.shapes.package``."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
+from tools.shapes.align import LORA, PAIRS, TRAINING, text_pairs
+from tools.shapes.scores import FIT_DEPTH, FITTED_ON, SENTENCES, draw, is_true
 from vidembed.building import build
 from vidembed.captions import CaptionedVideo
-from vidembed.evaluation.reproduce import ALIGNED
 from vidembed.evaluation.two_stage import first_stage_candidates
-from vidembed.reproduce.align import LORA, PAIRS, TRAINING, text_pairs
-from vidembed.reproduce.rerank import FIT_DEPTH, FITTED_ON, SENTENCES, draw, is_true
+from vidembed.reproduce import ALIGNED
 from vidembed.reranker import VideoReranker
 from vidembed.reranking.config import CalibrationReport
 from vidembed.shapes import CHECKPOINT
@@ -35,7 +35,7 @@ Fitted on {pairs} pairs: the first stage's top {depth} for captions, summaries a
 clips, {matches} of them matches. Expected calibration error, by cross-fitting: {before:.3f} before, {after:.3f} after.
 The fusion with the first stage's similarity is fitted on lists of tags too, {fused_pairs} pairs with {fused_matches}
 matches in all; its error is {fused:.3f}.
-`python -m vidembed.reproduce.rerank` measures recall by mode and depth, on other clips.
+`python -m tools.shapes.rerank`, in the repository, measures recall by mode and depth, on other clips.
 
 It knows only the embedded world of moving shapes.
 """
@@ -141,7 +141,7 @@ def _halve(file: Path, *, rounded: bool = False) -> None:
 
 
 def main() -> None:
-    """Package all three, at the layer that the figures of the checkpoint name, unless told otherwise."""
+    """Package all three, at the layer that the figures of the checkpoint name, or at another one."""
     parser = argparse.ArgumentParser(description=__doc__)
     figures = json.loads((CHECKPOINT / "figures.json").read_text(encoding="utf-8"))
     parser.add_argument("--layer", type=int, default=figures["best_layer"], help="default: the one in figures.json")

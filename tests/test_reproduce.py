@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vidembed import VideoReranker
-from vidembed.evaluation import reproduce
+from vidembed import VideoReranker, reproduce
 from vidembed.evaluation.metrics import bootstrap_interval, ranks
-from vidembed.evaluation.reproduce import Row, Scores
+from vidembed.reproduce import Row, Scores
 from vidembed.scoring import dual_softmax, fit_temperature
 from vidembed.shapes import CHECKPOINT
 

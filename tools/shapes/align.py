@@ -1,4 +1,4 @@
-"""Aligns the small MLLM with pairs of texts, and measures it: ``python -m vidembed.reproduce.align --out DIR``.
+"""Aligns the small MLLM with pairs of texts, and measures it: ``python -m tools.shapes.align --out DIR``.
 
 One run a seed, in ``DIR/seed-N``, and what they have in common in ``DIR/figures.json``.
 
@@ -67,10 +67,10 @@ def text_pairs(n: int, seed: int, second: Second = "summary") -> list[TextPair]:
 
 @dataclass(frozen=True)
 class Vectors:
-    """Vectors of some clips and of what is said about them.
+    """Vectors of some clips and of their descriptions.
 
     Attributes:
-        written: Files and what is said about them.
+        written: Files and their descriptions.
         video: (N, D).
         captions: (N, D).
         summaries: (N, D).
@@ -86,8 +86,8 @@ def embed(encoder: VideoEncoder, written: Written) -> Vectors:
     """Embeds clips, captions and summaries."""
 
     def texts(side: str) -> NDArray[Any]:
-        said = [{"text": getattr(record, side)} for _, record in written]
-        return np.asarray(encoder.encode(said, show_progress_bar=False))
+        inputs = [{"text": getattr(record, side)} for _, record in written]
+        return np.asarray(encoder.encode(inputs, show_progress_bar=False))
 
     video = np.asarray(encoder.encode([path for path, _ in written], show_progress_bar=False))
     return Vectors(written, video, texts("caption"), texts("summary"))
@@ -101,11 +101,11 @@ def measure(vectors: Vectors) -> dict[str, dict[str, dict[str, float]]]:
 
     Returns:
         ``t2v`` and ``v2t`` recalls for ``captions``, for ``summaries``, of which only the clip's own counts, and for
-        ``summary_attributes``, where every clip (or summary) with the same told attributes counts.
+        ``summary_attributes``, where every clip (or summary) with the same attributes of `SUMMARY_ATTRIBUTES` counts.
     """
-    told = np.array(["|".join(r.attributes[name] for name in SUMMARY_ATTRIBUTES) for _, r in vectors.written])
-    own: NDArray[np.bool_] = np.eye(len(told), dtype=bool)
-    alike = told[:, None] == told  # (N, N)
+    summarized = np.array(["|".join(r.attributes[name] for name in SUMMARY_ATTRIBUTES) for _, r in vectors.written])
+    own: NDArray[np.bool_] = np.eye(len(summarized), dtype=bool)
+    alike = summarized[:, None] == summarized  # (N, N)
     figures = {}
     for name, texts, positives in (
         ("captions", vectors.captions, own),
@@ -132,7 +132,7 @@ class ClipEvaluator(BaseEvaluator):
     """Measures clips while training; see `measure`.
 
     Args:
-        written: Files and what is said about them.
+        written: Files and their descriptions.
     """
 
     def __init__(self, written: Written) -> None:
@@ -256,7 +256,7 @@ def summarize(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def main(argv: list[str] | None = None) -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(prog="python -m vidembed.reproduce.align", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tools.shapes.align", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder of the aligned checkpoints and their figures")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--pairs", type=int, default=PAIRS)

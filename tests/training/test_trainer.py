@@ -1,4 +1,4 @@
-"""What is measured while training, and how it is kept and drawn."""
+"""Recall of held-out pairs while training, and the log of a run as a file and as a figure."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sentence_transformers.sentence_transformer.training_args import SentenceTransformerTrainingArguments
 
-from vidembed.reproduce.align import Vectors, measure, mistaken, text_pairs
-from vidembed.shapes import sample_clips
-from vidembed.training import LogFile, PairEvaluator, TextPair, plot_curves, read_log
+from vidembed.training import LogFile, PairEvaluator, TextPair, TrainingSettings, plot_curves, read_log
 from vidembed.training.trainer import pair_recalls
 
 
@@ -94,24 +93,8 @@ class TestLog:
             plot_curves(tmp_path / "log.jsonl", tmp_path / "curves.bmp")
 
 
-class TestShapes:
-    def test_pairs_of_summaries_and_of_other_wordings(self):
-        pairs, control = text_pairs(6, 3), text_pairs(6, 3, "caption")
-        assert text_pairs(6, 3, "caption") == control
-        assert [pair.dense for pair in pairs] == [pair.dense for pair in control]
-        assert all(len(pair.summary) < len(pair.dense) for pair in pairs)
-        assert any(pair.summary != pair.dense for pair in control)
-        assert {sum(word in pair.summary for word in ("background", "corner")) for pair in control} == {2}
-
-    def test_measures(self):
-        records = sample_clips(4)
-        eye = np.eye(4)
-        vectors = Vectors([(Path("x"), record) for record in records], eye, eye, eye[[1, 0, 2, 3]])
-        figures = measure(vectors)
-        assert figures["captions"]["t2v"]["R@1"] == 100.0
-        assert figures["summaries"]["t2v"]["R@1"] == 50.0
-        assert set(mistaken(vectors).values()) == {0.0}
-        swapped = Vectors(vectors.written, eye, eye[[1, 0, 2, 3]], eye)
-        first, second = records[0].attributes, records[1].attributes
-        expected = {name: 50.0 if first[name] != second[name] else 0.0 for name in first}
-        assert mistaken(swapped) == expected
+def test_several_gpus_are_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(SentenceTransformerTrainingArguments, "n_gpu", 4)
+    arguments = TrainingSettings(batch_size=6).arguments(tmp_path, every=1, device="cpu")
+    assert SentenceTransformerTrainingArguments.n_gpu == 4
+    assert (arguments.n_gpu, arguments.train_batch_size) == (1, 6)
