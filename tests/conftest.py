@@ -15,9 +15,13 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: the workers share the cores
 
 import pytest
+import torch
 
 from tests.backbone import tiny
+from tests.clips import write_folder
+from vidembed import VideoReranker
 from vidembed import registry as hook
+from vidembed.backbone import find_parts
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell does so to what it starts in the background
     signal.signal(signal.SIGINT, signal.default_int_handler)  # tests of Ctrl-C send it to themselves and to processes
@@ -75,3 +79,25 @@ def stock() -> Iterator[None]:
 def _log_level() -> None:
     """Undoes what an earlier run of the command line set for its own process."""
     logging.getLogger("vidembed").setLevel(logging.NOTSET)
+
+
+@pytest.fixture(scope="session")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    return write_folder(tmp_path_factory.mktemp("clips"), 3)
+
+
+@pytest.fixture(params=tiny.ARCHITECTURES)
+def each_reranker(request: pytest.FixtureRequest, tiny_mllm: Callable[[str], Path]) -> VideoReranker:
+    return loud(VideoReranker(tiny_mllm(request.param), device="cpu"))
+
+
+@pytest.fixture
+def reranker(tiny_mllm: Callable[[str], Path]) -> VideoReranker:
+    return loud(VideoReranker(tiny_mllm("qwen2_5_vl"), device="cpu"))
+
+
+def loud(reranker: VideoReranker) -> VideoReranker:
+    """Scales the head, so that logits are of a size at which a wrong prompt shows."""
+    with torch.no_grad():
+        find_parts(reranker._transformer.model).head.weight.mul_(20)  # type: ignore[union-attr]
+    return reranker

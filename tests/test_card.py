@@ -19,11 +19,11 @@ import vidembed
 from tests.cards import run_snippets, snippets
 from tests.clips import write_folder
 from vidembed import VideoEncoder, VideoReranker, build
+from vidembed.calibration import RerankerConfig
 from vidembed.card import model_card, reranker_card
 from vidembed.checkpoint import CheckpointConfig
 from vidembed.registry import loading_name, own_name
 from vidembed.reproduce import ALIGNED
-from vidembed.reranking.config import RerankerConfig
 from vidembed.training.lora import write_facts
 
 GetModel = Callable[[str], Path]

@@ -16,10 +16,10 @@ from tests.backbone import tiny
 from tests.clips import moving_square, write_folder
 from vidembed import VideoEncoder, VideoError, VideoFrames, VideoReranker, VideoSegment
 from vidembed.backbone import BackboneError, find_parts
-from vidembed.backbone.answers import AnswerTokens, answer_tokens, yes_log_odds
 from vidembed.backbone.prefix import logits_of, packs, prefill, read_suffixes
 from vidembed.errors import InputError
 from vidembed.inputs import load_input
+from vidembed.yes_no import AnswerTokens, answer_tokens, yes_log_odds
 
 GetModel = Callable[[str], Path]
 SENTENCES = ["a red square", "b", "a blue circle moves to the left and then stops for a while", "nothing at all"]

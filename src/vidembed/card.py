@@ -14,7 +14,7 @@ from vidembed.registry import NAMESPACE, loading_name
 if TYPE_CHECKING:
     from sentence_transformers.base.model_card import BaseModelCardData
 
-    from vidembed.reranking.config import RerankerConfig
+    from vidembed.calibration import RerankerConfig
 
 TAGS: Final = ("video-text-retrieval", "vidembed")
 TRAINED_TAG: Final = "generated_from_trainer"

@@ -18,13 +18,10 @@ from torch import nn
 
 from vidembed import card
 from vidembed.backbone import BackboneError, LayerError
-from vidembed.backbone.answers import answer_tokens
 from vidembed.backbone.cut import as_transformer_module, check_saveable, declare_sampling
 from vidembed.backbone.load import Backbone, check_dtype
 from vidembed.backbone.templates import match_template
-from vidembed.pipeline import OnError, check_on_error, default_workers
-from vidembed.registry import portable_name, resolve_model
-from vidembed.reranking.config import (
+from vidembed.calibration import (
     FOLDS,
     CalibrationReport,
     FirstStage,
@@ -35,19 +32,21 @@ from vidembed.reranking.config import (
     find_config,
     rank_documents,
 )
-from vidembed.reranking.inference import (
+from vidembed.cross_encoder import (
     PredictOptions,
     PrefixSharingCrossEncoder,
     answers_and_embeddings,
     answers_and_similarities,
 )
+from vidembed.pipeline import OnError, check_on_error, default_workers
+from vidembed.registry import portable_name, resolve_model
 from vidembed.scoring import MarginPolicy, PlattScaling, PriorCorrection, ScoreFusion
 from vidembed.scoring.calibration import sigmoid
 from vidembed.scoring.checks import FloatArray
 from vidembed.video import Sampling
 from vidembed.video.fetch import UrlAccess
 from vidembed.visual_cache import VisualTokenCache
-from vidembed.yes_no import Answers, PairInput, ScoreMode, as_pair, check_mode
+from vidembed.yes_no import Answers, PairInput, ScoreMode, answer_tokens, as_pair, check_mode
 
 if TYPE_CHECKING:
     from vidembed.encoder import VideoEncoder

@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast, get_args
 
 import numpy as np
 import torch
 
-from vidembed.backbone import BackboneError, Parts
-from vidembed.backbone.answers import Against, AnswerTokens, yes_log_odds
+from vidembed.backbone import Parts
 from vidembed.backbone.prefix import (
     VideoPrefix,
     can_share_prefix,
@@ -22,12 +21,71 @@ from vidembed.backbone.prefix import (
     prefix_length,
     read_suffixes,
 )
-from vidembed.errors import InputError
+from vidembed.errors import BackboneError, InputError
 from vidembed.inputs import Input, kind_of
 from vidembed.pipeline import check_context
 from vidembed.scoring import PriorCorrection
 from vidembed.scoring.checks import FloatArray
 from vidembed.video import VideoError, VideoSegment
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+Against = Literal["vocabulary", "no"]
+
+
+@dataclass(frozen=True)
+class AnswerTokens:
+    """Token ids of the answers.
+
+    Attributes:
+        yes: Ids of the affirmative variants ("Yes", and "yes" if it is one token), the first being that of "Yes".
+        no: Likewise of "No".
+    """
+
+    yes: tuple[int, ...]
+    no: tuple[int, ...]
+
+
+def answer_tokens(tokenizer: PreTrainedTokenizerBase, *, name: str) -> AnswerTokens:
+    """Find the answer tokens of a tokenizer.
+
+    Raises:
+        BackboneError: "Yes" or "No" is not a single token, so its probability cannot be read off one position.
+    """
+
+    def variants(word: str) -> tuple[int, ...]:
+        ids, lower = (tokenizer.encode(form, add_special_tokens=False) for form in (word, word.lower()))
+        if len(ids) != 1:
+            raise BackboneError(
+                f"{name}: {word!r} is {len(ids)} tokens for its tokenizer, and the reranker reads the answer off one "
+                "token. Use a model whose tokenizer has it as one."
+            )
+        return (*ids, *lower) if len(lower) == 1 else tuple(ids)
+
+    return AnswerTokens(variants("Yes"), variants("No"))
+
+
+def yes_log_odds(logits: torch.Tensor, answers: AnswerTokens, *, against: Against) -> torch.Tensor:
+    """Log-odds of Yes; their sigmoid is a probability.
+
+    Args:
+        logits: Float32 logits of the first answer token (N, V).
+        answers: Token ids.
+        against: "vocabulary": the affirmative tokens against all others, whose sigmoid is their share of the softmax
+            over the whole vocabulary (VidVec, section 3.3). "no": "Yes" against "No" alone.
+
+    Returns:
+        (N,) float32.
+    """
+    if against == "no":
+        return logits[:, answers.yes[0]] - logits[:, answers.no[0]]
+    yes = torch.logsumexp(logits[:, list(answers.yes)], dim=1)
+    others = logits.clone()
+    others[:, list(answers.yes)] = -torch.inf
+    return yes - torch.logsumexp(others, dim=1)  # log p - log(1 - p), without the loss of 1 - p
+
 
 ScoreMode = Literal["yes", "yes_no", "prior_corrected"]
 SCORE_MODES: tuple[ScoreMode, ...] = get_args(ScoreMode)

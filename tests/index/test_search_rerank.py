@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from vidembed.calibration import FirstStage, Ranking
 from vidembed.index import Hit, rerank
-from vidembed.reranking.config import FirstStage, Ranking
 from vidembed.video import VideoSegment
 
 HITS = [

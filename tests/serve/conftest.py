@@ -18,8 +18,8 @@ import pytest
 from starlette.testclient import TestClient
 
 from tests.index.fakes import FakeEncoder, write_video
+from vidembed.calibration import Ranking
 from vidembed.index import VideoIndex, Windows, index_videos
-from vidembed.reranking.config import Ranking
 from vidembed.serve import Engine, Limits, create_app
 from vidembed.shapes import ClipRecord, write_clips
 from vidembed.uri import video_uri

@@ -15,11 +15,11 @@ from safetensors.torch import load_file, save_file
 from tools.shapes.align import LORA, PAIRS, TRAINING, text_pairs
 from tools.shapes.scores import FIT_DEPTH, FITTED_ON, SENTENCES, draw, is_true
 from vidembed.building import build
+from vidembed.calibration import CalibrationReport
 from vidembed.captions import CaptionedVideo
 from vidembed.evaluation.two_stage import first_stage_candidates
 from vidembed.reproduce import ALIGNED
 from vidembed.reranker import VideoReranker
-from vidembed.reranking.config import CalibrationReport
 from vidembed.shapes import CHECKPOINT
 from vidembed.shapes.clips import ClipRecord
 from vidembed.training import align

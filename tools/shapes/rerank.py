@@ -20,10 +20,10 @@ import torch
 from numpy.typing import NDArray
 
 from tools.shapes.scores import DIRECTIONS, FITTED_ON, QUERIES, Scores, ask, candidates, draw, fit_on
+from vidembed.calibration import Fit
 from vidembed.evaluation.metrics import ranks, recall_at
 from vidembed.evaluation.two_stage import DualStages, candidate_mask, reranked, top_candidates
 from vidembed.reranker import VideoReranker
-from vidembed.reranking.config import Fit
 from vidembed.scoring import MarginPolicy, PriorCorrection, dual_softmax, expected_calibration_error, fit_temperature
 from vidembed.scoring.calibration import sigmoid
 from vidembed.scoring.checks import FloatArray

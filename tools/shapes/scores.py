@@ -11,9 +11,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from vidembed.calibration import Fit, fit_numbers
 from vidembed.evaluation.two_stage import needed, second_stage, top_candidates
 from vidembed.reranker import VideoReranker
-from vidembed.reranking.config import Fit, fit_numbers
 from vidembed.scoring.checks import FloatArray
 from vidembed.shapes.clips import ClipRecord, iterate_clips, write_clip, write_clips
 from vidembed.shapes.language import SUMMARY_ATTRIBUTES

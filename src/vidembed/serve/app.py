@@ -19,9 +19,9 @@ from starlette.middleware.cors import CORSMiddleware
 import vidembed
 from vidembed.index import Condition, Filter
 from vidembed.index.files import file_name_of
-from vidembed.serve import page, schemas, security
+from vidembed.serve import schemas, security
 from vidembed.serve.engine import Embedded, Engine, Ranked, vector_of
-from vidembed.serve.media import ID_PATTERN, keep_one_range, media_type, uploaded, video_of
+from vidembed.serve.media import ID_PATTERN, add_page, keep_one_range, media_type, uploaded, video_of
 from vidembed.serve.openapi import MODEL_ERRORS, document, errors, upload_body
 from vidembed.serve.security import UPLOAD_PATH, ApiError, bad_value, check_count, check_length
 from vidembed.text import printable
@@ -95,7 +95,7 @@ def create_app(
     _add_rerank(app, engine)
     _add_search(app, engine)
     _add_operations(app, engine)
-    page.add(app)
+    add_page(app)
     return app
 
 

@@ -1,4 +1,4 @@
-"""Videos that requests name: files of the index by ids, files of the server by URI, and uploads."""
+"""Files: videos of the index by id, of the server by URI, uploads, and those of the search page."""
 
 from __future__ import annotations
 
@@ -14,13 +14,15 @@ import stat
 import tempfile
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, MutableMapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, MutableMapping
 from contextlib import asynccontextmanager
+from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
+from starlette.responses import Response
 
 from vidembed.errors import VideoUriError
 from vidembed.index.files import is_local, path_of
@@ -30,6 +32,7 @@ from vidembed.video import VideoSegment
 from vidembed.video.sampling import FileState
 
 if TYPE_CHECKING:
+    from fastapi import FastAPI
     from starlette.datastructures import FormData
     from starlette.requests import Request
 
@@ -41,6 +44,14 @@ FRESH_S = 30.0  # after so long the list of files is read anew
 MISSED_S = 1.0  # or after so long, for an id that is not in it
 MAX_FIELD_BYTES = 2**12
 FIELDS = frozenset({"model", "encoding_format", "dimensions", "user"})
+PAGE = {
+    "/": ("index.html", "text/html; charset=utf-8"),
+    "/page.js": ("page.js", "text/javascript; charset=utf-8"),
+    "/page.css": ("page.css", "text/css; charset=utf-8"),
+    "/icon.svg": ("icon.svg", "image/svg+xml"),
+    "/favicon.ico": ("icon.svg", "image/svg+xml"),  # what browsers ask for where no page names an icon
+}
+"""Files of the search page by route, with their media types."""
 _RANGE = re.compile(rb"bytes=([0-9]{0,18})-([0-9]{0,18})")
 
 
@@ -177,3 +188,17 @@ def _parts(form: FormData) -> tuple[UploadFile, dict[str, str]]:
             raise ApiError(400, message, code="bad_form")
         fields[name] = value
     return file, fields
+
+
+def add_page(app: FastAPI) -> None:
+    """Add the search page to an application. Its files are read once."""
+
+    def answering(content: bytes, kind: str) -> Callable[[], Coroutine[None, None, Response]]:
+        async def answer() -> Response:
+            return Response(content, headers={"Content-Type": kind})
+
+        return answer
+
+    for route, (name, kind) in PAGE.items():
+        content = files("vidembed.serve").joinpath("page", name).read_bytes()
+        app.add_api_route(route, answering(content, kind), include_in_schema=False)

@@ -13,7 +13,7 @@ from sentence_transformers import CrossEncoder
 
 from vidembed import VideoReranker
 from vidembed.backbone import BackboneError, find_parts
-from vidembed.reranking.config import RerankerConfig, calibrate
+from vidembed.calibration import RerankerConfig, calibrate
 from vidembed.scoring import PlattScaling, PriorCorrection, ScoreFusion, expected_calibration_error
 from vidembed.yes_no import Answers
 

@@ -11,10 +11,9 @@ import torch
 
 from vidembed import VideoReranker
 from vidembed.backbone import find_parts
-from vidembed.backbone.answers import yes_log_odds
 from vidembed.errors import InputError
 from vidembed.scoring import PriorCorrection, prior_corrected
-from vidembed.yes_no import Answers
+from vidembed.yes_no import Answers, yes_log_odds
 
 TEXTS = ["a red square", "a blue circle moves to the left and stops"]
 

@@ -14,7 +14,6 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from vidembed.backbone import BackboneError, Parts, find_parts
-from vidembed.backbone.answers import AnswerTokens
 from vidembed.backbone.cut import describe_weights
 from vidembed.backbone.prefix import VideoPrefix, can_share_prefix, encode_visual, has_pixels, read_suffixes
 from vidembed.checkpoint import fields_digest, module_fields, weights_digest
@@ -24,7 +23,17 @@ from vidembed.pipeline import Failed, OnError, VideoModel, check_on_error, core_
 from vidembed.scoring.checks import FloatArray
 from vidembed.video.sampling import PICTURE_VERSION
 from vidembed.visual_cache import VisualTokenCache, visual_key
-from vidembed.yes_no import Answers, HeadReader, Pair, VideoGroup, VideoPrompt, as_pair, by_video, check_indexed
+from vidembed.yes_no import (
+    Answers,
+    AnswerTokens,
+    HeadReader,
+    Pair,
+    VideoGroup,
+    VideoPrompt,
+    as_pair,
+    by_video,
+    check_indexed,
+)
 
 if TYPE_CHECKING:
     from vidembed.encoder import VideoEncoder
