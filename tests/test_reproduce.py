@@ -15,7 +15,7 @@ from vidembed.reproduce import Row, Scores
 from vidembed.scoring import dual_softmax, fit_temperature
 from vidembed.shapes import CHECKPOINT
 
-DOCS = Path(__file__).parents[2] / "docs"
+DOCS = Path(__file__).parents[1] / "docs"
 
 
 @pytest.fixture(scope="module")

@@ -240,6 +240,7 @@ def test_no_file_of_the_package_is_a_pickle() -> None:
         ".typed",
         ".txt",
         ".svg",
+        ".toml",
     }
     files = [file for file in (ROOT / "src").rglob("*") if file.is_file() and "__pycache__" not in file.parts]
     assert {file.suffix or file.name for file in files} - known - {"py.typed"} == set()

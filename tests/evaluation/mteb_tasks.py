@@ -112,7 +112,7 @@ class StandInDecoder:
         with av.open(path) as container:
             rate = float(container.streams.video[0].average_rate)
             self.frames = np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
-        self.metadata = SimpleNamespace(num_frames=len(self.frames), end_stream_seconds=len(self._frames) / rate)
+        self.metadata = SimpleNamespace(num_frames=len(self.frames), end_stream_seconds=len(self.frames) / rate)
 
     def get_frames_at(self, indices: list[int]) -> Any:
         return SimpleNamespace(data=torch.from_numpy(self.frames[indices]).permute(0, 3, 1, 2))  # (T, C, H, W)

@@ -2,7 +2,7 @@
 
 Texts and structures are compared exactly. Numbers come from matrix products, which CPUs add up in different orders:
 vectors may turn by 1e-6 (one minus their cosine), scores and cells may differ by 1e-5, and figures of an evaluation,
-whose clips are encoded with loss, by 1e-3 of their value.
+whose clips are encoded with loss, and not to the same bytes each time, by 5e-3 of their value (1.1e-3 was seen).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tests.golden.sections import HERE, SECTIONS, load
 
 TURN = 1e-6
 SCORE = 1e-5
-FIGURE = 1e-3
+FIGURE = 5e-3
 
 
 def differences(found: Any, kept: Any, at: str = "", *, relative: float = 0.0) -> list[str]:

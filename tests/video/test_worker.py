@@ -284,7 +284,7 @@ def test_one_segment_is_read_once(zoo: Zoo, passes: list[int], segment: dict[str
 def test_want_of_memory_is_told_from_damage_that_asks_for_too_much(limit: int | None, raised: list[str]) -> None:
     script = f"""
 import errno, resource
-from vidembed.video.container import check_memory
+from vidembed.video.boxes import check_memory
 if {limit}:
     resource.setrlimit(resource.RLIMIT_AS, ({limit}, resource.RLIM_INFINITY))
 want = MemoryError(), OSError(errno.ENOMEM, "x"), BlockingIOError(errno.EAGAIN, "x")
