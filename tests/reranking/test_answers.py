@@ -45,9 +45,7 @@ def test_answers_equal_whole_passes(each_reranker: VideoReranker, clips: list[Pa
         whole, against_no = own_pass(each_reranker, each_reranker.preprocess([{"video": clip, "text": text}]))
         assert abs(answers.yes[index] - whole) <= 1e-4
         assert abs(answers.yes_no[index] - against_no) <= 1e-4
-        empty = each_reranker._prepare_one(
-            0, {"video": clip, "text": ""}, prompt=None, processing_kwargs=None, task=None
-        ).features
+        empty = each_reranker._prepare(0, {"video": clip, "text": ""}).features
         assert abs(answers.video_prior[index] - own_pass(each_reranker, empty)[1]) <= 1e-4
         assert abs(answers.text_prior[index] - own_pass(each_reranker, without_video(each_reranker, text))[1]) <= 1e-4
     assert answers.video_prior.std() > 0.01
