@@ -9,12 +9,14 @@ from collections.abc import Collection
 from pathlib import Path
 from types import FrameType, TracebackType
 
+_IMPORTS = "<frozen importlib._bootstrap>"
+
 
 class Entered:
     """Counts the modules in which a function is entered, in this process and all threads that are started meanwhile.
 
-    Not counted is what runs to make names and weights available: the body of a module that is imported, and a function
-    in `quiet`, each with all that it calls in its thread.
+    Not counted is what runs to make names and weights available: an import, and a function in `quiet`, each with all
+    that it calls in its thread.
 
     Args:
         package: Folder of the package.
@@ -46,16 +48,15 @@ class Entered:
             self._muted_by.frame = None
         elif event == "call" and muted_by is None:
             code = frame.f_code
-            is_import = code.co_name == "<module>" and frame.f_globals.get("__name__") != "__main__"
-            if is_import or code.co_qualname in self._quiet:
+            if code.co_filename == _IMPORTS or code.co_qualname in self._quiet:
                 self._muted_by.frame = frame
-            elif code.co_filename not in self._seen and code.co_name != "<module>":
+            elif code.co_filename not in self._seen and code.co_name != "<module>":  # a script runs by its functions
                 self._seen.add(code.co_filename)
                 if code.co_filename.startswith(self._prefix):
                     os.write(self._log, f"{code.co_filename.removeprefix(self._prefix)}\n".encode())
 
 
 def read(log: Path) -> list[str]:
-    """The modules in a log, as dotted names inside the package, sorted."""
-    files = set(log.read_text().split()) if log.exists() else set()
-    return sorted(file.removesuffix(".py").replace(os.sep, ".").removesuffix(".__init__") for file in files)
+    """The modules in a log, as dotted names inside the package, sorted; the package itself is ""."""
+    files = [Path(line) for line in set(log.read_text().splitlines())] if log.exists() else []
+    return sorted(".".join((file.parent if file.stem == "__init__" else file.with_suffix("")).parts) for file in files)

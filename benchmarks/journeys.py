@@ -7,7 +7,7 @@ indexed by the command line, and the index is searched by it.
 
 A module is counted if one of its functions is entered between the call and its return, in any thread of this process
 or in a decoder process that the call starts. Methods, properties, generators and comprehensions are functions. Not
-counted are import (bodies of modules, and what they call) and the loading of a model (the constructors of
+counted are imports (bodies of modules, and what they call) and the loading of a model (the constructors of
 `VideoEncoder` and `VideoReranker`, and what they call), although both may happen during a command. Encoder and
 reranker of the first two calls are loaded before. Decoder processes are counted by a ``sitecustomize`` module on
 their PYTHONPATH; a decoder that ignores PYTHONPATH would not be.
@@ -46,16 +46,16 @@ Entered(Path({package!r}), Path({log!r})).__enter__()
 """
 
 
-def entered(call: Callable[[], object]) -> dict[str, list[str]]:
-    """Modules that a call enters, those in this process and those in its decoder processes."""
+def entered(call: Callable[[], object], package: Path = PACKAGE) -> dict[str, list[str]]:
+    """Modules of a package that a call enters, those in this process and those in its child processes."""
     with tempfile.TemporaryDirectory() as name:
         here, there = Path(name, "here.log"), Path(name, "workers.log")
-        custom = IN_WORKERS.format(root=str(ROOT), package=str(PACKAGE), log=str(there))
+        custom = IN_WORKERS.format(root=str(ROOT), package=str(package), log=str(there))
         Path(name, "sitecustomize.py").write_text(custom)
         before = os.environ.get("PYTHONPATH", "")
         os.environ["PYTHONPATH"] = os.pathsep.join([name, before] if before else [name])
         try:
-            with Entered(PACKAGE, here, LOADING):
+            with Entered(package, here, LOADING):
                 call()
         finally:
             os.environ["PYTHONPATH"] = before

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, Unpack, cast, overload
 
 import numpy as np
 import torch
@@ -54,6 +54,9 @@ if TYPE_CHECKING:
     from vidembed.backbone.load import Features
     from vidembed.reranker import VideoReranker
     from vidembed.video.fetch import UrlAccess
+
+Result: TypeAlias = "torch.Tensor | dict[str, object]"
+"""Of one input: a vector (D,), token embeddings (S, D), or all outputs of the model by name."""
 
 MAX_BATCH_TOKENS = 32_768
 """Padded tokens per batch: the context length of the supported models, so that their longest video still fits."""
@@ -311,7 +314,7 @@ class VideoEncoder(VideoModel, SentenceTransformer):
     # -- encoding ----------------------------------------------------------------------------------------------------
 
     def get_model_kwargs(self) -> list[str]:
-        """The host's extra keyword arguments of `encode`, and ``on_error``."""
+        """The extra keyword arguments of `SentenceTransformer.encode`, and ``on_error``."""
         return [*super().get_model_kwargs(), "on_error"]
 
     @overload  # type: ignore[override]
@@ -377,10 +380,10 @@ class VideoEncoder(VideoModel, SentenceTransformer):
             inputs: One input or a list: text, a path, `VideoSegment`, `VideoFrames`, bytes, a binary file object, an
                 image, or the dicts of sentence-transformers, mixed at will. A string that ends in a video suffix is a
                 file, there or missing; pass ``{"text": ...}`` for words that look like one.
-            *args: As the host's.
+            *args: As those of `SentenceTransformer.encode`.
             on_error: "raise" raises at the first input that fails, naming it. "skip" logs it and puts a row of NaN in
                 its place, which no search can rank; use `encode_stream` to get at the reasons.
-            **kwargs: As the host's.
+            **kwargs: Likewise.
 
         Raises:
             VideoError: A video could not be decoded.
@@ -397,7 +400,7 @@ class VideoEncoder(VideoModel, SentenceTransformer):
                 )
         return super().encode(inputs, *args, on_error=on_error, **kwargs)
 
-    if TYPE_CHECKING:  # the host's, which call `encode`
+    if TYPE_CHECKING:  # inherited, and they call `encode`
         encode_query = encode  # type: ignore[assignment]
         encode_document = encode  # type: ignore[assignment]
 
@@ -442,10 +445,8 @@ class VideoEncoder(VideoModel, SentenceTransformer):
             on_error=on_error,
         )
         for index, value in enumerate(results):
-            if isinstance(value, Failed):
-                yield EncodedItem(index, None, value.error)
-            else:
-                yield EncodedItem(index, value.float().numpy(), None)
+            vector = value.float().numpy() if isinstance(value, torch.Tensor) else None
+            yield EncodedItem(index, vector, value.error if isinstance(value, Failed) else None)
 
     def is_singular_input(self, inputs: object) -> bool:  # type: ignore[override]
         """As in sentence-transformers, for every kind of input that `encode` takes.
@@ -481,16 +482,17 @@ class VideoEncoder(VideoModel, SentenceTransformer):
 
     def _inference(  # type: ignore[override]
         self, inputs: list[Input], *, output_value: str | None, truncate_dim: int | None, **options: Any
-    ) -> list[Any] | torch.Tensor:
+    ) -> list[Result | Failed] | torch.Tensor:
         """What `encode` and the workers of process pools call."""
         results = list(self._results(inputs, output_value=output_value, truncate_dim=truncate_dim, **options))
         if output_value != "sentence_embedding":
             return results
-        vectors = [value for value in results if not isinstance(value, Failed)]
-        like = vectors[0] if vectors else torch.zeros(truncate_dim or self.get_embedding_dimension() or 0)  # (D,)
+        if not results:
+            return torch.tensor([])
+        empty = torch.zeros(truncate_dim or self.get_embedding_dimension() or 0)
+        like = next((value for value in results if isinstance(value, torch.Tensor)), empty)  # (D,)
         missing = torch.full_like(like, float("nan"))
-        rows = [missing if isinstance(value, Failed) else value for value in results]
-        return torch.stack(rows) if rows else torch.tensor([])
+        return torch.stack([value if isinstance(value, torch.Tensor) else missing for value in results])  # (N, D)
 
     def _results(
         self,
@@ -504,7 +506,7 @@ class VideoEncoder(VideoModel, SentenceTransformer):
         task: str | None = None,
         on_error: OnError = "raise",
         **readout: Any,
-    ) -> Iterator[Any]:
+    ) -> Iterator[Result | Failed]:
         """Yield the result of each input, or `Failed`, in input order; `readout` are arguments of `_embed_batch`."""
         if batch_size <= 0:
             raise ValueError(f"batch_size must be a positive integer, got {batch_size}.")
@@ -523,7 +525,7 @@ class VideoEncoder(VideoModel, SentenceTransformer):
         with tqdm(total=total, desc="Encoding", unit="input", disable=not show_progress_bar) as bar:
             for batch in token_batches(prepared, max_items=batch_size, max_tokens=self.max_batch_tokens):
                 values = iter(embed([item for item in batch if isinstance(item, Prepared)]))
-                results = [item if isinstance(item, Failed) else next(values) for item in batch]
+                results: list[Result | Failed] = [item if isinstance(item, Failed) else next(values) for item in batch]
                 if output_value == "sentence_embedding":
                     results = [check_finite(*pair, on_error) for pair in zip(batch, results, strict=True)]
                 bar.update(len(results))
@@ -540,8 +542,8 @@ class VideoEncoder(VideoModel, SentenceTransformer):
         truncate_dim: int | None,
         device: str | torch.device | None = None,
         **forward_kwargs: Any,
-    ) -> list[Any]:
-        """Run the model on one batch: a vector (D,), token embeddings (S_max, D) or all outputs of each input."""
+    ) -> list[Result]:
+        """Run the model on one batch."""
         target = self._resolve_inference_device(device)
         self.eval()
         features = collate(batch, pad_token_id=self.tokenizer.pad_token_id or 0)
@@ -563,9 +565,9 @@ class VideoEncoder(VideoModel, SentenceTransformer):
         return list(values)
 
 
-def check_finite(item: Prepared | Failed, vector: Any, on_error: OnError) -> Any:
+def check_finite(item: Prepared | Failed, vector: Result | Failed, on_error: OnError) -> Result | Failed:
     """Return the vector (D,) of an input, or `Failed` if a value of it is not finite."""
-    if isinstance(item, Failed) or bool(torch.isfinite(vector).all()):
+    if not isinstance(vector, torch.Tensor) or bool(torch.isfinite(vector).all()):
         return vector
     error = InputError(
         f"inputs[{item.index}] {item.name}: the model gave a vector with values that are not finite. In float16 "

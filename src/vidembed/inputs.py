@@ -46,7 +46,7 @@ IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tiff", ".webp"})
 Kind = Literal["text", "image", "video", "mixed", "message"]
 Input: TypeAlias = (
     "SingleInput | os.PathLike[str] | VideoSegment | VideoFrames | Clip | bytes | bytearray | memoryview | IO[bytes]"
-    " | Mapping[str, Any]"
+    " | Mapping[str, object]"
 )
 """One input of `VideoEncoder.encode`: what sentence-transformers takes, and the other forms of a video."""
 
@@ -56,15 +56,8 @@ _PER_TOKEN = ("input_ids", "attention_mask", "mm_token_type_ids", "token_type_id
 _COUNTS = ("num_images_per_sample", "num_videos_per_sample")  # each (1,)
 
 
-# -- telling inputs apart ----------------------------------------------------------------------------------------------
-
-
 def kind_of(item: object) -> Kind:
-    """Say what one input is.
-
-    Args:
-        item: A string, path, `VideoSegment`, `VideoFrames`, `Clip`, bytes, binary file object, PIL image, frames
-            dict, multimodal dict (``{"text": ..., "video": ...}``) or chat message(s).
+    """Say what one input is, opening nothing.
 
     Raises:
         InvalidVideoInput: A frames array without its frame rate.
@@ -132,9 +125,6 @@ def name_of(item: object) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-# -- loading -----------------------------------------------------------------------------------------------------------
-
-
 def load_input(
     item: Any,
     sampling: Sampling,
@@ -146,14 +136,8 @@ def load_input(
 ) -> tuple[Any, list[dict[str, Any]]]:
     """Decode what has to be decoded, and write the input as sentence-transformers takes it.
 
-    Args:
-        item: One input of any kind.
-        sampling: The frame grid.
-        backend: Video decoder.
-        allow_url: Whether and from where http(s) sources are fetched.
-        min_frames: Fewest frames that the processor takes; a shorter video is extended by its last frame, as
-            processors that take one do themselves.
-        threads: Decoding threads for this input.
+    A video of fewer than `min_frames` frames is extended by its last one, as processors that take one do themselves;
+    `threads` decode it.
 
     Returns:
         The input with its frames in place, and the video metadata of each video inside chat messages, which
@@ -207,14 +191,9 @@ def _load_messages(
 
 
 def check_part(part: Mapping[str, object]) -> None:
-    """Refuse a part of a chat message in which sentence-transformers would look for something to fetch or open.
+    """Raise ValueError for a part of a chat message in which sentence-transformers would find something to fetch.
 
-    Args:
-        part: Such as ``{"type": "image", "image": ...}``.
-
-    Raises:
-        ValueError: Its type is none of text, image and video, it has no content under that name, or it has another
-            key that is fetched from.
+    Its type must be text, image or video, with the content under that name, and no other key that is fetched from.
     """
     kind = part.get("type")
     if kind not in _PARTS or kind not in part:
@@ -227,14 +206,10 @@ def check_part(part: Mapping[str, object]) -> None:
 
 
 def checked_image(image: Any, *, allow_url: UrlAccess) -> Any:
-    """Open an image, so that nothing is left for sentence-transformers to fetch or to open by name.
-
-    Args:
-        image: A path, http(s) URL, ``data:image/`` URI, PIL image or array; or a list of such.
-        allow_url: Whether and from where URLs are fetched (see `vidembed.video.fetch.UrlAccess`).
+    """Open an image, or each of a list, so that nothing is left for sentence-transformers to fetch or open by name.
 
     Returns:
-        A PIL image, RGB and upright, for what has a name; arrays and PIL images as they are.
+        A PIL image, RGB and upright, for a path, URL or ``data:image/`` URI; arrays and PIL images as they are.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -284,9 +259,6 @@ def _decoded(handle: BinaryIO, item: str) -> Image.Image:
         raise ValueError(f"image {item!r}: it cannot be decoded ({error}).") from error
 
 
-# -- what the processor made -------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Prepared:
     """One input, ready for the model.
@@ -310,12 +282,7 @@ class Prepared:
 def collate(batch: Sequence[Prepared], *, pad_token_id: int) -> Features:
     """Join inputs into one left-padded batch, as the processor would have made it from all of them at once.
 
-    Args:
-        batch: Inputs in batch order.
-        pad_token_id: Fills ``input_ids``; every other per-token tensor is filled with 0.
-
-    Returns:
-        Features for the model: per-token tensors (B, S_max), visual tensors concatenated in batch order.
+    Per-token tensors become (B, S_max), filled with 0 but for ``input_ids``; visual tensors are concatenated.
     """
     width = max(item.tokens for item in batch)
     joined: Features = {}

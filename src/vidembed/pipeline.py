@@ -15,6 +15,7 @@ from abc import abstractmethod
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, NoReturn, TypeVar, cast
 
@@ -95,11 +96,7 @@ class VideoModel(BaseModel):
     def _load_converted_modules(  # type: ignore[override]
         self, model_name_or_path: str, *, model_type: str, **_kwargs: object
     ) -> NoReturn:
-        """Called for a checkpoint of another class, which sentence-transformers would give new modules.
-
-        Raises:
-            BackboneError: Always: the other class's prompt would be taken for the model's own.
-        """
+        """Called for a checkpoint of another class, whose prompt would be taken for the model's own: an error."""
         kinds = {"SentenceTransformer": "VideoEncoder", "CrossEncoder": "VideoReranker"}
         raise BackboneError(
             f"{model_name_or_path} is a {model_type} checkpoint, which {type(self).__name__} cannot open. Load it as "
@@ -138,12 +135,7 @@ class VideoModel(BaseModel):
         processing_kwargs: ProcessingKwargs | None = None,
         **kwargs: Any,
     ) -> Features:
-        """Run the processor on what `load_input` made; none may exceed the context, which is not checked without names.
-
-        Raises:
-            InputError: An input is too long for the model.
-            ValueError: ``max_seq_length`` leaves nothing of a text.
-        """
+        """Run the processor on what `load_input` made. With names for errors, none may exceed the model's context."""
         asked = processing_kwargs or {}
         # the frames are sampled already: else processors sample them again, or guess 24 fps
         video = {**asked.get("video", {}), "do_sample_frames": False}
@@ -180,16 +172,9 @@ def max_positions(config: PretrainedConfig | None) -> int | None:
 
 
 def check_context(config: PretrainedConfig, tokens: int, name: str, *, parts: str = "") -> None:
-    """Refuse a prompt that exceeds the context of the model, whose output would look as good as any other.
+    """Raise InputError for a prompt that exceeds the context of the model, since its vector would look like any other.
 
-    Args:
-        config: The model's.
-        tokens: Of the whole prompt, visual ones included.
-        name: How to name the input in the error.
-        parts: What the tokens are of, for the error.
-
-    Raises:
-        InputError: There are more tokens than the model takes.
+    `tokens` are those of the whole prompt, visual ones too; `name` and `parts` (what they are of) are for the error.
     """
     limit = max_positions(config)
     if limit is not None and tokens > limit:
@@ -220,9 +205,6 @@ def core_count() -> int:
 def default_workers() -> int:
     """Inputs prepared at once: one per core, at most 8 (more decoders than that wait on memory, not on cores)."""
     return min(8, core_count())
-
-
-# -- ahead of the model ------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -264,46 +246,38 @@ def prepare_ahead(
         InputError: Another input could not be prepared, with ``on_error="raise"``.
     """
 
-    def one(index: int, item: T) -> Prepared | Failed:
-        try:
-            return prepare(index, item)
-        except (VideoError, ValueError, OSError) as error:
-            return Failed(index, name(item), error)
-
-    def several(chunk: list[tuple[int, T]]) -> Sequence[Prepared | Failed]:
-        if prepare_texts is not None and is_text(chunk[0][1]):
-            try:
-                return prepare_texts([index for index, _ in chunk], [item for _, item in chunk])
-            except (ValueError, OSError):
-                pass  # below, the one that fails is found
-        return [one(index, item) for index, item in chunk]
+    def prepare_chunk(chunk: list[tuple[int, T]]) -> tuple[list[Prepared | Failed], list[Warning]]:
+        with keep_warnings() as kept:
+            if prepare_texts is not None and is_text(chunk[0][1]):
+                with suppress(ValueError, OSError):  # the one that fails is found below
+                    return [*prepare_texts([index for index, _ in chunk], [item for _, item in chunk])], kept
+            return [_prepared_or_failed(prepare, index, item, name) for index, item in chunk], kept
 
     executor = ThreadPoolExecutor(workers, thread_name_prefix="vidembed-decode")
-    pending: deque[Future[tuple[Sequence[Prepared | Failed], list[Warning]]]] = deque()
+    pending: deque[Future[tuple[list[Prepared | Failed], list[Warning]]]] = deque()
     jobs = _chunks(inputs, texts_together=prepare_texts is not None)
     try:
         while True:
-            for job in itertools.islice(jobs, 2 * workers - len(pending)):
-                pending.append(executor.submit(_keeping_warnings, several, job))
+            wanted = itertools.islice(jobs, 2 * workers - len(pending))
+            pending.extend(executor.submit(prepare_chunk, job) for job in wanted)
             if not pending:
                 return
-            for result in _warning_here(*pending.popleft().result()):
+            results, kept = pending.popleft().result()
+            for warning in kept:
+                warn(warning)
+            for result in results:
                 yield report(result, on_error) if isinstance(result, Failed) else result
     finally:
         executor.shutdown(wait=True, cancel_futures=True)
 
 
-def _keeping_warnings(
-    prepare: Callable[[list[tuple[int, T]]], Sequence[Prepared | Failed]], chunk: list[tuple[int, T]]
-) -> tuple[Sequence[Prepared | Failed], list[Warning]]:
-    with keep_warnings() as kept:
-        return prepare(chunk), kept
-
-
-def _warning_here(results: Sequence[Prepared | Failed], kept: list[Warning]) -> Sequence[Prepared | Failed]:
-    for warning in kept:
-        warn(warning)
-    return results
+def _prepared_or_failed(
+    prepare: Callable[[int, T], Prepared], index: int, item: T, name: Callable[[T], str]
+) -> Prepared | Failed:
+    try:
+        return prepare(index, item)
+    except (VideoError, ValueError, OSError) as error:
+        return Failed(index, name(item), error)
 
 
 def _chunks(inputs: Iterable[T], *, texts_together: bool) -> Iterator[list[tuple[int, T]]]:
@@ -322,9 +296,6 @@ def report(failed: Failed, on_error: OnError) -> Failed:
         raise InputError(f"{name}{failed.error}") from failed.error
     logger.warning("skipped %s%s", name, failed.error)
     return failed
-
-
-# -- batches -----------------------------------------------------------------------------------------------------------
 
 
 def token_batches(

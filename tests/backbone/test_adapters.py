@@ -1,4 +1,4 @@
-"""Which weights compute, told with real PEFT layers."""
+"""Which weights compute, on real PEFT layers."""
 
 from __future__ import annotations
 

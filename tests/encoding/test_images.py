@@ -1,4 +1,4 @@
-"""Images as inputs: opened within limits, fetched only from where they may be, nothing left for the host to open."""
+"""Images as inputs: opened within limits, fetched only from where they may be, none left to open by name."""
 
 from __future__ import annotations
 

@@ -10,7 +10,6 @@ Source of the prompts: VidVec, arXiv 2602.08099, sections 3.2 and 4.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from vidembed.errors import TemplateError
@@ -90,37 +89,13 @@ _THOUGHT_TAG = re.compile(r"[<\[◁][^<>\[\]◁▷\s]*(?:think|thought|reason)[^
 _CLOSING = re.compile(r"/|end", re.IGNORECASE)  # </think>, <|end_of_thought|>, <|END_THINKING|>
 
 
-@dataclass(frozen=True)
-class MessageFormat:
-    """How a model's own chat template writes one user message and the start of the answer.
+def _message_format(processor: ProcessorMixin, *, name: str) -> dict[str, str]:
+    """Read the values of the templates above off what the model's own chat template renders.
 
-    Attributes:
-        header: What comes before the content when the user gave no system message.
-        system_start: What comes before the text of a system message.
-        system_end: What comes between the system text and the user content.
-        footer: What comes after the content, up to the position where the answer would begin: after a closed, empty
-            thought if the model is one that thinks first.
-        video: The placeholder of one video.
-        image: The placeholder of one image.
-    """
-
-    header: str
-    system_start: str
-    system_end: str
-    footer: str
-    video: str
-    image: str
-
-
-def message_format(processor: ProcessorMixin, *, name: str) -> MessageFormat:
-    """Read the message format off what the model's own chat template renders.
-
-    The template is rendered with ``enable_thinking=False`` if it knows that variable. A generation prompt that still
-    opens a thought, as those of "Thinking" models do, gets it closed: after ``<think>`` no answer can stand.
-
-    Raises:
-        TemplateError: There is no chat template, it drops or alters the content, or it opens a thought by a tag whose
-            closing tag is not known.
+    HEADER comes before the content when the user gave no system message, FOOTER after it, up to the position where the
+    answer would begin. The template is rendered with ``enable_thinking=False`` if it knows that variable. A generation
+    prompt that still opens a thought, as those of "Thinking" models do, gets it closed: after ``<think>`` no answer can
+    stand.
     """
     if processor.chat_template is None:
         raise TemplateError(
@@ -131,7 +106,7 @@ def message_format(processor: ProcessorMixin, *, name: str) -> MessageFormat:
     # not to every template: transformers warns of variables that a template does not have
     options = {"enable_thinking": False} if "enable_thinking" in str(processor.chat_template) else {}
 
-    apply_chat_template: Any = processor.apply_chat_template  # the host's types lag behind what it takes
+    apply_chat_template: Any = processor.apply_chat_template  # its types say less than it takes
 
     def render(*content: dict[str, str], system: bool = False) -> str:
         start = [{"role": "system", "content": [{"type": "text", "text": _SYSTEM}]}] if system else []
@@ -148,20 +123,19 @@ def message_format(processor: ProcessorMixin, *, name: str) -> MessageFormat:
         return before, after
 
     header, footer = split(render(text), _TEXT, "the user text")
-    before, after = split(render(text, system=True), _SYSTEM, "a system message")
+    system_start, after = split(render(text, system=True), _SYSTEM, "a system message")
     system_end, _ = split(after, _TEXT, "the user text after a system message")
-    media = {}
+    values = {"HEADER": header, "SYSTEM_START": system_start, "SYSTEM_END": system_end}
     for kind in ("video", "image"):
         # tokenize=False renders the template only: the placeholder file is never opened
         start, _ = split(render({"type": kind, kind: "placeholder"}, text), _TEXT, f"the user text after a {kind}")
-        media[kind] = start.removeprefix(header)
-        if not start.startswith(header) or not media[kind].strip():
+        mark = values[f"{kind.upper()}_MARK"] = start.removeprefix(header)
+        if not start.startswith(header) or not mark.strip():
             raise TemplateError(
                 f"{name}: its chat template writes no placeholder for a {kind}; rendered {start!r}. It needs one of a "
                 f"model that takes {kind}s."
             )
-    footer = _with_thought_closed(footer, name=name)
-    return MessageFormat(header, before, system_end, footer, media["video"], media["image"])
+    return {**values, "FOOTER": _with_thought_closed(footer, name=name)}
 
 
 def _with_thought_closed(footer: str, *, name: str) -> str:
@@ -198,10 +172,14 @@ def eol_template(processor: ProcessorMixin, *, prefix: str | None = None, name: 
         name: How to name the model in an error.
 
     Raises:
-        TemplateError: The model's own chat template cannot be used.
+        TemplateError: The model's own chat template is missing, drops or alters the content, or opens a thought by a
+            tag whose closing tag is not known.
     """
+    values = _message_format(processor, name=name)
+    if prefix:
+        values |= {key: f"{values[key]}{prefix}\n" for key in ("HEADER", "SYSTEM_END")}
     prompts = {"TEXT_PROMPT": TEXT_PROMPT, "VIDEO_PROMPT": VIDEO_PROMPT, "IMAGE_PROMPT": IMAGE_PROMPT}
-    return _fill(_EOL_TEMPLATE, message_format(processor, name=name), prompts, lead=f"{prefix}\n" if prefix else "")
+    return _fill(_EOL_TEMPLATE, {**values, **prompts})
 
 
 def stand_in_template(template: str) -> str:
@@ -209,9 +187,6 @@ def stand_in_template(template: str) -> str:
 
     For training on texts alone; pass it per call, so that no checkpoint holds it. The render of a caption differs from
     that of a video in the placeholder only.
-
-    Args:
-        template: The chat template of a checkpoint, as `eol_template` wrote it.
 
     Raises:
         TemplateError: It is another template.
@@ -225,35 +200,21 @@ def stand_in_template(template: str) -> str:
 
 
 def match_template(processor: ProcessorMixin, *, question: str = MATCH_QUESTION, name: str = "the model") -> str:
-    """Write the chat template of the reranker: the video, then the sentence, then the question.
+    """Write the chat template of the reranker: the video, then the sentence, then a question to answer with Yes or No.
 
     The video comes first for either order of a pair, so that all sentences asked of one video share the beginning of
     their prompts. The render ends where the answer would begin.
 
-    Args:
-        processor: The model's processor, with its own chat template.
-        question: Asked after the sentence; it must be one to answer with Yes or No.
-        name: How to name the model in an error.
-
     Raises:
-        TemplateError: The model's own chat template cannot be used.
+        TemplateError: As `eol_template`.
     """
-    return _fill(_MATCH_TEMPLATE, message_format(processor, name=name), {"MATCH_QUESTION": question})
+    return _fill(_MATCH_TEMPLATE, {**_message_format(processor, name=name), "MATCH_QUESTION": question})
 
 
-def _fill(template: str, form: MessageFormat, prompts: dict[str, str], *, lead: str = "") -> str:
-    values = {
-        "HEADER": form.header + lead,
-        "SYSTEM_START": form.system_start,
-        "SYSTEM_END": form.system_end + lead,
-        "VIDEO_MARK": form.video,
-        "IMAGE_MARK": form.image,
-        "FOOTER": form.footer,
-        **prompts,
-    }
+def _fill(template: str, values: dict[str, str]) -> str:
+    """Put each value, as a string of Jinja, in the place of its name."""
 
     def literal(match: re.Match[str]) -> str:
-        """A Jinja string."""
         text = values[match[1]].replace("\\", "\\\\").replace("'", "\\'").replace("\n", "\\n")
         return f"'{text}'"
 
