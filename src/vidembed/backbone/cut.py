@@ -177,10 +177,10 @@ class _InMemoryTransformer(Transformer):
         super().__init__(processor_dir, **kwargs)
         object.__delattr__(self, "_handed_over")
 
-    def _load_config(self, *_args: Any, **_kwargs: Any) -> tuple[PretrainedConfig, bool]:
+    def _load_config(self, *_args: object, **_kwargs: object) -> tuple[PretrainedConfig, bool]:
         return self._handed_over.config, False
 
-    def _load_model(self, *_args: Any, **_kwargs: Any) -> PreTrainedModel:
+    def _load_model(self, *_args: object, **_kwargs: object) -> PreTrainedModel:
         return self._handed_over
 
 
