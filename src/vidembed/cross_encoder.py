@@ -80,7 +80,8 @@ class PrefixSharingCrossEncoder(VideoModel, CrossEncoder):
         return parts
 
     @property
-    def _reader(self) -> HeadReader:
+    def head_reader(self) -> HeadReader:
+        """What asks the head of the model as it is now."""
         parts = find_parts(cast("nn.Module", self._transformer.model))
         return HeadReader(parts, self._transformer.processor, self._answer_tokens, shared_prefix=self.shared_prefix)
 
@@ -169,7 +170,7 @@ class PrefixSharingCrossEncoder(VideoModel, CrossEncoder):
         check_indexed("inputs", inputs)
         found = np.full((3, len(inputs)), np.nan)
         pairs = list(told_apart(inputs, on_error))
-        reader = self._reader
+        reader = self.head_reader
         for group, video in self.video_prompts(
             pairs,
             prompt=prompt,
@@ -199,7 +200,7 @@ class PrefixSharingCrossEncoder(VideoModel, CrossEncoder):
         """Yield each video of the pairs once, decoded and on the device; those that fail are left out or raise."""
         target = self._resolve_inference_device(device)
         self.eval()
-        reader = self._reader
+        reader = self.head_reader
         groups = by_video(pairs)
         prepared = self._prepare_groups(groups, prompt=prompt, on_error=on_error, processing_kwargs=processing_kwargs)
         if show_progress_bar is None:
@@ -248,7 +249,7 @@ class PrefixSharingCrossEncoder(VideoModel, CrossEncoder):
         asked = [pair for pair in pairs if not np.isnan(answered[pair.index])]  # the others may not fit the context
         texts = list(dict.fromkeys(pair.text for pair in asked))
         if texts:
-            told = dict(zip(texts, self._reader.about_nothing(texts, prompt).tolist(), strict=True))
+            told = dict(zip(texts, self.head_reader.about_nothing(texts, prompt).tolist(), strict=True))
             found[[pair.index for pair in asked]] = [told[pair.text] for pair in asked]
         return found
 
@@ -460,10 +461,10 @@ def _ask_and_embed(
     processing_kwargs: dict[str, Any] | None = None,
 ) -> Iterator[tuple[VideoGroup, np.ndarray]]:
     """Write the answers about each video into `found` (3, N), and yield its pairs and its vector (D,)."""
-    reader = reranker._reader
-    view: Parts = find_parts(encoder._transformer.model)
+    reader = reranker.head_reader
+    view: Parts = find_parts(cast("nn.Module", encoder.transformers_model))
     tail = _rendered(encoder, prompt)[1]
-    eol = list(encoder._transformer.processor.tokenizer.encode(tail, add_special_tokens=False))
+    eol = list(encoder.processor.tokenizer.encode(tail, add_special_tokens=False))
     for group, video in reranker.video_prompts(
         pairs,
         prompt=prompt,
@@ -513,7 +514,7 @@ def _why_apart(reranker: PrefixSharingCrossEncoder, encoder: VideoEncoder, promp
 
 def _rendered(model: PrefixSharingCrossEncoder | VideoEncoder, prompt: str | None) -> tuple[str, str]:
     """What a model's prompt about a video holds before the placeholder and after it."""
-    processor: Any = model._transformer.processor
+    processor: Any = model.processor
     messages: list[dict[str, Any]] = [{"role": "user", "content": [{"type": "video", "video": "placeholder"}]}]
     if prompt:
         messages.insert(0, {"role": "system", "content": [{"type": "text", "text": prompt}]})

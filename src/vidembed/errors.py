@@ -124,7 +124,7 @@ def caller_level() -> int:
 
     As `skip_file_prefixes` does, from Python 3.12 on.
     """
-    frame, level = sys._getframe(1), 1
+    frame, level = sys._getframe(1), 1  # noqa: SLF001 - public by its documentation
     while frame.f_back is not None and str(frame.f_globals.get("__name__")).partition(".")[0] in _INNER:
         frame, level = frame.f_back, level + 1
     return level

@@ -129,7 +129,7 @@ def require_ray() -> ModuleType:
     """Return Ray with Ray Data, imported; `MissingExtraError` if it is not installed."""
     try:
         import ray  # noqa: PLC0415 - it takes a second, which --help need not wait for
-        import ray.data  # noqa: PLC0415
+        import ray.data  # noqa: F401, PLC0415 - it makes `ray.data`
     except ImportError as error:
         raise MissingExtraError(f'Ray is needed ({error}); install it with: pip install "vidembed[ray]"') from error
     module: ModuleType = ray

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, cast
 
 import av
-import av.container
 import av.error
 import av.format
 import av.stream
