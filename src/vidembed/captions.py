@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final, Literal, TypeAlias
 
-from vidembed.errors import AnnotationError, PairsError
+from vidembed.errors import AnnotationError
 
 TEXT_COLUMNS = ("caption", "text", "sentence")
 """The names that the column of the text may have."""
@@ -48,11 +48,9 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class CaptionedVideo:
-    """A video and a text about it.
+    """A video file and a text about it.
 
     Attributes:
-        video: The video file.
-        text: The caption.
         label: Whether the text is true of the video; None where the file does not say, which is to be taken for true.
     """
 
@@ -63,12 +61,7 @@ class CaptionedVideo:
 
 @dataclass(frozen=True, slots=True)
 class TextPair:
-    """Two texts that mean the same.
-
-    Attributes:
-        dense: The long caption. It stands in for the video.
-        summary: The short text. It stands for the query.
-    """
+    """Two texts that mean the same: a long caption, which stands in for the video, and a short one, for the query."""
 
     dense: str
     summary: str
@@ -102,9 +95,11 @@ def _decoded(path: Path, number: int, raw: bytes) -> str:
         raise AnnotationError(f"{path}, line {number}: not UTF-8 ({error.reason}); save it as UTF-8") from error
 
 
-def _rows(path: Path, handle: BinaryIO) -> Iterator[tuple[int, Row | AnnotationError]]:
-    """Rows of either kind with the line that each begins on. A damaged one comes as its error if reading can go on."""
-    yield from _json_rows(path, handle) if path.suffix.lower() == ".jsonl" else _csv_rows(path, handle)
+def _rows(path: Path) -> Iterator[tuple[str, int, Row | AnnotationError]]:
+    """Where each row of a file begins, in words and as a line, and the row, or its error if reading can go on."""
+    with path.open("rb") as handle:
+        rows = _json_rows(path, handle) if path.suffix.lower() == ".jsonl" else _csv_rows(path, handle)
+        yield from ((f"{path}, line {line}", line, row) for line, row in rows)
 
 
 def _json_rows(path: Path, handle: BinaryIO) -> Iterator[tuple[int, Row | AnnotationError]]:
@@ -163,7 +158,7 @@ def csv_rows(path: Path, handle: BinaryIO) -> Iterator[tuple[int, dict[str, str]
 
 
 def checked_words(where: str, name: str, value: object) -> str:
-    """Return a string without the white space around it. Messages begin with `where` and call it `name`.
+    """Return a string without the white space around it; `where` and `name` are for messages.
 
     Raises:
         AnnotationError: It is not a string, is empty, or is not valid Unicode.
@@ -213,11 +208,8 @@ def read_captioned_videos(file: str | Path, *, videos: str | Path | None = None)
         raise AnnotationError(f"videos={str(base)!r}: no such folder; it is what the paths in {path} are taken from")
     found: list[tuple[int, CaptionedVideo]] = []
     try:
-        with path.open("rb") as handle:
-            for line, row in _rows(path, handle):
-                if isinstance(row, AnnotationError):
-                    raise row
-                found += [(line, video) for video in _videos_of(f"{path}, line {line}", row, base)]
+        for where, line, row in _rows(path):
+            found += [(line, video) for video in _videos_of(where, row, base)]
     except OSError as error:
         raise AnnotationError(f"{path}: cannot be read: {error.strerror or error}") from error
     if not found:
@@ -240,7 +232,9 @@ def read_captioned_videos(file: str | Path, *, videos: str | Path | None = None)
     return [video for _, video in found]
 
 
-def _videos_of(where: str, row: Row, base: Path) -> list[CaptionedVideo]:
+def _videos_of(where: str, row: Row | AnnotationError, base: Path) -> list[CaptionedVideo]:
+    if isinstance(row, AnnotationError):
+        raise row
     video = checked_words(where, "video", row["video"]) if "video" in row else None
     named = [name for name in (*TEXT_COLUMNS, "captions") if name in row]
     if video is None or not named:
@@ -279,7 +273,8 @@ def read_pairs(path: str | Path, *, kind: str = "auto", on_error: OnError = "rai
         Pairs in the order of the file, without space around the texts.
 
     Raises:
-        PairsError: The file is of another kind, has other columns or no rows, or a row is empty, one-sided or damaged.
+        AnnotationError: The file is of another kind, has other columns or no rows, or a row is empty, one-sided or
+            damaged.
         FileNotFoundError: There is no such file.
         ValueError: `kind` or `on_error` is not known.
     """
@@ -289,18 +284,17 @@ def read_pairs(path: str | Path, *, kind: str = "auto", on_error: OnError = "rai
     if on_error not in ("raise", "skip"):
         raise ValueError(f"on_error={on_error!r} is not known. Allowed: 'raise', 'skip'.")
     if path.suffix.lower() not in (".csv", ".jsonl"):
-        raise PairsError(
-            f"{path}: pairs are read from .csv or .jsonl, not from {path.suffix or 'a file without suffix'}."
-        )
+        got = path.suffix or "a file without suffix"
+        raise AnnotationError(f"{path}: pairs are read from .csv or .jsonl, not from {got}.")
     kinds = KINDS if kind == "auto" else {kind: KINDS[kind]}
     wanted = ", or ".join(f"{dense!r} and {summary!r} ({name})" for name, (dense, summary) in kinds.items())
     columns = None if kind == "auto" else KINDS[kind]
     found = skipped = 0
-    for where, row in _pair_rows(path):
+    for where, _, row in _rows(path):
         try:
             columns = columns or _columns_of(where, row, wanted)
             pair = _pair_of(where, row, columns)
-        except PairsError as error:
+        except AnnotationError as error:
             if on_error == "raise":
                 raise
             skipped += 1
@@ -311,65 +305,43 @@ def read_pairs(path: str | Path, *, kind: str = "auto", on_error: OnError = "rai
     if skipped:
         logger.warning("%s: skipped %d of %d rows that are empty, one-sided or damaged", path, skipped, found + skipped)
     if not found:
-        raise PairsError(f"{path}: no pairs in it. Expected rows with {wanted}.")
+        raise AnnotationError(f"{path}: no pairs in it. Expected rows with {wanted}.")
 
 
-def _pair_rows(path: Path) -> Iterator[tuple[str, Row | PairsError]]:
-    try:
-        with path.open("rb") as handle:
-            for line, row in _rows(path, handle):
-                yield f"{path}, line {line}", PairsError(str(row)) if isinstance(row, AnnotationError) else row
-    except AnnotationError as error:
-        raise PairsError(str(error)) from error
-
-
-def _columns_of(where: str, row: Row | PairsError, wanted: str) -> tuple[str, str]:
-    if isinstance(row, PairsError):
+def _columns_of(where: str, row: Row | AnnotationError, wanted: str) -> tuple[str, str]:
+    if isinstance(row, AnnotationError):
         raise row
     for columns in KINDS.values():
         if set(columns) <= set(row):
             return columns
-    raise PairsError(f"{where}: columns {sorted(row)}. Expected {wanted}.")
+    raise AnnotationError(f"{where}: columns {sorted(row)}. Expected {wanted}.")
 
 
-def _pair_of(where: str, row: Row | PairsError, columns: tuple[str, str]) -> TextPair:
-    if isinstance(row, PairsError):
+def _pair_of(where: str, row: Row | AnnotationError, columns: tuple[str, str]) -> TextPair:
+    if isinstance(row, AnnotationError):
         raise row
     texts = []
     for column in columns:
         if column not in row:
-            raise PairsError(f"{where}: no column {column!r} among {sorted(row)}. Is it of another kind?")
+            raise AnnotationError(f"{where}: no column {column!r} among {sorted(row)}. Is it of another kind?")
         text = row[column]
         if text is not None and not isinstance(text, str):
-            raise PairsError(f"{where}: {column!r} is {type(text).__name__}, expected text.")
+            raise AnnotationError(f"{where}: {column!r} is {type(text).__name__}, expected text.")
         texts.append((text or "").strip())
-    empty = [column for column, text in zip(columns, texts, strict=True) if not text]
-    if empty:
+    if empty := [column for column, text in zip(columns, texts, strict=True) if not text]:
         what = "both sides are" if len(empty) == 2 else f"{empty[0]!r} is"
-        raise PairsError(f"{where}: {what} empty. Remove the row, or pass on_error='skip'.")
+        raise AnnotationError(f"{where}: {what} empty. Remove the row, or pass on_error='skip'.")
     return TextPair(*texts)
 
 
 def sample_pairs(
     path: str | Path, n: int | None = SAMPLE, *, seed: int = 0, kind: str = "auto", on_error: OnError = "raise"
 ) -> list[TextPair]:
-    """Sample pairs from a file of any length, without repetition.
+    """Sample `n` pairs from a file of any length, without repetition; None for all of them.
 
-    The file is read once and only the sample is held (reservoir sampling), so all of its rows are checked.
-
-    Args:
-        path: As `read_pairs` takes, and `kind` and `on_error` too.
-        n: How many, at least 1; None for all. Default `SAMPLE`. A file with fewer gives all, and the log says so.
-        seed: Decides which: the same file, number and seed give the same pairs in the same order.
-        kind: See `path`.
-        on_error: See `path`.
-
-    Returns:
-        The pairs, in the order of the file.
-
-    Raises:
-        PairsError: As `read_pairs`.
-        ValueError: `n` is under 1.
+    The file is read once and only the sample is held (reservoir sampling), so all of its rows are checked; `kind`,
+    `on_error` and errors are those of `read_pairs`, and a ValueError if `n` is under 1. A file with fewer pairs gives
+    all, and the log says so. The same file, number and seed give the same pairs, in the order of the file.
     """
     if n is not None and n < 1:
         raise ValueError(f"n={n!r}: expected at least 1 pair, or None for all of them.")

@@ -23,15 +23,7 @@ from vidembed.captions import CaptionedVideo
 from vidembed.encoder import VideoEncoder
 from vidembed.evaluation.metrics import Interval, bootstrap_interval, paired_bootstrap, ranks, recall_at
 from vidembed.evaluation.shapes import Clips, draw_clips
-from vidembed.evaluation.two_stage import (
-    DIRECTIONS,
-    DualStages,
-    Mask,
-    needed,
-    rankings,
-    second_stage,
-    top_candidates,
-)
+from vidembed.evaluation.two_stage import DIRECTIONS, DualStages, Mask, needed, rankings, second_stage, top_candidates
 from vidembed.registry import NAMESPACE
 from vidembed.reranker import VideoReranker
 from vidembed.scoring import ScoreFusion, fit_temperature
@@ -108,6 +100,10 @@ class Scores:
     yes_no: FloatArray  # log-odds of Yes against No
     positives: Mask  # which clips a text is true of
 
+    def odds(self, mode: str) -> FloatArray:
+        """The log-odds that a mode ranks by."""
+        return self.yes_no if mode == "fused" else self.yes
+
     def oriented(self, direction: str) -> Scores:
         """The same with queries as rows."""
         return self if direction == "t2v" else Scores(self.first.T, self.yes.T, self.yes_no.T, self.positives.T)
@@ -139,9 +135,8 @@ def score(
         vectors = chosen if stage == "chosen" else encoder.encode(paths, show_progress_bar=False)  # (V, D)
         queries = encoder.encode([{"text": text} for text in every], show_progress_bar=False)  # (every, D)
         first = queries.astype(np.float64) @ vectors.astype(np.float64).T  # (every, V)
-        found[stage] = {
-            kind: Scores(first[at], yes[at], yes_no[at], right[kind]) for kind, at in rows.items()
-        }  # (T, V) of each kind
+        # (T, V) of each kind
+        found[stage] = {kind: Scores(first[at], yes[at], yes_no[at], right[kind]) for kind, at in rows.items()}
     return found
 
 
@@ -150,9 +145,8 @@ def fit_fusion(known: Sequence[Scores]) -> ScoreFusion:
     parts, queries = [], []
     for kind, scores in enumerate(known):
         best = top_candidates(scores.first, FIT_DEPTH)  # (T, K)
-        parts.append(
-            [np.take_along_axis(one, best, axis=1).ravel() for one in (scores.yes_no, scores.first, scores.positives)]
-        )
+        all_pairs = (scores.yes_no, scores.first, scores.positives)
+        parts.append([np.take_along_axis(one, best, axis=1).ravel() for one in all_pairs])
         queries += [f"{kind} {row}" for row in range(len(best)) for _ in range(best.shape[1])]
     odds, similarity, labels = (np.concatenate(one) for one in zip(*parts, strict=True))
     return ScoreFusion.fit(odds, similarity, labels, queries)
@@ -168,13 +162,8 @@ def rank(row: Row, measured: Scores, known: Scores, fusion: ScoreFusion) -> dict
         if row.mode is not None:
             fused = fusion if row.mode == "fused" else None
             second, other_second = (
-                second_stage(
-                    scores.first,
-                    scores.yes if fused is None else scores.yes_no,
-                    needed(scores.first, row.k, temperature),
-                    fused,
-                )
-                for scores in (one, other)
+                second_stage(part.first, part.odds(row.mode), needed(part.first, row.k, temperature), fused)
+                for part in (one, other)
             )
             last = DualStages(other.first, other_second, other.positives, row.k).second
             names = ("rerank", "rerank_dual_softmax")
@@ -188,10 +177,9 @@ def rank(row: Row, measured: Scores, known: Scores, fusion: ScoreFusion) -> dict
 def table(measured: Mapping[str, Scores], known: Mapping[str, Scores], fusions: Mapping[str, ScoreFusion]) -> Values:
     """The table of one kind of query, from scores by stage of the clips that are reported on and of others.
 
-    Returns:
-        ``distinct``, how many queries differ in what they are true of; ``table``, one entry a row with recalls by
-        `COLUMNS`; ``gains``, by column the paired difference in Recall@1 of the last row to each other one, in points,
-        with its interval.
+    It has ``distinct``, how many queries differ in what they are true of; ``table``, one entry a row with recalls by
+    `COLUMNS`; ``gains``, by column the paired difference in Recall@1 of the last row to each other one, in points, with
+    its interval.
     """
     found = {row.name: rank(row, measured[row.stage], known[row.stage], fusions[row.stage]) for row in ROWS}
     groups = {}  # queries that are true of the same are drawn together by a bootstrap
@@ -219,11 +207,7 @@ def _points(interval: Interval) -> list[float]:
 
 
 def aligned_encoder(adapter: Path, folder: Path, device: str) -> VideoEncoder:
-    """The bundled model with an adapter merged into it, loaded as any checkpoint is.
-
-    Raises:
-        MissingExtraError: PEFT is not installed (the extra ``train``).
-    """
+    """The bundled model with an adapter merged into it, loaded as any checkpoint is; it needs the extra ``train``."""
     return VideoEncoder(merge_adapter(CHECKPOINT, adapter, folder / "aligned", device=device), device=device)
 
 
@@ -278,31 +262,21 @@ def measure(
         measured = score(reranker, encoders, drawn, QUERIES)
         known = score(reranker, encoders, others[:fit_clips], tuple(KINDS))
     fusions = {stage: fit_fusion(list(of_kind.values())) for stage, of_kind in known.items()}
-    result: Values = {
-        "clips": clips,
-        "layer_clips": layer_clips,
-        "fit_clips": fit_clips,
-        "seed": seed,
-        "layer": layer,
-        "layers": {kind: _curve(curve) for kind, curve in curves.items()},
-        "queries": {},
-    }
+    queries = {}
     for kind in QUERIES:
         shown, fitted = ({stage: scores[kind] for stage, scores in part.items()} for part in (measured, known))
-        result["queries"][kind] = table(shown, fitted, fusions)
-    return result, curves
+        queries[kind] = table(shown, fitted, fusions)
+    sizes = {"clips": clips, "layer_clips": layer_clips, "fit_clips": fit_clips, "seed": seed}
+    layers = {kind: _curve(curve) for kind, curve in curves.items()}
+    return {**sizes, "layer": layer, "layers": layers, "queries": queries}, curves
 
 
 def _curve(analysis: LayerAnalysis) -> Values:
     """A layer analysis as JSON values in percent and points."""
-    return {
-        "chosen": analysis.chosen_layer,
-        "margin": {"t2v": _points(analysis.margin.t2v), "v2t": _points(analysis.margin.v2t)},
-        "layers": [
-            {"layer": row.layer, "t2v": _points(row.t2v.recall_1), "v2t": _points(row.v2t.recall_1)}
-            for row in analysis.prompts[0].rows
-        ],
-    }
+    rows = analysis.prompts[0].rows
+    layers = [{"layer": one.layer, "t2v": _points(one.t2v.recall_1), "v2t": _points(one.v2t.recall_1)} for one in rows]
+    margin = {"t2v": _points(analysis.margin.t2v), "v2t": _points(analysis.margin.v2t)}
+    return {"chosen": analysis.chosen_layer, "margin": margin, "layers": layers}
 
 
 def as_text(result: Values) -> str:
@@ -338,11 +312,7 @@ def as_text(result: Values) -> str:
 
 
 def write(result: Values, curves: Mapping[str, LayerAnalysis], out: Path) -> list[Path]:
-    """Write ``shapes.json``, ``shapes.md`` and a plot of the layers a kind of query into a folder.
-
-    Raises:
-        ModuleNotFoundError: matplotlib is not installed (the extra ``plot``).
-    """
+    """Write ``shapes.json``, ``shapes.md`` and plots of the layers (with the extra ``plot``) into a folder."""
     out.mkdir(parents=True, exist_ok=True)
     files = [out / "shapes.json", out / "shapes.md"]
     files[0].write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

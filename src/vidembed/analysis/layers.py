@@ -27,6 +27,7 @@ from vidembed.evaluation.metrics import RESAMPLES
 from vidembed.inputs import Input
 from vidembed.pipeline import OnError, check_on_error, wants_bar
 from vidembed.registry import resolve_model
+from vidembed.scoring.checks import whole_number
 from vidembed.video import Sampling
 
 logger = logging.getLogger(__name__)
@@ -88,9 +89,6 @@ def analyze_layers(
         show_progress_bar: Whether to show bars; by default only if the log level is INFO or DEBUG.
         **hub_kwargs: ``revision``, ``token``, ``cache_folder``, ``local_files_only``.
 
-    Returns:
-        The analysis.
-
     Raises:
         AnnotationError: The file of pairs cannot be used.
         ValueError: There are too few pairs, or an argument is out of range.
@@ -107,8 +105,7 @@ def analyze_layers(
             "itself."
         )
     for argument, value, least in (("seed", seed, 0), ("resamples", resamples, 1), ("batch_size", batch_size, 1)):
-        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
-            raise ValueError(f"{argument}={value!r}: expected a whole number of at least {least}.")
+        whole_number(argument, value, least=least)
     relation = relation_of(checked_pairs(pairs, videos, seed=seed))
     lines = [None if name == "none" else name for name in names]
     how: dict[str, Any] = {"sampling": sampling, "video_backend": video_backend, **hub_kwargs}
@@ -151,11 +148,7 @@ def analyze_layers(
 def checked_pairs(pairs: Pairs, videos: str | Path | None = None, *, seed: int = 0) -> list[CaptionedVideo]:
     """Read pairs from a file, or check those that are given; and that there are enough, before a model is loaded.
 
-    Arguments are those of `analyze_layers`.
-
-    Raises:
-        AnnotationError: The file cannot be used.
-        ValueError: `videos` is given without a file, an entry is no `CaptionedVideo`, or there are too few.
+    Arguments and errors are those of `analyze_layers`.
     """
     if isinstance(pairs, (str, Path)):
         rows = read_captioned_videos(pairs, videos=videos)
@@ -219,15 +212,11 @@ def _sample(
 def open_mllm(model: str | Path | Backbone, *, device: str | None, dtype: str | None, **kwargs: Any) -> VideoEncoder:
     """Load a full MLLM, or take a loaded one, as an encoder that runs every block.
 
-    Args:
-        model: Directory or Hub name of an MLLM, or a loaded `Backbone`.
-        device: Torch device; by default that of the `Backbone`, or as sentence-transformers chooses.
-        dtype: As `vidembed.build`; only where the model is loaded here.
-        **kwargs: Of `VideoEncoder`: ``prefix`` always, ``sampling`` and others.
+    Device and dtype are those of `vidembed.build`; the others are of `VideoEncoder`, ``prefix`` always among them.
 
     Raises:
         BackboneError: It is a cut checkpoint, or no supported video MLLM.
-        ValueError: `device` is none of this machine.
+        ValueError: `device` is none of this machine, or a loaded model is to have a `dtype`.
     """
     check_device(device)
     if isinstance(model, Backbone):
@@ -251,9 +240,7 @@ def open_mllm(model: str | Path | Backbone, *, device: str | None, dtype: str | 
 def check_mllm(model: str) -> None:
     """Check from its config alone that a model can be analyzed.
 
-    Raises:
-        BackboneError: It is a cut checkpoint, or of no supported architecture.
-        OSError: It cannot be found (from transformers).
+    A BackboneError if it is a cut checkpoint, or of no supported architecture; an OSError if it cannot be found.
     """
     name = resolve_model(model)
     if (Path(name) / "modules.json").is_file():
@@ -284,14 +271,11 @@ def with_prefix(encoder: VideoEncoder, prefix: str | None) -> VideoEncoder:
 
 @contextmanager
 def every_layer(encoder: VideoEncoder) -> Iterator[list[torch.Tensor | None]]:
-    """Make an encoder return the last token's state at every block instead of its vector.
+    """Make an encoder of all blocks (``layer=-1``) return the last token's state at every block instead of its vector.
 
     Inputs then go through the encoder's own pipeline (decoding ahead, batches by tokens, halving when out of memory),
     and each result is ``(L + 1, D)`` float32: the output of blocks 1 to L before any norm, as `capture_block` has it,
     and last that of the trained final norm (layer -1). Nothing that grows with the number of tokens is kept.
-
-    Args:
-        encoder: Of all blocks (``layer=-1``).
 
     Yields:
         The states of the current forward pass, (B, D) of each block and then of the final norm; None between passes.
@@ -328,23 +312,13 @@ def read_states(
     on_error: OnError = "raise",
     show_progress_bar: bool | None = None,
 ) -> tuple[FloatStates, FloatStates, dict[int, Exception]]:
-    """Read the states of videos and texts at every layer.
+    """Read the states of V videos and T texts at every layer, with an encoder of all blocks (``layer=-1``).
 
-    Args:
-        encoder: Of all blocks (``layer=-1``).
-        videos: V files.
-        texts: T texts.
-        batch_size: As of `VideoEncoder.encode_stream`.
-        on_error: "raise", or "skip" to leave the states of an input that fails at NaN.
-        show_progress_bar: As of `VideoEncoder.encode_stream`.
+    Other arguments are those of `VideoEncoder.encode_stream`; "skip" leaves the states of an input that fails at NaN.
 
     Returns:
         ``(L + 1, V, D)`` and ``(L + 1, T, D)`` float32 states of blocks 1 to L and of the final norm, and the error of
         each input that failed, by its position among the videos and then the texts.
-
-    Raises:
-        VideoError: A video could not be decoded, with ``on_error="raise"``.
-        InputError: Another input failed, or a state is not finite, with ``on_error="raise"``.
     """
     inputs: list[Input] = [*({"video": video} for video in videos), *({"text": text} for text in texts)]
     layers, width = _parts(encoder).depth + 1, encoder.get_embedding_dimension()

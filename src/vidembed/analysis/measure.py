@@ -28,11 +28,9 @@ _LEAST = 2  # videos and texts of a half: with one there is nothing to rank
 
 @dataclass(frozen=True, eq=False)
 class Relation:
-    """Videos and texts, each once, and which belong together.
+    """Videos and texts, each once, in order of first appearance, and which belong together.
 
     Attributes:
-        videos: The files, in order of first appearance.
-        texts: The texts, in order of first appearance.
         positives: ``(T, V)``; every row and every column holds at least one True.
     """
 
@@ -43,8 +41,7 @@ class Relation:
     def without(self, videos: Iterable[int], texts: Iterable[int]) -> tuple[Relation, IndexArray, IndexArray]:
         """Leave out videos and texts at some positions, and those that then have no partner.
 
-        Returns:
-            The relation of the others, and the positions of its videos ``(V',)`` and texts ``(T',)`` in this one.
+        Returns the relation of the others, and the positions of its videos ``(V',)`` and texts ``(T',)`` in this one.
         """
         rest = self.positives.copy()
         rest[list(texts)] = False
@@ -61,8 +58,7 @@ class Relation:
 def relation_of(pairs: Iterable[CaptionedVideo]) -> Relation:
     """Merge equal videos (by resolved path) and equal texts. Pairs with a label of False are left out.
 
-    Raises:
-        ValueError: There are no pairs, or all have a label of False.
+    A ValueError if there are no pairs, or all have a label of False.
     """
     videos: dict[str, Path] = {}
     places: dict[str, int] = {}
@@ -83,17 +79,11 @@ def relation_of(pairs: Iterable[CaptionedVideo]) -> Relation:
 
 @dataclass(frozen=True, eq=False)
 class Half:
-    """Part of a relation.
+    """Part of a relation: ascending positions of its videos and texts, and its own positives as of `Relation`."""
 
-    Attributes:
-        videos: ``(V',)`` positions of its videos, ascending.
-        texts: ``(T',)`` positions of its texts, ascending.
-        positives: ``(T', V')``; every row and every column holds at least one True.
-    """
-
-    videos: IndexArray
-    texts: IndexArray
-    positives: BoolArray
+    videos: IndexArray  # (V',)
+    texts: IndexArray  # (T',)
+    positives: BoolArray  # (T', V')
 
 
 def split_halves(positives: BoolArray, *, seed: int) -> tuple[Half, Half]:
@@ -157,7 +147,6 @@ class Readout:
     """One layer, measured.
 
     Attributes:
-        row: Its figures.
         t2v_hits: ``(T',)`` which texts of the reporting half find a right video first, by cosine.
         v2t_hits: ``(V',)`` which videos find a right text first.
         groups: ``(T',)`` the video of each text, the first where it has several.
@@ -219,10 +208,7 @@ def _direction(
     *,
     dual: bool,
 ) -> tuple[DirectionFigures, DirectionFigures | None, BoolArray, NDArray[np.int64]]:
-    """Figures by cosine and by dual-softmax, the hits of the reporting half, and the ranks of the choosing half.
-
-    There is no dual-softmax where the scores of the choosing half are all equal, as those of a collapsed layer are.
-    """
+    """Figures by cosine and by dual-softmax, the hits of the reporting half, and the ranks of the choosing half."""
 
     def figures(places: NDArray[np.int64], temperature: float | None = None) -> DirectionFigures:
         first = bootstrap.interval(places == 1, groups)
@@ -230,6 +216,7 @@ def _direction(
 
     places = ranks(reporting, reported_on)  # (Q,)
     after = None
+    # there is none where the scores of the choosing half are all equal, as those of a collapsed layer are
     if dual and float(choosing.std()) > 1e-12 * float(np.abs(choosing).max()):
         temperature = fit_temperature(choosing, chosen_on).temperature
         after = figures(ranks(dual_softmax(reporting, temperature=temperature), reported_on), temperature)
@@ -246,19 +233,10 @@ def measure_prompt(
     dual: bool,
     show_progress_bar: bool = False,
 ) -> tuple[PromptAnalysis, Readout]:
-    """Measure all layers with one prompt and choose one.
+    """Measure all layers with one prompt and choose one, of which the `Readout` is returned too.
 
-    Args:
-        prefix: Name of the prompt.
-        texts: ``(L + 1, T, D)`` states of blocks 1 to L and of the final norm.
-        videos: ``(L + 1, V, D)``.
-        halves: To choose on, and to report on.
-        bootstrap: Of the intervals.
-        dual: Whether to measure dual-softmax too.
-        show_progress_bar: Whether to show a bar.
-
-    Returns:
-        The analysis, and the chosen layer's `Readout`.
+    Given are the states of blocks 1 to L and of the final norm, of texts ``(L + 1, T, D)`` and videos
+    ``(L + 1, V, D)``; the halves to choose on and to report on; and whether to measure dual-softmax too (`dual`).
     """
     layers = [*range(1, len(texts)), -1]
     bar = tqdm(layers, desc="Ranking", unit="layer", disable=not show_progress_bar)

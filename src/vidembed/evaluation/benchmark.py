@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +24,7 @@ from vidembed.evaluation.dataset_files import (
     captions,
     entries,
     items,
+    keyed,
     locate,
     read_csv,
     read_ids,
@@ -100,14 +101,9 @@ def _msrvtt(file: Path) -> Captions:
 
     Source: https://github.com/ArrowLuo/CLIP4Clip (``msrvtt_data.zip``); the split is JSFusion's, arXiv:1808.02559.
     """
-    found: dict[str, list[str]] = {}
-    lines: dict[str, str] = {}
-    for where, row in read_csv(file, ("key", "vid_key", "video_id", "sentence")):
-        name = video_id(where, row["video_id"])
-        if name in lines:
-            raise AnnotationError(f"{where}: {name} is already at {lines[name]}; expected one caption a video")
-        found[name], lines[name] = [caption(where, "sentence", row["sentence"])], where.removeprefix(f"{file}, ")
-    return found
+    rows = read_csv(file, ("key", "vid_key", "video_id", "sentence"))
+    found = ((at, video_id(at, row["video_id"]), [caption(at, "sentence", row["sentence"])]) for at, row in rows)
+    return keyed(file, found, "expected one caption a video")
 
 
 def _msvd(file: Path) -> Captions:
@@ -146,8 +142,12 @@ def _msvd_csv(file: Path) -> Iterator[tuple[str, str]]:
     name = ""
     for where, row in read_csv(file, ("VideoID", "Start", "End", "Language", "Description")):
         if row["Language"].strip() == "English":
-            times = [_whole_seconds(where, column, row[column]) for column in ("Start", "End")]
-            name = video_id(where, "_".join((row["VideoID"].strip(), *times)))
+            name = row["VideoID"].strip()
+            for column in ("Start", "End"):
+                if (whole := re.fullmatch(r"([0-9]{1,9})(?:\.0*)?", row[column].strip())) is None:
+                    raise AnnotationError(f"{where}: {column}={shortened(row[column])}: expected whole seconds")
+                name += f"_{int(whole[1])}"
+            name = video_id(where, name)
             yield name, caption(where, "Description", row["Description"])
     if not name:
         raise AnnotationError(f"{file}: no row has 'English' as its Language")
@@ -162,12 +162,6 @@ def _msvd_json(file: Path) -> Iterator[tuple[str, str]]:
             yield name, " ".join(caption(where, f"captions[{place}]", word) for word in words).strip()
 
 
-def _whole_seconds(where: str, column: str, value: str) -> str:
-    if (whole := re.fullmatch(r"([0-9]{1,9})(?:\.0*)?", value.strip())) is None:
-        raise AnnotationError(f"{where}: {column}={shortened(value)}: expected whole seconds")
-    return str(int(whole[1]))
-
-
 def _vatex(file: Path) -> Captions:
     """Read the English captions of VATEX (``Ptf_2VRj-V0_000122_000132.mp4``), ten a video.
 
@@ -180,14 +174,9 @@ def _vatex(file: Path) -> Captions:
     if isinstance(value, dict):
         listed = items(file, value, "ids and lists of captions")
         return {name: captions(where, "captions", texts) for where, name, texts in listed}
-    found: dict[str, list[str]] = {}
-    first: dict[str, str] = {}
-    for where, entry in entries(file, value, ("videoID", "enCap")):
-        name = video_id(where, entry["videoID"])
-        if name in first:
-            raise AnnotationError(f"{where}: {name} is already at {first[name]}; expected one entry a video")
-        found[name], first[name] = captions(where, "enCap", entry["enCap"]), where.removeprefix(f"{file}, ")
-    return found
+    rows = entries(file, value, ("videoID", "enCap"))
+    found = ((at, video_id(at, row["videoID"]), captions(at, "enCap", row["enCap"])) for at, row in rows)
+    return keyed(file, found, "expected one entry a video")
 
 
 def _didemo(file: Path) -> Captions:
@@ -245,14 +234,12 @@ class _Published:
 
 _TABLE = tomllib.loads(Path(__file__).with_name("benchmarks.toml").read_text(encoding="utf-8"))
 _PUBLISHED: Final = {name: _Published(**entry) for name, entry in _TABLE.items()}
-_READERS: Final = {
-    "msrvtt": _msrvtt,
-    "msvd": _msvd,
-    "vatex": _vatex,
-    "didemo": _didemo,
-    "activitynet": _activitynet,
-}
+_READERS: Final = {"msrvtt": _msrvtt, "msvd": _msvd, "vatex": _vatex, "didemo": _didemo, "activitynet": _activitynet}
 _FILE_NAMES: Final = {"didemo": _didemo_names, "activitynet": _activitynet_names}
+
+_CUSTOM: Final = (
+    "Every different text searches once, and every video that it is true of is right; for a video, any of its texts."
+)
 
 BENCHMARKS: Final = (*_PUBLISHED, "custom")
 """What `read_benchmark` reads, by name."""
@@ -313,13 +300,10 @@ def read_benchmark(
         notes.append(_check_missing(texts, missing, folder, allow=allow_missing))
     present = [one for one in texts if one in located]
     owned = [(text, place) for place, one in enumerate(present) for text in texts[one]]
-    of_text: defaultdict[str, set[int]] = defaultdict(set)
-    for text, place in owned:
-        of_text[text].add(place)
-    if shared := sum(len(of_text[text]) > 1 for text, _ in owned):
-        notes.append(
-            f"{shared} of {len(owned)} texts belong to several videos; as published, each is true of its own one only."
-        )
+    videos_of = Counter(text for text, _ in set(owned))
+    if shared := sum(videos_of[text] > 1 for text, _ in owned):
+        several = f"{shared} of {len(owned)} texts belong to several videos"
+        notes.append(f"{several}; as published, each is true of its own one only.")
     return Benchmark(
         name=name,
         title=published.title,
@@ -351,9 +335,8 @@ def _texts_of_split(name: str, file: Path, given: Path, split: Path | None) -> t
     elif published.lists and given.is_dir():  # who names one file means that file, whatever lies beside it
         ids = read_ids(annotation_file(given, published.lists, what))
     if without := [one for one in ids if one not in found]:
-        raise AnnotationError(
-            f"{file}: no captions for {len(without)} of {len(ids)} videos of the split: {some(without)}"
-        )
+        count = f"{len(without)} of {len(ids)} videos of the split"
+        raise AnnotationError(f"{file}: no captions for {count}: {some(without)}")
     texts = {one: [text for text in found[one] if text] for one in ids}
     if bare := [one for one, of_video in texts.items() if not of_video]:
         raise AnnotationError(f"{file}: only blank captions for {len(bare)} videos: {some(bare)}")
@@ -370,33 +353,31 @@ def _check_counts(
     counts = f"{len(texts)} videos and {sum(map(len, texts.values()))} texts"
     if counts == f"{published.videos} videos and {published.texts} texts":
         return []
+    expected = f"{published.videos} and {published.texts}"
     if stop:
         raise AnnotationError(
-            f"{file}: got {counts}, expected {published.videos} and {published.texts} for {published.title} "
-            f"({published.split})"
+            f"{file}: got {counts}, expected {expected} for {published.title} ({published.split})"
             + (f", after {blank} blank captions were left out" if blank else "")
             + (f". {published.hint}" if published.hint else ".")
             + " For a part of the data on purpose, give check_counts=False; the result then says so."
         )
-    published_counts = f"{published.videos} and {published.texts}"
-    note = f"The annotations have {counts}, where the published split has {published_counts}"
+    note = f"The annotations have {counts}, where the published split has {expected}"
     return [f"{note}: figures cannot be compared with published ones."]
 
 
 def _check_missing(texts: Mapping[str, Sequence[str]], missing: Sequence[str], folder: Path, *, allow: bool) -> str:
     """Stop, or return a note, where videos have no file."""
-    found = f"{len(missing)} of {len(texts)} videos have no file in {folder}: {some(missing)}"
+    count = f"{len(missing)} of {len(texts)} videos have no file"
+    found = f"videos: {count} in {folder}: {some(missing)}"
     if len(missing) == len(texts):
-        raise AnnotationError(f"videos: {found}. Files are found by their name, which is the id and a video's suffix.")
+        raise AnnotationError(f"{found}. Files are found by their name, which is the id and a video's suffix.")
     if not allow:
         raise AnnotationError(
-            f"videos: {found}. Get them, or give allow_missing=True, which leaves them out with their texts; figures "
-            "cannot be compared with published ones then."
+            f"{found}. Get them, or give allow_missing=True, which leaves them out with their texts; figures cannot be "
+            "compared with published ones then."
         )
-    return (
-        f"{len(missing)} of {len(texts)} videos have no file and are left out with their "
-        f"{sum(len(texts[one]) for one in missing)} texts: figures cannot be compared with published ones."
-    )
+    lost = sum(len(texts[one]) for one in missing)
+    return f"{count} and are left out with their {lost} texts: figures cannot be compared with published ones."
 
 
 def _read_custom(annotations: Path, videos: Path | None) -> Benchmark:
@@ -421,10 +402,7 @@ def _read_custom(annotations: Path, videos: Path | None) -> Benchmark:
         name="custom",
         title=annotations.stem,
         split="all rows",
-        protocol=(
-            "Every different text searches once, and every video that it is true of is right; for a video, any of its "
-            "texts."
-        ),
+        protocol=_CUSTOM,
         source=str(annotations),
         video_ids=tuple((v.relative_to(base) if v.is_relative_to(base) else v).as_posix() for v in first.values()),
         videos=tuple(first.values()),

@@ -48,11 +48,7 @@ class Answer:
 
 
 def video_key(path: Path) -> str:
-    """Name the state that a video file is in: its absolute path, its size and the time of its last write.
-
-    Raises:
-        OSError: The file cannot be reached.
-    """
+    """Name the state that a video file is in: its absolute path, its size and the time of its last write."""
     state = FileState.of(path)
     return _digest("video", os.fsencode(path.resolve()).hex(), str(state.size), str(state.mtime_ns))
 
@@ -72,10 +68,7 @@ def _digest(*parts: str) -> str:
 
 
 class ScoreCache:
-    """Vectors and answers by model and input.
-
-    Args:
-        folder: Where the file lies; made if missing. None keeps everything in memory, for one run.
+    """Vectors and answers by model and input, in a folder, which is made if missing, or else in memory for one run.
 
     Raises:
         ValueError: The file there is damaged, or of another version.
@@ -120,8 +113,8 @@ class ScoreCache:
 
     def put_vectors(self, model: str, vectors: Iterable[tuple[str, NDArray[np.float32]]]) -> None:
         """Keep vectors, ``(D,)`` each, in one commit."""
-        rows = [(key, np.ascontiguousarray(vector, dtype="<f4").tobytes()) for key, vector in vectors]
-        self._insert("vectors", "model, input, vector", [(model, key, blob) for key, blob in rows], keys=2)
+        rows = [(model, key, np.ascontiguousarray(vector, dtype="<f4").tobytes()) for key, vector in vectors]
+        self._insert("vectors", "model, input, vector", rows, keys=2)
 
     def answers(self, model: str, video: str, texts: Iterable[str]) -> dict[str, Answer]:
         """The answers about one video that are there, by text."""

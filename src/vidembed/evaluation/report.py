@@ -11,7 +11,7 @@ from typing import Any, Final
 import jinja2
 
 from vidembed.evaluation.metrics import Interval, paired_bootstrap
-from vidembed.evaluation.result import CUTS, BenchmarkFacts, EvaluationResult, in_percent
+from vidembed.evaluation.result import CUTS, BenchmarkFacts, EvaluationResult
 from vidembed.evaluation.two_stage import COLUMNS, DIRECTIONS
 from vidembed.text import printable, write_atomically
 
@@ -117,18 +117,13 @@ def sections(result: EvaluationResult) -> Iterator[Section]:
     if missing := result.benchmark.missing:
         more = "" if len(missing) <= SHOWN else f" and {len(missing) - SHOWN} more, which are in the JSON"
         yield Section(f"Left out: {len(missing)} videos without a file", lines=(", ".join(missing[:SHOWN]) + more,))
-    work = tuple(
-        (
-            name,
-            str(done["computed"]),
-            f"{done['seconds']:.1f}",
-            "" if done["per_second"] is None else f"{done['per_second']:.2f}",
-            "" if done["share_cached"] is None else f"{100 * done['share_cached']:.0f} %",
-        )
-        for name, done in result.work.items()
-    )
+    work = []
+    for name, done in result.work.items():
+        speed = "" if done["per_second"] is None else f"{done['per_second']:.2f}"
+        cached = "" if done["share_cached"] is None else f"{100 * done['share_cached']:.0f} %"
+        work.append((name, str(done["computed"]), f"{done['seconds']:.1f}", speed, cached))
     line = f"{result.seconds:.1f} seconds in all. Speeds are of what was computed, the validation set included."
-    yield Section("Work", ("", "computed", "seconds", "a second", "from the cache"), work, (line,))
+    yield Section("Work", ("", "computed", "seconds", "a second", "from the cache"), tuple(work), (line,))
     yield Section("Versions", ("", ""), tuple(result.versions.items()))
 
 
@@ -145,21 +140,16 @@ def figure_rows(result: EvaluationResult, way: str) -> Iterator[tuple[str, ...]]
         cells: tuple[str, ...] = (NOT_RUN, "", "", "", "", "", "")
         if found is not None:
             means = (f"{found.mean_rank:.1f}", f"{found.ndcg_10:.1f}", f"{found.mean_average_precision:.1f}")
-            cells = (*map(_with_interval, found.recalls), f"{found.median_rank:g}", *means)
+            cells = (*(one.text() for one in found.recalls), f"{found.median_rank:g}", *means)
         yield (COLUMNS[column.name], *cells)
-
-
-def _with_interval(value: Interval, sign: str = "") -> str:
-    """An estimate and its interval, such as ``"52.1 (49.0 to 55.2)"``."""
-    return f"{value.estimate:{sign}.1f} ({value.low:{sign}.1f} to {value.high:{sign}.1f})"
 
 
 def _beside_the_paper(result: EvaluationResult, way: str, rows: Sequence[PaperRow]) -> Section:
     used = {True: "yes", False: "no", None: "as published"}
     table: list[tuple[str, ...]] = []
     for row in rows:
-        recalls = (row.recall_1, row.recall_5, row.recall_10)
-        table.append((row.model, used[row.dual_softmax], *("" if one is None else f"{one:.1f}" for one in recalls)))
+        recalls = ("" if one is None else f"{one:.1f}" for one in (row.recall_1, row.recall_5, row.recall_10))
+        table.append((row.model, used[row.dual_softmax], *recalls))
     for column in result.columns:
         found = column.of(way)
         figures = ("", "", "") if found is None else tuple(f"{one.estimate:.1f}" for one in found.recalls)
@@ -228,12 +218,9 @@ def _md(text: str) -> str:
 
 def as_html(title: str, parts: Sequence[Section]) -> str:
     """A report as one page: all text escaped, no scripts, nothing from outside."""
+    folder = jinja2.FileSystemLoader(Path(__file__).parent)
     pages = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        trim_blocks=True,
-        keep_trailing_newline=True,
-        undefined=jinja2.StrictUndefined,
+        loader=folder, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, keep_trailing_newline=True
     )
     pages.filters["printable"] = printable
     return pages.get_template("report.html").render(title=title, parts=parts)
@@ -293,21 +280,16 @@ class Comparison:
             ranking = COLUMNS[row.column]
             if row.temperature_origin not in (None, "fitted"):
                 ranking += f" ({row.temperature_origin})"
-            recalls = [_with_interval(row.recall_1), f"{row.recall_5:.1f}", f"{row.recall_10:.1f}"]
-            less = "" if row.difference is None else _with_interval(row.difference, "+")
+            recalls = [row.recall_1.text(), f"{row.recall_5:.1f}", f"{row.recall_10:.1f}"]
+            less = "" if row.difference is None else row.difference.text("+")
             cells.append([ranking, row.direction.upper(), row.model, *recalls, less])
         return heads, cells
 
 
 def compare(results: Sequence[EvaluationResult], *, seed: int = 0) -> Comparison:
-    """Compare finished results on one benchmark by a paired bootstrap over its queries, grouped by video.
+    """Compare finished results with the first of them by a paired bootstrap over the queries, grouped by video.
 
-    Args:
-        results: At least two; the others are compared with the first.
-        seed: Of the bootstrap.
-
-    Raises:
-        ValueError: There are fewer than two, or they are not of the same videos and texts.
+    A ValueError if there are fewer than two, or they are not of the same videos and texts.
     """
     if len(results) < 2:
         raise ValueError(f"results: got {len(results)}, expected at least 2 to compare")
@@ -319,10 +301,10 @@ def compare(results: Sequence[EvaluationResult], *, seed: int = 0) -> Comparison
     facts = results[0].benchmark
     for name, one in zip(names, results, strict=True):
         if one.benchmark.digest != facts.digest:
+            other, this = (f"{on.title} ({on.videos} videos, {on.texts} texts)" for on in (one.benchmark, facts))
             raise ValueError(
-                f"results: {name} was measured on {one.benchmark.title} ({one.benchmark.videos} videos, "
-                f"{one.benchmark.texts} texts) and {names[0]} on {facts.title} ({facts.videos} videos, {facts.texts} "
-                "texts), or on others of the same number; compare like with like"
+                f"results: {name} was measured on {other} and {names[0]} on {this}, or on others of the same number; "
+                "compare like with like"
             )
     rows = tuple(
         _compared(name, one, results[0], column, way, seed)
@@ -344,14 +326,7 @@ def _compared(
     difference = None
     if one is not first:
         groups = first.ranks[f"groups.{way}"]
-        difference = in_percent(paired_bootstrap(mine == 1, theirs == 1, seed=seed, groups=groups))
-    return ComparedRow(
-        model=name,
-        column=column,
-        direction=way,
-        recall_1=found.recall_1,
-        recall_5=found.recall_5.estimate,
-        recall_10=found.recall_10.estimate,
-        difference=difference,
-        temperature_origin=one.temperatures[f"first.{way}"].origin if column == "dual_softmax" else None,
-    )
+        difference = paired_bootstrap(mine == 1, theirs == 1, seed=seed, groups=groups).percent()
+    origin = one.temperatures[f"first.{way}"].origin if column == "dual_softmax" else None
+    recalls = (found.recall_1, found.recall_5.estimate, found.recall_10.estimate)
+    return ComparedRow(name, column, way, *recalls, difference, origin)

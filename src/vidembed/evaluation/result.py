@@ -28,7 +28,7 @@ from vidembed.evaluation.metrics import (
     ranks,
 )
 from vidembed.evaluation.two_stage import COLUMNS, DIRECTIONS, Mask, Temperature, rankings
-from vidembed.scoring.checks import FloatArray
+from vidembed.scoring.checks import FloatArray, from_json
 from vidembed.text import write_atomically
 
 CUTS: Final = (1, 5, 10)
@@ -61,16 +61,11 @@ class Outcomes:
 
 
 def outcomes(scores: ArrayLike, positives: Mask, *, rows: Mask, columns: Mask) -> Outcomes:
-    """How each query fared, those included that could not be read.
+    """How each query fared, of scores of the `rows` ``(Q,)`` and `columns` ``(N,)`` that could be read.
 
-    A query that could not be read, or none of whose right answers could, is never found: its rank is N + 1 and its
-    other figures are 0. Where only some right answers could be read, the others count as never found.
-
-    Args:
-        scores: Of the `rows` and `columns` that could be read.
-        positives: ``(Q, N)`` of all queries and all answers.
-        rows: ``(Q,)``, which queries could be read.
-        columns: ``(N,)``, which answers could be read.
+    `positives` are ``(Q, N)``, of all queries and answers. A query that could not be read, or none of whose right
+    answers could, is never found: its rank is N + 1 and its other figures are 0. Where only some right answers could be
+    read, the others count as never found.
     """
     count, width = positives.shape
     found = Outcomes(np.full(count, width + 1, dtype=np.int64), np.zeros(count), np.zeros(count))
@@ -110,30 +105,12 @@ class Figures:
     @classmethod
     def of(cls, found: Outcomes, *, seed: int, groups: NDArray[np.int64]) -> Figures:
         """Means over the queries; the bootstrap draws whole groups ``(Q,)``, the queries of one video."""
-        recalls = [in_percent(bootstrap_interval(found.ranks <= cut, seed=seed, groups=groups)) for cut in CUTS]
-        return cls(
-            queries=len(found.ranks),
-            recall_1=recalls[0],
-            recall_5=recalls[1],
-            recall_10=recalls[2],
-            median_rank=median_rank(found.ranks),
-            mean_rank=mean_rank(found.ranks),
-            ndcg_10=100 * float(found.ndcg.mean()),
-            mean_average_precision=100 * float(found.average_precision.mean()),
+        recall_1, recall_5, recall_10 = (
+            bootstrap_interval(found.ranks <= cut, seed=seed, groups=groups).percent() for cut in CUTS
         )
-
-    @classmethod
-    def from_dict(cls, content: Mapping[str, Any] | None) -> Figures | None:
-        """Make them of what `dataclasses.asdict` gave."""
-        if content is None:
-            return None
-        recalls = {name: Interval(**content[name]) for name in ("recall_1", "recall_5", "recall_10")}
-        return cls(**{**content, **recalls})
-
-
-def in_percent(interval: Interval) -> Interval:
-    """An interval of shares in percent."""
-    return Interval(100 * interval.estimate, 100 * interval.low, 100 * interval.high, interval.level)
+        median, mean = median_rank(found.ranks), mean_rank(found.ranks)
+        ndcg, precision = 100 * float(found.ndcg.mean()), 100 * float(found.average_precision.mean())
+        return cls(len(found.ranks), recall_1, recall_5, recall_10, median, mean, ndcg, precision)
 
 
 @dataclass(frozen=True)
@@ -158,16 +135,10 @@ def columns_of(
     k: int | None,
     seed: int,
 ) -> tuple[tuple[Column, ...], Ranks]:
-    """Rank in the four ways of `COLUMNS`, in both directions.
+    """Rank in the four ways of `COLUMNS`, in both directions, with temperatures by ``"STAGE.DIRECTION"``.
 
-    Args:
-        benchmark: T texts and V videos.
-        readable: ``(V,)``, which W videos could be read.
-        first: ``(T, W)`` similarities.
-        second: By direction, what `second_stage` returns; None without a reranker.
-        temperatures: By ``"STAGE.DIRECTION"``.
-        k: Candidates of a query; None without a reranker.
-        seed: Of the bootstrap.
+    Given are the W `readable` ``(V,)`` videos' similarities `first` ``(T, W)``; and by direction what `second_stage`
+    returns for `k` candidates of a query, or None without a reranker. `seed` is of the bootstrap.
     """
     texts, positives = np.ones(len(benchmark.texts), dtype=np.bool_), benchmark.positives  # (T,), (T, V)
     found: Ranks = {
@@ -284,13 +255,9 @@ class Tally:
         whole = self.computed + self.cached
         speed = self.computed / self.seconds if self.computed and self.seconds else None
         share = self.cached / whole if whole else None
-        return {
-            "computed": self.computed,
-            "cached": self.cached,
-            "seconds": self.seconds,
-            "per_second": speed,
-            "share_cached": share,
-        }
+        return WorkFacts(
+            computed=self.computed, cached=self.cached, seconds=self.seconds, per_second=speed, share_cached=share
+        )
 
 
 def versions() -> dict[str, str]:
@@ -311,13 +278,8 @@ def hardware(device: str) -> dict[str, str | int | None]:
         import torch  # noqa: PLC0415 - it is loaded by now, and this module is read without it
 
         name = str(torch.cuda.get_device_name(device))
-    return {
-        "platform": platform.platform(),
-        "machine": platform.machine(),
-        "cpus": os.cpu_count(),
-        "device": device,
-        "device_name": name,
-    }
+    place = {"platform": platform.platform(), "machine": platform.machine(), "cpus": os.cpu_count()}
+    return {**place, "device": device, "device_name": name}
 
 
 # -- the result ------------------------------------------------------------------------------------------------------
@@ -370,32 +332,16 @@ class EvaluationResult:
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any], ranks: Ranks) -> EvaluationResult:
-        """Make it of what `to_dict` gave.
-
-        Raises:
-            ValueError: It is of another kind or version, or incomplete.
-        """
+        """Make it of what `to_dict` gave; a ValueError if that is of another kind or version, or incomplete."""
         fields = dict(content)
         kind, version = fields.pop("kind", None), fields.pop("schema_version", None)
         if (kind, version) != (_KIND, SCHEMA_VERSION):
             raise ValueError(f"expected kind {_KIND!r} of schema_version {SCHEMA_VERSION}, got {kind!r} of {version!r}")
         try:
-            facts, rerank = fields["benchmark"], fields["rerank"]
-            lists = {name: tuple(facts[name]) for name in ("missing", "notes")}
-            fields["benchmark"] = BenchmarkFacts(**{**facts, **lists})
-            if rerank is not None:
-                weights = rerank["prior_weights"]
-                rerank = RerankFacts(**{**rerank, "prior_weights": None if weights is None else tuple(weights)})
-            fields["rerank"] = rerank
-            fields["temperatures"] = {name: Temperature(**one) for name, one in fields["temperatures"].items()}
-            fields["columns"] = tuple(
-                Column(one["name"], *(Figures.from_dict(one[way]) for way in DIRECTIONS)) for one in fields["columns"]
-            )
-            for name in ("failures", "unanswered"):
-                fields[name] = tuple(Failure(**one) for one in fields[name])
-            return cls(**fields, ranks=ranks)
+            made: EvaluationResult = from_json(cls, {**fields, "ranks": ranks})
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"no whole evaluation ({error!r}); evaluate again") from error
+        return made
 
     def save(self, folder: Path) -> None:
         """Write ``ranks.npz`` and then ``result.json``, each whole or not at all."""
@@ -407,11 +353,7 @@ class EvaluationResult:
 
     @classmethod
     def load(cls, folder: Path) -> EvaluationResult:
-        """Read what `save` wrote.
-
-        Raises:
-            ValueError: There is no such result, or it is not whole.
-        """
+        """Read what `save` wrote; a ValueError if there is no such result, or it is not whole."""
         content = read_result(folder)
         file = folder / RANKS_FILE
         try:
@@ -427,11 +369,7 @@ class EvaluationResult:
 
 
 def read_result(folder: Path) -> dict[str, Any]:
-    """Read the JSON of a result.
-
-    Raises:
-        ValueError: There is none, or it is no JSON object.
-    """
+    """Read the JSON of a result; a ValueError if there is none, or it is no JSON object."""
     file = folder / RESULT_FILE
     try:
         content = json.loads(file.read_text(encoding="utf-8"))

@@ -44,7 +44,7 @@ from vidembed.evaluation.two_stage import (
     second_stage,
 )
 from vidembed.scoring import ScoreFusion, dual_softmax
-from vidembed.scoring.checks import FloatArray
+from vidembed.scoring.checks import FloatArray, whole_number
 from vidembed.video.sampling import content_fingerprint
 from vidembed.yes_no import Answers
 
@@ -127,12 +127,11 @@ class TwoStageSearch:
         tally.cached += len(keys) - len(missing)
         failures: list[Failure] = []
         before = time.monotonic()
+        paths = [benchmark.videos[place] for place in missing]
         with self._bar("Embedding videos", len(missing), "video") as bar:
-            paths = [benchmark.videos[place] for place in missing]
-            for index, found in self.embedder.videos(paths, batch_size=self.batch_size):
-                place = missing[index]
+            for place, found in zip(missing, self.embedder.videos(paths, batch_size=self.batch_size), strict=True):
                 key = keys[place]
-                if not isinstance(found, Exception) and _key(paths[index]) != key:
+                if not isinstance(found, Exception) and _key(benchmark.videos[place]) != key:
                     found = ValueError("the file was written to while it was being read")  # noqa: PLW2901
                 if isinstance(found, Exception):
                     failures.append(self._failure(benchmark, place, found))
@@ -208,8 +207,8 @@ class TwoStageSearch:
         texts = [text_key(text) for text in benchmark.texts]
         odds = np.full(pairs.shape, np.nan)  # (T, V)
         failures: list[Failure] = []
-        columns = np.flatnonzero(pairs.any(axis=0)).tolist()
-        keys = {place: video_key(benchmark.videos[place]) for place in columns}
+        keys = {at: video_key(benchmark.videos[at]) for at in np.flatnonzero(pairs.any(axis=0)).tolist()}
+        columns = list(keys)
         with self._bar("Reranking", int(pairs.sum()), "pair") as bar:
             for start in range(0, len(columns), VIDEOS_AT_ONCE):
                 chunk = columns[start : start + VIDEOS_AT_ONCE]
@@ -242,9 +241,8 @@ class TwoStageSearch:
                 have = self.cache.priors(model, [keys[place], *(texts[row] for row in of_video)])
                 known = {text for text in known if text in have and keys[place] in have}
             tally.cached += len(known)
-            missing += [
-                (row, place) for text, row in {texts[row]: row for row in of_video}.items() if text not in known
-            ]
+            different = {texts[row]: row for row in of_video}
+            missing += [(row, place) for text, row in different.items() if text not in known]
         if not missing:
             return
         before = time.monotonic()
@@ -350,8 +348,8 @@ def evaluate(
     if (reranker is None) != (k is None):
         raise ValueError(f"k={k!r}: give it together with reranker, which scores the k best")
     for name, value in (("k", k), ("batch_size", batch_size)):
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-            raise ValueError(f"{name}={value!r}: expected a whole number of at least 1")
+        if value is not None:
+            whole_number(name, value)
     if on_error not in ON_FAILURE:
         raise ValueError(f"on_error={on_error!r} is not known. Allowed: {', '.join(ON_FAILURE)}")
     if validation is not None:
@@ -384,7 +382,7 @@ def evaluate(
         seconds=time.monotonic() - began,
         seed=seed,
         versions=versions(),
-        hardware=hardware(embedder.device),
+        hardware=hardware(str(encoder.device)),
         ranks=ranks,
     )
     if folder is not None:

@@ -93,12 +93,10 @@ def _benchmark(name: str, split: str, clips: Clips, notes: tuple[str, ...]) -> B
     records = [record for _, record in clips]
     names = tuple(records[0].attributes) if name == "shapes" else SUMMARY_ATTRIBUTES
     shown = [tuple(record.attributes[one] for one in names) for record in records]
-    owners = {
-        record.caption if name == "shapes" else record.summary: tuple(
-            place for place, other in enumerate(shown) if other == shown[at]
-        )
-        for at, record in enumerate(records)
-    }
+    owners = {}
+    for record, attributes in zip(records, shown, strict=True):
+        text = record.caption if name == "shapes" else record.summary
+        owners[text] = tuple(place for place, other in enumerate(shown) if other == attributes)
     return Benchmark(
         name=name,
         title="moving shapes, dense captions" if name == "shapes" else "moving shapes, short summaries",

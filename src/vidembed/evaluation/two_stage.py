@@ -23,12 +23,7 @@ if TYPE_CHECKING:
 Mask = NDArray[np.bool_]
 
 DIRECTIONS: Final = ("t2v", "v2t")
-COLUMNS: Final = {
-    "raw": "raw",
-    "dual_softmax": "dual-softmax",
-    "rerank": "+ rerank",
-    "rerank_dual_softmax": "+ both",
-}
+COLUMNS: Final = {"raw": "raw", "dual_softmax": "dual-softmax", "rerank": "+ rerank", "rerank_dual_softmax": "+ both"}
 """Ways to rank by name, with their headings."""
 
 DEFAULT_TEMPERATURE: Final = 0.01
@@ -81,10 +76,8 @@ def second_stage(
 def reranked(first: ArrayLike, second: ArrayLike, k: int) -> FloatArray:
     """Ranking scores ``(Q, N)`` of a two-stage search: the `k` best of `first` by `second`, then the others by `first`.
 
-    Values of `second` outside the `k` best are not looked at. Scores are to be ranked within each row.
-
-    Raises:
-        ValueError: Shapes differ, a score is not finite, or ``k`` is below 1.
+    Values of `second` outside the `k` best are not looked at. Scores are to be ranked within each row. Errors as
+    `top_candidates`, and a ValueError if shapes differ.
     """
     one, two = matrix("first", first), matrix("second", second)
     if one.shape != two.shape:
@@ -109,8 +102,8 @@ def dual_reranked(
 ) -> FloatArray:
     """Ranking scores ``(Q, N)`` of a two-stage search with dual-softmax on both stages.
 
-    The first stage's scores are dual-softmaxed before the `k` best are taken, and so are the log-odds of the
-    candidates, over the queries that have them.
+    The first stage's is before the `k` best are taken; the second's is of their log-odds, over the queries that have
+    them.
     """
     one = dual_softmax(first, temperature=temperature)
     two = dual_softmax(above_least(second, candidate_mask(one, k)), temperature=second_temperature)
@@ -173,16 +166,9 @@ class Temperature:
     def choose(
         cls, given: float | None, default: float, known: tuple[FloatArray, Mask] | None, *, what: str
     ) -> Temperature:
-        """Take the given temperature, else fit one on the validation set, else take the default.
+        """Take the given temperature, else fit one on scores and positives ``(Q, N)`` of other data, else `default`.
 
-        Args:
-            given: The user's.
-            default: Where there is neither.
-            known: ``(Q, N)`` scores and positives of the validation set.
-            what: Named in an error.
-
-        Raises:
-            ValueError: The validation set is too small, or all its scores are equal.
+        A ValueError that names `what` if there are too few of them, or all scores are equal.
         """
         if given is not None:
             return cls(given, "given")
@@ -200,13 +186,7 @@ class Temperature:
 
 @dataclass(frozen=True)
 class GivenTemperatures:
-    """Temperatures of the user's; None for those to be fitted, or else the default.
-
-    Args:
-        t2v: First stage, texts rank videos.
-        v2t: First stage, videos rank texts.
-        second_t2v: Second stage, likewise.
-        second_v2t: Second stage, likewise.
+    """Temperatures of the user's, by stage and direction; None for those to be fitted, or else the default.
 
     Raises:
         ValueError: One is not a finite number above 0.

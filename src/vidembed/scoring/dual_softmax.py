@@ -60,14 +60,11 @@ def dual_softmax(scores: ArrayLike, *, temperature: float) -> FloatArray:
 
 @dataclass(frozen=True)
 class FittedTemperature:
-    """A temperature chosen on a validation set, and what it did there.
+    """A temperature of `dual_softmax`, in the unit of the scores, chosen on a validation set, and what it did there.
 
     Attributes:
-        temperature: For `dual_softmax`, in the unit of the scores.
-        recall_before: R@1 of the scores as given, from 0 to 1.
-        recall_after: R@1 with the temperature.
-        mrr_before: Mean reciprocal rank of the best right column, of the scores as given.
-        mrr_after: The same with the temperature.
+        recall_before: R@1 of the scores as given, from 0 to 1; `recall_after` with the temperature.
+        mrr_before: Mean reciprocal rank of the best right column, likewise.
         queries: Queries it was chosen on.
     """
 
@@ -143,11 +140,7 @@ def _middle_of_plateau(positions: FloatArray, is_best: NDArray[np.bool_]) -> int
 
 @dataclass(frozen=True)
 class DualSoftmax(SavedNumbers):
-    """The two fitted temperatures of a model, one per direction.
-
-    Args:
-        t2v: Temperature where texts rank videos.
-        v2t: Temperature where videos rank texts.
+    """The two fitted temperatures of a model: where texts rank videos (`t2v`), and where videos rank texts (`v2t`).
 
     Raises:
         ValueError: A temperature is not finite and above 0.

@@ -40,16 +40,7 @@ class ScoreFusion(SavedNumbers):
     - ``gap = exp(gap_bias + gap_by_best * best)``, with the similarity of the best candidate.
 
     So the score of a candidate depends on which others are scored with it. Give all that are to be ranked, the first
-    stage's best among them.
-
-    Args:
-        head_bias: As above, like the others.
-        head_by_mean: Per unit of log-odds.
-        head_by_square: Per unit of squared log-odds.
-        gap_bias: Logarithm of a weight per unit of cosine.
-        gap_by_best: Per unit of cosine.
-        slope: Of Platt scaling, above 0.
-        intercept: Of Platt scaling, in log-odds.
+    stage's best among them. `slope`, above 0, and `intercept` are of Platt scaling.
 
     Raises:
         ValueError: A field is not a finite number.
@@ -152,9 +143,7 @@ class ScoreFusion(SavedNumbers):
     def of(cls, numbers: Mapping[str, float]) -> ScoreFusion:
         """Make one of its fields, or of the arguments of `constant`, which older files hold.
 
-        Raises:
-            TypeError: One is missing, or unknown.
-            ValueError: One is not a finite number.
+        A TypeError if one is missing or unknown, and a ValueError if one is not a finite number.
         """
         return cls.constant(**numbers) if "gap_weight" in numbers else cls(**numbers)
 

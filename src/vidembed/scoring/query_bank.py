@@ -35,7 +35,6 @@ class QueryBank:
         beta: Inverse temperature, above 0, in one over the unit of the scores. Default `DEFAULT_BETA`.
 
     Attributes:
-        beta: As given.
         size: ``B``, the number of bank queries.
         log_normalizer: ``(N,)`` float64, ``log sum_b exp(beta * scores[b, j])`` of each video.
         activation: ``(N,)`` booleans, whether a video is the top-1 of some bank query (the activation set; of videos
@@ -74,9 +73,8 @@ class QueryBank:
         """
         beta = number("beta", beta, above_zero=True)
         gallery = _unit_rows("videos", matrix("videos", videos, rows="N", columns="D"))  # (N, D)
-        bank = _unit_rows(
-            "queries", matrix("queries", queries, rows="B", columns="D", width=gallery.shape[1])
-        )  # (B, D)
+        bank = matrix("queries", queries, rows="B", columns="D", width=gallery.shape[1])
+        bank = _unit_rows("queries", bank)  # (B, D)
         rows = max(1, int(block_bytes) // (8 * len(gallery)))
         log_normalizer = np.full(len(gallery), -np.inf)
         activation = np.zeros(len(gallery), dtype=np.bool_)
@@ -99,18 +97,7 @@ class QueryBank:
         return len(self.log_normalizer)
 
     def activated(self, scores: ArrayLike, *, columns: ArrayLike | None = None) -> NDArray[np.bool_]:
-        """Return for each query whether its top-1 video is in the activation set.
-
-        Args:
-            scores: As for `normalize`.
-            columns: As for `normalize`.
-
-        Returns:
-            ``(Q,)`` booleans.
-
-        Raises:
-            ValueError: As for `normalize`.
-        """
+        """Return for each query ``(Q,)`` whether its top-1 video is in the activation set; as of `normalize`."""
         query, index = self._check(scores, columns)
         return _activated(query, self.activation[index])
 
@@ -155,36 +142,22 @@ class QueryBank:
         query = matrix("scores", scores, columns="K")
         index = as_array("columns", columns)
         if index.dtype.kind not in "iu" or index.shape not in {query.shape, query.shape[1:]}:
-            raise ValueError(
-                f"columns: expected integers of shape {query.shape[1:]} or {query.shape}, as the scores', got shape "
-                f"{index.shape} of {index.dtype}"
-            )
+            expected = f"integers of shape {query.shape[1:]} or {query.shape}, as the scores'"
+            raise ValueError(f"columns: expected {expected}, got shape {index.shape} of {index.dtype}")
         if index.min() < 0 or index.max() >= self.videos:
-            raise ValueError(
-                f"columns: expected positions in the gallery, from 0 to {self.videos - 1}, got values from "
-                f"{index.min()} to {index.max()}"
-            )
+            expected = f"positions in the gallery, from 0 to {self.videos - 1}"
+            raise ValueError(f"columns: expected {expected}, got values from {index.min()} to {index.max()}")
         return query, np.atleast_2d(index).astype(np.intp)
 
     def save(self, file: str | Path) -> None:
         """Write the bank to a safetensors file: two values a video, whatever the number of bank queries."""
-        metadata = {
-            "kind": _KIND,
-            "format_version": str(FORMAT_VERSION),
-            "beta": self.beta.hex(),
-            "size": str(self.size),
-        }
-        tensors = {"log_normalizer": self.log_normalizer, "activation": self.activation}
-        save_file(tensors, file, metadata=metadata)
+        metadata = {"kind": _KIND, "format_version": str(FORMAT_VERSION)}
+        metadata |= {"beta": self.beta.hex(), "size": str(self.size)}
+        save_file({"log_normalizer": self.log_normalizer, "activation": self.activation}, file, metadata=metadata)
 
     @classmethod
     def load(cls, file: str | Path) -> QueryBank:
-        """Read a file that `save` wrote.
-
-        Raises:
-            FileNotFoundError: There is no such file.
-            ValueError: It is not such a file, or damaged.
-        """
+        """Read a file that `save` wrote; a ValueError if it is not such a file, or damaged."""
         try:
             with safe_open(file, framework="numpy") as content:
                 metadata = content.metadata() or {}

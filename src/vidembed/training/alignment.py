@@ -8,6 +8,7 @@ import logging
 import random
 import shutil
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -25,14 +26,7 @@ from vidembed.plots import can_plot, plot_curves, read_log
 from vidembed.registry import loading_name, resolve_model
 from vidembed.text import require_train_extra, write_atomically
 from vidembed.training.data import TooLong, fit_context
-from vidembed.training.lora import (
-    LanguageAdapter,
-    LoraSettings,
-    check_saved,
-    write_adapter,
-    write_facts,
-    write_merged,
-)
+from vidembed.training.lora import LanguageAdapter, LoraSettings, check_saved, write_adapter, write_facts, write_merged
 from vidembed.training.trainer import AlignmentTrainer, LogFile, PairEvaluator, TrainingSettings, last_checkpoint
 
 logger = logging.getLogger(__name__)
@@ -76,12 +70,13 @@ def align(
     of their one-word prompt, a dual-softmax loss. No video is used.
 
     While a run is under way its state is in ``<out>.training``; the same call goes on from the last state there. `out`
-    itself appears when it is complete.
+    itself appears when it is complete, with ``alignment.json`` (settings, measurements), ``train_log.jsonl`` and, where
+    matplotlib is installed, ``curves.png`` in it.
 
     Args:
         mllm: Directory or Hub name of a video MLLM, or a vidembed checkpoint to go on from.
         pairs: (dense caption, summary) pairs, from `read_pairs` or `sample_pairs`.
-        out: Folder to write.
+        out: Folder to write, which is returned.
         layer: 1-based decoder block to read and train for, or -1 for the last with its trained final norm. Default -1,
             as in the paper; of a checkpoint it is known.
         prefix: A line before the content of each prompt. Default none: the paper has one for models as they are.
@@ -100,15 +95,11 @@ def align(
         progress: Whether to show a bar.
         **hub_kwargs: ``revision``, ``token``, ``cache_folder``, ``local_files_only``.
 
-    Returns:
-        The folder written, with ``alignment.json`` (settings, measurements), ``train_log.jsonl`` and, where matplotlib
-        is installed, ``curves.png`` in it.
-
     Raises:
         MissingExtraError: A package of the extra ``train`` is not installed.
         FileExistsError: `out` exists and is not empty, and `overwrite` is False.
         BackboneError: The model is not supported, or its weights are float16, which cannot be trained in.
-        PairsError: A pair is too long, or there are too few.
+        AnnotationError: A pair is too long, or there are too few.
         ValueError: An argument is out of range, or an interrupted run has other settings.
         FloatingPointError: The loss was not finite; the state of earlier steps stays.
         ReadoutMismatchError: The checkpoint does not give the trained model's vectors; nothing is written.
@@ -143,8 +134,8 @@ def align(
         "left_out_too_long": len(pairs) - len(fitting),
         "pairs_digest": digest.hexdigest(),
         "dtype": str(encoder.dtype).removeprefix("torch."),
-        "lora": lora.as_dict(),
-        "training": training.as_dict(),
+        "lora": asdict(lora),
+        "training": asdict(training),
         "every": every,
     }
     work = target.with_name(f"{target.name}.training")

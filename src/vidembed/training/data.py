@@ -14,7 +14,7 @@ from vidembed.backbone.templates import stand_in_template
 from vidembed.building import Features
 from vidembed.captions import TextPair
 from vidembed.encoder import VideoEncoder
-from vidembed.errors import PairsError
+from vidembed.errors import AnnotationError
 from vidembed.pipeline import max_positions
 
 if TYPE_CHECKING:
@@ -32,10 +32,7 @@ def stand_in_kwargs(encoder: BaseModel) -> ProcessingKwargs:
 
     The paper is silent on which prompt each side gets. Ours: the dense caption, which stands for the video, gets the
     video's with the caption where the video would be; the summary gets the text's. The template is passed per call, so
-    the checkpoint keeps its own.
-
-    Raises:
-        TemplateError: The chat template of the encoder is none of vidembed's.
+    the checkpoint keeps its own. A TemplateError if the chat template of the encoder is none of vidembed's.
     """
     return {"chat_template": {"chat_template": stand_in_template(str(encoder.processor.chat_template))}}
 
@@ -43,15 +40,10 @@ def stand_in_kwargs(encoder: BaseModel) -> ProcessingKwargs:
 def tokenize(
     preprocess: Callable[..., Features], texts: Sequence[str], kwargs: ProcessingKwargs | None = None
 ) -> Features:
-    """Tokenize texts in their prompts, padded on the right and never cut.
+    """Tokenize texts in their prompts, whatever they look like, padded on the right and never cut.
 
     Padding on the right is what sentence-transformers' gradient caching can trim from a mini-batch; the pooling finds
-    the last real token on either side.
-
-    Args:
-        preprocess: `VideoEncoder.preprocess`.
-        texts: Words, whatever they look like.
-        kwargs: `stand_in_kwargs` for captions, nothing for summaries.
+    the last real token on either side. `kwargs` are `stand_in_kwargs` for captions, nothing for summaries.
     """
     options = {**(kwargs or {}), "text": {"padding_side": "right", "truncation": False}}
     return preprocess([{"text": text} for text in texts], processing_kwargs=options)
@@ -59,13 +51,9 @@ def tokenize(
 
 @dataclass
 class PairCollator(SentenceTransformerDataCollator):
-    """Makes a batch of pairs: the columns ``dense`` and ``summary``, each in its prompt.
+    """Makes a batch of pairs: the columns ``dense`` and ``summary``, each in its prompt."""
 
-    Attributes:
-        stand_in: `stand_in_kwargs` of the encoder.
-    """
-
-    stand_in: ProcessingKwargs | None = None
+    stand_in: ProcessingKwargs | None = None  # `stand_in_kwargs` of the encoder
 
     def __call__(self, features: list[dict[str, str]]) -> Features:
         """Tokenize both sides of some rows."""
@@ -84,7 +72,7 @@ def context_length(encoder: VideoEncoder) -> int:
 def fit_context(
     encoder: VideoEncoder, pairs: Sequence[TextPair], *, max_tokens: int | None = None, too_long: TooLong = "raise"
 ) -> list[TextPair]:
-    """Check that each pair fits, prompt included. No text is ever cut.
+    """Return the pairs that fit, prompt included, in order. No text is ever cut.
 
     Args:
         encoder: Of the prompts and the tokenizer.
@@ -92,11 +80,8 @@ def fit_context(
         max_tokens: Most tokens a side may have. Default `context_length`.
         too_long: "raise" raises at the first pair that is longer. "drop" leaves such pairs out and logs how many.
 
-    Returns:
-        The pairs that fit, in order.
-
     Raises:
-        PairsError: A pair is too long and `too_long` is "raise", or none fits.
+        AnnotationError: A pair is too long and `too_long` is "raise", or none fits.
         ValueError: An argument is out of range.
     """
     context = context_length(encoder)
@@ -115,7 +100,7 @@ def fit_context(
             if tokens <= limit:
                 kept.append(pair)
             elif too_long == "raise":
-                raise PairsError(
+                raise AnnotationError(
                     f"pairs[{start + index}] takes {tokens} tokens with its prompt, over max_tokens={limit} (the model "
                     f"takes {context}): {pair.dense[:60]!r}... Shorten it, or pass too_long='drop' to leave such pairs "
                     "out."
@@ -123,5 +108,5 @@ def fit_context(
     if len(kept) < len(pairs):
         logger.warning("left out %d of %d pairs of more than %d tokens", len(pairs) - len(kept), len(pairs), limit)
     if not kept:
-        raise PairsError(f"no pair of {len(pairs)} fits into {limit} tokens.")
+        raise AnnotationError(f"no pair of {len(pairs)} fits into {limit} tokens.")
     return kept

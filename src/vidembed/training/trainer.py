@@ -6,7 +6,7 @@ import json
 import math
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -20,12 +20,13 @@ from sentence_transformers.sentence_transformer.trainer import SentenceTransform
 from sentence_transformers.sentence_transformer.training_args import SentenceTransformerTrainingArguments
 from torch import nn
 from tqdm.auto import tqdm
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerState
 from transformers.trainer_callback import PrinterCallback
 
 from vidembed.captions import TextPair
 from vidembed.encoder import VideoEncoder
 from vidembed.evaluation import ranks
+from vidembed.evaluation.result import CUTS
 from vidembed.plots import read_log
 from vidembed.text import require_train_extra
 from vidembed.training.data import PairCollator, stand_in_kwargs
@@ -34,9 +35,6 @@ from vidembed.training.loss import MINI_BATCH_SIZE, PRIOR_TEMPERATURE, TEMPERATU
 
 LossName = Literal["dual-softmax", "infonce"]
 LOSSES: Final = ("dual-softmax", "infonce")
-
-CUTS: Final = (1, 5, 10)
-"""Ranks of the recalls that the paper reports."""
 
 _STATE_FILE = "trainer_state.json"  # transformers' name for it
 
@@ -91,10 +89,6 @@ class TrainingSettings:
         if not 0 <= self.warmup < 1:
             raise ValueError(f"warmup={self.warmup!r}: expected a share of the steps, from 0 to below 1.")
 
-    def as_dict(self) -> dict[str, object]:
-        """The settings as JSON values."""
-        return asdict(self)
-
     def steps(self, pairs: int) -> int:
         """Steps of a run over this many pairs."""
         return math.ceil(math.ceil(pairs / self.batch_size) * self.epochs)
@@ -121,17 +115,10 @@ class TrainingSettings:
         resuming: bool = False,
         evaluate: bool = True,
     ) -> SentenceTransformerTrainingArguments:
-        """The arguments of the trainer.
+        """The arguments of the trainer, which keeps checkpoints of the training state in `folder`.
 
-        Args:
-            folder: For checkpoints of the training state.
-            every: Steps between evaluations, and between checkpoints.
-            device: "cpu", or None for the best there is.
-            resuming: Whether the run goes on from a checkpoint: then nothing is measured at its start.
-            evaluate: Whether anything is measured.
-
-        Raises:
-            ValueError: Several processes were started, or bfloat16 is asked for and not supported (from transformers).
+        It measures and saves once in `every` steps, and measures at the start unless it is `resuming`; `device` is as
+        of `align`. A ValueError if several processes were started, or bfloat16 is asked for and not supported.
         """
         cuda = torch.cuda.is_available() and device != "cpu"
         checkpointing: dict[str, Any] = {}  # named only where used: transformers 6 will rename them
@@ -184,14 +171,7 @@ class AlignmentTrainer(SentenceTransformerTrainer):
 
     What differs: a dense caption takes the video's prompt; checkpoints hold the adapter and not the model, and are
     moved into place whole; the count of masked false negatives is logged; a loss that is not finite ends the run.
-
-    Args:
-        adapter: The adapter, in its encoder.
-        pairs: Pairs to train on.
-        settings: Of the loss.
-        args: Of `TrainingSettings.arguments`.
-        evaluator: Measured while training.
-        callbacks: Further callbacks of transformers.
+    `args` are those of `TrainingSettings.arguments`.
 
     Raises:
         MissingExtraError: A package of the extra is not installed.
@@ -236,8 +216,7 @@ class AlignmentTrainer(SentenceTransformerTrainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log, with the pairs of rows that were masked as false negatives since the last time.
 
-        Raises:
-            FloatingPointError: The loss is not finite; the step's state is not saved.
+        A FloatingPointError if the loss is not finite; the step's state is not saved.
         """
         if "loss" in logs:
             if not math.isfinite(logs["loss"]):
@@ -296,13 +275,9 @@ def pair_recalls(scores: NDArray[np.floating], positives: NDArray[np.bool_]) -> 
 
 
 class PairEvaluator(BaseEvaluator):
-    """Text-to-text recall of pairs, each side in its prompt, in percent.
+    """Text-to-text recall of held-out pairs, each side in its prompt, in percent.
 
     A column counts as right for every row that has the same summary or the same caption.
-
-    Args:
-        pairs: Held-out pairs.
-        batch_size: Texts embedded at once.
     """
 
     def __init__(self, pairs: Sequence[TextPair], *, batch_size: int = 32) -> None:
@@ -313,29 +288,15 @@ class PairEvaluator(BaseEvaluator):
         dense, summary = (np.array([getattr(pair, side) for pair in self.pairs]) for side in ("dense", "summary"))
         self._positives = (dense[:, None] == dense) | (summary[:, None] == summary)  # (N, N)
 
-    def __call__(
-        self,
-        model: SentenceTransformer,  # type: ignore[override]  # vectors of its `encode`
-        output_path: str | None = None,  # noqa: ARG002
-        epoch: float = -1,  # noqa: ARG002
-        steps: int = -1,  # noqa: ARG002
-    ) -> dict[str, float]:
-        """Measure; called by the trainer.
-
-        Returns:
-            ``summary_to_dense_R@k`` and ``dense_to_summary_R@k`` for k in `CUTS`.
-        """
-        dense, summary = (
-            np.asarray(
-                model.encode(
-                    [{"text": getattr(pair, side)} for pair in self.pairs],
-                    batch_size=self.batch_size,
-                    show_progress_bar=False,
-                    processing_kwargs=kwargs,
-                )
-            )
-            for side, kwargs in (("dense", stand_in_kwargs(model)), ("summary", None))
-        )  # (N, D) each
+    # the model is one with an `encode`
+    def __call__(self, model: SentenceTransformer, *_: object, **_kwargs: object) -> dict[str, float]:  # type: ignore[override]
+        """Measure ``summary_to_dense_R@k`` and ``dense_to_summary_R@k`` for k in `CUTS`; called by the trainer."""
+        vectors = {}
+        for side, kwargs in (("dense", stand_in_kwargs(model)), ("summary", None)):
+            inputs = [{"text": getattr(pair, side)} for pair in self.pairs]
+            found = model.encode(inputs, batch_size=self.batch_size, show_progress_bar=False, processing_kwargs=kwargs)
+            vectors[side] = np.asarray(found)
+        dense, summary = vectors["dense"], vectors["summary"]  # (N, D) each
         scores = summary @ dense.T  # (N, N)
         recalls = {
             "summary_to_dense": pair_recalls(scores, self._positives),
@@ -348,14 +309,11 @@ _LOGGED = ("loss", "grad_norm", "learning_rate", "false_negatives")
 
 
 class LogFile(TrainerCallback):
-    """Writes what the trainer logs to a file of JSON lines, and shows a bar on stderr.
+    """Writes what the trainer logs to a file of JSON lines, and shows a bar on stderr if `progress` asks for it.
 
     Lines of training hold ``step``, ``loss``, ``grad_norm``, ``learning_rate`` and ``false_negatives``; lines of
-    evaluation hold ``step`` and every metric, named ``eval_...``.
-
-    Args:
-        path: The file. Lines after the step that a run begins at are removed then: they are made again.
-        progress: Whether to show the bar.
+    evaluation hold ``step`` and every metric, named ``eval_...``. Lines after the step that a run begins at are removed
+    then: they are made again.
     """
 
     def __init__(self, path: str | Path, *, progress: bool = False) -> None:
@@ -363,13 +321,7 @@ class LogFile(TrainerCallback):
         self.progress = progress
         self._bar: tqdm[Any] | None = None
 
-    def on_train_begin(
-        self,
-        args: TrainingArguments,  # noqa: ARG002 - of transformers' signature, as below
-        state: TrainerState,
-        control: TrainerControl,  # noqa: ARG002
-        **_kwargs: object,
-    ) -> None:
+    def on_train_begin(self, args: object, state: TrainerState, control: object, **_kwargs: object) -> None:  # noqa: ARG002
         """Drop lines of steps that are yet to come."""
         kept = [entry for entry in read_log(self.path) if entry["step"] <= state.global_step and state.global_step]
         self.path.write_text("".join(json.dumps(entry) + "\n" for entry in kept), encoding="utf-8")
@@ -378,14 +330,10 @@ class LogFile(TrainerCallback):
         )
 
     def on_log(
-        self,
-        args: TrainingArguments,  # noqa: ARG002
-        state: TrainerState,
-        control: TrainerControl,  # noqa: ARG002
-        logs: dict[str, float] | None = None,
-        **_kwargs: object,
+        self, args: object, state: TrainerState, control: object, logs: dict[str, float] | None = None, **_: object
     ) -> None:
         """Write a line."""
+        del args, control
         values = {
             key: value
             for key, value in (logs or {}).items()
