@@ -18,31 +18,25 @@ from typing import BinaryIO, Final, Literal, TypeAlias
 
 from vidembed.errors import AnnotationError
 
-TEXT_COLUMNS = ("caption", "text", "sentence")
-"""The names that the column of the text may have."""
-
+TEXT_COLUMNS = ("caption", "text", "sentence")  # the names that the column of the text may have
+# longest line read, in bytes (ours): a caption is some hundred, and a file without line ends is no such file
 MAX_LINE_BYTES = 1 << 20
-"""Longest line read, in bytes (ours): a caption is some hundred, and a file without line ends is no such file."""
+SAMPLE: Final = 60_000  # pairs that the paper samples from VideoUFO (VidVec, arXiv 2602.08099, section 3.5)
 
-SAMPLE: Final = 60_000
-"""Pairs that the paper samples from VideoUFO (VidVec, arXiv 2602.08099, section 3.5)."""
-
+# columns of the caption and of the summary. "plain" and "short" are ours; "videoufo" are the published columns of
+# VideoUFO (arXiv 2503.01739), "nli" those of ``sentence-transformers/all-nli``. "nli" and "short", two short captions
+# of one video, are the arms that the paper compares with (section D)
 KINDS: Final[dict[str, tuple[str, str]]] = {
     "plain": ("dense", "summary"),
     "videoufo": ("Detailed Caption", "Brief Caption"),
     "nli": ("anchor", "positive"),
     "short": ("first", "second"),
 }
-"""Columns of the caption and of the summary. "plain" and "short" are ours; "videoufo" are the published columns of
-VideoUFO (arXiv 2503.01739), "nli" those of ``sentence-transformers/all-nli``. "nli" and "short", two short captions of
-one video, are the arms that the paper compares with (section D)."""
 
 OnError = Literal["raise", "skip"]
 Row: TypeAlias = Mapping[str, object]
-
 _SHOWN = 5  # missing videos named in an error
 _LABELS = {"0": False, "1": True, "false": False, "true": True}
-
 logger = logging.getLogger(__name__)
 
 
@@ -50,8 +44,7 @@ logger = logging.getLogger(__name__)
 class CaptionedVideo:
     """A video file and a text about it.
 
-    Attributes:
-        label: Whether the text is true of the video; None where the file does not say, which is to be taken for true.
+    The label is whether the text is true of the video; None, where the file does not say, is to be taken for true.
     """
 
     video: Path
@@ -217,9 +210,8 @@ def read_captioned_videos(file: str | Path, *, videos: str | Path | None = None)
     labelled = next((line for line, video in found if video.label is not None), None)
     bare = next((line for line, video in found if video.label is None), None)
     if labelled is not None and bare is not None:
-        raise AnnotationError(
-            f"{path}: line {labelled} has a label and line {bare} has none; label every row or no row"
-        )
+        mixed = f"line {labelled} has a label and line {bare} has none"
+        raise AnnotationError(f"{path}: {mixed}; label every row or no row")
     first = {video.video: line for line, video in reversed(found)}
     missing = sorted((line, video) for video, line in first.items() if not video.is_file())
     if missing:

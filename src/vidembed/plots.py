@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 FORMATS = (".png", ".svg", ".pdf")
 _LINES = ("-", "--", ":", "-.")  # one a prompt
-
 Axis = Literal["auto", "block", "depth"]
 
 

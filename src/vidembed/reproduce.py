@@ -33,41 +33,32 @@ from vidembed.shapes.clips import ClipRecord
 from vidembed.shapes.language import SUMMARY_ATTRIBUTES
 from vidembed.training.lora import merge_adapter
 
+# the bundled adapter: a LoRA of `align` on pairs of texts, for the final layer
 ALIGNED: Final = CHECKPOINT.parent / "aligned"
-"""The bundled adapter: a LoRA of `align` on pairs of texts, for the final layer."""
-K_ZERO_SHOT: Final = 100
-"""Candidates that are reranked with the model as it is (VidVec, arXiv 2602.08099, section 4)."""
-K_ALIGNED: Final = 10
-"""Candidates that are reranked with the optimized model (same place)."""
-FIT_DEPTH: Final = 10
-"""Candidates of each query that the fusion is fitted on."""
+K_ZERO_SHOT: Final = 100  # candidates that are reranked with the model as it is (VidVec, arXiv 2602.08099, section 4)
+K_ALIGNED: Final = 10  # candidates that are reranked with the optimized model (same place)
+FIT_DEPTH: Final = 10  # candidates of each query that the fusion is fitted on
+# kinds of queries that the fusion is fitted on: also lists of words, which the head does not understand, and
+# statements, some long and some short
 KINDS: Final[dict[str, Callable[[ClipRecord], str]]] = {
     "captions": lambda record: record.caption,
     "summaries": lambda record: record.summary,
     "tags": lambda record: record.tags,
     "statements": lambda record: record.right,
 }
-"""Kinds of queries that the fusion is fitted on: also lists of words, which the head does not understand, and
-statements, some long and some short."""
-QUERIES: Final = ("captions", "summaries")
-"""Kinds that are reported on."""
+QUERIES: Final = ("captions", "summaries")  # kinds that are reported on
 COLUMNS: Final = ("t2v", "t2v_dual", "v2t", "v2t_dual")
-
-Values = dict[str, Any]
-"""Figures as JSON values."""
+Values = dict[str, Any]  # figures as JSON values
 
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the table: the layer whose similarities come first, and how `k` candidates are reranked, if they are.
-
-    Mode "yes" is P(Yes), "fused" log-odds fused with the similarity, and None the first stage alone.
-    """
+    """A line of the table: the layer whose similarities come first, and how candidates are reranked, if they are."""
 
     name: str
     stage: str
-    mode: str | None = None
-    k: int = 0
+    mode: str | None = None  # "yes" is P(Yes), "fused" log-odds fused with the similarity
+    k: int = 0  # candidates
 
 
 ROWS: Final = (
@@ -80,6 +71,8 @@ ROWS: Final = (
     Row("O, final layer + fusion", "aligned", "fused", K_ALIGNED),
 )
 
+# VideoLLaMA3-7B on MSR-VTT 1k-A, Recall@1: text to video raw, with dual-softmax, video to text with dual-softmax
+# (VidVec, arXiv 2602.08099). Empty where the paper gives none
 PAPER: Final = (
     ("ZS, final layer", "14.3", "", ""),
     ("ZS, layer 24 of 28", "", "42.1", ""),
@@ -87,8 +80,6 @@ PAPER: Final = (
     ("O, final layer", "48.4", "52.5", "54.9"),
     ("O, final layer + P(Yes), K = 10", "", "56.2", "54.9"),
 )
-"""VideoLLaMA3-7B on MSR-VTT 1k-A, Recall@1: text to video raw, with dual-softmax, video to text with dual-softmax
-(VidVec, arXiv 2602.08099). Empty where the paper gives none."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -230,8 +221,7 @@ def measure(
         adapter: A folder that `align` wrote with ``output="adapter"``.
         device: Where the model runs.
 
-    Returns:
-        The figures, JSON values; and the layer analyses of captions and summaries.
+    Returns the figures, JSON values, and the layer analyses of captions and summaries.
 
     Raises:
         MissingExtraError: PEFT is not installed (the extra ``train``).

@@ -18,7 +18,7 @@ from vidembed.backbone.templates import stand_in_template
 from vidembed.errors import AnnotationError
 from vidembed.shapes import CHECKPOINT
 from vidembed.training import TextPair
-from vidembed.training.data import PairCollator, context_length, fit_context, stand_in_kwargs, tokenize
+from vidembed.training.trainer import PairCollator, context_length, fit_context, stand_in_kwargs, tokenize
 
 CAPTION = "A red square moves down quickly. A still star is in a corner."
 

@@ -31,11 +31,9 @@ from vidembed.scoring.checks import whole_number
 from vidembed.video import Sampling
 
 logger = logging.getLogger(__name__)
-
 FloatStates = NDArray[np.float32]
-
+# a file that `vidembed.captions.read_captioned_videos` reads, or its rows
 Pairs = str | Path | Iterable[CaptionedVideo]
-"""A file that `vidembed.captions.read_captioned_videos` reads, or its rows."""
 
 
 def analyze_layers(
@@ -127,11 +125,8 @@ def analyze_layers(
         for name, (of_videos, of_texts) in zip(names, states, strict=True)
     }
     best = max(names, key=lambda name: measured[name][1].merit)
-    margins = (
-        margin_over(measured[best][1], readout, over_prefix=name, bootstrap=bootstrap)
-        for name, (_, readout) in measured.items()
-        if name != best
-    )
+    others = {name: readout for name, (_, readout) in measured.items() if name != best}
+    chosen = measured[best][1]
     parts = _parts(encoder)
     source = model.name if isinstance(model, Backbone) else str(model)
     return LayerAnalysis(
@@ -141,7 +136,7 @@ def analyze_layers(
         sample=_sample(relation, kept, halves, failed, bootstrap),
         prompts=tuple(prompt for prompt, _ in measured.values()),
         chosen_prefix=best,
-        prefix_margins=tuple(margins),
+        prefix_margins=tuple(margin_over(chosen, one, name, bootstrap) for name, one in others.items()),
     )
 
 
@@ -169,10 +164,8 @@ def checked_pairs(pairs: Pairs, videos: str | Path | None = None, *, seed: int =
 def _halves(relation: Relation, failed: dict[int, Exception], seed: int) -> tuple[Relation, tuple[Half, Half]]:
     """What is left of a relation without what failed, and its halves in positions of the whole."""
     first_text = len(relation.videos)
-    kept, videos, texts = relation.without(
-        [index for index in failed if index < first_text],
-        [index - first_text for index in failed if index >= first_text],
-    )
+    failed_texts = [index - first_text for index in failed if index >= first_text]
+    kept, videos, texts = relation.without([index for index in failed if index < first_text], failed_texts)
     if not kept.videos:
         raise ValueError(f"pairs: all failed; the first: {next(iter(failed.values()))}")
     if failed:
@@ -180,10 +173,8 @@ def _halves(relation: Relation, failed: dict[int, Exception], seed: int) -> tupl
             "left out: %d inputs that failed; %d of %d videos and %d of %d texts remain",
             len(failed), len(kept.videos), first_text, len(kept.texts), len(relation.texts),
         )  # fmt: skip
-    first, second = (
-        replace(half, videos=videos[half.videos], texts=texts[half.texts])
-        for half in split_halves(kept.positives, seed=seed)
-    )
+    halves = split_halves(kept.positives, seed=seed)
+    first, second = (replace(half, videos=videos[half.videos], texts=texts[half.texts]) for half in halves)
     return kept, (first, second)
 
 
@@ -259,14 +250,8 @@ def _cut_already(model: str | Path) -> BackboneError:
 
 def with_prefix(encoder: VideoEncoder, prefix: str | None) -> VideoEncoder:
     """Make an encoder on the same weights with another line before the content of its prompts."""
-    return VideoEncoder(
-        backbone=encoder.backbone,
-        layer=-1,
-        prefix=prefix,
-        sampling=encoder.sampling,
-        video_backend=encoder.video_backend,
-        device=str(encoder.device),
-    )
+    same: dict[str, Any] = {"sampling": encoder.sampling, "video_backend": encoder.video_backend}
+    return VideoEncoder(backbone=encoder.backbone, layer=-1, prefix=prefix, device=str(encoder.device), **same)
 
 
 @contextmanager
@@ -325,9 +310,8 @@ def read_states(
     states = np.full((layers, len(inputs), width or 0), np.nan, dtype=np.float32)  # (L + 1, V + T, D)
     failed: dict[int, Exception] = {}
     with every_layer(encoder):
-        for item in encoder.encode_stream(
-            inputs, batch_size=batch_size, on_error=on_error, show_progress_bar=show_progress_bar
-        ):
+        how: dict[str, Any] = {"batch_size": batch_size, "on_error": on_error, "show_progress_bar": show_progress_bar}
+        for item in encoder.encode_stream(inputs, **how):
             if item.error is not None:
                 failed[item.index] = item.error
             else:

@@ -8,46 +8,35 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from vidembed.evaluation.metrics import Interval
-from vidembed.scoring.checks import from_json
+from vidembed.scoring.checks import FORMAT_VERSION, check_header, from_json, read_object
 
-FORMAT_VERSION = 1
 _KIND = "layer_analysis"
 
 
 @dataclass(frozen=True)
 class DirectionFigures:
-    """How well one direction of retrieval works at one layer, on the reporting half; recalls are from 0 to 1.
-
-    Attributes:
-        median_rank: Of the best right answer, from 1; ties count against it.
-        temperature: Of dual-softmax, fitted on the choosing half; None of raw scores.
-    """
+    """How well one direction of retrieval works at one layer, on the reporting half; recalls are from 0 to 1."""
 
     recall_1: Interval
     recall_5: float
     recall_10: float
-    median_rank: float
-    temperature: float | None = None
+    median_rank: float  # of the best right answer, from 1; ties count against it
+    temperature: float | None = None  # of dual-softmax, fitted on the choosing half; None of raw scores
 
 
 @dataclass(frozen=True)
 class LayerRow:
     """One readout: a decoder block, or the last block with its trained final norm.
 
-    Attributes:
-        layer: 1-based decoder block, or -1.
-        t2v: Texts rank videos, by cosine; `v2t` the other way.
-        t2v_dual: Texts rank videos, after dual-softmax; None where it was not asked for, or where the scores of the
-            choosing half are all equal. `v2t_dual` likewise.
-        choosing_t2v: Recall@1 of texts on the choosing half, from 0 to 1; `choosing_v2t` of videos.
+    Dual-softmax is None where it was not asked for, or where the scores of the choosing half are all equal.
     """
 
-    layer: int
-    t2v: DirectionFigures
+    layer: int  # 1-based decoder block, or -1
+    t2v: DirectionFigures  # texts rank videos, by cosine; `v2t` the other way
     v2t: DirectionFigures
     t2v_dual: DirectionFigures | None
     v2t_dual: DirectionFigures | None
-    choosing_t2v: float
+    choosing_t2v: float  # Recall@1 of texts on the choosing half, from 0 to 1; `choosing_v2t` of videos
     choosing_v2t: float
 
 
@@ -67,19 +56,12 @@ class Margin:
 
 @dataclass(frozen=True)
 class PromptAnalysis:
-    """The layers of a model with one prompt.
+    """The layers of a model with one prompt."""
 
-    Attributes:
-        prefix: What stands before the content: "none", "zero-shot" or the text itself.
-        rows: One a decoder block, and last that of layer -1.
-        chosen_layer: The layer with the best Recall@1 on the choosing half.
-        margins: Over layer -1, and over the last block before the norm.
-    """
-
-    prefix: str
-    rows: tuple[LayerRow, ...]
-    chosen_layer: int
-    margins: tuple[Margin, ...]
+    prefix: str  # what stands before the content: "none", "zero-shot" or the text itself
+    rows: tuple[LayerRow, ...]  # one a decoder block, and last that of layer -1
+    chosen_layer: int  # the layer with the best Recall@1 on the choosing half
+    margins: tuple[Margin, ...]  # over layer -1, and over the last block before the norm
 
     @property
     def margin(self) -> Margin:
@@ -96,48 +78,31 @@ class PromptAnalysis:
 
 @dataclass(frozen=True)
 class Sample:
-    """What a model was analyzed on: a half of the videos to choose the layer on, and a half that the figures are of.
-
-    Attributes:
-        videos_left_out: Videos whose texts all went to the other half.
-        chance: Recall@1 of a random ranking of the reporting half, the same in both directions.
-        seed: Of the split and the bootstrap.
-        skipped: What failed, with ``on_error="skip"``: its name and why.
-        texts_lost: Texts left out since all their videos failed.
-    """
+    """What a model was analyzed on: a half of the videos to choose the layer on, and a half that the figures are of."""
 
     choosing_videos: int
     choosing_texts: int
     reporting_videos: int
     reporting_texts: int
-    videos_left_out: int
-    chance: float
-    seed: int
+    videos_left_out: int  # videos whose texts all went to the other half
+    chance: float  # Recall@1 of a random ranking of the reporting half, the same in both directions
+    seed: int  # of the split and the bootstrap
     resamples: int
-    skipped: tuple[str, ...] = ()
-    texts_lost: int = 0
+    skipped: tuple[str, ...] = ()  # what failed, with ``on_error="skip"``: its name and why
+    texts_lost: int = 0  # texts left out since all their videos failed
 
 
 @dataclass(frozen=True)
 class LayerAnalysis:
-    """Retrieval at every decoder block of a model.
+    """Retrieval at every decoder block of a model."""
 
-    Attributes:
-        model: What was analyzed: a name, or the last part of a path.
-        model_type: Its architecture, as transformers names it.
-        depth: Its decoder blocks.
-        prompts: One a prefix.
-        chosen_prefix: The prefix whose chosen layer does best on the choosing half; the first of equals.
-        prefix_margins: The choice over the chosen layer of each other prefix.
-    """
-
-    model: str
-    model_type: str
-    depth: int
+    model: str  # what was analyzed: a name, or the last part of a path
+    model_type: str  # its architecture, as transformers names it
+    depth: int  # its decoder blocks
     sample: Sample
-    prompts: tuple[PromptAnalysis, ...]
-    chosen_prefix: str
-    prefix_margins: tuple[Margin, ...] = ()
+    prompts: tuple[PromptAnalysis, ...]  # one a prefix
+    chosen_prefix: str  # the prefix whose chosen layer does best on the choosing half; the first of equals
+    prefix_margins: tuple[Margin, ...] = ()  # the choice over the chosen layer of each other prefix
 
     @property
     def chosen(self) -> PromptAnalysis:
@@ -177,13 +142,8 @@ class LayerAnalysis:
     @classmethod
     def from_dict(cls, content: Mapping[str, object]) -> LayerAnalysis:
         """Make an analysis of what `to_dict` gave; a ValueError if it is of another kind or format, or incomplete."""
-        fields = dict(content)
-        kind, version = fields.pop("kind", None), fields.pop("format_version", None)
-        if (kind, version) != (_KIND, FORMAT_VERSION):
-            raise ValueError(
-                f"expected kind {_KIND!r} of format_version {FORMAT_VERSION}, got kind {kind!r} of format_version "
-                f"{version!r}; analyze the model again"
-            )
+        check_header(_KIND, content, remedy="analyze the model again")
+        fields = {name: value for name, value in content.items() if name not in ("kind", "format_version")}
         try:
             made: LayerAnalysis = from_json(cls, fields)
         except (KeyError, TypeError) as error:
@@ -198,10 +158,8 @@ class LayerAnalysis:
     @classmethod
     def load(cls, file: str | Path) -> LayerAnalysis:
         """Read a file that `save` wrote; a FileNotFoundError if there is none, and a ValueError if it is another."""
+        content = read_object(file)
         try:
-            content = json.loads(Path(file).read_text(encoding="utf-8"))
-            if not isinstance(content, dict):
-                raise ValueError(f"expected a JSON object, got {type(content).__name__}")  # noqa: TRY004, TRY301 - of the file
             return cls.from_dict(content)
         except ValueError as error:
             raise ValueError(f"{file}: {error}") from error

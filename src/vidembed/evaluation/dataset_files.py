@@ -20,15 +20,11 @@ from vidembed.captions import checked_words, csv_rows, numbered_lines, shortened
 from vidembed.errors import AnnotationError
 from vidembed.video import VIDEO_SUFFIXES
 
+# largest annotation file read, in bytes (ours). Those of the benchmarks have at most some 10 MB
 MAX_ANNOTATION_BYTES = 64 << 20
-"""Largest annotation file read, in bytes (ours). Those of the benchmarks have at most some 10 MB."""
-
-MAX_ID_LENGTH = 255
-"""Longest id of a video, in characters (ours): file systems allow names of 255 bytes."""
-
+MAX_ID_LENGTH = 255  # longest id of a video, in characters (ours): file systems allow names of 255 bytes
+# most files looked at in a folder of videos (ours): more is another folder, such as the root of a disk
 MAX_FILES = 2_000_000
-"""Most files looked at in a folder of videos (ours): more is another folder, such as the root of a disk."""
-
 _SHOWN = 5  # names in an error
 T = TypeVar("T")
 

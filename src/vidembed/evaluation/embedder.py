@@ -21,7 +21,6 @@ from vidembed.registry import resolve_model
 from vidembed.scoring.checks import FloatArray
 
 Vector = NDArray[np.float32]
-
 _DOCUMENT_PROMPTS: Final = ("document", "passage", "corpus")  # what `SentenceTransformer.encode_document` looks for
 _NOT_A_VIDEOS_FAULT: Final = (MissingExtraError, MemoryError, torch.OutOfMemoryError)
 
@@ -155,15 +154,10 @@ def embedder_of(model: Any) -> Embedder:
 
 @dataclass(frozen=True)
 class ModelName:
-    """A model to load.
+    """A model to load."""
 
-    Attributes:
-        name: A folder, ``vidembed/NAME``, or a name on the Hub.
-        layer: Decoder layer, for a video MLLM; None for a checkpoint.
-    """
-
-    name: str
-    layer: int | None = None
+    name: str  # A folder, ``vidembed/NAME``, or a name on the Hub
+    layer: int | None = None  # decoder layer, for a video MLLM; None for a checkpoint
 
     def __str__(self) -> str:
         """As `parse` takes it."""

@@ -127,7 +127,7 @@ class VideoTextRetrievalEvaluator(BaseEvaluator):
                 "modalities include video"
             )
         file = Path(output_path, self.csv_file) if output_path is not None and self.write_csv else None
-        if file is not None:
+        if file is not None and file.exists():
             self._check_csv(file)
         when = "" if epoch == -1 else f" after epoch {epoch}" if steps == -1 else f" in epoch {epoch}, step {steps}"
         logger.info("Video-text retrieval on %s%s:", self.name or f"{len(self.videos)} videos", when)
@@ -148,10 +148,8 @@ class VideoTextRetrievalEvaluator(BaseEvaluator):
         """Similarities ``(T, V)`` of all captions and videos; errors as of a call."""
         how: dict[str, Any] = {"batch_size": self.batch_size, "truncate_dim": self.truncate_dim}
         how |= {"show_progress_bar": self.show_progress_bar, "convert_to_tensor": True}
-        texts: list[Any] = [{"text": text} for text in self.texts]
-        videos: list[Any] = [_as_video(video, model) for video in self.videos]
-        queries = model.encode_query(texts, **how)  # (T, D)
-        documents = model.encode_document(videos, **how)  # (V, D)
+        queries = model.encode_query([{"text": text} for text in self.texts], **how)  # (T, D)
+        documents = model.encode_document([_as_video(video, model) for video in self.videos], **how)  # (V, D)
         for argument, vectors in (("captions", queries), ("videos", documents)):
             finite = vectors.isfinite().all(dim=1)  # (T,) or (V,)
             if not bool(finite.all()):
@@ -178,8 +176,6 @@ class VideoTextRetrievalEvaluator(BaseEvaluator):
         return {key: value for key, value in settings.items() if value is not None}
 
     def _check_csv(self, file: Path) -> None:
-        if not file.exists():
-            return
         with file.open(encoding="utf-8", newline="") as lines:
             header = next(csv.reader(lines), [])
         if header != self.csv_headers:

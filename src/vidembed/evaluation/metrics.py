@@ -9,12 +9,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from vidembed.scoring.checks import FloatArray, as_array, matrix, number, positive_mask, vector, whole_number
 
-RESAMPLES = 2000
-"""Default resamples of a bootstrap (ours)."""
-
-LEVEL = 0.95
-"""Default coverage of an interval (ours)."""
-
+RESAMPLES = 2000  # default resamples of a bootstrap (ours)
+LEVEL = 0.95  # default coverage of an interval (ours)
 _DRAWS_AT_ONCE = 2_000_000  # indices drawn in one go: 16 MB
 
 
@@ -97,19 +93,12 @@ def _right_in_order(scores: ArrayLike, positives: ArrayLike) -> NDArray[np.bool_
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate with its interval.
+    """An estimate with its interval."""
 
-    Attributes:
-        estimate: The mean of the values themselves, not of the resamples.
-        low: Lower end.
-        high: Upper end.
-        level: Share of the resamples' means between the two.
-    """
-
-    estimate: float
-    low: float
-    high: float
-    level: float
+    estimate: float  # the mean of the values themselves, not of the resamples
+    low: float  # lower end
+    high: float  # upper end
+    level: float  # share of the resamples' means between the two
 
     def percent(self) -> Interval:
         """The interval of shares in percent, or of differences in points."""

@@ -45,13 +45,10 @@ if TYPE_CHECKING:
     from torch.utils.data import DataLoader
 
 logger = logging.getLogger(__name__)
-
+# who reads a task's videos: "file", the encoder reads the files; "mteb", mteb samples frames of them
 Frames = Literal["file", "mteb"]
-"""Who reads a task's videos: "file", the encoder reads the files; "mteb", mteb samples frames of them."""
-
+# the modalities of mteb that an encoder can have, in the order in which it gets those of one input
 MODALITIES: Final = ("text", "image", "video")
-"""The modalities of mteb that an encoder can have, in the order in which it gets those of one input."""
-
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
@@ -237,12 +234,6 @@ def model_meta(
     return ModelMeta(**{**required, **known, **facts})
 
 
-class _NamedFile(io.BytesIO):
-    """The bytes of a file, named for messages."""
-
-    name: str
-
-
 def _as_input(row: Mapping[str, object], place: int, modalities: Sequence[str]) -> dict[str, object]:
     """A row of a task as `VideoEncoder.encode` takes it; `place` names a row without an id."""
     name = str(row.get("id", place))
@@ -252,8 +243,8 @@ def _as_input(row: Mapping[str, object], place: int, modalities: Sequence[str]) 
     video = item.get("video")
     if isinstance(video, Mapping) and set(video) == {"bytes", "path"}:
         if video["bytes"] is not None:
-            item["video"] = file = _NamedFile(video["bytes"])
-            file.name = f"{video['path'] or 'video'} of row {name!r}"
+            item["video"] = file = io.BytesIO(video["bytes"])
+            vars(file)["name"] = f"{video['path'] or 'video'} of row {name!r}"  # for messages
         elif video["path"] and Path(video["path"]).is_file():
             item["video"] = video["path"]
         else:

@@ -19,8 +19,7 @@ MARKDOWN_FILE: Final = "report.md"
 HTML_FILE: Final = "report.html"
 HEADINGS: Final = {"t2v": "Text to video (T2V)", "v2t": "Video to text (V2T)"}
 NOT_RUN: Final = "not run"
-SHOWN: Final = 50
-"""Failed and missing videos that a report lists; the JSON has all (ours)."""
+SHOWN: Final = 50  # failed and missing videos that a report lists; the JSON has all (ours)
 
 # -- the paper's figures ---------------------------------------------------------------------------------------------
 
@@ -67,8 +66,8 @@ def _paper_table() -> dict[str, tuple[PaperRow, ...]]:
     return {name: tuple(rows) for name, rows in found.items()}
 
 
+# rows by benchmark, as `vidembed.evaluation.BENCHMARKS` names it; other benchmarks are not in the paper
 ROWS: Final = _paper_table()
-"""Rows by benchmark, as `vidembed.evaluation.BENCHMARKS` names it; other benchmarks are not in the paper."""
 
 
 def paper_rows(benchmark: str, direction: str) -> tuple[PaperRow, ...]:
@@ -228,17 +227,14 @@ def as_html(title: str, parts: Sequence[Section]) -> str:
 
 # -- comparisons -----------------------------------------------------------------------------------------------------
 
-COMPARED: Final = ("raw", "dual_softmax")
-"""Columns that are compared: those that need no reranker."""
+COMPARED: Final = ("raw", "dual_softmax")  # columns that are compared: those that need no reranker
 
 
 @dataclass(frozen=True)
 class ComparedRow:
     """Recalls in percent of one model, one of `COMPARED` and one direction.
 
-    Attributes:
-        difference: R@1 less that of the first model in points, on the same queries; None for the first itself.
-        temperature_origin: Where the temperature of dual-softmax came from; None of raw.
+    The difference is R@1 less that of the first model in points, on the same queries; None for the first itself.
     """
 
     model: str
@@ -248,23 +244,17 @@ class ComparedRow:
     recall_5: float
     recall_10: float
     difference: Interval | None
-    temperature_origin: str | None
+    temperature_origin: str | None  # where the temperature of dual-softmax came from; None of raw
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Several models on one benchmark.
-
-    Attributes:
-        models: Their names, the first being what the others are compared with.
-        rows: By column, direction and model.
-        failures: Videos that could not be read and count against a model, by its name.
-    """
+    """Several models on one benchmark."""
 
     benchmark: BenchmarkFacts
-    models: tuple[str, ...]
-    rows: tuple[ComparedRow, ...]
-    failures: dict[str, int]
+    models: tuple[str, ...]  # their names, the first being what the others are compared with
+    rows: tuple[ComparedRow, ...]  # by column, direction and model
+    failures: dict[str, int]  # videos that could not be read and count against a model, by its name
     seed: int
 
     def to_dict(self) -> dict[str, Any]:

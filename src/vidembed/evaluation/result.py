@@ -17,35 +17,23 @@ from typing import Any, Final, TypedDict
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from vidembed.evaluation import metrics
 from vidembed.evaluation.benchmark import Benchmark
-from vidembed.evaluation.metrics import (
-    Interval,
-    average_precision,
-    bootstrap_interval,
-    mean_rank,
-    median_rank,
-    ndcg_at,
-    ranks,
-)
+from vidembed.evaluation.metrics import Interval
 from vidembed.evaluation.two_stage import COLUMNS, DIRECTIONS, Mask, Temperature, rankings
-from vidembed.scoring.checks import FloatArray, from_json
+from vidembed.scoring.checks import FloatArray, from_json, read_object
 from vidembed.text import write_atomically
 
-CUTS: Final = (1, 5, 10)
-"""Ranks of the recalls: those that papers on video retrieval report (VidVec, tables 1 to 3)."""
-NDCG_DEPTH: Final = 10
-"""Places that nDCG looks at (ours)."""
-
+CUTS: Final = (1, 5, 10)  # ranks of the recalls: those that papers on video retrieval report (VidVec, tables 1 to 3)
+NDCG_DEPTH: Final = 10  # places that nDCG looks at (ours)
 SCHEMA_VERSION: Final = 1
 RESULT_FILE: Final = "result.json"
 RANKS_FILE: Final = "ranks.npz"
-MAX_RANKS_BYTES: Final = 1 << 30
-"""Largest file of ranks that is read, unpacked (ours); that of MSVD has under 2 MB."""
+MAX_RANKS_BYTES: Final = 1 << 30  # largest file of ranks that is read, unpacked (ours); that of MSVD has under 2 MB
 _KIND: Final = "vidembed_evaluation"
 _PACKAGES: Final = ("vidembed", "torch", "transformers", "sentence-transformers", "av", "numpy")
-
+# arrays ``(Q,)`` by ``"COLUMN.DIRECTION"``, and the groups of the queries of a direction by ``"groups.DIRECTION"``
 Ranks = dict[str, NDArray[np.int64]]
-"""Arrays ``(Q,)`` by ``"COLUMN.DIRECTION"``, and the groups of the queries of a direction by ``"groups.DIRECTION"``."""
 
 
 # -- figures ---------------------------------------------------------------------------------------------------------
@@ -78,9 +66,9 @@ def outcomes(scores: ArrayLike, positives: Mask, *, rows: Mask, columns: Mask) -
     here, all_right = mask.sum(axis=1), positives[at].sum(axis=1)
     best = np.cumsum(1 / np.log2(np.arange(2, NDCG_DEPTH + 2)))  # gain of the best order of 1 to `NDCG_DEPTH` answers
     best_here, best_of_all = (best[np.minimum(right, NDCG_DEPTH) - 1] for right in (here, all_right))
-    found.ranks[at] = ranks(given, mask)
-    found.ndcg[at] = ndcg_at(given, mask, NDCG_DEPTH) * best_here / best_of_all
-    found.average_precision[at] = average_precision(given, mask) * here / all_right
+    found.ranks[at] = metrics.ranks(given, mask)
+    found.ndcg[at] = metrics.ndcg_at(given, mask, NDCG_DEPTH) * best_here / best_of_all
+    found.average_precision[at] = metrics.average_precision(given, mask) * here / all_right
     return found
 
 
@@ -106,9 +94,9 @@ class Figures:
     def of(cls, found: Outcomes, *, seed: int, groups: NDArray[np.int64]) -> Figures:
         """Means over the queries; the bootstrap draws whole groups ``(Q,)``, the queries of one video."""
         recall_1, recall_5, recall_10 = (
-            bootstrap_interval(found.ranks <= cut, seed=seed, groups=groups).percent() for cut in CUTS
+            metrics.bootstrap_interval(found.ranks <= cut, seed=seed, groups=groups).percent() for cut in CUTS
         )
-        median, mean = median_rank(found.ranks), mean_rank(found.ranks)
+        median, mean = metrics.median_rank(found.ranks), metrics.mean_rank(found.ranks)
         ndcg, precision = 100 * float(found.ndcg.mean()), 100 * float(found.average_precision.mean())
         return cls(len(found.ranks), recall_1, recall_5, recall_10, median, mean, ndcg, precision)
 
@@ -287,35 +275,22 @@ def hardware(device: str) -> dict[str, str | int | None]:
 
 @dataclass(frozen=True, eq=False)
 class EvaluationResult:
-    """What an evaluation found.
-
-    Attributes:
-        model: Name, fingerprint, layer, prefix, sampling and so on.
-        rerank: The second stage, or None.
-        temperatures: By ``"STAGE.DIRECTION"``, STAGE being "first" or "second".
-        validation: What temperatures were fitted on, or None.
-        columns: Always the four of `COLUMNS`.
-        failures: Videos that could not be used and count against the model.
-        unanswered: Videos that the second stage has no answer about, for some of their texts at least.
-        work: By "videos", "texts" and "pairs", validation set included.
-        seconds: Wall time of this run.
-        ranks: Of every query, for paired comparisons.
-    """
+    """What an evaluation found."""
 
     benchmark: BenchmarkFacts
-    model: dict[str, object]
-    rerank: RerankFacts | None
-    temperatures: dict[str, Temperature]
-    validation: ValidationFacts | None
-    columns: tuple[Column, ...]
-    failures: tuple[Failure, ...]
-    unanswered: tuple[Failure, ...]
-    work: dict[str, WorkFacts]
-    seconds: float
+    model: dict[str, object]  # name, fingerprint, layer, prefix, sampling and so on
+    rerank: RerankFacts | None  # the second stage, or None
+    temperatures: dict[str, Temperature]  # by ``"STAGE.DIRECTION"``, STAGE being "first" or "second"
+    validation: ValidationFacts | None  # what temperatures were fitted on, or None
+    columns: tuple[Column, ...]  # always the four of `COLUMNS`
+    failures: tuple[Failure, ...]  # videos that could not be used and count against the model
+    unanswered: tuple[Failure, ...]  # videos without an answer of the second stage, about some of their texts
+    work: dict[str, WorkFacts]  # by "videos", "texts" and "pairs", validation set included
+    seconds: float  # wall time of this run
     seed: int
     versions: dict[str, str]
     hardware: dict[str, str | int | None]
-    ranks: Ranks
+    ranks: Ranks  # of every query, for paired comparisons
 
     def column(self, name: str) -> Column:
         """The figures of a column; a ValueError if there is none."""
@@ -370,11 +345,7 @@ class EvaluationResult:
 
 def read_result(folder: Path) -> dict[str, Any]:
     """Read the JSON of a result; a ValueError if there is none, or it is no JSON object."""
-    file = folder / RESULT_FILE
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        return read_object(folder / RESULT_FILE)
     except (OSError, ValueError) as error:
-        raise ValueError(f"{file}: no result of `vidembed evaluate`: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{file}: expected a JSON object, got {type(content).__name__}")  # noqa: TRY004 - of the file
-    return content
+        raise ValueError(f"{folder}: no result of `vidembed evaluate`: {error}") from error

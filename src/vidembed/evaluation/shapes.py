@@ -16,14 +16,10 @@ from vidembed.shapes.clips import ClipRecord, iterate_clips, write_clip
 from vidembed.shapes.language import SUMMARY_ATTRIBUTES
 from vidembed.text import replacing
 
-CLIPS: Final = 200
-"""Clips by default (ours)."""
-MOST_CLIPS: Final = 2000
-"""Most clips: with their validation clips, fewer than there are distinct captions (ours)."""
+CLIPS: Final = 200  # clips by default (ours)
+MOST_CLIPS: Final = 2000  # most clips: with their validation clips, fewer than there are distinct captions (ours)
 _FITTED_ON: Final = (0, 200)  # the seed whose first so many clips share none with those of the reranker's calibration
-
-WORLDS: Final = ("shapes", "shapes-short")
-"""Names of the embedded benchmarks: dense captions, and short summaries."""
+WORLDS: Final = ("shapes", "shapes-short")  # names of the embedded benchmarks: dense captions, and short summaries
 _PROTOCOLS: Final = {
     "shapes": "A dense caption of each clip tells every attribute, and no two clips have the same: one is right.",
     "shapes-short": (

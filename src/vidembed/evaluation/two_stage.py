@@ -21,15 +21,13 @@ if TYPE_CHECKING:
     from vidembed.encoder import VideoEncoder
 
 Mask = NDArray[np.bool_]
-
 DIRECTIONS: Final = ("t2v", "v2t")
+# ways to rank by name, with their headings
 COLUMNS: Final = {"raw": "raw", "dual_softmax": "dual-softmax", "rerank": "+ rerank", "rerank_dual_softmax": "+ both"}
-"""Ways to rank by name, with their headings."""
-
+# of cosines where none is given or fitted: 1 / 100, the bound of CLIP's learned scale (arXiv 2103.00020, 2.5)
 DEFAULT_TEMPERATURE: Final = 0.01
-"""Of cosines where none is given or fitted: 1 / 100, the bound of CLIP's learned scale (arXiv 2103.00020, 2.5)."""
+# of the head's log-odds where none is given or fitted: their exponentials are the odds themselves (ours)
 DEFAULT_SECOND_TEMPERATURE: Final = 1.0
-"""Of the head's log-odds where none is given or fitted: their exponentials are the odds themselves (ours)."""
 
 
 # -- scores of two stages --------------------------------------------------------------------------------------------
@@ -148,19 +146,13 @@ def rankings(
 
 @dataclass(frozen=True)
 class Temperature:
-    """A temperature, in the unit of the scores, and where it came from.
-
-    Attributes:
-        queries: Validation queries that it was fitted on; None where it was not fitted.
-        recall_before: R@1 of those queries without dual-softmax, in percent.
-        recall_after: The same with it.
-    """
+    """A temperature, in the unit of the scores, and where it came from."""
 
     value: float
     origin: Literal["given", "fitted", "default, not fitted"]
-    queries: int | None = None
-    recall_before: float | None = None
-    recall_after: float | None = None
+    queries: int | None = None  # validation queries that it was fitted on; None where it was not fitted
+    recall_before: float | None = None  # R@1 of those queries without dual-softmax, in percent
+    recall_after: float | None = None  # the same with it
 
     @classmethod
     def choose(

@@ -24,13 +24,9 @@ from vidembed.scoring.checks import (
 from vidembed.scoring.checks import labels as checked_labels
 
 logger = logging.getLogger(__name__)
-
+# probabilities are held this far from 0 and 1 before their log-odds are taken, so within +-27.6 (ours)
 PROBABILITY_FLOOR = 1e-12
-"""Probabilities are held this far from 0 and 1 before their log-odds are taken, so within +-27.6 (ours)."""
-
-DEFAULT_BINS = 15
-"""Bins of the expected calibration error (Guo et al. 2017, arXiv 1706.04599, table 1)."""
-
+DEFAULT_BINS = 15  # bins of the expected calibration error (Guo et al. 2017, arXiv 1706.04599, table 1)
 Kind = Literal["probabilities", "log_odds"]
 
 
@@ -150,17 +146,13 @@ class PlattScaling(SavedNumbers):
 class ReliabilityCurve:
     """How often pairs of a score matched, bin by bin.
 
-    Attributes:
-        edges: ``(bins + 1,)``, from 0 to 1; bin ``k`` holds ``edges[k] < p <= edges[k + 1]``, the first also 0.
-        counts: ``(bins,)`` pairs in each bin.
-        confidence: ``(bins,)`` mean probability of the bin's pairs; NaN where there are none.
-        frequency: ``(bins,)`` share of them that match; NaN where there are none.
+    Edges are from 0 to 1; bin ``k`` holds ``edges[k] < p <= edges[k + 1]``, the first also 0.
     """
 
-    edges: FloatArray
-    counts: NDArray[np.int64]
-    confidence: FloatArray
-    frequency: FloatArray
+    edges: FloatArray  # ``(bins + 1,)``
+    counts: NDArray[np.int64]  # ``(bins,)`` pairs in each bin
+    confidence: FloatArray  # ``(bins,)`` mean probability of the bin's pairs; NaN where there are none
+    frequency: FloatArray  # ``(bins,)`` share of them that match; NaN where there are none
 
     @property
     def expected_calibration_error(self) -> float:

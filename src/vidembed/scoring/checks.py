@@ -159,12 +159,26 @@ def from_json(kind: Any, value: Any) -> Any:
     return value
 
 
-def check_header(file: str | Path, kind: str, content: Mapping[str, object]) -> None:
-    """Raise a ValueError if a file is of another kind or format than ours."""
-    if content.get("kind") != kind or str(content.get("format_version")) != str(FORMAT_VERSION):
+def read_object(file: str | Path) -> dict[str, Any]:
+    """Read a JSON object; a ValueError if the file holds none."""
+    try:
+        content = json.loads(Path(file).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file}: not a JSON file: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{file}: expected a JSON object, got {type(content).__name__}")  # noqa: TRY004 - of the file
+    return content
+
+
+def check_header(
+    kind: str, content: Mapping[str, object], *, file: str | Path = "", remedy: str = "fit and save it again"
+) -> None:
+    """Raise a ValueError if the content of a file is of another kind or format than ours."""
+    found, version = content.get("kind"), content.get("format_version")
+    if found != kind or str(version) != str(FORMAT_VERSION):
         raise ValueError(
-            f"{file}: expected kind {kind!r} of format_version {FORMAT_VERSION}, got kind {content.get('kind')!r} of "
-            f"format_version {content.get('format_version')!r}; fit and save it again"
+            f"{file}{': ' if file else ''}expected kind {kind!r} of format_version {FORMAT_VERSION}, got kind "
+            f"{found!r} of format_version {version!r}; {remedy}"
         )
 
 
@@ -203,13 +217,8 @@ class SavedNumbers:
     @classmethod
     def read(cls, file: str | Path, names: Sequence[str]) -> dict[str, float]:
         """Return the named numbers of a file; errors as for `load`."""
-        try:
-            content = json.loads(Path(file).read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{file}: not a JSON file: {error}") from error
-        if not isinstance(content, dict):
-            raise ValueError(f"{file}: expected a JSON object, got {type(content).__name__}")  # noqa: TRY004 - a file's
-        check_header(file, cls.kind, content)
+        content = read_object(file)
+        check_header(cls.kind, content, file=file)
         if missing := [name for name in names if name not in content]:
             raise ValueError(f"{file}: {', '.join(missing)} missing; fit and save it again")
         return {name: number(f"{file}: {name}", content[name]) for name in names}

@@ -10,8 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from vidembed.scoring.checks import FloatArray, SavedNumbers, as_array, finite, matrix, number
 
-MARGINS_TRIED = 513
-"""Margins that a fit tries, evenly spaced among the pairs (ours)."""
+MARGINS_TRIED = 513  # margins that a fit tries, evenly spaced among the pairs (ours)
 
 
 @dataclass(frozen=True)
@@ -94,20 +93,13 @@ class MarginPolicy(SavedNumbers):
 
 @dataclass(frozen=True)
 class FittedMargin:
-    """A fitted policy and what it does to the pairs that it was fitted on.
-
-    Attributes:
-        top_k: Places that it was fitted for.
-        passes_saved: Share of the passes that are not made, from 0 to 1.
-        recall_full: Recall at `top_k` with every candidate asked about.
-        recall: Recall at `top_k` under the policy.
-    """
+    """A fitted policy and what it does to the pairs that it was fitted on."""
 
     policy: MarginPolicy
-    top_k: int
-    passes_saved: float
-    recall_full: float
-    recall: float
+    top_k: int  # places that it was fitted for
+    passes_saved: float  # share of the passes that are not made, from 0 to 1
+    recall_full: float  # recall at `top_k` with every candidate asked about
+    recall: float  # recall at `top_k` under the policy
 
     @property
     def recall_lost(self) -> float:

@@ -16,12 +16,10 @@ from safetensors.numpy import save_file
 from vidembed.scoring.checks import FORMAT_VERSION, FloatArray, as_array, check_header, matrix, number
 
 _KIND = "query_bank"
-
+# inverse temperature of the inverted softmax (QB-Norm, arXiv 2112.12777, and its published code), for cosines
 DEFAULT_BETA = 20.0
-"""Inverse temperature of the inverted softmax (QB-Norm, arXiv 2112.12777, and its published code), for cosines."""
-
+# upper bound on the block of bank similarities held at once by `QueryBank.from_embeddings`, in bytes
 DEFAULT_BLOCK_BYTES = 64 * 2**20
-"""Upper bound on the block of bank similarities held at once by `QueryBank.from_embeddings`, in bytes."""
 
 
 class QueryBank:
@@ -161,7 +159,7 @@ class QueryBank:
         try:
             with safe_open(file, framework="numpy") as content:
                 metadata = content.metadata() or {}
-                check_header(file, _KIND, metadata)
+                check_header(_KIND, metadata, file=file)
                 tensors = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118 - not a dict
         except SafetensorError as error:
             raise ValueError(f"{file}: not a safetensors file: {error}") from error

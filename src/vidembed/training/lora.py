@@ -25,10 +25,9 @@ from vidembed.video import Sampling
 
 WEIGHTS_FILE: Final = "adapter_model.safetensors"  # PEFT's name for it
 ALIGNMENT_FILE: Final = "alignment.json"
-
+# least cosine between a vector before and after merging (ours). In float32 it is 1 but for 1e-6; rounding the sums to
+# bfloat16 costs more, and under this something is wrong
 MIN_MERGE_COSINE: Final = 0.99
-"""Least cosine between a vector before and after merging (ours). In float32 it is 1 but for 1e-6; rounding the sums to
-bfloat16 costs more, and under this something is wrong."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,11 +132,8 @@ class LanguageAdapter:
         if not file.is_file():
             raise FileNotFoundError(f"{folder}: no {WEIGHTS_FILE} in it, so it holds no adapter.")
         weights = load_file(file)
-        wanted = {
-            name.replace(".default.", "."): tuple(value.shape)
-            for name, value in self._peft.base_model.model.named_parameters()
-            if "lora_" in name
-        }
+        own = self._peft.base_model.model.named_parameters()
+        wanted = {name.replace(".default.", "."): tuple(value.shape) for name, value in own if "lora_" in name}
         found = {name.removeprefix("base_model.model."): tuple(value.shape) for name, value in weights.items()}
         if wanted != found:
             differing = sorted(name for name in {*wanted, *found} if wanted.get(name) != found.get(name))

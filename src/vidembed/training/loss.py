@@ -23,17 +23,14 @@ from torch import Tensor, nn
 
 from vidembed.building import Features
 
-TEMPERATURE: Final = 0.05
-"""Ours: the paper is silent. It is 1 / 20, the scale of sentence-transformers' ranking losses."""
-
+TEMPERATURE: Final = 0.05  # ours: the paper is silent. It is 1 / 20, the scale of sentence-transformers' ranking losses
+# ours: the softmax of the factor is over plain cosines. With P = S it is so sharp that a pair found in one direction
+# satisfies the loss of the other too: in the embedded world the loss fell to a twentieth, and captions found clips less
+# often than before (``python -m tools.shapes.align --prior-temperature 0.05``; docs/training.md). Code in use for this
+# loss often has 1000 times the temperature here, which leaves next to nothing of the factor
 PRIOR_TEMPERATURE: Final = 1.0
-"""Ours: the softmax of the factor is over plain cosines. With P = S it is so sharp that a pair found in one direction
-satisfies the loss of the other too: in the embedded world the loss fell to a twentieth, and captions found clips less
-often than before (``python -m tools.shapes.align --prior-temperature 0.05``; docs/training.md).
-Code in use for this loss often has 1000 times the temperature here, which leaves next to nothing of the factor."""
-
+# texts embedded at once with cached gradients (ours): it bounds memory and changes no gradient
 MINI_BATCH_SIZE: Final = 16
-"""Texts embedded at once with cached gradients (ours): it bounds memory and changes no gradient."""
 
 
 def dual_softmax_loss(scores: Tensor, same: Tensor | None = None, *, prior: Tensor | None = None) -> Tensor:

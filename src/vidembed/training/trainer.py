@@ -1,20 +1,27 @@
-"""`AlignmentTrainer`: sentence-transformers' trainer, for an adapter on pairs of texts."""
+"""Pairs of texts as batches, each side in its prompt, and sentence-transformers' trainer for an adapter on them.
+
+A dense caption stands in for a video and takes the video's prompt.
+"""
 
 from __future__ import annotations
 
 import json
+import logging
 import math
+import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.evaluation import BaseEvaluator
+from sentence_transformers.base.model import BaseModel
+from sentence_transformers.sentence_transformer.data_collator import SentenceTransformerDataCollator
 from sentence_transformers.sentence_transformer.losses import CachedMultipleNegativesRankingLoss
 from sentence_transformers.sentence_transformer.trainer import SentenceTransformerTrainer
 from sentence_transformers.sentence_transformer.training_args import SentenceTransformerTrainingArguments
@@ -23,20 +30,113 @@ from tqdm.auto import tqdm
 from transformers import TrainerCallback, TrainerState
 from transformers.trainer_callback import PrinterCallback
 
+from vidembed.backbone.templates import stand_in_template
+from vidembed.building import Features
 from vidembed.captions import TextPair
 from vidembed.encoder import VideoEncoder
+from vidembed.errors import AnnotationError
 from vidembed.evaluation import ranks
 from vidembed.evaluation.result import CUTS
+from vidembed.pipeline import max_positions
 from vidembed.plots import read_log
 from vidembed.text import require_train_extra
-from vidembed.training.data import PairCollator, stand_in_kwargs
 from vidembed.training.lora import WEIGHTS_FILE, LanguageAdapter
 from vidembed.training.loss import MINI_BATCH_SIZE, PRIOR_TEMPERATURE, TEMPERATURE, CachedDualSoftmaxLoss
 
+if TYPE_CHECKING:
+    from sentence_transformers.base.modules.transformer import ProcessingKwargs
+
 LossName = Literal["dual-softmax", "infonce"]
 LOSSES: Final = ("dual-softmax", "infonce")
-
 _STATE_FILE = "trainer_state.json"  # transformers' name for it
+TooLong = Literal["raise", "drop"]
+_AT_ONCE = 256  # texts tokenized per call when lengths are counted
+logger = logging.getLogger(__name__)
+
+
+def stand_in_kwargs(encoder: BaseModel) -> ProcessingKwargs:
+    """The ``processing_kwargs`` of `encode` and `preprocess` under which a text takes the video's prompt.
+
+    The paper is silent on which prompt each side gets. Ours: the dense caption, which stands for the video, gets the
+    video's with the caption where the video would be; the summary gets the text's. The template is passed per call, so
+    the checkpoint keeps its own. A TemplateError if the chat template of the encoder is none of vidembed's.
+    """
+    return {"chat_template": {"chat_template": stand_in_template(str(encoder.processor.chat_template))}}
+
+
+def tokenize(
+    preprocess: Callable[..., Features], texts: Sequence[str], kwargs: ProcessingKwargs | None = None
+) -> Features:
+    """Tokenize texts in their prompts, whatever they look like, padded on the right and never cut.
+
+    Padding on the right is what sentence-transformers' gradient caching can trim from a mini-batch; the pooling finds
+    the last real token on either side. `kwargs` are `stand_in_kwargs` for captions, nothing for summaries.
+    """
+    options = {**(kwargs or {}), "text": {"padding_side": "right", "truncation": False}}
+    return preprocess([{"text": text} for text in texts], processing_kwargs=options)
+
+
+@dataclass
+class PairCollator(SentenceTransformerDataCollator):
+    """Makes a batch of pairs: the columns ``dense`` and ``summary``, each in its prompt."""
+
+    stand_in: ProcessingKwargs | None = None  # `stand_in_kwargs` of the encoder
+
+    def __call__(self, features: list[dict[str, str]]) -> Features:
+        """Tokenize both sides of some rows."""
+        batch: Features = {}
+        for column, kwargs in (("dense", self.stand_in), ("summary", None)):
+            tokens = tokenize(self.preprocess_fn, [row[column] for row in features], kwargs)
+            batch |= {f"{column}_{key}": value for key, value in tokens.items()}
+        return batch
+
+
+def context_length(encoder: VideoEncoder) -> int:
+    """Most tokens that the model takes: what its configuration or its tokenizer allows, whichever is less."""
+    return min(limit for limit in (max_positions(encoder.config), encoder.max_seq_length) if limit)
+
+
+def fit_context(
+    encoder: VideoEncoder, pairs: Sequence[TextPair], *, max_tokens: int | None = None, too_long: TooLong = "raise"
+) -> list[TextPair]:
+    """Return the pairs that fit, prompt included, in order. No text is ever cut.
+
+    Args:
+        encoder: Of the prompts and the tokenizer.
+        pairs: Of texts.
+        max_tokens: Most tokens a side may have. Default `context_length`.
+        too_long: "raise" raises at the first pair that is longer. "drop" leaves such pairs out and logs how many.
+
+    Raises:
+        AnnotationError: A pair is too long and `too_long` is "raise", or none fits.
+        ValueError: An argument is out of range.
+    """
+    context = context_length(encoder)
+    limit = context if max_tokens is None else max_tokens
+    if not 1 <= limit <= context:
+        raise ValueError(f"max_tokens={max_tokens!r}: the model takes 1..{context} tokens.")
+    if too_long not in ("raise", "drop"):
+        raise ValueError(f"too_long={too_long!r} is not known. Allowed: 'raise', 'drop'.")
+    stand_in = stand_in_kwargs(encoder)
+    kept: list[TextPair] = []
+    for start in range(0, len(pairs), _AT_ONCE):
+        part = pairs[start : start + _AT_ONCE]
+        dense = tokenize(encoder.preprocess, [pair.dense for pair in part], stand_in)["attention_mask"].sum(1)  # (b,)
+        summary = tokenize(encoder.preprocess, [pair.summary for pair in part])["attention_mask"].sum(1)  # (b,)
+        for index, (pair, tokens) in enumerate(zip(part, dense.maximum(summary).tolist(), strict=True)):
+            if tokens <= limit:
+                kept.append(pair)
+            elif too_long == "raise":
+                raise AnnotationError(
+                    f"pairs[{start + index}] takes {tokens} tokens with its prompt, over max_tokens={limit} (the model "
+                    f"takes {context}): {pair.dense[:60]!r}... Shorten it, or pass too_long='drop' to leave such pairs "
+                    "out."
+                )
+    if len(kept) < len(pairs):
+        logger.warning("left out %d of %d pairs of more than %d tokens", len(pairs) - len(kept), len(pairs), limit)
+    if not kept:
+        raise AnnotationError(f"no pair of {len(pairs)} fits into {limit} tokens.")
+    return kept
 
 
 @dataclass(frozen=True)
@@ -220,10 +320,8 @@ class AlignmentTrainer(SentenceTransformerTrainer):
         """
         if "loss" in logs:
             if not math.isfinite(logs["loss"]):
-                raise FloatingPointError(
-                    f"loss {logs['loss']} at step {self.state.global_step}. Lower the learning rate, or raise the "
-                    "temperature."
-                )
+                at = f"loss {logs['loss']} at step {self.state.global_step}"
+                raise FloatingPointError(f"{at}. Lower the learning rate, or raise the temperature.")
             if isinstance(self.loss, CachedDualSoftmaxLoss):
                 logs = {**logs, "false_negatives": self.loss.false_negatives}
                 self.loss.false_negatives = 0
@@ -260,11 +358,8 @@ class AlignmentTrainer(SentenceTransformerTrainer):
 
 def last_checkpoint(folder: str | Path) -> Path | None:
     """The newest complete checkpoint of the training state in a folder, or None."""
-    found = [
-        path
-        for path in Path(folder).glob("checkpoint-*")
-        if (path / _STATE_FILE).is_file() and (path / WEIGHTS_FILE).is_file()
-    ]
+    needed = (_STATE_FILE, WEIGHTS_FILE)
+    found = [path for path in Path(folder).glob("checkpoint-*") if all((path / name).is_file() for name in needed)]
     return max(found, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
 
 
@@ -298,14 +393,13 @@ class PairEvaluator(BaseEvaluator):
             vectors[side] = np.asarray(found)
         dense, summary = vectors["dense"], vectors["summary"]  # (N, D) each
         scores = summary @ dense.T  # (N, N)
-        recalls = {
-            "summary_to_dense": pair_recalls(scores, self._positives),
-            "dense_to_summary": pair_recalls(scores.T, self._positives.T),
-        }
-        return {f"{way}_{name}": value for way, found in recalls.items() for name, value in found.items()}
+        summary_to_dense = pair_recalls(scores, self._positives)
+        dense_to_summary = pair_recalls(scores.T, self._positives.T)
+        recalls = {f"summary_to_dense_{name}": value for name, value in summary_to_dense.items()}
+        return recalls | {f"dense_to_summary_{name}": value for name, value in dense_to_summary.items()}
 
 
-_LOGGED = ("loss", "grad_norm", "learning_rate", "false_negatives")
+_LOGGED = re.compile(r"loss|grad_norm|learning_rate|false_negatives|eval_.*(?<!_runtime)(?<!_per_second)")
 
 
 class LogFile(TrainerCallback):
@@ -325,20 +419,15 @@ class LogFile(TrainerCallback):
         """Drop lines of steps that are yet to come."""
         kept = [entry for entry in read_log(self.path) if entry["step"] <= state.global_step and state.global_step]
         self.path.write_text("".join(json.dumps(entry) + "\n" for entry in kept), encoding="utf-8")
-        self._bar = tqdm(
-            total=state.max_steps, initial=state.global_step, unit="step", desc="aligning", disable=not self.progress
-        )
+        total, done = state.max_steps, state.global_step
+        self._bar = tqdm(total=total, initial=done, unit="step", desc="aligning", disable=not self.progress)
 
     def on_log(
         self, args: object, state: TrainerState, control: object, logs: dict[str, float] | None = None, **_: object
     ) -> None:
         """Write a line."""
         del args, control
-        values = {
-            key: value
-            for key, value in (logs or {}).items()
-            if key in _LOGGED or (key.startswith("eval_") and not key.endswith(("_runtime", "_per_second")))
-        }
+        values = {key: value for key, value in (logs or {}).items() if _LOGGED.fullmatch(key)}
         if values:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"step": state.global_step, **values}) + "\n")
