@@ -232,23 +232,14 @@ def measure(
     with tempfile.TemporaryDirectory() as scratch:
         aligned = aligned_encoder(Path(adapter), Path(scratch), device)  # first: what it needs may be missing
         drawn, others = draw_clips(Path(scratch), clips, layer_clips, seed)
-        curves = {
-            kind: analyze_layers(
-                f"{NAMESPACE}shapes-mllm",
-                [CaptionedVideo(path, KINDS[kind](record)) for path, record in others],
-                prefixes=("none",),
-                device=device,
-                show_progress_bar=True,
-            )
-            for kind in QUERIES
-        }
+        curves, mllm = {}, f"{NAMESPACE}shapes-mllm"
+        for kind in QUERIES:
+            pairs = [CaptionedVideo(path, KINDS[kind](record)) for path, record in others]
+            curves[kind] = analyze_layers(mllm, pairs, prefixes=("none",), device=device, show_progress_bar=True)
         layer = curves["captions"].chosen_layer
         reranker = VideoReranker(CHECKPOINT, device=device)
-        encoders = {
-            "final": reranker.encoder(layer=-1, prefix=None),
-            "chosen": reranker.encoder(layer=layer, prefix=None),
-            "aligned": aligned,
-        }
+        final, chosen = (reranker.encoder(layer=one, prefix=None) for one in (-1, layer))
+        encoders = {"final": final, "chosen": chosen, "aligned": aligned}
         measured = score(reranker, encoders, drawn, QUERIES)
         known = score(reranker, encoders, others[:fit_clips], tuple(KINDS))
     fusions = {stage: fit_fusion(list(of_kind.values())) for stage, of_kind in known.items()}

@@ -72,14 +72,13 @@ def analyze_layers(
         pairs: A file of captioned videos (`vidembed.captions.read_captioned_videos`), or `CaptionedVideo` rows. Rows
             with a label of False are left out.
         videos: Folder of the videos that a file names by relative paths. Default: the file's own.
-        prefixes: What to put before the content of the prompt: "zero-shot" (the paper's line), "none", or any text;
-            one pass each.
+        prefixes: What to put before the content of the prompt, one pass each: "zero-shot" (the paper's line), "none",
+            or any text.
         dual_softmax: Whether to measure dual-softmax too. It takes the longest part of ranking some thousand texts.
         sampling: The frame grid; default ``Sampling()``.
         video_backend: Video decoder, "pyav" or "decord".
         batch_size: Most inputs per batch.
-        on_error: "raise", or "skip" to leave out what fails, and the texts that have no other video; the result names
-            the former and counts the latter.
+        on_error: "raise", or "skip" to leave out what fails, and the texts that have no other video; the result says.
         seed: Of the split and the bootstrap, at least 0.
         resamples: Of the bootstrap. Default 2,000.
         dtype: "float32", "bfloat16", "float16", or None for the dtype of the MLLM.

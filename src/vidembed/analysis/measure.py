@@ -44,12 +44,8 @@ class Relation:
         rest[list(texts)] = False
         rest[:, list(videos)] = False
         kept_videos, kept_texts = np.flatnonzero(rest.any(axis=0)), np.flatnonzero(rest.any(axis=1))
-        relation = Relation(
-            tuple(self.videos[index] for index in kept_videos),
-            tuple(self.texts[index] for index in kept_texts),
-            rest[np.ix_(kept_texts, kept_videos)],
-        )
-        return relation, kept_videos, kept_texts
+        of_videos, of_texts = tuple(self.videos[at] for at in kept_videos), tuple(self.texts[at] for at in kept_texts)
+        return Relation(of_videos, of_texts, rest[np.ix_(kept_texts, kept_videos)]), kept_videos, kept_texts
 
 
 def relation_of(pairs: Iterable[CaptionedVideo]) -> Relation:

@@ -166,11 +166,6 @@ def _didemo(file: Path) -> Captions:
     return found
 
 
-def _didemo_names(name: str) -> files.FileNames:
-    """Names of a file whose id holds the suffix as it was uploaded (``....mov``, some only a dot)."""
-    return files.FileNames(stems=tuple(dict.fromkeys((name, name.rpartition(".")[0] or name))), whole=(name,))
-
-
 def _activitynet(file: Path) -> Captions:
     """Read ActivityNet Captions' ``val_1.json``, ``{id: {"timestamps": [...], "sentences": [...]}}``.
 
@@ -182,11 +177,6 @@ def _activitynet(file: Path) -> Captions:
             raise AnnotationError(f"{where}: expected an object with 'sentences', got {shortened(entry)}")
         found[name] = captions(where, "sentences", entry["sentences"])
     return found
-
-
-def _activitynet_names(name: str) -> files.FileNames:
-    """Names with and without the ``v_`` that ids begin with."""
-    return files.FileNames(tuple(dict.fromkeys((name, name.removeprefix("v_") or name))))
 
 
 @dataclass(frozen=True)
@@ -209,7 +199,11 @@ class _Published:
 _TABLE = tomllib.loads(Path(__file__).with_name("benchmarks.toml").read_text(encoding="utf-8"))
 _PUBLISHED: Final = {name: _Published(**entry) for name, entry in _TABLE.items()}
 _READERS: Final = {"msrvtt": _msrvtt, "msvd": _msvd, "vatex": _vatex, "didemo": _didemo, "activitynet": _activitynet}
-_FILE_NAMES: Final = {"didemo": _didemo_names, "activitynet": _activitynet_names}
+_FILE_NAMES: Final = {
+    # an id holds the suffix as it was uploaded (``....mov``, some only a dot)
+    "didemo": lambda name: files.FileNames(stems=(name, name.rpartition(".")[0] or name), whole=(name,)),
+    "activitynet": lambda name: files.FileNames((name, name.removeprefix("v_") or name)),  # ids begin with ``v_``
+}
 
 _CUSTOM: Final = (
     "Every different text searches once, and every video that it is true of is right; for a video, any of its texts."

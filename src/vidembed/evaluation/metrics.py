@@ -127,11 +127,8 @@ def bootstrap_interval(
         ValueError: An argument is of another shape or kind, or out of range.
     """
     x = _values("values", values)
-    seed, resamples, level = (
-        whole_number("seed", seed, least=0),
-        whole_number("resamples", resamples),
-        number("level", level),
-    )
+    seed, resamples = whole_number("seed", seed, least=0), whole_number("resamples", resamples)
+    level = number("level", level)
     if not 0 < level < 1:
         raise ValueError(f"level={level!r}: expected a share between 0 and 1, such as 0.95")
     sums, counts = x, np.ones(x.size, dtype=np.float64)  # (G,) each

@@ -303,13 +303,10 @@ def run_tasks(
         raise MissingExtraError('torchcodec is not installed, by which mteb reads videos; pip install "mteb[video]"')
     chosen = _chosen(tasks, benchmark)
     cache = mteb.ResultCache(out)
-    is_folder = Path(model).is_dir()
-    wrapper = load_encoder(
-        f"local/{Path(model).resolve().name}" if is_folder else str(model),
-        device=device,
-        checkpoint=str(model) if is_folder else None,
-        frames=frames,
-    )
+    name, checkpoint = str(model), None
+    if Path(model).is_dir():
+        name, checkpoint = f"local/{Path(model).resolve().name}", str(model)
+    wrapper = load_encoder(name, device=device, checkpoint=checkpoint, frames=frames)
     meta = wrapper.mteb_model_meta
     for task in chosen:  # all of them, before the first one is run; mteb itself only warns of parts that it leaves out
         if missing := sorted(set(task.metadata.modalities) - set(meta.modalities)):

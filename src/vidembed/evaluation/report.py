@@ -288,8 +288,8 @@ def compare(results: Sequence[EvaluationResult], *, seed: int = 0) -> Comparison
         plain = str(one.model.get("name") or "unnamed")
         same = sum(name == plain or name.startswith(f"{plain} (") for name in names)
         names.append(plain if not same else f"{plain} ({same + 1})")
-    facts = results[0].benchmark
-    for name, one in zip(names, results, strict=True):
+    facts, named = results[0].benchmark, list(zip(names, results, strict=True))
+    for name, one in named:
         if one.benchmark.digest != facts.digest:
             other, this = (f"{on.title} ({on.videos} videos, {on.texts} texts)" for on in (one.benchmark, facts))
             raise ValueError(
@@ -300,9 +300,9 @@ def compare(results: Sequence[EvaluationResult], *, seed: int = 0) -> Comparison
         _compared(name, one, results[0], column, way, seed)
         for column in COMPARED
         for way in DIRECTIONS
-        for name, one in zip(names, results, strict=True)
+        for name, one in named
     )
-    failures = {name: len(one.failures) for name, one in zip(names, results, strict=True)}
+    failures = {name: len(one.failures) for name, one in named}
     return Comparison(facts, tuple(names), rows, failures, seed)
 
 

@@ -136,21 +136,17 @@ def columns_of(
     }
     measured: dict[str, dict[str, Figures | None]] = {name: dict.fromkeys(DIRECTIONS) for name in COLUMNS}
     for way in DIRECTIONS:
-        last = temperatures.get(f"second.{way}")
-        ranked = rankings(
-            first if way == "t2v" else first.T,
-            None if second is None else second[way],
-            temperature=temperatures[f"first.{way}"].value,
-            second_temperature=None if last is None else last.value,
-            k=k,
-        )
-        for name, scores in ranked.items():
-            if scores is None:
+        scores, again = first if way == "t2v" else first.T, None if second is None else second[way]
+        temperature, last = temperatures[f"first.{way}"].value, temperatures.get(f"second.{way}")
+        last_value = None if last is None else last.value
+        ranked = rankings(scores, again, temperature=temperature, second_temperature=last_value, k=k)
+        for name, ranking in ranked.items():
+            if ranking is None:
                 continue
             if way == "t2v":
-                fared = outcomes(scores, positives, rows=texts, columns=readable)
+                fared = outcomes(ranking, positives, rows=texts, columns=readable)
             else:
-                fared = outcomes(scores, positives.T, rows=readable, columns=texts)
+                fared = outcomes(ranking, positives.T, rows=readable, columns=texts)
             found[f"{name}.{way}"] = fared.ranks
             measured[name][way] = Figures.of(fared, seed=seed, groups=found[f"groups.{way}"])
     return tuple(Column(name, of["t2v"], of["v2t"]) for name, of in measured.items()), found

@@ -232,10 +232,9 @@ def prior_corrected(
     no video. Dividing by a power of a prior is subtracting its weighted logarithm: this is the candidate prior
     normalization of BLiM (arXiv 2507.23284), there for likelihoods of captions, here for the log-odds of Yes.
 
-    What it does to rankings: ``text_prior[i]`` is one number for the whole row ``i``, so where a text ranks videos
-    (text-to-video) it changes nothing, and only ``video_prior`` can. Where a video ranks texts it is the other way
-    round: ``text_prior`` is what changes the ranking, and ``video_prior`` nothing. It is also there for calibration:
-    one threshold or one Platt scaling for all queries needs scores that compare across rows.
+    Where a text ranks videos, ``text_prior`` is one number for the whole row and changes nothing, and only
+    ``video_prior`` can; where a video ranks texts it is the other way round. Both are there for calibration too: one
+    threshold or one Platt scaling for all queries needs scores that compare across rows.
 
     Args:
         log_odds: ``(Q, N)`` log-odds of Yes of sentence and video.
@@ -296,11 +295,8 @@ class PriorCorrection(SavedNumbers):
         """
         pairs = vector("log_odds", log_odds, axis="P")
         targets = platt_targets(checked_labels("labels", labels, pairs.size))
-        given = {
-            name: vector(name, prior, axis="P", length=pairs.size)
-            for name, prior in (("video_prior", video_prior), ("text_prior", text_prior))
-            if prior is not None
-        }
+        priors = (("video_prior", video_prior), ("text_prior", text_prior))
+        given = {name: vector(name, prior, axis="P", length=pairs.size) for name, prior in priors if prior is not None}
         if not given:
             raise ValueError("video_prior=None, text_prior=None: expected at least one of them")
         features = np.column_stack([pairs, *given.values()])  # (P, 2 or 3)

@@ -24,14 +24,14 @@ def as_array(name: str, value: ArrayLike) -> NDArray[Any]:
         raise ValueError(f"{name}: expected an array of numbers, got {type(value).__name__}: {error}") from error
 
 
-def _floats(name: str, value: ArrayLike, layout: str) -> FloatArray:
+def _floats(
+    name: str, value: ArrayLike, layout: str = "(...)", *, ndim: int | None = None, least: str = ""
+) -> FloatArray:
     array = as_array(name, value)
     if array.dtype.kind not in "iuf":
         raise ValueError(f"{name}: expected a numeric array of shape {layout}, got dtype {array.dtype}")
-    return np.asarray(array, dtype=np.float64)
-
-
-def _check_finite(name: str, array: FloatArray) -> None:
+    if ndim is not None and (array.ndim != ndim or array.size == 0):
+        raise ValueError(f"{name}: expected shape {layout} with at least one {least}, got {array.shape}")
     bad = ~np.isfinite(array)
     if bad.any():
         first = tuple(int(i) for i in np.argwhere(bad)[0])
@@ -39,6 +39,7 @@ def _check_finite(name: str, array: FloatArray) -> None:
             f"{name}: {int(bad.sum())} of {array.size} values are not finite, the first is {array[first]} at "
             f"{list(first)}; leave out what has no score"
         )
+    return np.asarray(array, dtype=np.float64)
 
 
 def matrix(name: str, value: ArrayLike, *, rows: str = "Q", columns: str = "N", width: int | None = None) -> FloatArray:
@@ -47,31 +48,23 @@ def matrix(name: str, value: ArrayLike, *, rows: str = "Q", columns: str = "N", 
     The error names the argument `name`, and calls the axes `rows` and `columns`.
     """
     layout = f"({rows}, {columns})"
-    array = _floats(name, value, layout)
-    if array.ndim != 2 or array.size == 0:
-        raise ValueError(f"{name}: expected shape {layout} with at least one row and one column, got {array.shape}")
+    array = _floats(name, value, layout, ndim=2, least="row and one column")
     if width is not None and array.shape[1] != width:
         raise ValueError(f"{name}: expected shape {layout} with {columns} = {width}, got {array.shape}")
-    _check_finite(name, array)
     return array
 
 
 def vector(name: str, value: ArrayLike, *, axis: str = "N", length: int | None = None) -> FloatArray:
     """Return ``value`` as a finite, non-empty float64 vector; arguments and errors as for `matrix`."""
-    array = _floats(name, value, f"({axis},)")
-    if array.ndim != 1 or array.size == 0:
-        raise ValueError(f"{name}: expected shape ({axis},) with at least one value, got {array.shape}")
+    array = _floats(name, value, f"({axis},)", ndim=1, least="value")
     if length is not None and array.size != length:
         raise ValueError(f"{name}: expected shape ({axis},) with {axis} = {length}, got {array.shape}")
-    _check_finite(name, array)
     return array
 
 
 def finite(name: str, value: ArrayLike) -> FloatArray:
     """Return ``value`` as a finite float64 array of any shape; errors as for `matrix`."""
-    array = _floats(name, value, "(...)")
-    _check_finite(name, array)
-    return array
+    return _floats(name, value)
 
 
 def in_unit_interval(name: str, array: FloatArray) -> FloatArray:

@@ -1,4 +1,4 @@
-"""How deep to rerank: which candidates are worth a pass of the model, told from the first stage's scores alone."""
+"""How deep to rerank: which candidates are worth a pass of the model, judged by the first stage's scores alone."""
 
 from __future__ import annotations
 
@@ -116,5 +116,5 @@ def _last_score(rows: FloatArray, top_k: int) -> FloatArray:
 def _recall(scores: FloatArray, right: NDArray[np.bool_], asked: NDArray[np.bool_], top_k: int) -> float:
     """Share of rows with a right one among the `top_k` best asked candidates; ties count against."""
     best = np.where(right & asked, scores, -np.inf).max(axis=1, keepdims=True)  # (Q, 1)
-    ahead = ((scores >= best) & asked & ~right).sum(axis=1)  # (Q,)
-    return float(((ahead < top_k) & np.isfinite(best[:, 0])).mean())
+    before = ((scores >= best) & asked & ~right).sum(axis=1)  # (Q,)
+    return float(((before < top_k) & np.isfinite(best[:, 0])).mean())

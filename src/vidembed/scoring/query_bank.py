@@ -107,8 +107,7 @@ class QueryBank:
         without the query in the sum, a row's ranking is the same.
 
         The dynamic variant (the paper's, and the default) leaves a row as it is unless its top-1 video is in the
-        activation set. Such a row holds similarities and the others logarithms: rank within a row, and do not compare
-        rows. `activated` tells which is which.
+        activation set (`activated`). Such a row holds similarities and the others logarithms: rank within a row only.
 
         Args:
             scores: ``(Q, N)`` similarities of queries to the gallery, in the bank's order; or ``(Q, K)`` of some
@@ -118,13 +117,13 @@ class QueryBank:
             dynamic: False normalizes every row.
 
         Returns:
-            ``(Q, N)`` or ``(Q, K)`` float64 ranking scores.
+            Float64 ranking scores of the same shape.
 
         Raises:
             ValueError: Shapes do not fit, a score is not finite, or a column is out of range.
         """
         query, index = self._check(scores, columns)
-        with np.errstate(over="ignore"):  # told below
+        with np.errstate(over="ignore"):  # refused below
             margin = self.log_normalizer[index] - self.beta * query  # (Q, K), log of bank sum over query term
         if not np.isfinite(margin).all():
             raise ValueError(f"scores: beta * score overflows at beta={self.beta}; the bank was made of another scale")

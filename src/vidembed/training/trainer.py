@@ -352,7 +352,7 @@ class AlignmentTrainer(SentenceTransformerTrainer):
     def _save(self, output_dir: str | None = None, state_dict: object = None) -> None:  # noqa: ARG002
         self.adapter.save(output_dir or str(self.args.output_dir))
 
-    def _load_from_checkpoint(self, checkpoint_path: str) -> None:  # type: ignore[override]  # as its host
+    def _load_from_checkpoint(self, checkpoint_path: str) -> None:  # type: ignore[override]  # as of its base
         self.adapter.load(checkpoint_path)
 
 
