@@ -11,7 +11,7 @@ import csv
 import json
 import logging
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final, Literal, TypeAlias
@@ -35,6 +35,7 @@ KINDS: Final[dict[str, tuple[str, str]]] = {
 
 OnError = Literal["raise", "skip"]
 Row: TypeAlias = Mapping[str, object]
+Damaged: TypeAlias = Callable[[AnnotationError], None]  # what is done with a row that cannot be used
 _SHOWN = 5  # missing videos named in an error
 _LABELS = {"0": False, "1": True, "false": False, "true": True}
 logger = logging.getLogger(__name__)
@@ -66,8 +67,7 @@ class TextPair:
 def numbered_lines(path: Path, handle: BinaryIO) -> Iterator[tuple[int, str]]:
     """Yield the number and text of each line of a file opened for reading bytes; `path` is for messages.
 
-    Raises:
-        AnnotationError: A line is not UTF-8 or longer than `MAX_LINE_BYTES`; the message names it.
+    An AnnotationError names the line that is not UTF-8 or longer than `MAX_LINE_BYTES`.
     """
     return ((number, _decoded(path, number, raw)) for number, raw in _raw_lines(path, handle))
 
@@ -88,29 +88,40 @@ def _decoded(path: Path, number: int, raw: bytes) -> str:
         raise AnnotationError(f"{path}, line {number}: not UTF-8 ({error.reason}); save it as UTF-8") from error
 
 
-def _rows(path: Path) -> Iterator[tuple[str, int, Row | AnnotationError]]:
-    """Where each row of a file begins, in words and as a line, and the row, or its error if reading can go on."""
+def _stop(error: AnnotationError) -> None:
+    raise error
+
+
+def _rows(path: Path, damaged: Damaged = _stop) -> Iterator[tuple[str, int, Row]]:
+    """Where each row of a file begins, in words and as a line, and the row; bad ones go to `damaged`."""
     with path.open("rb") as handle:
-        rows = _json_rows(path, handle) if path.suffix.lower() == ".jsonl" else _csv_rows(path, handle)
-        yield from ((f"{path}, line {line}", line, row) for line, row in rows)
+        rows = _json_rows if path.suffix.lower() == ".jsonl" else csv_rows
+        yield from ((f"{path}, line {line}", line, row) for line, row in rows(path, handle, damaged))
 
 
-def _json_rows(path: Path, handle: BinaryIO) -> Iterator[tuple[int, Row | AnnotationError]]:
+def _json_rows(path: Path, handle: BinaryIO, damaged: Damaged) -> Iterator[tuple[int, Row]]:
     for number, raw in _raw_lines(path, handle):
         if not raw.strip(b"\xef\xbb\xbf \t\r\n"):
             continue
         try:
             row = json.loads(_decoded(path, number, raw))
         except AnnotationError as error:
-            yield number, error
+            damaged(error)
         except (ValueError, RecursionError) as error:
-            yield number, AnnotationError(f"{path}, line {number}: not JSON ({error}); write one object a line")
+            damaged(AnnotationError(f"{path}, line {number}: not JSON ({error}); write one object a line"))
         else:
-            bad = f"{path}, line {number}: expected an object, got {type(row).__name__}"
-            yield number, row if isinstance(row, dict) else AnnotationError(bad)
+            if isinstance(row, dict):
+                yield number, row
+            else:
+                damaged(AnnotationError(f"{path}, line {number}: expected an object, got {type(row).__name__}"))
 
 
-def _csv_rows(path: Path, handle: BinaryIO) -> Iterator[tuple[int, dict[str, str] | AnnotationError]]:
+def csv_rows(path: Path, handle: BinaryIO, damaged: Damaged = _stop) -> Iterator[tuple[int, dict[str, str]]]:
+    """Yield the line that each row of a CSV file begins on, and the row by the names of its header.
+
+    An AnnotationError if it is not CSV or the header names a column twice; a row with another number of cells goes to
+    `damaged`, which by default raises it.
+    """
     reader = csv.reader((line for _, line in numbered_lines(path, handle)), strict=True)
     header: list[str] | None = None
     while True:
@@ -130,7 +141,7 @@ def _csv_rows(path: Path, handle: BinaryIO) -> Iterator[tuple[int, dict[str, str
         elif len(cells) != len(header):
             found = f"{len(cells)} cells under a header of {len(header)}"
             advice = "put a caption that holds a comma in double quotes"
-            yield number, AnnotationError(f"{path}, line {number}: {found}; {advice}")
+            damaged(AnnotationError(f"{path}, line {number}: {found}; {advice}"))
         else:
             row = dict(zip(header, cells, strict=True))
             if not row.get("label", "-").strip():
@@ -138,23 +149,10 @@ def _csv_rows(path: Path, handle: BinaryIO) -> Iterator[tuple[int, dict[str, str
             yield number, row
 
 
-def csv_rows(path: Path, handle: BinaryIO) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yield the line that each row of a CSV file begins on, and the row by the names of its header.
-
-    Raises:
-        AnnotationError: It is not CSV, the header names a column twice, or a row has another number of cells.
-    """
-    for number, row in _csv_rows(path, handle):
-        if isinstance(row, AnnotationError):
-            raise row
-        yield number, row
-
-
 def checked_words(where: str, name: str, value: object) -> str:
     """Return a string without the white space around it; `where` and `name` are for messages.
 
-    Raises:
-        AnnotationError: It is not a string, is empty, or is not valid Unicode.
+    An AnnotationError if it is not a string, is empty, or is not valid Unicode.
     """
     if not isinstance(value, str):
         raise AnnotationError(f"{where}: {name}={shortened(value)}: expected a string, got {type(value).__name__}")
@@ -177,14 +175,11 @@ def shortened(value: object) -> str:
 
 
 def read_captioned_videos(file: str | Path, *, videos: str | Path | None = None) -> list[CaptionedVideo]:
-    """Read a file of captioned videos.
+    """Read a file of captioned videos: one entry a text, in the order of the file, without white space around texts.
 
     Args:
         file: A ``.jsonl`` or ``.csv`` file in UTF-8; a byte order mark is tolerated. Blank lines are skipped.
         videos: Folder that relative video paths are taken from. Default: the folder of `file`.
-
-    Returns:
-        One entry a text, in the order of the file. Texts come without the white space around them.
 
     Raises:
         AnnotationError: The file cannot be read or is of another kind; a row lacks a column or holds a value of the
@@ -224,9 +219,7 @@ def read_captioned_videos(file: str | Path, *, videos: str | Path | None = None)
     return [video for _, video in found]
 
 
-def _videos_of(where: str, row: Row | AnnotationError, base: Path) -> list[CaptionedVideo]:
-    if isinstance(row, AnnotationError):
-        raise row
+def _videos_of(where: str, row: Row, base: Path) -> list[CaptionedVideo]:
     video = checked_words(where, "video", row["video"]) if "video" in row else None
     named = [name for name in (*TEXT_COLUMNS, "captions") if name in row]
     if video is None or not named:
@@ -253,16 +246,12 @@ def _videos_of(where: str, row: Row | AnnotationError, base: Path) -> list[Capti
 
 
 def read_pairs(path: str | Path, *, kind: str = "auto", on_error: OnError = "raise") -> Iterator[TextPair]:
-    """Read pairs from a file, one row at a time.
+    """Read pairs from a file, one row at a time, in order and without space around the texts.
 
     Args:
-        path: A ``.csv`` file with a header, or a ``.jsonl`` file with one object a line, in UTF-8. Further columns
-            are ignored.
-        kind: One of `KINDS`, or "auto" for the kind whose columns the file has.
+        path: A ``.csv`` file with a header, or a ``.jsonl`` file with one object a line, in UTF-8.
+        kind: One of `KINDS`, or "auto" for the kind whose columns the file has. Further columns are ignored.
         on_error: "raise" raises at the first row that cannot be used. "skip" leaves such rows out and logs how many.
-
-    Yields:
-        Pairs in the order of the file, without space around the texts.
 
     Raises:
         AnnotationError: The file is of another kind, has other columns or no rows, or a row is empty, one-sided or
@@ -282,15 +271,20 @@ def read_pairs(path: str | Path, *, kind: str = "auto", on_error: OnError = "rai
     wanted = ", or ".join(f"{dense!r} and {summary!r} ({name})" for name, (dense, summary) in kinds.items())
     columns = None if kind == "auto" else KINDS[kind]
     found = skipped = 0
-    for where, _, row in _rows(path):
+
+    def skip(error: AnnotationError) -> None:
+        nonlocal skipped
+        if on_error == "raise":
+            raise error
+        skipped += 1
+        logger.debug("skipped %s", error)
+
+    for where, _, row in _rows(path, skip):
         try:
             columns = columns or _columns_of(where, row, wanted)
             pair = _pair_of(where, row, columns)
         except AnnotationError as error:
-            if on_error == "raise":
-                raise
-            skipped += 1
-            logger.debug("skipped %s", error)
+            skip(error)
             continue
         found += 1
         yield pair
@@ -300,18 +294,14 @@ def read_pairs(path: str | Path, *, kind: str = "auto", on_error: OnError = "rai
         raise AnnotationError(f"{path}: no pairs in it. Expected rows with {wanted}.")
 
 
-def _columns_of(where: str, row: Row | AnnotationError, wanted: str) -> tuple[str, str]:
-    if isinstance(row, AnnotationError):
-        raise row
+def _columns_of(where: str, row: Row, wanted: str) -> tuple[str, str]:
     for columns in KINDS.values():
         if set(columns) <= set(row):
             return columns
     raise AnnotationError(f"{where}: columns {sorted(row)}. Expected {wanted}.")
 
 
-def _pair_of(where: str, row: Row | AnnotationError, columns: tuple[str, str]) -> TextPair:
-    if isinstance(row, AnnotationError):
-        raise row
+def _pair_of(where: str, row: Row, columns: tuple[str, str]) -> TextPair:
     texts = []
     for column in columns:
         if column not in row:

@@ -186,9 +186,9 @@ def _temperatures(result: EvaluationResult) -> Section:
         rows.append((f"{stage} stage, {way.upper()}", f"{one.value:.4g}", one.origin, fitted))
     lines = ["No validation set."]
     if (known := result.validation) is not None:
-        size = f"{known['videos']} videos, {known['texts']} texts"
-        lines = [f"Validation set: {known['title']}, {known['split']}: {size}.", *known["notes"]]
-        lines += [f"Not used for it: {one}." for one in known["failures"][:SHOWN]]
+        size = f"{known.videos} videos, {known.texts} texts"
+        lines = [f"Validation set: {known.title}, {known.split}: {size}.", *known.notes]
+        lines += [f"Not used for it: {one}." for one in known.failures[:SHOWN]]
     columns = ("", "temperature", "origin", "R@1 there")
     return Section("Temperatures of dual-softmax", columns, tuple(rows), tuple(lines))
 

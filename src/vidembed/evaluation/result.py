@@ -194,17 +194,18 @@ class RerankFacts:
     prior_weights: tuple[float, float] | None = None  # of video and sentence, in mode "prior_corrected"
 
 
-class ValidationFacts(TypedDict):
-    """What temperatures were fitted on."""
+@dataclass(frozen=True)
+class ValidationFacts:
+    """What temperatures were fitted on: as `BenchmarkFacts`, and what could not be used."""
 
     title: str
     split: str
     source: str
     videos: int
     texts: int
-    missing: list[str]
-    notes: list[str]
-    failures: list[str]
+    missing: tuple[str, ...]
+    notes: tuple[str, ...]
+    failures: tuple[str, ...]
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 OnFailure = Literal["raise", "count"]
 ON_FAILURE: Final = ("raise", "count")
+_Keys = tuple[dict[int, str], list[str]]  # of the videos that are asked about, by place, and of all texts
 TEXTS_AT_ONCE: Final = 256  # texts embedded between two commits of the cache (ours)
 # videos reranked between two commits of the cache (ours): as many as are decoded ahead at most
 VIDEOS_AT_ONCE: Final = 8
@@ -190,18 +191,20 @@ class TwoStageSearch:
     def _log_odds(self, benchmark: Benchmark, pairs: Mask, reranker: VideoReranker) -> tuple[FloatArray, list[Failure]]:
         """Log-odds ``(T, V)`` of `pairs`, NaN elsewhere and where there is no answer; videos that lack one."""
         model = model_key(reranker.fingerprint, "head", str(reranker.video_backend))  # of every score mode
+        columns = np.flatnonzero(pairs.any(axis=0)).tolist()
+        videos = {place: video_key(benchmark.videos[place]) for place in columns}
         texts = [text_key(text) for text in benchmark.texts]
         odds = np.full(pairs.shape, np.nan)  # (T, V)
         failures: list[Failure] = []
-        keys = {at: video_key(benchmark.videos[at]) for at in np.flatnonzero(pairs.any(axis=0)).tolist()}
-        columns = list(keys)
         with self._bar("Reranking", int(pairs.sum()), "pair") as bar:
             for start in range(0, len(columns), VIDEOS_AT_ONCE):
                 chunk = columns[start : start + VIDEOS_AT_ONCE]
                 rows = {place: np.flatnonzero(pairs[:, place]).tolist() for place in chunk}
-                self._answer(benchmark, reranker, model, texts, keys, rows)
+                self._answer(benchmark, reranker, model, (videos, texts), rows)
                 for place, of_video in rows.items():
-                    found = _cached_log_odds(reranker, self.cache, model, keys[place], [texts[row] for row in of_video])
+                    found = _cached_log_odds(
+                        reranker, self.cache, model, videos[place], [texts[row] for row in of_video]
+                    )
                     odds[of_video, place] = found
                     if lost := int(np.isnan(found).sum()):
                         reason = f"no answer about {lost} of {len(of_video)} texts; the log says why"
@@ -210,22 +213,16 @@ class TwoStageSearch:
         return odds, failures
 
     def _answer(
-        self,
-        benchmark: Benchmark,
-        reranker: VideoReranker,
-        model: str,
-        texts: Sequence[str],
-        keys: dict[int, str],
-        rows: dict[int, list[int]],
+        self, benchmark: Benchmark, reranker: VideoReranker, model: str, keys: _Keys, rows: dict[int, list[int]]
     ) -> None:
         """Run the reranker on what the cache lacks about some videos, each prefilled once; keep it in one commit."""
-        priors, tally = reranker.mode == "prior_corrected", self.work["pairs"]
+        (videos, texts), tally, priors = keys, self.work["pairs"], reranker.mode == "prior_corrected"
         missing: list[tuple[int, int]] = []  # of text and video; equal texts once
         for place, of_video in rows.items():
-            known = set(self.cache.answers(model, keys[place], [texts[row] for row in of_video]))
+            known = set(self.cache.answers(model, videos[place], [texts[row] for row in of_video]))
             if priors:
-                have = self.cache.priors(model, [keys[place], *(texts[row] for row in of_video)])
-                known = {text for text in known if text in have and keys[place] in have}
+                have = self.cache.priors(model, [videos[place], *(texts[row] for row in of_video)])
+                known = {text for text in known if text in have and videos[place] in have}
             tally.cached += len(known)
             different = {texts[row]: row for row in of_video}
             missing += [(row, place) for text, row in different.items() if text not in known]
@@ -249,7 +246,9 @@ class TwoStageSearch:
             ) from error
         tally.seconds += time.monotonic() - before
         tally.computed += int((~answers.missing).sum())
-        there = [(at, keys[missing[at][1]], texts[missing[at][0]]) for at in np.flatnonzero(~answers.missing).tolist()]
+        there = [
+            (at, videos[missing[at][1]], texts[missing[at][0]]) for at in np.flatnonzero(~answers.missing).tolist()
+        ]
         if answers.video_prior is not None and answers.text_prior is not None:  # before the answers, which need them
             self.cache.put_priors(model, {video: float(answers.video_prior[at]) for at, video, _ in there}.items())
             self.cache.put_priors(model, {text: float(answers.text_prior[at]) for at, _, text in there}.items())
@@ -441,14 +440,6 @@ def _answerable(stage: FirstStage, way: str, scores: FloatArray) -> tuple[FloatA
 
 
 def _validation_facts(stage: FirstStage) -> results.ValidationFacts:
-    benchmark = stage.benchmark
-    return {
-        "title": benchmark.title,
-        "split": benchmark.split,
-        "source": benchmark.source,
-        "videos": len(benchmark.videos),
-        "texts": len(benchmark.texts),
-        "missing": list(benchmark.missing),
-        "notes": list(benchmark.notes),
-        "failures": [f"{one.video_id}: {one.reason}" for one in stage.failures],
-    }
+    on = results.BenchmarkFacts.of(stage.benchmark)
+    failures = tuple(f"{one.video_id}: {one.reason}" for one in stage.failures)
+    return results.ValidationFacts(on.title, on.split, on.source, on.videos, on.texts, on.missing, on.notes, failures)

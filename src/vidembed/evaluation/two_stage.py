@@ -36,8 +36,7 @@ DEFAULT_SECOND_TEMPERATURE: Final = 1.0
 def top_candidates(first: ArrayLike, k: int) -> NDArray[np.intp]:
     """Columns of each row's `k` highest scores ``(Q, min(k, N))``, best first; ties in the order of the columns.
 
-    Raises:
-        ValueError: ``first`` is not a finite ``(Q, N)`` matrix, or ``k`` is below 1.
+    A ValueError if ``first`` is not a finite ``(Q, N)`` matrix, or ``k`` is below 1.
     """
     if k < 1:
         raise ValueError(f"k={k}: expected at least 1")
@@ -180,8 +179,7 @@ class Temperature:
 class GivenTemperatures:
     """Temperatures of the user's, by stage and direction; None for those to be fitted, or else the default.
 
-    Raises:
-        ValueError: One is not a finite number above 0.
+    A ValueError if one is not a finite number above 0.
     """
 
     t2v: float | None = None

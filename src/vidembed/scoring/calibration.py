@@ -99,14 +99,8 @@ def _as_log_odds(values: ArrayLike, kind: Kind) -> FloatArray:
 class PlattScaling(SavedNumbers):
     """Map a score's log-odds to a calibrated probability: ``sigmoid(slope * log_odds + intercept)``.
 
-    With a slope above 0 the ranking is kept. A slope of 1 and an intercept of 0 change nothing.
-
-    Args:
-        slope: One over the temperature.
-        intercept: The bias, in log-odds.
-
-    Raises:
-        ValueError: A field is not a finite number.
+    With a slope above 0, one over the temperature, the ranking is kept. A slope of 1 and an intercept of 0, in log-odds,
+    change nothing.
     """
 
     slope: float
@@ -264,11 +258,7 @@ def prior_corrected(
 
 @dataclass(frozen=True)
 class PriorCorrection(SavedNumbers):
-    """The weights of `prior_corrected`, of the content-free log-odds of the video and of the sentence, kept together.
-
-    Raises:
-        ValueError: A weight is not a finite number.
-    """
+    """The weights of `prior_corrected`, of the content-free log-odds of the video and of the sentence, kept together."""
 
     video_weight: float = 1.0
     text_weight: float = 1.0

@@ -129,11 +129,7 @@ def middle_of_plateau(positions: FloatArray, is_best: NDArray[np.bool_]) -> int:
 
 @dataclass(frozen=True)
 class DualSoftmax(SavedNumbers):
-    """The two fitted temperatures of a model: where texts rank videos (`t2v`), and where videos rank texts (`v2t`).
-
-    Raises:
-        ValueError: A temperature is not finite and above 0.
-    """
+    """The two fitted temperatures of a model: where texts rank videos (`t2v`), and where videos rank texts (`v2t`)."""
 
     t2v: float
     v2t: float

@@ -39,9 +39,6 @@ class ScoreFusion(SavedNumbers):
 
     So the score of a candidate depends on which others are scored with it. Give all that are to be ranked, the first
     stage's best among them. `slope`, above 0, and `intercept` are of Platt scaling.
-
-    Raises:
-        ValueError: A field is not a finite number.
     """
 
     head_bias: float

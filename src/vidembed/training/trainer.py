@@ -101,15 +101,8 @@ def fit_context(
 ) -> list[TextPair]:
     """Return the pairs that fit, prompt included, in order. No text is ever cut.
 
-    Args:
-        encoder: Of the prompts and the tokenizer.
-        pairs: Of texts.
-        max_tokens: Most tokens a side may have. Default `context_length`.
-        too_long: "raise" raises at the first pair that is longer. "drop" leaves such pairs out and logs how many.
-
-    Raises:
-        AnnotationError: A pair is too long and `too_long` is "raise", or none fits.
-        ValueError: An argument is out of range.
+    At a pair with a side of over `max_tokens`, by default `context_length`, `too_long` "raise" raises an
+    AnnotationError, and "drop" leaves it out and logs how many; it is an AnnotationError too if none fits.
     """
     context = context_length(encoder)
     limit = context if max_tokens is None else max_tokens
@@ -271,11 +264,7 @@ class AlignmentTrainer(SentenceTransformerTrainer):
 
     What differs: a dense caption takes the video's prompt; checkpoints hold the adapter and not the model, and are
     moved into place whole; the count of masked false negatives is logged; a loss that is not finite ends the run.
-    `args` are those of `TrainingSettings.arguments`.
-
-    Raises:
-        MissingExtraError: A package of the extra is not installed.
-        TemplateError: The encoder's prompts are not vidembed's.
+    `args` are those of `TrainingSettings.arguments`. It needs the extra ``train``, and vidembed's chat templates.
     """
 
     def __init__(
