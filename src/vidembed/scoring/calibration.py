@@ -99,8 +99,8 @@ def _as_log_odds(values: ArrayLike, kind: Kind) -> FloatArray:
 class PlattScaling(SavedNumbers):
     """Map a score's log-odds to a calibrated probability: ``sigmoid(slope * log_odds + intercept)``.
 
-    With a slope above 0, one over the temperature, the ranking is kept. A slope of 1 and an intercept of 0, in log-odds,
-    change nothing.
+    With a slope above 0, one over the temperature, the ranking is kept. A slope of 1 and an intercept of 0 change
+    nothing; the intercept is in log-odds.
     """
 
     slope: float
@@ -258,7 +258,7 @@ def prior_corrected(
 
 @dataclass(frozen=True)
 class PriorCorrection(SavedNumbers):
-    """The weights of `prior_corrected`, of the content-free log-odds of the video and of the sentence, kept together."""
+    """The weights of `prior_corrected`, of the content-free log-odds of video and of sentence, kept together."""
 
     video_weight: float = 1.0
     text_weight: float = 1.0
