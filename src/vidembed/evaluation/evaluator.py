@@ -58,6 +58,7 @@ class VideoTextRetrievalEvaluator(BaseEvaluator):
         TypeError: One video or one caption is given where a list is expected.
 
     Example:
+        >>> from vidembed.evaluation.evaluator import VideoTextRetrievalEvaluator
         >>> VideoTextRetrievalEvaluator(["a.mp4"], ["a dog runs"], name="dogs").csv_file
         'Video-Text-Retrieval_evaluation_dogs_results.csv'
     """

@@ -167,7 +167,8 @@ def load_encoder(
             "checkpoint that the metadata is of."
         )
     if embed_dim is not None:  # after the fingerprint was compared, of which it is part
-        if not 1 <= embed_dim <= (whole := encoder.get_embedding_dimension() or 0):
+        whole = encoder.get_embedding_dimension() or 0
+        if not 1 <= embed_dim <= whole:
             raise ValueError(f"embed_dim={embed_dim}: expected 1 to {whole}, the values of a vector of this model")
         encoder.truncate_dim = embed_dim
         experiment = {**(meta.experiment_kwargs or {}), "embed_dim": embed_dim}

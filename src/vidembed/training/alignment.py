@@ -195,7 +195,8 @@ def _load(
 
 def _split(pairs: Sequence[TextPair], held_out: int, seed: int) -> tuple[list[TextPair], list[TextPair]]:
     """Pairs to train on, and pairs to measure on, drawn by the seed."""
-    if not 0 <= held_out <= (most := max(0, len(pairs) - 2)):
+    most = max(0, len(pairs) - 2)
+    if not 0 <= held_out <= most:
         expected = f"expected 0..{most}, so that at least 2 are left to train on"
         raise ValueError(f"held_out={held_out!r} of {len(pairs)} pairs: {expected}.")
     drawn = set(random.Random(seed).sample(range(len(pairs)), held_out))  # noqa: S311 - a sample, not a secret
