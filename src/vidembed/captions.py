@@ -61,9 +61,6 @@ class TextPair:
     summary: str
 
 
-# -- rows of a file ----------------------------------------------------------------------------------------------------
-
-
 def numbered_lines(path: Path, handle: BinaryIO) -> Iterator[tuple[int, str]]:
     """Yield the number and text of each line of a file opened for reading bytes; `path` is for messages.
 
@@ -171,9 +168,6 @@ def shortened(value: object) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-# -- captioned videos --------------------------------------------------------------------------------------------------
-
-
 def read_captioned_videos(file: str | Path, *, videos: str | Path | None = None) -> list[CaptionedVideo]:
     """Read a file of captioned videos: one entry a text, in the order of the file, without white space around texts.
 
@@ -240,9 +234,6 @@ def _videos_of(where: str, row: Row, base: Path) -> list[CaptionedVideo]:
     if label is not None and truth is None:
         raise AnnotationError(f"{where}: label={shortened(label)}: expected 0, 1, true or false")
     return [CaptionedVideo(base / video, text, truth) for text in texts]
-
-
-# -- pairs of texts ----------------------------------------------------------------------------------------------------
 
 
 def read_pairs(path: str | Path, *, kind: str = "auto", on_error: OnError = "raise") -> Iterator[TextPair]:

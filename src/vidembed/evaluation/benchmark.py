@@ -65,8 +65,6 @@ class Benchmark:
         return mask
 
 
-# -- captions as they are published ----------------------------------------------------------------------------------
-
 Captions = Mapping[str, Sequence[str]]  # captions by the id of the video, "" for a blank one
 
 
@@ -210,9 +208,6 @@ _CUSTOM: Final = (
 )
 
 BENCHMARKS: Final = (*_PUBLISHED, "custom")  # what `read_benchmark` reads, by name
-
-
-# -- reading ---------------------------------------------------------------------------------------------------------
 
 
 def read_benchmark(

@@ -46,9 +46,6 @@ def some(names: Sequence[str]) -> str:
     return ", ".join(shortened(name) for name in names[:_SHOWN]) + more
 
 
-# -- annotations -----------------------------------------------------------------------------------------------------
-
-
 def annotation_file(given: Path, names: Sequence[str], what: str) -> Path:
     """Return the file that holds `what`: `given` itself, or the one of `names` that lies in the folder `given`."""
     path = given
@@ -211,9 +208,6 @@ def captions(where: str, name: str, value: object) -> list[str]:
     if not isinstance(value, list) or not value:
         raise AnnotationError(f"{where}: {name}={shortened(value)}: expected a list of at least one string")
     return [caption(where, f"{name}[{place}]", one) for place, one in enumerate(value)]
-
-
-# -- videos ----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

@@ -36,9 +36,6 @@ _PACKAGES: Final = ("vidembed", "torch", "transformers", "sentence-transformers"
 Ranks = dict[str, NDArray[np.int64]]
 
 
-# -- figures ---------------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, eq=False)
 class Outcomes:
     """How each query fared, ``(Q,)`` each; nDCG and average precision are from 0 to 1."""
@@ -152,9 +149,6 @@ def columns_of(
     return tuple(Column(name, of["t2v"], of["v2t"]) for name, of in measured.items()), found
 
 
-# -- what they depend on ---------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class BenchmarkFacts:
     """What was measured on: fields of `Benchmark`, with counts of videos and texts.
@@ -265,9 +259,6 @@ def hardware(device: str) -> dict[str, str | int | None]:
         name = str(torch.cuda.get_device_name(device))
     place = {"platform": platform.platform(), "machine": platform.machine(), "cpus": os.cpu_count()}
     return {**place, "device": device, "device_name": name}
-
-
-# -- the result ------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal, NoReturn
+from typing import TYPE_CHECKING, Final, Literal, NoReturn, get_args
 
 import numpy as np
 from tqdm.auto import tqdm
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 OnFailure = Literal["raise", "count"]
-ON_FAILURE: Final = ("raise", "count")
 _Keys = tuple[dict[int, str], list[str]]  # of the videos that are asked about, by place, and of all texts
 TEXTS_AT_ONCE: Final = 256  # texts embedded between two commits of the cache (ours)
 # videos reranked between two commits of the cache (ours): as many as are decoded ahead at most
@@ -331,8 +330,8 @@ def evaluate(
     for name, value in (("k", k), ("batch_size", batch_size)):
         if value is not None:
             whole_number(name, value)
-    if on_error not in ON_FAILURE:
-        raise ValueError(f"on_error={on_error!r} is not known. Allowed: {', '.join(ON_FAILURE)}")
+    if on_error not in get_args(OnFailure):
+        raise ValueError(f"on_error={on_error!r} is not known. Allowed: {', '.join(get_args(OnFailure))}")
     if validation is not None:
         _check_disjoint(benchmark, validation)
     embedder = embedder_of(encoder)

@@ -30,9 +30,6 @@ DEFAULT_TEMPERATURE: Final = 0.01
 DEFAULT_SECOND_TEMPERATURE: Final = 1.0
 
 
-# -- scores of two stages --------------------------------------------------------------------------------------------
-
-
 def top_candidates(first: ArrayLike, k: int) -> NDArray[np.intp]:
     """Columns of each row's `k` highest scores ``(Q, min(k, N))``, best first; ties in the order of the columns.
 
@@ -140,9 +137,6 @@ def rankings(
     return found
 
 
-# -- temperatures ----------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Temperature:
     """A temperature, in the unit of the scores, and where it came from."""
@@ -200,9 +194,6 @@ class GivenTemperatures:
     def second(self, direction: str) -> float | None:
         """That of the second stage."""
         return self.second_t2v if direction == "t2v" else self.second_v2t
-
-
-# -- candidates of captioned videos ----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)

@@ -127,8 +127,6 @@ def positive_mask(name: str, value: ArrayLike, shape: tuple[int, int]) -> NDArra
     )
 
 
-# -- values kept as JSON -----------------------------------------------------------------------------------------------
-
 FORMAT_VERSION = 1
 
 
