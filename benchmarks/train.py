@@ -32,7 +32,7 @@ from vidembed.training import (
     TextPair,
     TrainingSettings,
 )
-from vidembed.training.data import stand_in_kwargs, tokenize
+from vidembed.training.trainer import stand_in_kwargs, tokenize
 
 WORDS = ("a", "red", "square", "moves", "slowly", "down", "and", "then", "stops", "beside", "the", "still", "star")
 

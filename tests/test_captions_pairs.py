@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from vidembed.captions import KINDS
-from vidembed.training import PairsError, TextPair, read_pairs, sample_pairs
+from vidembed.errors import AnnotationError
+from vidembed.training import TextPair, read_pairs, sample_pairs
 
 
 def jsonl(path: Path, rows) -> Path:
@@ -76,7 +77,7 @@ class TestBadFiles:
     )
     def test_rows(self, tmp_path: Path, row, message, caplog):
         path = jsonl(tmp_path / "p.jsonl", [*numbered(2), row, *numbered(1)])
-        with pytest.raises(PairsError, match=rf"p\.jsonl, line 3: .*{message}"):
+        with pytest.raises(AnnotationError, match=rf"p\.jsonl, line 3: .*{message}"):
             list(read_pairs(path))
         with caplog.at_level(logging.WARNING):
             assert len(list(read_pairs(path, on_error="skip"))) == 3
@@ -85,42 +86,42 @@ class TestBadFiles:
     def test_csv_rows_are_named_by_their_line_in_the_file(self, tmp_path: Path):
         path = tmp_path / "p.csv"
         path.write_text('dense,summary\n"two\nlines",b\nc,\n', encoding="utf-8")
-        with pytest.raises(PairsError, match=r"p\.csv, line 4: 'summary' is empty"):
+        with pytest.raises(AnnotationError, match=r"p\.csv, line 4: 'summary' is empty"):
             list(read_pairs(path))
         path.write_text("dense,summary\na,b,c\n", encoding="utf-8")
-        with pytest.raises(PairsError, match=r"p\.csv, line 2: 3 cells under a header of 2"):
+        with pytest.raises(AnnotationError, match=r"p\.csv, line 2: 3 cells under a header of 2"):
             list(read_pairs(path))
         path.write_text("dense,summary\na\n", encoding="utf-8")
-        with pytest.raises(PairsError, match=r"p\.csv, line 2: 1 cells under a header of 2"):
+        with pytest.raises(AnnotationError, match=r"p\.csv, line 2: 1 cells under a header of 2"):
             list(read_pairs(path))
         path.write_text('dense,summary\na,b\nc,"d\n', encoding="utf-8")
-        with pytest.raises(PairsError, match=r"p\.csv, line 3: not CSV \(unexpected end of data"):
+        with pytest.raises(AnnotationError, match=r"p\.csv, line 3: not CSV \(unexpected end of data"):
             list(read_pairs(path))
 
     def test_other_encodings(self, tmp_path: Path):
         for name, content in (("p.csv", b"dense,summary\n\xff\xfe,b\n"), ("p.jsonl", b'{"dense": "\xff"}\n')):
             (tmp_path / name).write_bytes(content)
-            with pytest.raises(PairsError, match=rf"{name}, line \d+: .*UTF-8"):
+            with pytest.raises(AnnotationError, match=rf"{name}, line \d+: .*UTF-8"):
                 list(read_pairs(tmp_path / name))
 
     def test_wrong_columns(self, tmp_path: Path):
         path = jsonl(tmp_path / "p.jsonl", [{"caption": "a", "text": "b"}])
         with pytest.raises(
-            PairsError, match=r"p\.jsonl, line 1: columns \['caption', 'text'\].*'Detailed Caption'.*videoufo"
+            AnnotationError, match=r"p\.jsonl, line 1: columns \['caption', 'text'\].*'Detailed Caption'.*videoufo"
         ):
             list(read_pairs(path))
-        with pytest.raises(PairsError, match="of another kind"):
+        with pytest.raises(AnnotationError, match="of another kind"):
             list(read_pairs(jsonl(path, numbered(1)), kind="nli"))
 
     @pytest.mark.parametrize("content", ["", "\n\n"])
     def test_no_rows(self, tmp_path: Path, content):
         for name, text in (("p.jsonl", content), ("p.csv", "dense,summary\n" + content)):
             (tmp_path / name).write_text(text)
-            with pytest.raises(PairsError, match="no pairs in it"):
+            with pytest.raises(AnnotationError, match="no pairs in it"):
                 list(read_pairs(tmp_path / name))
 
     def test_misuse(self, tmp_path: Path):
-        with pytest.raises(PairsError, match=r"\.csv or \.jsonl, not from \.parquet"):
+        with pytest.raises(AnnotationError, match=r"\.csv or \.jsonl, not from \.parquet"):
             list(read_pairs(tmp_path / "p.parquet"))
         with pytest.raises(ValueError, match="kind='x'"):
             list(read_pairs(tmp_path / "p.jsonl", kind="x"))
@@ -158,7 +159,7 @@ class TestSampling:
 
     def test_a_bad_row_outside_the_sample_is_still_found(self, tmp_path: Path):
         path = jsonl(tmp_path / "p.jsonl", [*numbered(50), {"dense": "a", "summary": ""}])
-        with pytest.raises(PairsError, match="line 51:"):
+        with pytest.raises(AnnotationError, match="line 51:"):
             sample_pairs(path, 1)
 
     def test_n_must_be_positive(self, tmp_path: Path):

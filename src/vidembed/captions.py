@@ -11,49 +11,41 @@ import csv
 import json
 import logging
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final, Literal, TypeAlias
 
-from vidembed.errors import AnnotationError, PairsError
+from vidembed.errors import AnnotationError
 
-TEXT_COLUMNS = ("caption", "text", "sentence")
-"""The names that the column of the text may have."""
-
+TEXT_COLUMNS = ("caption", "text", "sentence")  # the names that the column of the text may have
+# longest line read, in bytes (ours): a caption is some hundred, and a file without line ends is no such file
 MAX_LINE_BYTES = 1 << 20
-"""Longest line read, in bytes (ours): a caption is some hundred, and a file without line ends is no such file."""
+SAMPLE: Final = 60_000  # pairs that the paper samples from VideoUFO (VidVec, arXiv 2602.08099, section 3.5)
 
-SAMPLE: Final = 60_000
-"""Pairs that the paper samples from VideoUFO (VidVec, arXiv 2602.08099, section 3.5)."""
-
+# columns of the caption and of the summary. "plain" and "short" are ours; "videoufo" are the published columns of
+# VideoUFO (arXiv 2503.01739), "nli" those of ``sentence-transformers/all-nli``. "nli" and "short", two short captions
+# of one video, are the arms that the paper compares with (section D)
 KINDS: Final[dict[str, tuple[str, str]]] = {
     "plain": ("dense", "summary"),
     "videoufo": ("Detailed Caption", "Brief Caption"),
     "nli": ("anchor", "positive"),
     "short": ("first", "second"),
 }
-"""Columns of the caption and of the summary. "plain" and "short" are ours; "videoufo" are the published columns of
-VideoUFO (arXiv 2503.01739), "nli" those of ``sentence-transformers/all-nli``. "nli" and "short", two short captions of
-one video, are the arms that the paper compares with (section D)."""
 
 OnError = Literal["raise", "skip"]
 Row: TypeAlias = Mapping[str, object]
-
+Damaged: TypeAlias = Callable[[AnnotationError], None]  # what is done with a row that cannot be used
 _SHOWN = 5  # missing videos named in an error
 _LABELS = {"0": False, "1": True, "false": False, "true": True}
-
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class CaptionedVideo:
-    """A video and a text about it.
+    """A video file and a text about it.
 
-    Attributes:
-        video: The video file.
-        text: The caption.
-        label: Whether the text is true of the video; None where the file does not say, which is to be taken for true.
+    The label is whether the text is true of the video; None, where the file does not say, is to be taken for true.
     """
 
     video: Path
@@ -63,25 +55,16 @@ class CaptionedVideo:
 
 @dataclass(frozen=True, slots=True)
 class TextPair:
-    """Two texts that mean the same.
-
-    Attributes:
-        dense: The long caption. It stands in for the video.
-        summary: The short text. It stands for the query.
-    """
+    """Two texts that mean the same: a long caption, which stands in for the video, and a short one, for the query."""
 
     dense: str
     summary: str
 
 
-# -- rows of a file ----------------------------------------------------------------------------------------------------
-
-
 def numbered_lines(path: Path, handle: BinaryIO) -> Iterator[tuple[int, str]]:
     """Yield the number and text of each line of a file opened for reading bytes; `path` is for messages.
 
-    Raises:
-        AnnotationError: A line is not UTF-8 or longer than `MAX_LINE_BYTES`; the message names it.
+    An AnnotationError names the line that is not UTF-8 or longer than `MAX_LINE_BYTES`.
     """
     return ((number, _decoded(path, number, raw)) for number, raw in _raw_lines(path, handle))
 
@@ -102,27 +85,40 @@ def _decoded(path: Path, number: int, raw: bytes) -> str:
         raise AnnotationError(f"{path}, line {number}: not UTF-8 ({error.reason}); save it as UTF-8") from error
 
 
-def _rows(path: Path, handle: BinaryIO) -> Iterator[tuple[int, Row | AnnotationError]]:
-    """Rows of either kind with the line that each begins on. A damaged one comes as its error if reading can go on."""
-    yield from _json_rows(path, handle) if path.suffix.lower() == ".jsonl" else _csv_rows(path, handle)
+def _stop(error: AnnotationError) -> None:
+    raise error
 
 
-def _json_rows(path: Path, handle: BinaryIO) -> Iterator[tuple[int, Row | AnnotationError]]:
+def _rows(path: Path, damaged: Damaged = _stop) -> Iterator[tuple[str, int, Row]]:
+    """Where each row of a file begins, in words and as a line, and the row; bad ones go to `damaged`."""
+    with path.open("rb") as handle:
+        rows = _json_rows if path.suffix.lower() == ".jsonl" else csv_rows
+        yield from ((f"{path}, line {line}", line, row) for line, row in rows(path, handle, damaged))
+
+
+def _json_rows(path: Path, handle: BinaryIO, damaged: Damaged) -> Iterator[tuple[int, Row]]:
     for number, raw in _raw_lines(path, handle):
         if not raw.strip(b"\xef\xbb\xbf \t\r\n"):
             continue
         try:
             row = json.loads(_decoded(path, number, raw))
         except AnnotationError as error:
-            yield number, error
+            damaged(error)
         except (ValueError, RecursionError) as error:
-            yield number, AnnotationError(f"{path}, line {number}: not JSON ({error}); write one object a line")
+            damaged(AnnotationError(f"{path}, line {number}: not JSON ({error}); write one object a line"))
         else:
-            bad = f"{path}, line {number}: expected an object, got {type(row).__name__}"
-            yield number, row if isinstance(row, dict) else AnnotationError(bad)
+            if isinstance(row, dict):
+                yield number, row
+            else:
+                damaged(AnnotationError(f"{path}, line {number}: expected an object, got {type(row).__name__}"))
 
 
-def _csv_rows(path: Path, handle: BinaryIO) -> Iterator[tuple[int, dict[str, str] | AnnotationError]]:
+def csv_rows(path: Path, handle: BinaryIO, damaged: Damaged = _stop) -> Iterator[tuple[int, dict[str, str]]]:
+    """Yield the line that each row of a CSV file begins on, and the row by the names of its header.
+
+    An AnnotationError if it is not CSV or the header names a column twice; a row with another number of cells goes to
+    `damaged`, which by default raises it.
+    """
     reader = csv.reader((line for _, line in numbered_lines(path, handle)), strict=True)
     header: list[str] | None = None
     while True:
@@ -142,7 +138,7 @@ def _csv_rows(path: Path, handle: BinaryIO) -> Iterator[tuple[int, dict[str, str
         elif len(cells) != len(header):
             found = f"{len(cells)} cells under a header of {len(header)}"
             advice = "put a caption that holds a comma in double quotes"
-            yield number, AnnotationError(f"{path}, line {number}: {found}; {advice}")
+            damaged(AnnotationError(f"{path}, line {number}: {found}; {advice}"))
         else:
             row = dict(zip(header, cells, strict=True))
             if not row.get("label", "-").strip():
@@ -150,23 +146,10 @@ def _csv_rows(path: Path, handle: BinaryIO) -> Iterator[tuple[int, dict[str, str
             yield number, row
 
 
-def csv_rows(path: Path, handle: BinaryIO) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yield the line that each row of a CSV file begins on, and the row by the names of its header.
-
-    Raises:
-        AnnotationError: It is not CSV, the header names a column twice, or a row has another number of cells.
-    """
-    for number, row in _csv_rows(path, handle):
-        if isinstance(row, AnnotationError):
-            raise row
-        yield number, row
-
-
 def checked_words(where: str, name: str, value: object) -> str:
-    """Return a string without the white space around it. Messages begin with `where` and call it `name`.
+    """Return a string without the white space around it; `where` and `name` are for messages.
 
-    Raises:
-        AnnotationError: It is not a string, is empty, or is not valid Unicode.
+    An AnnotationError if it is not a string, is empty, or is not valid Unicode.
     """
     if not isinstance(value, str):
         raise AnnotationError(f"{where}: {name}={shortened(value)}: expected a string, got {type(value).__name__}")
@@ -185,18 +168,12 @@ def shortened(value: object) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-# -- captioned videos --------------------------------------------------------------------------------------------------
-
-
 def read_captioned_videos(file: str | Path, *, videos: str | Path | None = None) -> list[CaptionedVideo]:
-    """Read a file of captioned videos.
+    """Read a file of captioned videos: one entry a text, in the order of the file, without white space around texts.
 
     Args:
         file: A ``.jsonl`` or ``.csv`` file in UTF-8; a byte order mark is tolerated. Blank lines are skipped.
         videos: Folder that relative video paths are taken from. Default: the folder of `file`.
-
-    Returns:
-        One entry a text, in the order of the file. Texts come without the white space around them.
 
     Raises:
         AnnotationError: The file cannot be read or is of another kind; a row lacks a column or holds a value of the
@@ -213,11 +190,8 @@ def read_captioned_videos(file: str | Path, *, videos: str | Path | None = None)
         raise AnnotationError(f"videos={str(base)!r}: no such folder; it is what the paths in {path} are taken from")
     found: list[tuple[int, CaptionedVideo]] = []
     try:
-        with path.open("rb") as handle:
-            for line, row in _rows(path, handle):
-                if isinstance(row, AnnotationError):
-                    raise row
-                found += [(line, video) for video in _videos_of(f"{path}, line {line}", row, base)]
+        for where, line, row in _rows(path):
+            found += [(line, video) for video in _videos_of(where, row, base)]
     except OSError as error:
         raise AnnotationError(f"{path}: cannot be read: {error.strerror or error}") from error
     if not found:
@@ -225,9 +199,8 @@ def read_captioned_videos(file: str | Path, *, videos: str | Path | None = None)
     labelled = next((line for line, video in found if video.label is not None), None)
     bare = next((line for line, video in found if video.label is None), None)
     if labelled is not None and bare is not None:
-        raise AnnotationError(
-            f"{path}: line {labelled} has a label and line {bare} has none; label every row or no row"
-        )
+        mixed = f"line {labelled} has a label and line {bare} has none"
+        raise AnnotationError(f"{path}: {mixed}; label every row or no row")
     first = {video.video: line for line, video in reversed(found)}
     missing = sorted((line, video) for video, line in first.items() if not video.is_file())
     if missing:
@@ -263,23 +236,17 @@ def _videos_of(where: str, row: Row, base: Path) -> list[CaptionedVideo]:
     return [CaptionedVideo(base / video, text, truth) for text in texts]
 
 
-# -- pairs of texts ----------------------------------------------------------------------------------------------------
-
-
 def read_pairs(path: str | Path, *, kind: str = "auto", on_error: OnError = "raise") -> Iterator[TextPair]:
-    """Read pairs from a file, one row at a time.
+    """Read pairs from a file, one row at a time, in order and without space around the texts.
 
     Args:
-        path: A ``.csv`` file with a header, or a ``.jsonl`` file with one object a line, in UTF-8. Further columns
-            are ignored.
-        kind: One of `KINDS`, or "auto" for the kind whose columns the file has.
+        path: A ``.csv`` file with a header, or a ``.jsonl`` file with one object a line, in UTF-8.
+        kind: One of `KINDS`, or "auto" for the kind whose columns the file has. Further columns are ignored.
         on_error: "raise" raises at the first row that cannot be used. "skip" leaves such rows out and logs how many.
 
-    Yields:
-        Pairs in the order of the file, without space around the texts.
-
     Raises:
-        PairsError: The file is of another kind, has other columns or no rows, or a row is empty, one-sided or damaged.
+        AnnotationError: The file is of another kind, has other columns or no rows, or a row is empty, one-sided or
+            damaged.
         FileNotFoundError: There is no such file.
         ValueError: `kind` or `on_error` is not known.
     """
@@ -289,87 +256,65 @@ def read_pairs(path: str | Path, *, kind: str = "auto", on_error: OnError = "rai
     if on_error not in ("raise", "skip"):
         raise ValueError(f"on_error={on_error!r} is not known. Allowed: 'raise', 'skip'.")
     if path.suffix.lower() not in (".csv", ".jsonl"):
-        raise PairsError(
-            f"{path}: pairs are read from .csv or .jsonl, not from {path.suffix or 'a file without suffix'}."
-        )
+        got = path.suffix or "a file without suffix"
+        raise AnnotationError(f"{path}: pairs are read from .csv or .jsonl, not from {got}.")
     kinds = KINDS if kind == "auto" else {kind: KINDS[kind]}
     wanted = ", or ".join(f"{dense!r} and {summary!r} ({name})" for name, (dense, summary) in kinds.items())
     columns = None if kind == "auto" else KINDS[kind]
     found = skipped = 0
-    for where, row in _pair_rows(path):
+
+    def skip(error: AnnotationError) -> None:
+        nonlocal skipped
+        if on_error == "raise":
+            raise error
+        skipped += 1
+        logger.debug("skipped %s", error)
+
+    for where, _, row in _rows(path, skip):
         try:
             columns = columns or _columns_of(where, row, wanted)
             pair = _pair_of(where, row, columns)
-        except PairsError as error:
-            if on_error == "raise":
-                raise
-            skipped += 1
-            logger.debug("skipped %s", error)
+        except AnnotationError as error:
+            skip(error)
             continue
         found += 1
         yield pair
     if skipped:
         logger.warning("%s: skipped %d of %d rows that are empty, one-sided or damaged", path, skipped, found + skipped)
     if not found:
-        raise PairsError(f"{path}: no pairs in it. Expected rows with {wanted}.")
+        raise AnnotationError(f"{path}: no pairs in it. Expected rows with {wanted}.")
 
 
-def _pair_rows(path: Path) -> Iterator[tuple[str, Row | PairsError]]:
-    try:
-        with path.open("rb") as handle:
-            for line, row in _rows(path, handle):
-                yield f"{path}, line {line}", PairsError(str(row)) if isinstance(row, AnnotationError) else row
-    except AnnotationError as error:
-        raise PairsError(str(error)) from error
-
-
-def _columns_of(where: str, row: Row | PairsError, wanted: str) -> tuple[str, str]:
-    if isinstance(row, PairsError):
-        raise row
+def _columns_of(where: str, row: Row, wanted: str) -> tuple[str, str]:
     for columns in KINDS.values():
         if set(columns) <= set(row):
             return columns
-    raise PairsError(f"{where}: columns {sorted(row)}. Expected {wanted}.")
+    raise AnnotationError(f"{where}: columns {sorted(row)}. Expected {wanted}.")
 
 
-def _pair_of(where: str, row: Row | PairsError, columns: tuple[str, str]) -> TextPair:
-    if isinstance(row, PairsError):
-        raise row
+def _pair_of(where: str, row: Row, columns: tuple[str, str]) -> TextPair:
     texts = []
     for column in columns:
         if column not in row:
-            raise PairsError(f"{where}: no column {column!r} among {sorted(row)}. Is it of another kind?")
+            raise AnnotationError(f"{where}: no column {column!r} among {sorted(row)}. Is it of another kind?")
         text = row[column]
         if text is not None and not isinstance(text, str):
-            raise PairsError(f"{where}: {column!r} is {type(text).__name__}, expected text.")
+            raise AnnotationError(f"{where}: {column!r} is {type(text).__name__}, expected text.")
         texts.append((text or "").strip())
-    empty = [column for column, text in zip(columns, texts, strict=True) if not text]
-    if empty:
+    if empty := [column for column, text in zip(columns, texts, strict=True) if not text]:
         what = "both sides are" if len(empty) == 2 else f"{empty[0]!r} is"
-        raise PairsError(f"{where}: {what} empty. Remove the row, or pass on_error='skip'.")
+        raise AnnotationError(f"{where}: {what} empty. Remove the row, or pass on_error='skip'.")
     return TextPair(*texts)
 
 
 def sample_pairs(
     path: str | Path, n: int | None = SAMPLE, *, seed: int = 0, kind: str = "auto", on_error: OnError = "raise"
 ) -> list[TextPair]:
-    """Sample pairs from a file of any length, without repetition.
+    """Sample `n` pairs from a file of any length, without repetition; None for all of them.
 
-    The file is read once and only the sample is held (reservoir sampling), so all of its rows are checked.
-
-    Args:
-        path: As `read_pairs` takes, and `kind` and `on_error` too.
-        n: How many, at least 1; None for all. Default `SAMPLE`. A file with fewer gives all, and the log says so.
-        seed: Decides which: the same file, number and seed give the same pairs in the same order.
-        kind: See `path`.
-        on_error: See `path`.
-
-    Returns:
-        The pairs, in the order of the file.
-
-    Raises:
-        PairsError: As `read_pairs`.
-        ValueError: `n` is under 1.
+    The file is read once and only the sample is held (reservoir sampling), so all of its rows are checked; `kind`,
+    `on_error` and errors are those of `read_pairs`, and a ValueError if `n` is under 1. A file with fewer pairs gives
+    all, and the log says so. The same file, number and seed give the same pairs, in the order of the file.
     """
     if n is not None and n < 1:
         raise ValueError(f"n={n!r}: expected at least 1 pair, or None for all of them.")

@@ -188,11 +188,7 @@ class InputError(ValueError):
 
 
 class AnnotationError(ValueError):
-    """A file of captioned videos cannot be used; the message names the file and the line."""
-
-
-class PairsError(ValueError):
-    """A file of pairs cannot be used; the message names file and line, and says what to do."""
+    """A file of captioned videos or of pairs of texts cannot be used; the message names the file and the line."""
 
 
 class VideoUriError(ValueError):

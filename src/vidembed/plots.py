@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 FORMATS = (".png", ".svg", ".pdf")
 _LINES = ("-", "--", ":", "-.")  # one a prompt
-
 Axis = Literal["auto", "block", "depth"]
 
 
@@ -26,11 +25,7 @@ def can_plot() -> bool:
 
 
 def check_plot(path: str | Path, *, function: str = "plot_layers") -> Path:
-    """Find out before the work is done whether a figure could be written to `path`.
-
-    Args:
-        path: The file.
-        function: What draws it, for the message.
+    """Find out before the work is done whether `function` could write a figure to `path`.
 
     Raises:
         ModuleNotFoundError: matplotlib is not installed.
@@ -110,10 +105,9 @@ def _draw_prompt(
 
 
 def read_log(path: str | Path) -> list[dict[str, Any]]:
-    """Read the log of a training run (`vidembed.training.LogFile`).
+    """Read the log of a training run (`vidembed.training.LogFile`), a dict a line; nothing for a file that is missing.
 
-    Returns:
-        A dict a line; nothing for a file that is not there. A last line cut off by a crash is left out.
+    A last line cut off by a crash is left out.
     """
     path = Path(path)
     entries: list[dict[str, Any]] = []
@@ -126,16 +120,7 @@ def read_log(path: str | Path) -> list[dict[str, Any]]:
 
 
 def plot_curves(log: str | Path, path: str | Path) -> None:
-    """Draw the loss above the recalls at 1.
-
-    Args:
-        log: The log of a run.
-        path: File to write; its suffix is the format: .png, .svg or .pdf.
-
-    Raises:
-        ModuleNotFoundError: matplotlib is not installed.
-        ValueError: The suffix is another.
-    """
+    """Draw the loss of a run's log above its recalls at 1; `path` and errors are those of `plot_layers`."""
     path = check_plot(path, function="plot_curves")
     figure = new_figure(6, 6)
     loss_axes, recall_axes = figure.subplots(2, 1, sharex=True)

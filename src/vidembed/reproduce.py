@@ -23,15 +23,7 @@ from vidembed.captions import CaptionedVideo
 from vidembed.encoder import VideoEncoder
 from vidembed.evaluation.metrics import Interval, bootstrap_interval, paired_bootstrap, ranks, recall_at
 from vidembed.evaluation.shapes import Clips, draw_clips
-from vidembed.evaluation.two_stage import (
-    DIRECTIONS,
-    DualStages,
-    Mask,
-    needed,
-    rankings,
-    second_stage,
-    top_candidates,
-)
+from vidembed.evaluation.two_stage import DIRECTIONS, DualStages, Mask, needed, rankings, second_stage, top_candidates
 from vidembed.registry import NAMESPACE
 from vidembed.reranker import VideoReranker
 from vidembed.scoring import ScoreFusion, fit_temperature
@@ -41,41 +33,32 @@ from vidembed.shapes.clips import ClipRecord
 from vidembed.shapes.language import SUMMARY_ATTRIBUTES
 from vidembed.training.lora import merge_adapter
 
+# the bundled adapter: a LoRA of `align` on pairs of texts, for the final layer
 ALIGNED: Final = CHECKPOINT.parent / "aligned"
-"""The bundled adapter: a LoRA of `align` on pairs of texts, for the final layer."""
-K_ZERO_SHOT: Final = 100
-"""Candidates that are reranked with the model as it is (VidVec, arXiv 2602.08099, section 4)."""
-K_ALIGNED: Final = 10
-"""Candidates that are reranked with the optimized model (same place)."""
-FIT_DEPTH: Final = 10
-"""Candidates of each query that the fusion is fitted on."""
+K_ZERO_SHOT: Final = 100  # candidates that are reranked with the model as it is (VidVec, arXiv 2602.08099, section 4)
+K_ALIGNED: Final = 10  # candidates that are reranked with the optimized model (same place)
+FIT_DEPTH: Final = 10  # candidates of each query that the fusion is fitted on
+# kinds of queries that the fusion is fitted on: also lists of words, which the head does not understand, and
+# statements, some long and some short
 KINDS: Final[dict[str, Callable[[ClipRecord], str]]] = {
     "captions": lambda record: record.caption,
     "summaries": lambda record: record.summary,
     "tags": lambda record: record.tags,
     "statements": lambda record: record.right,
 }
-"""Kinds of queries that the fusion is fitted on: also lists of words, which the head does not understand, and
-statements, some long and some short."""
-QUERIES: Final = ("captions", "summaries")
-"""Kinds that are reported on."""
+QUERIES: Final = ("captions", "summaries")  # kinds that are reported on
 COLUMNS: Final = ("t2v", "t2v_dual", "v2t", "v2t_dual")
-
-Values = dict[str, Any]
-"""Figures as JSON values."""
+Values = dict[str, Any]  # figures as JSON values
 
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the table: the layer whose similarities come first, and how `k` candidates are reranked, if they are.
-
-    Mode "yes" is P(Yes), "fused" log-odds fused with the similarity, and None the first stage alone.
-    """
+    """A line of the table: the layer whose similarities come first, and how candidates are reranked, if they are."""
 
     name: str
     stage: str
-    mode: str | None = None
-    k: int = 0
+    mode: str | None = None  # "yes" is P(Yes), "fused" log-odds fused with the similarity
+    k: int = 0  # candidates
 
 
 ROWS: Final = (
@@ -88,6 +71,8 @@ ROWS: Final = (
     Row("O, final layer + fusion", "aligned", "fused", K_ALIGNED),
 )
 
+# VideoLLaMA3-7B on MSR-VTT 1k-A, Recall@1: text to video raw, with dual-softmax, video to text with dual-softmax
+# (VidVec, arXiv 2602.08099). Empty where the paper gives none
 PAPER: Final = (
     ("ZS, final layer", "14.3", "", ""),
     ("ZS, layer 24 of 28", "", "42.1", ""),
@@ -95,8 +80,6 @@ PAPER: Final = (
     ("O, final layer", "48.4", "52.5", "54.9"),
     ("O, final layer + P(Yes), K = 10", "", "56.2", "54.9"),
 )
-"""VideoLLaMA3-7B on MSR-VTT 1k-A, Recall@1: text to video raw, with dual-softmax, video to text with dual-softmax
-(VidVec, arXiv 2602.08099). Empty where the paper gives none."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,6 +90,10 @@ class Scores:
     yes: FloatArray  # log-odds of Yes against the rest of the vocabulary
     yes_no: FloatArray  # log-odds of Yes against No
     positives: Mask  # which clips a text is true of
+
+    def odds(self, mode: str) -> FloatArray:
+        """The log-odds that a mode ranks by."""
+        return self.yes_no if mode == "fused" else self.yes
 
     def oriented(self, direction: str) -> Scores:
         """The same with queries as rows."""
@@ -139,9 +126,8 @@ def score(
         vectors = chosen if stage == "chosen" else encoder.encode(paths, show_progress_bar=False)  # (V, D)
         queries = encoder.encode([{"text": text} for text in every], show_progress_bar=False)  # (every, D)
         first = queries.astype(np.float64) @ vectors.astype(np.float64).T  # (every, V)
-        found[stage] = {
-            kind: Scores(first[at], yes[at], yes_no[at], right[kind]) for kind, at in rows.items()
-        }  # (T, V) of each kind
+        # (T, V) of each kind
+        found[stage] = {kind: Scores(first[at], yes[at], yes_no[at], right[kind]) for kind, at in rows.items()}
     return found
 
 
@@ -150,9 +136,8 @@ def fit_fusion(known: Sequence[Scores]) -> ScoreFusion:
     parts, queries = [], []
     for kind, scores in enumerate(known):
         best = top_candidates(scores.first, FIT_DEPTH)  # (T, K)
-        parts.append(
-            [np.take_along_axis(one, best, axis=1).ravel() for one in (scores.yes_no, scores.first, scores.positives)]
-        )
+        all_pairs = (scores.yes_no, scores.first, scores.positives)
+        parts.append([np.take_along_axis(one, best, axis=1).ravel() for one in all_pairs])
         queries += [f"{kind} {row}" for row in range(len(best)) for _ in range(best.shape[1])]
     odds, similarity, labels = (np.concatenate(one) for one in zip(*parts, strict=True))
     return ScoreFusion.fit(odds, similarity, labels, queries)
@@ -168,13 +153,8 @@ def rank(row: Row, measured: Scores, known: Scores, fusion: ScoreFusion) -> dict
         if row.mode is not None:
             fused = fusion if row.mode == "fused" else None
             second, other_second = (
-                second_stage(
-                    scores.first,
-                    scores.yes if fused is None else scores.yes_no,
-                    needed(scores.first, row.k, temperature),
-                    fused,
-                )
-                for scores in (one, other)
+                second_stage(part.first, part.odds(row.mode), needed(part.first, row.k, temperature), fused)
+                for part in (one, other)
             )
             last = DualStages(other.first, other_second, other.positives, row.k).second
             names = ("rerank", "rerank_dual_softmax")
@@ -188,10 +168,9 @@ def rank(row: Row, measured: Scores, known: Scores, fusion: ScoreFusion) -> dict
 def table(measured: Mapping[str, Scores], known: Mapping[str, Scores], fusions: Mapping[str, ScoreFusion]) -> Values:
     """The table of one kind of query, from scores by stage of the clips that are reported on and of others.
 
-    Returns:
-        ``distinct``, how many queries differ in what they are true of; ``table``, one entry a row with recalls by
-        `COLUMNS`; ``gains``, by column the paired difference in Recall@1 of the last row to each other one, in points,
-        with its interval.
+    It has ``distinct``, how many queries differ in what they are true of; ``table``, one entry a row with recalls by
+    `COLUMNS`; ``gains``, by column the paired difference in Recall@1 of the last row to each other one, in points, with
+    its interval.
     """
     found = {row.name: rank(row, measured[row.stage], known[row.stage], fusions[row.stage]) for row in ROWS}
     groups = {}  # queries that are true of the same are drawn together by a bootstrap
@@ -219,11 +198,7 @@ def _points(interval: Interval) -> list[float]:
 
 
 def aligned_encoder(adapter: Path, folder: Path, device: str) -> VideoEncoder:
-    """The bundled model with an adapter merged into it, loaded as any checkpoint is.
-
-    Raises:
-        MissingExtraError: PEFT is not installed (the extra ``train``).
-    """
+    """The bundled model with an adapter merged into it, loaded as any checkpoint is; it needs the extra ``train``."""
     return VideoEncoder(merge_adapter(CHECKPOINT, adapter, folder / "aligned", device=device), device=device)
 
 
@@ -246,8 +221,7 @@ def measure(
         adapter: A folder that `align` wrote with ``output="adapter"``.
         device: Where the model runs.
 
-    Returns:
-        The figures, JSON values; and the layer analyses of captions and summaries.
+    Returns the figures, JSON values, and the layer analyses of captions and summaries.
 
     Raises:
         MissingExtraError: PEFT is not installed (the extra ``train``).
@@ -258,51 +232,32 @@ def measure(
     with tempfile.TemporaryDirectory() as scratch:
         aligned = aligned_encoder(Path(adapter), Path(scratch), device)  # first: what it needs may be missing
         drawn, others = draw_clips(Path(scratch), clips, layer_clips, seed)
-        curves = {
-            kind: analyze_layers(
-                f"{NAMESPACE}shapes-mllm",
-                [CaptionedVideo(path, KINDS[kind](record)) for path, record in others],
-                prefixes=("none",),
-                device=device,
-                show_progress_bar=True,
-            )
-            for kind in QUERIES
-        }
+        curves, mllm = {}, f"{NAMESPACE}shapes-mllm"
+        for kind in QUERIES:
+            pairs = [CaptionedVideo(path, KINDS[kind](record)) for path, record in others]
+            curves[kind] = analyze_layers(mllm, pairs, prefixes=("none",), device=device, show_progress_bar=True)
         layer = curves["captions"].chosen_layer
         reranker = VideoReranker(CHECKPOINT, device=device)
-        encoders = {
-            "final": reranker.encoder(layer=-1, prefix=None),
-            "chosen": reranker.encoder(layer=layer, prefix=None),
-            "aligned": aligned,
-        }
+        final, chosen = (reranker.encoder(layer=one, prefix=None) for one in (-1, layer))
+        encoders = {"final": final, "chosen": chosen, "aligned": aligned}
         measured = score(reranker, encoders, drawn, QUERIES)
         known = score(reranker, encoders, others[:fit_clips], tuple(KINDS))
     fusions = {stage: fit_fusion(list(of_kind.values())) for stage, of_kind in known.items()}
-    result: Values = {
-        "clips": clips,
-        "layer_clips": layer_clips,
-        "fit_clips": fit_clips,
-        "seed": seed,
-        "layer": layer,
-        "layers": {kind: _curve(curve) for kind, curve in curves.items()},
-        "queries": {},
-    }
+    queries = {}
     for kind in QUERIES:
         shown, fitted = ({stage: scores[kind] for stage, scores in part.items()} for part in (measured, known))
-        result["queries"][kind] = table(shown, fitted, fusions)
-    return result, curves
+        queries[kind] = table(shown, fitted, fusions)
+    sizes = {"clips": clips, "layer_clips": layer_clips, "fit_clips": fit_clips, "seed": seed}
+    layers = {kind: _curve(curve) for kind, curve in curves.items()}
+    return {**sizes, "layer": layer, "layers": layers, "queries": queries}, curves
 
 
 def _curve(analysis: LayerAnalysis) -> Values:
     """A layer analysis as JSON values in percent and points."""
-    return {
-        "chosen": analysis.chosen_layer,
-        "margin": {"t2v": _points(analysis.margin.t2v), "v2t": _points(analysis.margin.v2t)},
-        "layers": [
-            {"layer": row.layer, "t2v": _points(row.t2v.recall_1), "v2t": _points(row.v2t.recall_1)}
-            for row in analysis.prompts[0].rows
-        ],
-    }
+    rows = analysis.prompts[0].rows
+    layers = [{"layer": one.layer, "t2v": _points(one.t2v.recall_1), "v2t": _points(one.v2t.recall_1)} for one in rows]
+    margin = {"t2v": _points(analysis.margin.t2v), "v2t": _points(analysis.margin.v2t)}
+    return {"chosen": analysis.chosen_layer, "margin": margin, "layers": layers}
 
 
 def as_text(result: Values) -> str:
@@ -338,11 +293,7 @@ def as_text(result: Values) -> str:
 
 
 def write(result: Values, curves: Mapping[str, LayerAnalysis], out: Path) -> list[Path]:
-    """Write ``shapes.json``, ``shapes.md`` and a plot of the layers a kind of query into a folder.
-
-    Raises:
-        ModuleNotFoundError: matplotlib is not installed (the extra ``plot``).
-    """
+    """Write ``shapes.json``, ``shapes.md`` and plots of the layers (with the extra ``plot``) into a folder."""
     out.mkdir(parents=True, exist_ok=True)
     files = [out / "shapes.json", out / "shapes.md"]
     files[0].write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

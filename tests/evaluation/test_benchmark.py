@@ -164,7 +164,7 @@ class TestMsrvtt:
 
     def test_a_video_twice(self, tmp_path: Path) -> None:
         rows = [*MSRVTT_ROWS, MSRVTT_ROWS[1]]
-        with pytest.raises(AnnotationError, match=r"line 5: video9771 is already at line 3"):
+        with pytest.raises(AnnotationError, match=r"line 5: 'video9771' is already at line 3"):
             small("msrvtt", msrvtt(tmp_path, rows), tmp_path)
 
     def test_a_video_without_a_caption(self, tmp_path: Path) -> None:

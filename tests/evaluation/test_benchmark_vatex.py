@@ -60,7 +60,7 @@ def test_the_validation_set_is_not_the_split(tmp_path: Path, videos: Path) -> No
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ([*ENTRIES, ENTRIES[1]], f"entry 4: {TWO} is already at entry 2"),
+        ([*ENTRIES, ENTRIES[1]], f"entry 4: '{TWO}' is already at entry 2"),
         ([{"videoID": ONE}], "entry 1: expected a list of objects with 'videoID' and 'enCap'"),
         ([ONE], "entry 1: expected a list of objects"),
         ([], "got an empty list"),

@@ -70,12 +70,12 @@ def test_a_commit_that_fails_leaves_nothing_and_the_cache_works_on(tmp_path: Pat
         pass
 
     class Bad:
-        def __str__(self) -> str:
+        def __float__(self) -> float:
             raise StopError
 
     with ScoreCache(tmp_path) as cache:
         with pytest.raises(StopError):
-            cache.put_priors("m", [("a", 1.0), (Bad(), 2.0)])  # type: ignore[list-item]
+            cache.put_priors("m", [("a", 1.0), ("b", Bad())])  # type: ignore[list-item]
         assert cache.priors("m", ["a"]) == {}
         cache.put_priors("m", [("a", 3.0)])
         assert cache.priors("m", ["a"]) == {"a": 3.0}
@@ -90,9 +90,9 @@ from vidembed.evaluation.cache import ScoreCache
 cache = ScoreCache(Path({str(tmp_path)!r}))
 cache.put_priors("m", [("whole", 1.0)])
 class Kill:
-    def __str__(self):
+    def __float__(self):
         os.kill(os.getpid(), signal.SIGKILL)
-cache.put_priors("m", [("half", 2.0), (Kill(), 3.0)])
+cache.put_priors("m", [("half", 2.0), ("other", Kill())])
 """
     done = subprocess.run([sys.executable, "-c", script], timeout=120, check=False, capture_output=True)
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()
@@ -111,7 +111,7 @@ def test_a_vector_that_is_none_is_not_served(tmp_path: Path, blob: bytes) -> Non
     with ScoreCache(tmp_path) as cache:
         cache.put_vectors("m", [("a", VECTOR)])
     with sqlite3.connect(tmp_path / FILE_NAME) as database:
-        database.execute("UPDATE vectors SET vector = ?", (blob,))
+        database.execute("UPDATE entries SET value = ?", (blob,))
     with ScoreCache(tmp_path) as cache, pytest.raises(ValueError, match="is damaged"):
         cache.vectors("m", ["a"])
 
@@ -120,7 +120,7 @@ def test_another_version_is_refused(tmp_path: Path) -> None:
     ScoreCache(tmp_path).close()
     with sqlite3.connect(tmp_path / FILE_NAME) as database:
         database.execute("PRAGMA user_version = 99")
-    with pytest.raises(ValueError, match="version 99; this vidembed reads 1"):
+    with pytest.raises(ValueError, match="version 99; this vidembed reads 2"):
         ScoreCache(tmp_path)
 
 

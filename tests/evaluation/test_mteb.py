@@ -220,8 +220,9 @@ class TestModelMeta:
             load_encoder(MODEL, "abc", "cpu")
         with pytest.raises(ValueError, match="frames='all': expected one of 'file', 'mteb'"):
             load_encoder(MODEL, frames="all")  # type: ignore[arg-type]
-        with pytest.raises(ValueError, match="embed_dim=129: expected 1 to 128"):
-            load_encoder(MODEL, embed_dim=129, device="cpu")
+        for size in (0, 129):
+            with pytest.raises(ValueError, match=f"embed_dim={size}: expected 1 to 128"):
+                load_encoder(MODEL, embed_dim=size, device="cpu")
         with pytest.raises(OSError, match="no model named 'vidembed/nope'"):
             load_encoder("vidembed/nope")
 

@@ -220,7 +220,7 @@ def test_an_interrupted_second_stage_goes_on(
     import sqlite3
 
     with sqlite3.connect(tmp_path / "cache" / "scores.sqlite") as database:
-        database.execute("DELETE FROM answers")
+        assert database.execute("DELETE FROM entries WHERE length(value) = 16").rowcount  # answers: two float64
     stopped, rest = CountingHead(shapes_reranker, stop_after=2), CountingHead(shapes_reranker)
     with pytest.raises(KeyboardInterrupt):
         evaluate(shapes_world[0], shapes_encoder, reranker=stopped, k=K, out=tmp_path)  # type: ignore[arg-type]

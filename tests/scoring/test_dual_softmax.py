@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from vidembed.scoring import DualSoftmax, dual_softmax, fit_temperature
-from vidembed.scoring.dual_softmax import _middle_of_plateau
+from vidembed.scoring.dual_softmax import middle_of_plateau
 
 shapes = hnp.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=6)
 matrices = hnp.arrays(np.float64, shapes, elements=st.floats(-1, 1, width=32))
@@ -132,8 +132,8 @@ def test_fit_prefers_the_middle_of_a_plateau() -> None:
 
 def test_fit_takes_the_longest_run_of_a_broken_plateau() -> None:
     best = np.array([1, 0, 1, 1, 1, 0, 1, 1], dtype=bool)
-    assert _middle_of_plateau(np.arange(8.0), best) == 3
-    assert _middle_of_plateau(np.arange(8.0), np.array([1, 1, 0, 0, 0, 0, 1, 1], dtype=bool)) == 7
+    assert middle_of_plateau(np.arange(8.0), best) == 3
+    assert middle_of_plateau(np.arange(8.0), np.array([1, 1, 0, 0, 0, 0, 1, 1], dtype=bool)) == 7
 
 
 def test_fit_follows_the_unit_of_the_scores() -> None:

@@ -22,13 +22,13 @@ from tests.training.conftest import make_pairs
 from vidembed import VideoEncoder, VideoFrames, build
 from vidembed.backbone import BackboneError, LayerError, ReadoutMismatchError
 from vidembed.checkpoint import CheckpointConfig
+from vidembed.errors import AnnotationError
 from vidembed.inputs import load_input
 from vidembed.shapes import CHECKPOINT, iterate_clips
 from vidembed.training import (
     AlignmentTrainer,
     LanguageAdapter,
     LoraSettings,
-    PairsError,
     TextPair,
     TrainingSettings,
     align,
@@ -284,7 +284,7 @@ class TestMisuse:
             ({"every": 0}, ValueError, "every=0"),
             ({"held_out": 11}, ValueError, r"held_out=11 of 12 pairs: expected 0\.\.10"),
             ({"held_out": -1}, ValueError, "held_out=-1"),
-            ({"max_tokens": 20}, PairsError, r"pairs\[0\] takes"),
+            ({"max_tokens": 20}, AnnotationError, r"pairs\[0\] takes"),
             ({"dtype": "float16"}, BackboneError, "float16, in which gradients underflow"),
             ({"dtype": "float12"}, BackboneError, "float12"),
             ({"pairs": []}, ValueError, "no pair of 0 fits"),

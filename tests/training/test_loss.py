@@ -11,8 +11,8 @@ import torch
 from tests.training.conftest import filled, make_pairs
 from vidembed import VideoEncoder
 from vidembed.training import CachedDualSoftmaxLoss, DualSoftmaxLoss, LanguageAdapter, LoraSettings, dual_softmax_loss
-from vidembed.training.data import stand_in_kwargs, tokenize
 from vidembed.training.loss import row_keys, same_texts
+from vidembed.training.trainer import stand_in_kwargs, tokenize
 
 
 def softmax(values: list[float]) -> list[float]:

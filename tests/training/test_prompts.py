@@ -15,9 +15,10 @@ from tests.training.conftest import make_pairs
 from vidembed import VideoEncoder, VideoFrames
 from vidembed.backbone import ZERO_SHOT_PREFIX, TemplateError, eol_template
 from vidembed.backbone.templates import stand_in_template
+from vidembed.errors import AnnotationError
 from vidembed.shapes import CHECKPOINT
-from vidembed.training import PairsError, TextPair
-from vidembed.training.data import PairCollator, context_length, fit_context, stand_in_kwargs, tokenize
+from vidembed.training import TextPair
+from vidembed.training.trainer import PairCollator, context_length, fit_context, stand_in_kwargs, tokenize
 
 CAPTION = "A red square moves down quickly. A still star is in a corner."
 
@@ -95,7 +96,7 @@ class TestContext:
     def test_longer_texts_are_never_cut(self, encoder: VideoEncoder, side: str, caplog: pytest.LogCaptureFixture):
         long: dict[str, Any] = {"dense": "a", "summary": "b", side: "so long a text " * 40}
         pairs = [*make_pairs(3), TextPair(**long), *make_pairs(2)]
-        with pytest.raises(PairsError, match=r"pairs\[3\] takes \d+ tokens.*max_tokens=300.*too_long='drop'"):
+        with pytest.raises(AnnotationError, match=r"pairs\[3\] takes \d+ tokens.*max_tokens=300.*too_long='drop'"):
             fit_context(encoder, pairs, max_tokens=300)
         with caplog.at_level(logging.WARNING):
             assert fit_context(encoder, pairs, max_tokens=300, too_long="drop") == [*make_pairs(3), *make_pairs(2)]
@@ -106,11 +107,11 @@ class TestContext:
         pair = make_pairs(1)[0]
         tokens = len(stood_in(encoder, pair.dense))
         assert fit_context(encoder, [pair], max_tokens=tokens) == [pair]
-        with pytest.raises(PairsError, match=f"takes {tokens} tokens"):
+        with pytest.raises(AnnotationError, match=f"takes {tokens} tokens"):
             fit_context(encoder, [pair], max_tokens=tokens - 1)
 
     def test_nothing_fits(self, encoder: VideoEncoder):
-        with pytest.raises(PairsError, match="no pair of 12 fits into 3 tokens"):
+        with pytest.raises(AnnotationError, match="no pair of 12 fits into 3 tokens"):
             fit_context(encoder, make_pairs(), max_tokens=3, too_long="drop")
 
     @pytest.mark.parametrize("kwargs", [{"max_tokens": 0}, {"max_tokens": 5000}, {"too_long": "cut"}])

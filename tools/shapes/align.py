@@ -14,7 +14,7 @@ import json
 import logging
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -212,8 +212,8 @@ def run(
         "clips": clips,
         "chance_r1": round(100.0 / clips, 3),
         "distinct_summary_attributes": len({tuple(r.attributes[n] for n in SUMMARY_ATTRIBUTES) for _, r in written}),
-        "lora": (lora or LORA).as_dict(),
-        "training": training.as_dict(),
+        "lora": asdict(lora or LORA),
+        "training": asdict(training),
         "before": {**measure(before), "mistaken": mistaken(before)},
         "after": {**measure(after), "mistaken": mistaken(after)},
     }

@@ -27,14 +27,13 @@ from vidembed.evaluation.metrics import RESAMPLES
 from vidembed.inputs import Input
 from vidembed.pipeline import OnError, check_on_error, wants_bar
 from vidembed.registry import resolve_model
+from vidembed.scoring.checks import whole_number
 from vidembed.video import Sampling
 
 logger = logging.getLogger(__name__)
-
 FloatStates = NDArray[np.float32]
-
+# a file that `vidembed.captions.read_captioned_videos` reads, or its rows
 Pairs = str | Path | Iterable[CaptionedVideo]
-"""A file that `vidembed.captions.read_captioned_videos` reads, or its rows."""
 
 
 def analyze_layers(
@@ -73,23 +72,19 @@ def analyze_layers(
         pairs: A file of captioned videos (`vidembed.captions.read_captioned_videos`), or `CaptionedVideo` rows. Rows
             with a label of False are left out.
         videos: Folder of the videos that a file names by relative paths. Default: the file's own.
-        prefixes: What to put before the content of the prompt: "zero-shot" (the paper's line), "none", or any text;
-            one pass each.
+        prefixes: What to put before the content of the prompt, one pass each: "zero-shot" (the paper's line), "none",
+            or any text.
         dual_softmax: Whether to measure dual-softmax too. It takes the longest part of ranking some thousand texts.
         sampling: The frame grid; default ``Sampling()``.
         video_backend: Video decoder, "pyav" or "decord".
         batch_size: Most inputs per batch.
-        on_error: "raise", or "skip" to leave out what fails, and the texts that have no other video; the result names
-            the former and counts the latter.
+        on_error: "raise", or "skip" to leave out what fails, and the texts that have no other video; the result says.
         seed: Of the split and the bootstrap, at least 0.
         resamples: Of the bootstrap. Default 2,000.
         dtype: "float32", "bfloat16", "float16", or None for the dtype of the MLLM.
         device: Where to run, for example "cuda"; default as sentence-transformers chooses.
         show_progress_bar: Whether to show bars; by default only if the log level is INFO or DEBUG.
         **hub_kwargs: ``revision``, ``token``, ``cache_folder``, ``local_files_only``.
-
-    Returns:
-        The analysis.
 
     Raises:
         AnnotationError: The file of pairs cannot be used.
@@ -107,8 +102,7 @@ def analyze_layers(
             "itself."
         )
     for argument, value, least in (("seed", seed, 0), ("resamples", resamples, 1), ("batch_size", batch_size, 1)):
-        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
-            raise ValueError(f"{argument}={value!r}: expected a whole number of at least {least}.")
+        whole_number(argument, value, least=least)
     relation = relation_of(checked_pairs(pairs, videos, seed=seed))
     lines = [None if name == "none" else name for name in names]
     how: dict[str, Any] = {"sampling": sampling, "video_backend": video_backend, **hub_kwargs}
@@ -130,11 +124,8 @@ def analyze_layers(
         for name, (of_videos, of_texts) in zip(names, states, strict=True)
     }
     best = max(names, key=lambda name: measured[name][1].merit)
-    margins = (
-        margin_over(measured[best][1], readout, over_prefix=name, bootstrap=bootstrap)
-        for name, (_, readout) in measured.items()
-        if name != best
-    )
+    others = {name: readout for name, (_, readout) in measured.items() if name != best}
+    chosen = measured[best][1]
     parts = _parts(encoder)
     source = model.name if isinstance(model, Backbone) else str(model)
     return LayerAnalysis(
@@ -144,18 +135,14 @@ def analyze_layers(
         sample=_sample(relation, kept, halves, failed, bootstrap),
         prompts=tuple(prompt for prompt, _ in measured.values()),
         chosen_prefix=best,
-        prefix_margins=tuple(margins),
+        prefix_margins=tuple(margin_over(chosen, one, name, bootstrap) for name, one in others.items()),
     )
 
 
 def checked_pairs(pairs: Pairs, videos: str | Path | None = None, *, seed: int = 0) -> list[CaptionedVideo]:
     """Read pairs from a file, or check those that are given; and that there are enough, before a model is loaded.
 
-    Arguments are those of `analyze_layers`.
-
-    Raises:
-        AnnotationError: The file cannot be used.
-        ValueError: `videos` is given without a file, an entry is no `CaptionedVideo`, or there are too few.
+    Arguments and errors are those of `analyze_layers`.
     """
     if isinstance(pairs, (str, Path)):
         rows = read_captioned_videos(pairs, videos=videos)
@@ -176,10 +163,8 @@ def checked_pairs(pairs: Pairs, videos: str | Path | None = None, *, seed: int =
 def _halves(relation: Relation, failed: dict[int, Exception], seed: int) -> tuple[Relation, tuple[Half, Half]]:
     """What is left of a relation without what failed, and its halves in positions of the whole."""
     first_text = len(relation.videos)
-    kept, videos, texts = relation.without(
-        [index for index in failed if index < first_text],
-        [index - first_text for index in failed if index >= first_text],
-    )
+    failed_texts = [index - first_text for index in failed if index >= first_text]
+    kept, videos, texts = relation.without([index for index in failed if index < first_text], failed_texts)
     if not kept.videos:
         raise ValueError(f"pairs: all failed; the first: {next(iter(failed.values()))}")
     if failed:
@@ -187,10 +172,8 @@ def _halves(relation: Relation, failed: dict[int, Exception], seed: int) -> tupl
             "left out: %d inputs that failed; %d of %d videos and %d of %d texts remain",
             len(failed), len(kept.videos), first_text, len(kept.texts), len(relation.texts),
         )  # fmt: skip
-    first, second = (
-        replace(half, videos=videos[half.videos], texts=texts[half.texts])
-        for half in split_halves(kept.positives, seed=seed)
-    )
+    halves = split_halves(kept.positives, seed=seed)
+    first, second = (replace(half, videos=videos[half.videos], texts=texts[half.texts]) for half in halves)
     return kept, (first, second)
 
 
@@ -219,15 +202,11 @@ def _sample(
 def open_mllm(model: str | Path | Backbone, *, device: str | None, dtype: str | None, **kwargs: Any) -> VideoEncoder:
     """Load a full MLLM, or take a loaded one, as an encoder that runs every block.
 
-    Args:
-        model: Directory or Hub name of an MLLM, or a loaded `Backbone`.
-        device: Torch device; by default that of the `Backbone`, or as sentence-transformers chooses.
-        dtype: As `vidembed.build`; only where the model is loaded here.
-        **kwargs: Of `VideoEncoder`: ``prefix`` always, ``sampling`` and others.
+    Device and dtype are those of `vidembed.build`; the others are of `VideoEncoder`, ``prefix`` always among them.
 
     Raises:
         BackboneError: It is a cut checkpoint, or no supported video MLLM.
-        ValueError: `device` is none of this machine.
+        ValueError: `device` is none of this machine, or a loaded model is to have a `dtype`.
     """
     check_device(device)
     if isinstance(model, Backbone):
@@ -251,9 +230,7 @@ def open_mllm(model: str | Path | Backbone, *, device: str | None, dtype: str | 
 def check_mllm(model: str) -> None:
     """Check from its config alone that a model can be analyzed.
 
-    Raises:
-        BackboneError: It is a cut checkpoint, or of no supported architecture.
-        OSError: It cannot be found (from transformers).
+    A BackboneError if it is a cut checkpoint, or of no supported architecture; an OSError if it cannot be found.
     """
     name = resolve_model(model)
     if (Path(name) / "modules.json").is_file():
@@ -272,26 +249,17 @@ def _cut_already(model: str | Path) -> BackboneError:
 
 def with_prefix(encoder: VideoEncoder, prefix: str | None) -> VideoEncoder:
     """Make an encoder on the same weights with another line before the content of its prompts."""
-    return VideoEncoder(
-        backbone=encoder.backbone,
-        layer=-1,
-        prefix=prefix,
-        sampling=encoder.sampling,
-        video_backend=encoder.video_backend,
-        device=str(encoder.device),
-    )
+    same: dict[str, Any] = {"sampling": encoder.sampling, "video_backend": encoder.video_backend}
+    return VideoEncoder(backbone=encoder.backbone, layer=-1, prefix=prefix, device=str(encoder.device), **same)
 
 
 @contextmanager
 def every_layer(encoder: VideoEncoder) -> Iterator[list[torch.Tensor | None]]:
-    """Make an encoder return the last token's state at every block instead of its vector.
+    """Make an encoder of all blocks (``layer=-1``) return the last token's state at every block instead of its vector.
 
     Inputs then go through the encoder's own pipeline (decoding ahead, batches by tokens, halving when out of memory),
     and each result is ``(L + 1, D)`` float32: the output of blocks 1 to L before any norm, as `capture_block` has it,
     and last that of the trained final norm (layer -1). Nothing that grows with the number of tokens is kept.
-
-    Args:
-        encoder: Of all blocks (``layer=-1``).
 
     Yields:
         The states of the current forward pass, (B, D) of each block and then of the final norm; None between passes.
@@ -328,32 +296,21 @@ def read_states(
     on_error: OnError = "raise",
     show_progress_bar: bool | None = None,
 ) -> tuple[FloatStates, FloatStates, dict[int, Exception]]:
-    """Read the states of videos and texts at every layer.
+    """Read the states of V videos and T texts at every layer, with an encoder of all blocks (``layer=-1``).
 
-    Args:
-        encoder: Of all blocks (``layer=-1``).
-        videos: V files.
-        texts: T texts.
-        batch_size: As of `VideoEncoder.encode_stream`.
-        on_error: "raise", or "skip" to leave the states of an input that fails at NaN.
-        show_progress_bar: As of `VideoEncoder.encode_stream`.
+    Other arguments are those of `VideoEncoder.encode_stream`; "skip" leaves the states of an input that fails at NaN.
 
     Returns:
         ``(L + 1, V, D)`` and ``(L + 1, T, D)`` float32 states of blocks 1 to L and of the final norm, and the error of
         each input that failed, by its position among the videos and then the texts.
-
-    Raises:
-        VideoError: A video could not be decoded, with ``on_error="raise"``.
-        InputError: Another input failed, or a state is not finite, with ``on_error="raise"``.
     """
     inputs: list[Input] = [*({"video": video} for video in videos), *({"text": text} for text in texts)]
     layers, width = _parts(encoder).depth + 1, encoder.get_embedding_dimension()
     states = np.full((layers, len(inputs), width or 0), np.nan, dtype=np.float32)  # (L + 1, V + T, D)
     failed: dict[int, Exception] = {}
     with every_layer(encoder):
-        for item in encoder.encode_stream(
-            inputs, batch_size=batch_size, on_error=on_error, show_progress_bar=show_progress_bar
-        ):
+        how: dict[str, Any] = {"batch_size": batch_size, "on_error": on_error, "show_progress_bar": show_progress_bar}
+        for item in encoder.encode_stream(inputs, **how):
             if item.error is not None:
                 failed[item.index] = item.error
             else:

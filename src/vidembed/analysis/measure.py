@@ -18,51 +18,40 @@ from vidembed.analysis.result import DirectionFigures, LayerRow, Margin, PromptA
 from vidembed.captions import CaptionedVideo
 from vidembed.evaluation.metrics import Interval, median_rank, paired_bootstrap, ranks, recall_at
 from vidembed.scoring import dual_softmax, fit_temperature
+from vidembed.scoring.checks import FloatArray
 
 BoolArray = NDArray[np.bool_]
-FloatArray = NDArray[np.float64]
 IndexArray = NDArray[np.intp]
-
+States = NDArray[np.floating]
+Scored = tuple[FloatArray, BoolArray]  # scores and positives (Q, N)
 _LEAST = 2  # videos and texts of a half: with one there is nothing to rank
 
 
 @dataclass(frozen=True, eq=False)
 class Relation:
-    """Videos and texts, each once, and which belong together.
-
-    Attributes:
-        videos: The files, in order of first appearance.
-        texts: The texts, in order of first appearance.
-        positives: ``(T, V)``; every row and every column holds at least one True.
-    """
+    """Videos and texts, each once, in order of first appearance, and which belong together."""
 
     videos: tuple[Path, ...]
     texts: tuple[str, ...]
-    positives: BoolArray
+    positives: BoolArray  # ``(T, V)``; every row and every column holds at least one True
 
     def without(self, videos: Iterable[int], texts: Iterable[int]) -> tuple[Relation, IndexArray, IndexArray]:
         """Leave out videos and texts at some positions, and those that then have no partner.
 
-        Returns:
-            The relation of the others, and the positions of its videos ``(V',)`` and texts ``(T',)`` in this one.
+        Returns the relation of the others, and the positions of its videos ``(V',)`` and texts ``(T',)`` in this one.
         """
         rest = self.positives.copy()
         rest[list(texts)] = False
         rest[:, list(videos)] = False
         kept_videos, kept_texts = np.flatnonzero(rest.any(axis=0)), np.flatnonzero(rest.any(axis=1))
-        relation = Relation(
-            tuple(self.videos[index] for index in kept_videos),
-            tuple(self.texts[index] for index in kept_texts),
-            rest[np.ix_(kept_texts, kept_videos)],
-        )
-        return relation, kept_videos, kept_texts
+        of_videos, of_texts = tuple(self.videos[at] for at in kept_videos), tuple(self.texts[at] for at in kept_texts)
+        return Relation(of_videos, of_texts, rest[np.ix_(kept_texts, kept_videos)]), kept_videos, kept_texts
 
 
 def relation_of(pairs: Iterable[CaptionedVideo]) -> Relation:
     """Merge equal videos (by resolved path) and equal texts. Pairs with a label of False are left out.
 
-    Raises:
-        ValueError: There are no pairs, or all have a label of False.
+    A ValueError if there are no pairs, or all have a label of False.
     """
     videos: dict[str, Path] = {}
     places: dict[str, int] = {}
@@ -83,17 +72,11 @@ def relation_of(pairs: Iterable[CaptionedVideo]) -> Relation:
 
 @dataclass(frozen=True, eq=False)
 class Half:
-    """Part of a relation.
+    """Part of a relation: ascending positions of its videos and texts, and its own positives as of `Relation`."""
 
-    Attributes:
-        videos: ``(V',)`` positions of its videos, ascending.
-        texts: ``(T',)`` positions of its texts, ascending.
-        positives: ``(T', V')``; every row and every column holds at least one True.
-    """
-
-    videos: IndexArray
-    texts: IndexArray
-    positives: BoolArray
+    videos: IndexArray  # (V',)
+    texts: IndexArray  # (T',)
+    positives: BoolArray  # (T', V')
 
 
 def split_halves(positives: BoolArray, *, seed: int) -> tuple[Half, Half]:
@@ -127,15 +110,14 @@ def split_halves(positives: BoolArray, *, seed: int) -> tuple[Half, Half]:
         texts = np.flatnonzero(text_chooses == side)
         inside = positives[texts] & (chooses == side)
         videos = np.flatnonzero(inside.any(axis=0))
-        half = Half(videos, texts, inside[:, videos])
-        if min(half.videos.size, half.texts.size) < _LEAST:
+        if min(videos.size, texts.size) < _LEAST:
             raise ValueError(
                 f"pairs: {positives.shape[1]} videos with {positives.shape[0]} texts are too few: a layer is chosen on "
-                f"one half of the videos and reported on the other, and a half has {half.videos.size} videos with "
-                f"{half.texts.size} texts of their own. Give at least {2 * _LEAST} videos with a text each; intervals "
-                "worth reading take a few hundred."
+                f"one half of the videos and reported on the other, and a half has {videos.size} videos with "
+                f"{texts.size} texts of their own. Give at least {2 * _LEAST} videos with a text each; intervals worth "
+                "reading take a few hundred."
             )
-        halves.append(half)
+        halves.append(Half(videos, texts, inside[:, videos]))
     return halves[0], halves[1]
 
 
@@ -154,25 +136,16 @@ class Bootstrap:
 
 @dataclass(frozen=True, eq=False)
 class Readout:
-    """One layer, measured.
-
-    Attributes:
-        row: Its figures.
-        t2v_hits: ``(T',)`` which texts of the reporting half find a right video first, by cosine.
-        v2t_hits: ``(V',)`` which videos find a right text first.
-        groups: ``(T',)`` the video of each text, the first where it has several.
-        merit: By which layers are compared, on the choosing half: mean Recall@1 of both directions, then mean
-            reciprocal rank.
-    """
+    """One layer, measured."""
 
     row: LayerRow
-    t2v_hits: BoolArray
-    v2t_hits: BoolArray
-    groups: IndexArray
-    merit: tuple[float, float]
+    t2v_hits: BoolArray  # ``(T',)`` which texts of the reporting half find a right video first, by cosine
+    v2t_hits: BoolArray  # ``(V',)`` which videos find a right text first
+    groups: IndexArray  # ``(T',)`` the video of each text, the first where it has several
+    merit: tuple[float, float]  # on the choosing half: mean Recall@1 of both directions, then mean reciprocal rank
 
 
-def cosines(texts: NDArray[np.floating], videos: NDArray[np.floating]) -> FloatArray:
+def cosines(texts: States, videos: States) -> FloatArray:
     """Cosine of each text ``(T, D)`` with each video ``(V, D)``: ``(T, V)`` float64. A zero vector has cosine 0."""
     units = []
     for states in (texts, videos):
@@ -183,25 +156,14 @@ def cosines(texts: NDArray[np.floating], videos: NDArray[np.floating]) -> FloatA
 
 
 def measure_layer(
-    layer: int,
-    texts: NDArray[np.floating],
-    videos: NDArray[np.floating],
-    halves: tuple[Half, Half],
-    bootstrap: Bootstrap,
-    *,
-    dual: bool,
+    layer: int, texts: States, videos: States, halves: tuple[Half, Half], bootstrap: Bootstrap, *, dual: bool
 ) -> Readout:
     """Measure one layer: its texts ``(T, D)`` and videos ``(V, D)``; see `measure_prompt`."""
-    (choosing, chosen_on), (reporting, reported_on) = (
-        (cosines(texts[half.texts], videos[half.videos]), half.positives) for half in halves
-    )  # (T', V') each
-    groups = np.argmax(reported_on, axis=1)  # (T',)
-    t2v, t2v_dual, t2v_hits, t2v_choice = _direction(
-        choosing, chosen_on, reporting, reported_on, bootstrap, groups, dual=dual
-    )
-    v2t, v2t_dual, v2t_hits, v2t_choice = _direction(
-        choosing.T, chosen_on.T, reporting.T, reported_on.T, bootstrap, None, dual=dual
-    )
+    choosing, reporting = ((cosines(texts[half.texts], videos[half.videos]), half.positives) for half in halves)
+    groups = np.argmax(reporting[1], axis=1)  # (T',)
+    t2v, t2v_dual, t2v_hits, t2v_choice = _direction(choosing, reporting, bootstrap, groups, dual=dual)
+    choosing, reporting = ((scores.T, right.T) for scores, right in (choosing, reporting))
+    v2t, v2t_dual, v2t_hits, v2t_choice = _direction(choosing, reporting, bootstrap, None, dual=dual)
     recalls = [recall_at(found, 1) for found in (t2v_choice, v2t_choice)]
     reciprocal = [float((1.0 / found).mean()) for found in (t2v_choice, v2t_choice)]
     # rounded: equal whatever the order of the sum
@@ -210,55 +172,36 @@ def measure_layer(
 
 
 def _direction(
-    choosing: FloatArray,
-    chosen_on: BoolArray,
-    reporting: FloatArray,
-    reported_on: BoolArray,
-    bootstrap: Bootstrap,
-    groups: IndexArray | None,
-    *,
-    dual: bool,
+    choosing: Scored, reporting: Scored, bootstrap: Bootstrap, groups: IndexArray | None, *, dual: bool
 ) -> tuple[DirectionFigures, DirectionFigures | None, BoolArray, NDArray[np.int64]]:
-    """Figures by cosine and by dual-softmax, the hits of the reporting half, and the ranks of the choosing half.
-
-    There is no dual-softmax where the scores of the choosing half are all equal, as those of a collapsed layer are.
-    """
+    """Figures by cosine and by dual-softmax, the hits of the reporting half, and the ranks of the choosing half."""
 
     def figures(places: NDArray[np.int64], temperature: float | None = None) -> DirectionFigures:
         first = bootstrap.interval(places == 1, groups)
         return DirectionFigures(first, recall_at(places, 5), recall_at(places, 10), median_rank(places), temperature)
 
-    places = ranks(reporting, reported_on)  # (Q,)
-    after = None
-    if dual and float(choosing.std()) > 1e-12 * float(np.abs(choosing).max()):
-        temperature = fit_temperature(choosing, chosen_on).temperature
-        after = figures(ranks(dual_softmax(reporting, temperature=temperature), reported_on), temperature)
-    return figures(places), after, places == 1, ranks(choosing, chosen_on)
+    places, after = ranks(*reporting), None  # (Q,)
+    # there is none where the scores of the choosing half are all equal, as those of a collapsed layer are
+    if dual and float(choosing[0].std()) > 1e-12 * float(np.abs(choosing[0]).max()):
+        temperature = fit_temperature(*choosing).temperature
+        after = figures(ranks(dual_softmax(reporting[0], temperature=temperature), reporting[1]), temperature)
+    return figures(places), after, places == 1, ranks(*choosing)
 
 
 def measure_prompt(
     prefix: str,
-    texts: NDArray[np.floating],
-    videos: NDArray[np.floating],
+    texts: States,
+    videos: States,
     halves: tuple[Half, Half],
     bootstrap: Bootstrap,
     *,
     dual: bool,
     show_progress_bar: bool = False,
 ) -> tuple[PromptAnalysis, Readout]:
-    """Measure all layers with one prompt and choose one.
+    """Measure all layers with one prompt and choose one, of which the `Readout` is returned too.
 
-    Args:
-        prefix: Name of the prompt.
-        texts: ``(L + 1, T, D)`` states of blocks 1 to L and of the final norm.
-        videos: ``(L + 1, V, D)``.
-        halves: To choose on, and to report on.
-        bootstrap: Of the intervals.
-        dual: Whether to measure dual-softmax too.
-        show_progress_bar: Whether to show a bar.
-
-    Returns:
-        The analysis, and the chosen layer's `Readout`.
+    Given are the states of blocks 1 to L and of the final norm, of texts ``(L + 1, T, D)`` and videos
+    ``(L + 1, V, D)``; the halves to choose on and to report on; and whether to measure dual-softmax too (`dual`).
     """
     layers = [*range(1, len(texts)), -1]
     bar = tqdm(layers, desc="Ranking", unit="layer", disable=not show_progress_bar)
@@ -268,7 +211,7 @@ def measure_prompt(
     }
     chosen = choose(list(readouts.values()))
     others = (readouts[layer] for layer in (-1, layers[-2]))
-    margins = tuple(margin_over(chosen, other, over_prefix=prefix, bootstrap=bootstrap) for other in others)
+    margins = tuple(margin_over(chosen, other, prefix, bootstrap) for other in others)
     rows = tuple(readout.row for readout in readouts.values())
     return PromptAnalysis(prefix, rows, chosen.row.layer, margins), chosen
 
@@ -285,11 +228,8 @@ def choose(readouts: Sequence[Readout]) -> Readout:
     return longest[(len(longest) - 1) // 2]
 
 
-def margin_over(chosen: Readout, other: Readout, *, over_prefix: str, bootstrap: Bootstrap) -> Margin:
+def margin_over(chosen: Readout, other: Readout, over_prefix: str, bootstrap: Bootstrap) -> Margin:
     """Recall@1 of `chosen` less that of `other`, on the same queries of the reporting half."""
-    return Margin(
-        over_prefix=over_prefix,
-        over_layer=other.row.layer,
-        t2v=bootstrap.interval(chosen.t2v_hits, chosen.groups, less=other.t2v_hits),
-        v2t=bootstrap.interval(chosen.v2t_hits, None, less=other.v2t_hits),
-    )
+    t2v = bootstrap.interval(chosen.t2v_hits, chosen.groups, less=other.t2v_hits)
+    v2t = bootstrap.interval(chosen.v2t_hits, None, less=other.v2t_hits)
+    return Margin(over_prefix, other.row.layer, t2v, v2t)

@@ -4,57 +4,39 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import UnionType
-from typing import Any, get_args, get_origin, get_type_hints
 
 from vidembed.evaluation.metrics import Interval
+from vidembed.scoring.checks import FORMAT_VERSION, check_header, from_json, read_object
 
-FORMAT_VERSION = 1
 _KIND = "layer_analysis"
 
 
 @dataclass(frozen=True)
 class DirectionFigures:
-    """How well one direction of retrieval works at one layer, on the reporting half.
-
-    Attributes:
-        recall_1: Recall@1 from 0 to 1, with its interval.
-        recall_5: Recall@5.
-        recall_10: Recall@10.
-        median_rank: Of the best right answer, from 1; ties count against it.
-        temperature: Of dual-softmax, fitted on the choosing half; None of raw scores.
-    """
+    """How well one direction of retrieval works at one layer, on the reporting half; recalls are from 0 to 1."""
 
     recall_1: Interval
     recall_5: float
     recall_10: float
-    median_rank: float
-    temperature: float | None = None
+    median_rank: float  # of the best right answer, from 1; ties count against it
+    temperature: float | None = None  # of dual-softmax, fitted on the choosing half; None of raw scores
 
 
 @dataclass(frozen=True)
 class LayerRow:
     """One readout: a decoder block, or the last block with its trained final norm.
 
-    Attributes:
-        layer: 1-based decoder block, or -1.
-        t2v: Texts rank videos, by cosine.
-        v2t: Videos rank texts, by cosine.
-        t2v_dual: Texts rank videos, after dual-softmax; None where it was not asked for, or where the scores of the
-            choosing half are all equal.
-        v2t_dual: Videos rank texts, after dual-softmax; None likewise.
-        choosing_t2v: Recall@1 of texts on the choosing half, from 0 to 1.
-        choosing_v2t: Recall@1 of videos on the choosing half.
+    Dual-softmax is None where it was not asked for, or where the scores of the choosing half are all equal.
     """
 
-    layer: int
-    t2v: DirectionFigures
+    layer: int  # 1-based decoder block, or -1
+    t2v: DirectionFigures  # texts rank videos, by cosine; `v2t` the other way
     v2t: DirectionFigures
     t2v_dual: DirectionFigures | None
     v2t_dual: DirectionFigures | None
-    choosing_t2v: float
+    choosing_t2v: float  # Recall@1 of texts on the choosing half, from 0 to 1; `choosing_v2t` of videos
     choosing_v2t: float
 
 
@@ -62,11 +44,8 @@ class LayerRow:
 class Margin:
     """Recall@1 of a chosen layer less that of another readout, on the same queries of the reporting half.
 
-    Attributes:
-        over_prefix: Prefix of the other readout.
-        over_layer: Its layer.
-        t2v: The difference where texts rank videos, by cosine, with its paired interval.
-        v2t: The difference where videos rank texts.
+    The other readout is named by its prefix and its layer; the differences, texts ranking videos (`t2v`) and videos
+    ranking texts (`v2t`), are by cosine, with paired intervals.
     """
 
     over_prefix: str
@@ -77,19 +56,12 @@ class Margin:
 
 @dataclass(frozen=True)
 class PromptAnalysis:
-    """The layers of a model with one prompt.
+    """The layers of a model with one prompt."""
 
-    Attributes:
-        prefix: What stands before the content: "none", "zero-shot" or the text itself.
-        rows: One a decoder block, and last that of layer -1.
-        chosen_layer: The layer with the best Recall@1 on the choosing half.
-        margins: Over layer -1, and over the last block before the norm.
-    """
-
-    prefix: str
-    rows: tuple[LayerRow, ...]
-    chosen_layer: int
-    margins: tuple[Margin, ...]
+    prefix: str  # what stands before the content: "none", "zero-shot" or the text itself
+    rows: tuple[LayerRow, ...]  # one a decoder block, and last that of layer -1
+    chosen_layer: int  # the layer with the best Recall@1 on the choosing half
+    margins: tuple[Margin, ...]  # over layer -1, and over the last block before the norm
 
     @property
     def margin(self) -> Margin:
@@ -97,11 +69,7 @@ class PromptAnalysis:
         return self.margins[0]
 
     def row(self, layer: int) -> LayerRow:
-        """The row of a layer.
-
-        Raises:
-            ValueError: There is none.
-        """
+        """The row of a layer; a ValueError if there is none."""
         for row in self.rows:
             if row.layer == layer:
                 return row
@@ -110,54 +78,31 @@ class PromptAnalysis:
 
 @dataclass(frozen=True)
 class Sample:
-    """What a model was analyzed on.
-
-    Attributes:
-        choosing_videos: Videos of the half that the layer is chosen on.
-        choosing_texts: Texts of that half.
-        reporting_videos: Videos of the half that the figures are of.
-        reporting_texts: Texts of that half.
-        videos_left_out: Videos whose texts all went to the other half.
-        chance: Recall@1 of a random ranking of the reporting half, the same in both directions.
-        seed: Of the split and the bootstrap.
-        resamples: Of the bootstrap.
-        skipped: What failed, with ``on_error="skip"``: its name and why.
-        texts_lost: Texts left out since all their videos failed.
-    """
+    """What a model was analyzed on: a half of the videos to choose the layer on, and a half that the figures are of."""
 
     choosing_videos: int
     choosing_texts: int
     reporting_videos: int
     reporting_texts: int
-    videos_left_out: int
-    chance: float
-    seed: int
+    videos_left_out: int  # videos whose texts all went to the other half
+    chance: float  # Recall@1 of a random ranking of the reporting half, the same in both directions
+    seed: int  # of the split and the bootstrap
     resamples: int
-    skipped: tuple[str, ...] = ()
-    texts_lost: int = 0
+    skipped: tuple[str, ...] = ()  # what failed, with ``on_error="skip"``: its name and why
+    texts_lost: int = 0  # texts left out since all their videos failed
 
 
 @dataclass(frozen=True)
 class LayerAnalysis:
-    """Retrieval at every decoder block of a model.
+    """Retrieval at every decoder block of a model."""
 
-    Attributes:
-        model: What was analyzed: a name, or the last part of a path.
-        model_type: Its architecture, as transformers names it.
-        depth: Its decoder blocks.
-        sample: What it was analyzed on.
-        prompts: One a prefix.
-        chosen_prefix: The prefix whose chosen layer does best on the choosing half; the first of equals.
-        prefix_margins: The choice over the chosen layer of each other prefix.
-    """
-
-    model: str
-    model_type: str
-    depth: int
+    model: str  # what was analyzed: a name, or the last part of a path
+    model_type: str  # its architecture, as transformers names it
+    depth: int  # its decoder blocks
     sample: Sample
-    prompts: tuple[PromptAnalysis, ...]
-    chosen_prefix: str
-    prefix_margins: tuple[Margin, ...] = ()
+    prompts: tuple[PromptAnalysis, ...]  # one a prefix
+    chosen_prefix: str  # the prefix whose chosen layer does best on the choosing half; the first of equals
+    prefix_margins: tuple[Margin, ...] = ()  # the choice over the chosen layer of each other prefix
 
     @property
     def chosen(self) -> PromptAnalysis:
@@ -196,20 +141,11 @@ class LayerAnalysis:
 
     @classmethod
     def from_dict(cls, content: Mapping[str, object]) -> LayerAnalysis:
-        """Make an analysis of what `to_dict` gave.
-
-        Raises:
-            ValueError: It is of another kind or format, or incomplete.
-        """
-        fields = dict(content)
-        kind, version = fields.pop("kind", None), fields.pop("format_version", None)
-        if (kind, version) != (_KIND, FORMAT_VERSION):
-            raise ValueError(
-                f"expected kind {_KIND!r} of format_version {FORMAT_VERSION}, got kind {kind!r} of format_version "
-                f"{version!r}; analyze the model again"
-            )
+        """Make an analysis of what `to_dict` gave; a ValueError if it is of another kind or format, or incomplete."""
+        check_header(_KIND, content, remedy="analyze the model again")
+        fields = {name: value for name, value in content.items() if name not in ("kind", "format_version")}
         try:
-            made: LayerAnalysis = _from_json(cls, fields)
+            made: LayerAnalysis = from_json(cls, fields)
         except (KeyError, TypeError) as error:
             raise ValueError(f"no whole layer analysis ({error}); analyze the model again") from error
         return made
@@ -221,39 +157,16 @@ class LayerAnalysis:
 
     @classmethod
     def load(cls, file: str | Path) -> LayerAnalysis:
-        """Read a file that `save` wrote.
-
-        Raises:
-            FileNotFoundError: There is no such file.
-            ValueError: It is not such a file.
-        """
+        """Read a file that `save` wrote; a FileNotFoundError if there is none, and a ValueError if it is another."""
+        content = read_object(file)
         try:
-            content = json.loads(Path(file).read_text(encoding="utf-8"))
-            if not isinstance(content, dict):
-                raise ValueError(f"expected a JSON object, got {type(content).__name__}")  # noqa: TRY004, TRY301 - of the file
             return cls.from_dict(content)
         except ValueError as error:
             raise ValueError(f"{file}: {error}") from error
 
 
-def _from_json(kind: Any, value: Any) -> Any:
-    """Make a value of type `kind` of what `dataclasses.asdict` and JSON gave."""
-    if isinstance(kind, type) and is_dataclass(kind):
-        types = get_type_hints(kind)
-        return kind(**{name: _from_json(types[name], item) for name, item in dict(value).items()})
-    if get_origin(kind) is tuple:
-        return tuple(_from_json(get_args(kind)[0], item) for item in value)
-    if get_origin(kind) is UnionType:  # with None
-        return None if value is None else _from_json(get_args(kind)[0], value)
-    return value
-
-
 def _percent(value: float) -> str:
     return f"{100 * value:.1f}"
-
-
-def _interval(value: Interval) -> str:
-    return f"{_percent(value.estimate)} ({_percent(value.low)} to {_percent(value.high)})"
 
 
 def _cells(raw: DirectionFigures, dual: DirectionFigures | None) -> list[str]:
@@ -261,7 +174,7 @@ def _cells(raw: DirectionFigures, dual: DirectionFigures | None) -> list[str]:
     if dual is not None:
         after = " / ".join(map(_percent, (dual.recall_1.estimate, dual.recall_5, dual.recall_10)))
     others = f"{_percent(raw.recall_5)} / {_percent(raw.recall_10)}"
-    return [_interval(raw.recall_1), others, f"{raw.median_rank:g}", after]
+    return [raw.recall_1.percent().text(), others, f"{raw.median_rank:g}", after]
 
 
 def _table(prompt: PromptAnalysis) -> str:
@@ -279,9 +192,10 @@ def _table(prompt: PromptAnalysis) -> str:
 
 def _sentence(analysis: LayerAnalysis, prompt: PromptAnalysis) -> str:
     sample, row, margin = analysis.sample, prompt.row(prompt.chosen_layer), prompt.margin
+    found = (row.t2v.recall_1, row.v2t.recall_1, margin.t2v, margin.v2t)
+    t2v, v2t, t2v_margin, v2t_margin = (one.percent().text() for one in found)
     return (
         f"Layer {prompt.chosen_layer} of {analysis.depth} (prefix {prompt.prefix}), chosen on {sample.choosing_videos} "
-        f"videos. On {sample.reporting_videos} others with {sample.reporting_texts} texts: R@1 "
-        f"{_interval(row.t2v.recall_1)} text to video, {_interval(row.v2t.recall_1)} video to text; over the final "
-        f"layer (-1) {_interval(margin.t2v)} and {_interval(margin.v2t)} points."
+        f"videos. On {sample.reporting_videos} others with {sample.reporting_texts} texts: R@1 {t2v} text to video, "
+        f"{v2t} video to text; over the final layer (-1) {t2v_margin} and {v2t_margin} points."
     )

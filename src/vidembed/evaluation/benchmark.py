@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,22 +16,8 @@ from numpy.typing import NDArray
 
 from vidembed.captions import read_captioned_videos, shortened
 from vidembed.errors import AnnotationError
-from vidembed.evaluation.dataset_files import (
-    FileNames,
-    annotation_file,
-    by_stem,
-    caption,
-    captions,
-    entries,
-    items,
-    locate,
-    read_csv,
-    read_ids,
-    read_json,
-    read_lines,
-    some,
-    video_id,
-)
+from vidembed.evaluation import dataset_files as files
+from vidembed.evaluation.dataset_files import caption, captions, video_id
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,33 +25,23 @@ class Benchmark:
     """Videos, texts, and which text is true of which video, as one published protocol has it.
 
     Attributes:
-        name: As `vidembed evaluate --benchmark` takes it, such as ``"msrvtt"``.
-        title: As papers write it, such as ``"MSR-VTT 1k-A"``.
-        split: Which part of the data, such as ``"test 1k-A"``.
-        protocol: What counts as right, in a sentence or two.
-        source: Where the annotation file is published (URL), or the file itself for a benchmark of the user's.
-        video_ids: Names of the V videos, as the annotations have them; all different.
-        videos: Their files, in the same order.
-        texts: T texts. Equal ones are not merged where the protocol keeps them apart.
-        owners: For each text the places of the videos it is true of, at least one.
         missing: Ids of videos that were left out with their texts, because there is no file (``allow_missing``).
-        notes: What a reader of the result should know about this data, one sentence each.
 
     Raises:
         ValueError: The parts do not fit together.
     """
 
-    name: str
-    title: str
-    split: str
-    protocol: str
-    source: str
-    video_ids: tuple[str, ...]
-    videos: tuple[Path, ...]
-    texts: tuple[str, ...]
-    owners: tuple[tuple[int, ...], ...]
+    name: str  # as `vidembed evaluate --benchmark` takes it, such as ``"msrvtt"``
+    title: str  # as papers write it, such as ``"MSR-VTT 1k-A"``
+    split: str  # which part of the data, such as ``"test 1k-A"``
+    protocol: str  # what counts as right, in a sentence or two
+    source: str  # where the annotation file is published (URL), or the file itself for a benchmark of the user's
+    video_ids: tuple[str, ...]  # names of the V videos, as the annotations have them; all different
+    videos: tuple[Path, ...]  # their files, in the same order
+    texts: tuple[str, ...]  # T texts. Equal ones are not merged where the protocol keeps them apart
+    owners: tuple[tuple[int, ...], ...]  # for each text the places of the videos it is true of, at least one
     missing: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()  # what a reader of the result should know about this data, one sentence each
 
     def __post_init__(self) -> None:
         """Check that the parts fit."""
@@ -89,10 +65,7 @@ class Benchmark:
         return mask
 
 
-# -- captions as they are published ----------------------------------------------------------------------------------
-
-Captions = Mapping[str, Sequence[str]]
-"""Captions by the id of the video, "" for a blank one."""
+Captions = Mapping[str, Sequence[str]]  # captions by the id of the video, "" for a blank one
 
 
 def _msrvtt(file: Path) -> Captions:
@@ -100,14 +73,9 @@ def _msrvtt(file: Path) -> Captions:
 
     Source: https://github.com/ArrowLuo/CLIP4Clip (``msrvtt_data.zip``); the split is JSFusion's, arXiv:1808.02559.
     """
-    found: dict[str, list[str]] = {}
-    lines: dict[str, str] = {}
-    for where, row in read_csv(file, ("key", "vid_key", "video_id", "sentence")):
-        name = video_id(where, row["video_id"])
-        if name in lines:
-            raise AnnotationError(f"{where}: {name} is already at {lines[name]}; expected one caption a video")
-        found[name], lines[name] = [caption(where, "sentence", row["sentence"])], where.removeprefix(f"{file}, ")
-    return found
+    rows = files.read_csv(file, ("key", "vid_key", "video_id", "sentence"))
+    found = ((at, video_id(at, row["video_id"]), [caption(at, "sentence", row["sentence"])]) for at, row in rows)
+    return files.keyed(file, found, "expected one caption a video")
 
 
 def _msvd(file: Path) -> Captions:
@@ -134,7 +102,7 @@ def _msvd(file: Path) -> Captions:
 
 def _msvd_text(file: Path) -> Iterator[tuple[str, str]]:
     name = ""
-    for where, line in read_lines(file):
+    for where, line in files.read_lines(file):
         if not line.startswith("#"):
             name, *text = line.split(maxsplit=1)
             yield video_id(where, name), caption(where, "caption", " ".join(text))
@@ -144,28 +112,26 @@ def _msvd_text(file: Path) -> Iterator[tuple[str, str]]:
 
 def _msvd_csv(file: Path) -> Iterator[tuple[str, str]]:
     name = ""
-    for where, row in read_csv(file, ("VideoID", "Start", "End", "Language", "Description")):
+    for where, row in files.read_csv(file, ("VideoID", "Start", "End", "Language", "Description")):
         if row["Language"].strip() == "English":
-            times = [_whole_seconds(where, column, row[column]) for column in ("Start", "End")]
-            name = video_id(where, "_".join((row["VideoID"].strip(), *times)))
+            name = row["VideoID"].strip()
+            for column in ("Start", "End"):
+                if (whole := re.fullmatch(r"([0-9]{1,9})(?:\.0*)?", row[column].strip())) is None:
+                    raise AnnotationError(f"{where}: {column}={shortened(row[column])}: expected whole seconds")
+                name += f"_{int(whole[1])}"
+            name = video_id(where, name)
             yield name, caption(where, "Description", row["Description"])
     if not name:
         raise AnnotationError(f"{file}: no row has 'English' as its Language")
 
 
 def _msvd_json(file: Path) -> Iterator[tuple[str, str]]:
-    for where, name, value in items(file, read_json(file), "ids and lists of captions"):
+    for where, name, value in files.items(file, files.read_json(file), "ids and lists of captions"):
         if not isinstance(value, list) or not value:
             raise AnnotationError(f"{where}: {shortened(value)}: expected a list of at least one caption")
         for place, one in enumerate(value):
             words = one if isinstance(one, list) else [one]
             yield name, " ".join(caption(where, f"captions[{place}]", word) for word in words).strip()
-
-
-def _whole_seconds(where: str, column: str, value: str) -> str:
-    if (whole := re.fullmatch(r"([0-9]{1,9})(?:\.0*)?", value.strip())) is None:
-        raise AnnotationError(f"{where}: {column}={shortened(value)}: expected whole seconds")
-    return str(int(whole[1]))
 
 
 def _vatex(file: Path) -> Captions:
@@ -176,18 +142,13 @@ def _vatex(file: Path) -> Captions:
     The list of the 1,500 test videos is HGR's ``tst_names.npy`` (https://github.com/cshizhe/hgr_v2t), or text with one
     a line.
     """
-    value = read_json(file)
+    value = files.read_json(file)
     if isinstance(value, dict):
-        listed = items(file, value, "ids and lists of captions")
+        listed = files.items(file, value, "ids and lists of captions")
         return {name: captions(where, "captions", texts) for where, name, texts in listed}
-    found: dict[str, list[str]] = {}
-    first: dict[str, str] = {}
-    for where, entry in entries(file, value, ("videoID", "enCap")):
-        name = video_id(where, entry["videoID"])
-        if name in first:
-            raise AnnotationError(f"{where}: {name} is already at {first[name]}; expected one entry a video")
-        found[name], first[name] = captions(where, "enCap", entry["enCap"]), where.removeprefix(f"{file}, ")
-    return found
+    rows = files.entries(file, value, ("videoID", "enCap"))
+    found = ((at, video_id(at, row["videoID"]), captions(at, "enCap", row["enCap"])) for at, row in rows)
+    return files.keyed(file, found, "expected one entry a video")
 
 
 def _didemo(file: Path) -> Captions:
@@ -198,14 +159,9 @@ def _didemo(file: Path) -> Captions:
     https://github.com/albanie/collaborative-experts, ``misc/datasets/didemo/test_list.txt``.
     """
     found: defaultdict[str, list[str]] = defaultdict(list)
-    for where, entry in entries(file, read_json(file), ("video", "description")):
+    for where, entry in files.entries(file, files.read_json(file), ("video", "description")):
         found[video_id(where, entry["video"])].append(caption(where, "description", entry["description"]))
     return found
-
-
-def _didemo_names(name: str) -> FileNames:
-    """Names of a file whose id holds the suffix as it was uploaded (``....mov``, some only a dot)."""
-    return FileNames(stems=tuple(dict.fromkeys((name, name.rpartition(".")[0] or name))), whole=(name,))
 
 
 def _activitynet(file: Path) -> Captions:
@@ -214,16 +170,11 @@ def _activitynet(file: Path) -> Captions:
     Source: https://cs.stanford.edu/people/ranjaykrishna/densevid/ (``captions.zip``).
     """
     found: dict[str, list[str]] = {}
-    for where, name, entry in items(file, read_json(file), "ids and objects with 'sentences'"):
+    for where, name, entry in files.items(file, files.read_json(file), "ids and objects with 'sentences'"):
         if not isinstance(entry, dict) or "sentences" not in entry:
             raise AnnotationError(f"{where}: expected an object with 'sentences', got {shortened(entry)}")
         found[name] = captions(where, "sentences", entry["sentences"])
     return found
-
-
-def _activitynet_names(name: str) -> FileNames:
-    """Names with and without the ``v_`` that ids begin with."""
-    return FileNames(tuple(dict.fromkeys((name, name.removeprefix("v_") or name))))
 
 
 @dataclass(frozen=True)
@@ -245,20 +196,18 @@ class _Published:
 
 _TABLE = tomllib.loads(Path(__file__).with_name("benchmarks.toml").read_text(encoding="utf-8"))
 _PUBLISHED: Final = {name: _Published(**entry) for name, entry in _TABLE.items()}
-_READERS: Final = {
-    "msrvtt": _msrvtt,
-    "msvd": _msvd,
-    "vatex": _vatex,
-    "didemo": _didemo,
-    "activitynet": _activitynet,
+_READERS: Final = {"msrvtt": _msrvtt, "msvd": _msvd, "vatex": _vatex, "didemo": _didemo, "activitynet": _activitynet}
+_FILE_NAMES: Final = {
+    # an id holds the suffix as it was uploaded (``....mov``, some only a dot)
+    "didemo": lambda name: files.FileNames(stems=(name, name.rpartition(".")[0] or name), whole=(name,)),
+    "activitynet": lambda name: files.FileNames((name, name.removeprefix("v_") or name)),  # ids begin with ``v_``
 }
-_FILE_NAMES: Final = {"didemo": _didemo_names, "activitynet": _activitynet_names}
 
-BENCHMARKS: Final = (*_PUBLISHED, "custom")
-"""What `read_benchmark` reads, by name."""
+_CUSTOM: Final = (
+    "Every different text searches once, and every video that it is true of is right; for a video, any of its texts."
+)
 
-
-# -- reading ---------------------------------------------------------------------------------------------------------
+BENCHMARKS: Final = (*_PUBLISHED, "custom")  # what `read_benchmark` reads, by name
 
 
 def read_benchmark(
@@ -303,29 +252,23 @@ def read_benchmark(
     if folder is None:
         raise ValueError(f"videos: needed for {name!r}; give the folder of its videos")
     published = _PUBLISHED[name]
-    file = annotation_file(given, published.files, f"the captions of {published.title}")
+    file = files.annotation_file(given, published.files, f"the captions of {published.title}")
     texts, blank = _texts_of_split(name, file, given, None if split is None else Path(split).expanduser())
     notes = [f"Blank captions left out: {blank}."] if blank else []
     notes += _check_counts(published, file, texts, blank, stop=check_counts)
-    located = locate(folder, list(texts), _FILE_NAMES.get(name, by_stem))
+    located = files.locate(folder, list(texts), _FILE_NAMES.get(name, files.by_stem))
     missing = tuple(one for one in texts if one not in located)
     if missing:
         notes.append(_check_missing(texts, missing, folder, allow=allow_missing))
     present = [one for one in texts if one in located]
     owned = [(text, place) for place, one in enumerate(present) for text in texts[one]]
-    of_text: defaultdict[str, set[int]] = defaultdict(set)
-    for text, place in owned:
-        of_text[text].add(place)
-    if shared := sum(len(of_text[text]) > 1 for text, _ in owned):
-        notes.append(
-            f"{shared} of {len(owned)} texts belong to several videos; as published, each is true of its own one only."
-        )
+    videos_of = Counter(text for text, _ in set(owned))
+    if shared := sum(videos_of[text] > 1 for text, _ in owned):
+        several = f"{shared} of {len(owned)} texts belong to several videos"
+        notes.append(f"{several}; as published, each is true of its own one only.")
     return Benchmark(
-        name=name,
-        title=published.title,
-        split=published.split,
-        protocol=published.protocol,
-        source=published.source,
+        name,
+        *(published.title, published.split, published.protocol, published.source),
         video_ids=tuple(present),
         videos=tuple(located[one] for one in present),
         texts=tuple(text for text, _ in owned),
@@ -347,16 +290,15 @@ def _texts_of_split(name: str, file: Path, given: Path, split: Path | None) -> t
     found = _READERS[name](file)
     ids = list(found)
     if split is not None:
-        ids = read_ids(annotation_file(split, published.lists or ["test_list.txt"], what))
+        ids = files.read_ids(files.annotation_file(split, published.lists or ["test_list.txt"], what))
     elif published.lists and given.is_dir():  # who names one file means that file, whatever lies beside it
-        ids = read_ids(annotation_file(given, published.lists, what))
+        ids = files.read_ids(files.annotation_file(given, published.lists, what))
     if without := [one for one in ids if one not in found]:
-        raise AnnotationError(
-            f"{file}: no captions for {len(without)} of {len(ids)} videos of the split: {some(without)}"
-        )
+        count = f"{len(without)} of {len(ids)} videos of the split"
+        raise AnnotationError(f"{file}: no captions for {count}: {files.some(without)}")
     texts = {one: [text for text in found[one] if text] for one in ids}
     if bare := [one for one, of_video in texts.items() if not of_video]:
-        raise AnnotationError(f"{file}: only blank captions for {len(bare)} videos: {some(bare)}")
+        raise AnnotationError(f"{file}: only blank captions for {len(bare)} videos: {files.some(bare)}")
     blank = sum(len(found[one]) - len(of_video) for one, of_video in texts.items())
     if published.paragraph:
         texts = {one: [" ".join(of_video)] for one, of_video in texts.items()}
@@ -370,33 +312,31 @@ def _check_counts(
     counts = f"{len(texts)} videos and {sum(map(len, texts.values()))} texts"
     if counts == f"{published.videos} videos and {published.texts} texts":
         return []
+    expected = f"{published.videos} and {published.texts}"
     if stop:
         raise AnnotationError(
-            f"{file}: got {counts}, expected {published.videos} and {published.texts} for {published.title} "
-            f"({published.split})"
+            f"{file}: got {counts}, expected {expected} for {published.title} ({published.split})"
             + (f", after {blank} blank captions were left out" if blank else "")
             + (f". {published.hint}" if published.hint else ".")
             + " For a part of the data on purpose, give check_counts=False; the result then says so."
         )
-    published_counts = f"{published.videos} and {published.texts}"
-    note = f"The annotations have {counts}, where the published split has {published_counts}"
+    note = f"The annotations have {counts}, where the published split has {expected}"
     return [f"{note}: figures cannot be compared with published ones."]
 
 
 def _check_missing(texts: Mapping[str, Sequence[str]], missing: Sequence[str], folder: Path, *, allow: bool) -> str:
     """Stop, or return a note, where videos have no file."""
-    found = f"{len(missing)} of {len(texts)} videos have no file in {folder}: {some(missing)}"
+    count = f"{len(missing)} of {len(texts)} videos have no file"
+    found = f"videos: {count} in {folder}: {files.some(missing)}"
     if len(missing) == len(texts):
-        raise AnnotationError(f"videos: {found}. Files are found by their name, which is the id and a video's suffix.")
+        raise AnnotationError(f"{found}. Files are found by their name, which is the id and a video's suffix.")
     if not allow:
         raise AnnotationError(
-            f"videos: {found}. Get them, or give allow_missing=True, which leaves them out with their texts; figures "
-            "cannot be compared with published ones then."
+            f"{found}. Get them, or give allow_missing=True, which leaves them out with their texts; figures cannot be "
+            "compared with published ones then."
         )
-    return (
-        f"{len(missing)} of {len(texts)} videos have no file and are left out with their "
-        f"{sum(len(texts[one]) for one in missing)} texts: figures cannot be compared with published ones."
-    )
+    lost = sum(len(texts[one]) for one in missing)
+    return f"{count} and are left out with their {lost} texts: figures cannot be compared with published ones."
 
 
 def _read_custom(annotations: Path, videos: Path | None) -> Benchmark:
@@ -421,10 +361,7 @@ def _read_custom(annotations: Path, videos: Path | None) -> Benchmark:
         name="custom",
         title=annotations.stem,
         split="all rows",
-        protocol=(
-            "Every different text searches once, and every video that it is true of is right; for a video, any of its "
-            "texts."
-        ),
+        protocol=_CUSTOM,
         source=str(annotations),
         video_ids=tuple((v.relative_to(base) if v.is_relative_to(base) else v).as_posix() for v in first.values()),
         videos=tuple(first.values()),

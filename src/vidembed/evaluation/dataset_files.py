@@ -9,10 +9,10 @@ from __future__ import annotations
 import io
 import json
 import os
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -20,16 +20,13 @@ from vidembed.captions import checked_words, csv_rows, numbered_lines, shortened
 from vidembed.errors import AnnotationError
 from vidembed.video import VIDEO_SUFFIXES
 
+# largest annotation file read, in bytes (ours). Those of the benchmarks have at most some 10 MB
 MAX_ANNOTATION_BYTES = 64 << 20
-"""Largest annotation file read, in bytes (ours). Those of the benchmarks have at most some 10 MB."""
-
-MAX_ID_LENGTH = 255
-"""Longest id of a video, in characters (ours): file systems allow names of 255 bytes."""
-
+MAX_ID_LENGTH = 255  # longest id of a video, in characters (ours): file systems allow names of 255 bytes
+# most files looked at in a folder of videos (ours): more is another folder, such as the root of a disk
 MAX_FILES = 2_000_000
-"""Most files looked at in a folder of videos (ours): more is another folder, such as the root of a disk."""
-
 _SHOWN = 5  # names in an error
+T = TypeVar("T")
 
 _CONVERT = """\
 import json, pickle
@@ -47,9 +44,6 @@ def some(names: Sequence[str]) -> str:
     """Return the first few names, and how many more there are."""
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return ", ".join(shortened(name) for name in names[:_SHOWN]) + more
-
-
-# -- annotations -----------------------------------------------------------------------------------------------------
 
 
 def annotation_file(given: Path, names: Sequence[str], what: str) -> Path:
@@ -140,15 +134,21 @@ def read_ids(path: Path) -> list[str]:
         if not isinstance(values, list):
             raise AnnotationError(f"{path}: expected a list of video ids, got {type(values).__name__}")
         listed = ((f"{path}, entry {place}", value) for place, value in enumerate(values, start=1))
-    ids: dict[str, str] = {}
-    for where, value in listed:
-        name = video_id(where, value)
-        if name in ids:
-            raise AnnotationError(f"{where}: {shortened(name)} is already at {ids[name]}; an id may stand there once")
-        ids[name] = where.removeprefix(f"{path}, ")
+    ids = keyed(path, ((where, video_id(where, value), None) for where, value in listed), "an id may stand there once")
     if not ids:
         raise AnnotationError(f"{path}: there are no ids; expected one a line")
     return list(ids)
+
+
+def keyed(path: Path, found: Iterable[tuple[str, str, T]], rule: str) -> dict[str, T]:
+    """Return values by video id, of where each is, its id and itself; a repeated id is an error that ends in `rule`."""
+    values: dict[str, T] = {}
+    first: dict[str, str] = {}
+    for where, name, value in found:
+        if name in values:
+            raise AnnotationError(f"{where}: {shortened(name)} is already at {first[name]}; {rule}")
+        values[name], first[name] = value, where.removeprefix(f"{path}, ")
+    return values
 
 
 def _string_array(path: Path) -> list[str]:
@@ -190,14 +190,11 @@ def items(path: Path, value: object, what: str) -> Iterator[tuple[str, str, obje
 def video_id(where: str, value: object) -> str:
     """Return an id if it can be the name of a file, without the white space around it."""
     name = checked_words(where, "video id", value)
+    shown = f"{where}: video id {shortened(name)}"
     if any(mark in name for mark in ("/", "\\", "..")) or name == "." or not name.isprintable():
-        raise AnnotationError(
-            f"{where}: video id {shortened(name)} is not a name; expected one without '/', '\\' and '..'"
-        )
+        raise AnnotationError(f"{shown} is not a name; expected one without '/', '\\' and '..'")
     if len(name) > MAX_ID_LENGTH:
-        raise AnnotationError(
-            f"{where}: video id {shortened(name)} has {len(name)} characters, more than {MAX_ID_LENGTH}"
-        )
+        raise AnnotationError(f"{shown} has {len(name)} characters, more than {MAX_ID_LENGTH}")
     return name
 
 
@@ -211,9 +208,6 @@ def captions(where: str, name: str, value: object) -> list[str]:
     if not isinstance(value, list) or not value:
         raise AnnotationError(f"{where}: {name}={shortened(value)}: expected a list of at least one string")
     return [caption(where, f"{name}[{place}]", one) for place, one in enumerate(value)]
-
-
-# -- videos ----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -237,14 +231,12 @@ def locate(folder: Path, ids: Sequence[str], names: Callable[[str], FileNames] =
     if not folder.is_dir():
         raise AnnotationError(f"videos={str(folder)!r}: {'not a folder' if folder.exists() else 'no such folder'}")
     wanted = {name: names(name) for name in ids}
-    whole_names = {one for form in wanted.values() for one in form.whole}
-    stem_names = {one for form in wanted.values() for one in form.stems}
-    whole: defaultdict[str, list[Path]] = defaultdict(list)
-    stems: defaultdict[str, list[Path]] = defaultdict(list)
+    whole: dict[str, list[Path]] = {one: [] for form in wanted.values() for one in form.whole}
+    stems: dict[str, list[Path]] = {one: [] for form in wanted.values() for one in form.stems}
     for path in _walk(folder):
-        if path.name in whole_names and path.is_file():
+        if path.name in whole and path.is_file():
             whole[path.name].append(path)
-        if path.stem in stem_names and path.suffix.lower() in VIDEO_SUFFIXES and path.is_file():
+        if path.stem in stems and path.suffix.lower() in VIDEO_SUFFIXES and path.is_file():
             stems[path.stem].append(path)
     located: dict[str, Path] = {}
     owner: dict[Path, str] = {}
@@ -255,10 +247,8 @@ def locate(folder: Path, ids: Sequence[str], names: Callable[[str], FileNames] =
             first, second = sorted(files.values())[:2]
             raise AnnotationError(f"videos: {name!r} has two files, {first} and {second}; keep the right one")
         for path in files.values():
-            if path in owner:
-                raise AnnotationError(
-                    f"videos: {owner[path]!r} and {name!r} are two videos, but both are named by {path}"
-                )
+            if other := owner.get(path):
+                raise AnnotationError(f"videos: {other!r} and {name!r} are two videos, but both are named by {path}")
             located[name], owner[path] = path, name
     return located
 
@@ -280,7 +270,6 @@ def _walk(folder: Path) -> Iterator[Path]:
         folders.sort()
         count += len(files)
         if count > MAX_FILES:
-            raise AnnotationError(
-                f"videos={str(folder)!r}: holds more than {MAX_FILES} files; give the videos' own folder"
-            )
+            found = f"holds more than {MAX_FILES} files"
+            raise AnnotationError(f"videos={str(folder)!r}: {found}; give the videos' own folder")
         yield from (Path(top, name) for name in files)

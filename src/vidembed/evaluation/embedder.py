@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,105 +21,19 @@ from vidembed.registry import resolve_model
 from vidembed.scoring.checks import FloatArray
 
 Vector = NDArray[np.float32]
-
 _DOCUMENT_PROMPTS: Final = ("document", "passage", "corpus")  # what `SentenceTransformer.encode_document` looks for
 _NOT_A_VIDEOS_FAULT: Final = (MissingExtraError, MemoryError, torch.OutOfMemoryError)
 
 
-class Embedder(ABC):
-    """A model that embeds the videos and texts of a benchmark."""
+class Embedder:
+    """Embeds the videos and texts of a benchmark with a SentenceTransformer that takes video."""
 
     def __init__(self, model: SentenceTransformer) -> None:
         self.model = model
 
     @property
-    @abstractmethod
     def fingerprint(self) -> str:
         """SHA-256 of all that makes the vectors, hex."""
-
-    @property
-    @abstractmethod
-    def key(self) -> str:
-        """Names the model in a cache: its fingerprint and the video decoder."""
-
-    @property
-    def device(self) -> str:
-        """Torch device."""
-        return str(self.model.device)
-
-    @abstractmethod
-    def videos(self, paths: Sequence[Path], *, batch_size: int) -> Iterator[tuple[int, Vector | Exception]]:
-        """Yield the position and the vector ``(D,)`` of each video, or why it has none, in order."""
-
-    def texts(self, texts: Sequence[str], *, batch_size: int) -> Vector:
-        """Vectors of queries ``(T, D)``; errors are raised."""
-        inputs: Any = [{"text": text} for text in texts]
-        return np.asarray(self.model.encode_query(inputs, batch_size=batch_size, show_progress_bar=False), np.float32)
-
-    def similarity(self, texts: FloatArray, videos: FloatArray) -> FloatArray:
-        """Similarities ``(T, V)`` of vectors, as the model has them."""
-        return np.asarray(self.model.similarity(texts, videos).cpu(), dtype=np.float64)
-
-    def facts(self) -> dict[str, object]:
-        """What a result shows of the model, JSON-able."""
-        return {
-            "kind": "SentenceTransformer",
-            "layer": None,
-            "prefix": None,
-            "sampling": None,
-            "dtype": str(self.model.dtype).removeprefix("torch."),
-            "similarity": str(self.model.similarity_fn_name),
-            "video_backend": "as the model has it",
-        }
-
-
-class _EncoderEmbedder(Embedder):
-    """A `VideoEncoder`."""
-
-    model: VideoEncoder
-
-    @property
-    def fingerprint(self) -> str:
-        return self.model.fingerprint
-
-    @property
-    def key(self) -> str:
-        return model_key(self.fingerprint, str(self.model.video_backend))
-
-    def facts(self) -> dict[str, object]:
-        config = self.model.checkpoint_config
-        return {
-            **super().facts(),
-            "kind": "VideoEncoder",
-            "layer": self.model.layer,
-            "prefix": config.prefix if config else None,
-            "sampling": self.model.sampling.as_dict(),
-            "video_backend": self.model.video_backend,
-        }
-
-    def videos(self, paths: Sequence[Path], *, batch_size: int) -> Iterator[tuple[int, Vector | Exception]]:
-        prompts = self.model.prompts
-        name = next((one for one in _DOCUMENT_PROMPTS if one in prompts), self.model.default_prompt_name)
-        stream = self.model.encode_stream(
-            [{"video": path} for path in paths],
-            batch_size=batch_size,
-            on_error="skip",
-            show_progress_bar=False,
-            prompt=(prompts.get(name) if name else None) or None,
-        )
-        try:
-            for item in stream:
-                yield item.index, item.error or np.asarray(item.embedding, dtype=np.float32)
-        finally:
-            if isinstance(stream, Generator):
-                stream.close()  # its threads end with it
-
-
-class _PlainEmbedder(Embedder):
-    """Another SentenceTransformer that takes video."""
-
-    @property
-    def fingerprint(self) -> str:
         model = self.model
         parts: list[dict[str, object]] = [
             {"class": type(part).__name__, "config": getattr(part, "get_config_dict", dict)()}
@@ -139,17 +52,40 @@ class _PlainEmbedder(Embedder):
 
     @property
     def key(self) -> str:
+        """Names the model in a cache: its fingerprint and the video decoder."""
         return model_key(self.fingerprint, "sentence-transformers")
 
-    def videos(self, paths: Sequence[Path], *, batch_size: int) -> Iterator[tuple[int, Vector | Exception]]:
+    def facts(self) -> dict[str, object]:
+        """What a result shows of the model, JSON-able."""
+        return {
+            "kind": "SentenceTransformer",
+            "layer": None,
+            "prefix": None,
+            "sampling": None,
+            "dtype": str(self.model.dtype).removeprefix("torch."),
+            "similarity": str(self.model.similarity_fn_name),
+            "video_backend": "as the model has it",
+        }
+
+    def texts(self, texts: Sequence[str], *, batch_size: int) -> Vector:
+        """Vectors of queries ``(T, D)``; errors are raised."""
+        inputs: Any = [{"text": text} for text in texts]
+        return np.asarray(self.model.encode_query(inputs, batch_size=batch_size, show_progress_bar=False), np.float32)
+
+    def similarity(self, texts: FloatArray, videos: FloatArray) -> FloatArray:
+        """Similarities ``(T, V)`` of vectors, as the model has them."""
+        return np.asarray(self.model.similarity(texts, videos).cpu(), dtype=np.float64)
+
+    def videos(self, paths: Sequence[Path], *, batch_size: int) -> Iterator[Vector | Exception]:
+        """Yield the vector ``(D,)`` of each video, or why it has none, in order."""
         for start in range(0, len(paths), batch_size):
             chunk = paths[start : start + batch_size]
             vectors: list[Vector | Exception] = self._encoded(chunk)
             if len(chunk) > 1 and isinstance(vectors[0], Exception):  # whose fault it is, is found out one by one
                 vectors = [self._encoded([path])[0] for path in chunk]
-            for at, vector in enumerate(vectors, start=start):
+            for vector in vectors:
                 broken = not isinstance(vector, Exception) and not np.isfinite(vector).all()
-                yield at, ValueError("the model gave a vector that is not finite") if broken else vector
+                yield ValueError("the model gave a vector that is not finite") if broken else vector
 
     def _encoded(self, paths: Sequence[Path]) -> list[Vector | Exception]:
         """The vectors of some videos, or for each of them why there are none."""
@@ -167,12 +103,44 @@ class _PlainEmbedder(Embedder):
         return list(np.asarray(vectors, dtype=np.float32))
 
 
-def embedder_of(model: Any) -> Embedder:
-    """Return what a benchmark needs of a model.
+class _EncoderEmbedder(Embedder):
+    """Embeds with a `VideoEncoder`."""
 
-    Raises:
-        ValueError: It takes no video.
-    """
+    model: VideoEncoder
+
+    @property
+    def fingerprint(self) -> str:
+        return self.model.fingerprint
+
+    @property
+    def key(self) -> str:
+        return model_key(self.fingerprint, str(self.model.video_backend))
+
+    def facts(self) -> dict[str, object]:
+        model, config = self.model, self.model.checkpoint_config
+        own = {"kind": "VideoEncoder", "layer": model.layer, "prefix": config.prefix if config else None}
+        return {**super().facts(), **own, "sampling": model.sampling.as_dict(), "video_backend": model.video_backend}
+
+    def videos(self, paths: Sequence[Path], *, batch_size: int) -> Iterator[Vector | Exception]:
+        prompts = self.model.prompts
+        name = next((one for one in _DOCUMENT_PROMPTS if one in prompts), self.model.default_prompt_name)
+        stream = self.model.encode_stream(
+            [{"video": path} for path in paths],
+            batch_size=batch_size,
+            on_error="skip",
+            show_progress_bar=False,
+            prompt=(prompts.get(name) if name else None) or None,
+        )
+        try:
+            for item in stream:
+                yield item.error or np.asarray(item.embedding, dtype=np.float32)
+        finally:
+            if isinstance(stream, Generator):
+                stream.close()  # its threads end with it
+
+
+def embedder_of(model: Any) -> Embedder:
+    """Return what a benchmark needs of a model; a ValueError if it takes no video."""
     if hasattr(model, "encode_stream") and hasattr(model, "fingerprint"):
         return _EncoderEmbedder(model)
     takes = [str(one) for one in getattr(model, "modalities", ())]
@@ -181,20 +149,15 @@ def embedder_of(model: Any) -> Embedder:
             f"model: this {type(model).__name__} takes {', '.join(takes) or 'unknown inputs'} and no video; expected a "
             "VideoEncoder, or a SentenceTransformer whose modalities include video"
         )
-    return _PlainEmbedder(model)
+    return Embedder(model)
 
 
 @dataclass(frozen=True)
 class ModelName:
-    """A model to load.
+    """A model to load."""
 
-    Attributes:
-        name: A folder, ``vidembed/NAME``, or a name on the Hub.
-        layer: Decoder layer, for a video MLLM; None for a checkpoint.
-    """
-
-    name: str
-    layer: int | None = None
+    name: str  # A folder, ``vidembed/NAME``, or a name on the Hub
+    layer: int | None = None  # decoder layer, for a video MLLM; None for a checkpoint
 
     def __str__(self) -> str:
         """As `parse` takes it."""
@@ -202,11 +165,7 @@ class ModelName:
 
     @classmethod
     def parse(cls, text: str) -> ModelName:
-        """Read ``NAME`` or ``NAME@LAYER``; a folder may have an @ in its name.
-
-        Raises:
-            ValueError: LAYER is no whole number.
-        """
+        """Read ``NAME`` or ``NAME@LAYER``; a folder may have an @ in its name. A ValueError if LAYER is no number."""
         name, at, layer = text.rpartition("@")
         if not at or Path(text).exists():
             return cls(text)
@@ -217,15 +176,10 @@ class ModelName:
 
 
 def load_encoder(model: ModelName, *, device: str | None = None, dtype: str | None = None) -> VideoEncoder:
-    """Load a `VideoEncoder`.
+    """Load a `VideoEncoder` onto a torch device, by default the best there is.
 
-    Args:
-        model: What to load.
-        device: Torch device; None for the best there is.
-        dtype: "float32", "bfloat16" or "float16"; None for the model's own.
-
-    Raises:
-        ValueError: There is no such model, it takes no video, or an argument is out of range.
+    Its dtype is "float32", "bfloat16", "float16", or by default the model's own. A ValueError if there is no such
+    model, it takes no video, or an argument is out of range.
     """
     check_device(device)
     check_dtype(dtype)
@@ -237,11 +191,7 @@ def load_encoder(model: ModelName, *, device: str | None = None, dtype: str | No
 
 
 def load_any(model: ModelName, *, device: str | None = None, dtype: str | None = None) -> SentenceTransformer:
-    """Load a `VideoEncoder` where the model can be one, else a SentenceTransformer that takes video.
-
-    Raises:
-        ValueError: It takes no video, or as `load_encoder`.
-    """
+    """As `load_encoder`; but a SentenceTransformer that takes video where the model can be no `VideoEncoder`."""
     try:
         return load_encoder(model, device=device, dtype=dtype)
     except (BackboneError, AttributeError, TypeError) as error:  # of an architecture that vidembed does not know

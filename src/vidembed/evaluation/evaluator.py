@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import logging
 import os
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ from vidembed.evaluation.benchmark import Benchmark
 from vidembed.evaluation.metrics import mean_rank, median_rank, ranks, recall_at
 from vidembed.evaluation.result import CUTS
 from vidembed.scoring import dual_softmax
+from vidembed.scoring.checks import whole_number
 from vidembed.video import item_name
 
 if TYPE_CHECKING:
@@ -90,12 +92,10 @@ class VideoTextRetrievalEvaluator(BaseEvaluator):
             raise ValueError(f"ks={ks!r}: expected whole numbers of at least 1, such as (1, 5, 10)")
         if temperature is not None:
             dual_softmax([[0.0]], temperature=temperature)  # refuses what it cannot use, now and not after the work
-        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-            raise ValueError(f"batch_size={batch_size!r}: expected a whole number of at least 1")
         if "/" in name or os.sep in name or "\0" in name:
             raise ValueError(f"name={name!r}: it becomes part of a file name, so it cannot hold {os.sep!r}")
         self.temperature = temperature
-        self.batch_size = batch_size
+        self.batch_size = whole_number("batch_size", batch_size)
         self.name = name
         self.write_csv = write_csv
         self.truncate_dim = truncate_dim
@@ -127,7 +127,7 @@ class VideoTextRetrievalEvaluator(BaseEvaluator):
                 "modalities include video"
             )
         file = Path(output_path, self.csv_file) if output_path is not None and self.write_csv else None
-        if file is not None:
+        if file is not None and file.exists():
             self._check_csv(file)
         when = "" if epoch == -1 else f" after epoch {epoch}" if steps == -1 else f" in epoch {epoch}, step {steps}"
         logger.info("Video-text retrieval on %s%s:", self.name or f"{len(self.videos)} videos", when)
@@ -145,22 +145,11 @@ class VideoTextRetrievalEvaluator(BaseEvaluator):
         return metrics
 
     def similarity(self, model: SentenceTransformer) -> NDArray[np.float64]:
-        """Similarities of all captions and videos ``(T, V)``.
-
-        Raises:
-            ValueError: The model gives a vector that is not finite.
-            VideoError: A video could not be decoded.
-        """
-        how: dict[str, Any] = {
-            "batch_size": self.batch_size,
-            "truncate_dim": self.truncate_dim,
-            "show_progress_bar": self.show_progress_bar,
-            "convert_to_tensor": True,
-        }
-        texts: list[Any] = [{"text": text} for text in self.texts]
-        videos: list[Any] = [_as_video(video, model) for video in self.videos]
-        queries = model.encode_query(texts, **how)  # (T, D)
-        documents = model.encode_document(videos, **how)  # (V, D)
+        """Similarities ``(T, V)`` of all captions and videos; errors as of a call."""
+        how: dict[str, Any] = {"batch_size": self.batch_size, "truncate_dim": self.truncate_dim}
+        how |= {"show_progress_bar": self.show_progress_bar, "convert_to_tensor": True}
+        queries = model.encode_query([{"text": text} for text in self.texts], **how)  # (T, D)
+        documents = model.encode_document([_as_video(video, model) for video in self.videos], **how)  # (V, D)
         for argument, vectors in (("captions", queries), ("videos", documents)):
             finite = vectors.isfinite().all(dim=1)  # (T,) or (V,)
             if not bool(finite.all()):
@@ -169,20 +158,14 @@ class VideoTextRetrievalEvaluator(BaseEvaluator):
         return np.asarray(model.similarity(queries.float(), documents.float()).cpu(), dtype=np.float64)
 
     def measure(self, scores: NDArray[np.float64]) -> dict[str, float]:
-        """Metrics of similarities ``(T, V)``, without ``name`` in front.
-
-        Raises:
-            ValueError: ``scores`` is not a finite matrix of that shape.
-        """
-        found = {"t2v": ranks(scores, self._positives), "v2t": ranks(scores.T, self._positives.T)}
+        """Metrics of similarities ``(T, V)``, without ``name`` in front; a ValueError if they are of another shape."""
+        found = {"t2v": (scores, self._positives), "v2t": (scores.T, self._positives.T)}
         if self.temperature is not None:
-            t2v, v2t = (dual_softmax(values, temperature=self.temperature) for values in (scores, scores.T))
-            found |= {
-                "t2v_dual_softmax": ranks(t2v, self._positives),
-                "v2t_dual_softmax": ranks(v2t, self._positives.T),
-            }
+            for way, (values, right) in list(found.items()):
+                found[f"{way}_dual_softmax"] = dual_softmax(values, temperature=self.temperature), right
         measured: dict[str, float] = {}
-        for way, places in found.items():
+        for way, (values, right) in found.items():
+            places = ranks(values, right)
             measured |= {f"{way}_R@{k}": 100.0 * recall_at(places, k) for k in self.ks}
             measured |= {f"{way}_MdR": median_rank(places), f"{way}_MnR": mean_rank(places)}
         return measured
@@ -193,8 +176,6 @@ class VideoTextRetrievalEvaluator(BaseEvaluator):
         return {key: value for key, value in settings.items() if value is not None}
 
     def _check_csv(self, file: Path) -> None:
-        if not file.exists():
-            return
         with file.open(encoding="utf-8", newline="") as lines:
             header = next(csv.reader(lines), [])
         if header != self.csv_headers:
@@ -219,16 +200,14 @@ def _labelled(
         raise ValueError(f"captions: got {len(given)} for {len(items)} videos; expected one, or one list, a video")
     _check_distinct(items)
     texts: list[str] = []
-    owners: list[int] = []
+    right: defaultdict[str, list[int]] = defaultdict(list)
     for place, entry in enumerate(given):
         of_video = [entry] if isinstance(entry, str) else list(entry)
         if not of_video or not all(isinstance(text, str) and text.strip() for text in of_video):
             raise ValueError(f"captions[{place}]={entry!r}: expected text, or a list of at least one text")
         texts += of_video
-        owners += [place] * len(of_video)
-    right: dict[str, list[int]] = {}
-    for text, place in zip(texts, owners, strict=True):
-        right.setdefault(text, []).append(place)
+        for text in of_video:
+            right[text].append(place)
     positives = np.zeros((len(texts), len(items)), dtype=np.bool_)  # (T, V)
     for row, text in enumerate(texts):
         positives[row, right[text]] = True
@@ -239,9 +218,8 @@ def _check_distinct(videos: Sequence[object]) -> None:
     first: dict[str, int] = {}
     for place, video in enumerate(videos):
         if isinstance(video, (str, os.PathLike)) and (other := first.setdefault(os.fspath(video), place)) != place:
-            raise ValueError(
-                f"videos[{place}] is videos[{other}] again: {item_name(video)}. Give its captions as one list."
-            )
+            again = f"videos[{place}] is videos[{other}] again"
+            raise ValueError(f"{again}: {item_name(video)}. Give its captions as one list.")
 
 
 def _as_video(video: object, model: SentenceTransformer) -> object:

@@ -7,14 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from vidembed.scoring.checks import FloatArray, as_array, matrix, number, positive_mask, vector
+from vidembed.scoring.checks import FloatArray, as_array, matrix, number, positive_mask, vector, whole_number
 
-RESAMPLES = 2000
-"""Default resamples of a bootstrap (ours)."""
-
-LEVEL = 0.95
-"""Default coverage of an interval (ours)."""
-
+RESAMPLES = 2000  # default resamples of a bootstrap (ours)
+LEVEL = 0.95  # default coverage of an interval (ours)
 _DRAWS_AT_ONCE = 2_000_000  # indices drawn in one go: 16 MB
 
 
@@ -34,8 +30,7 @@ def ranks(scores: ArrayLike, positives: ArrayLike) -> NDArray[np.int64]:
     Raises:
         ValueError: ``scores`` is not a finite ``(Q, N)`` matrix, or a row has no right column.
     """
-    similarity = matrix("scores", scores)
-    mask = positive_mask("positives", positives, (similarity.shape[0], similarity.shape[1]))
+    similarity, mask = _checked(scores, positives)
     best = np.where(mask, similarity, -np.inf).max(axis=1, keepdims=True)  # (Q, 1)
     return np.asarray(1 + ((similarity >= best) & ~mask).sum(axis=1), dtype=np.int64)
 
@@ -46,7 +41,7 @@ def recall_at(ranks: ArrayLike, k: int) -> float:
     Raises:
         ValueError: ``ranks`` are not the ``(Q,)`` of `ranks`, or ``k`` is not a whole number of at least 1.
     """
-    return float((_checked_ranks(ranks) <= _whole("k", k)).mean())
+    return float((_checked_ranks(ranks) <= whole_number("k", k)).mean())
 
 
 def median_rank(ranks: ArrayLike) -> float:
@@ -60,71 +55,62 @@ def mean_rank(ranks: ArrayLike) -> float:
 
 
 def ndcg_at(scores: ArrayLike, positives: ArrayLike, k: int = 10) -> FloatArray:
-    """Normalized discounted cumulative gain of each query's first ``k``, from 0 to 1; ties count against it.
+    """Normalized discounted cumulative gain ``(Q,)`` of each query's first ``k``, from 0 to 1; ties count against it.
 
     Relevance is binary and the right column at place p gains ``1 / log2(1 + p)``; the sum is divided by that of the
-    best order. As in `ranks`, wrong columns stand before right ones of the same score. Source: Järvelin and Kekäläinen,
-    2002, with the discount of Burges et al., 2005.
-
-    Args:
-        scores: As for `ranks`.
-        positives: As for `ranks`.
-        k: How many places count, at least 1. More than N is N. Default 10.
-
-    Returns:
-        ``(Q,)`` float64; the figure that is reported is its mean. Errors are those of `ranks` and `recall_at`.
+    best order. ``k`` is at least 1, and more than N is N. Scores, positives, ties and errors are those of `ranks`.
+    Source: Järvelin and Kekäläinen, 2002, with the discount of Burges et al., 2005.
     """
     right = _right_in_order(scores, positives)  # (Q, N)
-    depth = min(_whole("k", k), right.shape[1])
+    depth = min(whole_number("k", k), right.shape[1])
     discounts = 1 / np.log2(np.arange(2, depth + 2))  # (depth,)
     best = np.arange(depth) < right.sum(axis=1, keepdims=True)  # (Q, depth)
     return np.asarray((right[:, :depth] * discounts).sum(axis=1) / (best * discounts).sum(axis=1))
 
 
 def average_precision(scores: ArrayLike, positives: ArrayLike) -> FloatArray:
-    """Average precision of each query, above 0 and at most 1; its mean over queries is mAP. Ties count against it.
+    """Average precision ``(Q,)`` of each query, above 0 and at most 1; its mean over queries is mAP.
 
     The mean, over all right columns, of the share of right ones among the columns up to that one. With one right column
-    it is the reciprocal of the rank. As in `ranks`, wrong columns stand before right ones of the same score. Arguments
-    and errors are those of `ranks`; returned are ``(Q,)`` float64.
+    it is the reciprocal of the rank. Arguments, ties and errors are those of `ranks`.
     """
     right = _right_in_order(scores, positives)  # (Q, N)
     precision = right.cumsum(axis=1) / np.arange(1, right.shape[1] + 1)  # (Q, N)
     return np.asarray((precision * right).sum(axis=1) / right.sum(axis=1))
 
 
+def _checked(scores: ArrayLike, positives: ArrayLike) -> tuple[FloatArray, NDArray[np.bool_]]:
+    similarity = matrix("scores", scores)
+    return similarity, positive_mask("positives", positives, (similarity.shape[0], similarity.shape[1]))
+
+
 def _right_in_order(scores: ArrayLike, positives: ArrayLike) -> NDArray[np.bool_]:
     """Whether the column at each place is right ``(Q, N)``, best score first, wrong before right among equals."""
-    similarity = matrix("scores", scores)
-    mask = positive_mask("positives", positives, (similarity.shape[0], similarity.shape[1]))
+    similarity, mask = _checked(scores, positives)
     order = np.lexsort((mask, -similarity), axis=1)  # (Q, N), by score, then wrong before right
     return np.take_along_axis(mask, order, axis=1)
 
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate with its interval.
+    """An estimate with its interval."""
 
-    Attributes:
-        estimate: The mean of the values themselves, not of the resamples.
-        low: Lower end.
-        high: Upper end.
-        level: Share of the resamples' means between the two.
-    """
+    estimate: float  # the mean of the values themselves, not of the resamples
+    low: float  # lower end
+    high: float  # upper end
+    level: float  # share of the resamples' means between the two
 
-    estimate: float
-    low: float
-    high: float
-    level: float
+    def percent(self) -> Interval:
+        """The interval of shares in percent, or of differences in points."""
+        return Interval(100 * self.estimate, 100 * self.low, 100 * self.high, self.level)
+
+    def text(self, sign: str = "") -> str:
+        """Such as ``"52.1 (49.0 to 55.2)"``; `sign` is "+" for differences."""
+        return f"{self.estimate:{sign}.1f} ({self.low:{sign}.1f} to {self.high:{sign}.1f})"
 
 
 def bootstrap_interval(
-    values: ArrayLike,
-    *,
-    seed: int,
-    resamples: int = RESAMPLES,
-    level: float = LEVEL,
-    groups: ArrayLike | None = None,
+    values: ArrayLike, *, seed: int, resamples: int = RESAMPLES, level: float = LEVEL, groups: ArrayLike | None = None
 ) -> Interval:
     """Percentile bootstrap interval of a mean over queries.
 
@@ -141,7 +127,8 @@ def bootstrap_interval(
         ValueError: An argument is of another shape or kind, or out of range.
     """
     x = _values("values", values)
-    seed, resamples, level = _whole("seed", seed, least=0), _whole("resamples", resamples), number("level", level)
+    seed, resamples = whole_number("seed", seed, least=0), whole_number("resamples", resamples)
+    level = number("level", level)
     if not 0 < level < 1:
         raise ValueError(f"level={level!r}: expected a share between 0 and 1, such as 0.95")
     sums, counts = x, np.ones(x.size, dtype=np.float64)  # (G,) each
@@ -171,21 +158,11 @@ def paired_bootstrap(
     level: float = LEVEL,
     groups: ArrayLike | None = None,
 ) -> Interval:
-    """Interval of the mean of ``a - b`` on the same queries: what two models share cancels.
+    """Interval of the mean of ``a - b``, ``(Q,)`` each, on the same queries: what two models share cancels.
 
-    Args:
-        a: ``(Q,)``, one value a query.
-        b: ``(Q,)``, of the same queries in the same order; the other arguments and the errors as `bootstrap_interval`.
-        seed: Of the resampling.
-        resamples: How often queries are drawn.
-        level: Coverage.
-        groups: ``(Q,)``, which queries belong together.
-
-    Raises:
-        ValueError: The two differ in length.
+    The other arguments and the errors are those of `bootstrap_interval`.
     """
-    first = _values("a", a)
-    second = _values("b", b)
+    first, second = _values("a", a), _values("b", b)
     if first.shape != second.shape:
         raise ValueError(f"b: expected shape {first.shape}, one value a query as in a, got {second.shape}")
     return bootstrap_interval(first - second, seed=seed, resamples=resamples, level=level, groups=groups)
@@ -204,9 +181,3 @@ def _checked_ranks(value: ArrayLike) -> NDArray[np.integer]:
             + (f", the least is {array.min()}" if array.size and array.dtype.kind in "iuf" else "")
         )
     return array
-
-
-def _whole(name: str, value: int, *, least: int = 1) -> int:
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)) or value < least:
-        raise ValueError(f"{name}={value!r}: expected a whole number of at least {least}")
-    return int(value)

@@ -45,13 +45,10 @@ if TYPE_CHECKING:
     from torch.utils.data import DataLoader
 
 logger = logging.getLogger(__name__)
-
+# who reads a task's videos: "file", the encoder reads the files; "mteb", mteb samples frames of them
 Frames = Literal["file", "mteb"]
-"""Who reads a task's videos: "file", the encoder reads the files; "mteb", mteb samples frames of them."""
-
+# the modalities of mteb that an encoder can have, in the order in which it gets those of one input
 MODALITIES: Final = ("text", "image", "video")
-"""The modalities of mteb that an encoder can have, in the order in which it gets those of one input."""
-
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
@@ -94,10 +91,8 @@ class VideoFileEncoder(SentenceTransformerEncoderWrapper):
         vectors = []
         with tqdm(total=len(rows), desc=f"Encoding {task_metadata.name}", unit="input", disable=not bar) as progress:
             for start in range(0, len(rows), size):
-                items = [
-                    _as_input(rows[at], at, self.mteb_model_meta.modalities)
-                    for at in range(start, min(start + size, len(rows)))
-                ]
+                chunk = range(start, min(start + size, len(rows)))
+                items = [_as_input(rows[at], at, self.mteb_model_meta.modalities) for at in chunk]
                 vectors.append(encode(items, show_progress_bar=False, **kwargs))
                 progress.update(len(items))
         return np.concatenate(vectors)  # (N, D)
@@ -120,10 +115,8 @@ class _SampledFramesEncoder(VideoEncoder):
             return item
         frames = item["video"].permute(0, 2, 3, 1).contiguous().numpy()  # (T, H, W, C)
         if len(frames) >= self.sampling.max_frames:
-            logger.warning(
-                "mteb sampled %d frames, the most allowed: the video may be longer than the model takes it for",
-                len(frames),
-            )
+            may = "the video may be longer than the model takes it for"
+            logger.warning("mteb sampled %d frames, the most allowed: %s", len(frames), may)
         return {**item, "video": VideoFrames(frames, fps=self.sampling.fps)}
 
 
@@ -137,7 +130,7 @@ def load_encoder(
     embed_dim: int | None = None,
     **kwargs: Any,
 ) -> SentenceTransformerEncoderWrapper:
-    """Load a checkpoint for mteb; the loader of `model_meta`.
+    """Load a checkpoint for mteb, in a wrapper whose ``mteb_model_meta`` is complete; the loader of `model_meta`.
 
     Args:
         name: As `VideoEncoder` takes it; with `checkpoint`, only what results are filed under.
@@ -149,9 +142,6 @@ def load_encoder(
             be that far apart.
         embed_dim: Truncate vectors to this many values; kept apart as an experiment.
         **kwargs: As `VideoEncoder` takes.
-
-    Returns:
-        The wrapper, its ``mteb_model_meta`` complete.
 
     Raises:
         ValueError: `frames` is none of the two, `embed_dim` is out of range, or a local checkpoint has another
@@ -177,7 +167,8 @@ def load_encoder(
             "checkpoint that the metadata is of."
         )
     if embed_dim is not None:  # after the fingerprint was compared, of which it is part
-        if not 1 <= embed_dim <= (whole := encoder.get_embedding_dimension() or 0):
+        whole = encoder.get_embedding_dimension() or 0
+        if not 1 <= embed_dim <= whole:
             raise ValueError(f"embed_dim={embed_dim}: expected 1 to {whole}, the values of a vector of this model")
         encoder.truncate_dim = embed_dim
         experiment = {**(meta.experiment_kwargs or {}), "embed_dim": embed_dim}
@@ -207,7 +198,7 @@ def model_meta(
         name: "organization/model", on the Hub or among vidembed's own.
         revision: Commit on the Hub. Default: the commit that the encoder was loaded from, and for a local folder its
             fingerprint, of which the weights, the layer, the prompts and the frame grid are part.
-        checkpoint: Folder that `load_encoder` is to load, where `name` does not lead to it.
+        checkpoint: As `load_encoder` takes.
         frames: As `load_encoder` takes; "mteb" is kept apart as an experiment, as mteb calls it.
         **facts: Fields of ``mteb.ModelMeta`` that no checkpoint holds, such as ``license``, ``release_date``,
             ``languages``, ``training_datasets``, ``open_weights``, ``reference``. They are None unless given.
@@ -244,12 +235,6 @@ def model_meta(
     return ModelMeta(**{**required, **known, **facts})
 
 
-class _NamedFile(io.BytesIO):
-    """The bytes of a file, named for messages."""
-
-    name: str
-
-
 def _as_input(row: Mapping[str, object], place: int, modalities: Sequence[str]) -> dict[str, object]:
     """A row of a task as `VideoEncoder.encode` takes it; `place` names a row without an id."""
     name = str(row.get("id", place))
@@ -259,14 +244,13 @@ def _as_input(row: Mapping[str, object], place: int, modalities: Sequence[str]) 
     video = item.get("video")
     if isinstance(video, Mapping) and set(video) == {"bytes", "path"}:
         if video["bytes"] is not None:
-            item["video"] = file = _NamedFile(video["bytes"])
-            file.name = f"{video['path'] or 'video'} of row {name!r}"
+            item["video"] = file = io.BytesIO(video["bytes"])
+            vars(file)["name"] = f"{video['path'] or 'video'} of row {name!r}"  # for messages
         elif video["path"] and Path(video["path"]).is_file():
             item["video"] = video["path"]
         else:
-            raise VideoError(
-                f"{video['path']} of row {name!r}", "not a file of this machine; load the data of the task as files"
-            )
+            reason = "not a file of this machine; load the data of the task as files"
+            raise VideoError(f"{video['path']} of row {name!r}", reason)
     return item
 
 
@@ -320,20 +304,15 @@ def run_tasks(
         raise MissingExtraError('torchcodec is not installed, by which mteb reads videos; pip install "mteb[video]"')
     chosen = _chosen(tasks, benchmark)
     cache = mteb.ResultCache(out)
-    is_folder = Path(model).is_dir()
-    wrapper = load_encoder(
-        f"local/{Path(model).resolve().name}" if is_folder else str(model),
-        device=device,
-        checkpoint=str(model) if is_folder else None,
-        frames=frames,
-    )
+    name, checkpoint = str(model), None
+    if Path(model).is_dir():
+        name, checkpoint = f"local/{Path(model).resolve().name}", str(model)
+    wrapper = load_encoder(name, device=device, checkpoint=checkpoint, frames=frames)
     meta = wrapper.mteb_model_meta
     for task in chosen:  # all of them, before the first one is run; mteb itself only warns of parts that it leaves out
         if missing := sorted(set(task.metadata.modalities) - set(meta.modalities)):
-            raise ValueError(
-                f"tasks: {task.metadata.name} is of {', '.join(task.metadata.modalities)}, and the model takes no "
-                f"{' and no '.join(missing)}"
-            )
+            of, without = ", ".join(task.metadata.modalities), " and no ".join(missing)
+            raise ValueError(f"tasks: {task.metadata.name} is of {of}, and the model takes no {without}")
     runs = []
     for task in chosen:
         name = task.metadata.name
@@ -347,14 +326,9 @@ def run_tasks(
                     f"{name}: its data, {task.metadata.dataset['path']}, could not be loaded: {error}. mteb takes them "
                     "from the Hugging Face Hub; fetch them once with the network, and later runs go without it."
                 ) from error
-        done = mteb.evaluate(
-            wrapper,
-            task,
-            cache=cache,
-            co2_tracker=False,
-            encode_kwargs={"batch_size": batch_size, "show_progress_bar": show_progress_bar},
-            show_progress_bar=show_progress_bar,
-        )
+        how: dict[str, Any] = {"show_progress_bar": show_progress_bar}
+        kwargs: Any = {"batch_size": batch_size, **how}
+        done = mteb.evaluate(wrapper, task, cache=cache, co2_tracker=False, encode_kwargs=kwargs, **how)
         task.unload_data()
         (result,) = done.task_results
         file = cache.get_task_result_path(name, meta)
@@ -365,15 +339,14 @@ def run_tasks(
 def _chosen(tasks: Sequence[str | AbsTask], benchmark: str | None) -> list[AbsTask]:
     if isinstance(tasks, str):
         raise TypeError(f"tasks={tasks!r}: expected a list of tasks, such as [{tasks!r}]")
-    what = "task"
+    argument = "tasks"
     try:
         chosen = [mteb.get_task(task) if isinstance(task, str) else task for task in tasks]
-        what = "benchmark"
+        argument = "benchmark"
         chosen += mteb.get_benchmark(benchmark).tasks if benchmark is not None else []
     except KeyError as error:
         reason = str(error.args[0]).removeprefix("KeyError: ")
-        argument = "tasks" if what == "task" else "benchmark"
-        raise ValueError(f"{argument}: {reason} `mteb available-{what}s` lists them.") from error
+        raise ValueError(f"{argument}: {reason} `mteb available-{argument.rstrip('s')}s` lists them.") from error
     if not chosen:
         raise ValueError("tasks: none given; give names of mteb's tasks, such as MSRVTTT2V, or a benchmark")
     return list({task.metadata.name: task for task in chosen}.values())

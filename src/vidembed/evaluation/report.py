@@ -11,7 +11,7 @@ from typing import Any, Final
 import jinja2
 
 from vidembed.evaluation.metrics import Interval, paired_bootstrap
-from vidembed.evaluation.result import CUTS, BenchmarkFacts, EvaluationResult, in_percent
+from vidembed.evaluation.result import CUTS, BenchmarkFacts, EvaluationResult
 from vidembed.evaluation.two_stage import COLUMNS, DIRECTIONS
 from vidembed.text import printable, write_atomically
 
@@ -19,8 +19,7 @@ MARKDOWN_FILE: Final = "report.md"
 HTML_FILE: Final = "report.html"
 HEADINGS: Final = {"t2v": "Text to video (T2V)", "v2t": "Video to text (V2T)"}
 NOT_RUN: Final = "not run"
-SHOWN: Final = 50
-"""Failed and missing videos that a report lists; the JSON has all (ours)."""
+SHOWN: Final = 50  # failed and missing videos that a report lists; the JSON has all (ours)
 
 # -- the paper's figures ---------------------------------------------------------------------------------------------
 
@@ -67,8 +66,8 @@ def _paper_table() -> dict[str, tuple[PaperRow, ...]]:
     return {name: tuple(rows) for name, rows in found.items()}
 
 
+# rows by benchmark, as `vidembed.evaluation.BENCHMARKS` names it; other benchmarks are not in the paper
 ROWS: Final = _paper_table()
-"""Rows by benchmark, as `vidembed.evaluation.BENCHMARKS` names it; other benchmarks are not in the paper."""
 
 
 def paper_rows(benchmark: str, direction: str) -> tuple[PaperRow, ...]:
@@ -117,18 +116,13 @@ def sections(result: EvaluationResult) -> Iterator[Section]:
     if missing := result.benchmark.missing:
         more = "" if len(missing) <= SHOWN else f" and {len(missing) - SHOWN} more, which are in the JSON"
         yield Section(f"Left out: {len(missing)} videos without a file", lines=(", ".join(missing[:SHOWN]) + more,))
-    work = tuple(
-        (
-            name,
-            str(done["computed"]),
-            f"{done['seconds']:.1f}",
-            "" if done["per_second"] is None else f"{done['per_second']:.2f}",
-            "" if done["share_cached"] is None else f"{100 * done['share_cached']:.0f} %",
-        )
-        for name, done in result.work.items()
-    )
+    work = []
+    for name, done in result.work.items():
+        speed = "" if done["per_second"] is None else f"{done['per_second']:.2f}"
+        cached = "" if done["share_cached"] is None else f"{100 * done['share_cached']:.0f} %"
+        work.append((name, str(done["computed"]), f"{done['seconds']:.1f}", speed, cached))
     line = f"{result.seconds:.1f} seconds in all. Speeds are of what was computed, the validation set included."
-    yield Section("Work", ("", "computed", "seconds", "a second", "from the cache"), work, (line,))
+    yield Section("Work", ("", "computed", "seconds", "a second", "from the cache"), tuple(work), (line,))
     yield Section("Versions", ("", ""), tuple(result.versions.items()))
 
 
@@ -145,21 +139,16 @@ def figure_rows(result: EvaluationResult, way: str) -> Iterator[tuple[str, ...]]
         cells: tuple[str, ...] = (NOT_RUN, "", "", "", "", "", "")
         if found is not None:
             means = (f"{found.mean_rank:.1f}", f"{found.ndcg_10:.1f}", f"{found.mean_average_precision:.1f}")
-            cells = (*map(_with_interval, found.recalls), f"{found.median_rank:g}", *means)
+            cells = (*(one.text() for one in found.recalls), f"{found.median_rank:g}", *means)
         yield (COLUMNS[column.name], *cells)
-
-
-def _with_interval(value: Interval, sign: str = "") -> str:
-    """An estimate and its interval, such as ``"52.1 (49.0 to 55.2)"``."""
-    return f"{value.estimate:{sign}.1f} ({value.low:{sign}.1f} to {value.high:{sign}.1f})"
 
 
 def _beside_the_paper(result: EvaluationResult, way: str, rows: Sequence[PaperRow]) -> Section:
     used = {True: "yes", False: "no", None: "as published"}
     table: list[tuple[str, ...]] = []
     for row in rows:
-        recalls = (row.recall_1, row.recall_5, row.recall_10)
-        table.append((row.model, used[row.dual_softmax], *("" if one is None else f"{one:.1f}" for one in recalls)))
+        recalls = ("" if one is None else f"{one:.1f}" for one in (row.recall_1, row.recall_5, row.recall_10))
+        table.append((row.model, used[row.dual_softmax], *recalls))
     for column in result.columns:
         found = column.of(way)
         figures = ("", "", "") if found is None else tuple(f"{one.estimate:.1f}" for one in found.recalls)
@@ -197,9 +186,9 @@ def _temperatures(result: EvaluationResult) -> Section:
         rows.append((f"{stage} stage, {way.upper()}", f"{one.value:.4g}", one.origin, fitted))
     lines = ["No validation set."]
     if (known := result.validation) is not None:
-        size = f"{known['videos']} videos, {known['texts']} texts"
-        lines = [f"Validation set: {known['title']}, {known['split']}: {size}.", *known["notes"]]
-        lines += [f"Not used for it: {one}." for one in known["failures"][:SHOWN]]
+        size = f"{known.videos} videos, {known.texts} texts"
+        lines = [f"Validation set: {known.title}, {known.split}: {size}.", *known.notes]
+        lines += [f"Not used for it: {one}." for one in known.failures[:SHOWN]]
     columns = ("", "temperature", "origin", "R@1 there")
     return Section("Temperatures of dual-softmax", columns, tuple(rows), tuple(lines))
 
@@ -228,12 +217,9 @@ def _md(text: str) -> str:
 
 def as_html(title: str, parts: Sequence[Section]) -> str:
     """A report as one page: all text escaped, no scripts, nothing from outside."""
+    folder = jinja2.FileSystemLoader(Path(__file__).parent)
     pages = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        trim_blocks=True,
-        keep_trailing_newline=True,
-        undefined=jinja2.StrictUndefined,
+        loader=folder, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, keep_trailing_newline=True
     )
     pages.filters["printable"] = printable
     return pages.get_template("report.html").render(title=title, parts=parts)
@@ -241,17 +227,14 @@ def as_html(title: str, parts: Sequence[Section]) -> str:
 
 # -- comparisons -----------------------------------------------------------------------------------------------------
 
-COMPARED: Final = ("raw", "dual_softmax")
-"""Columns that are compared: those that need no reranker."""
+COMPARED: Final = ("raw", "dual_softmax")  # columns that are compared: those that need no reranker
 
 
 @dataclass(frozen=True)
 class ComparedRow:
     """Recalls in percent of one model, one of `COMPARED` and one direction.
 
-    Attributes:
-        difference: R@1 less that of the first model in points, on the same queries; None for the first itself.
-        temperature_origin: Where the temperature of dual-softmax came from; None of raw.
+    The difference is R@1 less that of the first model in points, on the same queries; None for the first itself.
     """
 
     model: str
@@ -261,23 +244,17 @@ class ComparedRow:
     recall_5: float
     recall_10: float
     difference: Interval | None
-    temperature_origin: str | None
+    temperature_origin: str | None  # where the temperature of dual-softmax came from; None of raw
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Several models on one benchmark.
-
-    Attributes:
-        models: Their names, the first being what the others are compared with.
-        rows: By column, direction and model.
-        failures: Videos that could not be read and count against a model, by its name.
-    """
+    """Several models on one benchmark."""
 
     benchmark: BenchmarkFacts
-    models: tuple[str, ...]
-    rows: tuple[ComparedRow, ...]
-    failures: dict[str, int]
+    models: tuple[str, ...]  # their names, the first being what the others are compared with
+    rows: tuple[ComparedRow, ...]  # by column, direction and model
+    failures: dict[str, int]  # videos that could not be read and count against a model, by its name
     seed: int
 
     def to_dict(self) -> dict[str, Any]:
@@ -293,21 +270,16 @@ class Comparison:
             ranking = COLUMNS[row.column]
             if row.temperature_origin not in (None, "fitted"):
                 ranking += f" ({row.temperature_origin})"
-            recalls = [_with_interval(row.recall_1), f"{row.recall_5:.1f}", f"{row.recall_10:.1f}"]
-            less = "" if row.difference is None else _with_interval(row.difference, "+")
+            recalls = [row.recall_1.text(), f"{row.recall_5:.1f}", f"{row.recall_10:.1f}"]
+            less = "" if row.difference is None else row.difference.text("+")
             cells.append([ranking, row.direction.upper(), row.model, *recalls, less])
         return heads, cells
 
 
 def compare(results: Sequence[EvaluationResult], *, seed: int = 0) -> Comparison:
-    """Compare finished results on one benchmark by a paired bootstrap over its queries, grouped by video.
+    """Compare finished results with the first of them by a paired bootstrap over the queries, grouped by video.
 
-    Args:
-        results: At least two; the others are compared with the first.
-        seed: Of the bootstrap.
-
-    Raises:
-        ValueError: There are fewer than two, or they are not of the same videos and texts.
+    A ValueError if there are fewer than two, or they are not of the same videos and texts.
     """
     if len(results) < 2:
         raise ValueError(f"results: got {len(results)}, expected at least 2 to compare")
@@ -316,21 +288,21 @@ def compare(results: Sequence[EvaluationResult], *, seed: int = 0) -> Comparison
         plain = str(one.model.get("name") or "unnamed")
         same = sum(name == plain or name.startswith(f"{plain} (") for name in names)
         names.append(plain if not same else f"{plain} ({same + 1})")
-    facts = results[0].benchmark
-    for name, one in zip(names, results, strict=True):
+    facts, named = results[0].benchmark, list(zip(names, results, strict=True))
+    for name, one in named:
         if one.benchmark.digest != facts.digest:
+            other, this = (f"{on.title} ({on.videos} videos, {on.texts} texts)" for on in (one.benchmark, facts))
             raise ValueError(
-                f"results: {name} was measured on {one.benchmark.title} ({one.benchmark.videos} videos, "
-                f"{one.benchmark.texts} texts) and {names[0]} on {facts.title} ({facts.videos} videos, {facts.texts} "
-                "texts), or on others of the same number; compare like with like"
+                f"results: {name} was measured on {other} and {names[0]} on {this}, or on others of the same number; "
+                "compare like with like"
             )
     rows = tuple(
         _compared(name, one, results[0], column, way, seed)
         for column in COMPARED
         for way in DIRECTIONS
-        for name, one in zip(names, results, strict=True)
+        for name, one in named
     )
-    failures = {name: len(one.failures) for name, one in zip(names, results, strict=True)}
+    failures = {name: len(one.failures) for name, one in named}
     return Comparison(facts, tuple(names), rows, failures, seed)
 
 
@@ -344,14 +316,7 @@ def _compared(
     difference = None
     if one is not first:
         groups = first.ranks[f"groups.{way}"]
-        difference = in_percent(paired_bootstrap(mine == 1, theirs == 1, seed=seed, groups=groups))
-    return ComparedRow(
-        model=name,
-        column=column,
-        direction=way,
-        recall_1=found.recall_1,
-        recall_5=found.recall_5.estimate,
-        recall_10=found.recall_10.estimate,
-        difference=difference,
-        temperature_origin=one.temperatures[f"first.{way}"].origin if column == "dual_softmax" else None,
-    )
+        difference = paired_bootstrap(mine == 1, theirs == 1, seed=seed, groups=groups).percent()
+    origin = one.temperatures[f"first.{way}"].origin if column == "dual_softmax" else None
+    recalls = (found.recall_1, found.recall_5.estimate, found.recall_10.estimate)
+    return ComparedRow(name, column, way, *recalls, difference, origin)

@@ -17,38 +17,23 @@ from typing import Any, Final, TypedDict
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from vidembed.evaluation import metrics
 from vidembed.evaluation.benchmark import Benchmark
-from vidembed.evaluation.metrics import (
-    Interval,
-    average_precision,
-    bootstrap_interval,
-    mean_rank,
-    median_rank,
-    ndcg_at,
-    ranks,
-)
+from vidembed.evaluation.metrics import Interval
 from vidembed.evaluation.two_stage import COLUMNS, DIRECTIONS, Mask, Temperature, rankings
-from vidembed.scoring.checks import FloatArray
+from vidembed.scoring.checks import FloatArray, from_json, read_object
 from vidembed.text import write_atomically
 
-CUTS: Final = (1, 5, 10)
-"""Ranks of the recalls: those that papers on video retrieval report (VidVec, tables 1 to 3)."""
-NDCG_DEPTH: Final = 10
-"""Places that nDCG looks at (ours)."""
-
+CUTS: Final = (1, 5, 10)  # ranks of the recalls: those that papers on video retrieval report (VidVec, tables 1 to 3)
+NDCG_DEPTH: Final = 10  # places that nDCG looks at (ours)
 SCHEMA_VERSION: Final = 1
 RESULT_FILE: Final = "result.json"
 RANKS_FILE: Final = "ranks.npz"
-MAX_RANKS_BYTES: Final = 1 << 30
-"""Largest file of ranks that is read, unpacked (ours); that of MSVD has under 2 MB."""
+MAX_RANKS_BYTES: Final = 1 << 30  # largest file of ranks that is read, unpacked (ours); that of MSVD has under 2 MB
 _KIND: Final = "vidembed_evaluation"
 _PACKAGES: Final = ("vidembed", "torch", "transformers", "sentence-transformers", "av", "numpy")
-
+# arrays ``(Q,)`` by ``"COLUMN.DIRECTION"``, and the groups of the queries of a direction by ``"groups.DIRECTION"``
 Ranks = dict[str, NDArray[np.int64]]
-"""Arrays ``(Q,)`` by ``"COLUMN.DIRECTION"``, and the groups of the queries of a direction by ``"groups.DIRECTION"``."""
-
-
-# -- figures ---------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,16 +46,11 @@ class Outcomes:
 
 
 def outcomes(scores: ArrayLike, positives: Mask, *, rows: Mask, columns: Mask) -> Outcomes:
-    """How each query fared, those included that could not be read.
+    """How each query fared, of scores of the `rows` ``(Q,)`` and `columns` ``(N,)`` that could be read.
 
-    A query that could not be read, or none of whose right answers could, is never found: its rank is N + 1 and its
-    other figures are 0. Where only some right answers could be read, the others count as never found.
-
-    Args:
-        scores: Of the `rows` and `columns` that could be read.
-        positives: ``(Q, N)`` of all queries and all answers.
-        rows: ``(Q,)``, which queries could be read.
-        columns: ``(N,)``, which answers could be read.
+    `positives` are ``(Q, N)``, of all queries and answers. A query that could not be read, or none of whose right
+    answers could, is never found: its rank is N + 1 and its other figures are 0. Where only some right answers could be
+    read, the others count as never found.
     """
     count, width = positives.shape
     found = Outcomes(np.full(count, width + 1, dtype=np.int64), np.zeros(count), np.zeros(count))
@@ -83,9 +63,9 @@ def outcomes(scores: ArrayLike, positives: Mask, *, rows: Mask, columns: Mask) -
     here, all_right = mask.sum(axis=1), positives[at].sum(axis=1)
     best = np.cumsum(1 / np.log2(np.arange(2, NDCG_DEPTH + 2)))  # gain of the best order of 1 to `NDCG_DEPTH` answers
     best_here, best_of_all = (best[np.minimum(right, NDCG_DEPTH) - 1] for right in (here, all_right))
-    found.ranks[at] = ranks(given, mask)
-    found.ndcg[at] = ndcg_at(given, mask, NDCG_DEPTH) * best_here / best_of_all
-    found.average_precision[at] = average_precision(given, mask) * here / all_right
+    found.ranks[at] = metrics.ranks(given, mask)
+    found.ndcg[at] = metrics.ndcg_at(given, mask, NDCG_DEPTH) * best_here / best_of_all
+    found.average_precision[at] = metrics.average_precision(given, mask) * here / all_right
     return found
 
 
@@ -110,30 +90,12 @@ class Figures:
     @classmethod
     def of(cls, found: Outcomes, *, seed: int, groups: NDArray[np.int64]) -> Figures:
         """Means over the queries; the bootstrap draws whole groups ``(Q,)``, the queries of one video."""
-        recalls = [in_percent(bootstrap_interval(found.ranks <= cut, seed=seed, groups=groups)) for cut in CUTS]
-        return cls(
-            queries=len(found.ranks),
-            recall_1=recalls[0],
-            recall_5=recalls[1],
-            recall_10=recalls[2],
-            median_rank=median_rank(found.ranks),
-            mean_rank=mean_rank(found.ranks),
-            ndcg_10=100 * float(found.ndcg.mean()),
-            mean_average_precision=100 * float(found.average_precision.mean()),
+        recall_1, recall_5, recall_10 = (
+            metrics.bootstrap_interval(found.ranks <= cut, seed=seed, groups=groups).percent() for cut in CUTS
         )
-
-    @classmethod
-    def from_dict(cls, content: Mapping[str, Any] | None) -> Figures | None:
-        """Make them of what `dataclasses.asdict` gave."""
-        if content is None:
-            return None
-        recalls = {name: Interval(**content[name]) for name in ("recall_1", "recall_5", "recall_10")}
-        return cls(**{**content, **recalls})
-
-
-def in_percent(interval: Interval) -> Interval:
-    """An interval of shares in percent."""
-    return Interval(100 * interval.estimate, 100 * interval.low, 100 * interval.high, interval.level)
+        median, mean = metrics.median_rank(found.ranks), metrics.mean_rank(found.ranks)
+        ndcg, precision = 100 * float(found.ndcg.mean()), 100 * float(found.average_precision.mean())
+        return cls(len(found.ranks), recall_1, recall_5, recall_10, median, mean, ndcg, precision)
 
 
 @dataclass(frozen=True)
@@ -158,16 +120,10 @@ def columns_of(
     k: int | None,
     seed: int,
 ) -> tuple[tuple[Column, ...], Ranks]:
-    """Rank in the four ways of `COLUMNS`, in both directions.
+    """Rank in the four ways of `COLUMNS`, in both directions, with temperatures by ``"STAGE.DIRECTION"``.
 
-    Args:
-        benchmark: T texts and V videos.
-        readable: ``(V,)``, which W videos could be read.
-        first: ``(T, W)`` similarities.
-        second: By direction, what `second_stage` returns; None without a reranker.
-        temperatures: By ``"STAGE.DIRECTION"``.
-        k: Candidates of a query; None without a reranker.
-        seed: Of the bootstrap.
+    Given are the W `readable` ``(V,)`` videos' similarities `first` ``(T, W)``; and by direction what `second_stage`
+    returns for `k` candidates of a query, or None without a reranker. `seed` is of the bootstrap.
     """
     texts, positives = np.ones(len(benchmark.texts), dtype=np.bool_), benchmark.positives  # (T,), (T, V)
     found: Ranks = {
@@ -177,27 +133,20 @@ def columns_of(
     }
     measured: dict[str, dict[str, Figures | None]] = {name: dict.fromkeys(DIRECTIONS) for name in COLUMNS}
     for way in DIRECTIONS:
-        last = temperatures.get(f"second.{way}")
-        ranked = rankings(
-            first if way == "t2v" else first.T,
-            None if second is None else second[way],
-            temperature=temperatures[f"first.{way}"].value,
-            second_temperature=None if last is None else last.value,
-            k=k,
-        )
-        for name, scores in ranked.items():
-            if scores is None:
+        scores, again = first if way == "t2v" else first.T, None if second is None else second[way]
+        temperature, last = temperatures[f"first.{way}"].value, temperatures.get(f"second.{way}")
+        last_value = None if last is None else last.value
+        ranked = rankings(scores, again, temperature=temperature, second_temperature=last_value, k=k)
+        for name, ranking in ranked.items():
+            if ranking is None:
                 continue
             if way == "t2v":
-                fared = outcomes(scores, positives, rows=texts, columns=readable)
+                fared = outcomes(ranking, positives, rows=texts, columns=readable)
             else:
-                fared = outcomes(scores, positives.T, rows=readable, columns=texts)
+                fared = outcomes(ranking, positives.T, rows=readable, columns=texts)
             found[f"{name}.{way}"] = fared.ranks
             measured[name][way] = Figures.of(fared, seed=seed, groups=found[f"groups.{way}"])
     return tuple(Column(name, of["t2v"], of["v2t"]) for name, of in measured.items()), found
-
-
-# -- what they depend on ---------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -239,17 +188,18 @@ class RerankFacts:
     prior_weights: tuple[float, float] | None = None  # of video and sentence, in mode "prior_corrected"
 
 
-class ValidationFacts(TypedDict):
-    """What temperatures were fitted on."""
+@dataclass(frozen=True)
+class ValidationFacts:
+    """What temperatures were fitted on: as `BenchmarkFacts`, and what could not be used."""
 
     title: str
     split: str
     source: str
     videos: int
     texts: int
-    missing: list[str]
-    notes: list[str]
-    failures: list[str]
+    missing: tuple[str, ...]
+    notes: tuple[str, ...]
+    failures: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -284,13 +234,9 @@ class Tally:
         whole = self.computed + self.cached
         speed = self.computed / self.seconds if self.computed and self.seconds else None
         share = self.cached / whole if whole else None
-        return {
-            "computed": self.computed,
-            "cached": self.cached,
-            "seconds": self.seconds,
-            "per_second": speed,
-            "share_cached": share,
-        }
+        return WorkFacts(
+            computed=self.computed, cached=self.cached, seconds=self.seconds, per_second=speed, share_cached=share
+        )
 
 
 def versions() -> dict[str, str]:
@@ -311,49 +257,28 @@ def hardware(device: str) -> dict[str, str | int | None]:
         import torch  # noqa: PLC0415 - it is loaded by now, and this module is read without it
 
         name = str(torch.cuda.get_device_name(device))
-    return {
-        "platform": platform.platform(),
-        "machine": platform.machine(),
-        "cpus": os.cpu_count(),
-        "device": device,
-        "device_name": name,
-    }
-
-
-# -- the result ------------------------------------------------------------------------------------------------------
+    place = {"platform": platform.platform(), "machine": platform.machine(), "cpus": os.cpu_count()}
+    return {**place, "device": device, "device_name": name}
 
 
 @dataclass(frozen=True, eq=False)
 class EvaluationResult:
-    """What an evaluation found.
-
-    Attributes:
-        model: Name, fingerprint, layer, prefix, sampling and so on.
-        rerank: The second stage, or None.
-        temperatures: By ``"STAGE.DIRECTION"``, STAGE being "first" or "second".
-        validation: What temperatures were fitted on, or None.
-        columns: Always the four of `COLUMNS`.
-        failures: Videos that could not be used and count against the model.
-        unanswered: Videos that the second stage has no answer about, for some of their texts at least.
-        work: By "videos", "texts" and "pairs", validation set included.
-        seconds: Wall time of this run.
-        ranks: Of every query, for paired comparisons.
-    """
+    """What an evaluation found."""
 
     benchmark: BenchmarkFacts
-    model: dict[str, object]
-    rerank: RerankFacts | None
-    temperatures: dict[str, Temperature]
-    validation: ValidationFacts | None
-    columns: tuple[Column, ...]
-    failures: tuple[Failure, ...]
-    unanswered: tuple[Failure, ...]
-    work: dict[str, WorkFacts]
-    seconds: float
+    model: dict[str, object]  # name, fingerprint, layer, prefix, sampling and so on
+    rerank: RerankFacts | None  # the second stage, or None
+    temperatures: dict[str, Temperature]  # by ``"STAGE.DIRECTION"``, STAGE being "first" or "second"
+    validation: ValidationFacts | None  # what temperatures were fitted on, or None
+    columns: tuple[Column, ...]  # always the four of `COLUMNS`
+    failures: tuple[Failure, ...]  # videos that could not be used and count against the model
+    unanswered: tuple[Failure, ...]  # videos without an answer of the second stage, about some of their texts
+    work: dict[str, WorkFacts]  # by "videos", "texts" and "pairs", validation set included
+    seconds: float  # wall time of this run
     seed: int
     versions: dict[str, str]
     hardware: dict[str, str | int | None]
-    ranks: Ranks
+    ranks: Ranks  # of every query, for paired comparisons
 
     def column(self, name: str) -> Column:
         """The figures of a column; a ValueError if there is none."""
@@ -370,32 +295,16 @@ class EvaluationResult:
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any], ranks: Ranks) -> EvaluationResult:
-        """Make it of what `to_dict` gave.
-
-        Raises:
-            ValueError: It is of another kind or version, or incomplete.
-        """
+        """Make it of what `to_dict` gave; a ValueError if that is of another kind or version, or incomplete."""
         fields = dict(content)
         kind, version = fields.pop("kind", None), fields.pop("schema_version", None)
         if (kind, version) != (_KIND, SCHEMA_VERSION):
             raise ValueError(f"expected kind {_KIND!r} of schema_version {SCHEMA_VERSION}, got {kind!r} of {version!r}")
         try:
-            facts, rerank = fields["benchmark"], fields["rerank"]
-            lists = {name: tuple(facts[name]) for name in ("missing", "notes")}
-            fields["benchmark"] = BenchmarkFacts(**{**facts, **lists})
-            if rerank is not None:
-                weights = rerank["prior_weights"]
-                rerank = RerankFacts(**{**rerank, "prior_weights": None if weights is None else tuple(weights)})
-            fields["rerank"] = rerank
-            fields["temperatures"] = {name: Temperature(**one) for name, one in fields["temperatures"].items()}
-            fields["columns"] = tuple(
-                Column(one["name"], *(Figures.from_dict(one[way]) for way in DIRECTIONS)) for one in fields["columns"]
-            )
-            for name in ("failures", "unanswered"):
-                fields[name] = tuple(Failure(**one) for one in fields[name])
-            return cls(**fields, ranks=ranks)
+            made: EvaluationResult = from_json(cls, {**fields, "ranks": ranks})
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"no whole evaluation ({error!r}); evaluate again") from error
+        return made
 
     def save(self, folder: Path) -> None:
         """Write ``ranks.npz`` and then ``result.json``, each whole or not at all."""
@@ -407,11 +316,7 @@ class EvaluationResult:
 
     @classmethod
     def load(cls, folder: Path) -> EvaluationResult:
-        """Read what `save` wrote.
-
-        Raises:
-            ValueError: There is no such result, or it is not whole.
-        """
+        """Read what `save` wrote; a ValueError if there is no such result, or it is not whole."""
         content = read_result(folder)
         file = folder / RANKS_FILE
         try:
@@ -427,16 +332,8 @@ class EvaluationResult:
 
 
 def read_result(folder: Path) -> dict[str, Any]:
-    """Read the JSON of a result.
-
-    Raises:
-        ValueError: There is none, or it is no JSON object.
-    """
-    file = folder / RESULT_FILE
+    """Read the JSON of a result; a ValueError if there is none, or it is no JSON object."""
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        return read_object(folder / RESULT_FILE)
     except (OSError, ValueError) as error:
-        raise ValueError(f"{file}: no result of `vidembed evaluate`: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{file}: expected a JSON object, got {type(content).__name__}")  # noqa: TRY004 - of the file
-    return content
+        raise ValueError(f"{folder}: no result of `vidembed evaluate`: {error}") from error

@@ -8,43 +8,22 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal, NoReturn
+from typing import TYPE_CHECKING, Final, Literal, NoReturn, get_args
 
 import numpy as np
 from tqdm.auto import tqdm
 
 from vidembed.errors import VideoFailedError
+from vidembed.evaluation import result as results
+from vidembed.evaluation import two_stage
 from vidembed.evaluation.benchmark import Benchmark
 from vidembed.evaluation.cache import Answer, ScoreCache, model_key, text_key, video_key
 from vidembed.evaluation.embedder import Embedder, Vector, embedder_of
 from vidembed.evaluation.report import write_reports
-from vidembed.evaluation.result import (
-    RESULT_FILE,
-    BenchmarkFacts,
-    EvaluationResult,
-    Failure,
-    RerankFacts,
-    Tally,
-    ValidationFacts,
-    columns_of,
-    hardware,
-    read_result,
-    versions,
-)
-from vidembed.evaluation.two_stage import (
-    DEFAULT_SECOND_TEMPERATURE,
-    DEFAULT_TEMPERATURE,
-    DIRECTIONS,
-    GivenTemperatures,
-    Mask,
-    Temperature,
-    above_least,
-    candidate_mask,
-    needed,
-    second_stage,
-)
+from vidembed.evaluation.result import EvaluationResult, Failure
+from vidembed.evaluation.two_stage import DIRECTIONS, GivenTemperatures, Mask, Temperature
 from vidembed.scoring import ScoreFusion, dual_softmax
-from vidembed.scoring.checks import FloatArray
+from vidembed.scoring.checks import FloatArray, whole_number
 from vidembed.video.sampling import content_fingerprint
 from vidembed.yes_no import Answers
 
@@ -54,14 +33,11 @@ if TYPE_CHECKING:
     from vidembed.reranker import VideoReranker
 
 logger = logging.getLogger(__name__)
-
 OnFailure = Literal["raise", "count"]
-ON_FAILURE: Final = ("raise", "count")
-
-TEXTS_AT_ONCE: Final = 256
-"""Texts embedded between two commits of the cache (ours)."""
+_Keys = tuple[dict[int, str], list[str]]  # of the videos that are asked about, by place, and of all texts
+TEXTS_AT_ONCE: Final = 256  # texts embedded between two commits of the cache (ours)
+# videos reranked between two commits of the cache (ours): as many as are decoded ahead at most
 VIDEOS_AT_ONCE: Final = 8
-"""Videos reranked between two commits of the cache (ours): as many as are decoded ahead at most."""
 
 
 # -- models on a benchmark -------------------------------------------------------------------------------------------
@@ -85,21 +61,29 @@ class FirstStage:
 class TwoStageSearch:
     """An embedding model and a reranker of its candidates, to be run on benchmarks; the cache keeps what they find.
 
-    Attributes:
-        reranker: In its own score mode and fusion; None for the first stage alone.
-        k: Candidates of a query that are reranked, at least 1; None without a reranker.
-        on_error: At a video that fails: "raise", or "count" to go on without it.
-        work: Counts what is done, by "videos", "texts" and "pairs".
+    What is done is counted in `work`.
     """
 
     embedder: Embedder
     cache: ScoreCache
-    reranker: VideoReranker | None = None
-    k: int | None = None
-    on_error: OnFailure = "raise"
+    reranker: VideoReranker | None = None  # in its own score mode and fusion; None for the first stage alone
+    k: int | None = None  # candidates of a query that are reranked, at least 1; None without a reranker
+    on_error: OnFailure = "raise"  # at a video that fails: "raise", or "count" to go on without it
     batch_size: int = 32
     show_progress_bar: bool = False
-    work: dict[str, Tally] = field(default_factory=lambda: {name: Tally() for name in ("videos", "texts", "pairs")})
+    work: dict[str, results.Tally] = field(
+        default_factory=lambda: {name: results.Tally() for name in ("videos", "texts", "pairs")}
+    )
+
+    def rerank_facts(self, name: str) -> results.RerankFacts | None:
+        """What a result shows of the second stage, if there is one."""
+        head = self.reranker
+        if head is None or self.k is None:
+            return None
+        weights = head.prior_correction.video_weight, head.prior_correction.text_weight
+        prior_weights = weights if head.mode == "prior_corrected" else None
+        fused = self.fusion is not None
+        return results.RerankFacts(name or head.source, head.fingerprint, head.mode, self.k, fused, prior_weights)
 
     @property
     def fusion(self) -> ScoreFusion | None:
@@ -127,12 +111,11 @@ class TwoStageSearch:
         tally.cached += len(keys) - len(missing)
         failures: list[Failure] = []
         before = time.monotonic()
+        paths = [benchmark.videos[place] for place in missing]
         with self._bar("Embedding videos", len(missing), "video") as bar:
-            paths = [benchmark.videos[place] for place in missing]
-            for index, found in self.embedder.videos(paths, batch_size=self.batch_size):
-                place = missing[index]
+            for place, found in zip(missing, self.embedder.videos(paths, batch_size=self.batch_size), strict=True):
                 key = keys[place]
-                if not isinstance(found, Exception) and _key(paths[index]) != key:
+                if not isinstance(found, Exception) and _key(benchmark.videos[place]) != key:
                     found = ValueError("the file was written to while it was being read")  # noqa: PLW2901
                 if isinstance(found, Exception):
                     failures.append(self._failure(benchmark, place, found))
@@ -191,13 +174,15 @@ class TwoStageSearch:
         """
         if self.reranker is None or self.k is None:
             return None, []
-        wanted = {way: needed(stage.oriented(way), self.k, temperatures[f"first.{way}"].value) for way in DIRECTIONS}
+        wanted = {
+            way: two_stage.needed(stage.oriented(way), self.k, temperatures[f"first.{way}"].value) for way in DIRECTIONS
+        }
         pairs = np.zeros(stage.benchmark.positives.shape, dtype=np.bool_)  # (T, V)
         pairs[:, stage.readable] = wanted["t2v"] | wanted["v2t"].T
         odds, failures = self._log_odds(stage.benchmark, pairs, self.reranker)
         odds = odds[:, stage.readable]  # (T, W)
         found = {
-            way: second_stage(stage.oriented(way), odds if way == "t2v" else odds.T, wanted[way], self.fusion)
+            way: two_stage.second_stage(stage.oriented(way), odds if way == "t2v" else odds.T, wanted[way], self.fusion)
             for way in DIRECTIONS
         }
         return found, failures
@@ -205,18 +190,20 @@ class TwoStageSearch:
     def _log_odds(self, benchmark: Benchmark, pairs: Mask, reranker: VideoReranker) -> tuple[FloatArray, list[Failure]]:
         """Log-odds ``(T, V)`` of `pairs`, NaN elsewhere and where there is no answer; videos that lack one."""
         model = model_key(reranker.fingerprint, "head", str(reranker.video_backend))  # of every score mode
+        columns = np.flatnonzero(pairs.any(axis=0)).tolist()
+        videos = {place: video_key(benchmark.videos[place]) for place in columns}
         texts = [text_key(text) for text in benchmark.texts]
         odds = np.full(pairs.shape, np.nan)  # (T, V)
         failures: list[Failure] = []
-        columns = np.flatnonzero(pairs.any(axis=0)).tolist()
-        keys = {place: video_key(benchmark.videos[place]) for place in columns}
         with self._bar("Reranking", int(pairs.sum()), "pair") as bar:
             for start in range(0, len(columns), VIDEOS_AT_ONCE):
                 chunk = columns[start : start + VIDEOS_AT_ONCE]
                 rows = {place: np.flatnonzero(pairs[:, place]).tolist() for place in chunk}
-                self._answer(benchmark, reranker, model, texts, keys, rows)
+                self._answer(benchmark, reranker, model, (videos, texts), rows)
                 for place, of_video in rows.items():
-                    found = _cached_log_odds(reranker, self.cache, model, keys[place], [texts[row] for row in of_video])
+                    found = _cached_log_odds(
+                        reranker, self.cache, model, videos[place], [texts[row] for row in of_video]
+                    )
                     odds[of_video, place] = found
                     if lost := int(np.isnan(found).sum()):
                         reason = f"no answer about {lost} of {len(of_video)} texts; the log says why"
@@ -225,26 +212,19 @@ class TwoStageSearch:
         return odds, failures
 
     def _answer(
-        self,
-        benchmark: Benchmark,
-        reranker: VideoReranker,
-        model: str,
-        texts: Sequence[str],
-        keys: dict[int, str],
-        rows: dict[int, list[int]],
+        self, benchmark: Benchmark, reranker: VideoReranker, model: str, keys: _Keys, rows: dict[int, list[int]]
     ) -> None:
         """Run the reranker on what the cache lacks about some videos, each prefilled once; keep it in one commit."""
-        priors, tally = reranker.mode == "prior_corrected", self.work["pairs"]
+        (videos, texts), tally, priors = keys, self.work["pairs"], reranker.mode == "prior_corrected"
         missing: list[tuple[int, int]] = []  # of text and video; equal texts once
         for place, of_video in rows.items():
-            known = set(self.cache.answers(model, keys[place], [texts[row] for row in of_video]))
+            known = set(self.cache.answers(model, videos[place], [texts[row] for row in of_video]))
             if priors:
-                have = self.cache.priors(model, [keys[place], *(texts[row] for row in of_video)])
-                known = {text for text in known if text in have and keys[place] in have}
+                have = self.cache.priors(model, [videos[place], *(texts[row] for row in of_video)])
+                known = {text for text in known if text in have and videos[place] in have}
             tally.cached += len(known)
-            missing += [
-                (row, place) for text, row in {texts[row]: row for row in of_video}.items() if text not in known
-            ]
+            different = {texts[row]: row for row in of_video}
+            missing += [(row, place) for text, row in different.items() if text not in known]
         if not missing:
             return
         before = time.monotonic()
@@ -256,23 +236,23 @@ class TwoStageSearch:
                 show_progress_bar=False,
             )
         except Exception as error:
-            names = ", ".join(repr(benchmark.video_ids[place]) for place in dict.fromkeys(at for _, at in missing))
             if not isinstance(error, ValueError) and not hasattr(error, "reason"):
                 raise
+            names = ", ".join(repr(benchmark.video_ids[place]) for place in dict.fromkeys(at for _, at in missing))
             raise VideoFailedError(
                 f"reranking, one of the videos {names}: {error}. Count such pairs against the model with --on-error "
                 "count (on_error='count')."
             ) from error
         tally.seconds += time.monotonic() - before
         tally.computed += int((~answers.missing).sum())
-        there = [(at, keys[missing[at][1]], texts[missing[at][0]]) for at in np.flatnonzero(~answers.missing).tolist()]
+        there = [
+            (at, videos[missing[at][1]], texts[missing[at][0]]) for at in np.flatnonzero(~answers.missing).tolist()
+        ]
         if answers.video_prior is not None and answers.text_prior is not None:  # before the answers, which need them
             self.cache.put_priors(model, {video: float(answers.video_prior[at]) for at, video, _ in there}.items())
             self.cache.put_priors(model, {text: float(answers.text_prior[at]) for at, _, text in there}.items())
-        self.cache.put_answers(
-            model,
-            [(video, text, Answer(float(answers.yes[at]), float(answers.yes_no[at]))) for at, video, text in there],
-        )
+        found = ((video, text, Answer(float(answers.yes[at]), float(answers.yes_no[at]))) for at, video, text in there)
+        self.cache.put_answers(model, found)
 
     def _bar(self, what: str, total: int, unit: str) -> tqdm[NoReturn]:
         return tqdm(total=total, desc=what, unit=unit, disable=not self.show_progress_bar)
@@ -291,14 +271,12 @@ def _cached_log_odds(
     """Log-odds in the reranker's mode of one video's pairs ``(n,)``, NaN where there is no answer."""
     known = cache.answers(model, video, texts)
     found = [known.get(text, Answer(np.nan, np.nan)) for text in texts]
-    video_prior = text_prior = None
+    yes, yes_no = np.array([one.yes for one in found]), np.array([one.yes_no for one in found])
+    answers = Answers(yes, yes_no, None, None)
     if reranker.mode == "prior_corrected":
         priors = cache.priors(model, [video, *texts])
-        video_prior = np.full(len(texts), priors.get(video, np.nan))
         text_prior = np.array([priors.get(text, np.nan) for text in texts])
-    answers = Answers(
-        np.array([one.yes for one in found]), np.array([one.yes_no for one in found]), video_prior, text_prior
-    )
+        answers = Answers(yes, yes_no, np.full(len(texts), priors.get(video, np.nan)), text_prior)
     return answers.log_odds(reranker.mode, reranker.prior_correction)
 
 
@@ -350,14 +328,14 @@ def evaluate(
     if (reranker is None) != (k is None):
         raise ValueError(f"k={k!r}: give it together with reranker, which scores the k best")
     for name, value in (("k", k), ("batch_size", batch_size)):
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-            raise ValueError(f"{name}={value!r}: expected a whole number of at least 1")
-    if on_error not in ON_FAILURE:
-        raise ValueError(f"on_error={on_error!r} is not known. Allowed: {', '.join(ON_FAILURE)}")
+        if value is not None:
+            whole_number(name, value)
+    if on_error not in get_args(OnFailure):
+        raise ValueError(f"on_error={on_error!r} is not known. Allowed: {', '.join(get_args(OnFailure))}")
     if validation is not None:
         _check_disjoint(benchmark, validation)
     embedder = embedder_of(encoder)
-    facts = BenchmarkFacts.of(benchmark)
+    facts = results.BenchmarkFacts.of(benchmark)
     folder = None if out is None else Path(out)
     if folder is not None:
         _check_folder(folder, facts, embedder.fingerprint)
@@ -370,11 +348,11 @@ def evaluate(
         chosen = choose_temperatures(search, known, given)
         first = search.first(benchmark)
         second, unanswered = search.second(first, chosen)
-    columns, ranks = columns_of(benchmark, first.readable, first.scores, second, chosen, k, seed)
+    columns, ranks = results.columns_of(benchmark, first.readable, first.scores, second, chosen, k, seed)
     result = EvaluationResult(
         benchmark=facts,
         model={"name": model_name, "fingerprint": embedder.fingerprint, **embedder.facts()},
-        rerank=None if reranker is None or k is None else _rerank_facts(reranker, k, reranker_name, search.fusion),
+        rerank=search.rerank_facts(reranker_name),
         temperatures=chosen,
         validation=None if known is None else _validation_facts(known),
         columns=columns,
@@ -383,8 +361,8 @@ def evaluate(
         work={name: tally.facts() for name, tally in search.work.items()},
         seconds=time.monotonic() - began,
         seed=seed,
-        versions=versions(),
-        hardware=hardware(embedder.device),
+        versions=results.versions(),
+        hardware=results.hardware(str(encoder.device)),
         ranks=ranks,
     )
     if folder is not None:
@@ -409,18 +387,18 @@ def _check_disjoint(benchmark: Benchmark, validation: Benchmark) -> None:
                 )
 
 
-def _check_folder(folder: Path, facts: BenchmarkFacts, fingerprint: str) -> None:
+def _check_folder(folder: Path, facts: results.BenchmarkFacts, fingerprint: str) -> None:
     """Refuse a folder that holds the result of another benchmark or model."""
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"out: {str(folder)!r} is a file; name a folder")
-    if not (folder / RESULT_FILE).exists():
+    if not (folder / results.RESULT_FILE).exists():
         return
-    before = read_result(folder)
+    before = results.read_result(folder)
     there = (before.get("benchmark") or {}).get("digest"), (before.get("model") or {}).get("fingerprint")
     if there != (facts.digest, fingerprint):
         raise ValueError(
             f"out: {str(folder)!r} holds the result of another benchmark or model; name another folder, or remove "
-            f"{RESULT_FILE} there"
+            f"{results.RESULT_FILE} there"
         )
 
 
@@ -432,7 +410,7 @@ def choose_temperatures(
     for way in DIRECTIONS:
         scores = None if known is None else _answerable(known, way, known.oriented(way))
         what = f"the first stage, {way}"
-        chosen[f"first.{way}"] = Temperature.choose(given.first(way), DEFAULT_TEMPERATURE, scores, what=what)
+        chosen[f"first.{way}"] = Temperature.choose(given.first(way), two_stage.DEFAULT_TEMPERATURE, scores, what=what)
     if search.reranker is None or search.k is None:
         return chosen
     second = None
@@ -442,9 +420,13 @@ def choose_temperatures(
         scores = None
         if known is not None and second is not None:
             dual = dual_softmax(known.oriented(way), temperature=chosen[f"first.{way}"].value)
-            scores = _answerable(known, way, above_least(second[way], candidate_mask(dual, search.k)))
+            scores = _answerable(
+                known, way, two_stage.above_least(second[way], two_stage.candidate_mask(dual, search.k))
+            )
         what = f"the second stage, {way}"
-        chosen[f"second.{way}"] = Temperature.choose(given.second(way), DEFAULT_SECOND_TEMPERATURE, scores, what=what)
+        chosen[f"second.{way}"] = Temperature.choose(
+            given.second(way), two_stage.DEFAULT_SECOND_TEMPERATURE, scores, what=what
+        )
     return chosen
 
 
@@ -456,27 +438,7 @@ def _answerable(stage: FirstStage, way: str, scores: FloatArray) -> tuple[FloatA
     return scores[rows], right[rows]
 
 
-def _rerank_facts(reranker: VideoReranker, k: int, name: str, fusion: ScoreFusion | None) -> RerankFacts:
-    weights = reranker.prior_correction
-    return RerankFacts(
-        model=name or reranker.source,
-        fingerprint=reranker.fingerprint,
-        mode=reranker.mode,
-        k=k,
-        fused=fusion is not None,
-        prior_weights=(weights.video_weight, weights.text_weight) if reranker.mode == "prior_corrected" else None,
-    )
-
-
-def _validation_facts(stage: FirstStage) -> ValidationFacts:
-    benchmark = stage.benchmark
-    return {
-        "title": benchmark.title,
-        "split": benchmark.split,
-        "source": benchmark.source,
-        "videos": len(benchmark.videos),
-        "texts": len(benchmark.texts),
-        "missing": list(benchmark.missing),
-        "notes": list(benchmark.notes),
-        "failures": [f"{one.video_id}: {one.reason}" for one in stage.failures],
-    }
+def _validation_facts(stage: FirstStage) -> results.ValidationFacts:
+    on = results.BenchmarkFacts.of(stage.benchmark)
+    failures = tuple(f"{one.video_id}: {one.reason}" for one in stage.failures)
+    return results.ValidationFacts(on.title, on.split, on.source, on.videos, on.texts, on.missing, on.notes, failures)

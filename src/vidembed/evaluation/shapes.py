@@ -16,14 +16,10 @@ from vidembed.shapes.clips import ClipRecord, iterate_clips, write_clip
 from vidembed.shapes.language import SUMMARY_ATTRIBUTES
 from vidembed.text import replacing
 
-CLIPS: Final = 200
-"""Clips by default (ours)."""
-MOST_CLIPS: Final = 2000
-"""Most clips: with their validation clips, fewer than there are distinct captions (ours)."""
+CLIPS: Final = 200  # clips by default (ours)
+MOST_CLIPS: Final = 2000  # most clips: with their validation clips, fewer than there are distinct captions (ours)
 _FITTED_ON: Final = (0, 200)  # the seed whose first so many clips share none with those of the reranker's calibration
-
-WORLDS: Final = ("shapes", "shapes-short")
-"""Names of the embedded benchmarks: dense captions, and short summaries."""
+WORLDS: Final = ("shapes", "shapes-short")  # names of the embedded benchmarks: dense captions, and short summaries
 _PROTOCOLS: Final = {
     "shapes": "A dense caption of each clip tells every attribute, and no two clips have the same: one is right.",
     "shapes-short": (
@@ -93,12 +89,10 @@ def _benchmark(name: str, split: str, clips: Clips, notes: tuple[str, ...]) -> B
     records = [record for _, record in clips]
     names = tuple(records[0].attributes) if name == "shapes" else SUMMARY_ATTRIBUTES
     shown = [tuple(record.attributes[one] for one in names) for record in records]
-    owners = {
-        record.caption if name == "shapes" else record.summary: tuple(
-            place for place, other in enumerate(shown) if other == shown[at]
-        )
-        for at, record in enumerate(records)
-    }
+    owners = {}
+    for record, attributes in zip(records, shown, strict=True):
+        text = record.caption if name == "shapes" else record.summary
+        owners[text] = tuple(place for place, other in enumerate(shown) if other == attributes)
     return Benchmark(
         name=name,
         title="moving shapes, dense captions" if name == "shapes" else "moving shapes, short summaries",

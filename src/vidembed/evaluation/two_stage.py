@@ -21,30 +21,19 @@ if TYPE_CHECKING:
     from vidembed.encoder import VideoEncoder
 
 Mask = NDArray[np.bool_]
-
 DIRECTIONS: Final = ("t2v", "v2t")
-COLUMNS: Final = {
-    "raw": "raw",
-    "dual_softmax": "dual-softmax",
-    "rerank": "+ rerank",
-    "rerank_dual_softmax": "+ both",
-}
-"""Ways to rank by name, with their headings."""
-
+# ways to rank by name, with their headings
+COLUMNS: Final = {"raw": "raw", "dual_softmax": "dual-softmax", "rerank": "+ rerank", "rerank_dual_softmax": "+ both"}
+# of cosines where none is given or fitted: 1 / 100, the bound of CLIP's learned scale (arXiv 2103.00020, 2.5)
 DEFAULT_TEMPERATURE: Final = 0.01
-"""Of cosines where none is given or fitted: 1 / 100, the bound of CLIP's learned scale (arXiv 2103.00020, 2.5)."""
+# of the head's log-odds where none is given or fitted: their exponentials are the odds themselves (ours)
 DEFAULT_SECOND_TEMPERATURE: Final = 1.0
-"""Of the head's log-odds where none is given or fitted: their exponentials are the odds themselves (ours)."""
-
-
-# -- scores of two stages --------------------------------------------------------------------------------------------
 
 
 def top_candidates(first: ArrayLike, k: int) -> NDArray[np.intp]:
     """Columns of each row's `k` highest scores ``(Q, min(k, N))``, best first; ties in the order of the columns.
 
-    Raises:
-        ValueError: ``first`` is not a finite ``(Q, N)`` matrix, or ``k`` is below 1.
+    A ValueError if ``first`` is not a finite ``(Q, N)`` matrix, or ``k`` is below 1.
     """
     if k < 1:
         raise ValueError(f"k={k}: expected at least 1")
@@ -81,10 +70,8 @@ def second_stage(
 def reranked(first: ArrayLike, second: ArrayLike, k: int) -> FloatArray:
     """Ranking scores ``(Q, N)`` of a two-stage search: the `k` best of `first` by `second`, then the others by `first`.
 
-    Values of `second` outside the `k` best are not looked at. Scores are to be ranked within each row.
-
-    Raises:
-        ValueError: Shapes differ, a score is not finite, or ``k`` is below 1.
+    Values of `second` outside the `k` best are not looked at. Scores are to be ranked within each row. Errors as
+    `top_candidates`, and a ValueError if shapes differ.
     """
     one, two = matrix("first", first), matrix("second", second)
     if one.shape != two.shape:
@@ -109,8 +96,8 @@ def dual_reranked(
 ) -> FloatArray:
     """Ranking scores ``(Q, N)`` of a two-stage search with dual-softmax on both stages.
 
-    The first stage's scores are dual-softmaxed before the `k` best are taken, and so are the log-odds of the
-    candidates, over the queries that have them.
+    The first stage's is before the `k` best are taken; the second's is of their log-odds, over the queries that have
+    them.
     """
     one = dual_softmax(first, temperature=temperature)
     two = dual_softmax(above_least(second, candidate_mask(one, k)), temperature=second_temperature)
@@ -150,39 +137,23 @@ def rankings(
     return found
 
 
-# -- temperatures ----------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Temperature:
-    """A temperature, in the unit of the scores, and where it came from.
-
-    Attributes:
-        queries: Validation queries that it was fitted on; None where it was not fitted.
-        recall_before: R@1 of those queries without dual-softmax, in percent.
-        recall_after: The same with it.
-    """
+    """A temperature, in the unit of the scores, and where it came from."""
 
     value: float
     origin: Literal["given", "fitted", "default, not fitted"]
-    queries: int | None = None
-    recall_before: float | None = None
-    recall_after: float | None = None
+    queries: int | None = None  # validation queries that it was fitted on; None where it was not fitted
+    recall_before: float | None = None  # R@1 of those queries without dual-softmax, in percent
+    recall_after: float | None = None  # the same with it
 
     @classmethod
     def choose(
         cls, given: float | None, default: float, known: tuple[FloatArray, Mask] | None, *, what: str
     ) -> Temperature:
-        """Take the given temperature, else fit one on the validation set, else take the default.
+        """Take the given temperature, else fit one on scores and positives ``(Q, N)`` of other data, else `default`.
 
-        Args:
-            given: The user's.
-            default: Where there is neither.
-            known: ``(Q, N)`` scores and positives of the validation set.
-            what: Named in an error.
-
-        Raises:
-            ValueError: The validation set is too small, or all its scores are equal.
+        A ValueError that names `what` if there are too few of them, or all scores are equal.
         """
         if given is not None:
             return cls(given, "given")
@@ -200,16 +171,9 @@ class Temperature:
 
 @dataclass(frozen=True)
 class GivenTemperatures:
-    """Temperatures of the user's; None for those to be fitted, or else the default.
+    """Temperatures of the user's, by stage and direction; None for those to be fitted, or else the default.
 
-    Args:
-        t2v: First stage, texts rank videos.
-        v2t: First stage, videos rank texts.
-        second_t2v: Second stage, likewise.
-        second_v2t: Second stage, likewise.
-
-    Raises:
-        ValueError: One is not a finite number above 0.
+    A ValueError if one is not a finite number above 0.
     """
 
     t2v: float | None = None
@@ -230,9 +194,6 @@ class GivenTemperatures:
     def second(self, direction: str) -> float | None:
         """That of the second stage."""
         return self.second_t2v if direction == "t2v" else self.second_v2t
-
-
-# -- candidates of captioned videos ----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)

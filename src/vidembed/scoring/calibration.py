@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -11,8 +11,23 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from vidembed.plots import check_plot, new_figure
-from vidembed.scoring.checks import FloatArray, SavedNumbers, finite, in_unit_interval, matrix, number, vector
+from vidembed.scoring.checks import (
+    FloatArray,
+    SavedNumbers,
+    finite,
+    in_unit_interval,
+    matrix,
+    number,
+    vector,
+    whole_number,
+)
 from vidembed.scoring.checks import labels as checked_labels
+
+logger = logging.getLogger(__name__)
+# probabilities are held this far from 0 and 1 before their log-odds are taken, so within +-27.6 (ours)
+PROBABILITY_FLOOR = 1e-12
+DEFAULT_BINS = 15  # bins of the expected calibration error (Guo et al. 2017, arXiv 1706.04599, table 1)
+Kind = Literal["probabilities", "log_odds"]
 
 
 def sigmoid(x: FloatArray) -> FloatArray:
@@ -22,13 +37,11 @@ def sigmoid(x: FloatArray) -> FloatArray:
 
 
 def platt_targets(labels: NDArray[np.bool_]) -> FloatArray:
-    """Soften labels: ``(N+ + 1) / (N+ + 2)`` for the matches and ``1 / (N- + 2)`` for the others.
+    """Soften labels ``(P,)``: ``(N+ + 1) / (N+ + 2)`` for the matches and ``1 / (N- + 2)`` for the others.
 
     With targets inside (0, 1) the likelihood has a finite maximum on separable data too (Platt 1999; Lin, Lin & Weng,
-    "A note on Platt's probabilistic outputs for support vector machines", Machine Learning 68, 2007).
-
-    Raises:
-        ValueError: All labels are of one class.
+    "A note on Platt's probabilistic outputs for support vector machines", Machine Learning 68, 2007). A ValueError if
+    all labels are of one class.
     """
     matches = int(labels.sum())
     others = labels.size - matches
@@ -40,16 +53,8 @@ def platt_targets(labels: NDArray[np.bool_]) -> FloatArray:
 def fit_logistic(features: FloatArray, targets: FloatArray, name: str) -> FloatArray:
     """Fit ``sigmoid(features @ slopes + intercept)`` to targets by maximum likelihood.
 
-    Args:
-        features: ``(P, F)``.
-        targets: ``(P,)``, inside (0, 1).
-        name: What the features are, for the error.
-
-    Returns:
-        ``(F + 1,)``: slopes, then intercept.
-
-    Raises:
-        ValueError: A feature does not vary, or is a linear function of the others: no unique answer.
+    Given are features ``(P, F)``, what they are in an error, and targets ``(P,)`` inside (0, 1); returned ``(F + 1,)``
+    slopes, then intercept. A ValueError if a feature does not vary, or is a linear function of the others.
     """
     center, spread = features.mean(axis=0), features.std(axis=0)  # (F,)
     if (spread <= 1e-12 * np.abs(features).max(axis=0)).any():
@@ -68,25 +73,8 @@ def fit_logistic(features: FloatArray, targets: FloatArray, name: str) -> FloatA
     return np.append(slopes, weights[-1] - slopes @ center)
 
 
-logger = logging.getLogger(__name__)
-
-PROBABILITY_FLOOR = 1e-12
-"""Probabilities are held this far from 0 and 1 before their log-odds are taken, so within +-27.6 (ours)."""
-
-DEFAULT_BINS = 15
-"""Bins of the expected calibration error (Guo et al. 2017, arXiv 1706.04599, table 1)."""
-
-Kind = Literal["probabilities", "log_odds"]
-
-
 def log_odds(probabilities: ArrayLike) -> FloatArray:
-    """Return ``log(p / (1 - p))`` of probabilities, held `PROBABILITY_FLOOR` away from 0 and 1.
-
-    Args:
-        probabilities: Any shape, from 0 to 1.
-
-    Returns:
-        Float64 of the same shape.
+    """Return ``log(p / (1 - p))``, float64, of probabilities of any shape, held `PROBABILITY_FLOOR` away from 0 and 1.
 
     Raises:
         ValueError: A value is not finite or not from 0 to 1.
@@ -111,14 +99,8 @@ def _as_log_odds(values: ArrayLike, kind: Kind) -> FloatArray:
 class PlattScaling(SavedNumbers):
     """Map a score's log-odds to a calibrated probability: ``sigmoid(slope * log_odds + intercept)``.
 
-    With a slope above 0 the ranking is kept. A slope of 1 and an intercept of 0 change nothing.
-
-    Args:
-        slope: One over the temperature.
-        intercept: The bias, in log-odds.
-
-    Raises:
-        ValueError: A field is not a finite number.
+    With a slope above 0, one over the temperature, the ranking is kept. A slope of 1 and an intercept of 0 change
+    nothing; the intercept is in log-odds.
     """
 
     slope: float
@@ -127,10 +109,7 @@ class PlattScaling(SavedNumbers):
 
     @classmethod
     def fit(cls, values: ArrayLike, labels: ArrayLike, *, kind: Kind = "probabilities") -> PlattScaling:
-        """Fit by maximum likelihood on labelled pairs, with Platt's targets.
-
-        The targets are ``(N+ + 1) / (N+ + 2)`` and ``1 / (N- + 2)`` (Lin, Lin & Weng, Machine Learning 68, 2007), so
-        separable data has a finite answer.
+        """Fit by maximum likelihood on labelled pairs, with Platt's targets (`platt_targets`).
 
         Args:
             values: ``(P,)`` scores of (query, video) pairs.
@@ -149,14 +128,7 @@ class PlattScaling(SavedNumbers):
         return cls(float(slope), float(intercept))
 
     def __call__(self, values: ArrayLike, *, kind: Kind = "probabilities") -> FloatArray:
-        """Return calibrated probabilities.
-
-        Args:
-            values: Scores, of any shape.
-            kind: Whether they are probabilities or log-odds; never guessed.
-
-        Returns:
-            Float64 of the same shape, from 0 to 1.
+        """Return calibrated probabilities of scores, float64 of the same shape; `kind` as for `fit`.
 
         Raises:
             ValueError: A value is not finite, or not from 0 to 1 where a probability is expected.
@@ -168,17 +140,13 @@ class PlattScaling(SavedNumbers):
 class ReliabilityCurve:
     """How often pairs of a score matched, bin by bin.
 
-    Attributes:
-        edges: ``(bins + 1,)``, from 0 to 1; bin ``k`` holds ``edges[k] < p <= edges[k + 1]``, the first also 0.
-        counts: ``(bins,)`` pairs in each bin.
-        confidence: ``(bins,)`` mean probability of the bin's pairs; NaN where there are none.
-        frequency: ``(bins,)`` share of them that match; NaN where there are none.
+    Edges are from 0 to 1; bin ``k`` holds ``edges[k] < p <= edges[k + 1]``, the first also 0.
     """
 
-    edges: FloatArray
-    counts: NDArray[np.int64]
-    confidence: FloatArray
-    frequency: FloatArray
+    edges: FloatArray  # ``(bins + 1,)``
+    counts: NDArray[np.int64]  # ``(bins,)`` pairs in each bin
+    confidence: FloatArray  # ``(bins,)`` mean probability of the bin's pairs; NaN where there are none
+    frequency: FloatArray  # ``(bins,)`` share of them that match; NaN where there are none
 
     @property
     def expected_calibration_error(self) -> float:
@@ -199,11 +167,10 @@ def reliability_curve(probabilities: ArrayLike, labels: ArrayLike, *, bins: int 
     Raises:
         ValueError: No pairs, an argument of another shape or kind, or ``bins`` not a whole number of at least 1.
     """
-    if isinstance(bins, bool) or not isinstance(bins, (int, np.integer)) or bins < 1:
-        raise ValueError(f"bins={bins!r}: expected a whole number of at least 1")
+    bins = whole_number("bins", bins)
     p = in_unit_interval("probabilities", vector("probabilities", probabilities, axis="P"))
     matches = checked_labels("labels", labels, p.size)
-    edges = np.linspace(0.0, 1.0, int(bins) + 1)
+    edges = np.linspace(0.0, 1.0, bins + 1)
     place = np.searchsorted(edges[1:-1], p, side="left")  # (P,)
     counts = np.bincount(place, minlength=bins)
     with np.errstate(invalid="ignore"):  # 0 / 0 is NaN: no pairs, no frequency
@@ -213,36 +180,19 @@ def reliability_curve(probabilities: ArrayLike, labels: ArrayLike, *, bins: int 
 
 
 def expected_calibration_error(probabilities: ArrayLike, labels: ArrayLike, *, bins: int = DEFAULT_BINS) -> float:
-    """Mean gap between probability and frequency over bins of equal width, weighted by their pairs.
+    """Mean gap between probability and frequency over bins of equal width, weighted by their pairs: from 0 to 1.
 
     After Guo et al. 2017 (arXiv 1706.04599), for the probability of a match rather than that of the class
-    that was predicted: an error near 0 says that of the pairs with P = 0.2, a fifth match.
-
-    Args:
-        probabilities: ``(P,)`` probabilities that a pair matches.
-        labels: ``(P,)``, 1 where it does, else 0.
-        bins: Number of bins. Default `DEFAULT_BINS`.
-
-    Returns:
-        From 0, calibrated, to 1.
-
-    Raises:
-        ValueError: As for `reliability_curve`.
+    that was predicted: an error near 0 says that of the pairs with P = 0.2, a fifth match. Arguments and errors are
+    those of `reliability_curve`.
     """
     return reliability_curve(probabilities, labels, bins=bins).expected_calibration_error
 
 
 def reliability_plot(before: ReliabilityCurve, after: ReliabilityCurve, path: str | Path) -> None:
-    """Draw two reliability curves, one above the counts of the pairs in each bin.
+    """Draw two reliability curves, of scores before and after calibration, above the counts of the pairs in each bin.
 
-    Args:
-        before: The curve of the scores as they are.
-        after: The curve of the calibrated scores.
-        path: File to write; its suffix is the format: .png, .svg or .pdf.
-
-    Raises:
-        ModuleNotFoundError: matplotlib is not installed.
-        ValueError: The suffix is another.
+    The suffix of `path` is the format: .png, .svg or .pdf; errors are those of `vidembed.plots.check_plot`.
     """
     path = check_plot(path, function="reliability_plot")
     figure = new_figure(5, 6)
@@ -276,10 +226,9 @@ def prior_corrected(
     no video. Dividing by a power of a prior is subtracting its weighted logarithm: this is the candidate prior
     normalization of BLiM (arXiv 2507.23284), there for likelihoods of captions, here for the log-odds of Yes.
 
-    What it does to rankings: ``text_prior[i]`` is one number for the whole row ``i``, so where a text ranks videos
-    (text-to-video) it changes nothing, and only ``video_prior`` can. Where a video ranks texts it is the other way
-    round: ``text_prior`` is what changes the ranking, and ``video_prior`` nothing. It is also there for calibration:
-    one threshold or one Platt scaling for all queries needs scores that compare across rows.
+    Where a text ranks videos, ``text_prior`` is one number for the whole row and changes nothing, and only
+    ``video_prior`` can; where a video ranks texts it is the other way round. Both are there for calibration too: one
+    threshold or one Platt scaling for all queries needs scores that compare across rows.
 
     Args:
         log_odds: ``(Q, N)`` log-odds of Yes of sentence and video.
@@ -309,15 +258,7 @@ def prior_corrected(
 
 @dataclass(frozen=True)
 class PriorCorrection(SavedNumbers):
-    """The weights of `prior_corrected`, kept together.
-
-    Args:
-        video_weight: Weight of the video's content-free log-odds.
-        text_weight: Weight of the sentence's.
-
-    Raises:
-        ValueError: A weight is not a finite number.
-    """
+    """The weights of `prior_corrected`, of the content-free log-odds of video and of sentence, kept together."""
 
     video_weight: float = 1.0
     text_weight: float = 1.0
@@ -344,11 +285,8 @@ class PriorCorrection(SavedNumbers):
         """
         pairs = vector("log_odds", log_odds, axis="P")
         targets = platt_targets(checked_labels("labels", labels, pairs.size))
-        given = {
-            name: vector(name, prior, axis="P", length=pairs.size)
-            for name, prior in (("video_prior", video_prior), ("text_prior", text_prior))
-            if prior is not None
-        }
+        priors = (("video_prior", video_prior), ("text_prior", text_prior))
+        given = {name: vector(name, prior, axis="P", length=pairs.size) for name, prior in priors if prior is not None}
         if not given:
             raise ValueError("video_prior=None, text_prior=None: expected at least one of them")
         features = np.column_stack([pairs, *given.values()])  # (P, 2 or 3)
@@ -364,21 +302,11 @@ class PriorCorrection(SavedNumbers):
     def __call__(
         self, log_odds: ArrayLike, *, video_prior: ArrayLike | None, text_prior: ArrayLike | None
     ) -> FloatArray:
-        """Return `prior_corrected` with these weights.
-
-        Raises:
-            ValueError: As for `prior_corrected`; or a prior is None whose weight is not 0.
-        """
+        """Return `prior_corrected` with these weights; a ValueError too if a prior is None whose weight is not 0."""
         for name, prior, weight in (
             ("video_prior", video_prior, self.video_weight),
             ("text_prior", text_prior, self.text_weight),
         ):
             if prior is None and weight != 0:
                 raise ValueError(f"{name}=None: expected an array, as its weight is {weight}")
-        return prior_corrected(
-            log_odds,
-            video_prior=video_prior,
-            text_prior=text_prior,
-            video_weight=self.video_weight,
-            text_weight=self.text_weight,
-        )
+        return prior_corrected(log_odds, video_prior=video_prior, text_prior=text_prior, **asdict(self))

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Self, TypeAlias
+from types import UnionType
+from typing import Any, ClassVar, Self, TypeAlias, get_args, get_origin, get_type_hints
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -23,14 +24,14 @@ def as_array(name: str, value: ArrayLike) -> NDArray[Any]:
         raise ValueError(f"{name}: expected an array of numbers, got {type(value).__name__}: {error}") from error
 
 
-def _floats(name: str, value: ArrayLike, layout: str) -> FloatArray:
+def _floats(
+    name: str, value: ArrayLike, layout: str = "(...)", *, ndim: int | None = None, least: str = ""
+) -> FloatArray:
     array = as_array(name, value)
     if array.dtype.kind not in "iuf":
         raise ValueError(f"{name}: expected a numeric array of shape {layout}, got dtype {array.dtype}")
-    return np.asarray(array, dtype=np.float64)
-
-
-def _check_finite(name: str, array: FloatArray) -> None:
+    if ndim is not None and (array.ndim != ndim or array.size == 0):
+        raise ValueError(f"{name}: expected shape {layout} with at least one {least}, got {array.shape}")
     bad = ~np.isfinite(array)
     if bad.any():
         first = tuple(int(i) for i in np.argwhere(bad)[0])
@@ -38,66 +39,43 @@ def _check_finite(name: str, array: FloatArray) -> None:
             f"{name}: {int(bad.sum())} of {array.size} values are not finite, the first is {array[first]} at "
             f"{list(first)}; leave out what has no score"
         )
+    return np.asarray(array, dtype=np.float64)
 
 
 def matrix(name: str, value: ArrayLike, *, rows: str = "Q", columns: str = "N", width: int | None = None) -> FloatArray:
-    """Return ``value`` as a finite, non-empty float64 matrix.
+    """Return ``value`` as a finite, non-empty float64 matrix, of `width` columns if given; else a ValueError.
 
-    Args:
-        name: The argument's name, for the error.
-        value: Anything numpy reads as numbers; int, uint or float.
-        rows: What the first axis is called in the error.
-        columns: What the second axis is called in the error.
-        width: The number of columns that it must have; None for any.
-
-    Raises:
-        ValueError: It has another shape, another type, no entries, or a value that is not finite.
+    The error names the argument `name`, and calls the axes `rows` and `columns`.
     """
     layout = f"({rows}, {columns})"
-    array = _floats(name, value, layout)
-    if array.ndim != 2 or array.size == 0:
-        raise ValueError(f"{name}: expected shape {layout} with at least one row and one column, got {array.shape}")
+    array = _floats(name, value, layout, ndim=2, least="row and one column")
     if width is not None and array.shape[1] != width:
         raise ValueError(f"{name}: expected shape {layout} with {columns} = {width}, got {array.shape}")
-    _check_finite(name, array)
     return array
 
 
 def vector(name: str, value: ArrayLike, *, axis: str = "N", length: int | None = None) -> FloatArray:
     """Return ``value`` as a finite, non-empty float64 vector; arguments and errors as for `matrix`."""
-    array = _floats(name, value, f"({axis},)")
-    if array.ndim != 1 or array.size == 0:
-        raise ValueError(f"{name}: expected shape ({axis},) with at least one value, got {array.shape}")
+    array = _floats(name, value, f"({axis},)", ndim=1, least="value")
     if length is not None and array.size != length:
         raise ValueError(f"{name}: expected shape ({axis},) with {axis} = {length}, got {array.shape}")
-    _check_finite(name, array)
     return array
 
 
 def finite(name: str, value: ArrayLike) -> FloatArray:
     """Return ``value`` as a finite float64 array of any shape; errors as for `matrix`."""
-    array = _floats(name, value, "(...)")
-    _check_finite(name, array)
-    return array
+    return _floats(name, value)
 
 
 def in_unit_interval(name: str, array: FloatArray) -> FloatArray:
-    """Return ``array`` if every value is a probability.
-
-    Raises:
-        ValueError: A value is under 0 or over 1.
-    """
+    """Return ``array`` if every value is a probability, else raise a ValueError."""
     if array.size and (array.min() < 0 or array.max() > 1):
         raise ValueError(f"{name}: expected probabilities from 0 to 1, got values from {array.min()} to {array.max()}")
     return array
 
 
 def labels(name: str, value: ArrayLike, length: int) -> NDArray[np.bool_]:
-    """Return ``(P,)`` labels, given as booleans or as 0 and 1, as booleans.
-
-    Raises:
-        ValueError: They are of another length or hold another value.
-    """
+    """Return ``(P,)`` labels, booleans or 0 and 1, as booleans; a ValueError for another length or value."""
     array = as_array(name, value)
     if array.shape != (length,):
         raise ValueError(f"{name}: expected shape ({length},), one label a pair, got {array.shape}")
@@ -107,30 +85,26 @@ def labels(name: str, value: ArrayLike, length: int) -> NDArray[np.bool_]:
     return array.astype(np.bool_)
 
 
-def number(name: str, value: float, *, above_zero: bool = False) -> float:
-    """Return ``value`` as a finite float.
+def whole_number(name: str, value: int, *, least: int = 1) -> int:
+    """Return ``value`` as an int; a ValueError if it is not a whole number of at least `least`."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)) or value < least:
+        raise ValueError(f"{name}={value!r}: expected a whole number of at least {least}")
+    return int(value)
 
-    Raises:
-        ValueError: It is not a finite number, or not above zero where it has to be.
-    """
-    allowed = "a finite number above 0" if above_zero else "a finite number"
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
-        raise ValueError(f"{name}={value!r}: expected {allowed}")  # noqa: TRY004 - one kind of error for bad arguments
-    if not math.isfinite(value) or (above_zero and value <= 0):
-        raise ValueError(f"{name}={value!r}: expected {allowed}")
+
+def number(name: str, value: float, *, above_zero: bool = False) -> float:
+    """Return ``value`` as a float; a ValueError if it is not a finite number, or not above zero where it has to be."""
+    right = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, (bool, np.bool_))
+    if not right or not math.isfinite(value) or (above_zero and value <= 0):
+        raise ValueError(f"{name}={value!r}: expected a finite number{' above 0' if above_zero else ''}")
     return float(value)
 
 
 def positive_mask(name: str, value: ArrayLike, shape: tuple[int, int]) -> NDArray[np.bool_]:
-    """Return which columns answer which row as a ``(Q, N)`` boolean matrix.
+    """Return which columns answer which row as booleans of a shape ``(Q, N)``.
 
-    Args:
-        name: The argument's name, for the error.
-        value: ``(Q,)`` integers, the one right column of each row; or ``(Q, N)`` booleans, where any number is right.
-        shape: ``(Q, N)``.
-
-    Raises:
-        ValueError: It is neither, an index is out of range, or a row has no right column.
+    Given are ``(Q,)`` integers, the one right column of each row, or ``(Q, N)`` booleans, where any number is right.
+    Another kind, an index out of range or a row without a right column is a ValueError.
     """
     array = as_array(name, value)
     rows, columns = shape
@@ -156,12 +130,46 @@ def positive_mask(name: str, value: ArrayLike, shape: tuple[int, int]) -> NDArra
 FORMAT_VERSION = 1
 
 
-def check_header(file: str | Path, kind: str, content: Mapping[str, object]) -> None:
-    """Raise a ValueError if a file is of another kind or format than ours."""
-    if content.get("kind") != kind or str(content.get("format_version")) != str(FORMAT_VERSION):
+def from_json(kind: Any, value: Any) -> Any:
+    """Make a dataclass, with the dataclasses in it, of what `dataclasses.asdict` and JSON gave.
+
+    Raises:
+        KeyError: A name is unknown.
+        TypeError: A field is missing, or of another kind.
+    """
+    if isinstance(kind, type) and is_dataclass(kind):
+        types = get_type_hints(kind)
+        return kind(**{name: from_json(types[name], item) for name, item in dict(value).items()})
+    arguments = get_args(kind)
+    if get_origin(kind) is tuple:
+        return tuple(from_json(arguments[0], item) for item in value)
+    if get_origin(kind) is dict:
+        return {name: from_json(arguments[1], item) for name, item in value.items()}
+    if get_origin(kind) is UnionType:  # with None
+        return None if value is None else from_json(arguments[0], value)
+    return value
+
+
+def read_object(file: str | Path) -> dict[str, Any]:
+    """Read a JSON object; a ValueError if the file holds none."""
+    try:
+        content = json.loads(Path(file).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file}: not a JSON file: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{file}: expected a JSON object, got {type(content).__name__}")  # noqa: TRY004 - of the file
+    return content
+
+
+def check_header(
+    kind: str, content: Mapping[str, object], *, file: str | Path = "", remedy: str = "fit and save it again"
+) -> None:
+    """Raise a ValueError if the content of a file is of another kind or format than ours."""
+    found, version = content.get("kind"), content.get("format_version")
+    if found != kind or str(version) != str(FORMAT_VERSION):
         raise ValueError(
-            f"{file}: expected kind {kind!r} of format_version {FORMAT_VERSION}, got kind {content.get('kind')!r} of "
-            f"format_version {content.get('format_version')!r}; fit and save it again"
+            f"{file}{': ' if file else ''}expected kind {kind!r} of format_version {FORMAT_VERSION}, got kind "
+            f"{found!r} of format_version {version!r}; {remedy}"
         )
 
 
@@ -200,13 +208,8 @@ class SavedNumbers:
     @classmethod
     def read(cls, file: str | Path, names: Sequence[str]) -> dict[str, float]:
         """Return the named numbers of a file; errors as for `load`."""
-        try:
-            content = json.loads(Path(file).read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{file}: not a JSON file: {error}") from error
-        if not isinstance(content, dict):
-            raise ValueError(f"{file}: expected a JSON object, got {type(content).__name__}")  # noqa: TRY004 - a file's
-        check_header(file, cls.kind, content)
+        content = read_object(file)
+        check_header(cls.kind, content, file=file)
         if missing := [name for name in names if name not in content]:
             raise ValueError(f"{file}: {', '.join(missing)} missing; fit and save it again")
         return {name: number(f"{file}: {name}", content[name]) for name in names}

@@ -1,4 +1,4 @@
-"""How deep to rerank: which candidates are worth a pass of the model, told from the first stage's scores alone."""
+"""How deep to rerank: which candidates are worth a pass of the model, judged by the first stage's scores alone."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from vidembed.scoring.checks import FloatArray, SavedNumbers, as_array, finite, matrix, number
 
-MARGINS_TRIED = 513
-"""Margins that a fit tries, evenly spaced among the pairs (ours)."""
+MARGINS_TRIED = 513  # margins that a fit tries, evenly spaced among the pairs (ours)
 
 
 @dataclass(frozen=True)
@@ -20,10 +19,7 @@ class MarginPolicy(SavedNumbers):
 
     Of candidates with scores ``s`` and ``top_k`` places, those with ``s >= s_(top_k) - margin`` are asked about, where
     ``s_(top_k)`` is the ``top_k``-th highest. The ``top_k`` best are always among them. The others would have to gain
-    more than the margin to enter the top.
-
-    Args:
-        margin: In the unit of the first stage's scores, at least 0.
+    more than the margin, which is in the unit of the first stage's scores, to enter the top.
 
     Raises:
         ValueError: `margin` is not a finite number or below 0.
@@ -40,35 +36,20 @@ class MarginPolicy(SavedNumbers):
             raise ValueError(f"MarginPolicy: margin={self.margin!r}: expected a finite number of at least 0")
 
     def asked(self, first_stage: ArrayLike, *, top_k: int) -> NDArray[np.bool_]:
-        """Which candidates are worth a pass.
+        """Which candidates are worth a pass, to fill `top_k` places, at least 1.
 
-        Args:
-            first_stage: ``(K,)`` scores of one query's candidates, or ``(Q, K)`` of several queries'.
-            top_k: Places to be filled, at least 1.
-
-        Returns:
-            Booleans of the same shape.
-
-        Raises:
-            ValueError: `top_k` is below 1, or a score is not finite.
+        Given are ``(K,)`` first-stage scores of one query's candidates, or ``(Q, K)`` of several queries'; returned are
+        booleans of the same shape. A ValueError if `top_k` is below 1, or a score is not finite.
         """
         if top_k < 1:
             raise ValueError(f"top_k={top_k}: expected at least 1")
         scores = finite("first_stage", first_stage)
         rows = np.atleast_2d(scores)  # (Q, K)
-        place = min(top_k, rows.shape[1])
-        last = -np.partition(-rows, place - 1, axis=1)[:, place - 1 : place]  # (Q, 1)
-        return np.asarray((rows >= last - self.margin).reshape(scores.shape))
+        return np.asarray((rows >= _last_score(rows, top_k) - self.margin).reshape(scores.shape))
 
     @classmethod
     def fit(
-        cls,
-        first_stage: ArrayLike,
-        reranked: ArrayLike,
-        positives: ArrayLike,
-        *,
-        top_k: int,
-        max_loss: float = 0.005,
+        cls, first_stage: ArrayLike, reranked: ArrayLike, positives: ArrayLike, *, top_k: int, max_loss: float = 0.005
     ) -> FittedMargin:
         """Find the smallest margin that costs at most `max_loss` of recall, on queries with known answers.
 
@@ -92,9 +73,7 @@ class MarginPolicy(SavedNumbers):
             )
         if not 0 <= number("max_loss", max_loss) <= 1:
             raise ValueError(f"max_loss={max_loss!r}: expected a share from 0 to 1")
-        place = min(top_k, first.shape[1])
-        last = -np.partition(-first, place - 1, axis=1)[:, place - 1 : place]  # (Q, 1)
-        gaps = np.maximum(last - first, 0.0).ravel()  # the margins at which something changes
+        gaps = np.maximum(_last_score(first, top_k) - first, 0.0).ravel()  # the margins at which something changes
         gaps = np.unique(np.quantile(gaps, np.linspace(0.0, 1.0, MARGINS_TRIED), method="higher"))
         full = _recall(second, right, np.ones_like(right), top_k)
 
@@ -114,21 +93,13 @@ class MarginPolicy(SavedNumbers):
 
 @dataclass(frozen=True)
 class FittedMargin:
-    """A fitted policy and what it does to the pairs that it was fitted on.
-
-    Attributes:
-        policy: The policy.
-        top_k: Places that it was fitted for.
-        passes_saved: Share of the passes that are not made, from 0 to 1.
-        recall_full: Recall at `top_k` with every candidate asked about.
-        recall: Recall at `top_k` under the policy.
-    """
+    """A fitted policy and what it does to the pairs that it was fitted on."""
 
     policy: MarginPolicy
-    top_k: int
-    passes_saved: float
-    recall_full: float
-    recall: float
+    top_k: int  # places that it was fitted for
+    passes_saved: float  # share of the passes that are not made, from 0 to 1
+    recall_full: float  # recall at `top_k` with every candidate asked about
+    recall: float  # recall at `top_k` under the policy
 
     @property
     def recall_lost(self) -> float:
@@ -136,8 +107,14 @@ class FittedMargin:
         return self.recall_full - self.recall
 
 
+def _last_score(rows: FloatArray, top_k: int) -> FloatArray:
+    """Score ``(Q, 1)`` in the last of the places to be filled."""
+    place = min(top_k, rows.shape[1])
+    return -np.partition(-rows, place - 1, axis=1)[:, place - 1 : place]
+
+
 def _recall(scores: FloatArray, right: NDArray[np.bool_], asked: NDArray[np.bool_], top_k: int) -> float:
     """Share of rows with a right one among the `top_k` best asked candidates; ties count against."""
     best = np.where(right & asked, scores, -np.inf).max(axis=1, keepdims=True)  # (Q, 1)
-    ahead = ((scores >= best) & asked & ~right).sum(axis=1)  # (Q,)
-    return float(((ahead < top_k) & np.isfinite(best[:, 0])).mean())
+    before = ((scores >= best) & asked & ~right).sum(axis=1)  # (Q,)
+    return float(((before < top_k) & np.isfinite(best[:, 0])).mean())

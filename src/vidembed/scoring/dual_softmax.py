@@ -15,14 +15,11 @@ from tqdm import tqdm
 
 from vidembed.scoring.checks import FloatArray, SavedNumbers, matrix, number, positive_mask, vector
 
+# weights under ``exp(-690)``, about 1e-300, are held there: they would underflow to 0 and tie all their candidates
 LOG_WEIGHT_FLOOR = -690.0
-"""Weights under ``exp(-690)``, about 1e-300, are held there: they would underflow to 0 and tie all their candidates."""
-
+# default grid of temperatures: these powers of ten times the standard deviation of the scores (ours)
 GRID_DECADES = (-3.0, 2.0)
-"""Default grid of temperatures: these powers of ten times the standard deviation of the scores (ours)."""
-
-GRID_SIZE = 51
-"""Default number of temperatures tried: ten a decade (ours)."""
+GRID_SIZE = 51  # default number of temperatures tried: ten a decade (ours)
 
 
 def dual_softmax(scores: ArrayLike, *, temperature: float) -> FloatArray:
@@ -60,23 +57,14 @@ def dual_softmax(scores: ArrayLike, *, temperature: float) -> FloatArray:
 
 @dataclass(frozen=True)
 class FittedTemperature:
-    """A temperature chosen on a validation set, and what it did there.
-
-    Attributes:
-        temperature: For `dual_softmax`, in the unit of the scores.
-        recall_before: R@1 of the scores as given, from 0 to 1.
-        recall_after: R@1 with the temperature.
-        mrr_before: Mean reciprocal rank of the best right column, of the scores as given.
-        mrr_after: The same with the temperature.
-        queries: Queries it was chosen on.
-    """
+    """A temperature of `dual_softmax`, in the unit of the scores, chosen on a validation set, and what it did there."""
 
     temperature: float
-    recall_before: float
+    recall_before: float  # R@1 of the scores as given, from 0 to 1; `recall_after` with the temperature
     recall_after: float
-    mrr_before: float
+    mrr_before: float  # mean reciprocal rank of the best right column, likewise
     mrr_after: float
-    queries: int
+    queries: int  # queries it was chosen on
 
 
 def fit_temperature(scores: ArrayLike, positives: ArrayLike, *, grid: ArrayLike | None = None) -> FittedTemperature:
@@ -103,7 +91,12 @@ def fit_temperature(scores: ArrayLike, positives: ArrayLike, *, grid: ArrayLike 
     if len(similarity) < 2:
         raise ValueError(f"scores: expected at least 2 queries to fit a temperature on, got {len(similarity)}")
     mask = positive_mask("positives", positives, (similarity.shape[0], similarity.shape[1]))
-    temperatures = _default_grid(similarity) if grid is None else np.unique(vector("grid", grid, axis="G"))  # ascending
+    if grid is None:
+        spread = float(similarity.std())
+        if spread <= 1e-12 * float(np.abs(similarity).max()):
+            raise ValueError(f"scores: all are {similarity.flat[0]}; nothing to fit a temperature on")
+        grid = spread * np.logspace(*GRID_DECADES, GRID_SIZE)
+    temperatures = np.unique(vector("grid", grid, axis="G"))  # ascending
     if temperatures[0] <= 0:
         raise ValueError(f"grid: expected temperatures above 0, got {temperatures[0]}")
 
@@ -113,15 +106,8 @@ def fit_temperature(scores: ArrayLike, positives: ArrayLike, *, grid: ArrayLike 
         for t in tqdm(temperatures, desc="dual-softmax temperature", leave=False, delay=2.0)
     ]
     best = max(figures)
-    chosen = _middle_of_plateau(np.log(temperatures), np.array([f == best for f in figures]))
+    chosen = middle_of_plateau(np.log(temperatures), np.array([f == best for f in figures]))
     return FittedTemperature(float(temperatures[chosen]), before[0], best[0], before[1], best[1], len(similarity))
-
-
-def _default_grid(similarity: FloatArray) -> FloatArray:
-    spread = float(similarity.std())
-    if spread <= 1e-12 * float(np.abs(similarity).max()):
-        raise ValueError(f"scores: all are {similarity.flat[0]}; nothing to fit a temperature on")
-    return np.asarray(spread * np.logspace(*GRID_DECADES, GRID_SIZE), dtype=np.float64)
 
 
 def _figures(ranking: FloatArray, mask: NDArray[np.bool_]) -> tuple[float, float]:
@@ -131,7 +117,7 @@ def _figures(ranking: FloatArray, mask: NDArray[np.bool_]) -> tuple[float, float
     return float((ranks == 1).mean()), round(float((1.0 / ranks).mean()), 12)  # rounded: equal whatever the order
 
 
-def _middle_of_plateau(positions: FloatArray, is_best: NDArray[np.bool_]) -> int:
+def middle_of_plateau(positions: FloatArray, is_best: NDArray[np.bool_]) -> int:
     """Index of the point nearest the middle of the longest run of True; of equals the last."""
     edges = np.flatnonzero(np.diff(np.concatenate(([0], is_best.astype(np.int8), [0]))))
     runs = edges.reshape(-1, 2)  # (runs, 2): first, one past the last
@@ -143,15 +129,7 @@ def _middle_of_plateau(positions: FloatArray, is_best: NDArray[np.bool_]) -> int
 
 @dataclass(frozen=True)
 class DualSoftmax(SavedNumbers):
-    """The two fitted temperatures of a model, one per direction.
-
-    Args:
-        t2v: Temperature where texts rank videos.
-        v2t: Temperature where videos rank texts.
-
-    Raises:
-        ValueError: A temperature is not finite and above 0.
-    """
+    """The two fitted temperatures of a model: where texts rank videos (`t2v`), and where videos rank texts (`v2t`)."""
 
     t2v: float
     v2t: float

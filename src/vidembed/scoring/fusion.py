@@ -19,14 +19,12 @@ from vidembed.scoring.calibration import PlattScaling, sigmoid
 from vidembed.scoring.checks import FloatArray, SavedNumbers, as_array, finite, number, vector
 from vidembed.scoring.checks import labels as checked_labels
 
+Weights = tuple[float, float, float, float, float]
 _CONSTANT = ("log_odds_weight", "gap_weight", "intercept")
-
+# weight of the squared coefficients beside the mean loss of a query (ours: of 1e-4 to 1e-2, the one with the highest
+# recall in two-fold cross-validation on 200 clips of the bundled model)
 RIDGE = 1e-3
-"""Weight of the squared coefficients beside the mean loss of a query (ours: of 1e-4 to 1e-2, the one with the highest
-recall in two-fold cross-validation on 200 clips of the bundled model)."""
-
-SMALLEST_WEIGHT = 1e-9
-"""In the place of a weight of 0 or below, whose logarithm there is none of."""
+SMALLEST_WEIGHT = 1e-9  # in the place of a weight of 0 or below, whose logarithm there is none of
 
 
 @dataclass(frozen=True)
@@ -40,19 +38,7 @@ class ScoreFusion(SavedNumbers):
     - ``gap = exp(gap_bias + gap_by_best * best)``, with the similarity of the best candidate.
 
     So the score of a candidate depends on which others are scored with it. Give all that are to be ranked, the first
-    stage's best among them.
-
-    Args:
-        head_bias: As above, like the others.
-        head_by_mean: Per unit of log-odds.
-        head_by_square: Per unit of squared log-odds.
-        gap_bias: Logarithm of a weight per unit of cosine.
-        gap_by_best: Per unit of cosine.
-        slope: Of Platt scaling, above 0.
-        intercept: Of Platt scaling, in log-odds.
-
-    Raises:
-        ValueError: A field is not a finite number.
+    stage's best among them. `slope`, above 0, and `intercept` are of Platt scaling.
     """
 
     head_bias: float
@@ -98,16 +84,16 @@ class ScoreFusion(SavedNumbers):
         places = _places(queries, odds.size)
         rows, cosines = _spread(odds, places), _spread(_similarities(similarities, odds), places)  # (Q, K) each
         right = _spread(flags.astype(np.float64), places) == 1  # (Q, K)
-        told = right.any(axis=1) & (np.isfinite(rows) & ~right).any(axis=1)  # (Q,)
-        if not told.any():
+        used = right.any(axis=1) & (np.isfinite(rows) & ~right).any(axis=1)  # (Q,)
+        if not used.any():
             raise ValueError(
                 "labels: no query has both a match and another candidate, so there is nothing to rank; give the "
                 "candidates of each query, matches and others"
             )
-        weights = _fit_weights(rows[told], cosines[told], right[told])
+        weights = _fit_weights(rows[used], cosines[used], right[used])
         fused = cls(*weights).fused_log_odds(odds, similarities, queries)
         scaling = PlattScaling.fit(fused, flags, kind="log_odds")
-        return cls(*weights, slope=max(scaling.slope, SMALLEST_WEIGHT), intercept=scaling.intercept)
+        return cls(*weights, max(scaling.slope, SMALLEST_WEIGHT), scaling.intercept)
 
     def fused_log_odds(
         self, log_odds: ArrayLike, similarities: ArrayLike, queries: Sequence[str] | None = None
@@ -152,9 +138,7 @@ class ScoreFusion(SavedNumbers):
     def of(cls, numbers: Mapping[str, float]) -> ScoreFusion:
         """Make one of its fields, or of the arguments of `constant`, which older files hold.
 
-        Raises:
-            TypeError: One is missing, or unknown.
-            ValueError: One is not a finite number.
+        A TypeError if one is missing or unknown, and a ValueError if one is not a finite number.
         """
         return cls.constant(**numbers) if "gap_weight" in numbers else cls(**numbers)
 
@@ -199,16 +183,11 @@ def _of_queries(odds: FloatArray, cosines: FloatArray) -> tuple[FloatArray, Floa
     count = np.maximum(known.sum(axis=-1, keepdims=True), 1)
     filled = np.where(known, odds, 0.0)
     best = np.where(np.isfinite(cosines), cosines, -np.inf).max(axis=-1, keepdims=True, initial=-np.inf)
-    return (
-        filled.sum(axis=-1, keepdims=True) / count,
-        (filled**2).sum(axis=-1, keepdims=True) / count,
-        np.where(np.isfinite(best), best, 0.0),
-    )
+    mean, square = (values.sum(axis=-1, keepdims=True) / count for values in (filled, filled**2))
+    return mean, square, np.where(np.isfinite(best), best, 0.0)
 
 
-def _fit_weights(
-    odds: FloatArray, cosines: FloatArray, right: NDArray[np.bool_]
-) -> tuple[float, float, float, float, float]:
+def _fit_weights(odds: FloatArray, cosines: FloatArray, right: NDArray[np.bool_]) -> Weights:
     """The first five fields of `ScoreFusion`, of ``(Q, K)`` candidates."""
     from scipy.optimize import minimize  # noqa: PLC0415 - only fitting needs it
     from scipy.special import logsumexp  # noqa: PLC0415 - likewise
@@ -217,9 +196,8 @@ def _fit_weights(
     of_queries = _of_queries(odds, cosines)
     facts = np.concatenate(of_queries, axis=1)  # (Q, 3)
     center, spread = facts.mean(axis=0), facts.std(axis=0)
-    scale = np.where(
-        spread > 1e-9 * np.maximum(np.abs(center), 1.0), spread, np.inf
-    )  # what does not vary has no weight
+    varies = spread > 1e-9 * np.maximum(np.abs(center), 1.0)
+    scale = np.where(varies, spread, np.inf)  # what does not vary has no weight
     mean, square, best = ((facts - center) / scale).T[:, :, None]  # (Q, 1) each
     filled, gaps = np.where(known, odds, 0.0), np.where(known, cosines - of_queries[2], 0.0)
 
@@ -232,10 +210,5 @@ def _fit_weights(
 
     at = minimize(loss, np.array([0.0, 0.0, 0.0, np.log(10.0), 0.0]), method="L-BFGS-B", bounds=[(-30, 30)] * 5).x
     by_mean, by_square, by_best = at[[1, 2, 4]] / scale
-    return (
-        float(at[0] - by_mean * center[0] - by_square * center[1]),
-        float(by_mean),
-        float(by_square),
-        float(at[3] - by_best * center[2]),
-        float(by_best),
-    )
+    head_bias, gap_bias = at[0] - by_mean * center[0] - by_square * center[1], at[3] - by_best * center[2]
+    return float(head_bias), float(by_mean), float(by_square), float(gap_bias), float(by_best)

@@ -16,12 +16,10 @@ from safetensors.numpy import save_file
 from vidembed.scoring.checks import FORMAT_VERSION, FloatArray, as_array, check_header, matrix, number
 
 _KIND = "query_bank"
-
+# inverse temperature of the inverted softmax (QB-Norm, arXiv 2112.12777, and its published code), for cosines
 DEFAULT_BETA = 20.0
-"""Inverse temperature of the inverted softmax (QB-Norm, arXiv 2112.12777, and its published code), for cosines."""
-
+# upper bound on the block of bank similarities held at once by `QueryBank.from_embeddings`, in bytes
 DEFAULT_BLOCK_BYTES = 64 * 2**20
-"""Upper bound on the block of bank similarities held at once by `QueryBank.from_embeddings`, in bytes."""
 
 
 class QueryBank:
@@ -35,7 +33,6 @@ class QueryBank:
         beta: Inverse temperature, above 0, in one over the unit of the scores. Default `DEFAULT_BETA`.
 
     Attributes:
-        beta: As given.
         size: ``B``, the number of bank queries.
         log_normalizer: ``(N,)`` float64, ``log sum_b exp(beta * scores[b, j])`` of each video.
         activation: ``(N,)`` booleans, whether a video is the top-1 of some bank query (the activation set; of videos
@@ -74,9 +71,8 @@ class QueryBank:
         """
         beta = number("beta", beta, above_zero=True)
         gallery = _unit_rows("videos", matrix("videos", videos, rows="N", columns="D"))  # (N, D)
-        bank = _unit_rows(
-            "queries", matrix("queries", queries, rows="B", columns="D", width=gallery.shape[1])
-        )  # (B, D)
+        bank = matrix("queries", queries, rows="B", columns="D", width=gallery.shape[1])
+        bank = _unit_rows("queries", bank)  # (B, D)
         rows = max(1, int(block_bytes) // (8 * len(gallery)))
         log_normalizer = np.full(len(gallery), -np.inf)
         activation = np.zeros(len(gallery), dtype=np.bool_)
@@ -99,18 +95,7 @@ class QueryBank:
         return len(self.log_normalizer)
 
     def activated(self, scores: ArrayLike, *, columns: ArrayLike | None = None) -> NDArray[np.bool_]:
-        """Return for each query whether its top-1 video is in the activation set.
-
-        Args:
-            scores: As for `normalize`.
-            columns: As for `normalize`.
-
-        Returns:
-            ``(Q,)`` booleans.
-
-        Raises:
-            ValueError: As for `normalize`.
-        """
+        """Return for each query ``(Q,)`` whether its top-1 video is in the activation set; as of `normalize`."""
         query, index = self._check(scores, columns)
         return _activated(query, self.activation[index])
 
@@ -122,8 +107,7 @@ class QueryBank:
         without the query in the sum, a row's ranking is the same.
 
         The dynamic variant (the paper's, and the default) leaves a row as it is unless its top-1 video is in the
-        activation set. Such a row holds similarities and the others logarithms: rank within a row, and do not compare
-        rows. `activated` tells which is which.
+        activation set (`activated`). Such a row holds similarities and the others logarithms: rank within a row only.
 
         Args:
             scores: ``(Q, N)`` similarities of queries to the gallery, in the bank's order; or ``(Q, K)`` of some
@@ -133,13 +117,13 @@ class QueryBank:
             dynamic: False normalizes every row.
 
         Returns:
-            ``(Q, N)`` or ``(Q, K)`` float64 ranking scores.
+            Float64 ranking scores of the same shape.
 
         Raises:
             ValueError: Shapes do not fit, a score is not finite, or a column is out of range.
         """
         query, index = self._check(scores, columns)
-        with np.errstate(over="ignore"):  # told below
+        with np.errstate(over="ignore"):  # refused below
             margin = self.log_normalizer[index] - self.beta * query  # (Q, K), log of bank sum over query term
         if not np.isfinite(margin).all():
             raise ValueError(f"scores: beta * score overflows at beta={self.beta}; the bank was made of another scale")
@@ -155,40 +139,26 @@ class QueryBank:
         query = matrix("scores", scores, columns="K")
         index = as_array("columns", columns)
         if index.dtype.kind not in "iu" or index.shape not in {query.shape, query.shape[1:]}:
-            raise ValueError(
-                f"columns: expected integers of shape {query.shape[1:]} or {query.shape}, as the scores', got shape "
-                f"{index.shape} of {index.dtype}"
-            )
+            expected = f"integers of shape {query.shape[1:]} or {query.shape}, as the scores'"
+            raise ValueError(f"columns: expected {expected}, got shape {index.shape} of {index.dtype}")
         if index.min() < 0 or index.max() >= self.videos:
-            raise ValueError(
-                f"columns: expected positions in the gallery, from 0 to {self.videos - 1}, got values from "
-                f"{index.min()} to {index.max()}"
-            )
+            expected = f"positions in the gallery, from 0 to {self.videos - 1}"
+            raise ValueError(f"columns: expected {expected}, got values from {index.min()} to {index.max()}")
         return query, np.atleast_2d(index).astype(np.intp)
 
     def save(self, file: str | Path) -> None:
         """Write the bank to a safetensors file: two values a video, whatever the number of bank queries."""
-        metadata = {
-            "kind": _KIND,
-            "format_version": str(FORMAT_VERSION),
-            "beta": self.beta.hex(),
-            "size": str(self.size),
-        }
-        tensors = {"log_normalizer": self.log_normalizer, "activation": self.activation}
-        save_file(tensors, file, metadata=metadata)
+        metadata = {"kind": _KIND, "format_version": str(FORMAT_VERSION)}
+        metadata |= {"beta": self.beta.hex(), "size": str(self.size)}
+        save_file({"log_normalizer": self.log_normalizer, "activation": self.activation}, file, metadata=metadata)
 
     @classmethod
     def load(cls, file: str | Path) -> QueryBank:
-        """Read a file that `save` wrote.
-
-        Raises:
-            FileNotFoundError: There is no such file.
-            ValueError: It is not such a file, or damaged.
-        """
+        """Read a file that `save` wrote; a ValueError if it is not such a file, or damaged."""
         try:
             with safe_open(file, framework="numpy") as content:
                 metadata = content.metadata() or {}
-                check_header(file, _KIND, metadata)
+                check_header(_KIND, metadata, file=file)
                 tensors = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118 - not a dict
         except SafetensorError as error:
             raise ValueError(f"{file}: not a safetensors file: {error}") from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from vidembed.captions import TextPair, read_pairs, sample_pairs
-from vidembed.errors import PairsError
 from vidembed.plots import plot_curves, read_log
 from vidembed.training.alignment import align
 from vidembed.training.lora import LanguageAdapter, LoraSettings, merge_adapter
@@ -18,7 +17,6 @@ __all__ = [
     "LogFile",
     "LoraSettings",
     "PairEvaluator",
-    "PairsError",
     "TextPair",
     "TrainingSettings",
     "align",

@@ -8,6 +8,7 @@ import logging
 import random
 import shutil
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -24,27 +25,21 @@ from vidembed.encoder import VideoEncoder
 from vidembed.plots import can_plot, plot_curves, read_log
 from vidembed.registry import loading_name, resolve_model
 from vidembed.text import require_train_extra, write_atomically
-from vidembed.training.data import TooLong, fit_context
-from vidembed.training.lora import (
-    LanguageAdapter,
-    LoraSettings,
-    check_saved,
-    write_adapter,
-    write_facts,
-    write_merged,
+from vidembed.training.lora import LanguageAdapter, LoraSettings, check_saved, write_adapter, write_facts, write_merged
+from vidembed.training.trainer import (
+    AlignmentTrainer,
+    LogFile,
+    PairEvaluator,
+    TooLong,
+    TrainingSettings,
+    fit_context,
+    last_checkpoint,
 )
-from vidembed.training.trainer import AlignmentTrainer, LogFile, PairEvaluator, TrainingSettings, last_checkpoint
 
 logger = logging.getLogger(__name__)
-
 Output = Literal["merged", "adapter"]
-
-HELD_OUT: Final = 256
-"""Pairs that are not trained on, for the recall while training (ours)."""
-
-EVALUATIONS: Final = 10
-"""How often a run is measured and saved by default, beside its start (ours)."""
-
+HELD_OUT: Final = 256  # pairs that are not trained on, for the recall while training (ours)
+EVALUATIONS: Final = 10  # how often a run is measured and saved by default, beside its start (ours)
 _RUN_FILE, _LOG_FILE, _PLOT_FILE = "run.json", "train_log.jsonl", "curves.png"
 
 
@@ -76,12 +71,13 @@ def align(
     of their one-word prompt, a dual-softmax loss. No video is used.
 
     While a run is under way its state is in ``<out>.training``; the same call goes on from the last state there. `out`
-    itself appears when it is complete.
+    itself appears when it is complete, with ``alignment.json`` (settings, measurements), ``train_log.jsonl`` and, where
+    matplotlib is installed, ``curves.png`` in it.
 
     Args:
         mllm: Directory or Hub name of a video MLLM, or a vidembed checkpoint to go on from.
         pairs: (dense caption, summary) pairs, from `read_pairs` or `sample_pairs`.
-        out: Folder to write.
+        out: Folder to write, which is returned.
         layer: 1-based decoder block to read and train for, or -1 for the last with its trained final norm. Default -1,
             as in the paper; of a checkpoint it is known.
         prefix: A line before the content of each prompt. Default none: the paper has one for models as they are.
@@ -100,15 +96,11 @@ def align(
         progress: Whether to show a bar.
         **hub_kwargs: ``revision``, ``token``, ``cache_folder``, ``local_files_only``.
 
-    Returns:
-        The folder written, with ``alignment.json`` (settings, measurements), ``train_log.jsonl`` and, where matplotlib
-        is installed, ``curves.png`` in it.
-
     Raises:
         MissingExtraError: A package of the extra ``train`` is not installed.
         FileExistsError: `out` exists and is not empty, and `overwrite` is False.
         BackboneError: The model is not supported, or its weights are float16, which cannot be trained in.
-        PairsError: A pair is too long, or there are too few.
+        AnnotationError: A pair is too long, or there are too few.
         ValueError: An argument is out of range, or an interrupted run has other settings.
         FloatingPointError: The loss was not finite; the state of earlier steps stays.
         ReadoutMismatchError: The checkpoint does not give the trained model's vectors; nothing is written.
@@ -119,9 +111,8 @@ def align(
     if output not in ("merged", "adapter"):
         raise ValueError(f"output={output!r} is not known. Allowed: 'merged', 'adapter'.")
     if device not in (None, "cpu", "cuda"):
-        raise ValueError(
-            f"device={device!r}: allowed are 'cpu', 'cuda' or None; choose a GPU with CUDA_VISIBLE_DEVICES."
-        )
+        allowed = "'cpu', 'cuda' or None; choose a GPU with CUDA_VISIBLE_DEVICES"
+        raise ValueError(f"device={device!r}: allowed are {allowed}.")
     if every is not None and every < 1:
         raise ValueError(f"every={every!r}: expected at least 1 step.")
     check_dtype(dtype)
@@ -143,8 +134,8 @@ def align(
         "left_out_too_long": len(pairs) - len(fitting),
         "pairs_digest": digest.hexdigest(),
         "dtype": str(encoder.dtype).removeprefix("torch."),
-        "lora": lora.as_dict(),
-        "training": training.as_dict(),
+        "lora": asdict(lora),
+        "training": asdict(training),
         "every": every,
     }
     work = target.with_name(f"{target.name}.training")
@@ -197,24 +188,20 @@ def _load(
     model_kwargs = {"dtype": dtype} if dtype else None
     encoder = VideoEncoder(mllm, device=device, model_kwargs=model_kwargs, **readout, **hub_kwargs)
     if encoder.dtype == torch.float16:
-        raise BackboneError(
-            f"{mllm}: its weights are float16, in which gradients underflow. Pass dtype='bfloat16' or 'float32'."
-        )
+        remedy = "Pass dtype='bfloat16' or 'float32'."
+        raise BackboneError(f"{mllm}: its weights are float16, in which gradients underflow. {remedy}")
     return encoder
 
 
 def _split(pairs: Sequence[TextPair], held_out: int, seed: int) -> tuple[list[TextPair], list[TextPair]]:
     """Pairs to train on, and pairs to measure on, drawn by the seed."""
-    if not 0 <= held_out <= len(pairs) - 2:
-        raise ValueError(
-            f"held_out={held_out!r} of {len(pairs)} pairs: expected 0..{max(0, len(pairs) - 2)}, so that at least 2 "
-            "are left to train on."
-        )
+    most = max(0, len(pairs) - 2)
+    if not 0 <= held_out <= most:
+        expected = f"expected 0..{most}, so that at least 2 are left to train on"
+        raise ValueError(f"held_out={held_out!r} of {len(pairs)} pairs: {expected}.")
     drawn = set(random.Random(seed).sample(range(len(pairs)), held_out))  # noqa: S311 - a sample, not a secret
-    return (
-        [pair for index, pair in enumerate(pairs) if index not in drawn],
-        [pair for index, pair in enumerate(pairs) if index in drawn],
-    )
+    train = [pair for index, pair in enumerate(pairs) if index not in drawn]
+    return train, [pair for index, pair in enumerate(pairs) if index in drawn]
 
 
 def _open_run(work: Path, facts: dict[str, object], *, resume: bool) -> Path | None:
@@ -222,8 +209,7 @@ def _open_run(work: Path, facts: dict[str, object], *, resume: bool) -> Path | N
     file = work / _RUN_FILE
     if work.exists() and resume and file.is_file():
         before = json.loads(file.read_text(encoding="utf-8"))
-        differing = sorted(key for key in facts if before.get(key) != facts[key])
-        if differing:
+        if differing := sorted(key for key in facts if before.get(key) != facts[key]):
             raise ValueError(
                 f"{work} holds an interrupted run with another {', '.join(differing)}. Repeat its settings to go "
                 "on, pass resume=False to start again, or choose another folder."

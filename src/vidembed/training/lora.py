@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,10 +25,9 @@ from vidembed.video import Sampling
 
 WEIGHTS_FILE: Final = "adapter_model.safetensors"  # PEFT's name for it
 ALIGNMENT_FILE: Final = "alignment.json"
-
+# least cosine between a vector before and after merging (ours). In float32 it is 1 but for 1e-6; rounding the sums to
+# bfloat16 costs more, and under this something is wrong
 MIN_MERGE_COSINE: Final = 0.99
-"""Least cosine between a vector before and after merging (ours). In float32 it is 1 but for 1e-6; rounding the sums to
-bfloat16 costs more, and under this something is wrong."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +57,6 @@ class LoraSettings:
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout={self.dropout!r}: expected a share from 0 to below 1.")
 
-    def as_dict(self) -> dict[str, object]:
-        """The settings as JSON values."""
-        return asdict(self)
-
 
 def target_modules(model: nn.Module) -> str:
     """A pattern, for PEFT, that matches the names of all linear layers of the decoder's blocks and nothing else.
@@ -83,10 +78,6 @@ class LanguageAdapter:
 
     Args:
         encoder: The encoder to train. All of its weights are frozen; those of the adapter are float32.
-        settings: Of the LoRA.
-
-    Attributes:
-        encoder: The encoder.
         settings: Of the LoRA.
 
     Raises:
@@ -131,9 +122,8 @@ class LanguageAdapter:
     def load(self, folder: str | Path) -> None:
         """Put the weights of an adapter that `save` wrote into this one.
 
-        Raises:
-            FileNotFoundError: There is no adapter in the folder.
-            ValueError: It is of another model, layer or rank.
+        A FileNotFoundError if there is no adapter in the folder, and a ValueError if it is of another model, layer or
+        rank.
         """
         from peft import set_peft_model_state_dict  # noqa: PLC0415 - of the extra
         from safetensors.torch import load_file  # noqa: PLC0415 - with it
@@ -142,27 +132,22 @@ class LanguageAdapter:
         if not file.is_file():
             raise FileNotFoundError(f"{folder}: no {WEIGHTS_FILE} in it, so it holds no adapter.")
         weights = load_file(file)
-        wanted = {
-            name.replace(".default.", "."): tuple(value.shape)
-            for name, value in self._peft.base_model.model.named_parameters()
-            if "lora_" in name
-        }
+        own = self._peft.base_model.model.named_parameters()
+        wanted = {name.replace(".default.", "."): tuple(value.shape) for name, value in own if "lora_" in name}
         found = {name.removeprefix("base_model.model."): tuple(value.shape) for name, value in weights.items()}
         if wanted != found:
             differing = sorted(name for name in {*wanted, *found} if wanted.get(name) != found.get(name))
+            one = differing[0]
             raise ValueError(
                 f"{folder}: the adapter is of another model, layer or rank. {len(differing)} weights differ, for "
-                f"example {differing[0]}: {found.get(differing[0])} in the file, {wanted.get(differing[0])} here."
+                f"example {one}: {found.get(one)} in the file, {wanted.get(one)} here."
             )
         set_peft_model_state_dict(self._peft, weights)
 
     def merge(self) -> VideoEncoder:
         """Add the updates to the weights, take the LoRA layers out again, and return the encoder.
 
-        Sums are rounded to the dtype of the weights.
-
-        Raises:
-            ValueError: An update is not finite (from PEFT).
+        Sums are rounded to the dtype of the weights. A ValueError (from PEFT) if an update is not finite.
         """
         self._peft.merge_and_unload(safe_merge=True)
         if hasattr(self.encoder.transformers_model, "peft_config"):
@@ -172,29 +157,19 @@ class LanguageAdapter:
 
 @dataclass(frozen=True, eq=False)
 class Probes:
-    """The vectors that a saved model must give.
+    """The vectors that a saved model must give, of one video and one text."""
 
-    Attributes:
-        features: One video and one text, as the model takes them.
-        vectors: Their vectors (2, D).
-        device: Where they were made.
-        merge_cosine: Least cosine of the two between the model with its adapter and the merged one.
-    """
-
-    features: list[Features]
-    vectors: torch.Tensor
-    device: str
-    merge_cosine: float
+    features: list[Features]  # as the model takes them
+    vectors: torch.Tensor  # (2, D)
+    device: str  # where they were made
+    merge_cosine: float  # least cosine between the model with its adapter and the merged one
 
 
 def write_merged(adapter: LanguageAdapter, folder: Path) -> Probes:
     """Merge an adapter into its encoder, which has none afterwards, and write a plain sentence-transformers checkpoint.
 
-    Returns:
-        What `check_saved` compares the checkpoint with.
-
-    Raises:
-        ReadoutMismatchError: The merged model gives other vectors than the one with the adapter.
+    Returns what `check_saved` compares the checkpoint with. A ReadoutMismatchError if the merged model gives other
+    vectors than the one with the adapter.
     """
     encoder, inputs = adapter.encoder.eval(), probe_inputs()
     before = _embed_each(encoder, inputs)
@@ -218,8 +193,7 @@ def _embed_each(encoder: VideoEncoder, inputs: list[Input]) -> torch.Tensor:
 def check_saved(folder: Path, probes: Probes) -> None:
     """Load a checkpoint with sentence-transformers and compare its vectors.
 
-    Raises:
-        ReadoutMismatchError: A cosine is under `vidembed.building.MIN_COSINE`.
+    A ReadoutMismatchError if a cosine is under `vidembed.building.MIN_COSINE`.
     """
     video, text = saved_cosines(folder, probes.features, probes.vectors, device=probes.device)
     if not min(video, text) >= MIN_COSINE:
@@ -246,12 +220,9 @@ def merge_adapter(
     Args:
         mllm: The model that it was trained on: a video MLLM, or a checkpoint of this layer.
         adapter: The folder of the adapter.
-        out: Folder to write.
+        out: Folder to write, which is returned.
         overwrite: Replace `out` if it exists.
         **how: As `VideoEncoder` takes, for example ``device`` or ``model_kwargs``.
-
-    Returns:
-        The folder written.
 
     Raises:
         FileExistsError: `out` exists and is not empty, and `overwrite` is False.

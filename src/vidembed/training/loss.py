@@ -23,30 +23,24 @@ from torch import Tensor, nn
 
 from vidembed.building import Features
 
-TEMPERATURE: Final = 0.05
-"""Ours: the paper is silent. It is 1 / 20, the scale of sentence-transformers' ranking losses."""
-
+TEMPERATURE: Final = 0.05  # ours: the paper is silent. It is 1 / 20, the scale of sentence-transformers' ranking losses
+# ours: the softmax of the factor is over plain cosines. With P = S it is so sharp that a pair found in one direction
+# satisfies the loss of the other too: in the embedded world the loss fell to a twentieth, and captions found clips less
+# often than before (``python -m tools.shapes.align --prior-temperature 0.05``; docs/training.md). Code in use for this
+# loss often has 1000 times the temperature here, which leaves next to nothing of the factor
 PRIOR_TEMPERATURE: Final = 1.0
-"""Ours: the softmax of the factor is over plain cosines. With P = S it is so sharp that a pair found in one direction
-satisfies the loss of the other too: in the embedded world the loss fell to a twentieth, and captions found clips less
-often than before (``python -m tools.shapes.align --prior-temperature 0.05``; docs/training.md).
-Code in use for this loss often has 1000 times the temperature here, which leaves next to nothing of the factor."""
-
+# texts embedded at once with cached gradients (ours): it bounds memory and changes no gradient
 MINI_BATCH_SIZE: Final = 16
-"""Texts embedded at once with cached gradients (ours): it bounds memory and changes no gradient."""
 
 
 def dual_softmax_loss(scores: Tensor, same: Tensor | None = None, *, prior: Tensor | None = None) -> Tensor:
-    """The loss of a matrix of scores.
+    """The loss of a matrix of scores, a scalar.
 
     Args:
         scores: (B, B) cosines over the temperature; the diagonal holds the pairs.
         same: (B, B) booleans: off-diagonal entries that are no negatives, because the texts are the same. They take
             no part in any softmax, and the factor B is the number of entries that do. Default: none.
         prior: (B, B) cosines over the prior temperature. Default: the scores.
-
-    Returns:
-        A scalar.
 
     Raises:
         ValueError: `scores` is no square matrix, or `same` is of another shape or marks the diagonal.
@@ -70,13 +64,9 @@ def dual_softmax_loss(scores: Tensor, same: Tensor | None = None, *, prior: Tens
 
 
 def row_keys(feature: Features) -> Tensor:
-    """A number for each row of a tokenized batch; rows of equal tokens have equal numbers.
+    """A number (B,) int64 for each row of a tokenized batch, on the CPU; rows of equal tokens have equal numbers.
 
-    Args:
-        feature: With ``input_ids`` (B, S) and ``attention_mask`` (B, S).
-
-    Returns:
-        (B,) int64 on the CPU: 8 bytes of a BLAKE2 hash, so different rows do not meet in practice.
+    It is 8 bytes of a BLAKE2 hash, so different rows do not meet in practice.
     """
     ids, real = feature["input_ids"].cpu(), feature["attention_mask"].cpu().bool()  # (B, S)
     keys = []
@@ -87,14 +77,7 @@ def row_keys(feature: Features) -> Tensor:
 
 
 def same_texts(keys: Tensor) -> Tensor:
-    """Off-diagonal entries of a batch whose captions or whose summaries are the same text.
-
-    Args:
-        keys: (2, B), `row_keys` of the two sides.
-
-    Returns:
-        (B, B) booleans, symmetric, with a diagonal of False.
-    """
+    """Off-diagonal entries (B, B) of a batch whose captions or whose summaries are the same text; `keys` are (2, B)."""
     equal = (keys[:, :, None] == keys[:, None, :]).any(0)  # (B, B)
     return equal.fill_diagonal_(fill_value=False)
 
@@ -133,12 +116,7 @@ class DualSoftmaxLoss(nn.Module):
         self.false_negatives = 0
 
     def forward(self, sentence_features: Iterable[Features], labels: Tensor | None = None) -> Tensor:  # noqa: ARG002
-        """The loss of one batch.
-
-        Args:
-            sentence_features: The tokenized captions and the tokenized summaries, in this order.
-            labels: Not used; the trainer passes None for pairs.
-        """
+        """The loss of one batch: the tokenized captions and the tokenized summaries, in this order."""
         features, keys = self._checked(sentence_features)
         dense, summary = (self.model(feature)["sentence_embedding"] for feature in features)
         return self._loss(dense, summary, keys)
@@ -169,17 +147,8 @@ class CachedDualSoftmaxLoss(CachedLossMixin, DualSoftmaxLoss):
     """`DualSoftmaxLoss` with cached gradients (arXiv 2101.06983): the same gradients, memory of one mini-batch.
 
     The pattern, and the replay of dropout, are sentence-transformers' own (`CachedLossMixin`, as in its
-    ``CachedMultipleNegativesRankingLoss``).
-
-    Args:
-        model: The model that embeds both sides.
-        temperature: As of `DualSoftmaxLoss`.
-        prior_temperature: As of `DualSoftmaxLoss`.
-        mini_batch_size: Texts embedded at once. Default `MINI_BATCH_SIZE`.
-        show_progress_bar: Whether to show a bar over the mini-batches of each step.
-
-    Raises:
-        ValueError: `temperature` or `prior_temperature` is not above 0, or `mini_batch_size` is under 1.
+    ``CachedMultipleNegativesRankingLoss``). `mini_batch_size`, at least 1, texts are embedded at once, by default
+    `MINI_BATCH_SIZE`, and `show_progress_bar` shows a bar over the mini-batches of each step.
     """
 
     def __init__(
@@ -205,12 +174,10 @@ class CachedDualSoftmaxLoss(CachedLossMixin, DualSoftmaxLoss):
     def calculate_loss(
         self, reps: list[list[Tensor]], labels: Tensor | None = None, *, with_backward: bool = False
     ) -> Tensor:
-        """The loss of embeddings, called by `CachedLossMixin`.
+        """The loss of embeddings of each side by mini-batch, (b, D) each, called by `CachedLossMixin`.
 
-        Args:
-            reps: Embeddings of each side by mini-batch, (b, D) each.
-            labels: (2, B), the keys of the rows.
-            with_backward: Whether to compute gradients of the embeddings too, and detach the result.
+        `labels` (2, B) are the keys of the rows. With `with_backward` gradients of the embeddings are computed too, and
+        the result is detached.
         """
         assert labels is not None  # noqa: S101 - `forward` passes the keys
         loss = self._loss(torch.cat(reps[0]), torch.cat(reps[1]), labels)

@@ -1,44 +1,135 @@
-"""`AlignmentTrainer`: sentence-transformers' trainer, for an adapter on pairs of texts."""
+"""Pairs of texts as batches, each side in its prompt, and sentence-transformers' trainer for an adapter on them.
+
+A dense caption stands in for a video and takes the video's prompt.
+"""
 
 from __future__ import annotations
 
 import json
+import logging
 import math
+import re
 import shutil
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.evaluation import BaseEvaluator
+from sentence_transformers.base.model import BaseModel
+from sentence_transformers.sentence_transformer.data_collator import SentenceTransformerDataCollator
 from sentence_transformers.sentence_transformer.losses import CachedMultipleNegativesRankingLoss
 from sentence_transformers.sentence_transformer.trainer import SentenceTransformerTrainer
 from sentence_transformers.sentence_transformer.training_args import SentenceTransformerTrainingArguments
 from torch import nn
 from tqdm.auto import tqdm
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerState
 from transformers.trainer_callback import PrinterCallback
 
+from vidembed.backbone.templates import stand_in_template
+from vidembed.building import Features
 from vidembed.captions import TextPair
 from vidembed.encoder import VideoEncoder
+from vidembed.errors import AnnotationError
 from vidembed.evaluation import ranks
+from vidembed.evaluation.result import CUTS
+from vidembed.pipeline import max_positions
 from vidembed.plots import read_log
 from vidembed.text import require_train_extra
-from vidembed.training.data import PairCollator, stand_in_kwargs
 from vidembed.training.lora import WEIGHTS_FILE, LanguageAdapter
 from vidembed.training.loss import MINI_BATCH_SIZE, PRIOR_TEMPERATURE, TEMPERATURE, CachedDualSoftmaxLoss
 
+if TYPE_CHECKING:
+    from sentence_transformers.base.modules.transformer import ProcessingKwargs
+
 LossName = Literal["dual-softmax", "infonce"]
 LOSSES: Final = ("dual-softmax", "infonce")
-
-CUTS: Final = (1, 5, 10)
-"""Ranks of the recalls that the paper reports."""
-
 _STATE_FILE = "trainer_state.json"  # transformers' name for it
+TooLong = Literal["raise", "drop"]
+_AT_ONCE = 256  # texts tokenized per call when lengths are counted
+logger = logging.getLogger(__name__)
+
+
+def stand_in_kwargs(encoder: BaseModel) -> ProcessingKwargs:
+    """The ``processing_kwargs`` of `encode` and `preprocess` under which a text takes the video's prompt.
+
+    The paper is silent on which prompt each side gets. Ours: the dense caption, which stands for the video, gets the
+    video's with the caption where the video would be; the summary gets the text's. The template is passed per call, so
+    the checkpoint keeps its own. A TemplateError if the chat template of the encoder is none of vidembed's.
+    """
+    return {"chat_template": {"chat_template": stand_in_template(str(encoder.processor.chat_template))}}
+
+
+def tokenize(
+    preprocess: Callable[..., Features], texts: Sequence[str], kwargs: ProcessingKwargs | None = None
+) -> Features:
+    """Tokenize texts in their prompts, whatever they look like, padded on the right and never cut.
+
+    Padding on the right is what sentence-transformers' gradient caching can trim from a mini-batch; the pooling finds
+    the last real token on either side. `kwargs` are `stand_in_kwargs` for captions, nothing for summaries.
+    """
+    options = {**(kwargs or {}), "text": {"padding_side": "right", "truncation": False}}
+    return preprocess([{"text": text} for text in texts], processing_kwargs=options)
+
+
+@dataclass
+class PairCollator(SentenceTransformerDataCollator):
+    """Makes a batch of pairs: the columns ``dense`` and ``summary``, each in its prompt."""
+
+    stand_in: ProcessingKwargs | None = None  # `stand_in_kwargs` of the encoder
+
+    def __call__(self, features: list[dict[str, str]]) -> Features:
+        """Tokenize both sides of some rows."""
+        batch: Features = {}
+        for column, kwargs in (("dense", self.stand_in), ("summary", None)):
+            tokens = tokenize(self.preprocess_fn, [row[column] for row in features], kwargs)
+            batch |= {f"{column}_{key}": value for key, value in tokens.items()}
+        return batch
+
+
+def context_length(encoder: VideoEncoder) -> int:
+    """Most tokens that the model takes: what its configuration or its tokenizer allows, whichever is less."""
+    return min(limit for limit in (max_positions(encoder.config), encoder.max_seq_length) if limit)
+
+
+def fit_context(
+    encoder: VideoEncoder, pairs: Sequence[TextPair], *, max_tokens: int | None = None, too_long: TooLong = "raise"
+) -> list[TextPair]:
+    """Return the pairs that fit, prompt included, in order. No text is ever cut.
+
+    At a pair with a side of over `max_tokens`, by default `context_length`, `too_long` "raise" raises an
+    AnnotationError, and "drop" leaves it out and logs how many; it is an AnnotationError too if none fits.
+    """
+    context = context_length(encoder)
+    limit = context if max_tokens is None else max_tokens
+    if not 1 <= limit <= context:
+        raise ValueError(f"max_tokens={max_tokens!r}: the model takes 1..{context} tokens.")
+    if too_long not in ("raise", "drop"):
+        raise ValueError(f"too_long={too_long!r} is not known. Allowed: 'raise', 'drop'.")
+    stand_in = stand_in_kwargs(encoder)
+    kept: list[TextPair] = []
+    for start in range(0, len(pairs), _AT_ONCE):
+        part = pairs[start : start + _AT_ONCE]
+        dense = tokenize(encoder.preprocess, [pair.dense for pair in part], stand_in)["attention_mask"].sum(1)  # (b,)
+        summary = tokenize(encoder.preprocess, [pair.summary for pair in part])["attention_mask"].sum(1)  # (b,)
+        for index, (pair, tokens) in enumerate(zip(part, dense.maximum(summary).tolist(), strict=True)):
+            if tokens <= limit:
+                kept.append(pair)
+            elif too_long == "raise":
+                raise AnnotationError(
+                    f"pairs[{start + index}] takes {tokens} tokens with its prompt, over max_tokens={limit} (the model "
+                    f"takes {context}): {pair.dense[:60]!r}... Shorten it, or pass too_long='drop' to leave such pairs "
+                    "out."
+                )
+    if len(kept) < len(pairs):
+        logger.warning("left out %d of %d pairs of more than %d tokens", len(pairs) - len(kept), len(pairs), limit)
+    if not kept:
+        raise AnnotationError(f"no pair of {len(pairs)} fits into {limit} tokens.")
+    return kept
 
 
 @dataclass(frozen=True)
@@ -91,10 +182,6 @@ class TrainingSettings:
         if not 0 <= self.warmup < 1:
             raise ValueError(f"warmup={self.warmup!r}: expected a share of the steps, from 0 to below 1.")
 
-    def as_dict(self) -> dict[str, object]:
-        """The settings as JSON values."""
-        return asdict(self)
-
     def steps(self, pairs: int) -> int:
         """Steps of a run over this many pairs."""
         return math.ceil(math.ceil(pairs / self.batch_size) * self.epochs)
@@ -121,17 +208,10 @@ class TrainingSettings:
         resuming: bool = False,
         evaluate: bool = True,
     ) -> SentenceTransformerTrainingArguments:
-        """The arguments of the trainer.
+        """The arguments of the trainer, which keeps checkpoints of the training state in `folder`.
 
-        Args:
-            folder: For checkpoints of the training state.
-            every: Steps between evaluations, and between checkpoints.
-            device: "cpu", or None for the best there is.
-            resuming: Whether the run goes on from a checkpoint: then nothing is measured at its start.
-            evaluate: Whether anything is measured.
-
-        Raises:
-            ValueError: Several processes were started, or bfloat16 is asked for and not supported (from transformers).
+        It measures and saves once in `every` steps, and measures at the start unless it is `resuming`; `device` is as
+        of `align`. A ValueError if several processes were started, or bfloat16 is asked for and not supported.
         """
         cuda = torch.cuda.is_available() and device != "cpu"
         checkpointing: dict[str, Any] = {}  # named only where used: transformers 6 will rename them
@@ -184,18 +264,7 @@ class AlignmentTrainer(SentenceTransformerTrainer):
 
     What differs: a dense caption takes the video's prompt; checkpoints hold the adapter and not the model, and are
     moved into place whole; the count of masked false negatives is logged; a loss that is not finite ends the run.
-
-    Args:
-        adapter: The adapter, in its encoder.
-        pairs: Pairs to train on.
-        settings: Of the loss.
-        args: Of `TrainingSettings.arguments`.
-        evaluator: Measured while training.
-        callbacks: Further callbacks of transformers.
-
-    Raises:
-        MissingExtraError: A package of the extra is not installed.
-        TemplateError: The encoder's prompts are not vidembed's.
+    `args` are those of `TrainingSettings.arguments`. It needs the extra ``train``, and vidembed's chat templates.
     """
 
     def __init__(
@@ -236,15 +305,12 @@ class AlignmentTrainer(SentenceTransformerTrainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log, with the pairs of rows that were masked as false negatives since the last time.
 
-        Raises:
-            FloatingPointError: The loss is not finite; the step's state is not saved.
+        A FloatingPointError if the loss is not finite; the step's state is not saved.
         """
         if "loss" in logs:
             if not math.isfinite(logs["loss"]):
-                raise FloatingPointError(
-                    f"loss {logs['loss']} at step {self.state.global_step}. Lower the learning rate, or raise the "
-                    "temperature."
-                )
+                at = f"loss {logs['loss']} at step {self.state.global_step}"
+                raise FloatingPointError(f"{at}. Lower the learning rate, or raise the temperature.")
             if isinstance(self.loss, CachedDualSoftmaxLoss):
                 logs = {**logs, "false_negatives": self.loss.false_negatives}
                 self.loss.false_negatives = 0
@@ -275,17 +341,14 @@ class AlignmentTrainer(SentenceTransformerTrainer):
     def _save(self, output_dir: str | None = None, state_dict: object = None) -> None:  # noqa: ARG002
         self.adapter.save(output_dir or str(self.args.output_dir))
 
-    def _load_from_checkpoint(self, checkpoint_path: str) -> None:  # type: ignore[override]  # as its host
+    def _load_from_checkpoint(self, checkpoint_path: str) -> None:  # type: ignore[override]  # as of its base
         self.adapter.load(checkpoint_path)
 
 
 def last_checkpoint(folder: str | Path) -> Path | None:
     """The newest complete checkpoint of the training state in a folder, or None."""
-    found = [
-        path
-        for path in Path(folder).glob("checkpoint-*")
-        if (path / _STATE_FILE).is_file() and (path / WEIGHTS_FILE).is_file()
-    ]
+    needed = (_STATE_FILE, WEIGHTS_FILE)
+    found = [path for path in Path(folder).glob("checkpoint-*") if all((path / name).is_file() for name in needed)]
     return max(found, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
 
 
@@ -296,13 +359,9 @@ def pair_recalls(scores: NDArray[np.floating], positives: NDArray[np.bool_]) -> 
 
 
 class PairEvaluator(BaseEvaluator):
-    """Text-to-text recall of pairs, each side in its prompt, in percent.
+    """Text-to-text recall of held-out pairs, each side in its prompt, in percent.
 
     A column counts as right for every row that has the same summary or the same caption.
-
-    Args:
-        pairs: Held-out pairs.
-        batch_size: Texts embedded at once.
     """
 
     def __init__(self, pairs: Sequence[TextPair], *, batch_size: int = 32) -> None:
@@ -313,49 +372,31 @@ class PairEvaluator(BaseEvaluator):
         dense, summary = (np.array([getattr(pair, side) for pair in self.pairs]) for side in ("dense", "summary"))
         self._positives = (dense[:, None] == dense) | (summary[:, None] == summary)  # (N, N)
 
-    def __call__(
-        self,
-        model: SentenceTransformer,  # type: ignore[override]  # vectors of its `encode`
-        output_path: str | None = None,  # noqa: ARG002
-        epoch: float = -1,  # noqa: ARG002
-        steps: int = -1,  # noqa: ARG002
-    ) -> dict[str, float]:
-        """Measure; called by the trainer.
-
-        Returns:
-            ``summary_to_dense_R@k`` and ``dense_to_summary_R@k`` for k in `CUTS`.
-        """
-        dense, summary = (
-            np.asarray(
-                model.encode(
-                    [{"text": getattr(pair, side)} for pair in self.pairs],
-                    batch_size=self.batch_size,
-                    show_progress_bar=False,
-                    processing_kwargs=kwargs,
-                )
-            )
-            for side, kwargs in (("dense", stand_in_kwargs(model)), ("summary", None))
-        )  # (N, D) each
+    # the model is one with an `encode`
+    def __call__(self, model: SentenceTransformer, *_: object, **_kwargs: object) -> dict[str, float]:  # type: ignore[override]
+        """Measure ``summary_to_dense_R@k`` and ``dense_to_summary_R@k`` for k in `CUTS`; called by the trainer."""
+        vectors = {}
+        for side, kwargs in (("dense", stand_in_kwargs(model)), ("summary", None)):
+            inputs = [{"text": getattr(pair, side)} for pair in self.pairs]
+            found = model.encode(inputs, batch_size=self.batch_size, show_progress_bar=False, processing_kwargs=kwargs)
+            vectors[side] = np.asarray(found)
+        dense, summary = vectors["dense"], vectors["summary"]  # (N, D) each
         scores = summary @ dense.T  # (N, N)
-        recalls = {
-            "summary_to_dense": pair_recalls(scores, self._positives),
-            "dense_to_summary": pair_recalls(scores.T, self._positives.T),
-        }
-        return {f"{way}_{name}": value for way, found in recalls.items() for name, value in found.items()}
+        summary_to_dense = pair_recalls(scores, self._positives)
+        dense_to_summary = pair_recalls(scores.T, self._positives.T)
+        recalls = {f"summary_to_dense_{name}": value for name, value in summary_to_dense.items()}
+        return recalls | {f"dense_to_summary_{name}": value for name, value in dense_to_summary.items()}
 
 
-_LOGGED = ("loss", "grad_norm", "learning_rate", "false_negatives")
+_LOGGED = re.compile(r"loss|grad_norm|learning_rate|false_negatives|eval_.*(?<!_runtime)(?<!_per_second)")
 
 
 class LogFile(TrainerCallback):
-    """Writes what the trainer logs to a file of JSON lines, and shows a bar on stderr.
+    """Writes what the trainer logs to a file of JSON lines, and shows a bar on stderr if `progress` asks for it.
 
     Lines of training hold ``step``, ``loss``, ``grad_norm``, ``learning_rate`` and ``false_negatives``; lines of
-    evaluation hold ``step`` and every metric, named ``eval_...``.
-
-    Args:
-        path: The file. Lines after the step that a run begins at are removed then: they are made again.
-        progress: Whether to show the bar.
+    evaluation hold ``step`` and every metric, named ``eval_...``. Lines after the step that a run begins at are removed
+    then: they are made again.
     """
 
     def __init__(self, path: str | Path, *, progress: bool = False) -> None:
@@ -363,34 +404,19 @@ class LogFile(TrainerCallback):
         self.progress = progress
         self._bar: tqdm[Any] | None = None
 
-    def on_train_begin(
-        self,
-        args: TrainingArguments,  # noqa: ARG002 - of transformers' signature, as below
-        state: TrainerState,
-        control: TrainerControl,  # noqa: ARG002
-        **_kwargs: object,
-    ) -> None:
+    def on_train_begin(self, args: object, state: TrainerState, control: object, **_kwargs: object) -> None:  # noqa: ARG002
         """Drop lines of steps that are yet to come."""
         kept = [entry for entry in read_log(self.path) if entry["step"] <= state.global_step and state.global_step]
         self.path.write_text("".join(json.dumps(entry) + "\n" for entry in kept), encoding="utf-8")
-        self._bar = tqdm(
-            total=state.max_steps, initial=state.global_step, unit="step", desc="aligning", disable=not self.progress
-        )
+        total, done = state.max_steps, state.global_step
+        self._bar = tqdm(total=total, initial=done, unit="step", desc="aligning", disable=not self.progress)
 
     def on_log(
-        self,
-        args: TrainingArguments,  # noqa: ARG002
-        state: TrainerState,
-        control: TrainerControl,  # noqa: ARG002
-        logs: dict[str, float] | None = None,
-        **_kwargs: object,
+        self, args: object, state: TrainerState, control: object, logs: dict[str, float] | None = None, **_: object
     ) -> None:
         """Write a line."""
-        values = {
-            key: value
-            for key, value in (logs or {}).items()
-            if key in _LOGGED or (key.startswith("eval_") and not key.endswith(("_runtime", "_per_second")))
-        }
+        del args, control
+        values = {key: value for key, value in (logs or {}).items() if _LOGGED.fullmatch(key)}
         if values:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"step": state.global_step, **values}) + "\n")
