@@ -167,7 +167,7 @@ class IndexBusyError(RuntimeError):
     """Another run is writing to the index."""
 
 
-class MissingExtraError(ImportError):
+class MissingExtraError(ModuleNotFoundError):
     """A package of an extra is not installed."""
 
 
