@@ -19,13 +19,9 @@ _kept: ContextVar[list[Warning] | None] = ContextVar("_kept", default=None)
 class VideoError(Exception):
     """A video could not be read. The base class of all errors of :mod:`vidembed.video`.
 
-    Args:
+    Attributes:
         item: How the video is named to the user (see :func:`vidembed.video.item_name`).
         reason: What was found, what is allowed and what to do, in one or two sentences.
-
-    Attributes:
-        item: As given.
-        reason: As given.
     """
 
     def __init__(self, item: str, reason: str) -> None:
@@ -100,12 +96,17 @@ class VideoTruncated(UserWarning):
 
 
 def warn(warning: Warning) -> None:
-    """Warn at the line of the caller, or where `keep_warnings` is at work, keep the warning for it."""
-    kept = _kept.get()
-    if kept is None:
-        warnings.warn(warning, stacklevel=caller_level())
-    else:
+    """Warn at the line outside of `_INNER` that led to the call, or where `keep_warnings` is at work, keep the warning.
+
+    The line is that of `skip_file_prefixes`, from Python 3.12 on.
+    """
+    if (kept := _kept.get()) is not None:
         kept.append(warning)
+        return
+    frame, level = sys._getframe(), 1  # noqa: SLF001 - public by its documentation
+    while frame.f_back is not None and str(frame.f_globals.get("__name__")).partition(".")[0] in _INNER:
+        frame, level = frame.f_back, level + 1
+    warnings.warn(warning, stacklevel=level)
 
 
 @contextmanager
@@ -117,17 +118,6 @@ def keep_warnings() -> Iterator[list[Warning]]:
         yield kept
     finally:
         _kept.reset(token)
-
-
-def caller_level() -> int:
-    """Return the `stacklevel` for `warnings.warn` that names the line outside of `_INNER` which led to the call.
-
-    As `skip_file_prefixes` does, from Python 3.12 on.
-    """
-    frame, level = sys._getframe(1), 1  # noqa: SLF001 - public by its documentation
-    while frame.f_back is not None and str(frame.f_globals.get("__name__")).partition(".")[0] in _INNER:
-        frame, level = frame.f_back, level + 1
-    return level
 
 
 def warn_truncated(text: str) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Option
 
 from vidembed.cli import options as cli
-from vidembed.errors import MissingExtraError
+from vidembed.text import require
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -73,14 +73,10 @@ def command(
 ) -> None:
     """Serve embeddings, reranking and a search page over HTTP."""
     given = locals()
-    try:
-        from vidembed.serve import Engine, Limits
-    except ImportError as error:
-        raise MissingExtraError(
-            f'serving needs packages of an extra ({error}); install them with: pip install "vidembed[serve]"'
-        ) from error
+    require("serve", "fastapi", "uvicorn", "python_multipart", "prometheus_client", purpose="serving")
     from vidembed.index import VideoIndex
     from vidembed.index.meta import ModelOptions, load_reranker
+    from vidembed.serve import Engine, Limits
     from vidembed.serve.security import check_api_key, check_origins
 
     in_bytes = {
