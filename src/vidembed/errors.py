@@ -96,17 +96,12 @@ class VideoTruncated(UserWarning):
 
 
 def warn(warning: Warning) -> None:
-    """Warn at the line outside of `_INNER` that led to the call, or where `keep_warnings` is at work, keep the warning.
-
-    The line is that of `skip_file_prefixes`, from Python 3.12 on.
-    """
-    if (kept := _kept.get()) is not None:
+    """Warn at the line of the caller, or where `keep_warnings` is at work, keep the warning for it."""
+    kept = _kept.get()
+    if kept is None:
+        warnings.warn(warning, stacklevel=caller_level())
+    else:
         kept.append(warning)
-        return
-    frame, level = sys._getframe(), 1  # noqa: SLF001 - public by its documentation
-    while frame.f_back is not None and str(frame.f_globals.get("__name__")).partition(".")[0] in _INNER:
-        frame, level = frame.f_back, level + 1
-    warnings.warn(warning, stacklevel=level)
 
 
 @contextmanager
@@ -118,6 +113,17 @@ def keep_warnings() -> Iterator[list[Warning]]:
         yield kept
     finally:
         _kept.reset(token)
+
+
+def caller_level() -> int:
+    """Return the `stacklevel` for `warnings.warn` that names the line outside of `_INNER` which led to the call.
+
+    As `skip_file_prefixes` does, from Python 3.12 on.
+    """
+    frame, level = sys._getframe(1), 1  # noqa: SLF001 - public by its documentation
+    while frame.f_back is not None and str(frame.f_globals.get("__name__")).partition(".")[0] in _INNER:
+        frame, level = frame.f_back, level + 1
+    return level
 
 
 def warn_truncated(text: str) -> None:
@@ -191,11 +197,3 @@ class VideoUriError(ValueError):
 
 class NotAVideoError(ValueError):
     """A document, node or text that should name a video does not; the message names it."""
-
-
-class VideoFailedError(ValueError):
-    """A video of a benchmark could not be used; the message names it and says what may be done."""
-
-
-class TaskDataError(OSError):
-    """The data of a task could not be loaded."""

@@ -256,8 +256,15 @@ def calibrate_command(
 ) -> None:
     """Fit what makes a reranker's scores calibrated probabilities, and say how far off they are."""
     from vidembed.captions import read_captioned_videos
+    from vidembed.plots import check_plot
 
-    _check_targets(out, plot)
+    cli.check_file("plot", plot)
+    if plot is not None:
+        check_plot(plot)
+    if not out.absolute().parent.is_dir():
+        raise ValueError(f"out: {str(out)!r} is in a folder that does not exist")
+    if out.is_dir() and any(out.iterdir()):
+        raise ValueError(f"out: {str(out)!r} is a folder that is not empty; name a new one, or a .json file")
     rows = read_captioned_videos(pairs, videos=videos)  # what is cheap to find wrong comes before a model is loaded
     labelled = rows[0].label is not None
     if labelled == (encoder is not None):
@@ -289,18 +296,6 @@ def calibrate_command(
     else:
         cli.print_facts({name: str(value) for name, value in report.to_dict().items()})
     cli.say(f"Wrote {out}")
-
-
-def _check_targets(out: Path, plot: Path | None) -> None:
-    from vidembed.plots import FORMATS
-
-    for option, path in (("out", out), ("plot", plot)):
-        if path is not None and not path.absolute().parent.is_dir():
-            raise ValueError(f"{option}: {str(path)!r} is in a folder that does not exist")
-    if plot is not None and plot.suffix.lower() not in FORMATS:
-        raise ValueError(f"plot: {str(plot)!r}: expected a name that ends in .png, .svg or .pdf")
-    if out.is_dir() and any(out.iterdir()):
-        raise ValueError(f"out: {str(out)!r} is a folder that is not empty; name a new one, or a .json file")
 
 
 def _uncalibrated(model: str, score: str | None, device: str | None) -> VideoReranker:

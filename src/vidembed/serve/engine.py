@@ -280,6 +280,7 @@ class Engine:
                     index.latest()  # which may have new columns
                     with bad_value("where"):
                         keep.check(index)
+                index.meta.require_model(self.encoder, name=self.model)  # it may have been trained since
                 return nearest(index, vector, k=max(k, count), keep=keep, merge=merge, around=around)
 
         hits = await self._in_time(self._in_turn(look))

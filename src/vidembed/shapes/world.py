@@ -145,7 +145,7 @@ def vary(scene: Scene, rng: np.random.Generator, among: tuple[str, ...] | None =
     if name.startswith("corner"):
         assert scene.corner is not None  # noqa: S101 - the pools above hold corner names only then
         return replace(scene, corner=replace(scene.corner, **{name.removeprefix("corner_"): value}))
-    return replace(scene, **{name: value})
+    return Scene(**{f.name: getattr(scene, f.name) for f in fields(scene)} | {name: value})
 
 
 def _coverage(shape: str, dx: NDArray[np.float32], dy: NDArray[np.float32], r: float, side: int) -> NDArray[np.float32]:
