@@ -11,7 +11,6 @@ from typer import Argument, Option
 
 from vidembed.cli import options as cli
 from vidembed.cli.search import read_queries
-from vidembed.text import printable
 
 if TYPE_CHECKING:
     from vidembed.index import Report, VideoIndex
@@ -194,7 +193,7 @@ def show(report: Report) -> None:
         "pruned" if report.pruned else "gone": len(report.gone),
     }
     done = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
-    held = f"{printable(report.index)} holds {report.files} files, {report.segments} segments"
+    held = f"{cli.plain(report.index)} holds {report.files} files, {report.segments} segments"
     typer.echo(f"{done or 'Nothing done'}. {held}.")
     if report.quarantined:
         cli.say(f"{report.quarantined} of the skipped files went into quarantine; `--retry` tries them again.")
@@ -219,22 +218,15 @@ def info_command(
     from vidembed.index.search import facts as search_facts
 
     index = VideoIndex.open(folder)
-    meta, how = index.meta, search_facts(index)
+    meta, how, described = index.meta, search_facts(index), asdict(index.meta)
     facts: dict[str, object] = {
         "index": str(folder),
         "files": len(index.files()),
         "segments": len(index),
-        "dimension": meta.dimension,
-        "segment_s": meta.segment_s,
-        "overlap_s": meta.overlap_s,
-        "scenes": meta.scenes,
+        **{name: described[name] for name in ("dimension", "segment_s", "overlap_s", "scenes")},
         "quarantined": len(read_quarantine(folder)),
         "bytes": index.size_on_disk(),
-        "created": meta.created,
-        "model": meta.model,
-        "layer": meta.layer,
-        "sampling": meta.sampling,
-        "model_fingerprint": meta.model_fingerprint,
+        **{name: described[name] for name in ("created", "model", "layer", "sampling", "model_fingerprint")},
     }
     if as_json:
         last = {"fingerprint_fields": meta.fingerprint_fields, "schema_version": meta.schema_version, "search": how}

@@ -239,8 +239,7 @@ class Engine:
     async def embed(self, items: Sequence[str | VideoSegment], *, task: Task = "query") -> list[Embedded]:
         """Embed words, with the prompt of a task, and videos; `Embedded.error` says why one of them failed.
 
-        Raises:
-            ApiError: 503 the queue is full; 504 it took too long.
+        Raises ApiError: 503 the queue is full; 504 it took too long.
         """
         return await self._in_time(self._embed_all(items, task))
 
