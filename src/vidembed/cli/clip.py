@@ -37,12 +37,9 @@ def command(
         Argument(
             metavar="SOURCE|WORDS",
             help="A video, or a URI such as file:///a.mp4#t=10,20; with --in, the words to search for.",
-            show_default=False,
         ),
     ],
-    out: Annotated[
-        Path, Option(help="File to write; its suffix says what kind. With --top, a folder.", show_default=False)
-    ],
+    out: Annotated[Path, Option(help="File to write; its suffix says what kind. With --top, a folder.")],
     start: Annotated[
         float | None, Option("--from", help="Seconds, as a player shows them. Default: the beginning.")
     ] = None,

@@ -91,13 +91,12 @@ class BenchmarkOptions:
 
 def evaluate_command(
     *,
-    model: Annotated[str, Option(help="Model: a folder, vidembed/NAME, or a name on the Hub.", show_default=False)],
+    model: Annotated[str, Option(help="Model: a folder, vidembed/NAME, or a name on the Hub.")],
     benchmark: Annotated[
         str,
         Option(
             help="msrvtt, msvd, vatex, didemo, activitynet or custom; or shapes or shapes-short, which draw their own "
-            "videos.",
-            show_default=False,
+            "videos."
         ),
     ],
     annotations: cli.Annotations = None,
@@ -110,8 +109,7 @@ def evaluate_command(
     score: cli.ScoreMode = None,
     calibration: cli.Calibration = None,
     validation: Annotated[
-        Path | None,
-        Option(help="Other captioned videos, on which dual-softmax temperatures are fitted: JSONL or CSV."),
+        Path | None, Option(help="Other captioned videos, on which dual-softmax temperatures are fitted: JSONL or CSV.")
     ] = None,
     validation_videos: cli.ValidationVideos = None,
     validation_format: Annotated[
@@ -131,9 +129,7 @@ def evaluate_command(
         Path | None,
         Option(help="Folder for result.json, report.md, report.html and the cache that a run goes on from."),
     ] = None,
-    clips: Annotated[
-        int | None, Option(help="Videos to draw for shapes and shapes-short. Default: 200.", show_default=False)
-    ] = None,
+    clips: Annotated[int | None, Option(help="Videos to draw for shapes and shapes-short. Default: 200.")] = None,
     seed: cli.Seed = 0,
     layer: Annotated[int | None, Option(help="Decoder layer to read, for a video MLLM.")] = None,
     batch_size: cli.BatchSize = 32,
@@ -231,8 +227,7 @@ def compare_command(
         list[str],
         Argument(
             help="Models, the first being what the others are compared with: folders, vidembed/NAME or names on the "
-            "Hub; a video MLLM as NAME@LAYER. With --results: folders of finished runs.",
-            show_default=False,
+            "Hub; a video MLLM as NAME@LAYER. With --results: folders of finished runs."
         ),
     ],
     results: Annotated[
@@ -322,9 +317,7 @@ def compare_command(
 
 def mteb_command(
     *,
-    model: Annotated[
-        str, Option(help="Checkpoint: a folder, vidembed/NAME, or a name on the Hub.", show_default=False)
-    ],
+    model: Annotated[str, Option(help="Checkpoint: a folder, vidembed/NAME, or a name on the Hub.")],
     tasks: Annotated[str, Option(help="Names of mteb's tasks, with commas between: MSRVTTT2V,MSRVTTV2T.")] = "",
     benchmark: Annotated[
         str | None, Option(help="All tasks of a benchmark of mteb, such as 'MVEB(text, video, v1)'.")

@@ -27,17 +27,11 @@ SHAPES_WARNING = (
 def index_command(
     *,
     paths: Annotated[
-        list[str],
-        Argument(
-            help="Videos, and folders of videos; with --engine ray also s3:// and other URIs.", show_default=False
-        ),
+        list[str], Argument(help="Videos, and folders of videos; with --engine ray also s3:// and other URIs.")
     ],
-    to: Annotated[
-        Path, Option("--to", help="Folder of the index: new, empty, or an index to add to.", show_default=False)
-    ],
+    to: Annotated[Path, Option("--to", help="Folder of the index: new, empty, or an index to add to.")],
     model: Annotated[
-        str | None,
-        Option(help=f"Model. Default: the index's own; for a new index, {DEFAULT_MODEL}.", show_default=False),
+        str | None, Option(help=f"Model. Default: the index's own; for a new index, {DEFAULT_MODEL}.")
     ] = None,
     layer: Annotated[
         int | None, Option(help="Decoder layer to read, for a model that is not a vidembed checkpoint.")
@@ -73,9 +67,7 @@ def index_command(
         list[str] | None, Option(help="Quantize the ANN index as int8 or binary, also of few segments.")
     ] = None,
     compact: Annotated[list[str] | None, Option(hidden=True, help="The earlier name of --quantize.")] = None,
-    query_bank: Annotated[
-        Path | None, Option(help="File of queries, one a line, for `search --bank`.", show_default=False)
-    ] = None,
+    query_bank: Annotated[Path | None, Option(help="File of queries, one a line, for `search --bank`.")] = None,
     exact_up_to: Annotated[
         int | None, Option(min=0, help="Segments up to which a search is exact. Default: 100,000.")
     ] = None,
@@ -83,8 +75,7 @@ def index_command(
         Literal["local", "ray"], Option(help="Where the work is done: here, or on a Ray cluster (extra: ray).")
     ] = "local",
     address: Annotated[
-        str | None,
-        Option(help="With --engine ray: the cluster. Default: RAY_ADDRESS, else one on this machine."),
+        str | None, Option(help="With --engine ray: the cluster. Default: RAY_ADDRESS, else one on this machine.")
     ] = None,
     workers: Annotated[int | None, Option(min=1, help="With --engine ray: copies of the model. Default: 1.")] = None,
     num_gpus: Annotated[
@@ -201,7 +192,7 @@ def show(report: Report) -> None:
 
 def info_command(
     *,
-    folder: Annotated[Path, Argument(help="Folder of an index, or a video file.", show_default=False)],
+    folder: Annotated[Path, Argument(help="Folder of an index, or a video file.")],
     as_json: Annotated[bool, Option("--json", help="Write it to stdout as JSON.")] = False,
 ) -> None:
     """Show what an index holds and which model made it, or what a video is and how it is read."""

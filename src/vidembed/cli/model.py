@@ -25,13 +25,12 @@ _PREFIXES = {"both": ("none", "zero-shot"), "none": ("none",), "zero-shot": ("ze
 
 def build_command(
     *,
-    mllm: Annotated[str, Argument(help="Video MLLM: a folder or a name on the Hub.", show_default=False)],
+    mllm: Annotated[str, Argument(help="Video MLLM: a folder or a name on the Hub.")],
     layer: Annotated[
         str,
         Option(
             metavar="INTEGER|auto",
             help="Decoder layer to read, from 1; -1 is the last, with its final norm; auto chooses it on --pairs.",
-            show_default=False,
         ),
     ],
     pairs: Annotated[Path | None, Option(help="For --layer auto: captioned videos, a .jsonl or .csv file.")] = None,
@@ -79,8 +78,7 @@ def train_command(
     too_long: Annotated[str, Option(help="At a text longer than --max-tokens: raise, or drop the pair.")] = "raise",
     max_tokens: Annotated[int | None, Option(help="Most tokens of a text. Default: what the model takes.")] = None,
     layer: Annotated[
-        int | None,
-        Option(help="Decoder layer to read, from 1; -1 is the last. Default: -1, or the checkpoint's."),
+        int | None, Option(help="Decoder layer to read, from 1; -1 is the last. Default: -1, or the checkpoint's.")
     ] = None,
     prefix: Annotated[str | None, Option(help="A line before the content of each prompt. Default: none.")] = None,
     loss: Annotated[str, Option(help="dual-softmax or infonce.")] = "dual-softmax",
@@ -154,10 +152,9 @@ def _summary(facts: dict[str, Any]) -> str:
 def layers_command(
     *,
     model: Annotated[
-        list[str],
-        Option(help="Video MLLM: a folder or a name on the Hub. Give it again for several models.", show_default=False),
+        list[str], Option(help="Video MLLM: a folder or a name on the Hub. Give it again for several models.")
     ],
-    pairs: Annotated[Path, Option(help="Captioned videos: a .jsonl or .csv file.", show_default=False)],
+    pairs: Annotated[Path, Option(help="Captioned videos: a .jsonl or .csv file.")],
     videos: cli.PairVideos = None,
     out: Annotated[Path | None, Option(help="Folder for the figures as JSON and as a plot.")] = None,
     prefix: Annotated[
@@ -226,21 +223,19 @@ def _write(analyses: Sequence[LayerAnalysis], out: Path | None, plot: Path | Non
 
 def calibrate_command(
     *,
-    model: Annotated[str, Argument(help="A video MLLM with its head, or a saved reranker.", show_default=False)],
+    model: Annotated[str, Argument(help="A video MLLM with its head, or a saved reranker.")],
     pairs: Annotated[
         Path,
         Option(
             help="JSONL or CSV with columns video and caption. With a column label (1 or 0), exactly these pairs; "
-            "without one, the hits of a search for each caption are used (--encoder).",
-            show_default=False,
+            "without one, the hits of a search for each caption are used (--encoder)."
         ),
     ],
     out: Annotated[
         Path,
         Option(
             help="File to write: NAME.json holds the fitted numbers, for `search --calibration`; any other name is "
-            "a folder, which gets the whole reranker.",
-            show_default=False,
+            "a folder, which gets the whole reranker."
         ),
     ],
     videos: Annotated[Path | None, Option(help="Folder of the videos. Default: that of the pairs.")] = None,

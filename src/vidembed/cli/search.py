@@ -24,8 +24,8 @@ MAX_QUERIES_BYTES = 2**24
 
 def command(
     *,
-    query: Annotated[str | None, Argument(help="What to look for, in words.", show_default=False)] = None,
-    folder: Annotated[Path, Option("--in", help="Folder of the index.", show_default=False)],
+    query: Annotated[str | None, Argument(help="What to look for, in words.")] = None,
+    folder: Annotated[Path, Option("--in", help="Folder of the index.")],
     k: Annotated[int, Option("-k", "--top-k", help="Most hits to show.")] = 10,
     as_json: Annotated[bool, Option("--json", help="Write the hits to stdout as JSON, and nothing else.")] = False,
     html: Annotated[Path | None, Option(help="Write a page with a picture of each hit to this file.")] = None,
