@@ -19,9 +19,6 @@ from vidembed.cli.search import write_sheet
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    import numpy as np
-    from numpy.typing import NDArray
-
     from vidembed.encoder import VideoEncoder
     from vidembed.index import Hit, VideoIndex
     from vidembed.reranker import VideoReranker
@@ -102,13 +99,10 @@ def command(
 
 
 def _ask(index: VideoIndex, encoder: VideoEncoder, queries: Sequence[tuple[str, set[str]]], k: int = 5) -> list[Asked]:
-    from vidembed.index.search import nearest
+    from vidembed.index import search_many
 
-    vectors: NDArray[np.float32] = encoder.encode_query([{"text": query} for query, _ in queries])  # (Q, D)
-    return [
-        Asked(query, right, nearest(index, vector.astype("float64"), k=k))
-        for (query, right), vector in zip(queries, vectors, strict=True)
-    ]
+    found = search_many(index, encoder, [query for query, _ in queries], k=k)
+    return [Asked(query, right, hits) for (query, right), hits in zip(queries, found, strict=True)]
 
 
 def _look_again(asked: Sequence[Asked], reranker: VideoReranker) -> list[Asked]:
