@@ -138,7 +138,7 @@ def evaluate_command(
     as_json: Annotated[bool, Option("--json", help="Write the result to stdout as JSON.")] = False,
 ) -> None:
     """Measure a model on a retrieval benchmark: raw, with dual-softmax, reranked, and both; run again, it goes on."""
-    given = locals()
+    given = locals()  # all options by their names
     if rerank is None:
         why = "it is for --rerank K; give the number of candidates to look at"
         named = {"reranker": reranker, "score": score, "calibration": calibration}
@@ -258,7 +258,7 @@ def compare_command(
     as_json: Annotated[bool, Option("--json", help="Write the comparison to stdout as JSON.")] = False,
 ) -> None:
     """Compare models on one benchmark, raw and with dual-softmax: recalls, and paired differences to the first."""
-    given = locals()
+    given = locals()  # all options by their names
     if len(items) < 2:
         raise ValueError(f"compare: got {len(items)} of {'runs' if results else 'models'}; give at least 2")
     cli.check_folder(out)

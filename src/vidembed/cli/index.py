@@ -84,7 +84,7 @@ def index_command(
     as_json: Annotated[bool, Option("--json", help="Write the report to stdout as JSON.")] = False,
 ) -> None:
     """Index videos, so that they can be searched. Run again, it does only what is new or changed."""
-    given = locals()
+    given = locals()  # all options by their names
     from vidembed.index import Derived, index_videos
     from vidembed.index.files import find_videos
     from vidembed.index.ingest import open_if_there

@@ -111,7 +111,7 @@ def train_command(
     overwrite: cli.Overwrite = False,
 ) -> None:
     """Align a model with pairs of captions and summaries, without any video: a light LoRA on the language model."""
-    given = locals()
+    given = locals()  # all options by their names
     from vidembed.text import require_train_extra
     from vidembed.training import LoraSettings, TrainingSettings, align, sample_pairs
 

@@ -72,7 +72,7 @@ def command(
     timeout: Annotated[float | None, Option(help="Seconds until a request is given up.")] = None,
 ) -> None:
     """Serve embeddings, reranking and a search page over HTTP."""
-    given = locals()
+    given = locals()  # all options by their names
     require("serve", "fastapi", "uvicorn", "python_multipart", "prometheus_client", purpose="serving")
     from vidembed.index import VideoIndex
     from vidembed.index.meta import ModelOptions, load_reranker
