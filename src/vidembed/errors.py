@@ -19,13 +19,9 @@ _kept: ContextVar[list[Warning] | None] = ContextVar("_kept", default=None)
 class VideoError(Exception):
     """A video could not be read. The base class of all errors of :mod:`vidembed.video`.
 
-    Args:
+    Attributes:
         item: How the video is named to the user (see :func:`vidembed.video.item_name`).
         reason: What was found, what is allowed and what to do, in one or two sentences.
-
-    Attributes:
-        item: As given.
-        reason: As given.
     """
 
     def __init__(self, item: str, reason: str) -> None:
@@ -167,7 +163,7 @@ class IndexBusyError(RuntimeError):
     """Another run is writing to the index."""
 
 
-class MissingExtraError(ImportError):
+class MissingExtraError(ModuleNotFoundError):
     """A package of an extra is not installed."""
 
 
@@ -197,11 +193,3 @@ class VideoUriError(ValueError):
 
 class NotAVideoError(ValueError):
     """A document, node or text that should name a video does not; the message names it."""
-
-
-class VideoFailedError(ValueError):
-    """A video of a benchmark could not be used; the message names it and says what may be done."""
-
-
-class TaskDataError(OSError):
-    """The data of a task could not be loaded."""

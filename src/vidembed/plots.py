@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from vidembed.errors import MissingExtraError
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -28,14 +30,14 @@ def check_plot(path: str | Path, *, function: str = "plot_layers") -> Path:
     """Find out before the work is done whether `function` could write a figure to `path`.
 
     Raises:
-        ModuleNotFoundError: matplotlib is not installed.
+        MissingExtraError: matplotlib is not installed.
         ValueError: The suffix is none of `FORMATS`.
     """
     path = Path(path)
     if path.suffix.lower() not in FORMATS:
         raise ValueError(f"path={str(path)!r}: expected a name that ends in .png, .svg or .pdf")
     if not can_plot():
-        raise ModuleNotFoundError(
+        raise MissingExtraError(
             f'{function} draws with matplotlib, which is not installed; pip install "vidembed[plot]"'
         )
     return path
@@ -61,7 +63,7 @@ def plot_layers(analyses: Sequence[LayerAnalysis], path: str | Path, *, x: Axis 
             where all models have the same depth.
 
     Raises:
-        ModuleNotFoundError: matplotlib is not installed.
+        MissingExtraError: matplotlib is not installed.
         ValueError: There is nothing to draw, the suffix is another, or `x` is not known.
     """
     path = check_plot(path)

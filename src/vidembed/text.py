@@ -36,11 +36,7 @@ def replacing(file: Path) -> Iterator[Path]:
 
 
 def write_atomically(file: Path, content: bytes | str) -> None:
-    """Write all of a file; text as UTF-8.
-
-    Raises:
-        OSError: See `replacing`.
-    """
+    """Write all of a file, or none of it; text as UTF-8. Raises as `replacing`."""
     with replacing(file) as draft:
         draft.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
 

@@ -34,7 +34,7 @@ def made_index(folder: Path, videos: dict[str, list[tuple[float, float, tuple[in
     meta = IndexMeta("fake", None, {}, model.fingerprint, fields, DIMENSION, 1.0, 0.5, "2026-01-01T00:00:00+00:00")
     files = []
     for uri, stretches in videos.items():
-        vectors = [FakeEncoder._vector(np.array(colour, dtype=np.float64)) for *_, colour in stretches]
+        vectors = [FakeEncoder.vector(np.array(colour, dtype=np.float64)) for *_, colour in stretches]
         segments = [Segment(start, end, vector) for (start, end, _), vector in zip(stretches, vectors, strict=True)]
         files.append(FileRows(uri, segments, segments[-1].end_s, "c", FileState(1, 1)))
     VideoIndex.create(folder, meta).put(files, replace=False)

@@ -13,7 +13,7 @@ from sentence_transformers import SentenceTransformer
 from tests.evaluation.stand_ins import plain_benchmark
 from vidembed import VideoEncoder, model_path
 from vidembed.backbone import LayerError
-from vidembed.errors import MissingExtraError, VideoFailedError
+from vidembed.errors import MissingExtraError
 from vidembed.evaluation.benchmark import Benchmark
 from vidembed.evaluation.embedder import ModelName, embedder_of, load_any, load_encoder
 from vidembed.evaluation.run import evaluate
@@ -110,7 +110,7 @@ def test_the_video_that_fails_is_found_out(
     (tmp_path / "bad.mp4").write_bytes(b"bad")
     videos = [shapes_world[0].videos[0], tmp_path / "bad.mp4", shapes_world[0].videos[1]]
     benchmark = plain_benchmark(videos, ["a", "b", "c"], [(0,), (1,), (2,)])
-    with pytest.raises(VideoFailedError, match=r"'bad'"):
+    with pytest.raises(ValueError, match=r"'bad'"):
         evaluate(benchmark, plain)
     result = evaluate(benchmark, plain, on_error="count")
     assert [one.video_id for one in result.failures] == ["bad"]
@@ -138,5 +138,5 @@ def test_a_vector_that_is_not_finite_is_a_failure(
         return vectors
 
     monkeypatch.setattr(plain, "encode_document", encode_document)
-    with pytest.raises(VideoFailedError, match="not finite"):
+    with pytest.raises(ValueError, match="not finite"):
         evaluate(shapes_world[0], plain)

@@ -84,7 +84,7 @@ class FakeEncoder:
         if isinstance(inputs, list):
             return np.stack([self.encode_query(each) for each in inputs])
         assert set(inputs) == {"text"}
-        return self._vector(np.array(COLOURS.get(inputs["text"], (90, 90, 90)), dtype=np.float64))
+        return self.vector(np.array(COLOURS.get(inputs["text"], (90, 90, 90)), dtype=np.float64))
 
     def encode_stream(
         self, inputs: Iterable[Any], *, batch_size: int, on_error: str, show_progress_bar: bool | None
@@ -106,7 +106,7 @@ class FakeEncoder:
             if self.before:
                 self.before(path)
             self.seen.append(path.name)
-            vector = self._vector(item.frames.mean(axis=(0, 1, 2)))
+            vector = self.vector(item.frames.mean(axis=(0, 1, 2)))
             match self.spoil.get(path.name):
                 case "nan":
                     vector[3] = np.nan
@@ -117,7 +117,7 @@ class FakeEncoder:
             yield SimpleNamespace(index=index, embedding=vector, error=None)
 
     @staticmethod
-    def _vector(colour: np.ndarray) -> np.ndarray:
+    def vector(colour: np.ndarray) -> np.ndarray:
         red, green, blue = colour - colour.mean() + 1e-3
         vector = np.array([red, green, blue, 1, red - green, green - blue, blue - red, 0.5], dtype=np.float64)
         return (vector / np.linalg.norm(vector)).astype(np.float32)

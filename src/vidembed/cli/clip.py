@@ -1,9 +1,8 @@
 """`vidembed clip`."""
 
-# ruff: noqa: PLC0415 - commands import what they need when they run, so that --help is quick
-
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from typer import Argument, Option
 
-from vidembed.cli.options import NOTHING_DONE, Merge, first_given, print_json, say
+from vidembed.cli import options as cli
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from vidembed.index import Hit
 
@@ -38,13 +37,9 @@ def command(
         Argument(
             metavar="SOURCE|WORDS",
             help="A video, or a URI such as file:///a.mp4#t=10,20; with --in, the words to search for.",
-            show_default=False,
         ),
     ],
-    out: Annotated[
-        Path,
-        Option(help="File to write; its suffix says what kind. With --top, a folder.", show_default=False),
-    ],
+    out: Annotated[Path, Option(help="File to write; its suffix says what kind. With --top, a folder.")],
     start: Annotated[
         float | None, Option("--from", help="Seconds, as a player shows them. Default: the beginning.")
     ] = None,
@@ -53,7 +48,7 @@ def command(
     hit: Annotated[int | None, Option(min=1, help="With --in: which hit, from 1. Default: the first.")] = None,
     top: Annotated[int | None, Option(min=1, help="With --in: cut so many hits, into the folder --out.")] = None,
     around: Annotated[float, Option(help="Take so many seconds before and after, too.")] = 0.0,
-    merge: Annotated[Merge, Option(help="With --in: as for `vidembed search`.")] = "moments",
+    merge: Annotated[cli.Merge, Option(help="With --in: as for `vidembed search`.")] = "moments",
     model: Annotated[
         str | None, Option(help="With --in: load the model from here. Default: the name in the index.")
     ] = None,
@@ -64,12 +59,11 @@ def command(
     """Cut a stretch of a video, or a hit of a search, to a file. Nothing is encoded again: it starts at a key frame."""
     from vidembed.index import SearchOptions
     from vidembed.index.bank import check_query
-    from vidembed.text import printable
 
     SearchOptions(merge=merge, around=around)
     if folder is None:
-        if given := first_given({"--hit": hit, "--top": top, "--model": model, "--device": device}):
-            raise ValueError(f"{given}: it is for a search; give --in INDEX, and words in place of a video")
+        why = "it is for a search; give --in INDEX, and words in place of a video"
+        cli.refuse({"--hit": hit, "--top": top, "--model": model, "--device": device}, why)
         stretch = _of_file(what, start, end, around)
         check_out(out, force=force)
         done = [_cut(stretch, out, force=force)]
@@ -89,29 +83,33 @@ def command(
             raise ValueError(f"hit: got {hit or 1}; the search has {len(hits)} hits")
         done = [_cut(_of_hit(hits[-1]), out, force=force)] if top is None else _cut_all(hits, out, force=force)
     if as_json:
-        print_json(done if top is not None else done[0])
+        cli.print_json(done if top is not None else done[0])
     else:
-        for each in done:
-            typer.echo(printable(str(each["path"])))
+        typer.echo("".join(f"{cli.plain(str(each['path']))}\n" for each in done), nl=False)
     if not done:
-        say("Nothing was cut.")
-        raise typer.Exit(NOTHING_DONE)
+        cli.say("Nothing was cut.")
+        raise typer.Exit(cli.NOTHING_DONE)
 
 
 def check_out(out: Path, *, folder: bool = False, force: bool) -> None:
     """Raise ValueError at a target that cannot be written."""
     from vidembed.video.trim import check_target
 
-    if folder:
-        if out.exists() and not out.is_dir():
-            raise ValueError(f"out: {str(out)!r} is a file; with --top, name a folder")
-        return
+    if folder and out.exists() and not out.is_dir():
+        raise ValueError(f"out: {str(out)!r} is a file; with --top, name a folder")
+    if not folder:
+        with _target_is_out():
+            check_target(out, overwrite=force)
+
+
+@contextmanager
+def _target_is_out() -> Iterator[None]:
+    """Name the options in errors that the library has about its argument `target`."""
     try:
-        check_target(out, overwrite=force)
-    except FileExistsError:
-        raise ValueError(f"out: {str(out)!r} exists; choose another name, or replace it with --force") from None
-    except ValueError as error:
-        raise ValueError(str(error).replace("target:", "out:", 1)) from error
+        yield
+    except (FileExistsError, ValueError) as error:
+        message = str(error).replace("target:", "out:", 1)
+        raise ValueError(message.replace("have it replaced", "replace it with --force")) from error
 
 
 def _of_file(what: str, start: float | None, end: float | None, around: float) -> Stretch:
@@ -145,7 +143,6 @@ def _of_hit(hit: Hit) -> Stretch:
 def _cut_all(hits: Sequence[Hit], out: Path, *, force: bool) -> list[dict[str, object]]:
     """Cut hits into a folder; a message says why one cannot be cut."""
     from vidembed.index.files import file_name_of
-    from vidembed.text import printable
     from vidembed.video import VideoError
     from vidembed.video.trim import MUXERS
 
@@ -162,29 +159,22 @@ def _cut_all(hits: Sequence[Hit], out: Path, *, force: bool) -> list[dict[str, o
         try:
             done.append(_cut(_of_hit(hit), target, force=force))
         except (VideoError, ValueError) as error:
-            say(f"Not cut: {printable(str(error))}")
+            cli.say(f"Not cut: {error}")
     return done
 
 
 def _cut(stretch: Stretch, target: Path, *, force: bool) -> dict[str, object]:
     """Cut one stretch, and return what the file holds."""
     from vidembed.index.gallery import time_range
-    from vidembed.text import printable
     from vidembed.video.trim import cut_clip
 
-    try:
+    with _target_is_out():
         made = cut_clip(stretch.source, target, stretch.start, stretch.end, overwrite=force)
-    except FileExistsError as error:
-        raise ValueError(f"{error}; --force replaces it".replace("target:", "out:", 1)) from error
-    except ValueError as error:
-        raise ValueError(str(error).replace("target:", "out:", 1)) from error
-    say(
-        f"Wrote {printable(str(made.path))}: {time_range(made.start_s, made.end_s)} of {printable(str(stretch.source))}"
-    )
+    cli.say(f"Wrote {made.path}: {time_range(made.start_s, made.end_s)} of {stretch.source}")
     if made.start_s < stretch.start:
-        say(f"It begins {stretch.start - made.start_s:.3f} s early, at a key frame: nothing is encoded again.")
+        cli.say(f"It begins {stretch.start - made.start_s:.3f} s early, at a key frame: nothing is encoded again.")
     if made.left_out:
-        say(f"Left out: {', '.join(made.left_out)}.")
+        cli.say(f"Left out: {', '.join(made.left_out)}.")
     return {
         "path": str(made.path.absolute()),
         "source": str(stretch.source),

@@ -1,7 +1,5 @@
 """`vidembed demo`."""
 
-# ruff: noqa: PLC0415 - commands import what they need when they run, so that --help is quick
-
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
@@ -13,17 +11,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from typer import Option
 
-from vidembed.cli.index import DEFAULT_MODEL
-from vidembed.cli.index import run as run_index
+from vidembed.cli import options as cli
+from vidembed.cli.index import DEFAULT_MODEL, model_options
 from vidembed.cli.index import show as show_report
-from vidembed.cli.options import NOTHING_DONE, Device, print_table
 from vidembed.cli.search import write_sheet
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-
-    import numpy as np
-    from numpy.typing import NDArray
 
     from vidembed.encoder import VideoEncoder
     from vidembed.index import Hit, VideoIndex
@@ -49,11 +43,12 @@ def command(
     clips: Annotated[int, Option(min=2, max=5000, help="How many clips to draw.")] = 60,
     seed: Annotated[int, Option(min=0, help="Decides which clips.")] = 0,
     model: Annotated[str, Option(help="Model to search with.")] = DEFAULT_MODEL,
-    device: Device = None,
+    device: cli.Device = None,
 ) -> None:
     """Draw clips that the bundled model has never seen, index them, search them in words, and say how well it went."""
-    from vidembed.index import VideoIndex
+    from vidembed.index import VideoIndex, index_videos
     from vidembed.index.files import uri_of
+    from vidembed.index.ingest import open_if_there
     from vidembed.index.meta import load_reranker
     from vidembed.shapes import sample_clips, write_clips
     from vidembed.shapes.language import SUMMARY_ATTRIBUTES
@@ -62,11 +57,12 @@ def command(
     to = out / f"index-{clips}-{seed}"
     if not (folder / "captions.jsonl").is_file():  # written last
         write_clips(folder, clips, split="test", seed=seed, progress=True)
-    report, encoder = run_index([folder], to, model=model, device=device)
+    asked = model_options(open_if_there(to), model, device=device)
+    encoder = asked.load()
+    report = index_videos([folder], to, encoder, model=asked.name, layer=asked.layer)
     show_report(report)
     if not report.any_in_index:
-        raise typer.Exit(NOTHING_DONE)
-
+        raise typer.Exit(cli.NOTHING_DONE)
     index = VideoIndex.open(to)
     records = {uri_of(folder.resolve() / f"{one.name}.mp4"): one for one in sample_clips(clips, "test", seed)}
 
@@ -87,12 +83,12 @@ def command(
         rows.append(recall_row("short caption, reranked", best, clips))
     shown = _chosen(best)
     typer.echo("\nShort captions: the surest of those that were found, and one that was not if there is one.")
-    for asked in shown:
-        _show(asked, records)
+    for one in shown:
+        _show(one, records)
     typer.echo(f"\nEach of the {clips} clips, searched by its own captions:")
-    print_table(["", "recall@1", "recall@5", "by chance @1", "by chance @5"], rows)
+    cli.print_table(["", "recall@1", "recall@5", "by chance @1", "by chance @5"], rows)
 
-    write_sheet(out / f"hits-{clips}-{seed}.html", [(asked.query, asked.hits[:3]) for asked in shown])
+    write_sheet(out / f"hits-{clips}-{seed}.html", [(one.query, one.hits[:3]) for one in shown])
     typer.echo(
         "\nNext, type:\n"
         f"  vidembed search {quote(shown[0].query)} --in {quote(str(to))} --rerank {LOOKED_AT}\n"
@@ -103,13 +99,10 @@ def command(
 
 
 def _ask(index: VideoIndex, encoder: VideoEncoder, queries: Sequence[tuple[str, set[str]]], k: int = 5) -> list[Asked]:
-    from vidembed.index.search import nearest
+    from vidembed.index import search_many
 
-    vectors: NDArray[np.float32] = encoder.encode_query([{"text": query} for query, _ in queries])  # (Q, D)
-    return [
-        Asked(query, right, nearest(index, vector.astype("float64"), k=k))
-        for (query, right), vector in zip(queries, vectors, strict=True)
-    ]
+    found = search_many(index, encoder, [query for query, _ in queries], k=k)
+    return [Asked(query, right, hits) for (query, right), hits in zip(queries, found, strict=True)]
 
 
 def _look_again(asked: Sequence[Asked], reranker: VideoReranker) -> list[Asked]:
@@ -135,18 +128,13 @@ def _look_again(asked: Sequence[Asked], reranker: VideoReranker) -> list[Asked]:
 
 def _show(asked: Asked, records: dict[str, ClipRecord]) -> None:
     """Write the first three hits of a query, with what each clip really shows."""
-    verdict = "a right clip came first" if asked.hits[0].uri in asked.right else "no right clip came first"
-    typer.echo(f"\n{asked.query}\n({verdict})")
-    rows = [
-        [
-            f"{hit.score:.3f}" if hit.probability is None else f"{hit.probability:.1%}",
-            records[hit.uri].name,
-            records[hit.uri].summary,
-            "yes" if hit.uri in asked.right else "",
-        ]
-        for hit in asked.hits[:3]
-    ]
-    print_table(["score" if asked.hits[0].probability is None else "match", "clip", "what it shows", "right"], rows)
+    typer.echo(f"\n{asked.query}\n({'a' if asked.hits[0].uri in asked.right else 'no'} right clip came first)")
+    rows = []
+    for hit in asked.hits[:3]:
+        sure = f"{hit.score:.3f}" if hit.probability is None else f"{hit.probability:.1%}"
+        shown = records[hit.uri]
+        rows.append([sure, shown.name, shown.summary, "yes" if hit.uri in asked.right else ""])
+    cli.print_table(["score" if asked.hits[0].probability is None else "match", "clip", "what it shows", "right"], rows)
 
 
 def _chosen(results: Sequence[Asked]) -> list[Asked]:

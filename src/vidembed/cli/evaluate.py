@@ -1,7 +1,5 @@
 """`vidembed evaluate`, `compare`, `mteb` and `reproduce`: models are measured."""
 
-# ruff: noqa: PLC0415 - commands import what they need when they run, so that --help is quick
-
 from __future__ import annotations
 
 import gc
@@ -16,27 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from typer import Argument, Option
 
-from vidembed.cli.options import (
-    AllowMissing,
-    Annotations,
-    BatchSize,
-    BenchmarkVideos,
-    Calibration,
-    CheckCounts,
-    Device,
-    Dtype,
-    OnUnreadable,
-    Reranker,
-    ScoreMode,
-    Seed,
-    ValidationVideos,
-    check_folder,
-    check_score,
-    first_given,
-    print_json,
-    print_table,
-    say,
-)
+from vidembed.cli import options as cli
+from vidembed.text import write_atomically
 
 if TYPE_CHECKING:
     from vidembed.evaluation.benchmark import Benchmark
@@ -48,29 +27,23 @@ _CUTS = (1, 5, 10)
 
 
 @dataclass(frozen=True, slots=True)
-class ValidationOptions:
-    """The options that say on which captioned videos temperatures are fitted."""
-
-    file: Path | None
-    videos: Path | None
-    format: str | None = None
-    split: Path | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class BenchmarkOptions:
-    """The options that say what to measure on."""
+    """The options that say what to measure on, and on which captioned videos temperatures are fitted."""
 
-    name: str
-    annotations: Path | None
-    videos: Path | None
-    split: Path | None
-    allow_missing: bool
-    check_counts: bool
-    clips: int | None
-    seed: int
+    benchmark: str
+    annotations: Path | None = None
+    videos: Path | None = None
+    split: Path | None = None
+    validation: Path | None = None
+    validation_videos: Path | None = None
+    validation_format: str | None = None
+    validation_split: Path | None = None
+    allow_missing: bool = False
+    check_counts: bool = True
+    clips: int | None = None
+    seed: int = 0
 
-    def read(self, known: ValidationOptions, out: Path | None, stack: ExitStack) -> tuple[Benchmark, Benchmark | None]:
+    def read(self, out: Path | None, stack: ExitStack) -> tuple[Benchmark, Benchmark | None]:
         """Read, or draw, the benchmark and the validation set; drawn clips without `out` go with `stack`.
 
         Raises ValueError if an option does not go with the benchmark, and as `read_benchmark` and `draw_world`.
@@ -78,27 +51,24 @@ class BenchmarkOptions:
         from vidembed.evaluation import BENCHMARKS, read_benchmark
         from vidembed.evaluation.shapes import CLIPS, WORLDS, draw_world
 
-        name = self.name
+        name = self.benchmark
         if name in WORLDS:
             files = {"annotations": self.annotations, "videos": self.videos, "split": self.split}
-            if given := first_given({**files, "validation": known.file}):
-                raise ValueError(f"{given}: {name} draws its own videos, and others for validation; leave it out")
+            why = f"{name} draws its own videos, and others for validation; leave it out"
+            cli.refuse({**files, "validation": self.validation}, why)
             if out is None:
-                folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vidembed-")))
-            else:
-                folder = out / "clips"
+                out = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vidembed-")))
             clips = CLIPS if self.clips is None else self.clips
-            return draw_world(name, folder, clips=clips, seed=self.seed, show_progress_bar=True)
+            return draw_world(name, out / "clips", clips=clips, seed=self.seed, show_progress_bar=True)
         if name not in BENCHMARKS:
             raise ValueError(f"benchmark: got {name!r}; expected one of {', '.join((*BENCHMARKS, *WORLDS))}")
         if self.clips is not None:
             raise ValueError(f"clips: {name} has its own videos; it is for {' and '.join(WORLDS)}")
-        if known.file is None and (known.videos or known.format or known.split):
+        if self.validation is None and (self.validation_videos or self.validation_format or self.validation_split):
             raise ValueError("validation: give --validation FILE together with --validation-videos and the like")
         if self.annotations is None:
-            raise ValueError(
-                f"annotations: {name} needs --annotations, its annotation file or the folder that holds it"
-            )
+            what = "its annotation file or the folder that holds it"
+            raise ValueError(f"annotations: {name} needs --annotations, {what}")
         benchmark = read_benchmark(
             name,
             annotations=self.annotations,
@@ -107,43 +77,41 @@ class BenchmarkOptions:
             allow_missing=self.allow_missing,
             check_counts=self.check_counts,
         )
-        if known.file is None:
+        if self.validation is None:
             return benchmark, None
         return benchmark, read_benchmark(
-            known.format or "custom",
-            annotations=known.file,
-            videos=known.videos,
-            split=known.split,
-            allow_missing=self.allow_missing and known.format not in (None, "custom"),
+            self.validation_format or "custom",
+            annotations=self.validation,
+            videos=self.validation_videos,
+            split=self.validation_split,
+            allow_missing=self.allow_missing and self.validation_format not in (None, "custom"),
             check_counts=False,  # it is another split than the published one
         )
 
 
 def evaluate_command(
     *,
-    model: Annotated[str, Option(help="Model: a folder, vidembed/NAME, or a name on the Hub.", show_default=False)],
+    model: Annotated[str, Option(help="Model: a folder, vidembed/NAME, or a name on the Hub.")],
     benchmark: Annotated[
         str,
         Option(
             help="msrvtt, msvd, vatex, didemo, activitynet or custom; or shapes or shapes-short, which draw their own "
-            "videos.",
-            show_default=False,
+            "videos."
         ),
     ],
-    annotations: Annotations = None,
-    videos: BenchmarkVideos = None,
+    annotations: cli.Annotations = None,
+    videos: cli.BenchmarkVideos = None,
     split: Annotated[Path | None, Option(help="List of video ids: only these. Needed for some files.")] = None,
     rerank: Annotated[
         int | None, Option(min=1, help="Ask a model's head about the first so many hits of every query.")
     ] = None,
-    reranker: Reranker = None,
-    score: ScoreMode = None,
-    calibration: Calibration = None,
+    reranker: cli.Reranker = None,
+    score: cli.ScoreMode = None,
+    calibration: cli.Calibration = None,
     validation: Annotated[
-        Path | None,
-        Option(help="Other captioned videos, on which dual-softmax temperatures are fitted: JSONL or CSV."),
+        Path | None, Option(help="Other captioned videos, on which dual-softmax temperatures are fitted: JSONL or CSV.")
     ] = None,
-    validation_videos: ValidationVideos = None,
+    validation_videos: cli.ValidationVideos = None,
     validation_format: Annotated[
         str | None, Option(help="Read --validation as this benchmark's file. Default: custom.")
     ] = None,
@@ -154,39 +122,33 @@ def evaluate_command(
     rerank_temperature: Annotated[
         str | None, Option(help="Of the second stage: a number, or two, T2V,V2T. Goes before a fitted one.")
     ] = None,
-    allow_missing: AllowMissing = False,
-    check_counts: CheckCounts = True,
-    on_error: OnUnreadable = "raise",
+    allow_missing: cli.AllowMissing = False,
+    check_counts: cli.CheckCounts = True,
+    on_error: cli.OnUnreadable = "raise",
     out: Annotated[
         Path | None,
         Option(help="Folder for result.json, report.md, report.html and the cache that a run goes on from."),
     ] = None,
-    clips: Annotated[
-        int | None, Option(help="Videos to draw for shapes and shapes-short. Default: 200.", show_default=False)
-    ] = None,
-    seed: Seed = 0,
+    clips: Annotated[int | None, Option(help="Videos to draw for shapes and shapes-short. Default: 200.")] = None,
+    seed: cli.Seed = 0,
     layer: Annotated[int | None, Option(help="Decoder layer to read, for a video MLLM.")] = None,
-    batch_size: BatchSize = 32,
-    device: Device = None,
-    dtype: Dtype = None,
+    batch_size: cli.BatchSize = 32,
+    device: cli.Device = None,
+    dtype: cli.Dtype = None,
     as_json: Annotated[bool, Option("--json", help="Write the result to stdout as JSON.")] = False,
 ) -> None:
     """Measure a model on a retrieval benchmark: raw, with dual-softmax, reranked, and both; run again, it goes on."""
-    for_rerank = {
-        "reranker": reranker,
-        "score": score,
-        "calibration": calibration,
-        "rerank-temperature": rerank_temperature,
-    }
-    if rerank is None and (given := first_given(for_rerank)):
-        raise ValueError(f"{given}: it is for --rerank K; give the number of candidates to look at")
-    check_folder(out)
+    given = locals()  # all options by their names
+    if rerank is None:
+        why = "it is for --rerank K; give the number of candidates to look at"
+        named = {"reranker": reranker, "score": score, "calibration": calibration}
+        cli.refuse({**named, "rerank-temperature": rerank_temperature}, why)
+    cli.check_folder(out)
     temperatures = temperatures_of(temperature, rerank_temperature)
-    check_score(score)
-    asked = BenchmarkOptions(benchmark, annotations, videos, split, allow_missing, check_counts, clips, seed)
-    known = ValidationOptions(validation, validation_videos, validation_format, validation_split)
+    cli.check_score(score)
+    asked = cli.fill(BenchmarkOptions, given)
     with ExitStack() as stack:
-        measured_on, fitted_on = asked.read(known, out, stack)
+        measured_on, fitted_on = asked.read(out, stack)
         from vidembed.evaluation.embedder import ModelName, load_encoder
         from vidembed.evaluation.run import evaluate
         from vidembed.index.meta import load_reranker
@@ -213,9 +175,9 @@ def evaluate_command(
             show_progress_bar=True,
         )
     if out is not None:
-        say(f"Wrote {out / 'result.json'}, {out / 'report.md'} and {out / 'report.html'}")
+        cli.say(f"Wrote {out / 'result.json'}, {out / 'report.md'} and {out / 'report.html'}")
     if as_json:
-        print_json(result.to_dict())
+        cli.print_json(result.to_dict())
     else:
         show(result)
 
@@ -243,18 +205,20 @@ def show(result: EvaluationResult) -> None:
 
     for way in DIRECTIONS:
         rows = [list(row) for row in figure_rows(result, way)]
-        print_table(list(figure_columns(result)), rows, title=f"{title_of(result)}: {HEADINGS[way]}")
+        cli.print_table(list(figure_columns(result)), rows, title=f"{title_of(result)}: {HEADINGS[way]}")
     for name, one in result.temperatures.items():
-        say(f"Temperature, {name.replace('.', ' stage, ')}: {one.value:.4g}, {one.origin}")
+        cli.say(f"Temperature, {name.replace('.', ' stage, ')}: {one.value:.4g}, {one.origin}")
     if result.failures:
-        say(f"{len(result.failures)} videos could not be read and count against the model:")
+        cli.say(f"{len(result.failures)} videos could not be read and count against the model:")
         for failure in result.failures:
-            say(f"  {ascii(failure.video_id)[1:-1]}: {ascii(failure.reason)[1:-1]}")
+            cli.say(f"  {ascii(failure.video_id)[1:-1]}: {ascii(failure.reason)[1:-1]}")
     if result.benchmark.missing:
-        say(f"{len(result.benchmark.missing)} videos without a file were left out.")
+        cli.say(f"{len(result.benchmark.missing)} videos without a file were left out.")
     for name, tally in result.work.items():
         if tally["per_second"]:
-            say(f"{tally['per_second']:.2f} {name} a second ({tally['computed']} computed, {tally['cached']} cached)")
+            cli.say(
+                f"{tally['per_second']:.2f} {name} a second ({tally['computed']} computed, {tally['cached']} cached)"
+            )
 
 
 def compare_command(
@@ -263,41 +227,41 @@ def compare_command(
         list[str],
         Argument(
             help="Models, the first being what the others are compared with: folders, vidembed/NAME or names on the "
-            "Hub; a video MLLM as NAME@LAYER. With --results: folders of finished runs.",
-            show_default=False,
+            "Hub; a video MLLM as NAME@LAYER. With --results: folders of finished runs."
         ),
     ],
     results: Annotated[
         bool, Option("--results", help="Compare finished runs of `vidembed evaluate --out`; no model is loaded.")
     ] = False,
     benchmark: Annotated[str | None, Option(help="As for `vidembed evaluate`.")] = None,
-    annotations: Annotations = None,
-    videos: BenchmarkVideos = None,
+    annotations: cli.Annotations = None,
+    videos: cli.BenchmarkVideos = None,
     split: Annotated[Path | None, Option(help="List of video ids: only these.")] = None,
     validation: Annotated[
         Path | None, Option(help="Other captioned videos, on which temperatures are fitted: JSONL or CSV.")
     ] = None,
-    validation_videos: ValidationVideos = None,
+    validation_videos: cli.ValidationVideos = None,
     temperature: Annotated[
         str | None, Option(help="Of dual-softmax: a number, or two, T2V,V2T. Goes before a fitted one.")
     ] = None,
-    allow_missing: AllowMissing = False,
-    check_counts: CheckCounts = True,
-    on_error: OnUnreadable = "raise",
+    allow_missing: cli.AllowMissing = False,
+    check_counts: cli.CheckCounts = True,
+    on_error: cli.OnUnreadable = "raise",
     out: Annotated[
         Path | None, Option(help="Folder for compare.json and one folder a model, from which a run goes on.")
     ] = None,
     clips: Annotated[int | None, Option(help="Videos to draw for shapes and shapes-short.")] = None,
-    seed: Seed = 0,
-    batch_size: BatchSize = 32,
-    device: Device = None,
-    dtype: Dtype = None,
+    seed: cli.Seed = 0,
+    batch_size: cli.BatchSize = 32,
+    device: cli.Device = None,
+    dtype: cli.Dtype = None,
     as_json: Annotated[bool, Option("--json", help="Write the comparison to stdout as JSON.")] = False,
 ) -> None:
     """Compare models on one benchmark, raw and with dual-softmax: recalls, and paired differences to the first."""
+    given = locals()  # all options by their names
     if len(items) < 2:
         raise ValueError(f"compare: got {len(items)} of {'runs' if results else 'models'}; give at least 2")
-    check_folder(out)
+    cli.check_folder(out)
     if results == (benchmark is not None):
         with_results = "finished runs have theirs; leave --benchmark or --results out"
         without = "give --benchmark, or --results to compare finished runs"
@@ -306,23 +270,21 @@ def compare_command(
     from vidembed.evaluation.report import compare
     from vidembed.evaluation.result import EvaluationResult
     from vidembed.evaluation.run import evaluate
-    from vidembed.text import write_atomically
 
     if benchmark is None:
         found = [EvaluationResult.load(Path(item)) for item in items]
     else:
         names = [ModelName.parse(item) for item in items]
-        asked = BenchmarkOptions(benchmark, annotations, videos, split, allow_missing, check_counts, clips, seed)
+        asked = cli.fill(BenchmarkOptions, given)
         with ExitStack() as stack:
-            known = ValidationOptions(validation, validation_videos)
-            measured_on, fitted_on = asked.read(known, out, stack)
+            measured_on, fitted_on = asked.read(out, stack)
             temperatures = temperatures_of(temperature)
             for name in names:
                 load_any(name, device=device, dtype=dtype)  # all of them, before the first one is run
                 gc.collect()  # two models do not fit everywhere
             found = []
             for number, name in enumerate(names, start=1):
-                say(f"{number} of {len(names)}: {name}")
+                cli.say(f"{number} of {len(names)}: {name}")
                 slug = re.sub(r"[^A-Za-z0-9._-]+", "-", str(name))[-80:].strip(".-") or "model"
                 result = evaluate(
                     measured_on,
@@ -342,29 +304,27 @@ def compare_command(
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         write_atomically(out / "compare.json", json.dumps(comparison.to_dict(), indent=1, allow_nan=False) + "\n")
-        say(f"Wrote {out / 'compare.json'}")
+        cli.say(f"Wrote {out / 'compare.json'}")
     if as_json:
-        print_json(comparison.to_dict())
+        cli.print_json(comparison.to_dict())
         return
     columns, rows = comparison.table()
-    print_table(columns, rows, title=f"{comparison.benchmark.title}, {comparison.benchmark.split}")
+    cli.print_table(columns, rows, title=f"{comparison.benchmark.title}, {comparison.benchmark.split}")
     for model, count in comparison.failures.items():
         if count:
-            say(f"{model}: {count} videos could not be read and count against it.")
+            cli.say(f"{model}: {count} videos could not be read and count against it.")
 
 
 def mteb_command(
     *,
-    model: Annotated[
-        str, Option(help="Checkpoint: a folder, vidembed/NAME, or a name on the Hub.", show_default=False)
-    ],
+    model: Annotated[str, Option(help="Checkpoint: a folder, vidembed/NAME, or a name on the Hub.")],
     tasks: Annotated[str, Option(help="Names of mteb's tasks, with commas between: MSRVTTT2V,MSRVTTV2T.")] = "",
     benchmark: Annotated[
         str | None, Option(help="All tasks of a benchmark of mteb, such as 'MVEB(text, video, v1)'.")
     ] = None,
     out: Annotated[Path, Option(help="Folder of the results; mteb makes results/MODEL/REVISION in it.")] = Path(),
-    device: Device = None,
-    batch_size: BatchSize = 32,
+    device: cli.Device = None,
+    batch_size: cli.BatchSize = 32,
     frames: Annotated[
         Literal["file", "mteb"],
         Option(help="file: frames as everywhere in vidembed. mteb: frames that mteb samples, with torchcodec."),
@@ -372,7 +332,7 @@ def mteb_command(
     as_json: Annotated[bool, Option("--json", help="Write mteb's results to stdout as JSON.")] = False,
 ) -> None:
     """Run tasks of mteb (extra: mteb). Their data come from the Hugging Face Hub; results there already are kept."""
-    check_folder(out)
+    cli.check_folder(out)
     names = [name.strip() for name in tasks.split(",") if name.strip()]
     if not names and benchmark is None:
         raise ValueError("tasks: give --tasks NAME,NAME or --benchmark NAME")
@@ -382,11 +342,11 @@ def mteb_command(
     check_device(device)
     runs = run_tasks(model, names, benchmark=benchmark, out=out, device=device, batch_size=batch_size, frames=frames)
     for run in runs:
-        say(f"{'Kept' if run.kept else 'Wrote'} {run.file}")
+        cli.say(f"{'Kept' if run.kept else 'Wrote'} {run.file}")
     if as_json:
-        print_json([json.loads(run.file.read_text(encoding="utf-8")) for run in runs])
+        cli.print_json([json.loads(run.file.read_text(encoding="utf-8")) for run in runs])
         return
-    print_table(
+    cli.print_table(
         ["task", "main score", "value", *(f"R@{k}" for k in _CUTS)],
         [[run.name, run.metric, f"{run.score:.4f}", *_recalls(run)] for run in runs],
     )
@@ -409,18 +369,17 @@ def reproduce_command(
     fit_clips: Annotated[int, Option(help="How many of those fit everything else.", min=4)] = 100,
     seed: Annotated[int, Option(help="Of the clips.", min=0)] = 0,
     out: Annotated[Path | None, Option(help="Folder for the figures as JSON, Markdown and plots.")] = None,
-    device: Device = None,
+    device: cli.Device = None,
     as_json: Annotated[bool, Option("--json", help="Write the figures to stdout as JSON.")] = False,
 ) -> None:
     """Measure the method from end to end: layers, reranking, text-only alignment and both. Trains nothing."""
-    check_folder(out)
+    cli.check_folder(out)
     from vidembed.backbone.load import check_device
-    from vidembed.errors import MissingExtraError
-    from vidembed.plots import can_plot
+    from vidembed.text import require
 
     check_device(device)
-    if out is not None and not can_plot():
-        raise MissingExtraError('out: matplotlib is not installed; pip install "vidembed[plot]"')
+    if out is not None:
+        require("plot", "matplotlib", purpose="out")
     import torch
 
     from vidembed import reproduce
@@ -431,8 +390,8 @@ def reproduce_command(
     )
     if out is not None:
         for file in reproduce.write(result, curves, out):
-            say(f"Wrote {file}")
+            cli.say(f"Wrote {file}")
     if as_json:
-        print_json(result)
+        cli.print_json(result)
     else:
         typer.echo(reproduce.as_text(result))

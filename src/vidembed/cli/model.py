@@ -1,7 +1,5 @@
 """`vidembed build`, `layers`, `train` and `calibrate`: models are made, measured, aligned and calibrated."""
 
-# ruff: noqa: PLC0415 - commands import what they need when they run, so that --help is quick
-
 from __future__ import annotations
 
 import gc
@@ -14,20 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from typer import Argument, Option
 
-from vidembed.cli.options import (
-    NOTHING_DONE,
-    Device,
-    Dtype,
-    Overwrite,
-    PairVideos,
-    check_file,
-    check_folder,
-    failed,
-    misuse_of,
-    print_facts,
-    print_json,
-    say,
-)
+from vidembed.cli import options as cli
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,25 +25,24 @@ _PREFIXES = {"both": ("none", "zero-shot"), "none": ("none",), "zero-shot": ("ze
 
 def build_command(
     *,
-    mllm: Annotated[str, Argument(help="Video MLLM: a folder or a name on the Hub.", show_default=False)],
+    mllm: Annotated[str, Argument(help="Video MLLM: a folder or a name on the Hub.")],
     layer: Annotated[
         str,
         Option(
             metavar="INTEGER|auto",
             help="Decoder layer to read, from 1; -1 is the last, with its final norm; auto chooses it on --pairs.",
-            show_default=False,
         ),
     ],
     pairs: Annotated[Path | None, Option(help="For --layer auto: captioned videos, a .jsonl or .csv file.")] = None,
-    videos: PairVideos = None,
+    videos: cli.PairVideos = None,
     out: Annotated[Path | None, Option(help="Folder to write the checkpoint to.")] = None,
     name: Annotated[
         str | None, Option(help="Name in the model store, instead of --out; it loads as vidembed/NAME.")
     ] = None,
     prefix: Annotated[bool, Option(help="Put the paper's zero-shot line before each prompt.")] = True,
-    dtype: Dtype = None,
+    dtype: cli.Dtype = None,
     device: Annotated[str | None, Option(help="Torch device for the check, such as cuda.")] = None,
-    overwrite: Overwrite = False,
+    overwrite: cli.Overwrite = False,
 ) -> None:
     """Make a search model of a video MLLM: a plain sentence-transformers checkpoint, checked before it is written."""
     if (out is None) == (name is None):
@@ -67,7 +51,7 @@ def build_command(
         raise ValueError(f"layer: got {layer!r}; give the number of a decoder layer, -1, or auto")
     from vidembed.building import build
 
-    with misuse_of(OSError):  # no such model, or --out is taken
+    with cli.misuse_of(OSError):  # no such model, or --out is taken
         written = build(
             mllm,
             layer="auto" if layer == "auto" else int(layer),
@@ -94,8 +78,7 @@ def train_command(
     too_long: Annotated[str, Option(help="At a text longer than --max-tokens: raise, or drop the pair.")] = "raise",
     max_tokens: Annotated[int | None, Option(help="Most tokens of a text. Default: what the model takes.")] = None,
     layer: Annotated[
-        int | None,
-        Option(help="Decoder layer to read, from 1; -1 is the last. Default: -1, or the checkpoint's."),
+        int | None, Option(help="Decoder layer to read, from 1; -1 is the last. Default: -1, or the checkpoint's.")
     ] = None,
     prefix: Annotated[str | None, Option(help="A line before the content of each prompt. Default: none.")] = None,
     loss: Annotated[str, Option(help="dual-softmax or infonce.")] = "dual-softmax",
@@ -125,52 +108,30 @@ def train_command(
     restart: Annotated[bool, Option("--restart", help="Do not go on from an interrupted run.")] = False,
     dtype: Annotated[str | None, Option(help="float32 or bfloat16. Default: the model's.")] = None,
     device: Annotated[str | None, Option(help="cpu or cuda. Default: the best there is.")] = None,
-    overwrite: Overwrite = False,
+    overwrite: cli.Overwrite = False,
 ) -> None:
     """Align a model with pairs of captions and summaries, without any video: a light LoRA on the language model."""
+    given = locals()  # all options by their names
     from vidembed.text import require_train_extra
     from vidembed.training import LoraSettings, TrainingSettings, align, sample_pairs
 
     require_train_extra()
     if logging.getLogger("vidembed").getEffectiveLevel() > logging.WARNING:  # rows left out are not to pass unseen
         logging.getLogger("vidembed.training").setLevel(logging.WARNING)
-    choices: dict[str, Any] = {"loss": loss, "on_error": on_bad, "too_long": too_long}  # checked where they are used
-    training = TrainingSettings(
-        loss=choices["loss"],
-        batch_size=batch_size,
-        mini_batch_size=mini_batch_size,
-        epochs=epochs,
-        learning_rate=learning_rate,
-        temperature=temperature,
-        prior_temperature=prior_temperature,
-        bf16=bf16,
-        gradient_checkpointing=gradient_checkpointing,
-        seed=seed,
-    )
-    try:
-        with misuse_of(OSError):  # no such model or file, or --out is taken
-            written = align(
-                model,
-                sample_pairs(pairs, samples or None, seed=seed, kind=kind, on_error=choices["on_error"]),
-                out,
-                layer=layer,
-                prefix=prefix,
-                lora=LoraSettings(rank=rank, alpha=alpha, dropout=dropout),
-                training=training,
-                held_out=held_out,
-                every=every,
-                max_tokens=max_tokens,
-                too_long=choices["too_long"],
-                output="adapter" if adapter else "merged",
-                resume=not restart,
-                overwrite=overwrite,
-                dtype=dtype,
-                device=device,
-                progress=True,
-            )
-    except FloatingPointError as error:
-        raise failed(error, NOTHING_DONE) from error
-    say(_summary(json.loads((written / "alignment.json").read_text(encoding="utf-8"))))
+    same = ("layer", "prefix", "held_out", "every", "max_tokens", "too_long", "overwrite", "dtype", "device")
+    with cli.misuse_of(OSError):  # no such model or file, or --out is taken
+        written = align(
+            model,
+            sample_pairs(pairs, samples or None, seed=seed, kind=kind, on_error=given["on_bad"]),
+            out,
+            lora=LoraSettings(rank=rank, alpha=alpha, dropout=dropout),
+            training=cli.fill(TrainingSettings, given),
+            output="adapter" if adapter else "merged",
+            resume=not restart,
+            progress=True,
+            **{name: given[name] for name in same},
+        )
+    cli.say(_summary(json.loads((written / "alignment.json").read_text(encoding="utf-8"))))
     typer.echo(str(written))
 
 
@@ -191,52 +152,45 @@ def _summary(facts: dict[str, Any]) -> str:
 def layers_command(
     *,
     model: Annotated[
-        list[str],
-        Option(help="Video MLLM: a folder or a name on the Hub. Give it again for several models.", show_default=False),
+        list[str], Option(help="Video MLLM: a folder or a name on the Hub. Give it again for several models.")
     ],
-    pairs: Annotated[Path, Option(help="Captioned videos: a .jsonl or .csv file.", show_default=False)],
-    videos: PairVideos = None,
+    pairs: Annotated[Path, Option(help="Captioned videos: a .jsonl or .csv file.")],
+    videos: cli.PairVideos = None,
     out: Annotated[Path | None, Option(help="Folder for the figures as JSON and as a plot.")] = None,
     prefix: Annotated[
         Literal["both", "none", "zero-shot"],
         Option(help="The line before each prompt: the paper's, none, or one after the other."),
     ] = "zero-shot",
-    device: Device = None,
-    dtype: Dtype = None,
+    device: cli.Device = None,
+    dtype: cli.Dtype = None,
     plot: Annotated[Path | None, Option(help="Draw Recall@1 by layer to this .png, .svg or .pdf file.")] = None,
     as_json: Annotated[bool, Option("--json", help="Write the figures to stdout as JSON.")] = False,
 ) -> None:
     """Measure retrieval at every decoder layer of a video MLLM on captioned videos, and choose a layer."""
-    check_folder(out)
-    check_file("plot", plot)
+    cli.check_folder(out)
+    cli.check_file("plot", plot)
     from vidembed.analysis import analyze_layers
     from vidembed.analysis.layers import check_mllm, checked_pairs
     from vidembed.backbone.load import check_device, check_dtype
-    from vidembed.errors import MissingExtraError
     from vidembed.plots import check_plot
 
-    try:
-        if plot is not None:
-            check_plot(plot)
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(str(error)) from error
+    if plot is not None:
+        check_plot(plot)
     check_device(device)
     check_dtype(dtype)
     rows = checked_pairs(pairs, videos)
     analyses: list[LayerAnalysis] = []
-    with misuse_of(OSError):  # no such model
+    with cli.misuse_of(OSError):  # no such model
         for name in model:
             check_mllm(name)  # all of them, before the first one is run
         for name in model:
-            analyses.append(
-                analyze_layers(
-                    name, rows, prefixes=_PREFIXES[prefix], device=device, dtype=dtype, show_progress_bar=True
-                )
-            )
+            lines = _PREFIXES[prefix]
+            found = analyze_layers(name, rows, prefixes=lines, device=device, dtype=dtype, show_progress_bar=True)
+            analyses.append(found)
             gc.collect()  # two models do not fit everywhere
     _write(analyses, out, plot)
     if as_json:
-        print_json([analysis.to_dict() for analysis in analyses])
+        cli.print_json([analysis.to_dict() for analysis in analyses])
     else:
         typer.echo("\n\n".join(analysis.table() for analysis in analyses))
 
@@ -257,33 +211,31 @@ def _write(analyses: Sequence[LayerAnalysis], out: Path | None, plot: Path | Non
                 stem = f"{plain}-{number}"
             taken.add(stem)
             analysis.save(out / f"{stem}.json")
-            say(f"Wrote {out / f'{stem}.json'}")
+            cli.say(f"Wrote {out / f'{stem}.json'}")
         if can_plot():
             plots.append(out / "layers.png")
         else:
-            say('No plot: matplotlib is not installed; pip install "vidembed[plot]"')
+            cli.say('No plot: matplotlib is not installed; pip install "vidembed[plot]"')
     for file in plots:
         plot_layers(analyses, file)
-        say(f"Wrote {file}")
+        cli.say(f"Wrote {file}")
 
 
 def calibrate_command(
     *,
-    model: Annotated[str, Argument(help="A video MLLM with its head, or a saved reranker.", show_default=False)],
+    model: Annotated[str, Argument(help="A video MLLM with its head, or a saved reranker.")],
     pairs: Annotated[
         Path,
         Option(
             help="JSONL or CSV with columns video and caption. With a column label (1 or 0), exactly these pairs; "
-            "without one, the hits of a search for each caption are used (--encoder).",
-            show_default=False,
+            "without one, the hits of a search for each caption are used (--encoder)."
         ),
     ],
     out: Annotated[
         Path,
         Option(
             help="File to write: NAME.json holds the fitted numbers, for `search --calibration`; any other name is "
-            "a folder, which gets the whole reranker.",
-            show_default=False,
+            "a folder, which gets the whole reranker."
         ),
     ],
     videos: Annotated[Path | None, Option(help="Folder of the videos. Default: that of the pairs.")] = None,
@@ -294,13 +246,20 @@ def calibrate_command(
     candidates: Annotated[int, Option("-k", "--candidates", min=2, help="Hits used of each caption.")] = 10,
     score: Annotated[str | None, Option(help="yes, yes_no or prior_corrected. Default: the reranker's own.")] = None,
     plot: Annotated[Path | None, Option(help="Draw reliability before and after: .png, .svg or .pdf.")] = None,
-    device: Device = None,
+    device: cli.Device = None,
     as_json: Annotated[bool, Option("--json", help="Write the report to stdout as JSON.")] = False,
 ) -> None:
     """Fit what makes a reranker's scores calibrated probabilities, and say how far off they are."""
     from vidembed.captions import read_captioned_videos
+    from vidembed.plots import check_plot
 
-    _check_targets(out, plot)
+    cli.check_file("plot", plot)
+    if plot is not None:
+        check_plot(plot)
+    if not out.absolute().parent.is_dir():
+        raise ValueError(f"out: {str(out)!r} is in a folder that does not exist")
+    if out.is_dir() and any(out.iterdir()):
+        raise ValueError(f"out: {str(out)!r} is a folder that is not empty; name a new one, or a .json file")
     rows = read_captioned_videos(pairs, videos=videos)  # what is cheap to find wrong comes before a model is loaded
     labelled = rows[0].label is not None
     if labelled == (encoder is not None):
@@ -317,7 +276,7 @@ def calibrate_command(
         first = load_model(encoder, layer=layer, device=device)
         found = first_stage_candidates(first, rows, k=candidates)
         if found.missed:
-            say(f"{found.missed} captions do not have their video among the first {candidates} hits.")
+            cli.say(f"{found.missed} captions do not have their video among the first {candidates} hits.")
         report = reranker.calibrate(
             found.pairs, found.labels, first_stage=found.similarities, encoder=first, show_progress_bar=True
         )
@@ -328,22 +287,10 @@ def calibrate_command(
     if plot is not None:
         report.plot(plot)
     if as_json:
-        print_json(report.to_dict())
+        cli.print_json(report.to_dict())
     else:
-        print_facts({name: str(value) for name, value in report.to_dict().items()})
-    say(f"Wrote {out}")
-
-
-def _check_targets(out: Path, plot: Path | None) -> None:
-    from vidembed.plots import FORMATS
-
-    for option, path in (("out", out), ("plot", plot)):
-        if path is not None and not path.absolute().parent.is_dir():
-            raise ValueError(f"{option}: {str(path)!r} is in a folder that does not exist")
-    if plot is not None and plot.suffix.lower() not in FORMATS:
-        raise ValueError(f"plot: {str(plot)!r}: expected a name that ends in .png, .svg or .pdf")
-    if out.is_dir() and any(out.iterdir()):
-        raise ValueError(f"out: {str(out)!r} is a folder that is not empty; name a new one, or a .json file")
+        cli.print_facts({name: str(value) for name, value in report.to_dict().items()})
+    cli.say(f"Wrote {out}")
 
 
 def _uncalibrated(model: str, score: str | None, device: str | None) -> VideoReranker:

@@ -1,4 +1,4 @@
-"""Parts that the commands share: output, exit codes of errors, checks of options, and options of several commands."""
+"""Parts that the commands share: exit codes of errors, output, checks of options, and options of several commands."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import traceback
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, TypeVar
 
 import typer
 import typer.core
@@ -20,7 +21,21 @@ from rich.table import Table
 from rich.text import Text
 from typer import Option
 
-# ruff: noqa: PLC0415 - commands import what they need when they run, so that --help is quick
+import vidembed
+from vidembed.errors import (
+    IndexBusyError,
+    IndexDamagedError,
+    IndexingStoppedError,
+    MissingExtraError,
+    VideoError,
+    VideoTruncated,
+)
+from vidembed.text import printable
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+T = TypeVar("T", bound="DataclassInstance")
 
 NOTHING_DONE = 1
 MISUSE = 2
@@ -40,14 +55,6 @@ class ErrorsToExitCodes(typer.core.TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:  # typer's own type of it is private
         """Run the command."""
-        from vidembed.errors import (
-            IndexBusyError,
-            IndexDamagedError,
-            IndexingStoppedError,
-            MissingExtraError,
-            VideoError,
-        )
-
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
@@ -61,7 +68,7 @@ class ErrorsToExitCodes(typer.core.TyperGroup):
             raise failed(error, NOTHING_DONE) from error
         except (ValueError, VideoError, MissingExtraError, IndexBusyError) as error:
             raise failed(error, MISUSE) from error
-        except (IndexDamagedError, OSError) as error:
+        except (IndexDamagedError, FloatingPointError, OSError) as error:
             raise failed(error, NOTHING_DONE) from error
 
 
@@ -82,22 +89,26 @@ def misuse_of(*errors: type[Exception]) -> Iterator[None]:
         raise ValueError(str(error)) from error
 
 
-# -- output ------------------------------------------------------------------------------------------------------------
+# -- options of every command ------------------------------------------------------------------------------------------
 
 
-class PlainFormatter(logging.Formatter):
-    """Formats logs for a terminal: control characters are shown, and no line of a message looks like a new one."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """Format a record."""
-        return shown(super().format(record))
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"vidembed {vidembed.__version__}")
+        raise typer.Exit
 
 
-def shown(text: str) -> str:
-    """Return text with what a terminal would act on written as an escape, and every line but the first indented."""
-    from vidembed.text import printable
-
-    return "\n    ".join(map(printable, text.rstrip("\n").split("\n")))
+def global_options(
+    *,
+    debug: Annotated[
+        bool, Option("--debug", envvar=DEBUG_VARIABLE, help="Show logs, and errors with their traceback.")
+    ] = False,
+    version: Annotated[  # noqa: ARG001 - the callback does the work
+        bool, Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Search video by text with the multimodal language models people already have."""
+    setup(debug=debug)
 
 
 def setup(*, debug: bool) -> None:
@@ -111,21 +122,38 @@ def setup(*, debug: bool) -> None:
     logging.getLogger("vidembed").setLevel(logging.DEBUG if debug else logging.ERROR)
 
 
+class PlainFormatter(logging.Formatter):
+    """Formats logs for a terminal: control characters are shown, and no line of a message looks like a new one."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Format a record."""
+        return shown(super().format(record))
+
+
 def _show_warning(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
     """Show what a video lacks as a message; the line of code that found it helps nobody here."""
-    from vidembed.errors import VideoTruncated
-
     if issubclass(category, VideoTruncated):
         say(f"Warning: {message}")
     else:
         _show_in_python(message, category, *place, **more)
 
 
+# -- output ------------------------------------------------------------------------------------------------------------
+
+
+def plain(text: str) -> str:
+    """Return text on one line, with an escape in place of what cannot be printed, if there is any."""
+    return text if text.isprintable() else printable(text)
+
+
+def shown(text: str) -> str:
+    """Return text with what a terminal would act on written as an escape, and every line but the first indented."""
+    return "\n    ".join(map(plain, text.rstrip("\n").split("\n")))
+
+
 def say(message: str) -> None:
     """Write a line to stderr; stdout is for results. Whatever names are in it, it is one line, and text."""
-    from vidembed.text import printable
-
-    typer.echo(printable(message), err=True)
+    typer.echo(plain(message), err=True)
 
 
 def print_json(value: object) -> None:
@@ -135,13 +163,11 @@ def print_json(value: object) -> None:
 
 def print_table(columns: list[str], rows: list[list[str]], *, title: str | None = None) -> None:
     """Write a table to stdout. All of it is plain text: markup and control characters in names mean nothing."""
-    from vidembed.text import printable
-
-    table = Table(title=None if title is None else Text(printable(title)), title_justify="left")
+    table = Table(title=None if title is None else Text(plain(title)), title_justify="left")
     for column in columns:
-        table.add_column(Text(printable(column)), overflow="fold")
+        table.add_column(Text(plain(column)), overflow="fold")
     for row in rows:
-        table.add_row(*(Text(printable(cell)) for cell in row))
+        table.add_row(*(Text(plain(cell)) for cell in row))
     console = Console(file=sys.stdout)
     if not console.is_terminal:
         console.width = 200  # a file or a pipe has no width; names should not be folded at 80
@@ -150,17 +176,24 @@ def print_table(columns: list[str], rows: list[list[str]], *, title: str | None 
 
 def print_facts(facts: Mapping[str, object]) -> None:
     """Write names and values to stdout as a table; all but text as JSON."""
-    print_table(
-        ["", "value"], [[name, value if isinstance(value, str) else json.dumps(value)] for name, value in facts.items()]
-    )
+    rows = [[name, value if isinstance(value, str) else json.dumps(value)] for name, value in facts.items()]
+    print_table(["", "value"], rows)
 
 
 # -- checks of options, before anything is done ------------------------------------------------------------------------
 
 
-def first_given(options: Mapping[str, object]) -> str | None:
-    """Return the name of the first option that is set: neither None nor False."""
-    return next((name for name, value in options.items() if value is not None and value is not False), None)
+def fill(kind: type[T], given: Mapping[str, object]) -> T:
+    """Make a dataclass of the options that have the names of its fields; None leaves a field at its default."""
+    names = {field.name for field in fields(kind)}
+    return kind(**{name: value for name, value in given.items() if name in names and value is not None})
+
+
+def refuse(options: Mapping[str, object], why: str) -> None:
+    """Raise ValueError at the first option that is set, neither None nor False: it needs another one, or has no use."""
+    for name, value in options.items():
+        if value is not None and value is not False:
+            raise ValueError(f"{name}: {why}")
 
 
 def check_folder(out: Path | None) -> None:
@@ -184,7 +217,6 @@ def check_score(mode: str | None) -> None:
 
 
 # -- options of several commands ---------------------------------------------------------------------------------------
-
 
 Device = Annotated[str | None, Option(help="Torch device, such as cpu or cuda.")]
 Dtype = Annotated[str | None, Option(help="float32, bfloat16 or float16. Default: the model's.")]

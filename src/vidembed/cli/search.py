@@ -1,7 +1,5 @@
 """`vidembed search`."""
 
-# ruff: noqa: PLC0415 - commands import what they need when they run, so that --help is quick
-
 from __future__ import annotations
 
 import json
@@ -11,20 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from typer import Argument, Option
 
-from vidembed.cli.options import (
-    Calibration,
-    Device,
-    IndexModel,
-    Merge,
-    Reranker,
-    ScoreMode,
-    check_file,
-    check_score,
-    first_given,
-    print_json,
-    print_table,
-    say,
-)
+from vidembed.cli import options as cli
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,25 +24,25 @@ MAX_QUERIES_BYTES = 2**24
 
 def command(
     *,
-    query: Annotated[str | None, Argument(help="What to look for, in words.", show_default=False)] = None,
-    folder: Annotated[Path, Option("--in", help="Folder of the index.", show_default=False)],
+    query: Annotated[str | None, Argument(help="What to look for, in words.")] = None,
+    folder: Annotated[Path, Option("--in", help="Folder of the index.")],
     k: Annotated[int, Option("-k", "--top-k", help="Most hits to show.")] = 10,
     as_json: Annotated[bool, Option("--json", help="Write the hits to stdout as JSON, and nothing else.")] = False,
     html: Annotated[Path | None, Option(help="Write a page with a picture of each hit to this file.")] = None,
-    model: IndexModel = None,
+    model: cli.IndexModel = None,
     rerank: Annotated[
         int | None, Option(min=1, help="Ask a model's head about the first so many hits, and order them by it.")
     ] = None,
-    reranker: Reranker = None,
-    score: ScoreMode = None,
-    calibration: Calibration = None,
+    reranker: cli.Reranker = None,
+    score: cli.ScoreMode = None,
+    calibration: cli.Calibration = None,
     visual_cache: Annotated[
         Path | None, Option(help="With --rerank: folder to keep visual tokens in, for the next search.")
     ] = None,
     rerank_around: Annotated[
         bool, Option("--rerank-around", help="With --rerank: ask about hits with the seconds of --around.")
     ] = False,
-    device: Device = None,
+    device: cli.Device = None,
     queries: Annotated[
         Path | None, Option(help="Search each line of this UTF-8 file, and write a JSON line for each.")
     ] = None,
@@ -76,8 +61,7 @@ def command(
     compact: Annotated[str | None, Option(hidden=True, help="The earlier name of --quantized.")] = None,
     bank: Annotated[bool, Option("--bank", help="Normalize scores by the query bank of the index.")] = False,
     merge: Annotated[
-        Merge,
-        Option(help="One hit for segments that overlap, one for each video, or every segment by itself."),
+        cli.Merge, Option(help="One hit for segments that overlap, one for each video, or every segment by itself.")
     ] = "moments",
     around: Annotated[float | None, Option(help="Show each hit with so many seconds before and after it, too.")] = None,
 ) -> None:
@@ -99,11 +83,12 @@ def command(
     SearchOptions(**options)
     if rerank_around and around is None:
         raise ValueError("rerank-around: it is for --around SECONDS; give the seconds around hits to ask about")
-    for_rerank = {"reranker": reranker, "score": score, "calibration": calibration, "visual-cache": visual_cache}
-    if rerank is None and (given := first_given({**for_rerank, "rerank-around": rerank_around})):
-        raise ValueError(f"{given}: it is for --rerank K; give the number of hits to look at")
-    check_score(score)
-    check_file("html", html)
+    if rerank is None:
+        named = {"reranker": reranker, "score": score, "calibration": calibration, "visual-cache": visual_cache}
+        why = "it is for --rerank K; give the number of hits to look at"
+        cli.refuse({**named, "rerank-around": rerank_around}, why)
+    cli.check_score(score)
+    cli.check_file("html", html)
     index = VideoIndex.open(folder)
     check_index(index, options)
     asked = index.meta.model_options(model, device=device)
@@ -113,18 +98,10 @@ def command(
     else:
         results = search_many(index, encoder, words, name=asked.name, **options)
     if rerank is not None:
-        head = load_reranker(
-            reranker,
-            encoder,
-            model=asked.name,
-            mode=score,
-            calibration=calibration,
-            visual_cache=visual_cache,
-            device=device,
-        )
-        for place, each in enumerate(words):
-            looked_at = look_again(results[place], head, each, rerank, context=rerank_around, encoder=encoder)
-            results[place][:] = looked_at[:k]
+        files = {"calibration": calibration, "visual_cache": visual_cache}
+        head = load_reranker(reranker, encoder, model=asked.name, mode=score, device=device, **files)
+        for hits, each in zip(results, words, strict=True):
+            hits[:] = look_again(hits, head, each, rerank, context=rerank_around, encoder=encoder)[:k]
     if html is not None:
         write_sheet(html, list(zip(words, results, strict=True)))
     for each, hits in zip(words, results, strict=True):
@@ -132,7 +109,7 @@ def command(
             line = {"query": each, "search": hits.method.to_dict(), "hits": [hit.to_dict() for hit in hits]}
             typer.echo(json.dumps(line, ensure_ascii=True))
         elif as_json:
-            print_json([hit.to_dict() for hit in hits])
+            cli.print_json([hit.to_dict() for hit in hits])
         else:
             show(hits)
             explain(hits, compact=quantized)
@@ -194,11 +171,10 @@ def look_again(
     """Return hits with the first `count` ordered by a reranker, and name those that it could not look at."""
     from vidembed.index import rerank
     from vidembed.index.files import name_of
-    from vidembed.text import printable
 
     looked_at = rerank(hits[:count], head, query, context=context, fingerprint=encoder.fingerprint)
-    if lost := [printable(name_of(hit.uri)) for hit in looked_at if hit.probability is None]:
-        say(f"Not looked at, since the video is gone or cannot be read: {', '.join(lost)}.")
+    if lost := [name_of(hit.uri) for hit in looked_at if hit.probability is None]:
+        cli.say(f"Not looked at, since the video is gone or cannot be read: {', '.join(lost)}.")
     return [*looked_at, *hits[count:]]
 
 
@@ -206,18 +182,16 @@ def explain(hits: Hits, *, compact: str | None = None) -> None:
     """Write to stderr how hits were found, where it is not by every vector's cosine, or not as it was asked for."""
     how = hits.method
     if how.approximate:
-        say(
+        cli.say(
             f"Approximate ({how.name}, {how.rows} segments): recall@{how.recall_at} {how.recall:.3f} against the exact "
             f"search, measured with {how.sample} stored vectors, moved, as queries. --exact compares every vector."
         )
     elif compact is not None:
-        say(f"Every vector was compared: {compact} vectors gave too few hits that do not overlap or share a video.")
-    if how.query_bank is not None:
-        say(
-            "Ordered by score normalized with the query bank."
-            if how.query_bank
-            else "Ordered by cosine: the best segment is no bank query's best, so the query bank changes nothing."
-        )
+        cli.say(f"Every vector was compared: {compact} vectors gave too few hits that do not overlap or share a video.")
+    if how.query_bank:
+        cli.say("Ordered by score normalized with the query bank.")
+    elif how.query_bank is not None:
+        cli.say("Ordered by cosine: the best segment is no bank query's best, so the query bank changes nothing.")
 
 
 def show(hits: Sequence[Hit]) -> None:
@@ -225,22 +199,17 @@ def show(hits: Sequence[Hit]) -> None:
     from vidembed.index.files import name_of
     from vidembed.index.gallery import context_range, time_range
 
-    cells = [
-        {
-            "match": "" if hit.probability is None else f"{hit.probability:.1%}",
-            "normalized": "" if hit.normalized is None else f"{hit.normalized:.3f}",
-            "score": f"{hit.score:.3f}",
-            "time": time_range(hit.start_s, hit.end_s),
-            "around": context_range(hit),
-            "segments": "" if hit.segments is None else str(hit.segments),
-            "file": name_of(hit.uri),
-        }
-        for hit in hits
-    ]
-    always = ("score", "time", "file")
-    columns = ["match", "normalized", "score", "time", "around", "segments", "file"]
-    columns = [column for column in columns if column in always or any(row[column] for row in cells)]
-    print_table(columns, [[row[column] for column in columns] for row in cells])
+    columns = {
+        "match": ["" if hit.probability is None else f"{hit.probability:.1%}" for hit in hits],
+        "normalized": ["" if hit.normalized is None else f"{hit.normalized:.3f}" for hit in hits],
+        "score": [f"{hit.score:.3f}" for hit in hits],
+        "time": [time_range(hit.start_s, hit.end_s) for hit in hits],
+        "around": [context_range(hit) for hit in hits],
+        "segments": ["" if hit.segments is None else str(hit.segments) for hit in hits],
+        "file": [name_of(hit.uri) for hit in hits],
+    }
+    kept = {name: cells for name, cells in columns.items() if name in ("score", "time", "file") or any(cells)}
+    cli.print_table([*kept], [list(row) for row in zip(*kept.values(), strict=True)])
 
 
 def write_sheet(path: Path, results: Sequence[tuple[str, Sequence[Hit]]]) -> None:
@@ -248,4 +217,4 @@ def write_sheet(path: Path, results: Sequence[tuple[str, Sequence[Hit]]]) -> Non
     from vidembed.index import contact_sheet
 
     path.write_text(contact_sheet(results), encoding="utf-8")
-    say(f"Wrote {path}")
+    cli.say(f"Wrote {path}")

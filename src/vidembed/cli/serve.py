@@ -1,18 +1,16 @@
 """`vidembed serve`."""
 
-# ruff: noqa: PLC0415 - commands import what they need when they run, so that --help is quick
-
 from __future__ import annotations
 
 import ipaddress
 import socket
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from typer import Option
 
-from vidembed.cli.options import Device, IndexModel, say
+from vidembed.cli import options as cli
+from vidembed.text import require
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -25,7 +23,7 @@ KEY_VARIABLE = "VIDEMBED_API_KEY"
 def command(
     *,
     folder: Annotated[Path | None, Option("--in", help="Folder of an index to search.")] = None,
-    model: IndexModel = None,
+    model: cli.IndexModel = None,
     alias: Annotated[
         list[str] | None, Option(help="Another name that requests may give for the model. Can be repeated.")
     ] = None,
@@ -45,10 +43,7 @@ def command(
         list[str] | None, Option(help="On a loopback address: another name for this server. Can be repeated.")
     ] = None,
     api_key: Annotated[
-        str | None,
-        Option(
-            envvar=KEY_VARIABLE, show_envvar=True, help="What requests must bear. The variable hides it from others."
-        ),
+        str | None, Option(envvar=KEY_VARIABLE, help="What requests must bear. The variable hides it from others.")
     ] = None,
     cors_origin: Annotated[
         list[str] | None,
@@ -57,7 +52,7 @@ def command(
             "Can be repeated. Default: none."
         ),
     ] = None,
-    device: Device = None,
+    device: cli.Device = None,
     max_items: Annotated[int | None, Option(help="Most inputs of an embeddings request.")] = None,
     max_videos: Annotated[int | None, Option(help="Most videos among them.")] = None,
     max_documents: Annotated[int | None, Option(help="Most documents of a rerank request.")] = None,
@@ -77,62 +72,37 @@ def command(
     timeout: Annotated[float | None, Option(help="Seconds until a request is given up.")] = None,
 ) -> None:
     """Serve embeddings, reranking and a search page over HTTP."""
-    from vidembed.errors import MissingExtraError
-
-    try:
-        from vidembed.serve import Engine, Limits
-    except ImportError as error:
-        raise MissingExtraError(
-            f'serving needs packages of an extra ({error}); install them with: pip install "vidembed[serve]"'
-        ) from error
+    given = locals()  # all options by their names
+    require("serve", "fastapi", "uvicorn", "python_multipart", "prometheus_client", purpose="serving")
     from vidembed.index import VideoIndex
     from vidembed.index.meta import ModelOptions, load_reranker
+    from vidembed.serve import Engine, Limits
     from vidembed.serve.security import check_api_key, check_origins
 
-    given: dict[str, Any] = {
-        "max_items": max_items,
-        "max_videos": max_videos,
-        "max_documents": max_documents,
+    in_bytes = {
         "max_upload_bytes": None if max_upload_mb is None else max_upload_mb * 2**20,
-        "max_uploads": max_uploads,
-        "max_requests": max_requests,
-        "max_queue": max_queue,
-        "batch_items": batch_items,
-        "batch_wait_ms": batch_wait_ms,
-        "decode_workers": decode_workers,
-        "decode_timeout_s": decode_timeout,
         "decode_memory_bytes": None if max_memory is None else int(max_memory * 2**30),
-        "timeout_s": timeout,
     }
-    limits = replace(Limits(), **{name: value for name, value in given.items() if value is not None})
+    limits = cli.fill(Limits, {**given, **in_bytes, "decode_timeout_s": decode_timeout, "timeout_s": timeout})
     check_api_key(api_key or None)
     check_origins(cors_origin or ())
     if root is not None and not root.is_dir():
         raise ValueError(f"root: {str(root)!r} is not a folder")
     with_reranker = rerank or reranker is not None
     if not with_reranker and (calibration or visual_cache or reranker_alias):
-        raise ValueError(
-            "calibration, visual-cache, reranker-alias: they are for a reranker; give --rerank or --reranker NAME too"
-        )
+        what = "calibration, visual-cache, reranker-alias"
+        raise ValueError(f"{what}: they are for a reranker; give --rerank or --reranker NAME too")
     if folder is None and model is None:
         raise ValueError("model: give --model NAME, or an index with --in FOLDER, whose model is taken")
     with _listen(host, port) as listening:  # before the model is loaded, which takes a while
         index = None if folder is None else VideoIndex.open(folder)
-        if index is not None:
-            asked = index.meta.model_options(model, device=device)
-        else:
-            asked = ModelOptions(model or "", device=device)
+        plain = ModelOptions(model or "", device=device)
+        asked = plain if index is None else index.meta.model_options(model, device=device)
         encoder = asked.load()
         head = None
         if with_reranker:
-            head = load_reranker(
-                reranker,
-                encoder,
-                model=asked.name,
-                device=device,
-                calibration=calibration,
-                visual_cache=visual_cache,
-            )
+            files = {"calibration": calibration, "visual_cache": visual_cache}
+            head = load_reranker(reranker, encoder, model=asked.name, device=device, **files)
         engine = Engine(
             encoder,
             model=_public_name(asked.name),
@@ -148,16 +118,12 @@ def command(
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listening = socket.socket(family, socket.SOCK_STREAM)
+    is_v6 = ":" in host
+    family, both = socket.AF_INET6 if is_v6 else socket.AF_INET, is_v6 and socket.has_dualstack_ipv6()
     try:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind((host, port))
-        listening.listen(128)
+        return socket.create_server((host, port), family=family, backlog=128, dualstack_ipv6=both)
     except OSError as error:
-        listening.close()
         raise ValueError(f"host, port: cannot listen on {host!r}, port {port}: {error}") from error
-    return listening
 
 
 def _public_name(name: str) -> str:
@@ -189,11 +155,11 @@ def _run(
     app = create_app(engine, api_key=api_key or None, hosts=hosts, cors_origins=cors_origins)
     address = listening.getsockname()
     shown = f"[{address[0]}]" if ":" in address[0] else address[0]
-    say(f"Serving {engine.model} on http://{shown}:{address[1]}/")
+    cli.say(f"Serving {engine.model} on http://{shown}:{address[1]}/")
     if not is_loopback and not api_key:
-        say(f"Anyone who reaches this address can use it: give --api-key, or set {KEY_VARIABLE}.")
+        cli.say(f"Anyone who reaches this address can use it: give --api-key, or set {KEY_VARIABLE}.")
     if "*" in cors_origins and not api_key:
-        say(f"Any web page that a user of this machine opens can use it: give --api-key, or set {KEY_VARIABLE}.")
+        cli.say(f"Any web page that a user of this machine opens can use it: give --api-key, or set {KEY_VARIABLE}.")
     config = uvicorn.Config(
         app,
         log_level="warning",
@@ -207,4 +173,4 @@ def _run(
     try:
         uvicorn.Server(config).run(sockets=[listening])
     except KeyboardInterrupt:  # uvicorn raises it again when it has ended in order
-        say("Stopped.")
+        cli.say("Stopped.")

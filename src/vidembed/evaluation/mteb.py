@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
-from vidembed.errors import MissingExtraError, TaskDataError
+from vidembed.errors import MissingExtraError
 
 try:
     import mteb
@@ -295,10 +295,10 @@ def run_tasks(
 
     Raises:
         ValueError: A task is unknown, or takes what the model does not.
-        TaskDataError: The data of a task could not be loaded, offline for example.
         VideoError: A video of a task could not be decoded.
         MissingExtraError: `frames` is "mteb", and torchcodec is not installed.
-        OSError: There is no such model, or `out` cannot be written.
+        OSError: There is no such model, the data of a task could not be loaded, offline for example, or `out` cannot
+            be written.
     """
     if frames == "mteb" and importlib.util.find_spec("torchcodec") is None:
         raise MissingExtraError('torchcodec is not installed, by which mteb reads videos; pip install "mteb[video]"')
@@ -322,7 +322,7 @@ def run_tasks(
             try:
                 task.load_data()
             except (OSError, ImportError) as error:
-                raise TaskDataError(
+                raise OSError(
                     f"{name}: its data, {task.metadata.dataset['path']}, could not be loaded: {error}. mteb takes them "
                     "from the Hugging Face Hub; fetch them once with the network, and later runs go without it."
                 ) from error

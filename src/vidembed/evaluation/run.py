@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Final, Literal, NoReturn, get_args
 import numpy as np
 from tqdm.auto import tqdm
 
-from vidembed.errors import VideoFailedError
 from vidembed.evaluation import result as results
 from vidembed.evaluation import two_stage
 from vidembed.evaluation.benchmark import Benchmark
@@ -96,7 +95,7 @@ class TwoStageSearch:
         videos, failures = self._videos(benchmark)
         readable = np.array([vector is not None for vector in videos])  # (V,)
         if not readable.any():
-            raise VideoFailedError(f"videos: none of {len(videos)} can be read; the first: {failures[0].reason}")
+            raise ValueError(f"videos: none of {len(videos)} can be read; the first: {failures[0].reason}")
         texts = self._texts(benchmark)  # (T, D)
         vectors = np.stack([vector for vector in videos if vector is not None]).astype(np.float64)  # (W, D)
         return FirstStage(benchmark, readable, self.embedder.similarity(texts, vectors), tuple(failures))
@@ -133,7 +132,7 @@ class TwoStageSearch:
         reason = str(getattr(error, "reason", None) or error)
         name, file = benchmark.video_ids[place], str(benchmark.videos[place])
         if self.on_error == "raise":
-            raise VideoFailedError(
+            raise ValueError(
                 f"video {name!r} ({file}): {reason}. Replace the file, or count such videos against the model "
                 "(--on-error count, on_error='count')."
             ) from error
@@ -239,7 +238,7 @@ class TwoStageSearch:
             if not isinstance(error, ValueError) and not hasattr(error, "reason"):
                 raise
             names = ", ".join(repr(benchmark.video_ids[place]) for place in dict.fromkeys(at for _, at in missing))
-            raise VideoFailedError(
+            raise ValueError(
                 f"reranking, one of the videos {names}: {error}. Count such pairs against the model with --on-error "
                 "count (on_error='count')."
             ) from error
@@ -320,9 +319,8 @@ def evaluate(
         show_progress_bar: Whether to show bars.
 
     Raises:
-        VideoFailedError: A video cannot be read, with ``on_error="raise"``, or none can.
-        ValueError: An argument is out of range, the validation set shares a video with the benchmark, or `out` holds
-            the result of something else.
+        ValueError: A video cannot be read, with ``on_error="raise"``, or none can; an argument is out of range, the
+            validation set shares a video with the benchmark, or `out` holds the result of something else.
     """
     began = time.monotonic()
     if (reranker is None) != (k is None):

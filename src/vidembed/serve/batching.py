@@ -41,11 +41,9 @@ class _Job(Generic[T, R]):
         """Hand over the outcome, from any thread, unless nobody waits for it any more."""
 
         def hand_over() -> None:
-            if self.future.done():
-                return
-            if error is not None:
+            if error is not None and not self.future.done():
                 self.future.set_exception(error)
-            else:
+            elif not self.future.done():
                 self.future.set_result(None)
 
         try:
@@ -140,19 +138,10 @@ class Batcher(Generic[T, R]):
 
     def _work(self) -> None:
         while (batch := self._next()) is not None:
-            batch = [(job, items) for job, items in batch if not job.future.cancelled()]
-            if not batch:
-                continue
-            job, _ = batch[0]
-            if job.alone is None:
-                self._observe(sum(len(items) for _, items in batch))
+            if batch := [(job, items) for job, items in batch if not job.future.cancelled()]:
+                if count := sum(len(items) for _, items in batch):
+                    self._observe(count)
                 self._run_batch(batch)
-                continue
-            try:
-                job.alone()
-                job.settle()
-            except Exception as error:  # noqa: BLE001 - whatever it raises is the request's, not the thread's
-                job.settle(error)
 
     def _next(self) -> list[tuple[_Job[T, R], Sequence[T]]] | None:
         """Wait for a batch: requests, each with those of its items that are in it. None at the end."""
@@ -192,9 +181,11 @@ class Batcher(Generic[T, R]):
         return job, items
 
     def _run_batch(self, batch: list[tuple[_Job[T, R], Sequence[T]]]) -> None:
-        items = [item for _, part in batch for item in part]
+        job, items = batch[0][0], [item for _, part in batch for item in part]
         try:
-            results = list(self._run(items))
+            if job.alone is not None:
+                job.alone()
+            results = list(self._run(items)) if items else []
             if len(results) != len(items):
                 raise RuntimeError(f"the model gave {len(results)} results for {len(items)} inputs")  # noqa: TRY301
         except Exception as error:  # noqa: BLE001 - whatever the model raises is the request's, not the thread's
@@ -202,7 +193,6 @@ class Batcher(Generic[T, R]):
                 for each in batch:
                     self._run_batch([each])
                 return
-            job, _ = batch[0]
             with self._changed:
                 if job in self._jobs:
                     self._jobs.remove(job)  # its other parts are for nobody now

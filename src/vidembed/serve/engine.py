@@ -10,14 +10,15 @@ from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 
 from vidembed.errors import VideoError
-from vidembed.index import Hits, VideoIndex, rerank, search
+from vidembed.index import Hits, VideoIndex, rerank
 from vidembed.index.bank import check_query
 from vidembed.index.files import is_local
+from vidembed.index.search import nearest
 from vidembed.serve.batching import Batcher, QueueFullError
 from vidembed.serve.media import MediaLibrary
 from vidembed.serve.security import ApiError, Limits, Metrics, bad_value, busy, unusable
@@ -66,9 +67,7 @@ class Ranked:
 def vector_of(embedded: Embedded, param: str, dimensions: int | None = None) -> NDArray[np.float32]:
     """Return the vector of an input, cut to its first numbers and scaled to length 1, shape (dimensions,).
 
-    Raises:
-        ApiError: As `unusable`.
-        RuntimeError: The model gave no usable vector.
+    Raises `unusable` of the input's error, or RuntimeError if the model gave no usable vector.
     """
     if embedded.error is not None:
         raise unusable(param, embedded.error)
@@ -150,24 +149,6 @@ class _Words(NamedTuple):
 
     text: str
     task: Task
-
-
-@dataclass(frozen=True)
-class _EncodedQuery:
-    """An encoder that has the vector of the query already, for `vidembed.index.search`."""
-
-    vector: NDArray[np.float32]
-    encoder: VideoEncoder
-
-    @property
-    def fingerprint(self) -> str:
-        return self.encoder.fingerprint
-
-    def fingerprint_fields(self) -> dict[str, Any]:
-        return self.encoder.fingerprint_fields()
-
-    def encode_query(self, _inputs: object, /) -> NDArray[np.float32]:
-        return self.vector
 
 
 class Engine:
@@ -258,8 +239,7 @@ class Engine:
     async def embed(self, items: Sequence[str | VideoSegment], *, task: Task = "query") -> list[Embedded]:
         """Embed words, with the prompt of a task, and videos; `Embedded.error` says why one of them failed.
 
-        Raises:
-            ApiError: 503 the queue is full; 504 it took too long.
+        Raises ApiError: 503 the queue is full; 504 it took too long.
         """
         return await self._in_time(self._embed_all(items, task))
 
@@ -290,7 +270,7 @@ class Engine:
         with bad_value("q"):
             check_query(query, k, name="q")
         reranker = self._reranker() if count else None
-        vector = vector_of((await self.embed([query]))[0], "q")
+        vector = vector_of((await self.embed([query]))[0], "q").astype(np.float64)  # (D,)
 
         def look() -> Hits:
             # One handle must not be asked by two threads.
@@ -299,8 +279,8 @@ class Engine:
                     index.latest()  # which may have new columns
                     with bad_value("where"):
                         keep.check(index)
-                known, wanted = _EncodedQuery(vector, self.encoder), max(k, count)
-                return search(index, known, query, k=wanted, name=self.model, keep=keep, merge=merge, around=around)
+                index.meta.require_model(self.encoder, name=self.model)  # it may have been trained since
+                return nearest(index, vector, k=max(k, count), keep=keep, merge=merge, around=around)
 
         hits = await self._in_time(self._in_turn(look))
         if reranker is None:

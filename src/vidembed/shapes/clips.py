@@ -26,27 +26,16 @@ _CRF: Final = "18"  # x264's constant quality: small files, hardly visible loss
 
 @dataclass(frozen=True, slots=True)
 class ClipRecord:
-    """A clip and its sentences.
+    """A clip and its sentences."""
 
-    Attributes:
-        name: Unique in its set, for example ``"test-0007"``.
-        scene: What the clip shows.
-        caption: Dense caption: every attribute.
-        summary: Short sentence: colour, shape, direction, event.
-        tags: Every attribute as words in a fixed order.
-        questions: Pairs of a question and its answer.
-        right: A sentence that matches the clip.
-        wrong: A sentence that differs from the clip in exactly one attribute.
-    """
-
-    name: str
+    name: str  # unique in its set, for example "test-0007"
     scene: Scene
-    caption: str
-    summary: str
-    tags: str
-    questions: tuple[tuple[str, str], ...]
-    right: str
-    wrong: str
+    caption: str  # dense: every attribute
+    summary: str  # short: colour, shape, direction, event
+    tags: str  # every attribute as words in a fixed order
+    questions: tuple[tuple[str, str], ...]  # each with its answer
+    right: str  # a sentence that matches the clip
+    wrong: str  # one that differs from the clip in exactly one attribute
 
     @property
     def attributes(self) -> dict[str, str]:
@@ -64,14 +53,11 @@ class ClipRecord:
 
 
 def iterate_clips(split: Split = "test", seed: int = 0) -> Iterator[ClipRecord]:
-    """Records without end, no two of which describe the same attributes.
+    """Draw records without end, no two of which describe the same attributes.
 
     Args:
         split: ``"test"`` for (shape, colour, direction) triples held out of training, ``"train"`` for the others.
         seed: Decides everything; the first records do not depend on how many are taken.
-
-    Yields:
-        Records.
     """
     rng = np.random.default_rng((seed, 977))
     seen: set[tuple[str, ...]] = set()
@@ -94,38 +80,23 @@ def iterate_clips(split: Split = "test", seed: int = 0) -> Iterator[ClipRecord]:
 
 
 def sample_clips(n: int, split: Split = "test", seed: int = 0) -> list[ClipRecord]:
-    """Draws clips with distinct captions.
-
-    Args:
-        n: How many, from 1 to 5,000.
-        split: ``"test"`` or ``"train"``.
-        seed: Decides everything.
-
-    Returns:
-        The records; the first ones are the same whatever ``n``.
-
-    Raises:
-        ValueError: When ``n`` is out of range.
-    """
+    """Return the first `n` records of `iterate_clips`; raises ValueError unless `n` is from 1 to 5,000."""
     if not 1 <= n <= 5000:
         raise ValueError(f"n must be from 1 to 5000 (there are only so many distinct captions), got {n}")
     return [record for record, _ in zip(iterate_clips(split, seed), range(n), strict=False)]
 
 
 def write_clip(scene: Scene, path: str | Path, *, side: int = FILE_SIDE, fps: int = FILE_FPS) -> Path:
-    """Writes a scene as an H.264 file (yuv420p) of 4 seconds.
+    """Write a scene as an H.264 file (yuv420p) of 4 seconds, and return its path, whose suffix decides the container.
 
     Args:
         scene: What to show.
-        path: Of the file; its suffix decides the container, ``.mp4`` as a rule.
-        side: Height and width in pixels, even.
+        path: Of the file, ``.mp4`` as a rule.
+        side: Height and width in pixels.
         fps: Frames a second.
 
-    Returns:
-        The path.
-
     Raises:
-        ValueError: When ``side`` is odd or not positive, or ``fps`` not positive.
+        ValueError: `side` is odd or not positive, or `fps` not positive.
     """
     if side < 2 or side % 2:
         raise ValueError(f"side must be an even number of pixels, got {side}")
@@ -148,14 +119,7 @@ def write_clip(scene: Scene, path: str | Path, *, side: int = FILE_SIDE, fps: in
 def write_clips(
     folder: str | Path, n: int, split: Split = "test", seed: int = 0, *, progress: bool = False
 ) -> list[tuple[Path, ClipRecord]]:
-    """Writes clips as ``<name>.mp4`` with ``captions.jsonl`` beside them.
-
-    Args:
-        folder: Made where missing.
-        n: How many, from 1 to 5,000.
-        split: ``"test"`` or ``"train"``.
-        seed: Decides everything.
-        progress: Whether to show a bar.
+    """Write the clips of `sample_clips` as ``<name>.mp4``, with ``captions.jsonl`` beside them; `folder` is made.
 
     Returns:
         Each file's path with its record, in order.

@@ -71,29 +71,17 @@ class CornerObject:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """What one clip shows.
-
-    Attributes:
-        shape: Of the moving object, one of ``SHAPES``.
-        colour: Of the moving object at the start, one of ``COLOURS``.
-        direction: In which it sets out, one of ``DIRECTIONS``.
-        size: One of ``SIZES``.
-        speed: One of ``SPEEDS``.
-        background: One of ``BACKGROUNDS``.
-        event: What happens half-way, one of ``EVENTS``.
-        corner: The still object, or None for empty corners.
-        seed: Decides what captions leave out: start, moment of the event, lighting, new colour, side of a turn.
-    """
+    """What one clip shows. Attributes are of the moving object, each one of the values that are named above."""
 
     shape: str
-    colour: str
-    direction: str
+    colour: str  # at the start
+    direction: str  # in which it sets out
     size: str
     speed: str
     background: str
-    event: str
-    corner: CornerObject | None
-    seed: int = 0
+    event: str  # what happens half-way
+    corner: CornerObject | None  # the still object, or None for empty corners
+    seed: int = 0  # decides what captions leave out: start, moment of the event, lighting, new colour, side of a turn
 
     @property
     def attributes(self) -> dict[str, str]:
@@ -120,11 +108,7 @@ def split_of(scene: Scene) -> Split:
 
 
 def sample_scene(rng: np.random.Generator, split: Split) -> Scene:
-    """Draws one scene of a split, every attribute uniform, a corner object in 85 % of them.
-
-    Raises:
-        ValueError: `split` is not ``"train"`` or ``"test"``.
-    """
+    """Draw one scene of a split, every attribute uniform, a corner object in 85 % of them."""
     if split not in {"train", "test"}:
         raise ValueError(f"split must be 'train' or 'test', got {split!r}")
 
@@ -146,15 +130,10 @@ def sample_scene(rng: np.random.Generator, split: Split) -> Scene:
 
 
 def vary(scene: Scene, rng: np.random.Generator, among: tuple[str, ...] | None = None) -> Scene:
-    """A scene that differs in exactly one described attribute, of the same seed.
+    """Return a scene of the same seed that differs in one described attribute, `among` those named, or any.
 
-    Args:
-        scene: The scene to vary; its corner object, where it has one, keeps existing.
-        rng: Source of randomness.
-        among: Names of attributes (as in ``Scene.attributes``) to choose from; all by default.
-
-    Returns:
-        The varied scene. It may fall in the other split: it is a wrong description, never a clip to train on.
+    A corner object stays one. The scene may fall in the other split: it is a wrong description, never a clip to train
+    on.
     """
     pools: dict[str, tuple[str, ...]] = dict(_VALUES)
     if scene.corner is not None:
@@ -191,11 +170,11 @@ def _coverage(shape: str, dx: NDArray[np.float32], dy: NDArray[np.float32], r: f
 
 
 def render(scene: Scene, times: NDArray[np.float64], side: int = FRAME_SIZE) -> NDArray[np.uint8]:
-    """Draws a scene at given times.
+    """Draw a scene at given times.
 
     Args:
-        scene: The scene.
-        times: Presentation times in seconds, shape (T,), within [0, ``DURATION``].
+        scene: What to show.
+        times: Presentation times in seconds, shape (T,), within [0, `DURATION`].
         side: Height and width of the frames in pixels.
 
     Returns:
