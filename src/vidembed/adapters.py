@@ -250,6 +250,32 @@ def storable(value: str | os.PathLike[str]) -> str:
 # -- reranking ---------------------------------------------------------------------------------------------------------
 
 
+class RerankerFields(BaseModel):
+    """The fields that say which `VideoReranker` is loaded: arguments of `load_reranker`."""
+
+    model: str = Field(default=DEFAULT_RERANKER, description="Name of the model.")
+    device: str | None = Field(default=None, description="Torch device.")
+    model_kwargs: dict[str, Any] = Field(default_factory=dict, description="More arguments of VideoReranker.")
+
+
+class RankFields(BaseModel):
+    """The fields that say how documents are reranked.
+
+    Args:
+        top_n: Most documents to keep. Default all.
+        min_score: Leave out documents below this probability, 0 to 1. Default none.
+        fuse: Whether scores are fused with the similarity. Default (None) wherever the reranker can.
+        on_error: "raise", or "skip" to leave out documents whose video cannot be read.
+        not_video: "raise" at a document that names no video, "keep" to let it follow the videos, or "drop" it.
+    """
+
+    top_n: int | None = Field(default=None, gt=0, description="Most documents to keep.")
+    min_score: float | None = Field(default=None, ge=0, le=1, description="Least probability to keep.")
+    fuse: bool | None = Field(default=None, description="Whether scores are made of similarity and head.")
+    on_error: OnError = Field(default="raise", description="What happens if a video cannot be read.")
+    not_video: NotVideo = Field(default="raise", description="What happens to a document that is no video.")
+
+
 @dataclass(frozen=True, slots=True)
 class Ranking(Generic[T]):
     """Documents that a reranker has looked at.
@@ -257,7 +283,7 @@ class Ranking(Generic[T]):
     Attributes:
         ranked: Each with its ``score``, and where that is fused ``similarity`` and ``match``; best first.
         unread: Those whose video could not be read.
-        others: Those that name no video.
+        others: Those that name no video, with ``not_video="keep"``.
     """
 
     ranked: list[tuple[T, dict[str, float]]]
@@ -285,12 +311,9 @@ def rank_documents(
     query: str,
     documents: Iterable[T],
     video_of: Callable[[T], object | None],
+    options: RankFields,
     *,
     name_of: Callable[[int, T], str],
-    fuse: bool | None = None,
-    min_score: float | None = None,
-    on_error: OnError = "raise",
-    not_video: NotVideo = "raise",
 ) -> Ranking[T]:
     """Rank documents by the probability that their video matches the query.
 
@@ -299,11 +322,8 @@ def rank_documents(
         query: Words.
         documents: Compared with each other where scores are fused, so give all candidates at once.
         video_of: Returns the video of a document as `VideoReranker.rank` takes it, or None for any other document.
+        options: All but ``top_n`` is seen to here.
         name_of: Returns what an error says of a document that is no video; its first argument is the position.
-        fuse: As `fuses` takes.
-        min_score: Leave out documents below this probability, 0 to 1.
-        on_error: "raise", or "skip" to leave out documents whose video cannot be read.
-        not_video: "raise" at a document that names no video, else it is one of `Ranking.others`.
 
     Raises:
         NotAVideoError: A document names no video, with ``not_video="raise"``.
@@ -314,9 +334,9 @@ def rank_documents(
     for place, document in enumerate(documents):
         if (video := video_of(document)) is not None:
             videos.append((document, video))
-        elif not_video == "raise":
+        elif options.not_video == "raise":
             raise NotAVideoError(name_of(place, document))
-        else:
+        elif options.not_video == "keep":
             others.append(document)
     ranking: list[dict[str, Any]] = []
     if videos:
@@ -324,14 +344,14 @@ def rank_documents(
             ranking = reranker.rank(
                 {"text": query},
                 [video for _, video in videos],
-                first_stage="own" if fuses(reranker, fuse) else None,
-                on_error=on_error,
+                first_stage="own" if fuses(reranker, options.fuse) else None,
+                on_error=options.on_error,
                 show_progress_bar=False,
             )
     read = {each["corpus_id"] for each in ranking}
     ranked: list[tuple[T, dict[str, float]]] = []
     for each in ranking:
-        if min_score is None or each["score"] >= min_score:
+        if options.min_score is None or each["score"] >= options.min_score:
             scores: dict[str, float] = {part: each[part] for part in ("similarity", "match", "score") if part in each}
             ranked.append((videos[each["corpus_id"]][0], scores))
     return Ranking(ranked, [document for place, (document, _) in enumerate(videos) if place not in read], others)

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Literal
 from sentence_transformers.base.model import BaseModel
 from sentence_transformers.sentence_transformer.data_collator import SentenceTransformerDataCollator
 
+from vidembed.backbone.load import Features
 from vidembed.backbone.templates import stand_in_template
-from vidembed.building import Features
 from vidembed.captions import TextPair
 from vidembed.encoder import VideoEncoder
 from vidembed.errors import PairsError
