@@ -70,7 +70,6 @@ def load_encoder(
 
     Raises:
         ValueError: `model_kwargs` holds what has a field of its own.
-        BackboneError: As `VideoEncoder`.
     """
     fields = {"layer": "layer", "device": "device", "truncate_dim": "dimensions", "allow_url": "allowed_schemes"}
     _check_model_kwargs(model_kwargs or {}, fields)
@@ -85,12 +84,7 @@ def load_encoder(
 def load_reranker(
     model: str, *, allow_url: bool, device: str | None = None, model_kwargs: Mapping[str, Any] | None = None
 ) -> VideoReranker:
-    """Load a reranker from the fields of an adapter, which are those of `load_encoder`.
-
-    Raises:
-        ValueError: `model_kwargs` holds what has a field of its own.
-        BackboneError: As `VideoReranker`.
-    """
+    """Load a reranker from the fields of an adapter; raises as `load_encoder`."""
     _check_model_kwargs(model_kwargs or {}, {"device": "device", "allow_url": "allowed_schemes"})
     from vidembed import VideoReranker  # noqa: PLC0415 - it brings torch
 
@@ -101,10 +95,7 @@ def reranker_of(encoder: VideoEncoder, model: str) -> VideoReranker:
     """Return the reranker that goes with an encoder, loaded by the name `model`, and reads what the encoder may read.
 
     It has the encoder's own weights, in memory once, if the encoder was cut from an MLLM as it was loaded; else it is
-    ``NAME-rerank`` beside ``vidembed/NAME``, else what the checkpoint was built from.
-
-    Raises:
-        ValueError: There is no such reranker.
+    ``NAME-rerank`` beside ``vidembed/NAME``, else what the checkpoint was built from; else ValueError.
     """
     from vidembed.index.meta import load_reranker as load_fitting  # noqa: PLC0415 - it brings torch
 
@@ -191,11 +182,8 @@ class Gate(BaseModel):
     def video_in(self, text: str) -> VideoRef | None:
         """Return the video that a text names, or None for a text that is anything but one video URI.
 
-        Args:
-            text: White space around it is left out: loaders and splitters add line breaks.
-
-        Raises:
-            VideoUriError: It names one that is malformed or not allowed.
+        White space around it is left out, since loaders and splitters add line breaks. Raises VideoUriError for a URI
+        that is malformed or not allowed.
         """
         return parse_video_uri(text.strip(), allowed_schemes=self.allowed_schemes, root=self.root)
 
@@ -206,19 +194,12 @@ class Gate(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class VideoFile:
-    """A video as loaders need it.
+    """A video as loaders need it; times in seconds on the clock of a player."""
 
-    Attributes:
-        fingerprint: SHA-256 of the file. With it in the metadata, a file that was replaced is another document.
-        start: Where the first frame comes on show, seconds on the clock of a player.
-        duration: Where the video ends, seconds likewise.
-        segments: Start and end of each window, seconds likewise; one for the whole video without windows.
-    """
-
-    fingerprint: str
-    start: float
-    duration: float
-    segments: Sequence[tuple[float, float]]
+    fingerprint: str  # SHA-256 of the file: with it in the metadata, a file that was replaced is another document
+    start: float  # where the first frame comes on show
+    duration: float  # where the video ends
+    segments: Sequence[tuple[float, float]]  # start and end of each window; one for the whole video without windows
 
 
 def read_video_file(file: Path, windows: Windows | None = None) -> VideoFile:
@@ -226,7 +207,6 @@ def read_video_file(file: Path, windows: Windows | None = None) -> VideoFile:
 
     Raises:
         VideoError: It cannot be read as a video.
-        OSError: It cannot be read.
     """
     check_regular(str(file), item_name(file))  # reading a pipe could wait for ever
     fingerprint = content_fingerprint(file)
@@ -278,25 +258,15 @@ class RankFields(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Ranking(Generic[T]):
-    """Documents that a reranker has looked at.
+    """Documents that a reranker has looked at."""
 
-    Attributes:
-        ranked: Each with its ``score``, and where that is fused ``similarity`` and ``match``; best first.
-        unread: Those whose video could not be read.
-        others: Those that name no video, with ``not_video="keep"``.
-    """
-
-    ranked: list[tuple[T, dict[str, float]]]
-    unread: list[T]
-    others: list[T]
+    ranked: list[tuple[T, dict[str, float]]]  # with ``score``, and if fused ``similarity`` and ``match``; best first
+    unread: list[T]  # those whose video could not be read
+    others: list[T]  # those that name no video, with ``not_video="keep"``
 
 
 def fuses(reranker: VideoReranker, fuse: bool | None) -> bool:
-    """Whether scores are fused with the similarity: as asked for, by default (None) wherever it is possible.
-
-    Raises:
-        ValueError: It is asked for and not possible.
-    """
+    """Whether scores are fused: as asked for, by default (None) if possible; ValueError if asked for and not."""
     can = bool(getattr(reranker, "can_fuse", False))
     if fuse and not can:
         raise ValueError(

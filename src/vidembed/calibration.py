@@ -35,48 +35,28 @@ FORMAT_VERSION = 2
 
 @dataclass(frozen=True)
 class FirstStage:
-    """The encoder whose similarities a fusion was fitted on.
+    """The encoder whose similarities a fusion was fitted on."""
 
-    Attributes:
-        fingerprint: `VideoEncoder.fingerprint`.
-        layer: Decoder block that it reads of the reranker's own weights; None if it has other weights.
-        prefix: What stands before the content in its prompt, None for nothing.
-        truncate_dim: Dimensions of its vectors; None for all.
-    """
-
-    fingerprint: str
-    layer: int | None = None
-    prefix: str | None = None
-    truncate_dim: int | None = None
+    fingerprint: str  # `VideoEncoder.fingerprint`
+    layer: int | None = None  # decoder block that it reads of the reranker's own weights; None if it has others
+    prefix: str | None = None  # what stands before the content in its prompt, None for nothing
+    truncate_dim: int | None = None  # dimensions of its vectors; None for all
 
 
 @dataclass(frozen=True)
 class RerankerConfig:
-    """The numbers that turn answers into scores.
+    """The numbers that turn answers into scores."""
 
-    Attributes:
-        mode: Score mode; calibration and fusion were fitted in it.
-        prior_correction: Weights of the priors in mode "prior_corrected".
-        calibration: Platt scaling of the log-odds, None before `VideoReranker.calibrate`.
-        fusion: Of log-odds and first-stage similarity, None if it was not fitted.
-        sampling: The frame grid, as `Sampling.as_dict`.
-        source: What the reranker was made of.
-        weights: Which weights answer, see `VideoReranker.weights`.
-        made_for: `VideoReranker.fingerprint_fields` when the numbers were fitted.
-        first_stage: The encoder that `fusion` was fitted with; None if that is not known.
-        chat_template: The MLLM's own, which the matching prompt takes the place of in a saved reranker; an encoder of
-            the same weights needs it.
-    """
-
-    mode: ScoreMode = "yes_no"
-    prior_correction: PriorCorrection = field(default_factory=PriorCorrection)
-    calibration: PlattScaling | None = None
-    fusion: ScoreFusion | None = None
-    sampling: dict[str, Any] | None = None
-    source: str = ""
-    weights: str = ""
-    made_for: dict[str, Any] = field(default_factory=dict)
-    first_stage: FirstStage | None = None
+    mode: ScoreMode = "yes_no"  # calibration and fusion were fitted in it
+    prior_correction: PriorCorrection = field(default_factory=PriorCorrection)  # of mode "prior_corrected"
+    calibration: PlattScaling | None = None  # of the log-odds, None before `VideoReranker.calibrate`
+    fusion: ScoreFusion | None = None  # of log-odds and first-stage similarity, None if it was not fitted
+    sampling: dict[str, Any] | None = None  # the frame grid, as `Sampling.as_dict`
+    source: str = ""  # what the reranker was made of
+    weights: str = ""  # which weights answer, see `VideoReranker.weights`
+    made_for: dict[str, Any] = field(default_factory=dict)  # `fingerprint_fields` when the numbers were fitted
+    first_stage: FirstStage | None = None  # the encoder that `fusion` was fitted with; None if that is not known
+    # the MLLM's own, which the matching prompt takes the place of; an encoder of the same weights needs it
     chat_template: str | None = None
 
     def write(self, file: str | Path) -> None:
@@ -134,15 +114,12 @@ class RerankerConfig:
 
 
 def differing_fields(made_for: dict[str, Any], fields: dict[str, Any]) -> list[str]:
-    """Names of the fields by which a model is another than the one that numbers were fitted on.
+    """Names of the fields by which a model is another than the one that numbers were fitted on, sorted.
 
     Args:
-        made_for: `VideoReranker.fingerprint_fields` when they were fitted; empty if that is not known.
-        fields: The same of the model at hand.
-
-    Returns:
-        Sorted names; none where `made_for` is empty. The frame grid is not compared, nor are weights of another dtype,
-        whose digest differs by rounding.
+        made_for: `VideoReranker.fingerprint_fields` when they were fitted; empty if that is not known: then none do.
+        fields: The same of the model at hand. The frame grid is not compared, nor are weights of another dtype, whose
+            digest differs by rounding.
     """
     there, here = (json.loads(json.dumps(one)) for one in (made_for, fields))  # tuples become lists
     passed = {"sampling", "dtype"}
@@ -157,42 +134,25 @@ FOLDS = 5
 
 @dataclass(frozen=True)
 class Fit:
-    """Numbers fitted on labelled pairs.
+    """Numbers fitted on labelled pairs."""
 
-    Attributes:
-        prior_correction: Weights of the priors; fitted in mode "prior_corrected" only.
-        calibration: Of the log-odds of the mode.
-        fusion: Of the same log-odds and the first stage's similarity, None without it.
-    """
-
-    prior_correction: PriorCorrection
-    calibration: PlattScaling
-    fusion: ScoreFusion | None
+    prior_correction: PriorCorrection  # fitted in mode "prior_corrected" only
+    calibration: PlattScaling  # of the log-odds of the mode
+    fusion: ScoreFusion | None  # of the same log-odds and the first stage's similarity, None without it
 
 
 @dataclass(frozen=True, eq=False)
 class CalibrationReport:
-    """What calibration did. The curves "after" are of pairs that were not fitted on (cross-fitting).
-
-    Attributes:
-        mode: Score mode.
-        pairs: Labelled pairs used.
-        matches: How many of them match.
-        skipped: Pairs left out because they have no score.
-        fit: The numbers, fitted on all pairs.
-        before: Reliability of the scores as they are.
-        after: Reliability of the calibrated scores.
-        fused: Reliability of log-odds and similarity fused, None without similarities.
-    """
+    """What calibration did. The curves "after" are of pairs that were not fitted on (cross-fitting)."""
 
     mode: ScoreMode
-    pairs: int
-    matches: int
-    skipped: int
-    fit: Fit
-    before: ReliabilityCurve
-    after: ReliabilityCurve
-    fused: ReliabilityCurve | None
+    pairs: int  # labelled pairs used
+    matches: int  # how many of them match
+    skipped: int  # pairs left out because they have no score
+    fit: Fit  # on all pairs
+    before: ReliabilityCurve  # of the scores as they are
+    after: ReliabilityCurve  # of the calibrated scores
+    fused: ReliabilityCurve | None  # of log-odds and similarity fused, None without similarities
 
     @property
     def ece_before(self) -> float:

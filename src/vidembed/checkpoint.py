@@ -19,25 +19,15 @@ LAYER_DEFINITION = (
 
 @dataclass(frozen=True)
 class CheckpointConfig:
-    """Settings that the vectors of a checkpoint depend on, beside those that sentence-transformers keeps.
+    """Settings that the vectors of a checkpoint depend on, beside those that sentence-transformers keeps."""
 
-    Attributes:
-        layer: Decoder block that is read, or -1 (see `LAYER_DEFINITION`).
-        depth: Decoder blocks of the model that it was cut from.
-        model_type: Architecture, as transformers names it.
-        source: What it was built from.
-        prefix: What stands before the content in the prompt, None for nothing.
-        sampling: The frame grid, as `Sampling.as_dict`.
-        fingerprint: `VideoEncoder.fingerprint` when it was saved; empty before.
-    """
-
-    layer: int
-    depth: int
-    model_type: str
-    source: str
-    prefix: str | None
-    sampling: dict[str, Any]
-    fingerprint: str = ""
+    layer: int  # decoder block that is read, or -1 (see `LAYER_DEFINITION`)
+    depth: int  # decoder blocks of the model that it was cut from
+    model_type: str  # architecture, as transformers names it
+    source: str  # what it was built from
+    prefix: str | None  # what stands before the content in the prompt, None for nothing
+    sampling: dict[str, Any]  # the frame grid, as `Sampling.as_dict`
+    fingerprint: str = ""  # `VideoEncoder.fingerprint` when it was saved; empty before
 
     def write(self, folder: str | Path) -> None:
         """Write the file into a checkpoint folder."""

@@ -190,7 +190,7 @@ class PrefixSharingCrossEncoder(VideoModel, CrossEncoder):
         """
         options = AskOptions(priors, prompt, on_error, show_progress_bar, device, processing_kwargs)
         check_indexed("inputs", inputs)
-        return self._ask(list(_pairs_of(inputs, options)), len(inputs), options)
+        return self._ask(list(pairs_of(inputs, options)), len(inputs), options)
 
     @torch.inference_mode()
     def _ask(
@@ -326,7 +326,7 @@ class PrefixSharingCrossEncoder(VideoModel, CrossEncoder):
         def keep(pairs: list[Pair], video: VideoPrompt) -> None:
             vectors[[pair.index // len(texts) for pair in pairs]] = embed(video)
 
-        return self._ask(list(_pairs_of(inputs, options)), len(inputs), options, keep), vectors
+        return self._ask(list(pairs_of(inputs, options)), len(inputs), options, keep), vectors
 
     def answers_and_similarities(
         self, inputs: Sequence[Any], encoder: VideoEncoder, **kwargs: Any
@@ -345,7 +345,7 @@ class PrefixSharingCrossEncoder(VideoModel, CrossEncoder):
             Answers of the pairs, and their cosines (N,) float64; both NaN where a pair failed.
         """
         options = AskOptions(**kwargs)
-        pairs = list(_pairs_of(inputs, options))
+        pairs = list(pairs_of(inputs, options))
         similarity = np.full(len(inputs), np.nan)
         texts = list(dict.fromkeys(pair.text for pair in pairs))
         how: dict[str, Any] = {"on_error": options.on_error, "show_progress_bar": False}
@@ -388,7 +388,7 @@ class PrefixSharingCrossEncoder(VideoModel, CrossEncoder):
         return None
 
 
-def _pairs_of(inputs: Sequence[object], options: AskOptions) -> Iterator[Pair]:
+def pairs_of(inputs: Sequence[object], options: AskOptions) -> Iterator[Pair]:
     """The pairs of a call, without those that are malformed, which raise or are logged."""
     for index, item in enumerate(inputs):
         try:

@@ -17,7 +17,7 @@ from sentence_transformers.util import batch_to_device, truncate_embeddings
 from torch import nn
 from tqdm.auto import tqdm
 
-from vidembed.backbone import ZERO_SHOT_PREFIX, BackboneError, LayerError, check_layer, cut, eol_template, find_parts
+from vidembed.backbone import ZERO_SHOT_PREFIX, BackboneError, LayerError, cut, eol_template, find_parts
 from vidembed.backbone.cut import as_transformer_module
 from vidembed.backbone.load import Backbone
 from vidembed.card import TAGS, TRAINED_TAG, encoder_usage, model_card, shown_name, updated, write_with_usage
@@ -142,14 +142,7 @@ class VideoEncoder(VideoModel, SentenceTransformer):
         self._layer_asked = layer
         self._prefix_asked = ZERO_SHOT_PREFIX if prefix == "zero-shot" else prefix
         self.checkpoint_config: CheckpointConfig | None = None
-        super().__init__(
-            model_name_or_path,
-            backbone=backbone,
-            video_backend=video_backend,
-            allow_url=allow_url,
-            decode_workers=decode_workers,
-            **kwargs,
-        )
+        super().__init__(model_name_or_path, backbone, video_backend, allow_url, decode_workers, **kwargs)
         if "video" not in self.modalities:
             raise BackboneError(
                 f"{model_name_or_path}: this model takes {', '.join(map(str, self.modalities))} but no video. Use a "
@@ -179,14 +172,11 @@ class VideoEncoder(VideoModel, SentenceTransformer):
             hint = f" VidVec reads layer {known[1]} of {known[0]} of the 7B model of this kind." if known else ""
             raise LayerError(
                 f"{backbone.name} is a multimodal language model, not a checkpoint: pass layer=1..{parts.depth} to "
-                "VideoEncoder or vidembed.build, or -1 for the last block with its trained final norm."
-                f"{hint}"
+                f"VideoEncoder or vidembed.build, or -1 for the last block with its trained final norm.{hint}"
             )
-        check_layer(layer, parts.depth, name=backbone.name)
+        view = cut(backbone.model, layer, name=backbone.name)
         template = eol_template(backbone.processor, prefix=self._prefix_asked, name=backbone.name)
-        module = as_transformer_module(
-            cut(backbone.model, layer, name=backbone.name), backbone.processor, chat_template=template
-        )
+        module = as_transformer_module(view, backbone.processor, chat_template=template)
         self.backbone = backbone
         self.checkpoint_config = CheckpointConfig(
             layer=layer,
@@ -481,7 +471,7 @@ class VideoEncoder(VideoModel, SentenceTransformer):
                 values = iter(embed([item for item in batch if isinstance(item, Prepared)]))
                 results: list[Result | Failed] = [item if isinstance(item, Failed) else next(values) for item in batch]
                 if output_value == "sentence_embedding":
-                    results = [check_finite(*pair, on_error) for pair in zip(batch, results, strict=True)]
+                    results = [_finite(*pair, on_error) for pair in zip(batch, results, strict=True)]
                 bar.update(len(results))
                 yield from results
 
@@ -519,8 +509,8 @@ class VideoEncoder(VideoModel, SentenceTransformer):
         return list(values)
 
 
-def check_finite(item: Prepared | Failed, vector: Result | Failed, on_error: OnError) -> Result | Failed:
-    """Return the vector (D,) of an input, or `Failed` if a value of it is not finite."""
+def _finite(item: Prepared | Failed, vector: Result | Failed, on_error: OnError) -> Result | Failed:
+    """The vector (D,) of an input, or `Failed` if a value of it is not finite."""
     if not isinstance(vector, torch.Tensor) or bool(torch.isfinite(vector).all()):
         return vector
     error = InputError(

@@ -89,7 +89,6 @@ class VideoModel(BaseModel):
     def __init__(
         self,
         model_name_or_path: str | Path | None,
-        *,
         backbone: Backbone | None,
         video_backend: str,
         allow_url: UrlAccess,
@@ -139,9 +138,8 @@ class VideoModel(BaseModel):
         """Save a checkpoint that plain sentence-transformers loads, and this model's own settings beside it.
 
         Raises:
-            BackboneError: The model has adapter layers that transformers does not know of: no model class would read
-                them back, and their blocks would be random after loading.
-            ValueError: `safe_serialization` is False.
+            BackboneError: The model has adapter layers that no model class would read back: their blocks would be
+                random after loading.
         """
         if not safe_serialization:
             raise ValueError("safe_serialization=False is refused: weights are saved as safetensors only.")

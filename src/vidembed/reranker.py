@@ -6,6 +6,7 @@ import copy
 import functools
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
@@ -31,7 +32,7 @@ from vidembed.calibration import (
     calibrate,
     differing_fields,
 )
-from vidembed.cross_encoder import PredictOptions, PrefixSharingCrossEncoder
+from vidembed.cross_encoder import AskOptions, PredictOptions, PrefixSharingCrossEncoder, pairs_of
 from vidembed.pipeline import OnError, check_on_error
 from vidembed.registry import portable_name
 from vidembed.scoring import MarginPolicy, PlattScaling, PriorCorrection, ScoreFusion, checks
@@ -120,14 +121,7 @@ class VideoReranker(PrefixSharingCrossEncoder):
             raise ValueError("give model_name_or_path or backbone, one of them.")
         if isinstance(calibration, (str, Path)):
             calibration = RerankerConfig.read(calibration)
-        super().__init__(
-            model_name_or_path,
-            backbone=backbone,
-            video_backend=video_backend,
-            allow_url=allow_url,
-            decode_workers=decode_workers,
-            **kwargs,
-        )
+        super().__init__(model_name_or_path, backbone, video_backend, allow_url, decode_workers, **kwargs)
         saved = calibration
         if saved is None and self._settings_file is not None:
             saved = RerankerConfig.read(self._settings_file)
@@ -165,11 +159,7 @@ class VideoReranker(PrefixSharingCrossEncoder):
 
     @property
     def mode(self) -> ScoreMode:
-        """The score mode. It can be set until `calibrate` has fitted numbers for it.
-
-        Raises:
-            ValueError: The mode is not known, or the calibration is of another one.
-        """
+        """The score mode. It can be set until `calibrate` has fitted numbers for it; then ValueError."""
         return self._mode
 
     @mode.setter
@@ -186,7 +176,7 @@ class VideoReranker(PrefixSharingCrossEncoder):
         """Make an encoder that reads decoder block `layer` of the same weights, with this reranker's frame grid.
 
         Args:
-            layer: As `VideoEncoder` takes. Default that of `first_stage`, with its prefix and ``truncate_dim``.
+            layer: Default that of `first_stage`, with its prefix and ``truncate_dim``.
             **kwargs: As `VideoEncoder` takes.
 
         Raises:
@@ -250,12 +240,10 @@ class VideoReranker(PrefixSharingCrossEncoder):
         fingerprint, config = encoder.fingerprint, encoder.checkpoint_config
         if config is not None and self.backbone is not None:
             kept = FirstStage(fingerprint, config.layer, config.prefix, encoder.truncate_dim)
-            try:
+            with suppress(LayerError):  # of a deeper model
                 own = self.encoder(layer=kept.layer, prefix=kept.prefix, truncate_dim=kept.truncate_dim)
-            except LayerError:  # of a deeper model
-                return FirstStage(fingerprint)
-            if own.fingerprint == fingerprint:
-                return kept
+                if own.fingerprint == fingerprint:
+                    return kept
         return FirstStage(fingerprint)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -414,16 +402,8 @@ class VideoReranker(PrefixSharingCrossEncoder):
         **_host: object,
     ) -> torch.Tensor:
         """The host's hook for local inference."""
-        answers = self.answers(
-            inputs,
-            priors=self._priors,
-            prompt=prompt,
-            on_error=on_error,
-            show_progress_bar=show_progress_bar,
-            device=device,
-            processing_kwargs=processing_kwargs,
-        )
-        odds = self._log_odds(answers)
+        options = AskOptions(self._priors, prompt, on_error, show_progress_bar, device, processing_kwargs)
+        odds = self._log_odds(self._ask(list(pairs_of(inputs, options)), len(inputs), options))
         if self.calibration is not None and self.calibration_applies():
             odds = self.calibration.slope * odds + self.calibration.intercept
         values = torch.from_numpy(odds).float()

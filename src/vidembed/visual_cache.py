@@ -175,14 +175,10 @@ def _nbytes(tensors: dict[str, torch.Tensor]) -> int:
 def visual_key(video: object, sampling: Sampling, maker: Mapping[str, object]) -> str | None:
     """Name the visual tokens of a video: equal names mean equal tokens.
 
-    Args:
-        video: A source as `VideoEncoder` takes it.
-        sampling: The frame grid.
-        maker: What else the tokens depend on: weights, pixels, prompt, decoder. JSON-able.
-
     Returns:
         A SHA-256 hex digest of the file's absolute path, size and time of last write, the segment, the grid and the
-        maker; None for what is no local file (URLs, bytes, arrays, handles), which is not kept.
+        `maker` (what else the tokens depend on, JSON-able: weights, pixels, prompt, decoder); None for what is no local
+        file (URLs, bytes, arrays, handles), which is not kept.
     """
     segment = video if isinstance(video, VideoSegment) else None
     source = segment.path if segment is not None else video

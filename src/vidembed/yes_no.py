@@ -46,15 +46,10 @@ VIDEO_PART = {"type": "video", "video": "placeholder"}
 
 @dataclass(frozen=True)
 class AnswerTokens:
-    """Token ids of the answers.
+    """Token ids of the answers."""
 
-    Attributes:
-        yes: Ids of the affirmative variants ("Yes", and "yes" if it is one token), the first being that of "Yes".
-        no: Likewise of "No".
-    """
-
-    yes: tuple[int, ...]
-    no: tuple[int, ...]
+    yes: tuple[int, ...]  # "Yes", and "yes" if it is one token
+    no: tuple[int, ...]  # likewise
 
 
 def answer_tokens(tokenizer: PreTrainedTokenizerBase, *, name: str) -> AnswerTokens:
@@ -106,19 +101,12 @@ def check_mode(mode: str) -> ScoreMode:
 
 @dataclass(frozen=True, eq=False)
 class Answers:
-    """Log-odds of Yes of N pairs, all of shape (N,) float64. NaN marks a pair that was skipped.
+    """Log-odds of Yes of N pairs, all of shape (N,) float64. NaN marks a pair that was skipped."""
 
-    Attributes:
-        yes: "Yes" or "yes" against the rest of the vocabulary.
-        yes_no: "Yes" against "No".
-        video_prior: "Yes" against "No" of the pair's video asked about with no sentence; None if it was not asked.
-        text_prior: "Yes" against "No" of the pair's sentence with no video; None if it was not asked.
-    """
-
-    yes: FloatArray
-    yes_no: FloatArray
-    video_prior: FloatArray | None = None
-    text_prior: FloatArray | None = None
+    yes: FloatArray  # "Yes" or "yes" against the rest of the vocabulary
+    yes_no: FloatArray  # "Yes" against "No"
+    video_prior: FloatArray | None = None  # yes_no of the pair's video with no sentence; None if it was not asked
+    text_prior: FloatArray | None = None  # yes_no of the pair's sentence with no video; None if it was not asked
 
     @property
     def missing(self) -> np.ndarray:
@@ -172,25 +160,15 @@ class Answers:
 
 @dataclass(frozen=True)
 class Pair:
-    """One pair to score.
+    """One pair to score."""
 
-    Attributes:
-        index: Position among the pairs of the call.
-        video: A video (or image) source of any kind that `VideoEncoder` takes.
-        text: The sentence.
-    """
-
-    index: int
-    video: Any
-    text: str
+    index: int  # position among the pairs of the call
+    video: Any  # a video (or image) source of any kind that `VideoEncoder` takes
+    text: str  # the sentence
 
 
 def as_pair(index: int, pair: object) -> Pair:
-    """Find out which side of a pair is the text.
-
-    Args:
-        index: Position among the pairs of the call.
-        pair: (text, video), (video, text) or ``{"text": ..., "video": ...}``.
+    """Find out which side is the text of (text, video), (video, text) or ``{"text": ..., "video": ...}``.
 
     Raises:
         InputError: It is not one text and one video, or the text is empty; the message names the pair.
@@ -221,11 +199,7 @@ def as_pair(index: int, pair: object) -> Pair:
 
 
 def check_indexed(name: str, items: object) -> None:
-    """Refuse what has no positions, such as a generator or a set, or numbers its items itself, as a Series does.
-
-    Raises:
-        TypeError: It is no list, tuple, array or other sequence.
-    """
+    """Raise TypeError for what has no positions, as a set, or numbers its items itself, as a Series does."""
     if not isinstance(items, (Sequence, np.ndarray)):
         raise TypeError(f"{name}: got a {type(items).__name__}; a list is needed. Pass list({name}).")
 
@@ -257,19 +231,12 @@ def rendered(processor: ProcessorMixin, prompt: str | None, *content: dict[str, 
 
 @dataclass(frozen=True)
 class VideoPrompt:
-    """The prompt of one video, up to where its sentences begin.
+    """The prompt of one video, up to where its sentences begin."""
 
-    Attributes:
-        features: Of the processor, for the video and an empty sentence.
-        tokens: Prompt tokens up to and including the last visual one.
-        between: Token ids that the processor itself writes after the last visual token.
-        prefix: What the video's sentences share, or None where each is read in one whole pass.
-    """
-
-    features: Features
-    tokens: int
-    between: list[int]
-    prefix: VideoPrefix | None
+    features: Features  # of the processor, for the video and an empty sentence
+    tokens: int  # prompt tokens up to and including the last visual one
+    between: list[int]  # token ids that the processor itself writes after the last visual token
+    prefix: VideoPrefix | None  # what the sentences share, or None where each is read in one whole pass
 
 
 class HeadReader:
@@ -294,11 +261,7 @@ class HeadReader:
         self._shared = shared_prefix and can_share_prefix(parts)
 
     def suffix(self, text: str) -> list[int]:
-        """Token ids of a prompt after its last visual token, as the template alone gives them.
-
-        Raises:
-            InputError: The sentence holds the placeholder of a video.
-        """
+        """Token ids of a prompt after its last visual token; InputError if the sentence holds a video placeholder."""
         if text not in self._suffixes:
             mark = str(self._processor.video_token)
             whole = rendered(self._processor, self._prompt, VIDEO_PART, {"type": "text", "text": text})
@@ -312,11 +275,7 @@ class HeadReader:
         return list(self._processor.tokenizer.encode(text, add_special_tokens=False))
 
     def video_prompt(self, features: Features) -> VideoPrompt:
-        """Find where the sentences of a video's prompt begin, and prefill what comes before.
-
-        Raises:
-            BackboneError: The processor does not tokenize the end of a prompt as the tokenizer does.
-        """
+        """Find where the sentences of a video's prompt begin, and prefill what comes before."""
         config: Any = self._parts.base.config
         tokens = prefix_length(features["input_ids"], (config.video_token_id, config.image_token_id))
         tail = features["input_ids"][0, tokens:].tolist()

@@ -30,16 +30,11 @@ _OWN_REGISTRIES = ("_parameters", "_buffers", "_modules", "_forward_hooks", "_fo
 
 
 def cut(model: nn.Module, layer: int, *, name: str | None = None) -> PreTrainedModel:
-    """Cut a model after decoder block `layer`.
-
-    Args:
-        model: A supported transformers model, with or without its head. It is left as it was.
-        layer: 1-based decoder block, or -1 for all blocks with the trained final norm.
-        name: How to name the model in an error; the class name by default.
+    """Cut a model after decoder block `layer`, 1-based; -1 keeps all blocks with the trained final norm.
 
     Returns:
         The base model (no head) of `layer` blocks, on the same parameters: only the final norm's unit weight is new.
-        With ``layer=-1`` nothing is new.
+        With ``layer=-1`` nothing is new. The model itself is left as it was.
 
     Raises:
         LayerError: `layer` is not a block of the model.
@@ -113,11 +108,7 @@ def _unit_norm(parts: Parts, *, name: str) -> nn.Module:
 
 
 class _InMemoryTransformer(Transformer):
-    """`Transformer` whose model is handed over instead of read from disk.
-
-    Everything else (modalities, message format, forward signature) is decided by its own constructor, which reads the
-    processor back from where it was saved, as it will when the checkpoint is loaded.
-    """
+    """`Transformer` whose model is handed over instead of read from disk; its own constructor decides all else."""
 
     _handed_over: PreTrainedModel
 
@@ -140,16 +131,11 @@ def as_transformer_module(
     chat_template: str,
     task: Literal["feature-extraction", "any-to-any"] = "feature-extraction",
 ) -> Transformer:
-    """Wrap a loaded model, sharing its weights; its processor is left as it was.
-
-    Args:
-        model: A transformers model.
-        processor: Its processor.
-        chat_template: The chat template that the module renders inputs with.
-        task: The ``transformer_task`` of sentence-transformers.
+    """Wrap a loaded model, sharing its weights, to render inputs with a chat template; its processor is left as it was.
 
     Returns:
-        A plain `Transformer` (no subclass: its class name is what ``modules.json`` will carry).
+        A plain `Transformer` (no subclass: its class name is what ``modules.json`` will carry) of a
+        ``transformer_task`` of sentence-transformers.
     """
     with tempfile.TemporaryDirectory(prefix="vidembed-") as folder:
         processor.save_pretrained(folder)
