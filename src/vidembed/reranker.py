@@ -488,11 +488,7 @@ class VideoReranker(PrefixSharingCrossEncoder):
         return ranking
 
     def _scores(
-        self,
-        pairs: Sequence[PairInput],
-        similarity: FloatArray | None,
-        encoder: VideoEncoder | None,
-        **kwargs: Any,
+        self, pairs: Sequence[PairInput], similarity: FloatArray | None, encoder: VideoEncoder | None, **kwargs: Any
     ) -> dict[str, np.ma.MaskedArray[Any, Any]]:
         """Scores of pairs (M,), failed ones masked; with a fusion and similarities, given or found, its parts too."""
         given = similarity is not None or encoder is not None
