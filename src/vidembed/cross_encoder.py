@@ -1,4 +1,4 @@
-"""The inference half of `VideoReranker`: pairs grouped by video, decoded ahead, one prefill each."""
+"""The inference half of `VideoReranker`: pairs grouped by video, decoded ahead of the model, one prefill each."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ _NOT_KEPT = ("pixel_values_videos", "modality", "attention_mask")
 
 
 class PredictOptions(TypedDict, total=False):
-    """Arguments of `VideoReranker.predict`, as the host documents them, that leave the type of its result alone."""
+    """Arguments of `VideoReranker.predict`, as `CrossEncoder` documents them, that do not change its type."""
 
     show_progress_bar: bool | None
     activation_fn: Callable[[torch.Tensor], torch.Tensor] | None
@@ -132,9 +132,9 @@ class PrefixSharingCrossEncoder(VideoModel, CrossEncoder):
         return {**super().fingerprint_fields(), "adapters": self.weights}
 
     def preprocess(self, inputs: Sequence[Any], prompt: str | None = None, **kwargs: Any) -> Features:
-        """As the host's, for every kind of pair that `predict` takes: whole prompts, one per pair, left-padded.
+        """As in sentence-transformers, for every kind of pair that `predict` takes: whole left-padded prompts, one a pair.
 
-        Texts alone are taken too: the host's trainer counts the tokens of a column.
+        Texts alone are taken too: its trainer counts the tokens of a column.
         """
         if inputs and all(isinstance(item, str) for item in inputs):
             return self._features(list(inputs), None, prompt=prompt, **kwargs)
@@ -182,7 +182,7 @@ class PrefixSharingCrossEncoder(VideoModel, CrossEncoder):
             on_error: "raise", or "skip" to log a pair that fails and leave NaN in its place.
             show_progress_bar: Whether to show a bar; by default only if the log level is INFO or DEBUG.
             device: Where to run; default where the model is.
-            processing_kwargs: As the host's.
+            processing_kwargs: As of `CrossEncoder.predict`.
 
         Raises:
             VideoError: A video could not be decoded.

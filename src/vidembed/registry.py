@@ -113,7 +113,7 @@ def loading_name(folder: str | Path) -> str:
 def resolve_model(name_or_path: str) -> str:
     """Resolve ``vidembed/<name>`` to a local directory; anything else, and a folder of that name, comes back as it is.
 
-    ``hf://vidembed/<name>`` becomes the bare name, which the host library looks up on the Hub.
+    ``hf://vidembed/<name>`` becomes the bare name, which sentence-transformers looks up on the Hub.
 
     Raises:
         ValueError: ``<name>`` is no plain name.

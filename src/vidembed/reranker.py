@@ -270,10 +270,10 @@ class VideoReranker(PrefixSharingCrossEncoder):
     def _create_model_card(
         self, path: str, model_name: str | None = None, train_datasets: list[str] | None = None
     ) -> None:
-        """The host's hook: our card, or after training the host's with our usage."""
+        """Write our card, or after training that of sentence-transformers with our usage."""
         data, config, file = self.model_card_data, self._config_to_save(), Path(path, "README.md")
         name = card.shown_name(data, path, model_name)
-        if card.TRAINED_TAG not in data.tags:  # the host's card would score pairs of texts
+        if card.TRAINED_TAG not in data.tags:  # the card of sentence-transformers would score pairs of texts
             file.write_text(card.reranker_card(name, config), encoding="utf-8")
             return
         data.add_tags([*card.TAGS])
@@ -288,7 +288,7 @@ class VideoReranker(PrefixSharingCrossEncoder):
         """Whether `calibration` and `fusion` were fitted on the model as it is now, which each scoring asks.
 
         Returns:
-            False after the host's trainer has trained the model: until `calibrate` is called again, scores come without
+            False after a trainer has trained the model: until `calibrate` is called again, scores come without
             them, and the log says so.
 
         Raises:
@@ -368,10 +368,10 @@ class VideoReranker(PrefixSharingCrossEncoder):
         Args:
             inputs: One pair or a list: (text, video), (video, text) or ``{"text": ..., "video": ...}``, the video in
                 any form that `VideoEncoder` takes.
-            *args: As the host's.
+            *args: As those of `CrossEncoder.predict`.
             on_error: "raise" raises at the first pair that fails, naming it. "skip" logs it and returns a
                 `numpy.ma.MaskedArray`, whose mask is True where a pair has no score.
-            **kwargs: As the host's.
+            **kwargs: Likewise.
 
         Returns:
             Scores in [0, 1] (N,) float32, unless another ``activation_fn`` is given: it gets the log-odds.
@@ -401,7 +401,7 @@ class VideoReranker(PrefixSharingCrossEncoder):
         processing_kwargs: ProcessingKwargs | None = None,
         **_host: object,
     ) -> torch.Tensor:
-        """The host's hook for local inference."""
+        """What `predict` and the workers of process pools call."""
         options = AskOptions(self._priors, prompt, on_error, show_progress_bar, device, processing_kwargs)
         odds = self._log_odds(self._ask(list(pairs_of(inputs, options)), len(inputs), options))
         if self.calibration is not None and self.calibration_applies():
