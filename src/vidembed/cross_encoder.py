@@ -132,7 +132,7 @@ class PrefixSharingCrossEncoder(VideoModel, CrossEncoder):
         return {**super().fingerprint_fields(), "adapters": self.weights}
 
     def preprocess(self, inputs: Sequence[Any], prompt: str | None = None, **kwargs: Any) -> Features:
-        """As in sentence-transformers, for each kind of pair that `predict` takes: whole left-padded prompts, one a pair.
+        """As in sentence-transformers, for each kind of pair that `predict` takes: whole left-padded prompts, one each.
 
         Texts alone are taken too: its trainer counts the tokens of a column.
         """
