@@ -71,18 +71,12 @@ long part, runs outside. Of the module and not of a model, which process pools p
 
 
 class VideoModel(BaseModel):
-    """What `VideoEncoder` and `VideoReranker` share: a sentence-transformers model that decodes its videos itself.
+    """What `VideoEncoder` and `VideoReranker` share: a sentence-transformers model that decodes its videos itself."""
 
-    Attributes:
-        backbone: The MLLM that the modules are of, or None for what was loaded from a checkpoint.
-        sampling: The frame grid.
-        video_backend: Video decoder.
-        allow_url: Whether http(s) sources are fetched.
-        decode_workers: Videos prepared at once.
-    """
-
-    backbone: Backbone | None
+    backbone: Backbone | None  # the MLLM that the modules are of, or None for what was loaded from a checkpoint
     sampling: Sampling
+    video_backend: str
+    allow_url: UrlAccess  # whether http(s) sources are fetched
     _argument: ClassVar[str] = "inputs"  # how errors name an input: inputs[0]
     _settings_name: ClassVar[str]  # file beside the weights
 
