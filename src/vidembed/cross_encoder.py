@@ -203,9 +203,8 @@ class PrefixSharingCrossEncoder(VideoModel, CrossEncoder):
         """Answers about `pairs`, at their positions among `count`; after each video, `then` gets its pairs and it."""
         target = self._resolve_inference_device(options.device)
         self.eval()
-        processor = self._transformer.processor
-        shared = self.shared_prefix
-        reader = HeadReader(self.parts, processor, self._answer_tokens, options.prompt, shared_prefix=shared)
+        shared = self.shared_prefix and can_share_prefix(self.parts)
+        reader = HeadReader(self.parts, self.processor, self._answer_tokens, options.prompt, shared)
         found = np.full((4, count), np.nan)  # the fields of `Answers`
         groups = by_video(pairs)
         bar_off = not wants_bar(options.show_progress_bar)

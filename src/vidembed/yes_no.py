@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast, get_args
 
 import numpy as np
@@ -12,7 +12,6 @@ import torch
 
 from vidembed.backbone.prefix import (
     VideoPrefix,
-    can_share_prefix,
     logits_of,
     model_inputs,
     no_prefix,
@@ -239,32 +238,22 @@ class VideoPrompt:
     prefix: VideoPrefix | None  # what the sentences share, or None where each is read in one whole pass
 
 
+@dataclass
 class HeadReader:
-    """The head of a model, asked about sentences by token ids.
+    """The head of a model, asked about sentences by token ids."""
 
-    Args:
-        parts: Of the full model.
-        processor: Whose chat template is the matching prompt.
-        answers: Token ids of the answers.
-        prompt: A system message.
-        shared_prefix: Whether each video is prefilled once; False runs one whole pass per sentence.
-    """
-
-    def __init__(
-        self, parts: Parts, processor: ProcessorMixin, answers: AnswerTokens, prompt: str | None, *, shared_prefix: bool
-    ) -> None:
-        self._parts = parts
-        self._processor: Any = processor
-        self._answers = answers
-        self._prompt = prompt
-        self._suffixes: dict[str, list[int]] = {}  # the same sentences are asked of many videos
-        self._shared = shared_prefix and can_share_prefix(parts)
+    parts: Parts  # of the full model
+    processor: Any  # whose chat template is the matching prompt
+    answers: AnswerTokens
+    prompt: str | None  # a system message
+    shared: bool  # whether each video is prefilled once; else one whole pass per sentence
+    _suffixes: dict[str, list[int]] = field(default_factory=dict)  # the same sentences are asked of many videos
 
     def suffix(self, text: str) -> list[int]:
         """Token ids of a prompt after its last visual token; InputError if the sentence holds a video placeholder."""
         if text not in self._suffixes:
-            mark = str(self._processor.video_token)
-            whole = rendered(self._processor, self._prompt, VIDEO_PART, {"type": "text", "text": text})
+            mark = str(self.processor.video_token)
+            whole = rendered(self.processor, self.prompt, VIDEO_PART, {"type": "text", "text": text})
             _, found, after = whole.partition(mark)
             if not found or mark in after:
                 raise InputError(f"the sentence {text[:80]!r} holds the video placeholder {mark!r}.")
@@ -272,35 +261,35 @@ class HeadReader:
         return self._suffixes[text]
 
     def _ids(self, text: str) -> list[int]:
-        return list(self._processor.tokenizer.encode(text, add_special_tokens=False))
+        return list(self.processor.tokenizer.encode(text, add_special_tokens=False))
 
     def video_prompt(self, features: Features) -> VideoPrompt:
         """Find where the sentences of a video's prompt begin, and prefill what comes before."""
-        config: Any = self._parts.base.config
+        config: Any = self.parts.base.config
         tokens = prefix_length(features["input_ids"], (config.video_token_id, config.image_token_id))
         tail = features["input_ids"][0, tokens:].tolist()
         own = self.suffix("")
         if tail[len(tail) - len(own) :] != own:
             raise BackboneError(
-                f"{type(self._processor).__name__} does not tokenize the end of a prompt as it does alone; please "
+                f"{type(self.processor).__name__} does not tokenize the end of a prompt as it does alone; please "
                 "report it with the version of transformers."
             )
-        prefix = prefill(self._parts, features) if self._shared else None
+        prefix = prefill(self.parts, features) if self.shared else None
         return VideoPrompt(features, tokens, tail[: len(tail) - len(own)], prefix)
 
     def about_video(self, video: VideoPrompt, suffixes: Sequence[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
         """Log-odds of Yes of each sentence about one video, against the vocabulary and against No, each (N,)."""
         if video.prefix is not None:
-            hidden = read_suffixes(self._parts, video.prefix, suffixes)  # (N, D)
+            hidden = read_suffixes(self.parts, video.prefix, suffixes)  # (N, D)
         else:
             hidden = torch.stack([self._read_alone(video, suffix) for suffix in suffixes])
         return self._log_odds(hidden)
 
     def about_nothing(self, texts: Sequence[str]) -> torch.Tensor:
         """Log-odds of Yes against No of each sentence with no video at all (N,)."""
-        prompts = [self._ids(rendered(self._processor, self._prompt, {"type": "text", "text": text})) for text in texts]
-        if self._shared:
-            hidden = read_suffixes(self._parts, no_prefix(self._parts), prompts)  # (N, D)
+        prompts = [self._ids(rendered(self.processor, self.prompt, {"type": "text", "text": text})) for text in texts]
+        if self.shared:
+            hidden = read_suffixes(self.parts, no_prefix(self.parts), prompts)  # (N, D)
         else:
             hidden = torch.stack([self._read_text(ids) for ids in prompts])
         return self._log_odds(hidden)[1]
@@ -309,8 +298,8 @@ class HeadReader:
         against: tuple[Against, Against] = ("vocabulary", "no")
         rows: list[torch.Tensor] = []
         for chunk in torch.split(hidden, HEAD_ROWS):
-            logits = logits_of(self._parts, chunk)  # (C, V)
-            both = [yes_log_odds(logits, self._answers, against=over) for over in against]
+            logits = logits_of(self.parts, chunk)  # (C, V)
+            both = [yes_log_odds(logits, self.answers, against=over) for over in against]
             rows.append(torch.stack(both).double().cpu())  # (2, C)
         whole, against_no = torch.cat(rows, dim=1)  # (N,) each
         return whole, against_no
@@ -326,11 +315,11 @@ class HeadReader:
         for key in ("mm_token_type_ids", "token_type_ids"):
             if key in inputs:
                 inputs[key] = torch.cat([inputs[key][:, : video.tokens], torch.zeros_like(tail)], dim=1)
-        return cast("torch.Tensor", self._parts.base(**inputs, use_cache=False).last_hidden_state[0, -1])
+        return cast("torch.Tensor", self.parts.base(**inputs, use_cache=False).last_hidden_state[0, -1])
 
     @torch.inference_mode()
     def _read_text(self, ids: list[int]) -> torch.Tensor:
-        decoder: Any = self._parts.decoder
+        decoder: Any = self.parts.decoder
         inputs = torch.tensor([ids], device=decoder.embed_tokens.weight.device)  # (1, S)
-        output = self._parts.base(input_ids=inputs, attention_mask=torch.ones_like(inputs), use_cache=False)
+        output = self.parts.base(input_ids=inputs, attention_mask=torch.ones_like(inputs), use_cache=False)
         return cast("torch.Tensor", output.last_hidden_state[0, -1])
