@@ -99,5 +99,5 @@ def reranker(tiny_mllm: Callable[[str], Path]) -> VideoReranker:
 def loud(reranker: VideoReranker) -> VideoReranker:
     """Scales the head, so that logits are of a size at which a wrong prompt shows."""
     with torch.no_grad():
-        find_parts(reranker._transformer.model).head.weight.mul_(20)  # type: ignore[union-attr]
+        find_parts(reranker[0].model).head.weight.mul_(20)  # type: ignore[union-attr]
     return reranker

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from tests.clips import moving_square, write_video
 from vidembed.adapters import (
     Gate,
+    RankFields,
     check_ready,
     fuses,
     load_encoder,
@@ -135,10 +136,8 @@ class TestRanking:
             "a query",
             documents,
             lambda text: None if text == "words" else text,
+            RankFields(min_score=0.15, on_error="skip", not_video="keep"),
             name_of=lambda place, text: f"documents[{place}]: {text}",
-            min_score=0.15,
-            on_error="skip",
-            not_video="keep",
         )
         assert found.ranked == [("v3", {"score": 0.3}), ("v2", {"score": 0.2})]
         assert (found.unread, found.others) == (["bad"], ["words"])
@@ -148,9 +147,8 @@ class TestRanking:
 
     def test_errors(self) -> None:
         def rank(documents: list[str]) -> Any:
-            return rank_documents(
-                Reranker(), "x", documents, lambda text: text if text[0] in "vb" else None, name_of="{}: {}".format
-            )
+            video_of = {"v1": "v1", "bad": "bad"}.get
+            return rank_documents(Reranker(), "x", documents, video_of, RankFields(), name_of="{}: {}".format)
 
         with pytest.raises(NotAVideoError, match="1: words"):
             rank(["v1", "words"])

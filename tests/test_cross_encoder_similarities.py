@@ -18,7 +18,7 @@ def test_equals_scoring_and_embedding_apart(each_reranker: VideoReranker, clips:
     encoder = each_reranker.encoder(layer=layer, prefix=None)
     apart = each_reranker.answers([(text, clip) for clip in clips for text in TEXTS], priors=True)
     vectors = encoder.encode(clips)
-    parts = find_parts(each_reranker._transformer.model)  # type: ignore[arg-type]
+    parts = find_parts(each_reranker[0].model)  # type: ignore[arg-type]
     calls: list[int] = []
     hook = getattr(parts.base, parts.architecture.vision[0]).register_forward_hook(lambda *_: calls.append(1))
     answers, embedded = each_reranker.answers_and_embeddings(TEXTS, clips, encoder, priors=True)
@@ -82,7 +82,7 @@ def test_own_similarities_are_those_of_the_encoder(each_reranker: VideoReranker,
     text = {"text": TEXTS[0]}
     given = (encoder.encode([text]) @ encoder.encode(clips).T)[0]
     expected = each_reranker.rank(text, clips, first_stage=given)
-    parts = find_parts(each_reranker._transformer.model)  # type: ignore[arg-type]
+    parts = find_parts(each_reranker[0].model)  # type: ignore[arg-type]
     calls: list[int] = []
     hook = getattr(parts.base, parts.architecture.vision[0]).register_forward_hook(lambda *_: calls.append(1))
     found = each_reranker.rank(text, clips, first_stage="own")

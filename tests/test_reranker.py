@@ -38,7 +38,7 @@ def get_reranker(tiny_mllm: GetModel) -> Callable[[str], VideoReranker]:
         if model_type not in made:
             reranker = VideoReranker(tiny_mllm(model_type), device="cpu")
             with torch.no_grad():  # logits of a size at which a wrong prompt shows
-                find_parts(reranker._transformer.model).head.weight.mul_(20)  # type: ignore[union-attr]
+                find_parts(reranker[0].model).head.weight.mul_(20)  # type: ignore[union-attr]
             made[model_type] = reranker
         return made[model_type]
 
@@ -68,7 +68,7 @@ def log_odds(reranker: VideoReranker, pair: Any, **kwargs: Any) -> float:
 @torch.inference_mode()
 def oracle_logits(reranker: VideoReranker, video: Any, text: str) -> torch.Tensor:
     """The model's own forward pass on one unpadded pair (V,)."""
-    return reranker._transformer.model(**whole_prompt(reranker, video, text)).logits[0, -1].float()
+    return reranker[0].model(**whole_prompt(reranker, video, text)).logits[0, -1].float()
 
 
 def videos(clips: list[Path]) -> list[Any]:
@@ -79,7 +79,7 @@ def videos(clips: list[Path]) -> list[Any]:
 class TestSharedPrefix:
     @torch.inference_mode()
     def test_logits_equal_one_pass_per_pair(self, each_reranker: VideoReranker, clips: list[Path]) -> None:
-        parts = find_parts(each_reranker._transformer.model)
+        parts = find_parts(each_reranker[0].model)
         prefixes, suffixes = [], []
         for video in videos(clips):  # all prefilled before any is read: none may lean on the last one
             prompts = [whole_prompt(each_reranker, video, text) for text in SENTENCES]
@@ -103,7 +103,7 @@ class TestSharedPrefix:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(each_reranker, "shared_prefix", False)
             alone = each_reranker.predict(pairs, activation_fn=identity)
-        answers = each_reranker._answer_tokens
+        answers = answer_tokens(each_reranker.tokenizer, name="m")
         odds = [
             yes_log_odds(oracle_logits(each_reranker, video, text)[None], answers, against="no")
             for text, video in pairs
@@ -118,7 +118,7 @@ class TestSharedPrefix:
     def test_one_vision_pass_per_video_and_no_token_twice(
         self, each_reranker: VideoReranker, clips: list[Path], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        parts = find_parts(each_reranker._transformer.model)
+        parts = find_parts(each_reranker[0].model)
         tower = getattr(parts.base, parts.architecture.vision[0])
         seen = {"vision": 0, "tokens": 0}
         hooks = [

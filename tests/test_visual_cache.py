@@ -21,7 +21,7 @@ TEXTS = ["a red square", "b"]
 
 
 def count_vision(reranker: VideoReranker) -> list[int]:
-    parts = find_parts(reranker._transformer.model)  # type: ignore[arg-type]
+    parts = find_parts(reranker[0].model)  # type: ignore[arg-type]
     calls: list[int] = []
     getattr(parts.base, parts.architecture.vision[0]).register_forward_hook(lambda *_: calls.append(1))
     return calls

@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from sentence_transformers import CrossEncoder
 
 from vidembed import VideoReranker
 from vidembed.backbone import find_parts
 from vidembed.errors import InputError
+from vidembed.inputs import load_input
 from vidembed.scoring import PriorCorrection, prior_corrected
-from vidembed.yes_no import Answers, yes_log_odds
+from vidembed.yes_no import Answers, answer_tokens, yes_log_odds
 
 TEXTS = ["a red square", "a blue circle moves to the left and stops"]
 
@@ -22,15 +24,20 @@ TEXTS = ["a red square", "a blue circle moves to the left and stops"]
 def own_pass(reranker: VideoReranker, features: dict[str, Any]) -> tuple[float, float]:
     """Log-odds against the vocabulary and against No, of one whole forward pass."""
     inputs = {key: value for key, value in features.items() if isinstance(value, torch.Tensor) and "num_" not in key}
-    logits = reranker._transformer.model(**inputs).logits[:, -1].float()
-    tokens = reranker._answer_tokens
+    logits = reranker[0].model(**inputs).logits[:, -1].float()
+    tokens = answer_tokens(reranker.tokenizer, name="m")
     return tuple(float(yes_log_odds(logits, tokens, against=over)) for over in ("vocabulary", "no"))  # type: ignore[return-value, arg-type]
 
 
 def without_video(reranker: VideoReranker, text: str) -> dict[str, Any]:
-    processor: Any = reranker._transformer.processor
+    processor: Any = reranker.processor
     messages = [{"role": "user", "content": [{"type": "text", "text": text}]}]
     return dict(processor.tokenizer(processor.apply_chat_template(messages, tokenize=False), return_tensors="pt"))
+
+
+def without_sentence(reranker: VideoReranker, clip: Path) -> dict[str, Any]:
+    loaded, _ = load_input({"video": clip, "text": ""}, reranker.sampling)
+    return CrossEncoder.preprocess(reranker, [loaded], processing_kwargs={"video": {"do_sample_frames": False}})
 
 
 @pytest.mark.parametrize("shared", [True, False])
@@ -44,7 +51,7 @@ def test_answers_equal_whole_passes(each_reranker: VideoReranker, clips: list[Pa
         whole, against_no = own_pass(each_reranker, each_reranker.preprocess([{"video": clip, "text": text}]))
         assert abs(answers.yes[index] - whole) <= 1e-4
         assert abs(answers.yes_no[index] - against_no) <= 1e-4
-        empty = each_reranker._prepare(0, {"video": clip, "text": ""}).features
+        empty = without_sentence(each_reranker, clip)
         assert abs(answers.video_prior[index] - own_pass(each_reranker, empty)[1]) <= 1e-4
         assert abs(answers.text_prior[index] - own_pass(each_reranker, without_video(each_reranker, text))[1]) <= 1e-4
     assert answers.video_prior.std() > 0.01
@@ -97,7 +104,7 @@ def test_skipped_pairs_are_missing(reranker: VideoReranker, clips: list[Path]) -
 def test_an_answer_that_is_not_finite_is_none(reranker: VideoReranker, clips: list[Path]) -> None:
     pairs = [("a", clips[0]), ("b", clips[1])]
     with torch.no_grad():
-        find_parts(reranker._transformer.model).head.weight.fill_(float("inf"))  # type: ignore[union-attr, arg-type]
+        find_parts(reranker[0].model).head.weight.fill_(float("inf"))  # type: ignore[union-attr, arg-type]
     with pytest.raises(InputError, match=r"pairs\[0\] .*clip00\.mp4: the model gave an answer that is not finite"):
         reranker.predict(pairs)
     assert reranker.predict(pairs, on_error="skip").mask.all()

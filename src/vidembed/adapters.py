@@ -70,7 +70,6 @@ def load_encoder(
 
     Raises:
         ValueError: `model_kwargs` holds what has a field of its own.
-        BackboneError: As `VideoEncoder`.
     """
     fields = {"layer": "layer", "device": "device", "truncate_dim": "dimensions", "allow_url": "allowed_schemes"}
     _check_model_kwargs(model_kwargs or {}, fields)
@@ -85,12 +84,7 @@ def load_encoder(
 def load_reranker(
     model: str, *, allow_url: bool, device: str | None = None, model_kwargs: Mapping[str, Any] | None = None
 ) -> VideoReranker:
-    """Load a reranker from the fields of an adapter, which are those of `load_encoder`.
-
-    Raises:
-        ValueError: `model_kwargs` holds what has a field of its own.
-        BackboneError: As `VideoReranker`.
-    """
+    """Load a reranker from the fields of an adapter; raises as `load_encoder`."""
     _check_model_kwargs(model_kwargs or {}, {"device": "device", "allow_url": "allowed_schemes"})
     from vidembed import VideoReranker  # noqa: PLC0415 - it brings torch
 
@@ -101,10 +95,7 @@ def reranker_of(encoder: VideoEncoder, model: str) -> VideoReranker:
     """Return the reranker that goes with an encoder, loaded by the name `model`, and reads what the encoder may read.
 
     It has the encoder's own weights, in memory once, if the encoder was cut from an MLLM as it was loaded; else it is
-    ``NAME-rerank`` beside ``vidembed/NAME``, else what the checkpoint was built from.
-
-    Raises:
-        ValueError: There is no such reranker.
+    ``NAME-rerank`` beside ``vidembed/NAME``, else what the checkpoint was built from; else ValueError.
     """
     from vidembed.index.meta import load_reranker as load_fitting  # noqa: PLC0415 - it brings torch
 
@@ -191,11 +182,8 @@ class Gate(BaseModel):
     def video_in(self, text: str) -> VideoRef | None:
         """Return the video that a text names, or None for a text that is anything but one video URI.
 
-        Args:
-            text: White space around it is left out: loaders and splitters add line breaks.
-
-        Raises:
-            VideoUriError: It names one that is malformed or not allowed.
+        White space around it is left out, since loaders and splitters add line breaks. Raises VideoUriError for a URI
+        that is malformed or not allowed.
         """
         return parse_video_uri(text.strip(), allowed_schemes=self.allowed_schemes, root=self.root)
 
@@ -206,19 +194,12 @@ class Gate(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class VideoFile:
-    """A video as loaders need it.
+    """A video as loaders need it; times in seconds on the clock of a player."""
 
-    Attributes:
-        fingerprint: SHA-256 of the file. With it in the metadata, a file that was replaced is another document.
-        start: Where the first frame comes on show, seconds on the clock of a player.
-        duration: Where the video ends, seconds likewise.
-        segments: Start and end of each window, seconds likewise; one for the whole video without windows.
-    """
-
-    fingerprint: str
-    start: float
-    duration: float
-    segments: Sequence[tuple[float, float]]
+    fingerprint: str  # SHA-256 of the file: with it in the metadata, a file that was replaced is another document
+    start: float  # where the first frame comes on show
+    duration: float  # where the video ends
+    segments: Sequence[tuple[float, float]]  # start and end of each window; one for the whole video without windows
 
 
 def read_video_file(file: Path, windows: Windows | None = None) -> VideoFile:
@@ -226,7 +207,6 @@ def read_video_file(file: Path, windows: Windows | None = None) -> VideoFile:
 
     Raises:
         VideoError: It cannot be read as a video.
-        OSError: It cannot be read.
     """
     check_regular(str(file), item_name(file))  # reading a pipe could wait for ever
     fingerprint = content_fingerprint(file)
@@ -250,27 +230,43 @@ def storable(value: str | os.PathLike[str]) -> str:
 # -- reranking ---------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Ranking(Generic[T]):
-    """Documents that a reranker has looked at.
+class RerankerFields(BaseModel):
+    """The fields that say which `VideoReranker` is loaded: arguments of `load_reranker`."""
 
-    Attributes:
-        ranked: Each with its ``score``, and where that is fused ``similarity`` and ``match``; best first.
-        unread: Those whose video could not be read.
-        others: Those that name no video.
+    model: str = Field(default=DEFAULT_RERANKER, description="Name of the model.")
+    device: str | None = Field(default=None, description="Torch device.")
+    model_kwargs: dict[str, Any] = Field(default_factory=dict, description="More arguments of VideoReranker.")
+
+
+class RankFields(BaseModel):
+    """The fields that say how documents are reranked.
+
+    Args:
+        top_n: Most documents to keep. Default all.
+        min_score: Leave out documents below this probability, 0 to 1. Default none.
+        fuse: Whether scores are fused with the similarity. Default (None) wherever the reranker can.
+        on_error: "raise", or "skip" to leave out documents whose video cannot be read.
+        not_video: "raise" at a document that names no video, "keep" to let it follow the videos, or "drop" it.
     """
 
-    ranked: list[tuple[T, dict[str, float]]]
-    unread: list[T]
-    others: list[T]
+    top_n: int | None = Field(default=None, gt=0, description="Most documents to keep.")
+    min_score: float | None = Field(default=None, ge=0, le=1, description="Least probability to keep.")
+    fuse: bool | None = Field(default=None, description="Whether scores are made of similarity and head.")
+    on_error: OnError = Field(default="raise", description="What happens if a video cannot be read.")
+    not_video: NotVideo = Field(default="raise", description="What happens to a document that is no video.")
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking(Generic[T]):
+    """Documents that a reranker has looked at."""
+
+    ranked: list[tuple[T, dict[str, float]]]  # with ``score``, and if fused ``similarity`` and ``match``; best first
+    unread: list[T]  # those whose video could not be read
+    others: list[T]  # those that name no video, with ``not_video="keep"``
 
 
 def fuses(reranker: VideoReranker, fuse: bool | None) -> bool:
-    """Whether scores are fused with the similarity: as asked for, by default (None) wherever it is possible.
-
-    Raises:
-        ValueError: It is asked for and not possible.
-    """
+    """Whether scores are fused: as asked for, by default (None) if possible; ValueError if asked for and not."""
     can = bool(getattr(reranker, "can_fuse", False))
     if fuse and not can:
         raise ValueError(
@@ -285,12 +281,9 @@ def rank_documents(
     query: str,
     documents: Iterable[T],
     video_of: Callable[[T], object | None],
+    options: RankFields,
     *,
     name_of: Callable[[int, T], str],
-    fuse: bool | None = None,
-    min_score: float | None = None,
-    on_error: OnError = "raise",
-    not_video: NotVideo = "raise",
 ) -> Ranking[T]:
     """Rank documents by the probability that their video matches the query.
 
@@ -299,11 +292,8 @@ def rank_documents(
         query: Words.
         documents: Compared with each other where scores are fused, so give all candidates at once.
         video_of: Returns the video of a document as `VideoReranker.rank` takes it, or None for any other document.
+        options: All but ``top_n`` is seen to here.
         name_of: Returns what an error says of a document that is no video; its first argument is the position.
-        fuse: As `fuses` takes.
-        min_score: Leave out documents below this probability, 0 to 1.
-        on_error: "raise", or "skip" to leave out documents whose video cannot be read.
-        not_video: "raise" at a document that names no video, else it is one of `Ranking.others`.
 
     Raises:
         NotAVideoError: A document names no video, with ``not_video="raise"``.
@@ -314,9 +304,9 @@ def rank_documents(
     for place, document in enumerate(documents):
         if (video := video_of(document)) is not None:
             videos.append((document, video))
-        elif not_video == "raise":
+        elif options.not_video == "raise":
             raise NotAVideoError(name_of(place, document))
-        else:
+        elif options.not_video == "keep":
             others.append(document)
     ranking: list[dict[str, Any]] = []
     if videos:
@@ -324,14 +314,14 @@ def rank_documents(
             ranking = reranker.rank(
                 {"text": query},
                 [video for _, video in videos],
-                first_stage="own" if fuses(reranker, fuse) else None,
-                on_error=on_error,
+                first_stage="own" if fuses(reranker, options.fuse) else None,
+                on_error=options.on_error,
                 show_progress_bar=False,
             )
     read = {each["corpus_id"] for each in ranking}
     ranked: list[tuple[T, dict[str, float]]] = []
     for each in ranking:
-        if min_score is None or each["score"] >= min_score:
+        if options.min_score is None or each["score"] >= options.min_score:
             scores: dict[str, float] = {part: each[part] for part in ("similarity", "match", "score") if part in each}
             ranked.append((videos[each["corpus_id"]][0], scores))
     return Ranking(ranked, [document for place, (document, _) in enumerate(videos) if place not in read], others)

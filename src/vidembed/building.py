@@ -9,16 +9,18 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.util import batch_to_device
 from torch import nn
 
 from vidembed.analysis.layers import Pairs, analyze_layers, checked_pairs, open_mllm
 from vidembed.backbone import ReadoutMismatchError, capture_block, check_layer, find_parts
 from vidembed.backbone.load import check_dtype
+from vidembed.backbone.prefix import model_inputs
 from vidembed.card import model_card
 from vidembed.checkpoint import FILE_NAME, CheckpointConfig
 from vidembed.encoder import VideoEncoder
@@ -26,13 +28,13 @@ from vidembed.inputs import Input
 from vidembed.registry import check_name, loading_name, store_dir
 from vidembed.video import Sampling, VideoFrames
 
+if TYPE_CHECKING:
+    from vidembed.backbone.load import Features
+
 logger = logging.getLogger(__name__)
 
 MIN_COSINE = 0.99999
 """Least cosine between the saved model's vector and the hidden state that it stands for."""
-
-Features: TypeAlias = dict[str, Any]
-"""What `VideoEncoder.preprocess` gives the model: tensors by name, and the modality as a string."""
 
 
 def build(
@@ -97,15 +99,8 @@ def build(
     else:
         if pairs is not None or videos is not None:
             raise ValueError(f'layer={layer!r}: pairs and videos are for layer="auto", which chooses on them.')
-        encoder = VideoEncoder(
-            mllm,
-            layer=layer,
-            prefix=prefix,
-            sampling=sampling,
-            device=device,
-            model_kwargs={"dtype": dtype} if dtype else None,
-            **hub_kwargs,
-        )
+        hub_kwargs["model_kwargs"] = {"dtype": dtype} if dtype else None
+        encoder = VideoEncoder(mllm, layer=layer, prefix=prefix, sampling=sampling, device=device, **hub_kwargs)
     config = encoder.checkpoint_config
     assert config is not None  # noqa: S101 - set whenever an MLLM is cut
     probes = probe_inputs()
@@ -125,7 +120,7 @@ def build(
                 "knows: please report it with the model's config.json."
             )
         card = model_card(loading_name(target if out is None else out), saved_config, cosines)
-        (draft / "README.md").write_text(card + note, encoding="utf-8")
+        Path(draft, "README.md").write_text(card + note, encoding="utf-8")
     return target
 
 
@@ -152,11 +147,7 @@ def _best_layer(
 
 
 def checked_target(out: str | Path, *, overwrite: bool) -> Path:
-    """The absolute path of a folder to write to.
-
-    Raises:
-        FileExistsError: It exists and is not empty, and `overwrite` is False.
-    """
+    """The absolute path of a folder to write to; FileExistsError if it is not empty, without `overwrite`."""
     target = Path(out).expanduser().absolute()
     if target.exists() and not overwrite and (not target.is_dir() or any(target.iterdir())):
         raise FileExistsError(f"{target} exists. Choose another folder or name, or pass overwrite=True.")
@@ -197,9 +188,7 @@ def hidden_states(encoder: VideoEncoder, inputs: Sequence[Input]) -> torch.Tenso
     block = check_layer(encoder.layer, parts.depth, name=encoder.backbone.name)
     rows = []
     for item in inputs:
-        features = _moved(encoder.preprocess([item]), encoder.device)
-        for name in ("modality", "num_images_per_sample", "num_videos_per_sample"):  # of sentence-transformers alone
-            features.pop(name, None)
+        features = model_inputs(batch_to_device(encoder.preprocess([item]), encoder.device))
         with capture_block(parts, block) as captured:
             parts.base(**features, use_cache=False)
         hidden = captured.hidden  # (1, S, D)
@@ -214,20 +203,13 @@ def hidden_states(encoder: VideoEncoder, inputs: Sequence[Input]) -> torch.Tenso
 def saved_cosines(
     folder: Path, features: Sequence[Features], wanted: torch.Tensor, *, device: str
 ) -> tuple[float, float]:
-    """Cosines of a saved model's vectors with `wanted` (2, D), loaded and run by sentence-transformers alone.
+    """Cosines of a saved model's vectors of `probe_inputs` with `wanted` (2, D).
 
-    Args:
-        folder: The checkpoint.
-        features: Of the video and of the text of `probe_inputs`.
-        wanted: Their vectors.
-        device: Where to run it.
+    It is loaded and run on `device` by sentence-transformers alone; `features` are those of the video and the text.
     """
     gc.collect()  # two copies of a 7B model do not fit everywhere
     saved = SentenceTransformer(str(folder), device=device)
-    vectors = [saved(_moved(batch, device))["sentence_embedding"][0].float().cpu() for batch in features]  # (D,) each
+    moved = [batch_to_device(batch, saved.device) for batch in features]
+    vectors = [saved(batch)["sentence_embedding"][0].float().cpu() for batch in moved]  # (D,) each
     video, text = torch.nn.functional.cosine_similarity(torch.stack(vectors).double(), wanted.double(), dim=1).tolist()
     return video, text
-
-
-def _moved(features: Features, device: str | torch.device) -> Features:
-    return {key: value.to(device) if isinstance(value, torch.Tensor) else value for key, value in features.items()}

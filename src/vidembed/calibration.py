@@ -1,32 +1,30 @@
-"""``vidembed_reranker.json``: how a reranker makes scores of what the head says, beside its weights or on its own."""
+"""Score settings of a reranker (``vidembed_reranker.json``), how they are fitted, and what `rank` returns."""
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sentence_transformers.util.file_io import load_file_path
 
 from vidembed.errors import BackboneError
 from vidembed.scoring import (
-    MarginPolicy,
     PlattScaling,
     PriorCorrection,
     ReliabilityCurve,
     ScoreFusion,
+    checks,
     reliability_curve,
     reliability_plot,
 )
-from vidembed.scoring import checks as _checks
 from vidembed.scoring.calibration import sigmoid
 from vidembed.scoring.checks import FloatArray
-from vidembed.yes_no import Answers, ScoreMode, check_indexed, check_mode
+from vidembed.yes_no import Answers, ScoreMode, check_mode
 
 logger = logging.getLogger(__name__)
 
@@ -37,60 +35,38 @@ FORMAT_VERSION = 2
 
 @dataclass(frozen=True)
 class FirstStage:
-    """The encoder whose similarities a fusion was fitted on.
+    """The encoder whose similarities a fusion was fitted on."""
 
-    Attributes:
-        fingerprint: `VideoEncoder.fingerprint`.
-        layer: Decoder block that it reads of the reranker's own weights; None if it has other weights.
-        prefix: What stands before the content in its prompt, None for nothing.
-        truncate_dim: Dimensions of its vectors; None for all.
-    """
-
-    fingerprint: str
-    layer: int | None = None
-    prefix: str | None = None
-    truncate_dim: int | None = None
+    fingerprint: str  # `VideoEncoder.fingerprint`
+    layer: int | None = None  # decoder block that it reads of the reranker's own weights; None if it has others
+    prefix: str | None = None  # what stands before the content in its prompt, None for nothing
+    truncate_dim: int | None = None  # dimensions of its vectors; None for all
 
 
 @dataclass(frozen=True)
 class RerankerConfig:
-    """The numbers that turn answers into scores.
+    """The numbers that turn answers into scores."""
 
-    Attributes:
-        mode: Score mode; calibration and fusion were fitted in it.
-        prior_correction: Weights of the priors in mode "prior_corrected".
-        calibration: Platt scaling of the log-odds, None before `VideoReranker.calibrate`.
-        fusion: Of log-odds and first-stage similarity, None if it was not fitted.
-        sampling: The frame grid, as `Sampling.as_dict`.
-        source: What the reranker was made of.
-        weights: Which weights answer, see `VideoReranker.weights`.
-        made_for: `VideoReranker.fingerprint_fields` when the numbers were fitted.
-        first_stage: The encoder that `fusion` was fitted with; None if that is not known.
-        chat_template: The MLLM's own, which the matching prompt takes the place of in a saved reranker; an encoder of
-            the same weights needs it.
-    """
-
-    mode: ScoreMode = "yes_no"
-    prior_correction: PriorCorrection = field(default_factory=PriorCorrection)
-    calibration: PlattScaling | None = None
-    fusion: ScoreFusion | None = None
-    sampling: dict[str, Any] | None = None
-    source: str = ""
-    weights: str = ""
-    made_for: dict[str, Any] = field(default_factory=dict)
-    first_stage: FirstStage | None = None
+    mode: ScoreMode = "yes_no"  # calibration and fusion were fitted in it
+    prior_correction: PriorCorrection = field(default_factory=PriorCorrection)  # of mode "prior_corrected"
+    calibration: PlattScaling | None = None  # of the log-odds, None before `VideoReranker.calibrate`
+    fusion: ScoreFusion | None = None  # of log-odds and first-stage similarity, None if it was not fitted
+    sampling: dict[str, Any] | None = None  # the frame grid, as `Sampling.as_dict`
+    source: str = ""  # what the reranker was made of
+    weights: str = ""  # which weights answer, see `VideoReranker.weights`
+    made_for: dict[str, Any] = field(default_factory=dict)  # `fingerprint_fields` when the numbers were fitted
+    first_stage: FirstStage | None = None  # the encoder that `fusion` was fitted with; None if that is not known
+    # the MLLM's own, which the matching prompt takes the place of; an encoder of the same weights needs it
     chat_template: str | None = None
 
     def write(self, file: str | Path) -> None:
         """Write the file; a folder gets one of the usual name."""
-        target = Path(file)
-        if target.is_dir():
-            target = target / FILE_NAME
-        content = {"format_version": FORMAT_VERSION, **asdict(self)}
-        target.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        content = json.dumps({"format_version": FORMAT_VERSION, **asdict(self)}, indent=2, allow_nan=False)
+        target = Path(file, FILE_NAME) if Path(file).is_dir() else Path(file)
+        target.write_text(content + "\n", encoding="utf-8")
 
     def check_made_for(self, fields: dict[str, Any], *, name: str) -> None:
-        """Refuse numbers that were fitted on another model or prompt. Another dtype is let pass, and another grid told.
+        """Refuse numbers that were fitted on another model or prompt. Another dtype passes; another grid is logged.
 
         Raises:
             BackboneError: The model at hand is another.
@@ -138,15 +114,12 @@ class RerankerConfig:
 
 
 def differing_fields(made_for: dict[str, Any], fields: dict[str, Any]) -> list[str]:
-    """Names of the fields by which a model is another than the one that numbers were fitted on.
+    """Names of the fields by which a model is another than the one that numbers were fitted on, sorted.
 
     Args:
-        made_for: `VideoReranker.fingerprint_fields` when they were fitted; empty if that is not known.
-        fields: The same of the model at hand.
-
-    Returns:
-        Sorted names; none where `made_for` is empty. The frame grid is not compared, nor are weights of another dtype,
-        whose digest differs by rounding.
+        made_for: `VideoReranker.fingerprint_fields` when they were fitted; empty if that is not known: then none do.
+        fields: The same of the model at hand. The frame grid is not compared, nor are weights of another dtype, whose
+            digest differs by rounding.
     """
     there, here = (json.loads(json.dumps(one)) for one in (made_for, fields))  # tuples become lists
     passed = {"sampling", "dtype"}
@@ -155,62 +128,31 @@ def differing_fields(made_for: dict[str, Any], fields: dict[str, Any]) -> list[s
     return sorted(key for key in {*there, *here} - passed if made_for and there.get(key) != here.get(key))
 
 
-def find_config(name: str, **hub: Any) -> RerankerConfig | None:
-    """Read the file of a checkpoint, a folder or a name on the Hub; None if it has none.
-
-    Args:
-        name: Of the checkpoint.
-        **hub: ``token``, ``cache_folder``, ``revision``, ``local_files_only``.
-
-    Raises:
-        BackboneError: It is not such a file.
-    """
-    file = load_file_path(name, FILE_NAME, **hub)
-    return RerankerConfig.read(file) if file else None
-
-
 FOLDS = 5
 """Default number of folds (ours)."""
 
 
 @dataclass(frozen=True)
 class Fit:
-    """Numbers fitted on labelled pairs.
+    """Numbers fitted on labelled pairs."""
 
-    Attributes:
-        prior_correction: Weights of the priors; fitted in mode "prior_corrected" only.
-        calibration: Of the log-odds of the mode.
-        fusion: Of the same log-odds and the first stage's similarity, None without it.
-    """
-
-    prior_correction: PriorCorrection
-    calibration: PlattScaling
-    fusion: ScoreFusion | None
+    prior_correction: PriorCorrection  # fitted in mode "prior_corrected" only
+    calibration: PlattScaling  # of the log-odds of the mode
+    fusion: ScoreFusion | None  # of the same log-odds and the first stage's similarity, None without it
 
 
 @dataclass(frozen=True, eq=False)
 class CalibrationReport:
-    """What calibration did. The curves "after" are of pairs that were not fitted on (cross-fitting).
-
-    Attributes:
-        mode: Score mode.
-        pairs: Labelled pairs used.
-        matches: How many of them match.
-        skipped: Pairs left out because they have no score.
-        fit: The numbers, fitted on all pairs.
-        before: Reliability of the scores as they are.
-        after: Reliability of the calibrated scores.
-        fused: Reliability of log-odds and similarity fused, None without similarities.
-    """
+    """What calibration did. The curves "after" are of pairs that were not fitted on (cross-fitting)."""
 
     mode: ScoreMode
-    pairs: int
-    matches: int
-    skipped: int
-    fit: Fit
-    before: ReliabilityCurve
-    after: ReliabilityCurve
-    fused: ReliabilityCurve | None
+    pairs: int  # labelled pairs used
+    matches: int  # how many of them match
+    skipped: int  # pairs left out because they have no score
+    fit: Fit  # on all pairs
+    before: ReliabilityCurve  # of the scores as they are
+    after: ReliabilityCurve  # of the calibrated scores
+    fused: ReliabilityCurve | None  # of log-odds and similarity fused, None without similarities
 
     @property
     def ece_before(self) -> float:
@@ -219,7 +161,7 @@ class CalibrationReport:
 
     @property
     def ece_after(self) -> float:
-        """Expected calibration error of the calibrated scores, on pairs that were not fitted on."""
+        """The same of the calibrated scores."""
         return self.after.expected_calibration_error
 
     @property
@@ -272,20 +214,23 @@ def calibrate(
         ValueError: One class only (in all, or in a fold's other pairs), fewer groups than 2, or an argument of another
             shape.
     """
-    flags = _checks.labels("labels", labels, len(answers.yes_no))
-    similarity = None if first_stage is None else _checks.vector("first_stage", first_stage, length=flags.size)
+    flags = checks.labels("labels", labels, len(answers.yes_no))
+    similarity = None if first_stage is None else checks.vector("first_stage", first_stage, length=flags.size)
     if folds < 2:
         raise ValueError(f"folds={folds}: expected at least 2")
     kept = ~answers.missing
     answers, flags = answers.take(kept), flags[kept]
     similarity = None if similarity is None else similarity[kept]
-    groups = [group for group, keep in zip(groups, kept, strict=True) if keep]
+    names = np.array([group for group, keep in zip(groups, kept, strict=True) if keep], dtype=object)  # (P,)
     if not flags.any() or flags.all():
         raise ValueError(
             f"labels: expected both classes, got {int(flags.sum())} matches among {flags.size} pairs with a score"
         )
-    fold = _deal(groups, folds, seed)  # (P,)
-    names = np.asarray(groups, dtype=object)  # (P,)
+    unique, member = np.unique(names, return_inverse=True)
+    if len(unique) < 2:
+        raise ValueError("pairs: expected at least 2 different sentences, to fit on some and report on others")
+    # whole groups, dealt in a random order
+    fold = np.random.default_rng(seed).permutation(len(unique))[member] % min(folds, len(unique))  # (P,)
 
     after = np.empty(flags.size)
     fused = None if similarity is None else np.empty(flags.size)
@@ -293,18 +238,13 @@ def calibrate(
         rest, held = fold != number, fold == number
         if not flags[rest].any() or flags[rest].all():
             raise ValueError(f"labels: fold {number} leaves one class to fit on; give more pairs, or fewer folds")
-        part = fit_numbers(
-            answers.take(rest),
-            flags[rest],
-            mode,
-            None if similarity is None else similarity[rest],
-            names[rest].tolist(),
-        )
+        known = None if similarity is None else similarity[rest]
+        part = fit_numbers(answers.take(rest), flags[rest], mode, known, names[rest].tolist())
         odds = answers.take(held).log_odds(mode, part.prior_correction)
         after[held] = part.calibration(odds, kind="log_odds")
         if fused is not None and similarity is not None and part.fusion is not None:
             fused[held] = part.fusion(odds, similarity[held], names[held].tolist())
-    fit = fit_numbers(answers, flags, mode, similarity, groups)
+    fit = fit_numbers(answers, flags, mode, similarity, names.tolist())
     before = sigmoid(answers.log_odds(mode, correction))
     return CalibrationReport(
         mode=mode,
@@ -336,15 +276,6 @@ def fit_numbers(
     return Fit(correction, PlattScaling.fit(odds, flags, kind="log_odds"), fusion)
 
 
-def _deal(groups: Sequence[str], folds: int, seed: int) -> NDArray[np.intp]:
-    """Which fold each pair is in (P,): whole groups, dealt in a random order."""
-    names, member = np.unique(np.asarray(groups, dtype=object), return_inverse=True)
-    if len(names) < 2:
-        raise ValueError("pairs: expected at least 2 different sentences, to fit on some and report on others")
-    places = np.random.default_rng(seed).permutation(len(names)) % min(folds, len(names))
-    return np.asarray(places[member], dtype=np.intp)
-
-
 class Ranking(list[dict[str, Any]]):
     """The result of `VideoReranker.rank`: a list of dicts, best first.
 
@@ -362,52 +293,3 @@ class Ranking(list[dict[str, Any]]):
     def passes_saved(self) -> int:
         """Documents that the policy left out."""
         return self.candidates - self.asked
-
-
-Scorer: TypeAlias = Callable[[NDArray[np.intp], FloatArray | None], "Mapping[str, np.ma.MaskedArray[Any, Any]]"]
-"""Values (M,) by name of the documents at M positions, "score" among them, those that failed masked; it gets their
-similarities (M,) too, or None."""
-
-
-def rank_documents(
-    documents: Sequence[Any],
-    score: Scorer,
-    *,
-    top_k: int | None,
-    return_documents: bool,
-    first_stage: ArrayLike | None,
-    policy: MarginPolicy | None,
-) -> Ranking:
-    """Rank the documents of one query; `VideoReranker.rank` documents the arguments.
-
-    Raises:
-        ValueError: `top_k` is below 1, `first_stage` is not one finite number a document, or `policy` lacks what it
-            needs.
-    """
-    if top_k is not None and top_k < 1:
-        raise ValueError(f"top_k={top_k}: at least 1, or None for all documents.")
-    if policy is not None and (first_stage is None or top_k is None):
-        raise ValueError("policy: it tells from first_stage which documents can enter the top_k; give both.")
-    check_indexed("documents", documents)
-    count = len(documents)
-    if not count:
-        return Ranking([], asked=0, candidates=0)
-    asked, similarity = np.arange(count), None
-    if first_stage is not None:
-        similarity = _checks.vector("first_stage", first_stage, length=count)
-        if policy is not None and top_k is not None:
-            asked = np.flatnonzero(policy.asked(similarity, top_k=top_k))  # (M,)
-        similarity = similarity[asked]
-    found = score(asked, similarity)
-    scores = found["score"]  # (M,)
-
-    results: list[dict[str, Any]] = []
-    for place in sorted(np.flatnonzero(~np.ma.getmaskarray(scores)), key=lambda place: -float(scores[place])):
-        corpus_id = int(asked[place])
-        result: dict[str, Any] = {"corpus_id": corpus_id, **{name: float(each[place]) for name, each in found.items()}}
-        if return_documents:
-            result["document"] = documents[corpus_id]
-            if isinstance(documents[corpus_id], str):
-                result["text"] = documents[corpus_id]
-        results.append(result)
-    return Ranking(results[:top_k], asked=len(asked), candidates=count)

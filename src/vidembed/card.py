@@ -28,11 +28,7 @@ _LOADED: Final = re.compile(rf'\b(VideoEncoder|SentenceTransformer)\("(?:[^"\\\n
 
 
 def model_card(name: str, config: CheckpointConfig, cosines: tuple[float, float] | None = None) -> str:
-    """The README.md of an encoder.
-
-    `cosines` with the full model's hidden state, of one video and one text, are there for a model that was just built;
-    None where they were not measured, so that the weights may have been changed since.
-    """
+    """The README.md of an encoder; `cosines` with the full model's hidden state are those of a model just built."""
     layer = "the last block, with its trained final norm," if config.layer == -1 else f"block {config.layer}"
     untrained, row = "", ""
     if cosines is not None:
@@ -46,12 +42,7 @@ It is a plain sentence-transformers checkpoint.{untrained}
 {encoder_usage(name, config)}{row}"""
 
 
-def heading(
-    name: str,
-    *tags: str,
-    library: str = "sentence-transformers",
-    pipeline: str = "feature-extraction",
-) -> str:
+def heading(name: str, *tags: str, library: str = "sentence-transformers", pipeline: str = "feature-extraction") -> str:
     """The metadata of a card for the Hub, and its title: of a path the last part, any other name as it is."""
     lines = "\n".join(f"- {tag}" for tag in ("sentence-transformers", *tags, *TAGS))
     title = name.rpartition("/")[2] if name.startswith(".") else name
@@ -70,8 +61,9 @@ def path_note(name: str) -> str:
 
 def encoder_usage(name: str, config: CheckpointConfig | None = None) -> str:
     """How to use an encoder, with and without vidembed, and of `config` how its vectors are made; the snippets run."""
-    table = (
-        f"""
+    table = ""
+    if config is not None:
+        table = f"""
 | | |
 | --- | --- |
 | layer | {config.layer} of {config.depth}: {LAYER_DEFINITION} |
@@ -80,9 +72,6 @@ def encoder_usage(name: str, config: CheckpointConfig | None = None) -> str:
 | similarity | cosine |
 | fingerprint | `{config.fingerprint}` |
 """
-        if config is not None
-        else ""
-    )
     return f"""```python
 {_imports(name)}
 model = SentenceTransformer({quoted(name)}){path_note(name)}

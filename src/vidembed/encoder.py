@@ -14,22 +14,14 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Normalize
 from sentence_transformers.sentence_transformer.modules import Pooling
 from sentence_transformers.util import batch_to_device, truncate_embeddings
-from sentence_transformers.util.file_io import load_file_path
 from torch import nn
 from tqdm.auto import tqdm
 
-from vidembed.backbone import ZERO_SHOT_PREFIX, BackboneError, LayerError, check_layer, cut, eol_template, find_parts
-from vidembed.backbone.cut import as_transformer_module, check_saveable, declare_sampling
-from vidembed.backbone.load import Backbone, check_dtype
+from vidembed.backbone import ZERO_SHOT_PREFIX, BackboneError, LayerError, cut, eol_template, find_parts
+from vidembed.backbone.cut import as_transformer_module
+from vidembed.backbone.load import Backbone
 from vidembed.card import TAGS, TRAINED_TAG, encoder_usage, model_card, shown_name, updated, write_with_usage
-from vidembed.checkpoint import (
-    FILE_NAME,
-    CheckpointConfig,
-    fields_digest,
-    module_fields,
-    pooling_fields,
-    weights_digest,
-)
+from vidembed.checkpoint import FILE_NAME, CheckpointConfig
 from vidembed.errors import InputError
 from vidembed.inputs import Input, Prepared, collate, is_text, kind_of, load_input, name_of
 from vidembed.pipeline import (
@@ -39,13 +31,13 @@ from vidembed.pipeline import (
     VideoModel,
     check_on_error,
     core_count,
-    default_workers,
     prepare_ahead,
     report,
     token_batches,
     wants_bar,
+    weights_digest,
 )
-from vidembed.registry import portable_name, resolve_model
+from vidembed.registry import portable_name
 from vidembed.video import Sampling, VideoError
 
 if TYPE_CHECKING:
@@ -57,6 +49,9 @@ if TYPE_CHECKING:
 
 Result: TypeAlias = "torch.Tensor | dict[str, object]"
 """Of one input: a vector (D,), token embeddings (S, D), or all outputs of the model by name."""
+
+_STANDARD_KEYS = ("type", "pooling_mode", "include_prompt")
+_STANDARD = [{"type": "Pooling", "pooling_mode": "lasttoken", "include_prompt": True}, {"type": "Normalize"}]
 
 MAX_BATCH_TOKENS = 32_768
 """Padded tokens per batch: the context length of the supported models, so that their longest video still fits."""
@@ -128,6 +123,8 @@ class VideoEncoder(VideoModel, SentenceTransformer):
         True
     """
 
+    _settings_name = FILE_NAME
+
     def __init__(
         self,
         model_name_or_path: str | Path | None = None,
@@ -142,32 +139,27 @@ class VideoEncoder(VideoModel, SentenceTransformer):
         backbone: Backbone | None = None,
         **kwargs: Any,
     ) -> None:
-        check_dtype((kwargs.get("model_kwargs") or {}).get("dtype"))
         self._layer_asked = layer
         self._prefix_asked = ZERO_SHOT_PREFIX if prefix == "zero-shot" else prefix
-        self.backbone: Backbone | None = None
         self.checkpoint_config: CheckpointConfig | None = None
-        if backbone is not None:
-            if model_name_or_path is not None:
-                raise ValueError("give model_name_or_path or backbone, one of them.")
-            kwargs["modules"] = self._modules_of(backbone)
-            kwargs.setdefault("device", str(next(backbone.model.parameters()).device))
-        name = None if model_name_or_path is None else resolve_model(str(model_name_or_path))
-        if name is not None:
-            kwargs["model_kwargs"] = {**(kwargs.get("model_kwargs") or {}), "use_safetensors": True}
-        super().__init__(name, **kwargs)
+        super().__init__(model_name_or_path, backbone, video_backend, allow_url, decode_workers, **kwargs)
         if "video" not in self.modalities:
             raise BackboneError(
                 f"{model_name_or_path}: this model takes {', '.join(map(str, self.modalities))} but no video. Use a "
                 "checkpoint made by vidembed.build, or a video MLLM with layer=..."
             )
-        if name is not None and self.backbone is None:
-            self._read_checkpoint_config(name, layer, kwargs)
+        if self._settings_file is not None:
+            self.checkpoint_config = CheckpointConfig.read(self._settings_file)
         config = self.checkpoint_config
+        if layer not in (None, self.layer):
+            known = self.layer or "of its choice"
+            raise LayerError(
+                f"layer={layer}: {model_name_or_path} is a checkpoint that reads layer {known}. "
+                "Leave layer out, or build another checkpoint from the full model with vidembed.build."
+            )
+        if self._prefix_asked not in (ZERO_SHOT_PREFIX, config.prefix if config else None):
+            raise BackboneError(f"prefix={prefix!r}: {model_name_or_path} is a checkpoint and carries its prompts.")
         self.sampling = sampling or (Sampling(**config.sampling) if config else Sampling())
-        self.video_backend = video_backend
-        self.allow_url = allow_url
-        self.decode_workers = decode_workers or default_workers()
         self.max_batch_tokens = max_batch_tokens
 
     # -- loading and saving ------------------------------------------------------------------------------------------
@@ -180,14 +172,11 @@ class VideoEncoder(VideoModel, SentenceTransformer):
             hint = f" VidVec reads layer {known[1]} of {known[0]} of the 7B model of this kind." if known else ""
             raise LayerError(
                 f"{backbone.name} is a multimodal language model, not a checkpoint: pass layer=1..{parts.depth} to "
-                "VideoEncoder or vidembed.build, or -1 for the last block with its trained final norm."
-                f"{hint}"
+                f"VideoEncoder or vidembed.build, or -1 for the last block with its trained final norm.{hint}"
             )
-        check_layer(layer, parts.depth, name=backbone.name)
+        view = cut(backbone.model, layer, name=backbone.name)
         template = eol_template(backbone.processor, prefix=self._prefix_asked, name=backbone.name)
-        module = as_transformer_module(
-            cut(backbone.model, layer, name=backbone.name), backbone.processor, chat_template=template
-        )
+        module = as_transformer_module(view, backbone.processor, chat_template=template)
         self.backbone = backbone
         self.checkpoint_config = CheckpointConfig(
             layer=layer,
@@ -198,21 +187,6 @@ class VideoEncoder(VideoModel, SentenceTransformer):
             sampling=Sampling().as_dict(),
         )
         return [module, Pooling(module.get_embedding_dimension(), "lasttoken"), Normalize()]
-
-    def _read_checkpoint_config(self, name: str, layer: int | None, kwargs: dict[str, Any]) -> None:
-        file = load_file_path(
-            name,
-            FILE_NAME,
-            **{key: kwargs[key] for key in ("token", "cache_folder", "revision", "local_files_only") if key in kwargs},
-        )
-        config = self.checkpoint_config = CheckpointConfig.read(file) if file else None
-        if layer is not None and layer != self.layer:
-            raise LayerError(
-                f"layer={layer!r}: {name} is a checkpoint that reads layer {self.layer or 'of its choice'}. "
-                "Leave layer out, or build another checkpoint from the full model with vidembed.build."
-            )
-        if self._prefix_asked not in (ZERO_SHOT_PREFIX, config.prefix if config else None):
-            raise BackboneError(f"prefix={self._prefix_asked!r}: {name} is a checkpoint and carries its prompts.")
 
     @property
     def layer(self) -> int | None:
@@ -239,20 +213,7 @@ class VideoEncoder(VideoModel, SentenceTransformer):
         shared = {"sampling": self.sampling, "video_backend": self.video_backend, "allow_url": self.allow_url}
         return VideoReranker(backbone=self.backbone, **{**shared, **kwargs})
 
-    def save(
-        self,
-        path: str,
-        model_name: str | None = None,
-        create_model_card: bool = True,
-        train_datasets: list[str] | None = None,
-        safe_serialization: bool = True,
-    ) -> None:
-        """Save a plain sentence-transformers checkpoint, with the frame grid and layer beside it."""
-        if not safe_serialization:
-            raise ValueError("safe_serialization=False is refused: weights are saved as safetensors only.")
-        check_saveable(self._transformer.model)
-        declare_sampling(self._transformer.processor, self.sampling)
-        super().save(path, model_name, create_model_card, train_datasets)
+    def _write_settings(self, path: str) -> None:
         if (config := self._current_config()) is not None:
             config.write(path)
 
@@ -283,39 +244,22 @@ class VideoEncoder(VideoModel, SentenceTransformer):
             text = file.read_text(encoding="utf-8")
             file.write_text(updated(text, name, before=before.fingerprint, now=config.fingerprint), encoding="utf-8")
 
-    # -- fingerprint -------------------------------------------------------------------------------------------------
-
     def fingerprint_fields(self) -> dict[str, Any]:
-        """Everything that makes the vectors what they are, as a JSON-able dict.
-
-        Weights enter as a digest of sampled values, read anew at each call, so the same model has the same fingerprint
-        whether it was cut on the fly or loaded from a checkpoint, on any device; a trained model, other adapters,
-        another layer, prompt, frame grid, dtype or ``truncate_dim`` has another. What it does not see:
-        `vidembed.checkpoint.weights_digest`.
-        """
-        module = self._transformer
+        """Everything that the vectors depend on, as a JSON-able dict; `VideoModel.fingerprint_fields`."""
+        modules = [part for part in self if part is not self._transformer]
+        settings = [{"type": type(part).__name__, **getattr(part, "get_config_dict", dict)()} for part in modules]
+        known = [{key: one[key] for key in _STANDARD_KEYS if key in one} for one in settings]
+        after = [{**one, "weights": weights_digest(part)} for one, part in zip(settings, modules, strict=True)]
         return {
-            **module_fields(module.config.model_type, module.processor),
-            **pooling_fields([part for part in self if part is not module]),
-            "weights": weights_digest(self._transformer.model),
+            **super().fingerprint_fields(),
+            **({} if known == _STANDARD else {"modules": after}),
             "layer": self.layer,
             "prompts": {key: value for key, value in self.prompts.items() if value},
             "default_prompt_name": self.default_prompt_name,
-            "sampling": self.sampling.as_dict(),
-            "dtype": str(self.dtype).removeprefix("torch."),
             "truncate_dim": self.truncate_dim,
         }
 
-    @property
-    def fingerprint(self) -> str:
-        """SHA-256 hex digest of `fingerprint_fields`."""
-        return fields_digest(self.fingerprint_fields())
-
     # -- encoding ----------------------------------------------------------------------------------------------------
-
-    def get_model_kwargs(self) -> list[str]:
-        """The extra keyword arguments of `SentenceTransformer.encode`, and ``on_error``."""
-        return [*super().get_model_kwargs(), "on_error"]
 
     @overload  # type: ignore[override]
     def encode(
@@ -527,7 +471,7 @@ class VideoEncoder(VideoModel, SentenceTransformer):
                 values = iter(embed([item for item in batch if isinstance(item, Prepared)]))
                 results: list[Result | Failed] = [item if isinstance(item, Failed) else next(values) for item in batch]
                 if output_value == "sentence_embedding":
-                    results = [check_finite(*pair, on_error) for pair in zip(batch, results, strict=True)]
+                    results = [_finite(*pair, on_error) for pair in zip(batch, results, strict=True)]
                 bar.update(len(results))
                 yield from results
 
@@ -565,8 +509,8 @@ class VideoEncoder(VideoModel, SentenceTransformer):
         return list(values)
 
 
-def check_finite(item: Prepared | Failed, vector: Result | Failed, on_error: OnError) -> Result | Failed:
-    """Return the vector (D,) of an input, or `Failed` if a value of it is not finite."""
+def _finite(item: Prepared | Failed, vector: Result | Failed, on_error: OnError) -> Result | Failed:
+    """The vector (D,) of an input, or `Failed` if a value of it is not finite."""
     if not isinstance(vector, torch.Tensor) or bool(torch.isfinite(vector).all()):
         return vector
     error = InputError(

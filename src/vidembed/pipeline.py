@@ -1,4 +1,4 @@
-"""From inputs to batches: decoding ahead of the model in threads, and batches formed by tokens.
+"""What both models share: loading, fingerprints, decoding ahead of the model in threads, batches formed by tokens.
 
 While the model runs on one batch, worker threads decode the next videos and run the processor on them. Memory stays
 bounded: at most twice as many jobs as threads are prepared and not yet in a batch.
@@ -7,30 +7,37 @@ bounded: at most twice as many jobs as threads are prepared and not yet in a bat
 from __future__ import annotations
 
 import functools
+import hashlib
 import itertools
+import json
 import logging
 import os
 import threading
 from abc import abstractmethod
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, NoReturn, TypeVar, cast
 
+import numpy as np
 import torch
 from sentence_transformers.base.model import BaseModel
 from sentence_transformers.base.modules import Transformer
+from sentence_transformers.util.file_io import load_file_path
 
 from vidembed.backbone import ARCHITECTURES, BackboneError
-from vidembed.backbone.cut import without_hooks
-from vidembed.backbone.load import Backbone, load_backbone
+from vidembed.backbone.cut import declare_sampling, without_hooks
+from vidembed.backbone.load import Backbone, check_device, check_dtype, load_backbone
 from vidembed.errors import InputError, keep_warnings, warn
 from vidembed.inputs import Prepared, is_text, load_input, name_of, split_rows
+from vidembed.registry import resolve_model
 from vidembed.video import VideoError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from sentence_transformers.base.modules.transformer import ProcessingKwargs
     from torch import nn
     from transformers import PretrainedConfig
@@ -47,26 +54,60 @@ R = TypeVar("R")
 
 TEXT_CHUNK = 64  # texts per call of the tokenizer: rendering is per text, the call is not
 
+_PIXEL_SETTINGS = (
+    *("size", "do_resize", "resample", "do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std"),
+    *("patch_size", "temporal_patch_size", "merge_size", "use_token_compression", "cap_pixels_per_frame"),
+)
+"""The numbers of an image or video processor that change pixels; not its class or the library's version."""
+
+WEIGHT_SAMPLES = 64
+"""Values read per tensor: enough to tell any two trained or merged models apart, cheap at 7B parameters."""
+
+_WRAPPED = "base_layer"  # where an adapter layer of PEFT keeps the layer that it wraps
+
 _PROCESSOR_LOCK = threading.Lock()
 """Fast tokenizers hold padding and truncation as state, which one thread could change under another. Decoding, the
 long part, runs outside. Of the module and not of a model, which process pools pickle."""
 
 
 class VideoModel(BaseModel):
-    """What `VideoEncoder` and `VideoReranker` share: a sentence-transformers model that decodes its videos itself.
+    """What `VideoEncoder` and `VideoReranker` share: a sentence-transformers model that decodes its videos itself."""
 
-    Attributes:
-        backbone: The MLLM that the modules are of, or None for what was loaded from a checkpoint.
-        sampling: The frame grid.
-        video_backend: Video decoder.
-        allow_url: Whether http(s) sources are fetched.
-    """
-
-    backbone: Backbone | None
+    backbone: Backbone | None  # the MLLM that the modules are of, or None for what was loaded from a checkpoint
     sampling: Sampling
     video_backend: str
-    allow_url: UrlAccess
+    allow_url: UrlAccess  # whether http(s) sources are fetched
     _argument: ClassVar[str] = "inputs"  # how errors name an input: inputs[0]
+    _settings_name: ClassVar[str]  # file beside the weights
+
+    def __init__(
+        self,
+        model_name_or_path: str | Path | None,
+        backbone: Backbone | None,
+        video_backend: str,
+        allow_url: UrlAccess,
+        decode_workers: int | None,
+        **kwargs: Any,
+    ) -> None:
+        check_dtype((kwargs.get("model_kwargs") or {}).get("dtype"))
+        check_device(kwargs.get("device"))
+        self.backbone = None
+        self._settings_file: str | None = None  # of the checkpoint that is loaded
+        name = None if model_name_or_path is None else resolve_model(str(model_name_or_path))
+        if backbone is not None:
+            if name is not None:
+                raise ValueError("give model_name_or_path or backbone, one of them.")
+            kwargs["modules"] = self._modules_of(backbone)
+            kwargs.setdefault("device", str(next(backbone.model.parameters()).device))
+        if name is not None:
+            kwargs["model_kwargs"] = {**(kwargs.get("model_kwargs") or {}), "use_safetensors": True}
+        super().__init__(name, **kwargs)
+        if name is not None and self.backbone is None:
+            hub = {"token", "cache_folder", "revision", "local_files_only"} & set(kwargs)
+            self._settings_file = load_file_path(name, self._settings_name, **{key: kwargs[key] for key in hub})
+        self.video_backend = video_backend
+        self.allow_url = allow_url
+        self.decode_workers = decode_workers or default_workers()
 
     @property
     def _transformer(self) -> Transformer:
@@ -75,6 +116,70 @@ class VideoModel(BaseModel):
     @abstractmethod
     def _modules_of(self, backbone: Backbone) -> list[nn.Module]:
         """Make the modules of a loaded MLLM; its weights are shared."""
+
+    @abstractmethod
+    def _write_settings(self, path: str) -> None:
+        """Write what a checkpoint holds beside the files of sentence-transformers."""
+
+    def save(
+        self,
+        path: str,
+        model_name: str | None = None,
+        create_model_card: bool = True,
+        train_datasets: list[str] | None = None,
+        safe_serialization: bool = True,
+    ) -> None:
+        """Save a checkpoint that plain sentence-transformers loads, and this model's own settings beside it.
+
+        Raises:
+            BackboneError: The model has adapter layers that no model class would read back: their blocks would be
+                random after loading.
+        """
+        if not safe_serialization:
+            raise ValueError("safe_serialization=False is refused: weights are saved as safetensors only.")
+        model = self._transformer.model
+        layer = next(iter(applied_adapters(model)), None)
+        known = getattr(model, "_hf_peft_config_loaded", False) or type(model).__module__.startswith("peft.")
+        if layer is not None and not known:
+            raise BackboneError(
+                f"{layer} is an adapter layer that was put into the model without transformers' knowledge, so no "
+                "checkpoint can hold it. Merge the adapter first (LanguageAdapter.merge), or save the adapter alone."
+            )
+        declare_sampling(self._transformer.processor, self.sampling)
+        super().save(path, model_name, create_model_card, train_datasets)
+        self._write_settings(path)
+
+    def fingerprint_fields(self) -> dict[str, Any]:
+        """Everything that the results depend on, as a JSON-able dict.
+
+        Weights enter as a digest of sampled values, read anew at each call, so the same model has the same fingerprint
+        whether it was cut on the fly or loaded from a checkpoint, on any device; a trained model, other adapters,
+        another layer, prompt, frame grid, dtype or ``truncate_dim`` has another. What it does not see:
+        `vidembed.pipeline.weights_digest`.
+        """
+        module = self._transformer
+        processor = module.processor
+        pixels: dict[str, object] = {}
+        for kind in ("video_processor", "image_processor"):
+            values: dict[str, object] = getattr(processor, kind).to_dict()
+            pixels[kind] = {name: values[name] for name in _PIXEL_SETTINGS if values.get(name) is not None}
+        return {
+            "model_type": module.config.model_type,
+            "chat_template": hashlib.sha256(str(processor.chat_template).encode()).hexdigest(),
+            **pixels,
+            "weights": weights_digest(module.model),
+            "sampling": self.sampling.as_dict(),
+            "dtype": str(self.dtype).removeprefix("torch."),
+        }
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 hex digest of `fingerprint_fields`."""
+        return fields_digest(self.fingerprint_fields())
+
+    def get_model_kwargs(self) -> list[str]:
+        """The extra keyword arguments of sentence-transformers' `encode` or `predict`, and ``on_error``."""
+        return [*super().get_model_kwargs(), "on_error"]
 
     def __getstate__(self) -> dict[str, Any]:
         """For process pools: without the full MLLM, and without hooks, which do not pickle."""
@@ -163,6 +268,103 @@ class VideoModel(BaseModel):
         for name, tokens in zip(names or (), features["attention_mask"].sum(1).tolist(), strict=names is not None):
             check_context(self._transformer.config, tokens, name)
         return dict(features)
+
+
+# -- fingerprints ------------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def weights_digest(model: nn.Module) -> str:
+    """Hash name, shape and `WEIGHT_SAMPLES` evenly spaced values of every parameter and persistent buffer.
+
+    Nothing is kept between calls: the values are read each time, since neither the address nor the version counter of a
+    tensor shows every change (writes through ``.data`` and to inference tensors leave both as they were). Adapter
+    layers that apply no adapter count as the layers that they wrap, so that switching an adapter off gives the digest
+    of the plain model; those that apply one count with its name and scale.
+
+    Returns:
+        A SHA-256 hex digest. It changes with training, merging an adapter or a cast, not with the device. It does not
+        see an edit that touches none of the sampled values, such as one row of an embedding table.
+
+    Raises:
+        ValueError: A tensor is on the device "meta" and has no values.
+    """
+    adapters, saved = applied_adapters(model), model.state_dict(keep_vars=True)
+    stored = [*model.named_parameters(), *(one for one in model.named_buffers() if one[0] in saved)]  # tied ones once
+    named = ((_name_in_use(name, adapters), tensor) for name, tensor in stored)
+    tensors = {name: tensor for name, tensor in named if name is not None}
+    digest = hashlib.sha256()
+    for name, values in sorted(_sampled(tensors).items()):
+        digest.update(f"{name}{tuple(tensors[name].shape)}".encode())
+        digest.update(values)
+    for name, applied in sorted(adapters.items()):
+        if applied:
+            digest.update(f"{name}{sorted(applied.items())}".encode())
+    return digest.hexdigest()
+
+
+def _name_in_use(name: str, adapters: Mapping[str, Mapping[str, object]]) -> str | None:
+    """The name of a tensor in the model without the adapters that it does not apply; None if it belongs to one."""
+    layer, _, rest = name.rpartition(".")
+    while layer and layer not in adapters:
+        layer, _, last = layer.rpartition(".")
+        rest = f"{last}.{rest}"
+    if not layer:
+        return name
+    kind, _, rest = rest.partition(".")  # such as lora_A, then the name of the adapter
+    if kind == _WRAPPED:
+        return name if adapters[layer] else f"{layer}.{rest}"
+    return name if rest.partition(".")[0] in adapters[layer] else None
+
+
+def _sampled(tensors: Mapping[str, torch.Tensor]) -> dict[str, bytes]:
+    """The sampled values of each tensor as little-endian float32; one transfer per device, since each would wait."""
+    places: dict[tuple[int, torch.device], torch.Tensor] = {}
+    picked: dict[torch.device, dict[str, torch.Tensor]] = {}
+    for name, tensor in tensors.items():
+        if tensor.is_meta:
+            raise ValueError(f"{name}: it is on the device 'meta' and has no values. Load the weights first.")
+        key = (tensor.numel(), tensor.device)
+        if key not in places:
+            count = min(WEIGHT_SAMPLES, tensor.numel())
+            places[key] = torch.linspace(0, tensor.numel() - 1, count, dtype=torch.float64).long().to(tensor.device)
+        picked.setdefault(tensor.device, {})[name] = tensor.reshape(-1)[places[key]].float()  # (<= WEIGHT_SAMPLES,)
+    found: dict[str, bytes] = {}
+    for parts in picked.values():
+        values = torch.cat(list(parts.values())).cpu().numpy().astype("<f4")
+        ends = np.cumsum([len(part) for part in parts.values()])
+        for name, part in zip(parts, np.split(values, ends[:-1]), strict=True):
+            found[name] = part.tobytes()
+    return found
+
+
+def fields_digest(fields: Mapping[str, object]) -> str:
+    """SHA-256 hex digest of a JSON-able dict, independent of key order."""
+    return hashlib.sha256(json.dumps(fields, sort_keys=True, ensure_ascii=True).encode()).hexdigest()
+
+
+def applied_adapters(model: nn.Module) -> dict[str, dict[str, float | None]]:
+    """The adapters that each adapter layer of PEFT applies now, and the scale of each, by the name of the layer.
+
+    Empty for a layer that computes what it wraps and nothing else: its adapters are switched off, or already added to
+    its weights.
+    """
+    found: dict[str, dict[str, float | None]] = {}
+    for name, layer in model.named_modules():
+        if not hasattr(layer, _WRAPPED):
+            continue
+        merged = list(getattr(layer, "merged_adapters", ()))
+        if getattr(layer, "disable_adapters", False):
+            # its next forward pass takes a merged adapter out again
+            found[name] = {f"{adapter} (merged, switched off)": None for adapter in merged}
+        else:
+            active, scales = getattr(layer, "active_adapters", ()), getattr(layer, "scaling", {})
+            names = [] if merged else [active] if isinstance(active, str) else active
+            found[name] = {adapter: scales.get(adapter) for adapter in names}
+    return found
+
+
+# -- batches -----------------------------------------------------------------------------------------------------------
 
 
 def max_positions(config: PretrainedConfig | None) -> int | None:

@@ -27,17 +27,13 @@ _BUNDLED = {"shapes": "embedder", "shapes-mllm": "checkpoint", "shapes-rerank": 
 
 
 def store_dir() -> Path:
-    """The folder that locally built models live in: ``$VIDEMBED_HOME/models`` or ``~/.cache/vidembed/models``."""
+    """The folder that locally built models live in."""
     home = os.environ.get("VIDEMBED_HOME")
     return (Path(home) if home else Path.home() / ".cache" / "vidembed") / "models"
 
 
 def check_name(name: str) -> str:
-    """Return `name` without the namespace.
-
-    Raises:
-        ValueError: It is no plain name (letters, digits, ``.``, ``_``, ``-``; at most 96 characters).
-    """
+    """Return `name` without the namespace; ValueError if it is no plain name."""
     bare = name.removeprefix(NAMESPACE)
     if not _NAME.fullmatch(bare):
         raise ValueError(
@@ -48,11 +44,7 @@ def check_name(name: str) -> str:
 
 
 def find_model(name: str) -> Path | None:
-    """The directory of a bundled or locally built model (with or without ``vidembed/``), or None.
-
-    Raises:
-        ValueError: `name` is no plain name.
-    """
+    """The directory of a bundled or locally built model (with or without ``vidembed/``), or None; as `check_name`."""
     bare = check_name(name)
     if bare in _BUNDLED:
         folder = Path(__file__).parent / "shapes" / _BUNDLED[bare]
@@ -121,7 +113,7 @@ def loading_name(folder: str | Path) -> str:
 def resolve_model(name_or_path: str) -> str:
     """Resolve ``vidembed/<name>`` to a local directory; anything else, and a folder of that name, comes back as it is.
 
-    ``hf://vidembed/<name>`` becomes the bare name, which the host library looks up on the Hub.
+    ``hf://vidembed/<name>`` becomes the bare name, which sentence-transformers looks up on the Hub.
 
     Raises:
         ValueError: ``<name>`` is no plain name.
@@ -143,10 +135,7 @@ _originals: dict[type, Callable[..., None]] = {}
 
 
 def install() -> None:
-    """Install the hook: now if sentence-transformers is imported, else at the moment it is.
-
-    Waiting keeps ``import vidembed`` and ``vidembed --help`` free of torch.
-    """
+    """Install the hook: now if sentence-transformers is imported, else when it is, so that ours needs no torch."""
     library = sys.modules.get(_LIBRARY)
     if library is not None and hasattr(library, next(iter(_CLASSES))):
         _patch(library)

@@ -5,23 +5,25 @@ from __future__ import annotations
 import copy
 import functools
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Unpack, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from sentence_transformers.cross_encoder.modules import LogitScore
 from torch import nn
 
 from vidembed import card
 from vidembed.backbone import BackboneError, LayerError
-from vidembed.backbone.cut import as_transformer_module, check_saveable, declare_sampling
-from vidembed.backbone.load import Backbone, check_dtype
+from vidembed.backbone.cut import as_transformer_module
+from vidembed.backbone.load import Backbone
 from vidembed.backbone.templates import match_template
 from vidembed.calibration import (
+    FILE_NAME,
     FOLDS,
     CalibrationReport,
     FirstStage,
@@ -29,26 +31,21 @@ from vidembed.calibration import (
     RerankerConfig,
     calibrate,
     differing_fields,
-    find_config,
-    rank_documents,
 )
-from vidembed.cross_encoder import (
-    PredictOptions,
-    PrefixSharingCrossEncoder,
-    answers_and_embeddings,
-    answers_and_similarities,
-)
-from vidembed.pipeline import OnError, check_on_error, default_workers
-from vidembed.registry import portable_name, resolve_model
-from vidembed.scoring import MarginPolicy, PlattScaling, PriorCorrection, ScoreFusion
+from vidembed.cross_encoder import AskOptions, PredictOptions, PrefixSharingCrossEncoder, pairs_of
+from vidembed.pipeline import OnError, check_on_error
+from vidembed.registry import portable_name
+from vidembed.scoring import MarginPolicy, PlattScaling, PriorCorrection, ScoreFusion, checks
 from vidembed.scoring.calibration import sigmoid
 from vidembed.scoring.checks import FloatArray
 from vidembed.video import Sampling
 from vidembed.video.fetch import UrlAccess
 from vidembed.visual_cache import VisualTokenCache
-from vidembed.yes_no import Answers, PairInput, ScoreMode, answer_tokens, as_pair, check_mode
+from vidembed.yes_no import Answers, PairInput, ScoreMode, answer_tokens, as_pair, check_indexed, check_mode
 
 if TYPE_CHECKING:
+    from sentence_transformers.base.modules.transformer import ProcessingKwargs
+
     from vidembed.encoder import VideoEncoder
 
 logger = logging.getLogger(__name__)
@@ -101,6 +98,8 @@ class VideoReranker(PrefixSharingCrossEncoder):
         (2,)
     """
 
+    _settings_name = FILE_NAME
+
     def __init__(
         self,
         model_name_or_path: str | Path | None = None,
@@ -118,33 +117,21 @@ class VideoReranker(PrefixSharingCrossEncoder):
     ) -> None:
         if mode is not None:
             check_mode(mode)
-        if (model_name_or_path is None) == (backbone is None):
+        if model_name_or_path is None and backbone is None:
             raise ValueError("give model_name_or_path or backbone, one of them.")
-        check_dtype((kwargs.get("model_kwargs") or {}).get("dtype"))
         if isinstance(calibration, (str, Path)):
             calibration = RerankerConfig.read(calibration)
-        self.backbone: Backbone | None = None
-        if backbone is not None:
-            kwargs["modules"] = self._modules_of(backbone)
-            kwargs.setdefault("device", str(next(backbone.model.parameters()).device))
-        name = None if model_name_or_path is None else resolve_model(str(model_name_or_path))
-        if name is not None:
-            kwargs["model_kwargs"] = {**(kwargs.get("model_kwargs") or {}), "use_safetensors": True}
-        super().__init__(name, **kwargs)
+        super().__init__(model_name_or_path, backbone, video_backend, allow_url, decode_workers, **kwargs)
         saved = calibration
-        if saved is None and name is not None and self.backbone is None:
-            hub = ("token", "cache_folder", "revision", "local_files_only")
-            saved = find_config(name, **{key: kwargs[key] for key in hub if key in kwargs})
+        if saved is None and self._settings_file is not None:
+            saved = RerankerConfig.read(self._settings_file)
         config = saved or RerankerConfig()
         self.source = config.source or (backbone.name if backbone is not None else str(model_name_or_path))
         self.sampling = sampling or (Sampling(**config.sampling) if config.sampling else Sampling())
-        self.video_backend = video_backend
-        self.allow_url = allow_url
-        self.decode_workers = decode_workers or default_workers()
         self.shared_prefix = shared_prefix
         self.visual_cache = visual_cache
         self._answer_tokens = answer_tokens(self.tokenizer, name=self.source)
-        self._find_head()
+        self._parts = self.parts  # refuses a model without its head
         self._mode: ScoreMode = config.mode
         self.prior_correction: PriorCorrection = config.prior_correction
         self.calibration: PlattScaling | None = config.calibration
@@ -152,7 +139,10 @@ class VideoReranker(PrefixSharingCrossEncoder):
         self._made_for = config.made_for if config.calibration or config.fusion else {}
         self.first_stage: FirstStage | None = config.first_stage
         self._first_stage_encoders: list[VideoEncoder] = []  # in a list, for it is no part of this module
-        self.backbone = self.backbone or self._backbone_of(config.chat_template)
+        if self.backbone is None and config.chat_template is not None:  # the MLLM that a saved reranker holds
+            processor = copy.copy(self._transformer.processor)
+            processor.chat_template = config.chat_template
+            self.backbone = Backbone(self._transformer.model, processor, self.source)
         if saved is not None:
             saved.check_made_for(self.fingerprint_fields(), name=self.source)
         if mode is not None:
@@ -167,21 +157,9 @@ class VideoReranker(PrefixSharingCrossEncoder):
         module = as_transformer_module(backbone.model, backbone.processor, chat_template=template, task="any-to-any")
         return [module, LogitScore(tokens.yes[0], tokens.no[0])]
 
-    def _backbone_of(self, chat_template: str | None) -> Backbone | None:
-        """The MLLM that a saved reranker holds; None if its chat template was not kept."""
-        if chat_template is None:
-            return None
-        processor = copy.copy(self._transformer.processor)
-        processor.chat_template = chat_template
-        return Backbone(self._transformer.model, processor, self.source)
-
     @property
     def mode(self) -> ScoreMode:
-        """The score mode. It can be set until `calibrate` has fitted numbers for it.
-
-        Raises:
-            ValueError: The mode is not known, or the calibration is of another one.
-        """
+        """The score mode. It can be set until `calibrate` has fitted numbers for it; then ValueError."""
         return self._mode
 
     @mode.setter
@@ -198,7 +176,7 @@ class VideoReranker(PrefixSharingCrossEncoder):
         """Make an encoder that reads decoder block `layer` of the same weights, with this reranker's frame grid.
 
         Args:
-            layer: As `VideoEncoder` takes. Default that of `first_stage`, with its prefix and ``truncate_dim``.
+            layer: Default that of `first_stage`, with its prefix and ``truncate_dim``.
             **kwargs: As `VideoEncoder` takes.
 
         Raises:
@@ -262,34 +240,19 @@ class VideoReranker(PrefixSharingCrossEncoder):
         fingerprint, config = encoder.fingerprint, encoder.checkpoint_config
         if config is not None and self.backbone is not None:
             kept = FirstStage(fingerprint, config.layer, config.prefix, encoder.truncate_dim)
-            try:
+            with suppress(LayerError):  # of a deeper model
                 own = self.encoder(layer=kept.layer, prefix=kept.prefix, truncate_dim=kept.truncate_dim)
-            except LayerError:  # of a deeper model
-                return FirstStage(fingerprint)
-            if own.fingerprint == fingerprint:
-                return kept
+                if own.fingerprint == fingerprint:
+                    return kept
         return FirstStage(fingerprint)
 
     def __getstate__(self) -> dict[str, Any]:
-        """For process pools: without the encoder of the first stage, which belongs to the full MLLM."""
-        return {**super().__getstate__(), "_first_stage_encoders": []}
+        """For process pools: without what belongs to the full MLLM."""
+        return {**super().__getstate__(), "_first_stage_encoders": [], "_parts": None}
 
     # -- saving ------------------------------------------------------------------------------------------------------
 
-    def save(
-        self,
-        path: str,
-        model_name: str | None = None,
-        create_model_card: bool = True,
-        train_datasets: list[str] | None = None,
-        safe_serialization: bool = True,
-    ) -> None:
-        """Save a plain `CrossEncoder` checkpoint, which scores "yes_no" anywhere, and this reranker's numbers."""
-        if not safe_serialization:
-            raise ValueError("safe_serialization=False is refused: weights are saved as safetensors only.")
-        check_saveable(self._transformer.model)
-        declare_sampling(self._transformer.processor, self.sampling)
-        super().save(path, model_name, create_model_card, train_datasets)
+    def _write_settings(self, path: str) -> None:
         config = self._config_to_save()
         if (config.calibration, config.fusion) != (self.calibration, self.fusion):
             logger.warning(
@@ -307,10 +270,10 @@ class VideoReranker(PrefixSharingCrossEncoder):
     def _create_model_card(
         self, path: str, model_name: str | None = None, train_datasets: list[str] | None = None
     ) -> None:
-        """The host's hook: our card, or after training the host's with our usage."""
+        """Write our card, or after training that of sentence-transformers with our usage."""
         data, config, file = self.model_card_data, self._config_to_save(), Path(path, "README.md")
         name = card.shown_name(data, path, model_name)
-        if card.TRAINED_TAG not in data.tags:  # the host's card would score pairs of texts
+        if card.TRAINED_TAG not in data.tags:  # the card of sentence-transformers would score pairs of texts
             file.write_text(card.reranker_card(name, config), encoding="utf-8")
             return
         data.add_tags([*card.TAGS])
@@ -325,7 +288,7 @@ class VideoReranker(PrefixSharingCrossEncoder):
         """Whether `calibration` and `fusion` were fitted on the model as it is now, which each scoring asks.
 
         Returns:
-            False after the host's trainer has trained the model: until `calibrate` is called again, scores come without
+            False after a trainer has trained the model: until `calibrate` is called again, scores come without
             them, and the log says so.
 
         Raises:
@@ -359,10 +322,6 @@ class VideoReranker(PrefixSharingCrossEncoder):
         )
 
     # -- scoring -----------------------------------------------------------------------------------------------------
-
-    def get_model_kwargs(self) -> list[str]:
-        """The host's extra keyword arguments of `predict`, and ``on_error``."""
-        return [*super().get_model_kwargs(), "on_error"]
 
     @overload  # type: ignore[override]
     def predict(
@@ -409,10 +368,10 @@ class VideoReranker(PrefixSharingCrossEncoder):
         Args:
             inputs: One pair or a list: (text, video), (video, text) or ``{"text": ..., "video": ...}``, the video in
                 any form that `VideoEncoder` takes.
-            *args: As the host's.
+            *args: As those of `CrossEncoder.predict`.
             on_error: "raise" raises at the first pair that fails, naming it. "skip" logs it and returns a
                 `numpy.ma.MaskedArray`, whose mask is True where a pair has no score.
-            **kwargs: As the host's.
+            **kwargs: Likewise.
 
         Returns:
             Scores in [0, 1] (N,) float32, unless another ``activation_fn`` is given: it gets the log-odds.
@@ -432,33 +391,30 @@ class VideoReranker(PrefixSharingCrossEncoder):
 
     def _inference(  # type: ignore[override]
         self,
-        inputs: list[Any],
+        inputs: list[PairInput],
         *,
         prompt: str | None,
         show_progress_bar: bool,
-        activation_fn: Any,
+        activation_fn: Callable[[torch.Tensor], torch.Tensor] | None,
         device: str | torch.device | None = None,
         on_error: OnError = "raise",
-        processing_kwargs: dict[str, Any] | None = None,
-        **_host: Any,
+        processing_kwargs: ProcessingKwargs | None = None,
+        **_host: object,
     ) -> torch.Tensor:
-        """The host's hook for local inference."""
-        odds = self._log_odds(
-            inputs,
-            prompt=prompt,
-            show_progress_bar=show_progress_bar,
-            device=device,
-            on_error=on_error,
-            processing_kwargs=processing_kwargs,
-        )
+        """What `predict` and the workers of process pools call."""
+        options = AskOptions(self._priors, prompt, on_error, show_progress_bar, device, processing_kwargs)
+        odds = self._log_odds(self._ask(list(pairs_of(inputs, options)), len(inputs), options))
         if self.calibration is not None and self.calibration_applies():
             odds = self.calibration.slope * odds + self.calibration.intercept
         values = torch.from_numpy(odds).float()
-        return cast("torch.Tensor", activation_fn(values)) if activation_fn is not None else values
+        return values if activation_fn is None else activation_fn(values)
 
-    def _log_odds(self, inputs: Sequence[Any], **how: Any) -> FloatArray:
+    @property
+    def _priors(self) -> bool:
+        return self.mode == "prior_corrected"
+
+    def _log_odds(self, answers: Answers) -> FloatArray:
         """Log-odds of the mode, before calibration (N,)."""
-        answers = self.answers(inputs, priors=self.mode == "prior_corrected", **how)
         return answers.log_odds(self.mode, self.prior_correction)
 
     def rank(  # type: ignore[override]
@@ -496,7 +452,7 @@ class VideoReranker(PrefixSharingCrossEncoder):
             ValueError: `top_k` is below 1, `first_stage` is not one finite number a document, or `policy` lacks what it
                 needs.
         """
-        own: FloatArray | None = None  # log-odds (N,)
+        encoder: VideoEncoder | None = None
         if isinstance(first_stage, str):
             if first_stage != "own":
                 raise ValueError(f"first_stage={first_stage!r}: give similarities, 'own' or None.")
@@ -504,58 +460,53 @@ class VideoReranker(PrefixSharingCrossEncoder):
                 raise ValueError(
                     "policy: it needs the similarities before the head is asked; give them instead of 'own'."
                 )
-            encoder = self._first_stage_encoder()
-            first_stage = None
-            if len(documents):
-                own, first_stage = self._own_scores(query, documents, encoder, **kwargs)
+            encoder, first_stage = self._first_stage_encoder(), None
+        if top_k is not None and top_k < 1:
+            raise ValueError(f"top_k={top_k}: at least 1, or None for all documents.")
+        if policy is not None and (first_stage is None or top_k is None):
+            raise ValueError("policy: it tells from first_stage which documents can enter the top_k; give both.")
+        check_indexed("documents", documents)
+        count = len(documents)
+        if not count:
+            return Ranking([], asked=0, candidates=0)
+        asked, similarity = np.arange(count), None
+        if first_stage is not None:
+            similarity = checks.vector("first_stage", first_stage, length=count)
+            if policy is not None and top_k is not None:
+                asked = np.flatnonzero(policy.asked(similarity, top_k=top_k))  # (M,)
+            similarity = similarity[asked]
+        pairs = [(query, documents[index]) for index in asked.tolist()]
+        found = self._scores(pairs, similarity, encoder, **kwargs)
+        scores = found["score"]  # (M,)
+        places = sorted(np.flatnonzero(~np.ma.getmaskarray(scores)), key=lambda place: -float(scores[place]))
+        ranking = Ranking([], asked=len(asked), candidates=count)
+        for place in places[:top_k]:
+            document = documents[index := int(asked[place])]
+            shown = {"document": document, **({"text": document} if isinstance(document, str) else {})}
+            values = {name: float(each[place]) for name, each in found.items()}
+            ranking.append({"corpus_id": index, **values, **(shown if return_documents else {})})
+        return ranking
 
-        def score(asked: NDArray[np.intp], similarity: FloatArray | None) -> dict[str, np.ma.MaskedArray[Any, Any]]:
-            pairs = [(query, documents[index]) for index in asked.tolist()]
-            if similarity is None or self.fusion is None or not self.calibration_applies():
-                return {"score": np.ma.asarray(self.predict(pairs, **kwargs))}
-            if "activation_fn" in kwargs:
-                raise ValueError("activation_fn: a fused score is a probability already; leave first_stage or it out.")
-            odds = self._log_odds(pairs, **kwargs) if own is None else own  # (M,)
-            scaling = self.calibration or PlattScaling(1.0, 0.0)
-            match = sigmoid(scaling.slope * odds + scaling.intercept)
-            found = {"score": self.fusion(odds, similarity), "similarity": similarity, "match": match}
-            return {name: np.ma.MaskedArray(values, mask=np.isnan(odds)) for name, values in found.items()}
-
-        return rank_documents(
-            documents, score, top_k=top_k, return_documents=return_documents, first_stage=first_stage, policy=policy
-        )
-
-    def _own_scores(
-        self, query: Any, documents: Sequence[Any], encoder: VideoEncoder, **kwargs: Any
-    ) -> tuple[FloatArray, FloatArray]:
-        """Log-odds of the mode (N,), NaN where a document failed, and similarities (N,), finite everywhere."""
-        pairs = [(query, document) for document in documents]
-        answers, similarity = answers_and_similarities(
-            self, pairs, encoder, priors=self.mode == "prior_corrected", **kwargs
-        )
-        known = np.isfinite(similarity)
-        least = float(similarity[known].min()) if known.any() else 0.0
-        return answers.log_odds(self.mode, self.prior_correction), np.where(known, similarity, least)
-
-    def answers_and_embeddings(
-        self, texts: Sequence[str], videos: Sequence[Any], encoder: VideoEncoder, **kwargs: Any
-    ) -> tuple[Answers, np.ndarray]:
-        """Ask every text of every video and embed the videos, with one prefill a video for both.
-
-        Args:
-            texts: T sentences.
-            videos: V videos.
-            encoder: Made of the same weights (`encoder`), with ``prefix=None``: the prompts must begin alike.
-            **kwargs: As `answers`.
-
-        Returns:
-            Answers of ``V * T`` pairs, all texts of the first video first; and the videos' vectors ``(V, D)`` float32,
-            as ``encoder.encode`` gives them. With ``on_error="skip"``, both are NaN where a video failed.
-
-        Raises:
-            ValueError: The encoder has other weights, another frame grid, or a prompt that begins otherwise.
-        """
-        return answers_and_embeddings(self, texts, videos, encoder, **kwargs)
+    def _scores(
+        self, pairs: Sequence[PairInput], similarity: FloatArray | None, encoder: VideoEncoder | None, **kwargs: Any
+    ) -> dict[str, np.ma.MaskedArray[Any, Any]]:
+        """Scores of pairs (M,), failed ones masked; with a fusion and similarities, given or found, its parts too."""
+        given = similarity is not None or encoder is not None
+        if not given or self.fusion is None or not self.calibration_applies():
+            return {"score": np.ma.asarray(self.predict(pairs, **kwargs))}
+        if "activation_fn" in kwargs:
+            raise ValueError("activation_fn: a fused score is a probability already; leave first_stage or it out.")
+        if encoder is None:
+            odds = self._log_odds(self.answers(pairs, priors=self._priors, **kwargs))  # (M,)
+        else:
+            answers, similarity = self.answers_and_similarities(pairs, encoder, priors=self._priors, **kwargs)
+            odds, known = self._log_odds(answers), np.isfinite(similarity)
+            similarity = np.where(known, similarity, float(similarity[known].min()) if known.any() else 0.0)
+        assert similarity is not None  # noqa: S101 - given or found
+        scaling = self.calibration or PlattScaling(1.0, 0.0)
+        match = sigmoid(scaling.slope * odds + scaling.intercept)
+        values = {"score": self.fusion(odds, similarity), "similarity": similarity, "match": match}
+        return {name: np.ma.MaskedArray(each, mask=np.isnan(odds)) for name, each in values.items()}
 
     # -- calibration -------------------------------------------------------------------------------------------------
 
@@ -592,7 +543,7 @@ class VideoReranker(PrefixSharingCrossEncoder):
         """
         if encoder is not None and first_stage is None:
             raise ValueError("encoder: it says what gave first_stage; give the similarities too.")
-        answers = self.answers(pairs, priors=self.mode == "prior_corrected", **kwargs)
+        answers = self.answers(pairs, priors=self._priors, **kwargs)
         missing = answers.missing
         report = calibrate(
             answers,

@@ -6,12 +6,12 @@ depend on the sentence.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import os
 import threading
 from collections import OrderedDict
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from vidembed.pipeline import fields_digest
 from vidembed.text import replacing
 from vidembed.video import Sampling, VideoSegment
 
@@ -36,12 +37,7 @@ _SUFFIX = ".safetensors"
 
 @dataclass
 class CacheStats:
-    """What became of the look-ups.
-
-    Attributes:
-        hits: Videos found.
-        misses: Videos not found.
-    """
+    """How many videos were found by look-ups, and how many were not."""
 
     hits: int = 0
     misses: int = 0
@@ -101,29 +97,28 @@ class VisualTokenCache:
     def get(self, key: str) -> dict[str, torch.Tensor] | None:
         """Look tokens up; they are on the CPU."""
         with self._lock:
-            if key in self._kept:
+            found = self._kept.get(key)
+            if found is not None:
                 self._kept.move_to_end(key)
-                self.stats.hits += 1
-                return dict(self._kept[key])
-        found = self._read(key)
-        with self._lock:
-            if found is None:
-                self.stats.misses += 1
-            else:
-                self.stats.hits += 1
-        if found is not None:
+        if found is None and (found := self._read(key)) is not None:
             self._remember(key, found)
-        return found
+        with self._lock:
+            self.stats.hits += found is not None
+            self.stats.misses += found is None
+        return None if found is None else dict(found)
 
     def put(self, key: str, tensors: dict[str, torch.Tensor]) -> None:
         """Keep tokens. Without room on the disk they are kept in memory only, and the log says so."""
         kept = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         self._remember(key, kept)
-        if self.folder is not None:
-            try:
-                self._write(self.folder, key, kept)
-            except OSError as error:
-                logger.warning("visual tokens are kept in memory only: %s", error)
+        if self.folder is None:
+            return
+        try:
+            with replacing(self.folder / (key + _SUFFIX)) as draft:
+                save_file(kept, draft)
+            self._prune()
+        except OSError as error:
+            logger.warning("visual tokens are kept in memory only: %s", error)
 
     def clear(self) -> None:
         """Forget everything, in memory and in the folder."""
@@ -157,19 +152,11 @@ class VisualTokenCache:
             return None
         return tensors
 
-    def _write(self, folder: Path, key: str, tensors: dict[str, torch.Tensor]) -> None:
-        with replacing(folder / (key + _SUFFIX)) as draft:
-            save_file(tensors, draft)
-        self._prune()
-
     def _prune(self) -> None:
         found = []
         for file in self._files():
-            try:
-                stat = file.stat()
-            except FileNotFoundError:  # another process was quicker
-                continue
-            found.append((stat.st_mtime_ns, stat.st_size, file))
+            with suppress(FileNotFoundError):  # another process was quicker
+                found.append(((stat := file.stat()).st_mtime_ns, stat.st_size, file))
         total = sum(size for _, size, _ in found)
         for _, size, file in sorted(found):
             if total <= self.disk_bytes:
@@ -185,23 +172,19 @@ def _nbytes(tensors: dict[str, torch.Tensor]) -> int:
     return sum(tensor.nbytes for tensor in tensors.values())
 
 
-def visual_key(video: Any, sampling: Sampling, maker: dict[str, Any]) -> str | None:
+def visual_key(video: object, sampling: Sampling, maker: Mapping[str, object]) -> str | None:
     """Name the visual tokens of a video: equal names mean equal tokens.
-
-    Args:
-        video: A source as `VideoEncoder` takes it.
-        sampling: The frame grid.
-        maker: What else decides the tokens: weights, pixels, prompt, decoder. JSON-able.
 
     Returns:
         A SHA-256 hex digest of the file's absolute path, size and time of last write, the segment, the grid and the
-        maker; None for what is no local file (URLs, bytes, arrays, handles), which is not kept.
+        `maker` (what else the tokens depend on, JSON-able: weights, pixels, prompt, decoder); None for what is no local
+        file (URLs, bytes, arrays, handles), which is not kept.
     """
     segment = video if isinstance(video, VideoSegment) else None
     source = segment.path if segment is not None else video
     if not isinstance(source, (str, os.PathLike)):
         return None
-    path = Path(os.fspath(source))
+    path = Path(source)
     try:
         stat = path.stat()
     except (OSError, ValueError):  # a URL, or a file that decoding will say is missing
@@ -214,4 +197,4 @@ def visual_key(video: Any, sampling: Sampling, maker: dict[str, Any]) -> str | N
         "sampling": sampling.as_dict(),
         **maker,
     }
-    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
+    return fields_digest(fields)

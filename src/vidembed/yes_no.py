@@ -1,19 +1,17 @@
-"""What the head said of pairs, and the log-odds that each score mode makes of it."""
+"""What is asked of a model's head about pairs, and the log-odds that each score mode makes of the answers."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast, get_args
 
 import numpy as np
 import torch
 
-from vidembed.backbone import Parts
 from vidembed.backbone.prefix import (
     VideoPrefix,
-    can_share_prefix,
     logits_of,
     model_inputs,
     no_prefix,
@@ -23,29 +21,34 @@ from vidembed.backbone.prefix import (
 )
 from vidembed.errors import BackboneError, InputError
 from vidembed.inputs import Input, kind_of
-from vidembed.pipeline import check_context
 from vidembed.scoring import PriorCorrection
 from vidembed.scoring.checks import FloatArray
-from vidembed.video import VideoError, VideoSegment
+from vidembed.video import VideoSegment
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase, ProcessorMixin
 
+    from vidembed.backbone import Parts
+    from vidembed.backbone.load import Features
 
 Against = Literal["vocabulary", "no"]
+ScoreMode = Literal["yes", "yes_no", "prior_corrected"]
+SCORE_MODES: tuple[ScoreMode, ...] = get_args(ScoreMode)
+PairInput: TypeAlias = "tuple[Input, Input] | list[Input] | Mapping[str, Any]"
+"""One pair of `VideoReranker.predict`."""
+
+HEAD_ROWS = 256
+"""Rows of logits in float32 at a time: 150 MiB with a vocabulary of 152k (ours)."""
+VIDEO_PART = {"type": "video", "video": "placeholder"}
+"""A video in a chat message of which the template alone is rendered."""
 
 
 @dataclass(frozen=True)
 class AnswerTokens:
-    """Token ids of the answers.
+    """Token ids of the answers."""
 
-    Attributes:
-        yes: Ids of the affirmative variants ("Yes", and "yes" if it is one token), the first being that of "Yes".
-        no: Likewise of "No".
-    """
-
-    yes: tuple[int, ...]
-    no: tuple[int, ...]
+    yes: tuple[int, ...]  # "Yes", and "yes" if it is one token
+    no: tuple[int, ...]  # likewise
 
 
 def answer_tokens(tokenizer: PreTrainedTokenizerBase, *, name: str) -> AnswerTokens:
@@ -87,16 +90,8 @@ def yes_log_odds(logits: torch.Tensor, answers: AnswerTokens, *, against: Agains
     return yes - torch.logsumexp(others, dim=1)  # log p - log(1 - p), without the loss of 1 - p
 
 
-ScoreMode = Literal["yes", "yes_no", "prior_corrected"]
-SCORE_MODES: tuple[ScoreMode, ...] = get_args(ScoreMode)
-
-
 def check_mode(mode: str) -> ScoreMode:
-    """Return `mode` if it is known.
-
-    Raises:
-        ValueError: It is not.
-    """
+    """Return `mode`, or raise ValueError if it is not known."""
     for known in SCORE_MODES:
         if mode == known:
             return known
@@ -105,19 +100,12 @@ def check_mode(mode: str) -> ScoreMode:
 
 @dataclass(frozen=True, eq=False)
 class Answers:
-    """Log-odds of Yes of N pairs, all of shape (N,) float64. NaN marks a pair that was skipped.
+    """Log-odds of Yes of N pairs, all of shape (N,) float64. NaN marks a pair that was skipped."""
 
-    Attributes:
-        yes: "Yes" or "yes" against the rest of the vocabulary.
-        yes_no: "Yes" against "No".
-        video_prior: "Yes" against "No" of the pair's video asked about with no sentence; None if it was not asked.
-        text_prior: "Yes" against "No" of the pair's sentence with no video; None if it was not asked.
-    """
-
-    yes: FloatArray
-    yes_no: FloatArray
-    video_prior: FloatArray | None = None
-    text_prior: FloatArray | None = None
+    yes: FloatArray  # "Yes" or "yes" against the rest of the vocabulary
+    yes_no: FloatArray  # "Yes" against "No"
+    video_prior: FloatArray | None = None  # yes_no of the pair's video with no sentence; None if it was not asked
+    text_prior: FloatArray | None = None  # yes_no of the pair's sentence with no video; None if it was not asked
 
     @property
     def missing(self) -> np.ndarray:
@@ -126,21 +114,14 @@ class Answers:
 
     def take(self, index: np.ndarray) -> Answers:
         """The answers of some pairs, by positions or a mask."""
-        return Answers(
-            self.yes[index],
-            self.yes_no[index],
-            None if self.video_prior is None else self.video_prior[index],
-            None if self.text_prior is None else self.text_prior[index],
-        )
+        return self._each(lambda values: values[index])
 
     def without(self, failed: np.ndarray) -> Answers:
-        """The same answers, with NaN in the place of those that a mask (N,) marks."""
-        return Answers(
-            np.where(failed, np.nan, self.yes),
-            np.where(failed, np.nan, self.yes_no),
-            None if self.video_prior is None else np.where(failed, np.nan, self.video_prior),
-            None if self.text_prior is None else np.where(failed, np.nan, self.text_prior),
-        )
+        """The same answers, with NaN for the pairs that a mask (N,) marks."""
+        return self._each(lambda values: np.where(failed, np.nan, values))
+
+    def _each(self, change: Callable[[FloatArray], FloatArray]) -> Answers:
+        return replace(self, **{name: change(values) for name, values in vars(self).items() if values is not None})
 
     def log_odds(self, mode: ScoreMode, correction: PriorCorrection | None = None) -> FloatArray:
         """Log-odds of a match in a score mode.
@@ -158,14 +139,13 @@ class Answers:
         check_mode(mode)
         if mode == "yes":
             return self.yes
-        if mode == "yes_no":
-            return self.yes_no
-        weights = correction or PriorCorrection()
         corrected = self.yes_no
-        for name, prior, weight in (
-            ("video_prior", self.video_prior, weights.video_weight),
-            ("text_prior", self.text_prior, weights.text_weight),
-        ):
+        if mode == "yes_no":
+            return corrected
+        weights = correction or PriorCorrection()
+        priors = {"video_prior": (self.video_prior, weights.video_weight)}
+        priors["text_prior"] = (self.text_prior, weights.text_weight)
+        for name, (prior, weight) in priors.items():
             if weight == 0:
                 continue
             if prior is None:
@@ -174,44 +154,20 @@ class Answers:
         return corrected
 
 
-PairInput: TypeAlias = "tuple[Input, Input] | list[Input] | Mapping[str, Any]"
-"""One pair of `VideoReranker.predict`."""
+# -- pairs -------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Pair:
-    """One pair to score.
+    """One pair to score."""
 
-    Attributes:
-        index: Position among the pairs of the call.
-        video: A video (or image) source of any kind that `VideoEncoder` takes.
-        text: The sentence.
-    """
-
-    index: int
-    video: Any
-    text: str
+    index: int  # position among the pairs of the call
+    video: Any  # a video (or image) source of any kind that `VideoEncoder` takes
+    text: str  # the sentence
 
 
-@dataclass
-class VideoGroup:
-    """All pairs about one video.
-
-    Attributes:
-        video: The source.
-        pairs: In the order of the call.
-    """
-
-    video: Any
-    pairs: list[Pair] = field(default_factory=list)
-
-
-def as_pair(index: int, pair: Any) -> Pair:
-    """Tell the two sides of a pair apart.
-
-    Args:
-        index: Position among the pairs of the call.
-        pair: (text, video), (video, text) or ``{"text": ..., "video": ...}``.
+def as_pair(index: int, pair: object) -> Pair:
+    """Find out which side is the text of (text, video), (video, text) or ``{"text": ..., "video": ...}``.
 
     Raises:
         InputError: It is not one text and one video, or the text is empty; the message names the pair.
@@ -219,186 +175,131 @@ def as_pair(index: int, pair: Any) -> Pair:
     if isinstance(pair, Mapping):
         if set(pair) != {"text", "video"}:
             raise InputError(f"pairs[{index}] has keys {sorted(map(str, pair))}; allowed are 'text' and 'video', both.")
-        return Pair(index, pair["video"], _checked(index, pair["text"]))
-    if not isinstance(pair, (tuple, list)) or len(pair) != 2:
-        raise InputError(f"pairs[{index}] is no pair but {type(pair).__name__}; give (text, video) or (video, text).")
-    kinds = [_kind(index, side) for side in pair]
-    is_text = [kind == "text" for kind in kinds]
-    if is_text == [True, False]:
-        text, video = pair
-    elif is_text == [False, True]:
-        video, text = pair
+        text, video = pair["text"], pair["video"]
+    elif isinstance(pair, (tuple, list)) and len(pair) == 2:
+        try:
+            kinds = [kind_of(side) for side in pair]
+        except ValueError as error:
+            raise InputError(f"pairs[{index}]: {error}") from error
+        if kinds.count("text") != 1:
+            raise InputError(
+                f"pairs[{index}] holds {kinds[0]} and {kinds[1]}; one text and one video are needed. Pass {{'text': "
+                "...}} for words that look like a file name."
+            )
+        text, video = pair if kinds[0] == "text" else reversed(pair)
+        if isinstance(video, Mapping) and set(video) == {"video"}:
+            video = video["video"]
     else:
-        raise InputError(
-            f"pairs[{index}] holds {kinds[0]} and {kinds[1]}; one text and one video are needed. Pass {{'text': ...}} "
-            "for words that look like a file name."
-        )
-    return Pair(index, video["video"] if _wraps_video(video) else video, _checked(index, text))
+        raise InputError(f"pairs[{index}] is no pair but {type(pair).__name__}; give (text, video) or (video, text).")
+    words = text["text"] if isinstance(text, Mapping) else text
+    if not isinstance(words, str) or not words.strip():
+        raise InputError(f"pairs[{index}]: the sentence is empty; there is nothing to ask of the video.")
+    return Pair(index, video, words)
 
 
-def check_indexed(name: str, items: Any) -> None:
-    """Refuse what has no positions, such as a generator or a set, or numbers its items itself, as a Series does.
-
-    Raises:
-        TypeError: It is no list, tuple, array or other sequence.
-    """
+def check_indexed(name: str, items: object) -> None:
+    """Raise TypeError for what has no positions, as a set, or numbers its items itself, as a Series does."""
     if not isinstance(items, (Sequence, np.ndarray)):
         raise TypeError(f"{name}: got a {type(items).__name__}; a list is needed. Pass list({name}).")
 
 
-def _wraps_video(source: Any) -> bool:
-    return isinstance(source, Mapping) and set(source) == {"video"}
-
-
-def _kind(index: int, side: Any) -> str:
-    try:
-        return kind_of(side)
-    except VideoError:
-        raise
-    except ValueError as error:
-        raise InputError(f"pairs[{index}]: {error}") from error
-
-
-def _checked(index: int, text: Any) -> str:
-    words = text["text"] if isinstance(text, Mapping) else text
-    if not isinstance(words, str) or not words.strip():
-        raise InputError(f"pairs[{index}]: the sentence is empty; there is nothing to ask of the video.")
-    return words
-
-
-def by_video(pairs: Sequence[Pair]) -> list[VideoGroup]:
+def by_video(pairs: Sequence[Pair]) -> list[list[Pair]]:
     """Group pairs by their video, in order of first appearance. Equal paths and segments are one video."""
-    groups: dict[Any, VideoGroup] = {}
+    groups: dict[object, list[Pair]] = {}
     for pair in pairs:
-        groups.setdefault(_identity(pair.video), VideoGroup(pair.video)).pairs.append(pair)
+        video = pair.video
+        key: object = id(video)  # arrays, bytes, handles: the same object is the same video
+        if isinstance(video, (str, os.PathLike)):
+            key = os.fspath(video)
+        elif isinstance(video, VideoSegment) and isinstance(video.path, (str, os.PathLike)):
+            key = (os.fspath(video.path), video.start, video.end)
+        groups.setdefault(key, []).append(pair)
     return list(groups.values())
 
 
-def _identity(video: Any) -> Any:
-    if isinstance(video, (str, os.PathLike)):
-        return os.fspath(video)
-    if isinstance(video, VideoSegment) and isinstance(video.path, (str, os.PathLike)):
-        return (os.fspath(video.path), video.start, video.end)
-    return id(video)  # arrays, bytes, handles: the same object is the same video
+# -- the head ----------------------------------------------------------------------------------------------------------
 
 
-HEAD_ROWS = 256
-"""Rows of logits in float32 at a time: 150 MiB with a vocabulary of 152k (ours)."""
-
-_AGAINST: tuple[Against, Against] = ("vocabulary", "no")
+def rendered(processor: ProcessorMixin, prompt: str | None, *content: dict[str, Any]) -> str:
+    """A user message of some parts, after `prompt` as the system message, as the chat template writes it."""
+    messages: list[dict[str, Any]] = [{"role": "user", "content": list(content)}]
+    if prompt:
+        messages.insert(0, {"role": "system", "content": [{"type": "text", "text": prompt}]})
+    return str(processor.apply_chat_template(messages, tokenize=False))
 
 
 @dataclass(frozen=True)
 class VideoPrompt:
-    """The features of one video's prompt, and where its sentences begin.
+    """The prompt of one video, up to where its sentences begin."""
 
-    Attributes:
-        features: Of the processor, for the video and an empty sentence.
-        tokens: Prompt tokens up to and including the last visual one.
-        between: Token ids that the processor itself writes after the last visual token.
-    """
-
-    features: dict[str, Any]
-    tokens: int
-    between: list[int]
+    features: Features  # of the processor, for the video and an empty sentence
+    tokens: int  # prompt tokens up to and including the last visual one
+    between: list[int]  # token ids that the processor itself writes after the last visual token
+    prefix: VideoPrefix | None  # what the sentences share, or None where each is read in one whole pass
 
 
+@dataclass
 class HeadReader:
-    """The head of one model, asked by token ids.
+    """The head of a model, asked about sentences by token ids."""
 
-    Args:
-        parts: Of the full model.
-        processor: Whose chat template is the matching prompt.
-        answers: Token ids of the answers.
-        shared_prefix: Whether each video is prefilled once; False runs one whole pass per sentence.
-    """
+    parts: Parts  # of the full model
+    processor: Any  # whose chat template is the matching prompt
+    answers: AnswerTokens
+    prompt: str | None  # a system message
+    shared: bool  # whether each video is prefilled once; else one whole pass per sentence
+    _suffixes: dict[str, list[int]] = field(default_factory=dict)  # the same sentences are asked of many videos
 
-    def __init__(self, parts: Parts, processor: Any, answers: AnswerTokens, *, shared_prefix: bool) -> None:
-        self._parts = parts
-        self._processor = processor
-        self._answers = answers
-        self._suffixes: dict[tuple[str, str | None], list[int]] = {}  # the same sentences are asked of many videos
-        self._shared = shared_prefix and can_share_prefix(parts)
-
-    # -- prompts -----------------------------------------------------------------------------------------------------
-
-    def suffix(self, text: str, prompt: str | None) -> list[int]:
-        """Token ids of a prompt after its last visual token, as the template alone gives them.
-
-        Raises:
-            InputError: The sentence holds the placeholder of a video.
-        """
-        if (text, prompt) in self._suffixes:
-            return self._suffixes[text, prompt]
-        mark = str(self._processor.video_token)
-        _, found, after = self._render(text, prompt, video=True).partition(mark)
-        if not found or mark in after:
-            raise InputError(f"the sentence {text[:80]!r} holds the video placeholder {mark!r}.")
-        self._suffixes[text, prompt] = self._ids(after)
-        return self._suffixes[text, prompt]
-
-    def video_prompt(self, features: dict[str, Any], prompt: str | None) -> VideoPrompt:
-        """Find where the sentences of a video's prompt begin.
-
-        Raises:
-            BackboneError: The processor does not tokenize the end of a prompt as the tokenizer does.
-        """
-        config: Any = self._parts.base.config
-        tokens = prefix_length(features["input_ids"], (config.video_token_id, config.image_token_id))
-        tail = features["input_ids"][0, tokens:].tolist()
-        own = self.suffix("", prompt)
-        if tail[len(tail) - len(own) :] != own:
-            raise BackboneError(
-                f"{type(self._processor).__name__} does not tokenize the end of a prompt as it does alone; please "
-                "report it with the version of transformers."
-            )
-        return VideoPrompt(features, tokens, tail[: len(tail) - len(own)])
-
-    def check_length(self, tokens: int, suffix: Sequence[int], name: str) -> None:
-        """Raise InputError, naming the pair, if video and sentence exceed the context of the model."""
-        parts = f"the video takes {tokens} tokens and the sentence {len(suffix)}"
-        check_context(self._parts.base.config, tokens + len(suffix), name, parts=parts)
-
-    def _render(self, text: str, prompt: str | None, *, video: bool) -> str:
-        content: list[dict[str, Any]] = [{"type": "video", "video": "placeholder"}] if video else []
-        messages: list[dict[str, Any]] = [{"role": "user", "content": [*content, {"type": "text", "text": text}]}]
-        if prompt:
-            messages.insert(0, {"role": "system", "content": [{"type": "text", "text": prompt}]})
-        return str(self._processor.apply_chat_template(messages, tokenize=False))
+    def suffix(self, text: str) -> list[int]:
+        """Token ids of a prompt after its last visual token; InputError if the sentence holds a video placeholder."""
+        if text not in self._suffixes:
+            mark = str(self.processor.video_token)
+            whole = rendered(self.processor, self.prompt, VIDEO_PART, {"type": "text", "text": text})
+            _, found, after = whole.partition(mark)
+            if not found or mark in after:
+                raise InputError(f"the sentence {text[:80]!r} holds the video placeholder {mark!r}.")
+            self._suffixes[text] = self._ids(after)
+        return self._suffixes[text]
 
     def _ids(self, text: str) -> list[int]:
-        return list(self._processor.tokenizer.encode(text, add_special_tokens=False))
+        return list(self.processor.tokenizer.encode(text, add_special_tokens=False))
 
-    # -- reading -----------------------------------------------------------------------------------------------------
+    def video_prompt(self, features: Features) -> VideoPrompt:
+        """Find where the sentences of a video's prompt begin, and prefill what comes before."""
+        config: Any = self.parts.base.config
+        tokens = prefix_length(features["input_ids"], (config.video_token_id, config.image_token_id))
+        tail = features["input_ids"][0, tokens:].tolist()
+        own = self.suffix("")
+        if tail[len(tail) - len(own) :] != own:
+            raise BackboneError(
+                f"{type(self.processor).__name__} does not tokenize the end of a prompt as it does alone; please "
+                "report it with the version of transformers."
+            )
+        prefix = prefill(self.parts, features) if self.shared else None
+        return VideoPrompt(features, tokens, tail[: len(tail) - len(own)], prefix)
 
-    def prefill(self, video: VideoPrompt) -> VideoPrefix | None:
-        """The prefix that the video's sentences share, or None where each is read in one whole pass."""
-        return prefill(self._parts, video.features) if self._shared else None
-
-    def about_video(
-        self, video: VideoPrompt, prefix: VideoPrefix | None, suffixes: Sequence[list[int]]
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def about_video(self, video: VideoPrompt, suffixes: Sequence[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
         """Log-odds of Yes of each sentence about one video, against the vocabulary and against No, each (N,)."""
-        if prefix is not None:
-            hidden = read_suffixes(self._parts, prefix, suffixes)  # (N, D)
+        if video.prefix is not None:
+            hidden = read_suffixes(self.parts, video.prefix, suffixes)  # (N, D)
         else:
             hidden = torch.stack([self._read_alone(video, suffix) for suffix in suffixes])
         return self._log_odds(hidden)
 
-    def about_nothing(self, texts: Sequence[str], prompt: str | None) -> torch.Tensor:
+    def about_nothing(self, texts: Sequence[str]) -> torch.Tensor:
         """Log-odds of Yes against No of each sentence with no video at all (N,)."""
-        prompts = [self._ids(self._render(text, prompt, video=False)) for text in texts]
-        if self._shared:
-            hidden = read_suffixes(self._parts, no_prefix(self._parts), prompts)  # (N, D)
+        prompts = [self._ids(rendered(self.processor, self.prompt, {"type": "text", "text": text})) for text in texts]
+        if self.shared:
+            hidden = read_suffixes(self.parts, no_prefix(self.parts), prompts)  # (N, D)
         else:
             hidden = torch.stack([self._read_text(ids) for ids in prompts])
         return self._log_odds(hidden)[1]
 
     def _log_odds(self, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        against: tuple[Against, Against] = ("vocabulary", "no")
         rows: list[torch.Tensor] = []
         for chunk in torch.split(hidden, HEAD_ROWS):
-            logits = logits_of(self._parts, chunk)  # (C, V)
-            both = [yes_log_odds(logits, self._answers, against=over) for over in _AGAINST]
+            logits = logits_of(self.parts, chunk)  # (C, V)
+            both = [yes_log_odds(logits, self.answers, against=over) for over in against]
             rows.append(torch.stack(both).double().cpu())  # (2, C)
         whole, against_no = torch.cat(rows, dim=1)  # (N,) each
         return whole, against_no
@@ -414,11 +315,11 @@ class HeadReader:
         for key in ("mm_token_type_ids", "token_type_ids"):
             if key in inputs:
                 inputs[key] = torch.cat([inputs[key][:, : video.tokens], torch.zeros_like(tail)], dim=1)
-        return cast("torch.Tensor", self._parts.base(**inputs, use_cache=False).last_hidden_state[0, -1])
+        return cast("torch.Tensor", self.parts.base(**inputs, use_cache=False).last_hidden_state[0, -1])
 
     @torch.inference_mode()
     def _read_text(self, ids: list[int]) -> torch.Tensor:
-        decoder: Any = self._parts.decoder
+        decoder: Any = self.parts.decoder
         inputs = torch.tensor([ids], device=decoder.embed_tokens.weight.device)  # (1, S)
-        output = self._parts.base(input_ids=inputs, attention_mask=torch.ones_like(inputs), use_cache=False)
+        output = self.parts.base(input_ids=inputs, attention_mask=torch.ones_like(inputs), use_cache=False)
         return cast("torch.Tensor", output.last_hidden_state[0, -1])

@@ -8,14 +8,13 @@ from typing import Any
 from langchain_core.callbacks import Callbacks
 from langchain_core.documents import Document
 from langchain_core.documents.compressor import BaseDocumentCompressor
-from pydantic import Field
-from vidembed.adapters import NotVideo, OnError, fuses, rank_documents
+from vidembed.adapters import RankFields, fuses, rank_documents
 from vidembed.video import VideoSegment
 
 from langchain_vidembed.scoring import RerankerModel
 
 
-class VideoRerank(RerankerModel, BaseDocumentCompressor):
+class VideoRerank(RankFields, RerankerModel, BaseDocumentCompressor):
     """Orders documents by the probability that their video matches the query.
 
     Where the reranker was calibrated together with a first stage, as the bundled one is, the probability is made of the
@@ -36,12 +35,6 @@ class VideoRerank(RerankerModel, BaseDocumentCompressor):
     Raises:
         ValueError: An option is unknown or out of range (pydantic's `ValidationError`).
     """
-
-    top_n: int | None = Field(default=None, gt=0)
-    min_score: float | None = Field(default=None, ge=0, le=1)
-    fuse: bool | None = None
-    on_error: OnError = "raise"
-    not_video: NotVideo = "raise"
 
     def model_post_init(self, context: Any, /) -> None:
         """Load the model, and check that it can do what is asked for."""
@@ -73,19 +66,8 @@ class VideoRerank(RerankerModel, BaseDocumentCompressor):
         """
         if not query.strip():
             raise ValueError(f"query: got {query!r}; some words are needed")
-        found = rank_documents(
-            self.reranker,
-            query,
-            documents,
-            self._video_of,
-            name_of=_no_video,
-            fuse=self.fuse,
-            min_score=self.min_score,
-            on_error=self.on_error,
-            not_video=self.not_video,
-        )
-        ranked = [_scored(document, scores) for document, scores in found.ranked]
-        return [*ranked, *(found.others if self.not_video == "keep" else ())][: self.top_n]
+        found = rank_documents(self.reranker, query, documents, self._video_of, self, name_of=_no_video)
+        return [*(_scored(document, scores) for document, scores in found.ranked), *found.others][: self.top_n]
 
     def _video_of(self, document: Document) -> VideoSegment | None:
         found = self.video_in(document.page_content)

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Any, Self
 
 from pydantic import ConfigDict, Field, PrivateAttr
-from vidembed.adapters import DEFAULT_RERANKER, Gate, check_ready, load_reranker, reranker_of, warn_of_default
+from vidembed.adapters import Gate, RerankerFields, check_ready, load_reranker, reranker_of, warn_of_default
 
 from langchain_vidembed.embeddings import VideoEmbeddings
 
 _LOADING = frozenset({"model", "device", "model_kwargs"})
 
 
-class RerankerModel(Gate):
+class RerankerModel(RerankerFields, Gate):
     """The fields that say which `VideoReranker` scores, and what it may read.
 
     Args:
@@ -30,9 +30,6 @@ class RerankerModel(Gate):
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=(), arbitrary_types_allowed=True)
 
-    model: str = DEFAULT_RERANKER
-    device: str | None = None
-    model_kwargs: dict[str, Any] = Field(default_factory=dict)
     reranker: Any = Field(default=None, exclude=True, repr=False)
 
     _loaded_by_name: bool = PrivateAttr(default=False)

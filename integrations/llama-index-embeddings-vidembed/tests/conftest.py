@@ -72,7 +72,7 @@ class Watched:
     """An encoder that counts what it embeds, and notes if two threads use it at once."""
 
     def __init__(self, encoder: Any, pause_s: float = 0.0) -> None:
-        self._encoder = encoder
+        self.real = encoder
         self._pause_s = pause_s
         self._busy = threading.Lock()
         self.inputs: list[Any] = []
@@ -81,11 +81,11 @@ class Watched:
     def encode_stream(self, inputs: Sequence[Any], **how: Any) -> Iterator[Any]:
         with self._alone():
             self.inputs += inputs
-            yield from self._encoder.encode_stream(inputs, **how)
+            yield from self.real.encode_stream(inputs, **how)
 
     def encode_query(self, *args: Any, **how: Any) -> Any:
         with self._alone():
-            return self._encoder.encode_query(*args, **how)
+            return self.real.encode_query(*args, **how)
 
     def files(self) -> list[str]:
         """Names of the files that were embedded since the last call."""
@@ -94,7 +94,7 @@ class Watched:
         return names
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._encoder, name)
+        return getattr(self.real, name)
 
     def _alone(self) -> Any:
         watched = self

@@ -113,7 +113,7 @@ def test_queries_are_words_whatever_they_look_like(
     name: str, embedding: VideoEmbedding, watched: Watched, uri: str
 ) -> None:
     query = name.format(uri=uri)
-    expected = watched._encoder.encode_query({"text": query})
+    expected = watched.real.encode_query({"text": query})
     assert close(embedding.get_query_embedding(query), expected)
     assert watched.inputs == []
 

@@ -19,25 +19,15 @@ from vidembed.errors import LayerError, UnsupportedBackboneError
 
 @dataclass(frozen=True)
 class Architecture:
-    """What differs per architecture.
+    """What differs per architecture."""
 
-    Attributes:
-        model_type: `config.model_type` of transformers.
-        conditional_class: The transformers class that carries the language model head.
-        base_class: The transformers class without the head; cut checkpoints are of this class.
-        vision: Names of the submodules of the base model that turn pixels into visual tokens.
-        position_dims: Rows of ``position_ids``: 3 for multimodal RoPE (time, height, width), 1 for a plain range.
-        published_depth: Decoder depth and layer that the paper reads without training (section 4), where it names one.
-        min_frames: Fewest frames that the processor takes; a shorter video is extended by its last frame.
-    """
-
-    model_type: str
-    conditional_class: str
-    base_class: str
-    vision: tuple[str, ...]
-    position_dims: int
-    published_depth: tuple[int, int] | None = None
-    min_frames: int = 1
+    model_type: str  # `config.model_type` of transformers
+    conditional_class: str  # the transformers class that carries the language model head
+    base_class: str  # the transformers class without the head; cut checkpoints are of this class
+    vision: tuple[str, ...]  # submodules of the base model that turn pixels into visual tokens
+    position_dims: int  # rows of ``position_ids``: 3 for multimodal RoPE (time, height, width), 1 for a plain range
+    published_depth: tuple[int, int] | None = None  # depth and layer that the paper reads without training (section 4)
+    min_frames: int = 1  # fewest frames that the processor takes; a shorter video is extended by its last frame
 
 
 ARCHITECTURES: dict[str, Architecture] = {
@@ -51,7 +41,7 @@ ARCHITECTURES: dict[str, Architecture] = {
             "VideoLlama3ForConditionalGeneration",
             "VideoLlama3Model",
             ("vision_model", "projector"),
-            1,
+            position_dims=1,
             published_depth=(28, 24),
         ),
     )
@@ -62,11 +52,7 @@ REMOTE_CODE_TYPES: dict[str, str] = {"videollama3_qwen2": "video_llama_3"}
 
 
 def architecture_of(config: object, *, name: str) -> Architecture:
-    """Look the architecture of a transformers config, or of anything with ``model_type``, up in the table.
-
-    Raises:
-        UnsupportedBackboneError: The model type is not in the table.
-    """
+    """The row of a transformers config, or of anything with ``model_type``; UnsupportedBackboneError without one."""
     model_type = getattr(config, "model_type", None)
     if model_type in ARCHITECTURES:
         return ARCHITECTURES[model_type]
@@ -79,25 +65,15 @@ def architecture_of(config: object, *, name: str) -> Architecture:
 
 @dataclass(frozen=True)
 class Parts:
-    """The parts of a loaded model.
-
-    Attributes:
-        architecture: The row of the table that the model belongs to.
-        base: The model without the head (vision tower and decoder).
-        decoder: The text decoder inside `base`.
-        decoder_name: Attribute of `base` under which the decoder hangs.
-        blocks: The decoder blocks; block ``l`` (1-based) is ``blocks[l - 1]``.
-        norm: The norm after the last block.
-        head: The language model head, None when the model was loaded without it.
-    """
+    """The parts of a loaded model."""
 
     architecture: Architecture
-    base: PreTrainedModel
-    decoder: PreTrainedModel
-    decoder_name: str
-    blocks: nn.ModuleList
-    norm: nn.Module
-    head: nn.Module | None
+    base: PreTrainedModel  # without the head: vision tower and decoder
+    decoder: PreTrainedModel  # the text decoder inside `base`
+    decoder_name: str  # attribute of `base` under which the decoder hangs
+    blocks: nn.ModuleList  # block ``l`` (1-based) is ``blocks[l - 1]``
+    norm: nn.Module  # after the last block
+    head: nn.Module | None  # of the language model; None when the model was loaded without it
 
     @property
     def depth(self) -> int:
@@ -135,18 +111,10 @@ def find_parts(model: nn.Module, *, name: str | None = None) -> Parts:
 
 
 def check_layer(layer: int, depth: int, *, name: str) -> int:
-    """Resolve ``layer`` to a 1-based decoder block.
-
-    Args:
-        layer: ``1..depth``, or -1 for the last block with its trained final norm (VidVec-O).
-        depth: Number of decoder blocks.
-        name: How to name the model in an error.
-
-    Returns:
-        The number of blocks to keep, in ``1..depth``.
+    """Return how many of `depth` decoder blocks to keep for `layer`: itself, or all for -1 (VidVec-O).
 
     Raises:
-        LayerError: ``layer`` is not an int, is 0, or lies beyond the depth.
+        LayerError: `layer` is not an int, is 0, or lies beyond the depth.
     """
     if isinstance(layer, int) and not isinstance(layer, bool):
         if layer == -1:

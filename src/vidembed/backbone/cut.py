@@ -17,7 +17,7 @@ from torch import nn
 from transformers.utils.output_capturing import maybe_install_capturing_hooks
 
 from vidembed.backbone.architectures import Parts, check_layer, find_parts
-from vidembed.errors import BackboneError, UnsupportedBackboneError
+from vidembed.errors import UnsupportedBackboneError
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, ProcessorMixin
@@ -26,24 +26,15 @@ if TYPE_CHECKING:
 
 M = TypeVar("M", bound=nn.Module)
 
-BASE = "base weights"
-WRAPPED = "base_layer"
-"""Where an adapter layer of PEFT keeps the layer that it wraps."""
-
 _OWN_REGISTRIES = ("_parameters", "_buffers", "_modules", "_forward_hooks", "_forward_pre_hooks")
 
 
 def cut(model: nn.Module, layer: int, *, name: str | None = None) -> PreTrainedModel:
-    """Cut a model after decoder block `layer`.
-
-    Args:
-        model: A supported transformers model, with or without its head. It is left as it was.
-        layer: 1-based decoder block, or -1 for all blocks with the trained final norm.
-        name: How to name the model in an error; the class name by default.
+    """Cut a model after decoder block `layer`, 1-based; -1 keeps all blocks with the trained final norm.
 
     Returns:
         The base model (no head) of `layer` blocks, on the same parameters: only the final norm's unit weight is new.
-        With ``layer=-1`` nothing is new.
+        With ``layer=-1`` nothing is new. The model itself is left as it was.
 
     Raises:
         LayerError: `layer` is not a block of the model.
@@ -116,59 +107,8 @@ def _unit_norm(parts: Parts, *, name: str) -> nn.Module:
     return unit
 
 
-def applied_adapters(model: nn.Module) -> dict[str, dict[str, float | None]]:
-    """The adapters that each adapter layer of PEFT applies now, and the scale of each, by the name of the layer.
-
-    Empty for a layer that computes what it wraps and nothing else: its adapters are switched off, or already added to
-    its weights.
-    """
-    found: dict[str, dict[str, float | None]] = {}
-    for name, layer in model.named_modules():
-        if not hasattr(layer, WRAPPED):
-            continue
-        merged = list(getattr(layer, "merged_adapters", ()))
-        if getattr(layer, "disable_adapters", False):
-            # its next forward pass takes a merged adapter out again
-            found[name] = {f"{adapter} (merged, switched off)": None for adapter in merged}
-        else:
-            active, scales = getattr(layer, "active_adapters", ()), getattr(layer, "scaling", {})
-            names = [] if merged else [active] if isinstance(active, str) else active
-            found[name] = {adapter: scales.get(adapter) for adapter in names}
-    return found
-
-
-def active_adapters(model: nn.Module) -> tuple[str, ...]:
-    """Names of the adapters that change what the model computes now, sorted."""
-    return tuple(sorted({adapter for applied in applied_adapters(model).values() for adapter in applied}))
-
-
-def check_saveable(model: nn.Module) -> None:
-    """Refuse to save adapter layers that no model class would read back: their blocks would be random after loading.
-
-    Raises:
-        BackboneError: `model` has adapter layers that transformers does not know of.
-    """
-    layer = next(iter(applied_adapters(model)), None)
-    known = getattr(model, "_hf_peft_config_loaded", False) or type(model).__module__.startswith("peft.")
-    if layer is not None and not known:
-        raise BackboneError(
-            f"{layer} is an adapter layer that was put into the model without transformers' knowledge, so no "
-            "checkpoint can hold it. Merge the adapter first (LanguageAdapter.merge), or save the adapter alone."
-        )
-
-
-def describe_weights(model: nn.Module) -> str:
-    """Say which weights compute: `BASE`, or those with the adapters that are switched on."""
-    names = active_adapters(model)
-    return f"base weights with adapter {', '.join(names)}" if names else BASE
-
-
 class _InMemoryTransformer(Transformer):
-    """`Transformer` whose model is handed over instead of read from disk.
-
-    Everything else (modalities, message format, forward signature) is decided by its own constructor, which reads the
-    processor back from where it was saved, as it will when the checkpoint is loaded.
-    """
+    """`Transformer` whose model is handed over instead of read from disk; its own constructor decides all else."""
 
     _handed_over: PreTrainedModel
 
@@ -191,16 +131,11 @@ def as_transformer_module(
     chat_template: str,
     task: Literal["feature-extraction", "any-to-any"] = "feature-extraction",
 ) -> Transformer:
-    """Wrap a loaded model, sharing its weights; its processor is left as it was.
-
-    Args:
-        model: A transformers model.
-        processor: Its processor.
-        chat_template: The chat template that the module renders inputs with.
-        task: The ``transformer_task`` of sentence-transformers.
+    """Wrap a loaded model, sharing its weights, to render inputs with a chat template; its processor is left as it was.
 
     Returns:
-        A plain `Transformer` (no subclass: its class name is what ``modules.json`` will carry).
+        A plain `Transformer` (no subclass: its class name is what ``modules.json`` will carry) of a
+        ``transformer_task`` of sentence-transformers.
     """
     with tempfile.TemporaryDirectory(prefix="vidembed-") as folder:
         processor.save_pretrained(folder)

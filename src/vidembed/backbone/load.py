@@ -10,17 +10,7 @@ from typing import Any, TypeAlias
 
 import torch
 import transformers
-from transformers import (
-    AutoConfig,
-    AutoProcessor,
-    AutoTokenizer,
-    PretrainedConfig,
-    PreTrainedModel,
-    ProcessorMixin,
-    VideoLlama3Config,
-    VideoLlama3ImageProcessor,
-    VideoLlama3Processor,
-)
+from transformers import PretrainedConfig, PreTrainedModel, ProcessorMixin, VideoLlama3Config, VideoLlama3Processor
 from transformers.models.video_llama_3.video_processing_video_llama_3 import VideoLlama3VideoProcessor
 
 from vidembed.backbone.architectures import REMOTE_CODE_TYPES, architecture_of
@@ -63,17 +53,11 @@ CHAT_TEMPLATE = (
 
 @dataclass(frozen=True)
 class Backbone:
-    """A loaded model and its processor.
+    """A loaded model and its processor."""
 
-    Attributes:
-        model: The model with its language model head.
-        processor: Its processor, with the model's own chat template.
-        name: What it was loaded from.
-    """
-
-    model: PreTrainedModel
-    processor: ProcessorMixin
-    name: str
+    model: PreTrainedModel  # with its language model head
+    processor: ProcessorMixin  # with the model's own chat template
+    name: str  # what it was loaded from
 
 
 def check_dtype(dtype: object) -> None:
@@ -84,10 +68,8 @@ def check_dtype(dtype: object) -> None:
 
 def check_device(device: str | None) -> None:
     """Raise ValueError, before any weight is read, for a device that torch cannot use."""
-    if device is None:
-        return
     try:
-        torch.empty(0, device=device)
+        torch.empty(0, device=device)  # None is always to be had
     except (RuntimeError, AssertionError) as error:
         reason = str(error).partition("\n")[0]
         raise ValueError(
@@ -140,7 +122,8 @@ def load_backbone(
         model_kwargs["key_mapping"] = KEY_MAPPING
     else:
         architecture_of(SimpleNamespace(model_type=model_type), name=name)
-        config = AutoConfig.from_pretrained(name, trust_remote_code=False, **hub_kwargs, **(config_kwargs or {}))
+        config_kwargs = {**hub_kwargs, **(config_kwargs or {})}
+        config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False, **config_kwargs)
         processor = _load_processor(name, **hub_kwargs, **(processor_kwargs or {}))
 
     model_class = getattr(transformers, architecture_of(config, name=name).conditional_class)
@@ -164,7 +147,7 @@ def load_backbone(
 
 
 def _load_processor(name: str, **kwargs: Any) -> ProcessorMixin:
-    auto: Any = AutoProcessor  # untyped
+    auto: Any = transformers.AutoProcessor  # untyped
     try:
         processor: ProcessorMixin = auto.from_pretrained(name, trust_remote_code=False, **kwargs)
     except (OSError, ValueError) as error:
@@ -208,7 +191,7 @@ def _native_config(original: dict[str, Any], *, name: str) -> VideoLlama3Config:
 
 def _native_processor(name: str, config: VideoLlama3Config, **hub_kwargs: Any) -> VideoLlama3Processor:
     """Build the native processor around the original tokenizer, and set the placeholder ids in `config`."""
-    tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False, **hub_kwargs)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(name, trust_remote_code=False, **hub_kwargs)
     vocabulary = tokenizer.get_vocab()
     missing = [token for token in (_IMAGE_TOKEN, _VIDEO_TOKEN) if token not in vocabulary]
     if missing:
@@ -222,7 +205,7 @@ def _native_processor(name: str, config: VideoLlama3Config, **hub_kwargs: Any) -
     patch_size = vision_config.patch_size
     processor_class: Any = VideoLlama3Processor  # untyped
     processor: VideoLlama3Processor = processor_class(
-        image_processor=VideoLlama3ImageProcessor(patch_size=patch_size),
+        image_processor=transformers.VideoLlama3ImageProcessor(patch_size=patch_size),
         tokenizer=tokenizer,
         video_processor=VideoLlama3VideoProcessor(patch_size=patch_size),
         chat_template=CHAT_TEMPLATE,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -39,12 +39,7 @@ _PER_TOKEN = ("input_ids", "mm_token_type_ids", "token_type_ids")
 
 @torch.inference_mode()
 def encode_visual(parts: Parts, features: Features) -> Features:
-    """Run the vision tower on the video of one prompt, and put the visual tokens in the place of the pixels.
-
-    Args:
-        parts: The model's parts.
-        features: Of the processor, on the model's device, with one video and no image.
-    """
+    """Run the vision tower on the one video of a prompt, and put the visual tokens in the place of the pixels."""
     encode: Any = parts.base.get_video_features
     grids = {name: features[name] for name in inspect.signature(encode).parameters if name in features}
     output = encode(**grids, return_dict=True)
@@ -76,45 +71,26 @@ def model_inputs(features: Features) -> Features:
 
 @dataclass(frozen=True)
 class VideoPrefix:
-    """The prefilled beginning of every prompt about one video.
+    """The prefilled beginning of every prompt about one video."""
 
-    Attributes:
-        keys_values: Per decoder block, keys and values (1, H_kv, P, D_head).
-        tokens: Number of prefix tokens P.
-        next_position: Position of the first token after the prefix. It is neither P nor the largest position + 1.
-        hidden: Output of the base model at the last prefix position (D,).
-    """
-
-    keys_values: list[tuple[torch.Tensor, torch.Tensor]]
-    tokens: int
-    next_position: int
-    hidden: torch.Tensor
+    keys_values: list[tuple[torch.Tensor, torch.Tensor]]  # per decoder block, (1, H_kv, P, D_head) each
+    tokens: int  # number of prefix tokens P
+    next_position: int  # of the first token after the prefix; neither P nor the largest position + 1
+    hidden: torch.Tensor  # output of the base model at the last prefix position (D,)
 
     @property
     def nbytes(self) -> int:
         """Bytes of the keys and values."""
         return sum(tensor.nbytes for pair in self.keys_values for tensor in pair)
 
-    def first(self, blocks: int) -> VideoPrefix:
-        """The prefix as a decoder cut after `blocks` blocks would have made it; `hidden` is left as it is."""
-        return replace(self, keys_values=self.keys_values[:blocks])
-
 
 def can_share_prefix(parts: Parts) -> bool:
     """Whether the model's attention takes the packed mask."""
-    return _attention(parts) in MASKED_ATTENTION
-
-
-def _attention(parts: Parts) -> object:
-    return getattr(parts.base.config, "_attn_implementation", None)
+    return getattr(parts.base.config, "_attn_implementation", None) in MASKED_ATTENTION
 
 
 def prefix_length(input_ids: torch.Tensor, media_token_ids: Sequence[int]) -> int:
-    """Number of tokens up to and including the last visual one.
-
-    Args:
-        input_ids: One prompt (1, S).
-        media_token_ids: Placeholder ids of videos and images.
+    """Number of tokens of a prompt (1, S) up to and including the last of some ids: placeholders of videos and images.
 
     Raises:
         ValueError: The prompt holds no visual token.
@@ -129,10 +105,8 @@ def prefix_length(input_ids: torch.Tensor, media_token_ids: Sequence[int]) -> in
 def prefill(parts: Parts, features: Features) -> VideoPrefix:
     """Run the beginning of a prompt up to its last visual token, and keep its keys and values.
 
-    Args:
-        parts: The full model's parts.
-        features: One whole prompt from the processor, suffix included (positions depend on the whole), with pixels or
-            with what `vidembed.backbone.prefix.encode_visual` made of them.
+    `features` are those of one whole prompt, suffix included, since positions depend on the whole; with pixels or with
+    what `encode_visual` made of them.
     """
     config: Any = parts.base.config  # of a class of its own in each architecture
     length = prefix_length(features["input_ids"], (config.video_token_id, config.image_token_id))
@@ -193,23 +167,17 @@ def packs(lengths: Sequence[int], max_tokens: int = PACKED_TOKENS) -> Iterator[r
 def read_suffixes(
     parts: Parts, prefix: VideoPrefix, suffixes: Sequence[Sequence[int]], *, max_tokens: int = PACKED_TOKENS
 ) -> torch.Tensor:
-    """Hidden state of the last token of each prompt that begins with `prefix`, after the final norm.
+    """Hidden state (N, D) of the last token of each prompt that begins with `prefix`, after the final norm.
 
-    Args:
-        parts: The full model's parts.
-        prefix: Of the video.
-        suffixes: Token ids after the prefix, one non-empty list per prompt.
-        max_tokens: Packed tokens per pass.
-
-    Returns:
-        (N, D), in the order of `suffixes`.
+    `suffixes` are the token ids after the prefix, one non-empty list per prompt; `max_tokens` of them go in one pass.
 
     Raises:
         UnsupportedBackboneError: The attention implementation takes no mask of its own.
     """
     if not can_share_prefix(parts):
+        found = getattr(parts.base.config, "_attn_implementation", None)
         raise UnsupportedBackboneError(
-            f"attn_implementation={_attention(parts)!r} cannot keep packed sentences apart. Load the model "
+            f"attn_implementation={found!r} cannot keep packed sentences apart. Load the model "
             f"with one of {MASKED_ATTENTION}, or score pairs one by one with shared_prefix=False."
         )
     rows = [
@@ -258,7 +226,7 @@ class _FrozenLayer(DynamicLayer):  # type: ignore[no-untyped-call]
         self.is_initialized = True
 
     def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, *_args: object, **_kwargs: object
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *_: object, **_kwargs: object
     ) -> tuple[torch.Tensor, torch.Tensor]:
         assert self.keys is not None and self.values is not None  # noqa: S101, PT018 - set in the constructor
         return torch.cat([self.keys, key_states], dim=-2), torch.cat([self.values, value_states], dim=-2)

@@ -90,12 +90,10 @@ _CLOSING = re.compile(r"/|end", re.IGNORECASE)  # </think>, <|end_of_thought|>, 
 
 
 def _message_format(processor: ProcessorMixin, *, name: str) -> dict[str, str]:
-    """Read the values of the templates above off what the model's own chat template renders.
+    """The values of the names in the templates above, read off what the model's own chat template renders.
 
-    HEADER comes before the content when the user gave no system message, FOOTER after it, up to the position where the
-    answer would begin. The template is rendered with ``enable_thinking=False`` if it knows that variable. A generation
-    prompt that still opens a thought, as those of "Thinking" models do, gets it closed: after ``<think>`` no answer can
-    stand.
+    HEADER comes before the content when the user gave no system message, FOOTER after it, up to where the answer would
+    begin. The template is rendered with ``enable_thinking=False`` if it knows that variable.
     """
     if processor.chat_template is None:
         raise TemplateError(
@@ -167,7 +165,7 @@ def eol_template(processor: ProcessorMixin, *, prefix: str | None = None, name: 
     how sentence-transformers passes its ``prompt``) takes the place of the model's default one.
 
     Args:
-        processor: The model's processor, with its own chat template.
+        processor: The model's, with its own chat template.
         prefix: Put before the content on a line of its own, for example `ZERO_SHOT_PREFIX`; None for nothing.
         name: How to name the model in an error.
 
@@ -183,13 +181,10 @@ def eol_template(processor: ProcessorMixin, *, prefix: str | None = None, name: 
 
 
 def stand_in_template(template: str) -> str:
-    """Rewrite an `eol_template` so that a text takes the place of a video: it gets the video's prompt.
+    """Rewrite an `eol_template` so that a text gets the video's prompt, or raise TemplateError for another template.
 
     For training on texts alone; pass it per call, so that no checkpoint holds it. The render of a caption differs from
     that of a video in the placeholder only.
-
-    Raises:
-        TemplateError: It is another template.
     """
     if template.count(_STARTS_AS_TEXT) != 1:
         raise TemplateError(
@@ -203,10 +198,7 @@ def match_template(processor: ProcessorMixin, *, question: str = MATCH_QUESTION,
     """Write the chat template of the reranker: the video, then the sentence, then a question to answer with Yes or No.
 
     The video comes first for either order of a pair, so that all sentences asked of one video share the beginning of
-    their prompts. The render ends where the answer would begin.
-
-    Raises:
-        TemplateError: As `eol_template`.
+    their prompts. Raises as `eol_template`.
     """
     return _fill(_MATCH_TEMPLATE, {**_message_format(processor, name=name), "MATCH_QUESTION": question})
 

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 
 from vidembed.backbone.load import check_device, check_dtype
-from vidembed.checkpoint import fields_digest, weights_digest
 from vidembed.encoder import VideoEncoder
 from vidembed.errors import BackboneError, LayerError, MissingExtraError
 from vidembed.evaluation.cache import model_key
+from vidembed.pipeline import fields_digest, weights_digest
 from vidembed.registry import resolve_model
 from vidembed.scoring.checks import FloatArray
 

@@ -159,10 +159,8 @@ def load_model(
     Raises:
         ValueError: There is no such model, it takes no video, or an argument is out of range.
     """
-    from vidembed.backbone.load import check_device  # noqa: PLC0415 - it brings torch, which an index does not need
-    from vidembed.encoder import VideoEncoder  # noqa: PLC0415 - likewise
+    from vidembed.encoder import VideoEncoder  # noqa: PLC0415 - it brings torch, which an index does not need
 
-    check_device(device)
     try:
         encoder = VideoEncoder(name, layer=layer, device=device)
     except OSError as error:  # what transformers raises for a model that it cannot find

@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 from vidembed.backbone import ReadoutMismatchError, find_parts
-from vidembed.building import MIN_COSINE, Features, checked_target, drafted, probe_inputs, saved_cosines
+from vidembed.backbone.load import Features
+from vidembed.building import MIN_COSINE, checked_target, drafted, probe_inputs, saved_cosines
 from vidembed.card import encoder_usage, heading, path_note, quoted
 from vidembed.checkpoint import FILE_NAME, LAYER_DEFINITION, CheckpointConfig
 from vidembed.encoder import VideoEncoder

@@ -21,7 +21,7 @@ import torch
 from sentence_transformers.base.losses import CachedLossMixin
 from torch import Tensor, nn
 
-from vidembed.building import Features
+from vidembed.backbone.load import Features
 
 TEMPERATURE: Final = 0.05  # ours: the paper is silent. It is 1 / 20, the scale of sentence-transformers' ranking losses
 # ours: the softmax of the factor is over plain cosines. With P = S it is so sharp that a pair found in one direction

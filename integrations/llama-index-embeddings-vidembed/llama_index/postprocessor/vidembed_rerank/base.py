@@ -12,9 +12,8 @@ from llama_index.core.instrumentation.events.rerank import ReRankEndEvent, ReRan
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.schema import BaseNode, NodeWithScore, QueryBundle
 from vidembed.adapters import (
-    DEFAULT_RERANKER,
-    NotVideo,
-    OnError,
+    RankFields,
+    RerankerFields,
     check_ready,
     fuses,
     load_reranker,
@@ -37,7 +36,7 @@ RETRIEVAL_SCORE = "retrieval_score"
 _LOADING = ("device", "model_kwargs")
 
 
-class VideoRerank(Gate, BaseNodePostprocessor):
+class VideoRerank(RankFields, RerankerFields, Gate, BaseNodePostprocessor):
     """Orders nodes by the probability that their video matches the query.
 
     Where the reranker was calibrated together with a first stage, as the bundled one is, the probability is made of the
@@ -71,15 +70,7 @@ class VideoRerank(Gate, BaseNodePostprocessor):
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=(), arbitrary_types_allowed=True)
 
-    model: str = Field(default=DEFAULT_RERANKER, description="Name of the model.")
-    top_n: int | None = Field(default=None, gt=0, description="Most nodes to keep.")
-    min_score: float | None = Field(default=None, ge=0, le=1, description="Least probability to keep.")
     keep_retrieval_score: bool = Field(default=False, description="Whether to keep the store's score in the metadata.")
-    device: str | None = Field(default=None, description="Torch device.")
-    model_kwargs: dict[str, Any] = Field(default_factory=dict, description="More arguments of VideoReranker.")
-    fuse: bool | None = Field(default=None, description="Whether scores are made of similarity and head.")
-    on_error: OnError = Field(default="raise", description="What happens if a video cannot be read.")
-    not_video: NotVideo = Field(default="raise", description="What happens to a node that is no video.")
 
     _reranker: Any = PrivateAttr(default=None)
     _loaded_by_name: bool = PrivateAttr(default=False)
@@ -169,23 +160,13 @@ class VideoRerank(Gate, BaseNodePostprocessor):
 
     def _ranked(self, nodes: list[NodeWithScore], query: str) -> list[NodeWithScore]:
         """New nodes with scores of at least `min_score`, best first; ties as they came."""
-        found = rank_documents(
-            self.reranker,
-            query,
-            nodes,
-            self._video_of,
-            name_of=_no_video,
-            fuse=self.fuse,
-            min_score=self.min_score,
-            on_error=self.on_error,
-            not_video=self.not_video,
-        )
+        found = rank_documents(self.reranker, query, nodes, self._video_of, self, name_of=_no_video)
         for one in found.unread:  # vidembed has logged why
             logger.warning("skipped %s: it gets no score", node_name(one.node))
         scored = [
             NodeWithScore(node=self._with_parts(one, scores), score=scores["score"]) for one, scores in found.ranked
         ]
-        return [*scored, *found.others] if self.not_video == "keep" else scored
+        return [*scored, *found.others]
 
     def _video_of(self, found: NodeWithScore) -> object | None:
         video = self.node_video(found.node)

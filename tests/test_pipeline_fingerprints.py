@@ -13,8 +13,8 @@ from torch import nn
 
 from vidembed import VideoEncoder, VideoReranker
 from vidembed.backbone import BackboneError
-from vidembed.checkpoint import weights_digest
 from vidembed.evaluation.embedder import embedder_of
+from vidembed.pipeline import weights_digest
 
 peft = pytest.importorskip("peft")
 
