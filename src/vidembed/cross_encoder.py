@@ -21,7 +21,7 @@ from vidembed.errors import InputError
 from vidembed.inputs import Prepared, collate, name_of
 from vidembed.pipeline import Failed, OnError, VideoModel, check_on_error, core_count, prepare_ahead
 from vidembed.scoring.checks import FloatArray
-from vidembed.video.sampling import PICTURE_VERSION
+from vidembed.video.clip import PICTURE_VERSION
 from vidembed.visual_cache import VisualTokenCache, visual_key
 from vidembed.yes_no import (
     Answers,

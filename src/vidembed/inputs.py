@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, BinaryIO, Literal, TypeAlias
+from typing import IO, TYPE_CHECKING, Any, BinaryIO, Final, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -23,9 +23,9 @@ from torch.nn.functional import pad
 
 from vidembed.errors import VideoTooLarge
 from vidembed.video import VIDEO_SUFFIXES, Clip, InvalidVideoInput, VideoError, VideoFrames, VideoSegment, load_video
+from vidembed.video.clip import DecodeLimits, is_url, item_name
 from vidembed.video.container import open_source
 from vidembed.video.picture import MAX_AREA, MAX_SIDE, check_size
-from vidembed.video.source import is_url, item_name
 
 if TYPE_CHECKING:
     from sentence_transformers.base.modality_types import SingleInput, VideoDict
@@ -34,10 +34,8 @@ if TYPE_CHECKING:
     from vidembed.video import Sampling
     from vidembed.video.fetch import UrlAccess
 
-MAX_IMAGE_BYTES = 2**28
-"""Bytes (256 MiB) of an image that is fetched (our choice)."""
-IMAGE_TIMEOUT_S = 60.0
-"""Seconds to fetch an image (our choice)."""
+IMAGE_LIMITS: Final = DecodeLimits(timeout_s=60.0, max_bytes=2**28)
+"""Of an image that is fetched (our choice)."""
 IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF")
 """Pillow's names of what is decoded. Left out are those that run another program (EPS) and those of no suffix here."""
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tiff", ".webp"})
@@ -228,9 +226,7 @@ def checked_image(image: Any, *, allow_url: UrlAccess) -> Any:
         if not allow_url:
             raise ValueError(f"image {name!r}: URLs are fetched only with allow_url=True.")
         item = item_name(name)
-        with open_source(
-            name, item, allow_url=allow_url, timeout_s=IMAGE_TIMEOUT_S, max_bytes=MAX_IMAGE_BYTES
-        ) as handle:
+        with open_source(name, item, allow_url=allow_url, limits=IMAGE_LIMITS) as handle:
             return _decoded(handle, item)
     if name.startswith("data:image/"):
         shown = f"{name[:40]}..."

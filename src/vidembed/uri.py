@@ -19,9 +19,8 @@ from urllib.parse import quote, quote_from_bytes, unquote_to_bytes, urlsplit
 
 from vidembed.errors import VideoUriError
 from vidembed.video import VIDEO_SUFFIXES, VideoSegment, item_name
-from vidembed.video.sampling import content_fingerprint
+from vidembed.video.clip import content_fingerprint, is_finite_number
 from vidembed.video.segments import Windows
-from vidembed.video.source import is_finite_number
 
 __all__ = ["VIDEO_SUFFIXES", "VideoRef", "VideoUriError", "content_fingerprint", "decoded_path", "document_video"]
 __all__ += ["find_video_uri", "is_video_path", "names_video", "parse_video_uri", "segment_times", "video_uri"]

@@ -45,7 +45,7 @@ from vidembed.evaluation.two_stage import (
 )
 from vidembed.scoring import ScoreFusion, dual_softmax
 from vidembed.scoring.checks import FloatArray
-from vidembed.video.sampling import content_fingerprint
+from vidembed.video.clip import content_fingerprint
 from vidembed.yes_no import Answers
 
 if TYPE_CHECKING:

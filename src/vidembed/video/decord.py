@@ -13,9 +13,8 @@ import numpy as np
 from av.stream import Disposition
 
 from vidembed.errors import BackendUnavailable, CorruptVideo, InvalidVideoInput
-from vidembed.video.clip import Clip, assemble
+from vidembed.video.clip import Clip, Deadline, assemble
 from vidembed.video.container import DEFAULT_THREADS, SEEKABLE_FORMATS, open_source
-from vidembed.video.fetch import Deadline
 from vidembed.video.picture import Geometry, describe, display_matrix, shrink
 from vidembed.video.reader import FrameReader, from_player
 
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
     from av.video.frame import VideoFrame
     from numpy.typing import NDArray
 
-    from vidembed.video.sampling import Sampling
+    from vidembed.video.clip import Sampling
 
 MAX_TIME: Final = 1e6
 """Seconds. decord reads a missing time as about 1e16."""
@@ -122,6 +121,7 @@ def read(
         damaged=False,
         item=item,
         backend="decord",
+        sampling=sampling,
     )
 
 

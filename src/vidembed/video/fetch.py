@@ -13,7 +13,6 @@ import socket
 import ssl
 import string
 import tempfile
-import time
 import urllib.request
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -23,7 +22,6 @@ from typing import IO, TYPE_CHECKING, Final, TypeAlias, cast
 from urllib.parse import quote, urljoin, urlsplit
 
 from vidembed.errors import (
-    DecodeTimeout,
     EmptyFile,
     InvalidVideoInput,
     VideoError,
@@ -31,12 +29,11 @@ from vidembed.errors import (
     VideoPermission,
     VideoTooLarge,
 )
+from vidembed.video.clip import Deadline, DecodeLimits
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
-MAX_DOWNLOAD_BYTES = 2 * 2**30
-"""Bytes. Default limit of one download (2 GiB; our choice)."""
 MAX_REDIRECTS = 5
 """Redirections of one download that are followed (our choice)."""
 CONNECT_S = 10.0
@@ -72,43 +69,6 @@ _NOT_PUBLIC_V6: Final = tuple(
 _NAT64: Final = IPv6Network("64:ff9b::/96")  # RFC 6052: an IPv4 address in the last 32 bits
 
 
-class Deadline:
-    """A limit of so many seconds from now, or none, checked between packets and whenever bytes are read.
-
-    `item`, `done` (in time) and `remedy` are for messages.
-
-    Raises:
-        ValueError: `timeout_s` is not above 0.
-    """
-
-    def __init__(
-        self, timeout_s: float | None, item: str, *, done: str = "read", remedy: str = "cut the video"
-    ) -> None:
-        if timeout_s is not None and not timeout_s > 0:
-            raise ValueError(f"timeout_s={timeout_s!r}: expected seconds above 0, or None for no limit")
-        self._item = item
-        self._reason = f"not {done} within timeout_s={timeout_s}; raise the limit or {remedy}"
-        self._end = None if timeout_s is None else time.monotonic() + timeout_s
-
-    def error(self) -> DecodeTimeout:
-        """Return the error to raise when time is up."""
-        return DecodeTimeout(self._item, self._reason)
-
-    def remaining(self) -> float | None:
-        """Return the seconds left, or ``None`` for no limit; raise :class:`DecodeTimeout` when none are."""
-        if self._end is None:
-            return None
-        left = self._end - time.monotonic()
-        if left <= 0:
-            raise self.error()
-        return left
-
-    def within(self, most: float) -> float:
-        """Return the seconds left, at most so many; raise :class:`DecodeTimeout` when none are."""
-        left = self.remaining()
-        return most if left is None else min(left, most)
-
-
 def is_public(address: str) -> bool:
     """Whether an IP address, as the system writes it (``"8.8.8.8"``, ``"fe80::1%eth0"``), is of the public internet.
 
@@ -128,7 +88,7 @@ def is_public(address: str) -> bool:
     return found in _GLOBAL_V6 and not any(found in network for network in _NOT_PUBLIC_V6)
 
 
-def fetch(url: str, item: str, *, timeout_s: float | None, max_bytes: int, allow: UrlAccess = True) -> IO[bytes]:
+def fetch(url: str, item: str, limits: DecodeLimits, *, allow: UrlAccess = True) -> IO[bytes]:
     """Fetch ``url`` into a temporary file, which is gone when closed.
 
     Bytes are kept as they come: no compression is asked for, and none is undone. No cookies, credentials or proxies
@@ -137,9 +97,8 @@ def fetch(url: str, item: str, *, timeout_s: float | None, max_bytes: int, allow
     Args:
         url: An http or https address.
         item: Name for messages.
-        timeout_s: Limit on the whole download, in seconds; ``None`` for none. Looking up a name is not interrupted:
-            the system's resolver has limits of its own.
-        max_bytes: Limit on its size.
+        limits: On the time and the size. Looking up a name is not interrupted: the system's resolver has limits of its
+            own.
         allow: Where it may lead: ``True``, or names of hosts.
 
     Raises:
@@ -147,7 +106,7 @@ def fetch(url: str, item: str, *, timeout_s: float | None, max_bytes: int, allow
             may not be reached; or a proxy is set.
         VideoNotFound: If the address cannot be reached or answers with an error.
         VideoPermission: If it answers 401 or 403.
-        VideoTooLarge: If it is above ``max_bytes``.
+        VideoTooLarge: If it is above ``limits.max_bytes``.
         DecodeTimeout: If it takes too long.
         EmptyFile: If it holds nothing.
         ValueError: If ``allow`` is a string.
@@ -156,13 +115,13 @@ def fetch(url: str, item: str, *, timeout_s: float | None, max_bytes: int, allow
         raise ValueError(f"allow_url={allow!r}: expected True, False or a list of host names, such as [{allow!r}]")  # noqa: TRY004
     names = allow if isinstance(allow, Collection) else None
     hosts = None if names is None else frozenset(name.lower().strip("[]").removesuffix(".") for name in names)
-    deadline = Deadline(timeout_s, item, done="fetched", remedy="download it yourself")
+    deadline = Deadline(limits.timeout_s, item, done="fetched", remedy="download it yourself")
     target = _Target.of(url, item)
     try:
         for _ in range(MAX_REDIRECTS + 1):
             with _answer(target, item, hosts, deadline) as answer:
                 if answer.status not in _REDIRECTIONS:
-                    return _kept(answer, item, max_bytes)
+                    return _kept(answer, item, limits.max_bytes)
                 target = target.redirected(answer, item)
     except TimeoutError as error:
         deadline.remaining()
@@ -235,7 +194,7 @@ class _SocketReader(io.RawIOBase):
         return True
 
     def readinto(self, buffer: WriteableBuffer) -> int:
-        self._sock.settimeout(self._deadline.within(STALL_S))
+        self._sock.settimeout(self._deadline.remaining(STALL_S))
         return self._sock.recv_into(buffer)
 
     def makefile(self, _mode: str) -> IO[bytes]:
@@ -250,10 +209,10 @@ def _answer(
     """Ask for ``target`` and yield the answer, with its headers read."""
     with ExitStack() as stack:
         sock: socket.socket = stack.enter_context(connect(_addresses(target, item, hosts), deadline))
-        sock.settimeout(deadline.within(STALL_S))
+        sock.settimeout(deadline.remaining(STALL_S))
         if target.secure:
             sock = stack.enter_context(ssl.create_default_context().wrap_socket(sock, server_hostname=target.host))
-            sock.settimeout(deadline.within(STALL_S))
+            sock.settimeout(deadline.remaining(STALL_S))
         sock.sendall(target.request())
         answer = http.client.HTTPResponse(cast("socket.socket", _SocketReader(sock, deadline)), method="GET")
         stack.callback(answer.close)
@@ -291,7 +250,7 @@ def connect(addresses: Sequence[Address], deadline: Deadline) -> socket.socket:
     """Connect to the first of some checked addresses that answers."""
     failed = OSError("the host has no address")
     for family, kind, protocol, _, address in addresses:
-        timeout_s = deadline.within(CONNECT_S)
+        timeout_s = deadline.remaining(CONNECT_S)
         sock = socket.socket(family, kind, protocol)
         try:
             sock.settimeout(timeout_s)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import math
 import struct
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeAlias, cast
 
 import av.error
@@ -18,7 +20,6 @@ from av.video.reformatter import ColorPrimaries, ColorRange, ColorTrc
 from PIL import Image
 
 from vidembed.errors import UnsupportedCodec, VideoTooLarge
-from vidembed.video.boxes import check_memory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -37,11 +38,39 @@ MAX_AREA = 64 * 2**20
 MAX_ASPECT = Fraction(16)
 """Sample aspect ratios beyond this or its inverse are taken for broken headers and ignored."""
 
+MEMORY_HEADROOM_BYTES = 2**31
+"""Bytes. FFmpeg allocates no more at once (``av_max_alloc``, by default ``INT_MAX``): what fails while the limit on
+memory leaves this much was refused for its size."""
+
 Matrix: TypeAlias = tuple[int, int, int, int]
 """``a, b, c, d`` of a display matrix: a point goes to ``(a x + c y, b x + d y)``, y downwards (libavutil/display.h)."""
 
 _MATRIX = struct.Struct("=9i")  # a b u, c d v, x y w
 _side_data = cast("Callable[[VideoFrame], Mapping[str, SideData]]", SideDataContainer)
+
+
+def is_memory_error(error: BaseException | None) -> bool:
+    """Whether an error says that there was no memory, for data or (``EAGAIN``) for the stack of a thread."""
+    return isinstance(error, MemoryError) or getattr(error, "errno", None) in (errno.ENOMEM, errno.EAGAIN)
+
+
+def check_memory(error: BaseException) -> None:
+    """Raise a ``MemoryError`` if `error` says that there was no memory, and the limit on this process is the reason.
+
+    Otherwise it is damage: a length that was garbled asks for more than there could be. The limit is that on the
+    address space (``RLIMIT_AS``), and the reason if it leaves under `MEMORY_HEADROOM_BYTES`.
+    """
+    if not is_memory_error(error):
+        return
+    try:
+        import resource  # noqa: PLC0415 - not on Windows
+
+        used = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
+    except (ImportError, OSError):
+        return
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if limit != resource.RLIM_INFINITY and limit - used < MEMORY_HEADROOM_BYTES:
+        raise MemoryError("the limit on the address space of this process is reached") from error
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,19 @@ import numpy as np
 
 from vidembed.errors import BackendUnavailable, MissingExtraError, VideoTooLarge, warn_truncated
 from vidembed.text import require
-from vidembed.video.clip import TRUNCATED_S
+from vidembed.video.clip import (
+    ANY_TIME,
+    TIME_EPSILON,
+    TRUNCATED_S,
+    Deadline,
+    DecodeLimits,
+    VideoSource,
+    is_finite_number,
+    item_name,
+)
 from vidembed.video.container import DEFAULT_THREADS, has_discontinuities, open_source
-from vidembed.video.fetch import Deadline, UrlAccess
+from vidembed.video.fetch import UrlAccess
 from vidembed.video.reader import Extent, FrameReader
-from vidembed.video.sampling import TIME_EPSILON
-from vidembed.video.source import VideoSource, is_finite_number, item_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -212,7 +219,13 @@ class CutFinder:
 
 
 def find_cuts(
-    source: object, scenes: Scenes, *, item: str, timeout_s: float | None, threads: int = DEFAULT_THREADS
+    source: object,
+    scenes: Scenes,
+    *,
+    item: str,
+    allow_url: UrlAccess = False,
+    limits: DecodeLimits = ANY_TIME,
+    threads: int = DEFAULT_THREADS,
 ) -> tuple[Extent, list[float]]:
     """Decode a video once, and return where its frames lie and the times at which its content changes.
 
@@ -223,8 +236,11 @@ def find_cuts(
         VideoError: The video cannot be read.
     """
     require_scenedetect(item)
-    finder, deadline = CutFinder(scenes), Deadline(timeout_s, item)
-    with open_source(source, item) as handle, FrameReader(handle, item, deadline, threads=threads) as reader:
+    finder, deadline = CutFinder(scenes), Deadline(limits.timeout_s, item)
+    with (
+        open_source(source, item, allow_url=allow_url, limits=limits) as handle,
+        FrameReader(handle, item, deadline, threads=threads) as reader,
+    ):
         extent = _decode(reader, item, finder)
     finder.finish()
     return extent, finder.cuts
@@ -296,7 +312,7 @@ def lay_out(
     cut: Cut | None,
     *,
     allow_url: UrlAccess = False,
-    timeout_s: float | None = None,
+    limits: DecodeLimits = ANY_TIME,
     threads: int = 1,
 ) -> Layout:
     """Decide the segments of a video by the frames that are there.
@@ -309,7 +325,7 @@ def lay_out(
         source: A path, bytes, a binary file object or, with `allow_url`, an http(s) address.
         cut: How; ``None`` for one segment that is all of it.
         allow_url: As in :func:`vidembed.video.load_video`.
-        timeout_s: Limit in seconds on each time that it is read, or ``None``.
+        limits: On each time that it is read, and on the bytes of a download. Default: no limit of time, 2 GiB.
         threads: Decoding threads.
 
     Raises:
@@ -322,9 +338,9 @@ def lay_out(
     item = item_name(source)
     cuts: list[float] = []
     if isinstance(cut, Scenes):
-        extent, cuts = find_cuts(source, cut, item=item, timeout_s=timeout_s, threads=threads)
+        extent, cuts = find_cuts(source, cut, item=item, allow_url=allow_url, limits=limits, threads=threads)
     else:
-        extent = _survey(source, item, allow_url=allow_url, timeout_s=timeout_s, threads=threads)
+        extent = _survey(source, item, allow_url, limits, threads)
     if extent.is_truncated:
         found = f"it ends at {extent.end:.2f} s, before the {extent.declared:.2f} s it declares"
         warn_truncated(f"{item}: {found}; only what is there is cut")
@@ -338,10 +354,10 @@ def lay_out(
     return Layout(duration + extent.start, moved)
 
 
-def _survey(source: VideoSource, item: str, *, allow_url: UrlAccess, timeout_s: float | None, threads: int) -> Extent:
+def _survey(source: VideoSource, item: str, allow_url: UrlAccess, limits: DecodeLimits, threads: int) -> Extent:
     """Find where the frames of a video lie: by its packets, or by decoding it where these are not enough."""
-    deadline = Deadline(timeout_s, item)
-    with open_source(source, item, allow_url=allow_url, timeout_s=timeout_s) as handle:
+    deadline = Deadline(limits.timeout_s, item)
+    with open_source(source, item, allow_url=allow_url, limits=limits) as handle:
         with FrameReader(handle, item, deadline, threads=threads) as reader:
             reader.first()
             found = None if has_discontinuities(reader.container) else reader.survey()

@@ -25,13 +25,20 @@ from av.video.stream import VideoStream
 
 from vidembed.errors import CorruptVideo, InvalidVideoInput, UnsupportedCodec, warn_truncated
 from vidembed.text import replacing
-from vidembed.video.clip import TRUNCATED_S
+from vidembed.video.clip import (
+    DEFAULT_LIMITS,
+    TIME_EPSILON,
+    TRUNCATED_S,
+    Deadline,
+    DecodeLimits,
+    SingleSource,
+    VideoSegment,
+    item_name,
+)
 from vidembed.video.container import SEEKABLE_FORMATS, has_discontinuities, open_container, open_source, video_stream
-from vidembed.video.fetch import MAX_DOWNLOAD_BYTES, Deadline, UrlAccess
+from vidembed.video.fetch import UrlAccess
 from vidembed.video.picture import display_matrix, orientation
-from vidembed.video.reader import CLOCK_JUMP_S, CLOCK_RESET_S, DEFAULT_TIMEOUT_S, FrameReader, demux
-from vidembed.video.sampling import TIME_EPSILON
-from vidembed.video.source import SingleSource, VideoSegment, item_name
+from vidembed.video.reader import CLOCK_JUMP_S, CLOCK_RESET_S, FrameReader, demux
 
 if TYPE_CHECKING:
     from av.container import InputContainer, OutputContainer
@@ -97,8 +104,7 @@ def cut_clip(
     *,
     overwrite: bool = False,
     allow_url: UrlAccess = False,
-    timeout_s: float | None = DEFAULT_TIMEOUT_S,
-    max_bytes: int = MAX_DOWNLOAD_BYTES,
+    limits: DecodeLimits = DEFAULT_LIMITS,
 ) -> Excerpt:
     """Copy a stretch of a video to a file, without decoding or encoding it.
 
@@ -117,8 +123,7 @@ def cut_clip(
         overwrite: Replace `target` if it exists.
         allow_url: Whether http and https addresses may be fetched (see `vidembed.video.fetch.UrlAccess`). Default
             False.
-        timeout_s: Limit in seconds, None for none. Default 600.
-        max_bytes: Limit on the size of a download. Default 2 GiB.
+        limits: On time, a download included, and on its bytes. Default: 600 s and 2 GiB.
 
     Returns:
         What the file holds.
@@ -138,9 +143,9 @@ def cut_clip(
     item = item_name(source)
     VideoSegment(source, start, end)  # checks the times
     path = check_target(target, overwrite=overwrite)
-    deadline = Deadline(timeout_s, item)
+    deadline = Deadline(limits.timeout_s, item)
     try:
-        with open_source(source, item, allow_url=allow_url, timeout_s=timeout_s, max_bytes=max_bytes) as handle:
+        with open_source(source, item, allow_url=allow_url, limits=limits) as handle:
             return _Cutter(handle, item, deadline).cut(source, path, start, end, overwrite=overwrite)
     except _TargetError as error:
         raise error.error from None

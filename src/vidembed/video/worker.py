@@ -25,16 +25,15 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import IO, TYPE_CHECKING, Any, Final, NoReturn, TypeAlias
 
+import numpy as np
+
 from vidembed import errors
 from vidembed.errors import DecoderCrashed, VideoError, VideoTooLarge
-from vidembed.video import decord, pyav
-from vidembed.video.boxes import is_memory_error
-from vidembed.video.clip import MAX_NUMBER, Clip, clip_message
+from vidembed.video import decord, reader
+from vidembed.video.clip import Clip, Deadline, Sampling, VideoSegment, item_name
 from vidembed.video.container import open_source
-from vidembed.video.fetch import Deadline
-from vidembed.video.sampling import Sampling
+from vidembed.video.picture import MAX_AREA, MAX_SIDE, is_memory_error
 from vidembed.video.segments import MAX_WINDOWS, Layout, cut_from_dict, lay_out
-from vidembed.video.source import VideoSegment, item_name
 
 if TYPE_CHECKING:
     from io import BufferedIOBase
@@ -45,6 +44,8 @@ MAX_NOTES: Final = 100
 """Log records and warnings with one answer; what comes after is counted."""
 MAX_TEXT: Final = 2000
 """Characters of a note or reason."""
+MAX_NUMBER: Final = 1e15
+"""Of any number of a clip; above all that this package lets a video have."""
 MAX_FAILURES: Final = 8
 """Segments of one file that may fail one by one. Each costs a new pass; those after that fail with the last."""
 
@@ -55,6 +56,16 @@ Note: TypeAlias = tuple[str, int, str]
 
 _ERRORS: Final = {
     name: kind for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, VideoError)
+}
+_FIELDS: Final = {
+    "fps": float,
+    "duration": float,
+    "start_s": float,
+    "total_num_frames": int,
+    "damaged": bool,
+    "truncated": bool,
+    "item": str,
+    "video_backend": str,
 }
 _PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
 
@@ -114,6 +125,57 @@ def read_layout(message: Message) -> Layout:
             ) <= {2}:
                 return Layout(float(duration), [(float(start), float(end)) for start, end in pairs])
     raise ValueError("a malformed layout")
+
+
+def clip_message(clip: Clip) -> tuple[dict[str, Any], list[memoryview]]:
+    """Return a clip as JSON values, without its sampling, and as the bytes that `read_clip` needs besides."""
+    fields = {name: kind(getattr(clip, name)) for name, kind in _FIELDS.items()}
+    arrays = [np.ascontiguousarray(array) for array in (clip.timestamps, clip.frames_indices, clip.frames)]
+    return {"clip": fields, "shape": list(clip.frames.shape)}, [array.data.cast("B") for array in arrays]
+
+
+def read_clip(
+    message: dict[str, Any], stream: BufferedIOBase, sampling: Sampling, rename: Callable[[str], str] = str
+) -> Clip:
+    """Return the clip of a message.
+
+    Args:
+        message: What `clip_message` returned first.
+        stream: Gives the bytes that it returned second.
+        sampling: How the clip was sampled. It bounds the shape.
+        rename: Changes its item.
+
+    Raises:
+        EOFError: The bytes break off.
+        ValueError: It is malformed, or not of a clip that was sampled so.
+        MemoryError: There is no room for it.
+    """
+    fields, shape = message.get("clip"), message.get("shape")
+    if not isinstance(fields, dict) or {name: type(value) for name, value in fields.items()} != _FIELDS:
+        raise ValueError("a malformed clip")
+    numbers = [value for value in fields.values() if isinstance(value, (int, float))]
+    if not all(0 <= number <= MAX_NUMBER for number in numbers) or 0 in (fields["fps"], fields["total_num_frames"]):
+        raise ValueError("a malformed clip, with numbers that no video has")
+    if not isinstance(shape, list) or [type(length) for length in shape] != 4 * [int] or shape[3] != 3:
+        raise ValueError("a malformed clip, without a shape")
+    count, height, width, _ = shape
+    largest = MAX_AREA if sampling.max_pixels is None else sampling.max_pixels
+    fits = 1 <= count <= sampling.max_frames and min(height, width) >= 1 and height * width <= largest
+    if not fits or max(height, width) > MAX_SIDE:
+        raise ValueError(f"a malformed clip of shape {shape}, for {sampling}")
+    times = np.empty(count, dtype=np.float64)  # (T,)
+    indices = np.empty(count, dtype=np.int64)  # (T,)
+    frames = np.empty(shape, dtype=np.uint8)  # (T, H, W, 3)
+    for array in (times, indices, frames):
+        rest = array.data.cast("B")
+        while rest:  # a pipe gives it in pieces
+            if not (length := stream.readinto(rest)):
+                raise EOFError
+            rest = rest[length:]
+    if not (np.isfinite(times).all() and (np.diff(times) >= 0).all() and times[0] >= 0 and indices.min() >= 0):
+        raise ValueError("a malformed clip, with times or indices that no frames have")
+    fields = {**fields, "item": rename(fields["item"])}
+    return Clip(frames=frames, timestamps=times, frames_indices=indices, sampling=sampling, **fields)
 
 
 # -- the process -------------------------------------------------------------------------------------------------------
@@ -264,4 +326,4 @@ def _read(
     item = item_name(source)
     with open_source(source, item) as handle:
         deadline = Deadline(None, item)  # the parent looks after the time
-        yield from pyav.read_windows(handle, windows, sampling, item=item, deadline=deadline, threads=threads)
+        yield from reader.read_windows(handle, windows, sampling, item=item, deadline=deadline, threads=threads)
