@@ -34,8 +34,7 @@ if TYPE_CHECKING:
     from vidembed.video import Sampling
     from vidembed.video.fetch import UrlAccess
 
-IMAGE_LIMITS: Final = DecodeLimits(timeout_s=60.0, max_bytes=2**28)
-"""Of an image that is fetched (our choice)."""
+IMAGE_LIMITS: Final = DecodeLimits(timeout_s=60.0, max_bytes=2**28)  # of an image that is fetched (our choice)
 IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF")
 """Pillow's names of what is decoded. Left out are those that run another program (EPS) and those of no suffix here."""
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tiff", ".webp"})
@@ -89,16 +88,9 @@ def _kind_of_name(text: str) -> Kind:
     if suffix not in VIDEO_SUFFIXES and suffix not in IMAGE_SUFFIXES:
         return "image" if text.startswith("data:image/") else "text"
     # a name with a media suffix is a file, there or missing; words that merely end in one are text
-    if any(character.isspace() for character in text) and not Path(text).is_absolute() and not _is_file(text):
+    if any(map(str.isspace, text)) and not Path(text).is_absolute() and not os.path.isfile(text):  # noqa: PTH113
         return "text"
     return "video" if suffix in VIDEO_SUFFIXES else "image"
-
-
-def _is_file(name: str) -> bool:
-    try:
-        return Path(name).is_file()
-    except (OSError, ValueError):  # too long for a file name, or it holds a NUL
-        return False
 
 
 def is_text(item: object) -> bool:
@@ -134,8 +126,7 @@ def load_input(
 ) -> tuple[Any, list[dict[str, Any]]]:
     """Decode what has to be decoded, and write the input as sentence-transformers takes it.
 
-    A video of fewer than `min_frames` frames is extended by its last one, as processors that take one do themselves;
-    `threads` decode it.
+    A video of fewer than `min_frames` frames is extended by its last one, as processors that take one do themselves.
 
     Returns:
         The input with its frames in place, and the video metadata of each video inside chat messages, which
@@ -189,10 +180,7 @@ def _load_messages(
 
 
 def check_part(part: Mapping[str, object]) -> None:
-    """Raise ValueError for a part of a chat message in which sentence-transformers would find something to fetch.
-
-    Its type must be text, image or video, with the content under that name, and no other key that is fetched from.
-    """
+    """Raise ValueError for a part of a chat message in which sentence-transformers would find something to fetch."""
     kind = part.get("type")
     if kind not in _PARTS or kind not in part:
         raise ValueError(
@@ -235,7 +223,7 @@ def checked_image(image: Any, *, allow_url: UrlAccess) -> Any:
         except (binascii.Error, ValueError) as error:
             raise ValueError(f"image {shown!r}: it is not base64 ({error}).") from error
         return _decoded(io.BytesIO(data), shown)
-    if not _is_file(name):
+    if not os.path.isfile(name):  # noqa: PTH113 - Path raises for a name that is too long, or holds a NUL
         raise FileNotFoundError(f"image {name!r}: no such file. To embed the words, pass {{'text': ...}}.")
     with Path(name).open("rb") as file:
         return _decoded(file, item_name(name))
@@ -257,17 +245,11 @@ def _decoded(handle: BinaryIO, item: str) -> Image.Image:
 
 @dataclass(frozen=True)
 class Prepared:
-    """One input, ready for the model.
+    """One input, ready for the model."""
 
-    Attributes:
-        index: Position among the inputs of the call.
-        name: How the input is named in messages.
-        features: What the processor returned for it alone: per-token tensors (1, S) and the visual tensors.
-    """
-
-    index: int
-    name: str
-    features: Features
+    index: int  # position among the inputs of the call
+    name: str  # in messages
+    features: Features  # of it alone: per-token tensors (1, S) and the visual tensors
 
     @property
     def tokens(self) -> int:

@@ -17,15 +17,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from vidembed.errors import (
-    DecodeTimeout,
-    EmptyFile,
-    InvalidVideoInput,
-    NotAFile,
-    VideoNotFound,
-    VideoPermission,
-    warn_truncated,
-)
+from vidembed import errors
 from vidembed.text import printable
 from vidembed.video.picture import check_size, fit, shrink
 
@@ -39,12 +31,9 @@ VIDEO_SUFFIXES = frozenset(
     ]
 )
 """Lower-case file name suffixes by which a folder's videos are found. Reading goes by content, not by name."""
-MAX_NAME_LENGTH = 200
-"""Characters of a source's name shown in a message; the middle of a longer one is left out."""
-TIME_EPSILON = 1e-6
-"""Seconds. Times closer than this are equal: below any container's clock tick, above float rounding."""
-TRUNCATED_S = 1.0
-"""Seconds. A stream that ends this much before its declared duration is truncated."""
+MAX_NAME_LENGTH = 200  # characters of a source's name shown in a message; the middle of a longer one is left out
+TIME_EPSILON = 1e-6  # seconds. Times closer than this are equal: below any container's clock tick, above float rounding
+TRUNCATED_S = 1.0  # seconds. A stream that ends this much before its declared duration is truncated
 METADATA_TOLERANCE_S = 0.01
 """Seconds that a whole frame index may be off: a tenth of the last digit of the times that models are given."""
 PICTURE_VERSION: Final = 2
@@ -94,7 +83,8 @@ class Sampling:
             value = getattr(self, name)
             if value is None and name == "max_pixels":
                 continue
-            if not is_finite_number(value) or not (kind is float or isinstance(value, (int, np.integer))) or value <= 0:
+            is_kind = kind is float or isinstance(value, (int, np.integer))
+            if not (is_kind and is_finite_number(value) and value > 0):
                 raise ValueError(f"Sampling({name}={value!r}): expected {allowed}")
             object.__setattr__(self, name, kind(value))
 
@@ -107,14 +97,10 @@ class Sampling:
         return 1.0 / self.fps if duration is None else max(1.0 / self.fps, duration / self.max_frames)
 
     def grid(self, duration: float) -> NDArray[np.float64]:
-        """Return the times looked at in a video of known duration, in seconds.
+        """Return the times looked at in a video of known duration, ``(T,)`` in seconds.
 
-        Returns:
-            ``(T,)`` float64, seconds: ``k * step`` for ``k = 0, 1, ...`` below ``duration``, with
-            ``step = max(1 / fps, duration / max_frames)``. ``1 <= T <= max_frames``; the first is 0.
-
-        Raises:
-            ValueError: If ``duration`` is negative or not finite.
+        They are ``k * step`` for ``k = 0, 1, ...`` below ``duration``, with ``step = max(1 / fps, duration /
+        max_frames)``. ``1 <= T <= max_frames``; the first is 0. Raises ValueError for no finite duration of at least 0.
         """
         if not (math.isfinite(duration) and duration >= 0):
             raise ValueError(f"grid(duration={duration!r}): expected a finite number of seconds, at least 0")
@@ -179,8 +165,7 @@ class GridPicker(Generic[Item]):
 
 # -- limits ------------------------------------------------------------------------------------------------------------
 
-DEFAULT_TIMEOUT_S: Final = 600.0
-"""Seconds. Default limit of reading one video (our choice)."""
+DEFAULT_TIMEOUT_S: Final = 600.0  # seconds. Default limit of reading one video (our choice)
 DEFAULT_MEMORY_BYTES: Final = 8 * 2**30
 """Address space of one decoding process. 180 pictures of 4K as RGB take 4.5 GB (our choice)."""
 MIN_MEMORY_BYTES: Final = 2**29
@@ -232,9 +217,9 @@ class Deadline:
         self._reason = f"not {done} within timeout_s={timeout_s}; raise the limit or {remedy}"
         self._end = math.inf if timeout_s is None else time.monotonic() + timeout_s
 
-    def error(self) -> DecodeTimeout:
+    def error(self) -> errors.DecodeTimeout:
         """Return the error to raise when time is up."""
-        return DecodeTimeout(self._item, self._reason)
+        return errors.DecodeTimeout(self._item, self._reason)
 
     def remaining(self, most: float = math.inf) -> float:
         """Return the seconds left, at most so many; raise :class:`DecodeTimeout` when none are."""
@@ -271,15 +256,16 @@ class VideoSegment:
         """Check the times."""
         item = item_name(self.path)
         if isinstance(self.path, VideoSegment):
-            raise InvalidVideoInput(item, "a segment of a segment; give the times in the file instead")
+            raise errors.InvalidVideoInput(item, "a segment of a segment; give the times in the file instead")
         for name, value in (("start", self.start), ("end", self.end)):
             if value is None and name == "end":
                 continue
             if value is None or not (is_finite_number(value) and value >= 0):
-                raise InvalidVideoInput(item, f"segment {name}={value!r}; expected finite seconds, at least 0")
+                raise errors.InvalidVideoInput(item, f"segment {name}={value!r}; expected finite seconds, at least 0")
             object.__setattr__(self, name, float(value))
         if self.end is not None and self.end <= self.start:
-            raise InvalidVideoInput(item, f"segment end={self.end} is not above start={self.start} (both in seconds)")
+            reason = f"segment end={self.end} is not above start={self.start} (both in seconds)"
+            raise errors.InvalidVideoInput(item, reason)
 
 
 @dataclass(frozen=True, eq=False)
@@ -303,20 +289,20 @@ class VideoFrames:
         """Check the frames, their rate and their times."""
         array: object = self.array
         if not isinstance(array, np.ndarray):
-            raise InvalidVideoInput("<frames>", f"array is a {type(array).__name__}; expected a numpy array")
+            raise errors.InvalidVideoInput("<frames>", f"array is a {type(array).__name__}; expected a numpy array")
         item = item_name(self)
         if not _is_rgb(array):
             found = f"array has shape {array.shape} and dtype {array.dtype}"
-            raise InvalidVideoInput(item, f"{found}; expected (T, H, W, 3) uint8 RGB")
+            raise errors.InvalidVideoInput(item, f"{found}; expected (T, H, W, 3) uint8 RGB")
         if not (is_finite_number(self.fps) and self.fps > 0):
             allowed = "expected a finite number above 0: a rate is never guessed"
-            raise InvalidVideoInput(item, f"fps={self.fps!r}; {allowed}")
+            raise errors.InvalidVideoInput(item, f"fps={self.fps!r}; {allowed}")
         object.__setattr__(self, "fps", float(self.fps))
         if self.timestamps is not None:
             times = np.asarray(self.timestamps, dtype=np.float64)  # (T,)
             if times.shape != (len(array),) or not np.isfinite(times).all() or (np.diff(times) < 0).any():
                 allowed = f"expected ({len(array)},) finite seconds that never fall"
-                raise InvalidVideoInput(item, f"timestamps of shape {times.shape}; {allowed}")
+                raise errors.InvalidVideoInput(item, f"timestamps of shape {times.shape}; {allowed}")
             object.__setattr__(self, "timestamps", times)
 
 
@@ -337,10 +323,7 @@ def is_url(source: object) -> TypeGuard[str]:
 
 
 def item_name(source: object) -> str:
-    """Name any source for messages: short, on one line, printable.
-
-    Examples: ``clip.mp4``, ``clip.mp4#t=1,3``, ``<bytes, 1234 bytes>``, ``<frames, 8x96x160>``.
-    """
+    """Name any source for messages, short and printable: ``clip.mp4#t=1,3``, ``<bytes, 1234 bytes>``."""
     if isinstance(source, VideoSegment):
         end = "" if source.end is None else f",{source.end:g}"
         return f"{item_name(source.path)}#t={source.start:g}{end}"
@@ -379,28 +362,29 @@ def check_regular(path: str, item: str) -> None:
     try:
         status = os.stat(path)  # noqa: PTH116 - Path cannot hold every name a string can
     except PermissionError as error:
-        raise VideoPermission(item, "permission denied to look it up; check the rights of its folders") from error
+        reason = "permission denied to look it up; check the rights of its folders"
+        raise errors.VideoPermission(item, reason) from error
     except ValueError as error:
-        raise InvalidVideoInput(item, f"no valid path ({error})") from error
+        raise errors.InvalidVideoInput(item, f"no valid path ({error})") from error
     except OSError as error:
         reason = "no such file"
         if os.path.islink(path):  # noqa: PTH114
             reason = "a link whose target does not exist"
         elif error.errno not in (errno.ENOENT, errno.ENOTDIR):
             reason = error.strerror or str(error)
-        raise VideoNotFound(item, f"{reason}; check the path") from error
+        raise errors.VideoNotFound(item, f"{reason}; check the path") from error
     if not stat.S_ISREG(status.st_mode):
         kind = "a directory" if stat.S_ISDIR(status.st_mode) else "a FIFO, socket or device"
-        raise NotAFile(item, f"{kind}; expected a regular file")
+        raise errors.NotAFile(item, f"{kind}; expected a regular file")
     if status.st_size == 0:
-        raise EmptyFile(item, "empty (0 bytes)")
+        raise errors.EmptyFile(item, "empty (0 bytes)")
 
 
 def ordered_segments(path: SingleSource, times: Sequence[tuple[float, float | None]]) -> list[VideoSegment]:
     """Return the segments of a video at ``(start, end)`` times. Raises InvalidVideoInput if they are not in order."""
     segments = [VideoSegment(path, start, end) for start, end in times]
     if any(after.start < before.start for before, after in pairwise(segments)):
-        raise InvalidVideoInput(item_name(path), "segments are not ordered by their start; sort them")
+        raise errors.InvalidVideoInput(item_name(path), "segments are not ordered by their start; sort them")
     return segments
 
 
@@ -428,11 +412,7 @@ class FileState:
 
 
 def content_fingerprint(path: str | os.PathLike[str]) -> str:
-    """Return the SHA-256 of the whole file, in hex. All bytes are read: a sample would miss an edit in between.
-
-    Raises:
-        OSError: The file cannot be read.
-    """
+    """Return the SHA-256 of the whole file, in hex. All bytes are read: a sample would miss an edit in between."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -444,10 +424,10 @@ class ClipMetadata(TypedDict):
     """See `Clip.metadata`."""
 
     fps: float
-    duration: float
+    duration: float  # seconds
     total_num_frames: int
     frames_indices: list[float]
-    width: int
+    width: int  # pixels, of the frames in the clip
     height: int
     video_backend: str
 
@@ -498,12 +478,8 @@ class Clip:
         """Return what ``transformers.video_utils.VideoMetadata`` takes, as plain Python values.
 
         Processors compute a frame's time as ``frames_indices / fps``, which an ordinal meets only where
-        the frame rate is constant. So the indices here are ``timestamps * fps``: whole numbers, equal to
+        the frame rate is constant. So the T indices here are ``timestamps * fps``: whole numbers, equal to
         ``Clip.frames_indices``, at a constant rate, and fractions where only those are right in time.
-
-        Returns:
-            ``fps``, ``duration`` (s), ``total_num_frames``, ``frames_indices`` (list of T numbers), ``width``
-            and ``height`` (pixels, of the frames in this clip), ``video_backend``.
         """
         exact = self.timestamps * self.fps  # (T,)
         whole = np.rint(exact)  # (T,)
@@ -520,46 +496,29 @@ class Clip:
 
 
 def assemble(
-    frames: Sequence[NDArray[np.uint8]],
-    times: NDArray[np.float64],
+    frames: Sequence[NDArray[np.uint8]],  # T pictures (H, W, 3) of one size
+    times: NDArray[np.float64],  # (T,) when each comes on show
     *,
-    ordinals: NDArray[np.int64] | None,
-    count: int,
-    declared_fps: float | None,
-    start: float,
-    end: float | None,
-    video_end: float,
-    declared_duration: float | None,
-    start_s: float,
+    ordinals: NDArray[np.int64] | None,  # (T,) places in the stream, or None if they were not counted
+    count: int,  # frames counted in the window (if `ordinals`, in the whole video)
+    declared_fps: float | None,  # the stream's average rate
+    start: float,  # of the window
+    end: float | None,  # of the window, or None for the end of the video
+    video_end: float,  # where the video was found to end; above `end` if it was not read so far
+    declared_duration: float | None,  # by the video stream
+    start_s: float,  # this and what follows as in `Clip`
     damaged: bool,
     item: str,
     backend: str,
     sampling: Sampling,
 ) -> Clip:
-    """Make the clip of a decoded window, and warn if its end is missing. Times are seconds from the first frame.
-
-    Args:
-        frames: T pictures ``(H, W, 3)`` of one size.
-        times: ``(T,)`` when each comes on show.
-        ordinals: ``(T,)`` places in the stream, or ``None`` if they were not counted.
-        count: Frames counted in the window (if ``ordinals``, in the whole video).
-        declared_fps: The stream's average rate as declared, or ``None``.
-        start: Start of the window.
-        end: Its end, or ``None`` for the end of the video.
-        video_end: Where the video was found to end; above ``end`` if it was not read so far.
-        declared_duration: What the video stream declares, or ``None``.
-        start_s: As in `Clip`, as are those below.
-        damaged: See there.
-        item: See there.
-        backend: `Clip.video_backend`.
-        sampling: See there.
-    """
+    """Make the clip of a decoded window, and warn if its end is missing. Times are seconds from the first frame."""
     stop = video_end if end is None else min(end, video_end)
     due = [bound for bound in (end, declared_duration) if bound is not None]
     truncated = declared_duration is not None and min(due) - stop > TRUNCATED_S
     if truncated:
         found = f"it ends at {video_end:.2f} s, before the {declared_duration:.2f} s it declares"
-        warn_truncated(f"{item}: {found}; only what is there is used")
+        errors.warn_truncated(f"{item}: {found}; only what is there is used")
     duration = stop - start
     shown = np.maximum(times - start, 0.0)  # (T,)
     counted = count / duration if duration > 0 else 1.0  # a still of no length: any rate puts it at time 0
@@ -570,12 +529,8 @@ def assemble(
         indices, total = ordinals, count
     else:
         indices, total = np.rint(shown * fps).astype(np.int64), round(duration * fps)
-    stacked = np.empty((len(frames), *frames[0].shape), dtype=np.uint8)  # (T, H, W, 3)
-    for i, frame in enumerate(frames):
-        stacked[i] = frame
-    total = max(total, int(indices[-1]) + 1)
-    known = stacked, shown, fps, duration, indices, total, damaged, truncated, item, start_s, backend
-    return Clip(*known, sampling)
+    known = np.stack(frames), shown, fps, duration, indices, max(total, int(indices[-1]) + 1)  # (T, H, W, 3) first
+    return Clip(*known, damaged, truncated, item, start_s, backend, sampling)
 
 
 def _as_array(value: object, item: str) -> NDArray[np.uint8]:
@@ -583,12 +538,12 @@ def _as_array(value: object, item: str) -> NDArray[np.uint8]:
     try:
         array = np.stack([np.asarray(x) for x in value]) if isinstance(value, (list, tuple)) else np.asarray(value)
     except (ValueError, TypeError, RuntimeError) as error:
-        raise InvalidVideoInput(item, f"'array' is not one stack of frames of one size ({error})") from error
+        raise errors.InvalidVideoInput(item, f"'array' is not one stack of frames of one size ({error})") from error
     if array.ndim == 4 and array.shape[-1] != 3 and array.shape[1] == 3:
         array = np.moveaxis(array, 1, -1)  # (T, C, H, W) -> (T, H, W, C)
     if not _is_rgb(array):
         found = f"'array' has shape {array.shape} and dtype {array.dtype}"
-        raise InvalidVideoInput(item, f"{found}; expected (T, H, W, 3) or (T, 3, H, W), uint8, values 0 to 255")
+        raise errors.InvalidVideoInput(item, f"{found}; expected (T, H, W, 3) or (T, 3, H, W), uint8, values 0 to 255")
     return array
 
 
@@ -598,25 +553,22 @@ def as_frames(source: VideoFrames | Mapping[str, object], item: str) -> tuple[Vi
     In the dictionary form ``{"array": ..., "video_metadata": {"fps": ..., ...}}``, ``fps`` is required;
     ``frames_indices`` (ordinals of the frames in the video they come from, so their times are ``index / fps``) and
     ``duration`` are used where given.
-
-    Raises:
-        InvalidVideoInput: If a key is missing or its value is not of the stated form.
     """
     if isinstance(source, VideoFrames):
         return source, 0.0
     if "array" not in source:
-        raise InvalidVideoInput(item, f"keys {sorted(map(str, source))}; expected 'array' and 'video_metadata'")
+        raise errors.InvalidVideoInput(item, f"keys {sorted(map(str, source))}; expected 'array' and 'video_metadata'")
     metadata = source.get("video_metadata") or {}
     if not isinstance(metadata, Mapping):
-        raise InvalidVideoInput(item, "'video_metadata' is no mapping; expected {'fps': ...}")
+        raise errors.InvalidVideoInput(item, "'video_metadata' is no mapping; expected {'fps': ...}")
     if metadata.get("fps") is None:
-        raise InvalidVideoInput(item, "'video_metadata' has no 'fps'; give it: a frame rate is never guessed")
+        raise errors.InvalidVideoInput(item, "'video_metadata' has no 'fps'; give it: a frame rate is never guessed")
     duration = metadata.get("duration")
     frames = VideoFrames(_as_array(source["array"], item), metadata["fps"])
     if (indices := metadata.get("frames_indices")) is not None:
         ordinals, count = np.asarray(indices), len(frames.array)  # (T,)
         if ordinals.shape != (count,) or ordinals.dtype.kind not in "iu" or (np.diff(ordinals) < 0).any():
-            raise InvalidVideoInput(item, f"'frames_indices' is not {count} whole numbers that never fall")
+            raise errors.InvalidVideoInput(item, f"'frames_indices' is not {count} whole numbers that never fall")
         frames = VideoFrames(frames.array, frames.fps, timestamps=ordinals / frames.fps)
     return frames, duration if is_finite_number(duration) and duration > 0 else 0.0
 
@@ -628,9 +580,6 @@ def sample_frames(
 
     Frames that already come no more often than ``sampling.fps`` and are no more than ``max_frames`` are all
     kept: a grid finer than the frames could only repeat some and miss others.
-
-    Raises:
-        InvalidVideoInput: If the frames are malformed, or the segment lies outside.
     """
     given, declared = as_frames(source, item)
     count, height, width = given.array.shape[:3]
@@ -639,7 +588,8 @@ def sample_frames(
     spacing = times[-1] / (count - 1) if count > 1 and times[-1] > 0 else 1.0 / given.fps
     video_end = max(float(times[-1] + spacing), declared)
     if start + TIME_EPSILON >= video_end:
-        raise InvalidVideoInput(item, f"the segment starts at {start:g} s, and the frames last {video_end:.3f} s")
+        reason = f"the segment starts at {start:g} s, and the frames last {video_end:.3f} s"
+        raise errors.InvalidVideoInput(item, reason)
     stop = video_end if end is None else min(end, video_end)
     before = max(stop - TIME_EPSILON, start + TIME_EPSILON)  # a segment may be shorter
     behind = np.append(times[1:], video_end)  # (T,) when each is no longer on show

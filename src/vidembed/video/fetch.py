@@ -21,25 +21,15 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 from typing import IO, TYPE_CHECKING, Final, TypeAlias, cast
 from urllib.parse import quote, urljoin, urlsplit
 
-from vidembed.errors import (
-    EmptyFile,
-    InvalidVideoInput,
-    VideoError,
-    VideoNotFound,
-    VideoPermission,
-    VideoTooLarge,
-)
+from vidembed import errors
 from vidembed.video.clip import Deadline, DecodeLimits
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
-MAX_REDIRECTS = 5
-"""Redirections of one download that are followed (our choice)."""
-CONNECT_S = 10.0
-"""Seconds to connect to one address (our choice)."""
-STALL_S = 60.0
-"""Seconds after which a server that sends nothing is given up (our choice)."""
+MAX_REDIRECTS = 5  # redirections of one download that are followed (our choice)
+CONNECT_S = 10.0  # seconds to connect to one address (our choice)
+STALL_S = 60.0  # seconds after which a server that sends nothing is given up (our choice)
 
 UrlAccess: TypeAlias = bool | Collection[str]
 """What may be fetched. ``False``: nothing. ``True``: from every host at a public address. Names of hosts: from these
@@ -51,15 +41,12 @@ _HOST = re.compile(r"[a-z0-9._:-]+")
 
 # IANA's special-purpose registries (https://www.iana.org/assignments/iana-ipv4-special-registry), multicast and the
 # reserved block. Written out, since what `ipaddress` calls global has changed between versions of Python.
-_NOT_PUBLIC_V4: Final = tuple(
-    IPv4Network(block)
-    for block in (
-        *("0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8"),
-        "168.63.129.16/32",  # Azure to its machines (Microsoft: "What is IP address 168.63.129.16?")
-        "169.254.0.0/16",  # link-local, and the metadata services of clouds
-        *("172.16.0.0/12", "192.0.0.0/24", "192.0.2.0/24", "192.88.99.0/24", "192.168.0.0/16"),
-        *("198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24", "224.0.0.0/4", "240.0.0.0/4"),
-    )
+_NOT_PUBLIC_V4: Final = (
+    *map(IPv4Network, ("0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8")),
+    IPv4Network("168.63.129.16/32"),  # Azure to its machines (Microsoft: "What is IP address 168.63.129.16?")
+    IPv4Network("169.254.0.0/16"),  # link-local, and the metadata services of clouds
+    *map(IPv4Network, ("172.16.0.0/12", "192.0.0.0/24", "192.0.2.0/24", "192.88.99.0/24", "192.168.0.0/16")),
+    *map(IPv4Network, ("198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24", "224.0.0.0/4", "240.0.0.0/4")),
 )
 # https://www.iana.org/assignments/iana-ipv6-special-registry; 2000::/3 is all of the global unicast space.
 _GLOBAL_V6: Final = IPv6Network("2000::/3")
@@ -74,9 +61,7 @@ def is_public(address: str) -> bool:
 
     Not so are private, loopback, link-local, multicast, reserved and unspecified ones, those for documentation and
     tests, and IPv6 addresses that hold such an IPv4 address (mapped, NAT64). 6to4 and Teredo addresses never are.
-
-    Raises:
-        ValueError: It is no IP address.
+    Raises ValueError for what is no IP address.
     """
     found = ip_address(address.partition("%")[0])
     if isinstance(found, IPv6Address) and found.ipv4_mapped is not None:
@@ -89,17 +74,11 @@ def is_public(address: str) -> bool:
 
 
 def fetch(url: str, item: str, limits: DecodeLimits, *, allow: UrlAccess = True) -> IO[bytes]:
-    """Fetch ``url`` into a temporary file, which is gone when closed.
+    """Fetch an http or https address into a temporary file, which is gone when closed.
 
     Bytes are kept as they come: no compression is asked for, and none is undone. No cookies, credentials or proxies
-    are used; a proxy would look up the host itself, where it cannot be checked.
-
-    Args:
-        url: An http or https address.
-        item: Name for messages.
-        limits: On the time and the size. Looking up a name is not interrupted: the system's resolver has limits of its
-            own.
-        allow: Where it may lead: ``True``, or names of hosts.
+    are used; a proxy would look up the host itself, where it cannot be checked. The limit of time is not checked while
+    a name is looked up: the system's resolver has limits of its own.
 
     Raises:
         InvalidVideoInput: If the address, or one it redirects to, is malformed, of another scheme, or of a host that
@@ -125,12 +104,12 @@ def fetch(url: str, item: str, limits: DecodeLimits, *, allow: UrlAccess = True)
                 target = target.redirected(answer, item)
     except TimeoutError as error:
         deadline.remaining()
-        raise VideoNotFound(item, "cannot be fetched (the server does not answer, or fell silent)") from error
+        raise errors.VideoNotFound(item, "cannot be fetched (the server does not answer, or fell silent)") from error
     except http.client.HTTPException as error:  # its words can be the server's own
-        raise VideoNotFound(item, f"cannot be fetched (no valid HTTP answer: {type(error).__name__})") from error
+        raise errors.VideoNotFound(item, f"cannot be fetched (no valid HTTP answer: {type(error).__name__})") from error
     except OSError as error:
-        raise VideoNotFound(item, f"cannot be fetched ({error})") from error
-    raise VideoNotFound(item, f"redirected more than {MAX_REDIRECTS} times")
+        raise errors.VideoNotFound(item, f"cannot be fetched ({error})") from error
+    raise errors.VideoNotFound(item, f"redirected more than {MAX_REDIRECTS} times")
 
 
 @dataclass(frozen=True)
@@ -152,27 +131,28 @@ class _Target:
             path = quote(parts.path, safe=string.punctuation) or "/"
             query = quote(parts.query, safe=string.punctuation)
         except ValueError as error:
-            raise InvalidVideoInput(item, f"{verb} no valid address ({type(error).__name__})") from error
+            raise errors.InvalidVideoInput(item, f"{verb} no valid address ({type(error).__name__})") from error
         if parts.scheme not in {"http", "https"}:
-            raise InvalidVideoInput(item, f"{verb} an address that is neither http nor https; no other is fetched")
+            reason = f"{verb} an address that is neither http nor https; no other is fetched"
+            raise errors.InvalidVideoInput(item, reason)
         if "@" in parts.netloc:
-            raise InvalidVideoInput(item, f"{verb} an address with a user name; download the video yourself")
+            raise errors.InvalidVideoInput(item, f"{verb} an address with a user name; download the video yourself")
         if not _HOST.fullmatch(host):
-            raise InvalidVideoInput(item, f"{verb} an address without a valid host name")
+            raise errors.InvalidVideoInput(item, f"{verb} an address without a valid host name")
         return cls(url, parts.scheme == "https", host, port, f"{path}?{query}" if query else path)
 
     def redirected(self, answer: http.client.HTTPResponse, item: str) -> _Target:
         """Return where an answer leads."""
         place = quote(answer.headers.get("Location", ""), safe=string.punctuation, encoding="latin-1", errors="replace")
         if not place:
-            raise VideoNotFound(item, f"the server answered {answer.status} and does not say where it is")
+            raise errors.VideoNotFound(item, f"the server answered {answer.status} and does not say where it is")
         try:
             url = urljoin(self.url, place)
         except ValueError:
             url = place  # refused as it is taken apart
         target = _Target.of(url, item, "it redirects to")
         if self.secure and not target.secure:
-            raise InvalidVideoInput(item, "it redirects from https to http; nothing is fetched over that")
+            raise errors.InvalidVideoInput(item, "it redirects from https to http; nothing is fetched over that")
         return target
 
     def request(self) -> bytes:
@@ -228,21 +208,17 @@ Address: TypeAlias = "tuple[socket.AddressFamily, socket.SocketKind, int, str, S
 def _addresses(target: _Target, item: str, hosts: frozenset[str] | None) -> Sequence[Address]:
     """Look up a host, and return its addresses if it may be reached. Messages do not show them: they can be secret."""
     if hosts is not None and target.host not in hosts:
-        raise InvalidVideoInput(item, f"the host {target.host!r} is not one of those in allow_url")
+        raise errors.InvalidVideoInput(item, f"the host {target.host!r} is not one of those in allow_url")
     scheme = "https" if target.secure else "http"
     if scheme in urllib.request.getproxies() and not urllib.request.proxy_bypass(target.host):
-        raise InvalidVideoInput(
-            item,
-            f"a proxy is set for {scheme}, behind which addresses cannot be checked, so it is not used; name "
-            f"{target.host} in no_proxy if it can be reached without, or download the video yourself",
-        )
+        found = f"a proxy is set for {scheme}, behind which addresses cannot be checked, so it is not used"
+        remedy = f"name {target.host} in no_proxy if it can be reached without, or download the video yourself"
+        raise errors.InvalidVideoInput(item, f"{found}; {remedy}")
     found = socket.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
     if hosts is None and not all(is_public(str(address[0])) for *_, address in found):
-        raise InvalidVideoInput(
-            item,
-            f"the host {target.host!r} is at a private, local or reserved address; if it is the right one, allow it by "
-            f"name: allow_url=[{target.host!r}]",
-        )
+        found = f"the host {target.host!r} is at a private, local or reserved address"
+        remedy = f"if it is the right one, allow it by name: allow_url=[{target.host!r}]"
+        raise errors.InvalidVideoInput(item, f"{found}; {remedy}")
     return found
 
 
@@ -266,9 +242,10 @@ def connect(addresses: Sequence[Address], deadline: Deadline) -> socket.socket:
 def _kept(answer: http.client.HTTPResponse, item: str, max_bytes: int) -> IO[bytes]:
     """Write the body of an answer to a temporary file."""
     if not 200 <= answer.status < 300:
-        kind = VideoPermission if answer.status in {401, 403} else VideoNotFound
+        kind = errors.VideoPermission if answer.status in {401, 403} else errors.VideoNotFound
         raise kind(item, f"the server answered {answer.status} {http.client.responses.get(answer.status, '')}".strip())
-    too_large = VideoTooLarge(item, f"larger than max_bytes={max_bytes}; raise the limit or download it yourself")
+    reason = f"larger than max_bytes={max_bytes}; raise the limit or download it yourself"
+    too_large = errors.VideoTooLarge(item, reason)
     declared, count = answer.length, 0
     if declared is not None and declared > max_bytes:
         raise too_large
@@ -284,11 +261,11 @@ def _kept(answer: http.client.HTTPResponse, item: str, max_bytes: int) -> IO[byt
             except OSError as error:
                 folder = tempfile.gettempdir()
                 reason = f"cannot be kept in {folder!r} ({error.strerror}); make room, or set TMPDIR"
-                raise VideoError(item, reason) from error
+                raise errors.VideoError(item, reason) from error
         if declared is not None and count < declared:
             raise OSError(f"the connection closed after {count} of {declared} bytes")
         if not count:
-            raise EmptyFile(item, "the server answered with 0 bytes")
+            raise errors.EmptyFile(item, "the server answered with 0 bytes")
         file.seek(0)
         stack.pop_all()
         return file

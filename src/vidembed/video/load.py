@@ -134,19 +134,10 @@ def load_segments(
 ) -> Iterator[Clip]:
     """Read several segments of one video in one decoding pass.
 
-    Each clip equals ``load_video(VideoSegment(path, start, end), sampling)``. ``"decord"`` opens and decodes the file
-    anew for each. What is not described here is as in :func:`load_video`.
-
-    Args:
-        path: The video: any single source that is not a segment.
-        segments: ``(start, end)`` of each, as of a `VideoSegment`, ordered by start. They may overlap.
-        sampling: As the arguments that follow, of :func:`load_video`.
-        backend: See there.
-        allow_url: See there.
-        limits: Its time is that of the whole pass, what the caller does between clips included; with ``"decord"``,
-            that of each segment.
-        threads: See there.
-        stream: See there.
+    Each clip equals ``load_video(VideoSegment(path, start, end), sampling)``, and what is not named here is as there.
+    ``"decord"`` opens and decodes the file anew for each. The video is any single source that is no segment; segments
+    are in order of their starts, and may overlap. The limit of time is that of the whole pass, what the caller does
+    between clips included; with ``"decord"``, that of each segment.
 
     Yields:
         One clip a segment, in the order given. Only the segments being read at one moment are held in memory.
@@ -203,9 +194,8 @@ class VideoInfo:
         colour: The tags of the first frame, and what is done about them; ``None`` for arrays.
         interlaced: Whether the first frame is flagged as interlaced. Such frames are deinterlaced.
         num_frames_estimate: Frames in the stream: declared, else ``round(duration * fps)``, else ``None``.
-        has_audio: Whether there is an audio stream.
-        start_s: When the first frame comes on show, seconds on the clock of a player, which shows the start of the
-            earliest stream as 0. The video ends at ``start_s + duration``.
+        start_s: When the first frame comes on show, seconds on the clock of a player. The video ends at
+            ``start_s + duration``.
         discontinuities: How often the clock starts again or jumps, as in joined recordings; times go on without a gap
             there. ``None`` unless ``scan`` was asked for.
     """

@@ -25,6 +25,7 @@ from vidembed.errors import BackendUnavailable, DecoderCrashed, DecodeTimeout, I
 from vidembed.video.clip import (
     DEFAULT_LIMITS,
     Clip,
+    Deadline,
     DecodeLimits,
     Sampling,
     VideoSegment,
@@ -42,8 +43,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-MAX_UNTAKEN: Final = 2
-"""Clips that a process may have handed over and nobody has taken."""
+MAX_UNTAKEN: Final = 2  # clips that a process may have handed over and nobody has taken
 START_TIMEOUT_S: Final = 120.0
 """Seconds in which a process has to start. It takes a fraction of one; disks can be slow (our choice)."""
 END_TIMEOUT_S: Final = 5.0
@@ -119,16 +119,12 @@ class DecodePool:
     `close`, with this program, or when nothing refers to the pool any more and its readings are done.
 
     Args:
-        workers: Processes. Default: one a core, at most 8.
-        limits: On the time that a process may work on one file, its layout included, and on its memory. Default: 600 s
-            and 8 GiB.
+        workers: Processes. Default: one a core, at most 8. Also an attribute.
+        limits: On the time that a process works on one file, its layout included, and on its memory.
         backend: As in `load_video`. ``"decord"`` decodes a file anew for each segment.
         threads: Decoding threads of each process, as in `load_video`, and as many by default: it can depend on them
             how much of the damage of a file is noticed. 1 does the least work where there are as many processes as
             cores.
-
-    Attributes:
-        workers: Processes.
 
     Raises:
         ValueError: An argument is out of range.
@@ -385,8 +381,7 @@ class _Worker(threading.Thread):
         """Return what an error means for the file."""
         match error:
             case _EndedError() if self._seconds <= 0:
-                reason = f"not read within timeout_s={self._queue.timeout_s}; raise the limit or cut the video"
-                return DecodeTimeout(item, reason)
+                return Deadline(self._queue.timeout_s, item).error()
             case _EndedError():
                 return DecoderCrashed(item, f"the decoder ended with {error} on it; get an intact copy, or convert it")
             case ValueError():

@@ -52,17 +52,14 @@ if TYPE_CHECKING:
     from av.video.stream import VideoStream
     from numpy.typing import NDArray
 
-BACKENDS: Final = ("pyav", "decord")
-"""Names of the decoding backends; the first is the default."""
+BACKENDS: Final = ("pyav", "decord")  # names of the decoding backends; the first is the default
 CLOCK_RESET_S = 0.5
 """Seconds. A time that falls by more starts a new clock (joined files): it continues from where the last ended."""
 CLOCK_JUMP_S = 10.0
 """Seconds. So does a time that rises by more, in containers whose clock may jump: FFmpeg's ``dts_delta_threshold``
 (https://ffmpeg.org/ffmpeg.html). A fall that FFmpeg takes for one of a 33-bit clock past its end comes as a rise."""
-MIN_JUMP_S = 2.0
-"""Seconds. Shorter distances are decoded through: a seek costs about that much (our choice)."""
-MAX_LOST_SHARE = 0.10
-"""Share of frames that may be lost to errors before the video counts as corrupt (our choice)."""
+MIN_JUMP_S = 2.0  # seconds. Shorter distances are decoded through: a seek costs about that much (our choice)
+MAX_LOST_SHARE = 0.10  # share of frames that may be lost to errors before the video counts as corrupt (our choice)
 _MAX_READ_ERRORS = 16  # failed reads in a row after which a file has ended
 _MAX_HEAD = 4096  # packets before the first frame
 
@@ -71,9 +68,6 @@ def from_player(start: float, end: float | None, first: float, item: str) -> tup
     """Return a stretch in seconds from the first frame, which comes at `first` on the clock of a player.
 
     Of what lies before the first frame, nothing is left; an `end` of ``None`` is that of the video.
-
-    Raises:
-        InvalidVideoInput: The stretch ends before the first frame.
     """
     if end is not None and end <= first:
         found = f"the segment ends at {end:g} s, and the video's first frame comes at {first:g} s"
@@ -188,14 +182,9 @@ class Extent:
 
 
 class FrameReader(ExitStack, Iterator[TimedFrame]):
-    """Decodes the video stream of a handle in order of presentation. A context manager and an iterator.
+    """Decodes the video stream of a handle, that of index `stream` or the best, in order of presentation.
 
-    Args:
-        handle: Seekable, binary.
-        item: Its name, for messages.
-        deadline: The limit on time.
-        threads: Decoding threads.
-        stream: Index of the video stream, or ``None`` for the best (:func:`vidembed.video.container.video_stream`).
+    A context manager and an iterator.
     """
 
     def __init__(
@@ -393,7 +382,9 @@ class FrameReader(ExitStack, Iterator[TimedFrame]):
         floor: int | None = None  # after a seek: pictures shown before the key frame lack their references
         for packet in self._packets():
             if packet.is_keyframe and packet.pts is not None and packet.time_base is not None:
-                self._note_key(packet.pts, packet.time_base)
+                if self._key_pts is not None:
+                    self.gop_s = max(float((packet.pts - self._key_pts) * packet.time_base), self.gop_s or 0.0)
+                self._key_pts = packet.pts
             if self._origin is None and len(self._head) <= _MAX_HEAD:
                 self._head.append(_stamp(packet))
             if landing and floor is None and packet.pts is not None:
@@ -405,28 +396,13 @@ class FrameReader(ExitStack, Iterator[TimedFrame]):
             except av.error.FFmpegError as error:
                 self._failed(error)
                 continue
-            for frame in frames:
-                if floor is not None and frame.pts is not None and frame.pts < floor:
-                    continue
-                timed = self._place(frame)
-                if timed is not None:
-                    self._introduce(timed)
-                    yield timed
-
-    def _introduce(self, timed: TimedFrame) -> None:
-        """Make interlaced frames known to their neighbours, which deinterlacing needs."""
-        previous, self._previous = self._previous, timed
-        if previous is None:
-            return
-        if previous.frame.interlaced_frame:
-            previous.after = timed.frame
-        if timed.frame.interlaced_frame:
-            timed.before = previous.frame
-
-    def _note_key(self, pts: int, base: Fraction) -> None:
-        if self._key_pts is not None:
-            self.gop_s = max(float((pts - self._key_pts) * base), self.gop_s or 0.0)
-        self._key_pts = pts
+            shown = (frame for frame in frames if floor is None or frame.pts is None or frame.pts >= floor)
+            for timed in filter(None, map(self._place, shown)):
+                previous, self._previous = self._previous, timed
+                if previous is not None:  # deinterlacing needs the neighbours of a frame
+                    previous.after = timed.frame if previous.frame.interlaced_frame else None
+                    timed.before = previous.frame if timed.frame.interlaced_frame else None
+                yield timed
 
     def _place(self, frame: VideoFrame) -> TimedFrame | None:
         """Give a frame its time, or ``None`` if it is damaged or has no time."""
@@ -476,9 +452,6 @@ class Window:
 
     `reader` is the pass that will feed it, after its first frame; `duration` the length of the video in seconds, if it
     was found by reading. `start` and `end` are seconds from the first frame.
-
-    Raises:
-        InvalidVideoInput: It ends before the first frame.
     """
 
     def __init__(
@@ -533,9 +506,7 @@ class Window:
     def clip(self, video_end: float) -> Clip:
         """Return what was collected, where the last frame that was read ends `video_end` seconds from the first.
 
-        Raises:
-            InvalidVideoInput: Nothing lies in the window.
-            CorruptVideo: Too much of it was lost.
+        Raises InvalidVideoInput if nothing lies in the window, and CorruptVideo if too much of it was lost.
         """
         reader = self._reader
         if not self.done:
@@ -589,7 +560,7 @@ def read_windows(
     """Decode windows of one video, ordered by start, in one pass, and yield a clip for each, in order.
 
     A window whose frames were chosen by a declared duration that turns out to be wrong by over a second is read again
-    with the real one. `stream` is the index of the video stream, or ``None`` for the best.
+    with the real one. `stream` is as in `FrameReader`.
     """
 
     def read(segments: Sequence[Segment], *, may_seek: bool = True, duration: float | None = None) -> Iterator[Clip]:

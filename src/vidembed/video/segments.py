@@ -65,15 +65,13 @@ class Windows:
         if not (math.isfinite(self.length) and self.length >= 0.001):
             raise ValueError(f"segment: got {self.length}; a length in seconds of at least 0.001 is needed")
         if not (math.isfinite(self.overlap) and 0 <= self.overlap <= self.length - 0.001):
-            raise ValueError(
-                f"overlap: got {self.overlap} with segment {self.length}; at least 0 and less than segment is needed"
-            )
+            found = f"overlap: got {self.overlap} with segment {self.length}"
+            raise ValueError(f"{found}; at least 0 and less than segment is needed")
 
     def split(self, duration: float) -> list[tuple[float, float]]:
         """Return the `(start, end)` of each window of a video of `duration`, in order; seconds, to the microsecond.
 
-        Raises:
-            ValueError: `duration` is not a positive number, or there would be over `MAX_WINDOWS` windows.
+        Raises ValueError unless `duration` is a positive number, and there are at most `MAX_WINDOWS` windows.
         """
         _check_duration(duration, "segments")
         if duration <= self.length:
@@ -132,18 +130,14 @@ class Scenes:
                 raise ValueError(f"Scenes({name}={value!r}): expected a finite number of at least {least:g}")
             object.__setattr__(self, name, float(value))
         if self.max_length_s < 2 * self.min_length_s:
-            raise ValueError(
-                f"Scenes(max_length_s={self.max_length_s:g}): expected at least twice min_length_s="
-                f"{self.min_length_s:g}, or parts of a long scene would be too short"
-            )
+            least = f"at least twice min_length_s={self.min_length_s:g}, or parts of a long scene would be too short"
+            raise ValueError(f"Scenes(max_length_s={self.max_length_s:g}): expected {least}")
 
     def split(self, cuts: Iterable[float], duration: float) -> list[tuple[float, float]]:
         """Return the `(start, end)` of each scene of a video of `duration`, in order; seconds, to the microsecond.
 
-        `cuts` are the times where the content changes, ascending. Those outside the video do not count.
-
-        Raises:
-            ValueError: `duration` is not a positive number, or there would be over `MAX_WINDOWS` scenes.
+        `cuts` are the times where the content changes, ascending. Those outside the video do not count. Raises
+        ValueError as `Windows.split`.
         """
         _check_duration(duration, "scenes")
         bounds = [0.0]
@@ -229,11 +223,8 @@ def find_cuts(
 ) -> tuple[Extent, list[float]]:
     """Decode a video once, and return where its frames lie and the times at which its content changes.
 
-    Times are seconds from the first frame, ascending, without cuts that `scenes` would leave out anyway.
-
-    Raises:
-        BackendUnavailable: PySceneDetect is not installed.
-        VideoError: The video cannot be read.
+    Times are seconds from the first frame, ascending, without cuts that `scenes` would leave out anyway. Raises
+    BackendUnavailable if PySceneDetect is not installed.
     """
     require_scenedetect(item)
     finder, deadline = CutFinder(scenes), Deadline(limits.timeout_s, item)
@@ -269,15 +260,10 @@ _KINDS: Final[dict[str, type[Windows] | type[Scenes]]] = {"windows": Windows, "s
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """The segments of a video, in seconds on the clock of a player, which shows the earliest stream's start as 0.
+    """The segments of a video, in seconds on the clock of a player, which shows the earliest stream's start as 0."""
 
-    Attributes:
-        duration: Where the video ends.
-        segments: ``(start, end)`` of each, in order of their starts. The first starts with the first frame.
-    """
-
-    duration: float
-    segments: list[tuple[float, float]]
+    duration: float  # where the video ends
+    segments: list[tuple[float, float]]  # start and end of each, in order; the first starts with the first frame
 
 
 def cut_to_dict(cut: Cut) -> dict[str, str | float]:
@@ -286,11 +272,7 @@ def cut_to_dict(cut: Cut) -> dict[str, str | float]:
 
 
 def cut_from_dict(value: Mapping[str, object]) -> Cut:
-    """Return the cut that `cut_to_dict` wrote.
-
-    Raises:
-        ValueError: The kind is not known, a field is missing, unknown, or out of range.
-    """
+    """Return the cut that `cut_to_dict` wrote. Raises ValueError for what is not known, missing or out of range."""
     name = value.get("kind") if isinstance(value, Mapping) else None
     kind = _KINDS.get(name) if isinstance(name, str) else None
     if kind is None:

@@ -38,14 +38,10 @@ from vidembed.video.segments import MAX_WINDOWS, Layout, cut_from_dict, lay_out
 if TYPE_CHECKING:
     from io import BufferedIOBase
 
-MAX_LINE: Final = 2**24
-"""Bytes of one line. `MAX_WINDOWS` segments of two numbers take under a half of that."""
-MAX_NOTES: Final = 100
-"""Log records and warnings with one answer; what comes after is counted."""
-MAX_TEXT: Final = 2000
-"""Characters of a note or reason."""
-MAX_NUMBER: Final = 1e15
-"""Of any number of a clip; above all that this package lets a video have."""
+MAX_LINE: Final = 2**24  # bytes of one line. `MAX_WINDOWS` segments of two numbers take under a half of that
+MAX_NOTES: Final = 100  # log records and warnings with one answer; what comes after is counted
+MAX_TEXT: Final = 2000  # characters of a note or reason
+MAX_NUMBER: Final = 1e15  # of any number of a clip; above all that this package lets a video have
 MAX_FAILURES: Final = 8
 """Segments of one file that may fail one by one. Each costs a new pass; those after that fail with the last."""
 
@@ -58,14 +54,10 @@ _ERRORS: Final = {
     name: kind for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, VideoError)
 }
 _FIELDS: Final = {
-    "fps": float,
-    "duration": float,
-    "start_s": float,
+    **dict.fromkeys(["fps", "duration", "start_s"], float),
+    **dict.fromkeys(["damaged", "truncated"], bool),
+    **dict.fromkeys(["item", "video_backend"], str),
     "total_num_frames": int,
-    "damaged": bool,
-    "truncated": bool,
-    "item": str,
-    "video_backend": str,
 }
 _PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
 
@@ -119,10 +111,8 @@ def read_layout(message: Message) -> Layout:
     """Return the layout of a message. Raises ValueError if it is malformed."""
     match message.get("layout"):
         case [duration, [*pairs]] if len(pairs) <= MAX_WINDOWS + 1 and all(isinstance(pair, list) for pair in pairs):
-            times = [duration, *chain.from_iterable(pairs)]
-            if all(type(time) in (float, int) and 0 <= time <= MAX_NUMBER for time in times) and set(
-                map(len, pairs)
-            ) <= {2}:
+            times, are_pairs = [duration, *chain.from_iterable(pairs)], set(map(len, pairs)) <= {2}
+            if are_pairs and all(type(time) in (float, int) and 0 <= time <= MAX_NUMBER for time in times):
                 return Layout(float(duration), [(float(start), float(end)) for start, end in pairs])
     raise ValueError("a malformed layout")
 
@@ -137,18 +127,10 @@ def clip_message(clip: Clip) -> tuple[dict[str, Any], list[memoryview]]:
 def read_clip(
     message: dict[str, Any], stream: BufferedIOBase, sampling: Sampling, rename: Callable[[str], str] = str
 ) -> Clip:
-    """Return the clip of a message.
+    """Return the clip of a message, the bytes of which `stream` gives; `sampling` bounds its shape.
 
-    Args:
-        message: What `clip_message` returned first.
-        stream: Gives the bytes that it returned second.
-        sampling: How the clip was sampled. It bounds the shape.
-        rename: Changes its item.
-
-    Raises:
-        EOFError: The bytes break off.
-        ValueError: It is malformed, or not of a clip that was sampled so.
-        MemoryError: There is no room for it.
+    Raises EOFError if the bytes break off, ValueError if it is malformed or not of a clip that was sampled so, and
+    MemoryError.
     """
     fields, shape = message.get("clip"), message.get("shape")
     if not isinstance(fields, dict) or {name: type(value) for name, value in fields.items()} != _FIELDS:
@@ -280,11 +262,11 @@ def _error_fields(error: Exception, item: str, limit: int | None) -> list[str]:
 
 
 def read_file(request: Message, *, backend: str, threads: int) -> Iterator[Layout | Clip | VideoError]:
-    """Read what a request asks for in one pass; a segment that fails leaves the others to a new one.
+    """Yield the layout of a file, then a clip, or what `load_video` raises, for each segment, in order.
 
-    Yields the layout; then a clip, or what `load_video` raises, for each segment, in order. After `MAX_FAILURES`
-    failures, or an error that is the file's, the last error stands for all that are left. Raises VideoError for a file
-    that cannot be read.
+    They are read in one pass; a segment that fails leaves the others to a new one. After `MAX_FAILURES` failures, or an
+    error that is the file's, the last error stands for all that are left. Raises VideoError for a file that cannot be
+    read.
     """
     if "cwd" in request:
         os.chdir(request["cwd"])
