@@ -56,9 +56,7 @@ _COUNTS = ("num_images_per_sample", "num_videos_per_sample")  # each (1,)
 def kind_of(item: object) -> Kind:
     """Say what one input is, opening nothing.
 
-    Raises:
-        InvalidVideoInput: A frames array without its frame rate.
-        ValueError: Anything that sentence-transformers does not take either.
+    Raises InvalidVideoInput for frames without their rate, ValueError for what sentence-transformers does not take.
     """
     if isinstance(item, str):
         return _kind_of_name(item)
@@ -124,17 +122,11 @@ def load_input(
     min_frames: int = 1,
     threads: int = 1,
 ) -> tuple[Any, list[dict[str, Any]]]:
-    """Decode what has to be decoded, and write the input as sentence-transformers takes it.
+    """Decode what has to be decoded, and write the input as sentence-transformers takes it, with its frames in place.
 
-    A video of fewer than `min_frames` frames is extended by its last one, as processors that take one do themselves.
-
-    Returns:
-        The input with its frames in place, and the video metadata of each video inside chat messages, which
-        sentence-transformers does not collect from there.
-
-    Raises:
-        VideoError: The video cannot be decoded.
-        ValueError: The input is malformed, an image is missing, or a URL was not asked for.
+    Also return the video metadata of each video inside chat messages, which sentence-transformers does not collect from
+    there. A video of fewer than `min_frames` frames is extended by its last one, as processors that take one do
+    themselves. Raises VideoError, or ValueError for a malformed input, a missing image or a URL that was not asked for.
     """
 
     def video(source: Any) -> VideoDict:
@@ -194,8 +186,7 @@ def check_part(part: Mapping[str, object]) -> None:
 def checked_image(image: Any, *, allow_url: UrlAccess) -> Any:
     """Open an image, or each of a list, so that nothing is left for sentence-transformers to fetch or open by name.
 
-    Returns:
-        A PIL image, RGB and upright, for a path, URL or ``data:image/`` URI; arrays and PIL images as they are.
+    A path, URL or ``data:image/`` URI becomes a PIL image, RGB and upright; arrays and PIL images stay as they are.
 
     Raises:
         FileNotFoundError: There is no such file.

@@ -53,19 +53,12 @@ long part, runs outside. Of the module and not of a model, which process pools p
 
 
 class VideoModel(BaseModel):
-    """What `VideoEncoder` and `VideoReranker` share: a sentence-transformers model that decodes its videos itself.
+    """What `VideoEncoder` and `VideoReranker` share: a sentence-transformers model that decodes its videos itself."""
 
-    Attributes:
-        backbone: The MLLM that the modules are of, or None for what was loaded from a checkpoint.
-        sampling: The frame grid.
-        video_backend: Video decoder.
-        allow_url: Whether http(s) sources are fetched.
-    """
-
-    backbone: Backbone | None
+    backbone: Backbone | None  # the MLLM that the modules are of, or None for what was loaded from a checkpoint
     sampling: Sampling
     video_backend: str
-    allow_url: UrlAccess
+    allow_url: UrlAccess  # whether http(s) sources are fetched
     _argument: ClassVar[str] = "inputs"  # how errors name an input: inputs[0]
 
     @property
@@ -221,19 +214,15 @@ def prepare_ahead(
     on_error: OnError,
     workers: int,
 ) -> Iterator[Prepared | Failed]:
-    """Prepare inputs in worker threads and yield them in input order.
+    """Prepare inputs in threads, as many as `workers`, and yield them in input order.
 
     Args:
-        inputs: Read lazily, ahead by at most twice `workers`, the number of threads.
+        inputs: Read lazily, ahead by at most twice `workers`.
         prepare: Decodes one input and runs the processor on it.
         prepare_texts: Runs the processor on several texts; without it, each is prepared by itself.
         name: Names an input.
-        on_error: "raise" raises the first input's error; "skip" yields it as `Failed`.
-        workers: See above.
-
-    Raises:
-        VideoError: A video could not be decoded, with ``on_error="raise"``.
-        InputError: Another input could not be prepared, with ``on_error="raise"``.
+        on_error: "raise" raises the first input's error, VideoError or InputError; "skip" yields it as `Failed`.
+        workers: Number of threads.
     """
 
     def prepare_chunk(chunk: list[tuple[int, T]]) -> tuple[list[Prepared | Failed], list[Warning]]:
@@ -315,11 +304,7 @@ class HalvingRunner(Generic[R]):
         self._max_tokens: int | None = None  # padded tokens of the largest half that a failure led to
 
     def __call__(self, batch: list[Prepared]) -> list[R]:
-        """Run one batch.
-
-        Raises:
-            torch.OutOfMemoryError: A single input does not fit; the message names it.
-        """
+        """Run one batch. Raises torch.OutOfMemoryError if a single input does not fit; the message names it."""
         if not batch:
             return []
         padded = max(item.tokens for item in batch) * len(batch)

@@ -55,25 +55,23 @@ class VideoRef:
 
 
 def video_uri(path: str | os.PathLike[str], start: float | None = None, end: float | None = None) -> str:
-    r"""Write a video, or a timed part of one, as text.
+    r"""Write a video, or a timed part of one, as text that reads back as the same path and the same floats.
+
+    It is ASCII without white space, such as ``video+file:///abs/a.mp4#t=10,20``: without a fragment for the whole
+    video, ``#t=10`` to its end, ``#t=,20`` from its beginning.
 
     Args:
         path: A file, which need not exist; ``~`` is expanded, and it is made absolute without resolving links. A
-            `PureWindowsPath`, or a string that begins like ``C:\``, is a Windows path on any system. Or an http(s)
+            `PureWindowsPath`, or a string that begins like ``C:\\``, is a Windows path on any system. Or an http(s)
             address without a fragment.
         start: Seconds on the clock of a player; None is the beginning.
         end: Seconds likewise; None is the end of the video.
-
-    Returns:
-        ASCII text without white space, such as ``video+file:///abs/a.mp4#t=10,20``: without a fragment for the whole
-        video, ``#t=10`` to its end, ``#t=,20`` from its beginning. Reading it back gives the same path and the same
-        floats.
 
     Raises:
         VideoUriError: The path is empty, holds a NUL or names another machine, an address has a fragment, or a time
             is not a finite number, negative, or `end` not above `start`.
     """
-    text = os.fsdecode(os.fspath(path))
+    text = os.fsdecode(path)
     if isinstance(path, str) and text[:8].lower().startswith(("http://", "https://")):
         if "#" in text:
             raise VideoUriError(f"path: {item_name(text)} has a fragment; give the times as start and end instead")
@@ -89,7 +87,7 @@ def video_uri(path: str | os.PathLike[str], start: float | None = None, end: flo
 def parse_video_uri(
     text: str, *, allowed_schemes: Collection[str] = ("file",), root: str | os.PathLike[str] | None = None
 ) -> VideoRef | None:
-    """Read a video URI, if the text is exactly one.
+    """Read a video URI; None for anything but one: words, words around one, two of them.
 
     Args:
         text: Any text, of any length.
@@ -97,9 +95,6 @@ def parse_video_uri(
             fetch an address.
         root: The folder that files must be in, links resolved on both sides; None is anywhere. It does not bind
             http(s) addresses.
-
-    Returns:
-        What it names, or None if the text is anything but one video URI: words, words around one, two of them.
 
     Raises:
         VideoUriError: Its scheme is not allowed, its time range is malformed, it names another machine, or its file is
@@ -177,17 +172,14 @@ def document_video(
     allowed_schemes: Collection[str] = ("file",),
     root: str | os.PathLike[str] | None = None,
 ) -> VideoRef | None:
-    """Read the text of a document: one video URI, or words. White space around it is left out.
+    """Read the text of a document, white space around it left out: the video of one video URI, or None for words.
 
     Args:
         text: The text.
         name: What messages call the text, such as ``texts[3]``.
         loader: What makes documents of videos, for messages.
-        allowed_schemes: See `parse_video_uri`.
-        root: See `parse_video_uri`.
-
-    Returns:
-        The video that it names, or None for words.
+        allowed_schemes: See `parse_video_uri`, as for `root`.
+        root: See there.
 
     Raises:
         TypeError: It is no string.

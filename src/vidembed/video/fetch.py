@@ -83,11 +83,8 @@ def fetch(url: str, item: str, limits: DecodeLimits, *, allow: UrlAccess = True)
     Raises:
         InvalidVideoInput: If the address, or one it redirects to, is malformed, of another scheme, or of a host that
             may not be reached; or a proxy is set.
-        VideoNotFound: If the address cannot be reached or answers with an error.
-        VideoPermission: If it answers 401 or 403.
-        VideoTooLarge: If it is above ``limits.max_bytes``.
-        DecodeTimeout: If it takes too long.
-        EmptyFile: If it holds nothing.
+        VideoNotFound: If the address cannot be reached or answers with an error (`VideoPermission`: 401 or 403).
+        VideoError: `VideoTooLarge`, `DecodeTimeout` or `EmptyFile`.
         ValueError: If ``allow`` is a string.
     """
     if isinstance(allow, str):

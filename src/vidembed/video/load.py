@@ -29,7 +29,7 @@ from vidembed.video.decord import require_decord
 from vidembed.video.fetch import UrlAccess
 from vidembed.video.picture import Colour, describe
 from vidembed.video.pool import DecodePool
-from vidembed.video.reader import FrameReader, Segment, check_options, read_windows
+from vidembed.video.reader import FrameReader, check_options, read_windows
 
 DEFAULT_SAMPLING: Final = Sampling()
 PROBE_LIMITS: Final = DecodeLimits(timeout_s=60.0)
@@ -88,7 +88,10 @@ def load_video(
         return sample_frames(inner, sampling, item=item, start=start, end=end)
     if backend == "decord":
         return _read_with_decord(source, sampling, item, limits)
-    (clip,) = _read(inner, [(start, end, item)], sampling, item, allow_url, limits, threads, stream)
+    windows = [(start, end, item)]
+    (clip,) = read_windows(
+        inner, windows, sampling, item=item, allow_url=allow_url, limits=limits, threads=threads, stream=stream
+    )
     return clip
 
 
@@ -150,28 +153,12 @@ def load_segments(
     if isinstance(path, (VideoSegment, Clip)):
         raise InvalidVideoInput(item, "load_segments takes the whole video; give the times in the file in segments")
     parts = ordered_segments(path, segments)
-    if backend == "decord" or isinstance(path, (VideoFrames, Mapping)):
+    if not parts or backend == "decord" or isinstance(path, (VideoFrames, Mapping)):
         return (load_video(part, sampling, backend=backend, limits=limits) for part in parts)
     windows = [(part.start, part.end, item_name(part)) for part in parts]
-    return _read(path, windows, sampling, item, allow_url, limits, threads, stream)
-
-
-def _read(
-    source: object,
-    windows: Sequence[Segment],
-    sampling: Sampling,
-    item: str,
-    allow_url: UrlAccess,
-    limits: DecodeLimits,
-    threads: int,
-    stream: int | None,
-) -> Iterator[Clip]:
-    if windows:
-        deadline = Deadline(limits.timeout_s, item)
-        with open_source(source, item, allow_url=allow_url, limits=limits) as handle:
-            yield from read_windows(
-                handle, windows, sampling, item=item, deadline=deadline, threads=threads, stream=stream
-            )
+    return read_windows(
+        path, windows, sampling, item=item, allow_url=allow_url, limits=limits, threads=threads, stream=stream
+    )
 
 
 @dataclass(frozen=True)

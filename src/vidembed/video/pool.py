@@ -138,8 +138,8 @@ class DecodePool:
         backend: str = "pyav",
         threads: int = DEFAULT_THREADS,
     ) -> None:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        workers = min(8, cores) if workers is None else workers
+        if workers is None:
+            workers = min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
         if workers < 1:
             raise ValueError(f"workers={workers!r}: expected a whole number of at least 1, or None")
         check_options(backend, threads)
@@ -168,8 +168,8 @@ class DecodePool:
         Raises:
             RuntimeError: The pool is closed.
             TypeError: An argument is of the wrong type.
-            InvalidVideoInput: A segment is malformed, or they are not ordered by start.
-            BackendUnavailable: `cut` is `Scenes`, and PySceneDetect is not installed.
+            VideoError: `cut` is malformed or not in order (`InvalidVideoInput`), or needs PySceneDetect, which is not
+                installed (`BackendUnavailable`).
         """
         file = path.path if isinstance(path, VideoSegment) and cut is None else path
         if not isinstance(file, (str, os.PathLike)):
@@ -214,8 +214,7 @@ def _repeat(notes: list[Note]) -> None:
         if level:
             logging.getLogger(source).log(level, "%s", text)
         else:
-            kind = errors.VideoTruncated if source == "VideoTruncated" else RuntimeWarning
-            errors.warn(kind(text))
+            errors.warn((errors.VideoTruncated if source == "VideoTruncated" else RuntimeWarning)(text))
 
 
 _Entry: TypeAlias = tuple[Clip | VideoError, list[Note]]

@@ -16,7 +16,17 @@ import av.error
 import numpy as np
 
 from vidembed.errors import CorruptVideo, DecodeTimeout, InvalidVideoInput, VideoTooLarge
-from vidembed.video.clip import TIME_EPSILON, TRUNCATED_S, Clip, Deadline, GridPicker, Sampling, assemble
+from vidembed.video.clip import (
+    ANY_TIME,
+    TIME_EPSILON,
+    TRUNCATED_S,
+    Clip,
+    Deadline,
+    DecodeLimits,
+    GridPicker,
+    Sampling,
+    assemble,
+)
 from vidembed.video.container import (
     DEFAULT_THREADS,
     MAX_FRAMES,
@@ -28,6 +38,7 @@ from vidembed.video.container import (
     gif_times,
     has_discontinuities,
     open_container,
+    open_source,
     sample_aspect,
     start_on_player,
     video_stream,
@@ -51,6 +62,8 @@ if TYPE_CHECKING:
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
     from numpy.typing import NDArray
+
+    from vidembed.video.fetch import UrlAccess
 
 BACKENDS: Final = ("pyav", "decord")  # names of the decoding backends; the first is the default
 CLOCK_RESET_S = 0.5
@@ -548,16 +561,17 @@ class Window:
 
 
 def read_windows(
-    handle: BinaryIO,
+    source: object,
     segments: Sequence[Segment],
     sampling: Sampling,
     *,
     item: str,
-    deadline: Deadline,
+    allow_url: UrlAccess = False,
+    limits: DecodeLimits = ANY_TIME,
     threads: int = DEFAULT_THREADS,
     stream: int | None = None,
 ) -> Iterator[Clip]:
-    """Decode windows of one video, ordered by start, in one pass, and yield a clip for each, in order.
+    """Decode windows of one file, ordered by start, in one pass, and yield a clip for each, in order.
 
     A window whose frames were chosen by a declared duration that turns out to be wrong by over a second is read again
     with the real one. `stream` is as in `FrameReader`.
@@ -592,7 +606,9 @@ def read_windows(
                 else:
                     yield window.clip(end)
 
-    return read(segments)
+    deadline = Deadline(limits.timeout_s, item)
+    with open_source(source, item, allow_url=allow_url, limits=limits) as handle:
+        yield from read(segments)
 
 
 def _feed(windows: deque[Window], shown: TimedFrame, until: float) -> None:

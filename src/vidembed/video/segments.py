@@ -212,32 +212,37 @@ class CutFinder:
                     self.cuts.append(cut)
 
 
-def find_cuts(
+def survey(
     source: object,
-    scenes: Scenes,
+    cut: Cut | None,
     *,
     item: str,
     allow_url: UrlAccess = False,
     limits: DecodeLimits = ANY_TIME,
     threads: int = DEFAULT_THREADS,
 ) -> tuple[Extent, list[float]]:
-    """Decode a video once, and return where its frames lie and the times at which its content changes.
+    """Return where the frames of a video lie and, for scenes, the times at which its content changes.
 
-    Times are seconds from the first frame, ascending, without cuts that `scenes` would leave out anyway. Raises
-    BackendUnavailable if PySceneDetect is not installed.
+    They are found by its packets, or by decoding it where these are not enough. Times are seconds from the first frame,
+    ascending, without cuts that `cut` would leave out anyway.
     """
-    require_scenedetect(item)
-    finder, deadline = CutFinder(scenes), Deadline(limits.timeout_s, item)
-    with (
-        open_source(source, item, allow_url=allow_url, limits=limits) as handle,
-        FrameReader(handle, item, deadline, threads=threads) as reader,
-    ):
-        extent = _decode(reader, item, finder)
-    finder.finish()
-    return extent, finder.cuts
+    finder = None
+    if isinstance(cut, Scenes):
+        require_scenedetect(item)
+        finder = CutFinder(cut)
+    extent, deadline = None, Deadline(limits.timeout_s, item)
+    with open_source(source, item, allow_url=allow_url, limits=limits) as handle:
+        if finder is None:
+            with FrameReader(handle, item, deadline, threads=threads) as reader:
+                reader.first()
+                extent = None if has_discontinuities(reader.container) else reader.survey()
+        if extent is None:
+            with FrameReader(handle, item, deadline, threads=threads) as reader:
+                extent = _decode(reader, item, finder)
+    return extent, finder.cuts if finder else []
 
 
-def _decode(reader: FrameReader, item: str, finder: CutFinder | None = None) -> Extent:
+def _decode(reader: FrameReader, item: str, finder: CutFinder | None) -> Extent:
     """Decode a video to its end, and find where its frames lie."""
     times, last = array("d"), None
     shape: tuple[int, int, int] | None = None  # (H, W, 3)
@@ -249,6 +254,8 @@ def _decode(reader: FrameReader, item: str, finder: CutFinder | None = None) -> 
             finder.feed(last.time, last.array(geometry, shape, item))
     if last is None:
         raise reader.no_frame()
+    if finder is not None:
+        finder.finish()
     return reader.extent(np.frombuffer(times), last.time + last.duration)
 
 
@@ -311,18 +318,13 @@ def lay_out(
         threads: Decoding threads.
 
     Raises:
-        VideoError: It cannot be read.
-        VideoTooLarge: There would be too many segments.
+        VideoError: It cannot be read; `VideoTooLarge` if there would be too many segments.
 
     Warns:
         VideoTruncated: It ends over one second before the duration it declares.
     """
     item = item_name(source)
-    cuts: list[float] = []
-    if isinstance(cut, Scenes):
-        extent, cuts = find_cuts(source, cut, item=item, allow_url=allow_url, limits=limits, threads=threads)
-    else:
-        extent = _survey(source, item, allow_url, limits, threads)
+    extent, cuts = survey(source, cut, item=item, allow_url=allow_url, limits=limits, threads=threads)
     if extent.is_truncated:
         found = f"it ends at {extent.end:.2f} s, before the {extent.declared:.2f} s it declares"
         warn_truncated(f"{item}: {found}; only what is there is cut")
@@ -336,41 +338,25 @@ def lay_out(
     return Layout(duration + extent.start, moved)
 
 
-def _survey(source: VideoSource, item: str, allow_url: UrlAccess, limits: DecodeLimits, threads: int) -> Extent:
-    """Find where the frames of a video lie: by its packets, or by decoding it where these are not enough."""
-    deadline = Deadline(limits.timeout_s, item)
-    with open_source(source, item, allow_url=allow_url, limits=limits) as handle:
-        with FrameReader(handle, item, deadline, threads=threads) as reader:
-            reader.first()
-            found = None if has_discontinuities(reader.container) else reader.survey()
-        if found is not None:
-            return found
-        with FrameReader(handle, item, deadline, threads=threads) as reader:
-            return _decode(reader, item)
-
-
 def _cut(cut: Cut | None, cuts: list[float], extent: Extent) -> tuple[float, list[tuple[float, float]]]:
-    """Return the duration and the segments of a video, in seconds from the first frame."""
+    """Return the duration and the segments of a video, in seconds from the first frame.
+
+    Segments in a row in which no new frame comes on show are one.
+    """
     end, declared = extent.end, extent.declared
     if cut is None:
         return end, [(0.0, round(end, 6))]
-    if isinstance(cut, Scenes):
-        return end, _without_still(cut.split(cuts, end), extent)
-    if declared is not None and 0 < declared - end <= TRUNCATED_S:
-        segments = cut.split(declared)
-        if segments[-1][0] + TIME_EPSILON < end:
-            return declared, _without_still(segments, extent)
-    return end, _without_still(cut.split(end), extent)
-
-
-def _without_still(segments: list[tuple[float, float]], extent: Extent) -> list[tuple[float, float]]:
-    """Make one of segments in a row in which no new frame comes on show."""
+    segments = cut.split(cuts, end) if isinstance(cut, Scenes) else cut.split(end)
+    if isinstance(cut, Windows) and declared is not None and 0 < declared - end <= TRUNCATED_S:
+        longer = cut.split(declared)
+        if longer[-1][0] + TIME_EPSILON < end:
+            end, segments = declared, longer
     bounds = np.asarray(segments)  # (S, 2)
     first, behind = np.searchsorted(extent.times, bounds - TIME_EPSILON).T  # the frames that begin in each
     kept: list[tuple[float, float]] = []
-    for place, (start, end) in enumerate(segments):
+    for place, (start, stop) in enumerate(segments):
         if place and first[place] == behind[place] and first[place - 1] == behind[place - 1]:
-            kept[-1] = kept[-1][0], end
+            kept[-1] = kept[-1][0], stop
         else:
-            kept.append((start, end))
-    return kept
+            kept.append((start, stop))
+    return end, kept

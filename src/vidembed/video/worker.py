@@ -30,8 +30,7 @@ import numpy as np
 from vidembed import errors
 from vidembed.errors import DecoderCrashed, VideoError, VideoTooLarge
 from vidembed.video import decord, reader
-from vidembed.video.clip import Clip, Deadline, Sampling, VideoSegment, item_name
-from vidembed.video.container import open_source
+from vidembed.video.clip import Clip, Sampling, VideoSegment, item_name
 from vidembed.video.picture import MAX_AREA, MAX_SIDE, is_memory_error
 from vidembed.video.segments import MAX_WINDOWS, Layout, cut_from_dict, lay_out
 
@@ -60,9 +59,6 @@ _FIELDS: Final = {
     "total_num_frames": int,
 }
 _PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
-
-
-# -- messages ----------------------------------------------------------------------------------------------------------
 
 
 def send(stream: IO[bytes], message: Message, arrays: Sequence[memoryview] = ()) -> None:
@@ -158,9 +154,6 @@ def read_clip(
         raise ValueError("a malformed clip, with times or indices that no frames have")
     fields = {**fields, "item": rename(fields["item"])}
     return Clip(frames=frames, timestamps=times, frames_indices=indices, sampling=sampling, **fields)
-
-
-# -- the process -------------------------------------------------------------------------------------------------------
 
 
 def main(*, backend: str, threads: int, max_memory_bytes: int | None, parent: int) -> NoReturn:
@@ -300,12 +293,8 @@ def read_file(request: Message, *, backend: str, threads: int) -> Iterator[Layou
 
 
 def _read(
-    source: str | Path, sampling: Sampling, backend: str, threads: int, windows: list[tuple[float, float | None, str]]
+    source: str | Path, sampling: Sampling, backend: str, threads: int, windows: list[reader.Segment]
 ) -> Iterator[Clip]:
     if backend == "decord":
-        yield from (decord.read(source, sampling, item=item, start=start, end=end) for start, end, item in windows)
-        return
-    item = item_name(source)
-    with open_source(source, item) as handle:
-        deadline = Deadline(None, item)  # the parent looks after the time
-        yield from reader.read_windows(handle, windows, sampling, item=item, deadline=deadline, threads=threads)
+        return (decord.read(source, sampling, item=item, start=start, end=end) for start, end, item in windows)
+    return reader.read_windows(source, windows, sampling, item=item_name(source), threads=threads)
