@@ -58,11 +58,10 @@ class Sampling:
 
     Args:
         fps: Frames looked at per second of video. Default 2 (VidVec, arXiv 2602.08099, section 4).
-        max_frames: Upper bound on the number of frames; a longer video is looked at less often, evenly
-            over its whole length. Default 180 (VidVec, section 4).
-        max_pixels: Upper bound on the area (height x width) of a frame, in pixels. Larger frames are
-            scaled down with their aspect kept; none is ever scaled up. ``None`` sets no bound.
-            Default 640 x 360 (our choice: the paper gives none).
+        max_frames: Upper bound on the number of frames; a longer video is looked at less often, evenly over its whole
+            length. Default 180 (VidVec, section 4).
+        max_pixels: Upper bound on the area (height x width) of a frame, in pixels. Larger frames are scaled down with
+            their aspect kept; none is ever scaled up. ``None`` sets no bound. Default 640 x 360 (our choice).
 
     Raises:
         ValueError: If a field is not a finite number above zero, or a count is not whole.
@@ -118,11 +117,9 @@ def check_sampling(sampling: object) -> None:
 class GridPicker(Generic[Item]):
     """Keeps, from frames offered in the order of presentation, the one on show at each time of the grid.
 
-    Of a video of unknown (or wrongly declared) duration it keeps frames at ``fps`` and, each time
-    ``2 * max_frames`` are kept, drops every second one and doubles the step. So never more than
-    ``2 * max_frames`` items are held, and never more than ``max_frames`` are returned.
-
-    Times are seconds of the video's clock. ``end`` is exclusive, and may lie past ``duration``, which is as declared.
+    Of a video of unknown (or wrongly declared) duration it keeps frames at ``fps`` and, each time ``2 * max_frames``
+    are kept, drops every second one and doubles the step. Never more than ``max_frames`` are returned. Times are
+    seconds of the video's clock. ``end`` is exclusive, and may lie past ``duration``, which is as declared.
     """
 
     def __init__(
@@ -136,10 +133,7 @@ class GridPicker(Generic[Item]):
 
     @property
     def next_time(self) -> float:
-        """The next time to be looked at; infinity past the end.
-
-        The start is always looked at: a segment shorter than any frame has the one on show then.
-        """
+        """The next time to be looked at; infinity past the end. The start is always, by a segment of any length."""
         moment = self.start + len(self._kept) * self.step
         return moment if not self._kept or moment + TIME_EPSILON < self.end else math.inf
 
@@ -205,10 +199,7 @@ ANY_TIME: Final = DecodeLimits(timeout_s=None)
 
 
 class Deadline:
-    """A limit of so many seconds from now, or none, checked between packets and whenever bytes are read.
-
-    `item`, `done` (in time) and `remedy` are for messages.
-    """
+    """A limit of so many seconds from now, or none, checked between packets and whenever bytes are read."""
 
     def __init__(
         self, timeout_s: float | None, item: str, *, done: str = "read", remedy: str = "cut the video"
@@ -244,8 +235,7 @@ class VideoSegment:
             in a Python slice.
 
     Raises:
-        InvalidVideoInput: If a time is not a finite number, ``start`` is negative, ``end`` is not above
-            ``start``, or ``path`` is itself a segment.
+        InvalidVideoInput: If a time is not finite or negative, ``end`` not above ``start``, or ``path`` a segment.
     """
 
     path: SingleSource
@@ -436,21 +426,19 @@ class ClipMetadata(TypedDict):
 class Clip:
     """Frames of a video, or of a timed segment of one, each the one on show at its moment.
 
-    All times are in seconds. Of a whole video they count from its first frame; of a segment, **from the
-    start of the segment**, so that the same content gives the same vector wherever it lies in a file;
-    ``start_s`` says where that is on the clock of a player.
+    All times are in seconds. Of a whole video they count from its first frame; of a segment, **from the start of the
+    segment**, so that the same content gives the same vector wherever it lies in a file.
 
     Attributes:
         frames: ``(T, H, W, 3)`` uint8 RGB: T >= 1 frames of one size, upright, with square pixels.
-        timestamps: ``(T,)`` float64: when each frame came on show. Never falls. A still that lasts over
-            several looks is there several times, with one timestamp. The frame already on show when a
-            segment begins has time 0.
+        timestamps: ``(T,)`` float64: when each frame came on show. Never falls. A still that lasts over several looks
+            is there several times, with one timestamp. The frame already on show when a segment begins has time 0.
         fps: Average frame rate of the stream, in frames per second (not of the sampled frames).
         duration: Length of what was looked at: to the end of the last frame, or of the segment.
-        frames_indices: ``(T,)`` int64: the ordinal of each frame in the stream, from 0. Where frames were
-            not counted (a segment, or a long file that was seeked in): ``round(timestamps * fps)``.
-        total_num_frames: Number of frames in the video or segment, above every ``frames_indices``; counted
-            where frames were counted, else ``round(duration * fps)``.
+        frames_indices: ``(T,)`` int64: the ordinal of each frame in the stream, from 0. Where frames were not counted
+            (a segment, or a long file that was seeked in): ``round(timestamps * fps)``.
+        total_num_frames: Number of frames in the video or segment, above every ``frames_indices``; counted where frames
+            were counted, else ``round(duration * fps)``.
         damaged: True if any part could not be decoded; what is left is in place by time.
         truncated: True if the stream ends over one second before the duration it declares.
         item: How the source is named in messages.
@@ -477,9 +465,9 @@ class Clip:
     def metadata(self) -> ClipMetadata:
         """Return what ``transformers.video_utils.VideoMetadata`` takes, as plain Python values.
 
-        Processors compute a frame's time as ``frames_indices / fps``, which an ordinal meets only where
-        the frame rate is constant. So the T indices here are ``timestamps * fps``: whole numbers, equal to
-        ``Clip.frames_indices``, at a constant rate, and fractions where only those are right in time.
+        Processors compute a frame's time as ``frames_indices / fps``, which an ordinal meets only where the frame rate
+        is constant. So the T indices here are ``timestamps * fps``: whole numbers, equal to ``Clip.frames_indices``, at
+        a constant rate, and fractions where only those are right in time.
         """
         exact = self.timestamps * self.fps  # (T,)
         whole = np.rint(exact)  # (T,)
@@ -578,8 +566,8 @@ def sample_frames(
 ) -> Clip:
     """Choose from given frames as from a file's, by their own times, in seconds from the first.
 
-    Frames that already come no more often than ``sampling.fps`` and are no more than ``max_frames`` are all
-    kept: a grid finer than the frames could only repeat some and miss others.
+    Frames that already come no more often than ``sampling.fps`` and are no more than ``max_frames`` are all kept: a
+    grid finer than the frames could only repeat some and miss others.
     """
     given, declared = as_frames(source, item)
     count, height, width = given.array.shape[:3]

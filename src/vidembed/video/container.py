@@ -226,8 +226,9 @@ def video_stream(
         raise errors.InvalidVideoInput(item, f"stream={index!r}: its video streams are {sorted(streams)}")
     stream = _best(container, handle, item) if index is None else streams[index]
     if stream.codec_context is None:
-        reason = "the codec of its video stream has no decoder here; convert it to H.264 first"
-        raise errors.UnsupportedCodec(item, reason)
+        raise errors.UnsupportedCodec(
+            item, "the codec of its video stream has no decoder here; convert it to H.264 first"
+        )
     if not isinstance(stream, VideoStream):
         raise errors.UnsupportedCodec(item, "its video stream cannot be decoded; convert it to H.264 first")
     context = stream.codec_context

@@ -208,14 +208,14 @@ def _addresses(target: _Target, item: str, hosts: frozenset[str] | None) -> Sequ
         raise errors.InvalidVideoInput(item, f"the host {target.host!r} is not one of those in allow_url")
     scheme = "https" if target.secure else "http"
     if scheme in urllib.request.getproxies() and not urllib.request.proxy_bypass(target.host):
-        found = f"a proxy is set for {scheme}, behind which addresses cannot be checked, so it is not used"
+        reason = f"a proxy is set for {scheme}, behind which addresses cannot be checked, so it is not used"
         remedy = f"name {target.host} in no_proxy if it can be reached without, or download the video yourself"
-        raise errors.InvalidVideoInput(item, f"{found}; {remedy}")
+        raise errors.InvalidVideoInput(item, f"{reason}; {remedy}")
     found = socket.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
     if hosts is None and not all(is_public(str(address[0])) for *_, address in found):
-        found = f"the host {target.host!r} is at a private, local or reserved address"
+        reason = f"the host {target.host!r} is at a private, local or reserved address"
         remedy = f"if it is the right one, allow it by name: allow_url=[{target.host!r}]"
-        raise errors.InvalidVideoInput(item, f"{found}; {remedy}")
+        raise errors.InvalidVideoInput(item, f"{reason}; {remedy}")
     return found
 
 

@@ -47,9 +47,8 @@ def load_video(
 ) -> Clip:
     """Read the frames of a video that a model is to see.
 
-    Frames are chosen by presentation time: for each time of ``sampling``'s grid, the frame on show then.
-    Frames given as arrays are sampled on the same grid by their own times. A :class:`Clip` that was read with this
-    sampling is returned as it is.
+    Frames are chosen by presentation time: for each time of ``sampling``'s grid, the frame on show then. Frames given
+    as arrays are sampled on the same grid by their own times. A :class:`Clip` of this sampling is returned as it is.
 
     Args:
         source: What to read (see :data:`vidembed.video.VideoSource`).
@@ -57,8 +56,8 @@ def load_video(
         backend: ``"pyav"`` (default) or ``"decord"`` (extra ``decord``; local mp4, mov, mkv, webm files).
         allow_url: Whether http and https addresses may be fetched (see `vidembed.video.fetch.UrlAccess`).
         limits: On time, a download included, and on its bytes. Default: 600 s and 2 GiB.
-        threads: Decoding threads of PyAV, at least 1. Default 4; 1 does the least work, for a caller that reads
-            several videos at once. Frames are the same.
+        threads: Decoding threads of PyAV, at least 1. Default 4; 1 does the least work, for a caller that reads several
+            videos at once. Frames are the same.
         stream: Index of a video stream in its container (``VideoInfo.streams`` of :func:`vidembed.video.load`).
             Default ``None``: the one that ffmpeg would choose. For files read with PyAV.
 
@@ -66,8 +65,8 @@ def load_video(
         The clip. Its times count from the start of a segment (see :class:`vidembed.video.Clip`).
 
     Raises:
-        VideoError: If it cannot be read; the subclass says why, and the message names the item.
-        InvalidVideoInput: If the source is malformed, or a :class:`Clip` that was sampled otherwise.
+        VideoError: If it cannot be read; the subclass says why (`InvalidVideoInput`: it is malformed, or a `Clip` that
+            was sampled otherwise), and the message names the item.
         ValueError: If ``backend`` or ``threads`` is none of those allowed.
         TypeError: If ``sampling`` is no :class:`Sampling`.
 

@@ -78,10 +78,7 @@ _MAX_HEAD = 4096  # packets before the first frame
 
 
 def from_player(start: float, end: float | None, first: float, item: str) -> tuple[float, float | None]:
-    """Return a stretch in seconds from the first frame, which comes at `first` on the clock of a player.
-
-    Of what lies before the first frame, nothing is left; an `end` of ``None`` is that of the video.
-    """
+    """Return a stretch in seconds from the first frame, which comes at `first` on the clock of a player."""
     if end is not None and end <= first:
         found = f"the segment ends at {end:g} s, and the video's first frame comes at {first:g} s"
         raise InvalidVideoInput(item, found)
@@ -115,8 +112,7 @@ class _Watched:
         return self._read(size)
 
 
-_Stamp: TypeAlias = tuple[int | None, int | None, int]
-"""``pts``, ``dts`` and duration of a packet, in ticks of its stream."""
+_Stamp: TypeAlias = tuple[int | None, int | None, int]  # pts, dts and duration of a packet, in ticks of its stream
 
 
 def _stamp(packet: Packet[VideoStream]) -> _Stamp | None:
@@ -170,10 +166,7 @@ class TimedFrame:
     _converted: tuple[Geometry, NDArray[np.uint8]] | None = None
 
     def array(self, geometry: Geometry, shape: tuple[int, int, int], item: str) -> NDArray[np.uint8]:
-        """Return the upright RGB picture, of ``shape`` (H, W, 3), converted once.
-
-        A frame of another shape is laid into it with its aspect kept.
-        """
+        """Return the upright RGB picture, converted once and laid into ``shape`` (H, W, 3) with its aspect kept."""
         if geometry.shape != shape:
             geometry = geometry.inside(shape)
         if self._converted is None or self._converted[0] != geometry:
@@ -195,10 +188,7 @@ class Extent:
 
 
 class FrameReader(ExitStack, Iterator[TimedFrame]):
-    """Decodes the video stream of a handle, that of index `stream` or the best, in order of presentation.
-
-    A context manager and an iterator.
-    """
+    """Decodes the video stream of a handle, that of index `stream` or the best, in order of presentation."""
 
     def __init__(
         self,

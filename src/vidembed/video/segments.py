@@ -130,8 +130,8 @@ class Scenes:
                 raise ValueError(f"Scenes({name}={value!r}): expected a finite number of at least {least:g}")
             object.__setattr__(self, name, float(value))
         if self.max_length_s < 2 * self.min_length_s:
-            least = f"at least twice min_length_s={self.min_length_s:g}, or parts of a long scene would be too short"
-            raise ValueError(f"Scenes(max_length_s={self.max_length_s:g}): expected {least}")
+            needed = f"at least twice min_length_s={self.min_length_s:g}, or parts of a long scene would be too short"
+            raise ValueError(f"Scenes(max_length_s={self.max_length_s:g}): expected {needed}")
 
     def split(self, cuts: Iterable[float], duration: float) -> list[tuple[float, float]]:
         """Return the `(start, end)` of each scene of a video of `duration`, in order; seconds, to the microsecond.
