@@ -92,7 +92,7 @@ def _kind_of_name(text: str) -> Kind:
 
 
 def is_text(item: object) -> bool:
-    """Whether an input is plain text. One that cannot be told apart is not: preparing it raises its error."""
+    """Whether an input is plain text. One of no known kind is not: preparing it raises its error."""
     try:
         return kind_of(item) == "text"
     except (ValueError, VideoError):

@@ -180,7 +180,7 @@ def check_on_error(on_error: str) -> None:
 
 
 def wants_bar(show_progress_bar: bool | None) -> bool:
-    """Whether to show a progress bar; where it is not said, if sentence-transformers logs at INFO or DEBUG."""
+    """Whether to show a progress bar; by default, if sentence-transformers logs at INFO or DEBUG."""
     if show_progress_bar is None:
         return logging.getLogger("sentence_transformers").getEffectiveLevel() in (logging.INFO, logging.DEBUG)
     return show_progress_bar

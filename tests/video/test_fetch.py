@@ -26,16 +26,19 @@ from vidembed.video import (
     EmptyFile,
     InvalidVideoInput,
     NotAVideo,
+    Scenes,
     VideoError,
     VideoNotFound,
     VideoPermission,
     VideoTooLarge,
+    Windows,
     load_video,
     probe,
 )
 from vidembed.video import (
     fetch as download,
 )
+from vidembed.video.segments import lay_out
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -164,6 +167,8 @@ def test_fetched_only_on_request(server: str, zoo: Zoo) -> None:
         assert np.array_equal(clip.frames, expected.frames)
         assert "secret" not in clip.item
     assert probe(f"{server}/video", allow_url=HERE).codec == "h264"
+    for cut in (None, Windows(1.0), Scenes()):
+        assert lay_out(f"{server}/video", cut, allow_url=HERE).segments
 
 
 def test_what_is_asked(server: str, httpd: Any) -> None:

@@ -398,7 +398,7 @@ class _Worker(threading.Thread):
                 self._start(task)
             self._seconds = START_TIMEOUT_S
             with self._working() as (requests, answers):
-                with suppress(BrokenPipeError):  # it may have said why it ended
+                with suppress(BrokenPipeError):  # its answer may say why it ended
                     send(requests, task.request)
                 message = receive(answers)
                 if "begun" not in message:

@@ -464,7 +464,7 @@ def _traits(stream: VideoStream) -> dict[str, object]:
     context = stream.codec_context
     tags = {"primaries": context.color_primaries, "transfer": context.color_trc, "matrix": context.colorspace}
     traits: dict[str, object] = {f"colour {name}": int(tag) for name, tag in tags.items() if tag not in _UNSPECIFIED}
-    if int(context.color_range) == ColorRange.JPEG:  # the other is what players take where nothing is said
+    if int(context.color_range) == ColorRange.JPEG:  # the other is what players take where none is declared
         traits["colour range"] = True
     if any(key.lower() == _ALPHA and value == "1" for key, value in stream.metadata.items()):
         traits["transparency (alpha_mode)"] = True
