@@ -55,7 +55,7 @@ from vidembed.index.commit import Committer, Job, Quarantine
 from vidembed.index.table import FileRows, Segment, segment_id
 from vidembed.ray import index_videos_ray
 from vidembed.ray.indexer import Collector, Work
-from vidembed.video.sampling import FileState
+from vidembed.video.clip import FileState
 
 MODEL = "vidembed/shapes"
 CUT = Windows(2)

@@ -36,7 +36,7 @@ from vidembed.index.meta import IndexMeta
 from vidembed.index.rows import Row, rank, unit
 from vidembed.index.search import Hit, nearest
 from vidembed.index.table import RANKED, FileRows, Segment, VideoIndex
-from vidembed.video.sampling import FileState
+from vidembed.video.clip import FileState
 
 SIZES = (10_000, 100_000, 1_000_000)
 DIMENSION = 3584  # of Qwen2.5-VL-7B

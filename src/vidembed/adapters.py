@@ -23,8 +23,8 @@ from pydantic import BaseModel, Field, field_validator
 from vidembed.errors import NotAVideoError
 from vidembed.uri import SCHEMES, VideoRef, content_fingerprint, document_video, parse_video_uri
 from vidembed.video import item_name
+from vidembed.video.clip import check_regular
 from vidembed.video.segments import Windows, lay_out
-from vidembed.video.source import check_regular
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

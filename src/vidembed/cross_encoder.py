@@ -29,7 +29,7 @@ from vidembed.pipeline import (
     wants_bar,
 )
 from vidembed.scoring.checks import FloatArray
-from vidembed.video.sampling import PICTURE_VERSION
+from vidembed.video.clip import PICTURE_VERSION
 from vidembed.visual_cache import VisualTokenCache, visual_key
 from vidembed.yes_no import (
     VIDEO_PART,

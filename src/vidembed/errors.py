@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from contextvars import ContextVar
 
 # ruff: noqa: N818 - the names say what was found, as users read them in reports
@@ -13,7 +11,8 @@ from contextvars import ContextVar
 
 _INNER = {"vidembed", "sentence_transformers", "torch"}
 """Packages through which a call of ours goes: the host's `encode`, decorated by torch, calls our methods."""
-_kept: ContextVar[list[Warning] | None] = ContextVar("_kept", default=None)
+kept_warnings: ContextVar[list[Warning] | None] = ContextVar("kept_warnings", default=None)
+"""Where `warn` puts warnings in a thread of a pool, which has no caller, for the thread that takes the result."""
 
 
 class VideoError(Exception):
@@ -96,23 +95,12 @@ class VideoTruncated(UserWarning):
 
 
 def warn(warning: Warning) -> None:
-    """Warn at the line of the caller, or where `keep_warnings` is at work, keep the warning for it."""
-    kept = _kept.get()
+    """Warn at the line of the caller; or keep the warning where `kept_warnings` is set."""
+    kept = kept_warnings.get()
     if kept is None:
         warnings.warn(warning, stacklevel=caller_level())
     else:
         kept.append(warning)
-
-
-@contextmanager
-def keep_warnings() -> Iterator[list[Warning]]:
-    """Keep what `warn` gets in this thread of a pool, which has no caller, for the thread that takes the result."""
-    kept: list[Warning] = []
-    token = _kept.set(kept)
-    try:
-        yield kept
-    finally:
-        _kept.reset(token)
 
 
 def caller_level() -> int:

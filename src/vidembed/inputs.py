@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, BinaryIO, Literal, TypeAlias
+from typing import IO, TYPE_CHECKING, Any, BinaryIO, Final, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -23,9 +23,9 @@ from torch.nn.functional import pad
 
 from vidembed.errors import VideoTooLarge
 from vidembed.video import VIDEO_SUFFIXES, Clip, InvalidVideoInput, VideoError, VideoFrames, VideoSegment, load_video
+from vidembed.video.clip import DecodeLimits, is_url, item_name
 from vidembed.video.container import open_source
 from vidembed.video.picture import MAX_AREA, MAX_SIDE, check_size
-from vidembed.video.source import is_url, item_name
 
 if TYPE_CHECKING:
     from sentence_transformers.base.modality_types import SingleInput, VideoDict
@@ -34,10 +34,7 @@ if TYPE_CHECKING:
     from vidembed.video import Sampling
     from vidembed.video.fetch import UrlAccess
 
-MAX_IMAGE_BYTES = 2**28
-"""Bytes (256 MiB) of an image that is fetched (our choice)."""
-IMAGE_TIMEOUT_S = 60.0
-"""Seconds to fetch an image (our choice)."""
+IMAGE_LIMITS: Final = DecodeLimits(timeout_s=60.0, max_bytes=2**28)  # of an image that is fetched (our choice)
 IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF")
 """Pillow's names of what is decoded. Left out are those that run another program (EPS) and those of no suffix here."""
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tiff", ".webp"})
@@ -59,9 +56,7 @@ _COUNTS = ("num_images_per_sample", "num_videos_per_sample")  # each (1,)
 def kind_of(item: object) -> Kind:
     """Say what one input is, opening nothing.
 
-    Raises:
-        InvalidVideoInput: A frames array without its frame rate.
-        ValueError: Anything that sentence-transformers does not take either.
+    Raises InvalidVideoInput for frames without their rate, ValueError for what sentence-transformers does not take.
     """
     if isinstance(item, str):
         return _kind_of_name(item)
@@ -91,20 +86,13 @@ def _kind_of_name(text: str) -> Kind:
     if suffix not in VIDEO_SUFFIXES and suffix not in IMAGE_SUFFIXES:
         return "image" if text.startswith("data:image/") else "text"
     # a name with a media suffix is a file, there or missing; words that merely end in one are text
-    if any(character.isspace() for character in text) and not Path(text).is_absolute() and not _is_file(text):
+    if any(map(str.isspace, text)) and not Path(text).is_absolute() and not os.path.isfile(text):  # noqa: PTH113
         return "text"
     return "video" if suffix in VIDEO_SUFFIXES else "image"
 
 
-def _is_file(name: str) -> bool:
-    try:
-        return Path(name).is_file()
-    except (OSError, ValueError):  # too long for a file name, or it holds a NUL
-        return False
-
-
 def is_text(item: object) -> bool:
-    """Whether an input is plain text. One that cannot be told apart is not: preparing it raises its error."""
+    """Whether an input is plain text. One of no known kind is not: preparing it raises its error."""
     try:
         return kind_of(item) == "text"
     except (ValueError, VideoError):
@@ -134,18 +122,11 @@ def load_input(
     min_frames: int = 1,
     threads: int = 1,
 ) -> tuple[Any, list[dict[str, Any]]]:
-    """Decode what has to be decoded, and write the input as sentence-transformers takes it.
+    """Decode what has to be decoded, and write the input as sentence-transformers takes it, with its frames in place.
 
-    A video of fewer than `min_frames` frames is extended by its last one, as processors that take one do themselves;
-    `threads` decode it.
-
-    Returns:
-        The input with its frames in place, and the video metadata of each video inside chat messages, which
-        sentence-transformers does not collect from there.
-
-    Raises:
-        VideoError: The video cannot be decoded.
-        ValueError: The input is malformed, an image is missing, or a URL was not asked for.
+    Also return the video metadata of each video inside chat messages, which sentence-transformers does not collect from
+    there. A video of fewer than `min_frames` frames is extended by its last one, as processors that take one do
+    themselves. Raises VideoError, or ValueError for a malformed input, a missing image or a URL that was not asked for.
     """
 
     def video(source: Any) -> VideoDict:
@@ -191,10 +172,7 @@ def _load_messages(
 
 
 def check_part(part: Mapping[str, object]) -> None:
-    """Raise ValueError for a part of a chat message in which sentence-transformers would find something to fetch.
-
-    Its type must be text, image or video, with the content under that name, and no other key that is fetched from.
-    """
+    """Raise ValueError for a part of a chat message in which sentence-transformers would find something to fetch."""
     kind = part.get("type")
     if kind not in _PARTS or kind not in part:
         raise ValueError(
@@ -208,8 +186,7 @@ def check_part(part: Mapping[str, object]) -> None:
 def checked_image(image: Any, *, allow_url: UrlAccess) -> Any:
     """Open an image, or each of a list, so that nothing is left for sentence-transformers to fetch or open by name.
 
-    Returns:
-        A PIL image, RGB and upright, for a path, URL or ``data:image/`` URI; arrays and PIL images as they are.
+    A path, URL or ``data:image/`` URI becomes a PIL image, RGB and upright; arrays and PIL images stay as they are.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -228,9 +205,7 @@ def checked_image(image: Any, *, allow_url: UrlAccess) -> Any:
         if not allow_url:
             raise ValueError(f"image {name!r}: URLs are fetched only with allow_url=True.")
         item = item_name(name)
-        with open_source(
-            name, item, allow_url=allow_url, timeout_s=IMAGE_TIMEOUT_S, max_bytes=MAX_IMAGE_BYTES
-        ) as handle:
+        with open_source(name, item, allow_url=allow_url, limits=IMAGE_LIMITS) as handle:
             return _decoded(handle, item)
     if name.startswith("data:image/"):
         shown = f"{name[:40]}..."
@@ -239,7 +214,7 @@ def checked_image(image: Any, *, allow_url: UrlAccess) -> Any:
         except (binascii.Error, ValueError) as error:
             raise ValueError(f"image {shown!r}: it is not base64 ({error}).") from error
         return _decoded(io.BytesIO(data), shown)
-    if not _is_file(name):
+    if not os.path.isfile(name):  # noqa: PTH113 - Path raises for a name that is too long, or holds a NUL
         raise FileNotFoundError(f"image {name!r}: no such file. To embed the words, pass {{'text': ...}}.")
     with Path(name).open("rb") as file:
         return _decoded(file, item_name(name))
@@ -261,17 +236,11 @@ def _decoded(handle: BinaryIO, item: str) -> Image.Image:
 
 @dataclass(frozen=True)
 class Prepared:
-    """One input, ready for the model.
+    """One input, ready for the model."""
 
-    Attributes:
-        index: Position among the inputs of the call.
-        name: How the input is named in messages.
-        features: What the processor returned for it alone: per-token tensors (1, S) and the visual tensors.
-    """
-
-    index: int
-    name: str
-    features: Features
+    index: int  # position among the inputs of the call
+    name: str  # in messages
+    features: Features  # of it alone: per-token tensors (1, S) and the visual tensors
 
     @property
     def tokens(self) -> int:

@@ -30,7 +30,7 @@ from sentence_transformers.util.file_io import load_file_path
 from vidembed.backbone import ARCHITECTURES, BackboneError
 from vidembed.backbone.cut import declare_sampling, without_hooks
 from vidembed.backbone.load import Backbone, check_device, check_dtype, load_backbone
-from vidembed.errors import InputError, keep_warnings, warn
+from vidembed.errors import InputError, kept_warnings, warn
 from vidembed.inputs import Prepared, is_text, load_input, name_of, split_rows
 from vidembed.registry import resolve_model
 from vidembed.video import VideoError
@@ -191,9 +191,8 @@ class VideoModel(BaseModel):
     ) -> tuple[list[nn.Module] | OrderedDict[str, nn.Module], dict[str, Any]]:
         """Called, by keywords, for a model that is no checkpoint of sentence-transformers: cut the MLLM."""
         if kwargs.pop("trust_remote_code", False):
-            raise BackboneError(
-                "trust_remote_code=True is refused: supported models load with transformers' own classes."
-            )
+            reason = "trust_remote_code=True is refused: supported models load with transformers' own classes."
+            raise BackboneError(reason)
         folder, offline = kwargs.pop("cache_folder", None), kwargs.pop("local_files_only", False)
         backbone = load_backbone(model_name_or_path, cache_dir=folder, local_files_only=offline or None, **kwargs)
         return self._modules_of(backbone), {}
@@ -203,22 +202,19 @@ class VideoModel(BaseModel):
     ) -> NoReturn:
         """Called for a checkpoint of another class, whose prompt would be taken for the model's own: an error."""
         kinds = {"SentenceTransformer": "VideoEncoder", "CrossEncoder": "VideoReranker"}
+        own = type(self).__name__
         raise BackboneError(
-            f"{model_name_or_path} is a {model_type} checkpoint, which {type(self).__name__} cannot open. Load it as "
-            f"{kinds.get(model_type, model_type)}, or give {type(self).__name__} a checkpoint of its own kind or the "
-            "video MLLM that this one was made of."
+            f"{model_name_or_path} is a {model_type} checkpoint, which {own} cannot open. Load it as "
+            f"{kinds.get(model_type, model_type)}, or give {own} a checkpoint of its own kind or the video MLLM that "
+            "this one was made of."
         )
 
     def _prepare(self, index: int, item: object, *, threads: int = 1, **options: Any) -> Prepared:
         """Decode one input and run the processor on it; `options` are those of `_features`."""
         row = ARCHITECTURES.get(self._transformer.config.model_type)
+        least = row.min_frames if row else 1
         loaded, metadata = load_input(
-            item,
-            self.sampling,
-            backend=self.video_backend,
-            allow_url=self.allow_url,
-            min_frames=row.min_frames if row else 1,
-            threads=threads,
+            item, self.sampling, backend=self.video_backend, allow_url=self.allow_url, min_frames=least, threads=threads
         )
         name = name_of(item)
         features = self._features([loaded], [f"{self._argument}[{index}] {name}"], metadata, **options)
@@ -393,7 +389,7 @@ def check_on_error(on_error: str) -> None:
 
 
 def wants_bar(show_progress_bar: bool | None) -> bool:
-    """Whether to show a progress bar; where it is not said, if sentence-transformers logs at INFO or DEBUG."""
+    """Whether to show a progress bar; by default, if sentence-transformers logs at INFO or DEBUG."""
     if show_progress_bar is None:
         return logging.getLogger("sentence_transformers").getEffectiveLevel() in (logging.INFO, logging.DEBUG)
     return show_progress_bar
@@ -411,16 +407,10 @@ def default_workers() -> int:
 
 @dataclass(frozen=True)
 class Failed:
-    """An input that could not be prepared or embedded.
+    """An input that could not be prepared or embedded."""
 
-    Attributes:
-        index: Position among the inputs of the call.
-        name: How the input is named in messages.
-        error: Why.
-    """
-
-    index: int
-    name: str
+    index: int  # position among the inputs of the call
+    name: str  # in messages
     error: Exception
 
 
@@ -433,27 +423,30 @@ def prepare_ahead(
     on_error: OnError,
     workers: int,
 ) -> Iterator[Prepared | Failed]:
-    """Prepare inputs in worker threads and yield them in input order.
+    """Prepare inputs in threads, as many as `workers`, and yield them in input order.
 
     Args:
         inputs: Read lazily, ahead by at most twice `workers`.
         prepare: Decodes one input and runs the processor on it.
         prepare_texts: Runs the processor on several texts; without it, each is prepared by itself.
         name: Names an input.
-        on_error: "raise" raises the first input's error; "skip" yields it as `Failed`.
+        on_error: "raise" raises the first input's error, VideoError or InputError; "skip" yields it as `Failed`.
         workers: Number of threads.
-
-    Raises:
-        VideoError: A video could not be decoded, with ``on_error="raise"``.
-        InputError: Another input could not be prepared, with ``on_error="raise"``.
     """
 
     def prepare_chunk(chunk: list[tuple[int, T]]) -> tuple[list[Prepared | Failed], list[Warning]]:
-        with keep_warnings() as kept:
-            if prepare_texts is not None and is_text(chunk[0][1]):
-                with suppress(ValueError, OSError):  # the one that fails is found below
-                    return [*prepare_texts([index for index, _ in chunk], [item for _, item in chunk])], kept
-            return [_prepared_or_failed(prepare, index, item, name) for index, item in chunk], kept
+        kept: list[Warning] = []
+        kept_warnings.set(kept)  # of this thread of the executor
+        if prepare_texts is not None and is_text(chunk[0][1]):
+            with suppress(ValueError, OSError):  # the one that fails is found below
+                return [*prepare_texts([index for index, _ in chunk], [item for _, item in chunk])], kept
+        results: list[Prepared | Failed] = []
+        for index, item in chunk:
+            try:
+                results.append(prepare(index, item))
+            except (VideoError, ValueError, OSError) as error:
+                results.append(Failed(index, name(item), error))
+        return results, kept
 
     executor = ThreadPoolExecutor(workers, thread_name_prefix="vidembed-decode")
     pending: deque[Future[tuple[list[Prepared | Failed], list[Warning]]]] = deque()
@@ -471,15 +464,6 @@ def prepare_ahead(
                 yield report(result, on_error) if isinstance(result, Failed) else result
     finally:
         executor.shutdown(wait=True, cancel_futures=True)
-
-
-def _prepared_or_failed(
-    prepare: Callable[[int, T], Prepared], index: int, item: T, name: Callable[[T], str]
-) -> Prepared | Failed:
-    try:
-        return prepare(index, item)
-    except (VideoError, ValueError, OSError) as error:
-        return Failed(index, name(item), error)
 
 
 def _chunks(inputs: Iterable[T], *, texts_together: bool) -> Iterator[list[tuple[int, T]]]:
@@ -522,22 +506,14 @@ def token_batches(
 
 
 class HalvingRunner(Generic[R]):
-    """Runs batches, and halves a batch that does not fit into memory. Says so in the log, and remembers.
-
-    Args:
-        run: Runs one batch and returns one result per item.
-    """
+    """Runs batches with `run`, and halves a batch that does not fit into memory. Logs it, and remembers."""
 
     def __init__(self, run: Callable[[list[Prepared]], Sequence[R]]) -> None:
         self._run = run
         self._max_tokens: int | None = None  # padded tokens of the largest half that a failure led to
 
     def __call__(self, batch: list[Prepared]) -> list[R]:
-        """Run one batch.
-
-        Raises:
-            torch.OutOfMemoryError: A single input does not fit; the message names it.
-        """
+        """Run one batch. Raises torch.OutOfMemoryError if a single input does not fit; the message names it."""
         if not batch:
             return []
         padded = max(item.tokens for item in batch) * len(batch)

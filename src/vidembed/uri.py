@@ -19,15 +19,13 @@ from urllib.parse import quote, quote_from_bytes, unquote_to_bytes, urlsplit
 
 from vidembed.errors import VideoUriError
 from vidembed.video import VIDEO_SUFFIXES, VideoSegment, item_name
-from vidembed.video.sampling import content_fingerprint
+from vidembed.video.clip import content_fingerprint, is_finite_number
 from vidembed.video.segments import Windows
-from vidembed.video.source import is_finite_number
 
 __all__ = ["VIDEO_SUFFIXES", "VideoRef", "VideoUriError", "content_fingerprint", "decoded_path", "document_video"]
 __all__ += ["find_video_uri", "is_video_path", "names_video", "parse_video_uri", "segment_times", "video_uri"]
 
-SCHEMES: Final = ("file", "http", "https")
-"""What can stand behind ``video+``."""
+SCHEMES: Final = ("file", "http", "https")  # what can stand behind ``video+``
 MAX_URI_LENGTH: Final = 16_384
 """Characters. The longest path of Linux, percent-encoded, has 12,288; longer text is text."""
 
@@ -40,17 +38,11 @@ _URL_SAFE = "/:@!$&'()*+,;=?[]%~"  # what has a meaning in an address, and escap
 
 @dataclass(frozen=True, slots=True)
 class VideoRef:
-    """What a video URI names.
-
-    Attributes:
-        source: The file, or the http(s) address.
-        start: Seconds on the clock of a player. Default 0.
-        end: Seconds likewise, or None for the end of the video.
-    """
+    """What a video URI names: the file or the http(s) address, and seconds on the clock of a player."""
 
     source: Path | str
     start: float = 0.0
-    end: float | None = None
+    end: float | None = None  # the end of the video
 
     @property
     def uri(self) -> str:
@@ -58,33 +50,28 @@ class VideoRef:
         return video_uri(self.source, self.start or None, self.end)
 
     def segment(self) -> VideoSegment:
-        """Return it as `VideoEncoder` and `VideoReranker` take it. The whole video is the segment from 0 to its end.
-
-        A plain address or path would not do: without a video's suffix it would be taken for words or an image.
-        """
+        """Return it as `VideoEncoder` takes it: as a plain string without a video's suffix it would be words."""
         return VideoSegment(self.source, self.start, self.end)
 
 
 def video_uri(path: str | os.PathLike[str], start: float | None = None, end: float | None = None) -> str:
-    r"""Write a video, or a timed part of one, as text.
+    r"""Write a video, or a timed part of one, as text that reads back as the same path and the same floats.
+
+    It is ASCII without white space, such as ``video+file:///abs/a.mp4#t=10,20``: without a fragment for the whole
+    video, ``#t=10`` to its end, ``#t=,20`` from its beginning.
 
     Args:
         path: A file, which need not exist; ``~`` is expanded, and it is made absolute without resolving links. A
-            `PureWindowsPath`, or a string that begins like ``C:\``, is a Windows path on any system. Or an http(s)
+            `PureWindowsPath`, or a string that begins like ``C:\\``, is a Windows path on any system. Or an http(s)
             address without a fragment.
         start: Seconds on the clock of a player; None is the beginning.
         end: Seconds likewise; None is the end of the video.
-
-    Returns:
-        ASCII text without white space, such as ``video+file:///abs/a.mp4#t=10,20``: without a fragment for the whole
-        video, ``#t=10`` to its end, ``#t=,20`` from its beginning. Reading it back gives the same path and the same
-        floats.
 
     Raises:
         VideoUriError: The path is empty, holds a NUL or names another machine, an address has a fragment, or a time
             is not a finite number, negative, or `end` not above `start`.
     """
-    text = os.fsdecode(os.fspath(path))
+    text = os.fsdecode(path)
     if isinstance(path, str) and text[:8].lower().startswith(("http://", "https://")):
         if "#" in text:
             raise VideoUriError(f"path: {item_name(text)} has a fragment; give the times as start and end instead")
@@ -100,7 +87,7 @@ def video_uri(path: str | os.PathLike[str], start: float | None = None, end: flo
 def parse_video_uri(
     text: str, *, allowed_schemes: Collection[str] = ("file",), root: str | os.PathLike[str] | None = None
 ) -> VideoRef | None:
-    """Read a video URI, if the text is exactly one.
+    """Read a video URI; None for anything but one: words, words around one, two of them.
 
     Args:
         text: Any text, of any length.
@@ -109,12 +96,9 @@ def parse_video_uri(
         root: The folder that files must be in, links resolved on both sides; None is anywhere. It does not bind
             http(s) addresses.
 
-    Returns:
-        What it names, or None if the text is anything but one video URI: words, words around one, two of them.
-
     Raises:
-        VideoUriError: It is one, but its scheme is not allowed, its time range is malformed, it names another machine,
-            or its file is outside `root`.
+        VideoUriError: Its scheme is not allowed, its time range is malformed, it names another machine, or its file is
+            outside `root`.
         ValueError: `allowed_schemes` holds something else.
     """
     if isinstance(allowed_schemes, str) or not set(allowed_schemes) <= set(SCHEMES):
@@ -125,9 +109,8 @@ def parse_video_uri(
     scheme, rest, fragment = found[1].lower(), found[2], found[3]
     shown = f"video+{item_name(text[len('video+') :])}"
     if scheme not in allowed_schemes:
-        raise VideoUriError(
-            f"{shown}: scheme {scheme!r} is not allowed; allowed_schemes is {', '.join(sorted(allowed_schemes))}"
-        )
+        allowed = ", ".join(sorted(allowed_schemes))
+        raise VideoUriError(f"{shown}: scheme {scheme!r} is not allowed; allowed_schemes is {allowed}")
     start, end = _times(fragment, shown)
     if scheme != "file":
         if not urlsplit(f"{scheme}://{rest}").netloc:
@@ -135,15 +118,13 @@ def parse_video_uri(
         return VideoRef(f"{scheme}://{rest}", start, end)
     host, slash, path = rest.partition("/")
     if host.lower() not in {"", "localhost"}:
-        raise VideoUriError(
-            f"{shown}: it names the machine {host!r}; only files of this one are read, as video+file:///path"
-        )
+        reason = f"it names the machine {host!r}; only files of this one are read, as video+file:///path"
+        raise VideoUriError(f"{shown}: {reason}")
     source = Path(decoded_path(slash + path, windows=os.name == "nt", shown=shown))
-    # realpath, since Path.resolve() raises on a link that points to itself
-    if root is not None and not Path(os.path.realpath(source)).is_relative_to(
-        os.path.realpath(Path(root).expanduser())
-    ):
-        raise VideoUriError(f"{shown}: its file is outside root={str(root)!r} (links resolved)")
+    if root is not None:
+        folder = os.path.realpath(Path(root).expanduser())  # Path.resolve() raises on a link that points to itself
+        if not Path(os.path.realpath(source)).is_relative_to(folder):
+            raise VideoUriError(f"{shown}: its file is outside root={str(root)!r} (links resolved)")
     return VideoRef(source, start, end)
 
 
@@ -152,16 +133,8 @@ def find_video_uri(
 ) -> VideoRef | None:
     """As `parse_video_uri`, for text that a framework may have put metadata in front of.
 
-    Args:
-        text: Any text. White space around it is left out.
-        allowed_schemes: As `parse_video_uri` takes.
-        root: As `parse_video_uri` takes.
-
     Returns:
-        What the text names, or what its last line names if that alone is a URI; else None.
-
-    Raises:
-        VideoUriError: As `parse_video_uri`.
+        What the text, white space around it left out, or its last line names, if that alone is a URI; else None.
     """
     words = text.strip()
     last = words[max(words.rfind("\n"), words.rfind("\r")) + 1 :].lstrip()
@@ -176,12 +149,9 @@ def is_video_path(path: str | os.PathLike[str]) -> bool:
 def names_video(text: str) -> bool:
     """Whether a text is nothing but the path or the address of a video, as `VideoEncoder` takes a string for a file.
 
-    It is one line that ends in one of `VIDEO_SUFFIXES`; the query of an address and a time range do not count. The file
-    need not exist, unless the text has spaces and does not begin as an absolute path: words that end in the name of a
-    file are words.
-
-    Args:
-        text: Any text. White space around it is left out.
+    It is one line that ends in one of `VIDEO_SUFFIXES`; white space around it, the query of an address and a time range
+    do not count. The file need not exist, unless the text has spaces and does not begin as an absolute path: words that
+    end in the name of a file are words.
     """
     line = text.strip()
     if len(line) > MAX_URI_LENGTH or len(line.splitlines()) != 1:
@@ -190,7 +160,7 @@ def names_video(text: str) -> bool:
     name = name if _RANGE.fullmatch(fragment) else line
     if re.search(r"\s", line):
         # only a relative path is looked for: looking up \\machine\folder makes Windows log in there
-        return is_video_path(name) and (_ABSOLUTE.match(name) is not None or _is_file(name))
+        return is_video_path(name) and (_ABSOLUTE.match(name) is not None or os.path.isfile(name))  # noqa: PTH113 - never raises
     return is_video_path(re.split("[?#]", name, maxsplit=1)[0] if "://" in name else name)
 
 
@@ -202,17 +172,14 @@ def document_video(
     allowed_schemes: Collection[str] = ("file",),
     root: str | os.PathLike[str] | None = None,
 ) -> VideoRef | None:
-    """Read the text of a document: one video URI, or words.
+    """Read the text of a document, white space around it left out: the video of one video URI, or None for words.
 
     Args:
-        text: White space around it is left out.
+        text: The text.
         name: What messages call the text, such as ``texts[3]``.
         loader: What makes documents of videos, for messages.
-        allowed_schemes: As `parse_video_uri` takes.
-        root: As `parse_video_uri` takes.
-
-    Returns:
-        The video that it names, or None for words.
+        allowed_schemes: See `parse_video_uri`, as for `root`.
+        root: See there.
 
     Raises:
         TypeError: It is no string.
@@ -234,25 +201,8 @@ def document_video(
 
 
 def segment_times(duration: float, segment_s: float, overlap_s: float = 0.0) -> list[tuple[float, float]]:
-    """Cut a duration into windows, as `vidembed.index` does (see `vidembed.video.segments.Windows`). All in seconds.
-
-    Returns:
-        The ``(start, end)`` of each, in order.
-
-    Raises:
-        ValueError: An argument is out of range.
-    """
+    """Return the ``(start, end)`` of each of the `Windows` of a duration. Seconds. Raises ValueError as that does."""
     return Windows(segment_s, overlap_s).split(duration)
-
-
-def _is_file(name: str) -> bool:
-    try:
-        return Path(name).is_file()
-    except (OSError, ValueError):  # a sentence can be too long for a file name, or hold a NUL
-        return False
-
-
-# -- writing -----------------------------------------------------------------------------------------------------------
 
 
 def _encoded(path: str | os.PathLike[str], text: str) -> str:
@@ -271,9 +221,8 @@ def _encoded(path: str | os.PathLike[str], text: str) -> str:
 
 def _encoded_windows(path: PureWindowsPath) -> str:
     if not re.fullmatch(r"[A-Za-z]:", path.drive) or not path.root:
-        raise VideoUriError(
-            f"path: got {item_name(str(path))}; an absolute path on a drive, such as C:\\a.mp4, is needed"
-        )
+        needed = "an absolute path on a drive, such as C:\\a.mp4, is needed"
+        raise VideoUriError(f"path: got {item_name(str(path))}; {needed}")
     return f"/{path.drive}{quote(path.as_posix()[2:], errors='surrogatepass')}"
 
 
@@ -293,9 +242,6 @@ def _seconds(value: float) -> str:
     return digits.rstrip("0").rstrip(".") if "." in digits else digits
 
 
-# -- reading -----------------------------------------------------------------------------------------------------------
-
-
 def _times(fragment: str | None, shown: str) -> tuple[float, float | None]:
     if fragment is None:
         return 0.0, None
@@ -309,7 +255,7 @@ def _times(fragment: str | None, shown: str) -> tuple[float, float | None]:
 
 
 def decoded_path(encoded: str, *, windows: bool, shown: str) -> str:
-    """Return the path that the path of a file URI stands for, on Windows or elsewhere; `shown` is the URI in messages.
+    """Return the path that the path of a file URI stands for; `shown` is the URI in messages.
 
     Raises:
         VideoUriError: It is empty, holds a NUL, or on Windows names no drive.

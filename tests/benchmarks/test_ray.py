@@ -16,7 +16,7 @@ from benchmarks import ray as bench
 
 from tests.clips import moving_square, write_video
 from vidembed.video import load_video
-from vidembed.video.sampling import content_fingerprint
+from vidembed.video.clip import content_fingerprint
 
 
 def test_copies_are_different_files_of_the_same_pictures(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from tests.zoo import Zoo
 from vidembed.index import IndexMeta, VideoIndex
 from vidembed.index.table import FileRows, Segment
 from vidembed.video import probe
-from vidembed.video.sampling import FileState
+from vidembed.video.clip import FileState
 
 Loaded = list[dict[str, Any]]
 GREEN, GREY = (30, 200, 30), (90, 90, 90)

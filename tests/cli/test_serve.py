@@ -13,7 +13,7 @@ import uvicorn
 from starlette.testclient import TestClient
 
 from tests.cli.conftest import vidembed
-from vidembed.video.pool import DecodePool
+from vidembed.video import DecodeLimits, DecodePool
 
 Loaded = list[dict[str, Any]]
 
@@ -118,7 +118,8 @@ def test_what_decoders_may_take_is_passed_on(
     monkeypatch.setattr(DecodePool, "__init__", lambda self, **how: (given.append(how), make(self, **how))[1])
     options = ["--decode-workers", 3, "--decode-timeout", 7, "--max-memory", 0.75]
     assert vidembed("serve", "--in", index, "--port", 0, *options).exit_code == 0
-    assert given == [{"workers": 3, "timeout_s": 7, "max_memory_bytes": 768 * 2**20, "backend": "pyav"}]
+    limits = DecodeLimits(timeout_s=7, max_memory_bytes=768 * 2**20)
+    assert given == [{"workers": 3, "limits": limits, "backend": "pyav"}]
     result = vidembed("serve", "--in", index, "--port", 0, "--decode-timeout", 0)
     assert result.exit_code != 0
     assert "decode_timeout_s: got 0" in result.stderr

@@ -8,7 +8,7 @@ import numpy as np
 
 from vidembed.index import IndexMeta, VideoIndex
 from vidembed.index.table import FileRows, Segment
-from vidembed.video.sampling import FileState
+from vidembed.video.clip import FileState
 
 MODEL = "f" * 64
 

@@ -11,7 +11,7 @@ from tests.index.fakes import FakeEncoder, write_video
 from vidembed.index import Report
 from vidembed.index.commit import QUARANTINE_FILE, Entry, Quarantine, read
 from vidembed.index.files import uri_of
-from vidembed.video.sampling import FileState
+from vidembed.video.clip import FileState
 
 Run = Callable[..., Report]
 NO_VIDEO = b"this is no video, whatever its name says" * 100

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from vidembed.index.files import IndexedFile, Listing, uri_of
 from vidembed.index.ingest import make_plan
-from vidembed.video.sampling import FileState, content_fingerprint
+from vidembed.video.clip import FileState, content_fingerprint
 
 
 def on_disk(root: Path, name: str, content: bytes = b"x") -> Path:

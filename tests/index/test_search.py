@@ -12,7 +12,7 @@ from vidembed.index import IndexMeta, IndexMismatchError, Report, VideoIndex, se
 from vidembed.index.bank import MAX_QUERY_CHARS
 from vidembed.index.search import nearest
 from vidembed.index.table import FileRows, Segment, segment_id
-from vidembed.video.sampling import FileState
+from vidembed.video.clip import FileState
 
 
 @pytest.fixture

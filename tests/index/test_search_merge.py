@@ -28,7 +28,7 @@ from vidembed.index import (
 )
 from vidembed.index.search import MERGES, OVERLAP, Merge, check_options, merged, nearest, overlap
 from vidembed.index.table import FileRows, Segment
-from vidembed.video.sampling import FileState
+from vidembed.video.clip import FileState
 
 SECONDS = st.integers(0, 12).map(lambda ticks: ticks / 2)
 HITS = st.lists(

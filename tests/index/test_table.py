@@ -19,7 +19,7 @@ from vidembed.index import Condition, Filter, IndexDamagedError, IndexMeta, Inde
 from vidembed.index.files import uri_of
 from vidembed.index.search import nearest
 from vidembed.index.table import FileRows, Segment, own_rows
-from vidembed.video.sampling import FileState
+from vidembed.video.clip import FileState
 
 DIMENSION = 8
 META = IndexMeta("made", None, {}, MODEL, {}, DIMENSION, 1.0, 0.0, "2026-01-01T00:00:00+00:00")

@@ -21,7 +21,7 @@ from vidembed.ray import DecodeVideos
 from vidembed.ray.decode import CLIP, FRAMES, clip_at
 from vidembed.ray.indexer import KnownContents
 from vidembed.video import Clip, CorruptVideo, Sampling, VideoError, VideoSegment, Windows, load_video
-from vidembed.video.sampling import FileState, content_fingerprint
+from vidembed.video.clip import FileState, content_fingerprint
 from vidembed.video.segments import Layout
 
 SAMPLING = Sampling(fps=2.0, max_frames=8, max_pixels=48 * 48)

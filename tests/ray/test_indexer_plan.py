@@ -9,7 +9,7 @@ from pyarrow import fs
 from vidembed.index.files import IndexedFile, uri_of
 from vidembed.ray.indexer import Found, Work, find, plan, waves
 from vidembed.ray.stores import UNKNOWN_TIME, Address, Store
-from vidembed.video.sampling import FileState
+from vidembed.video.clip import FileState
 
 
 @pytest.fixture

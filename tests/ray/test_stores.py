@@ -21,7 +21,7 @@ from vidembed.ray.stores import (
     list_stores,
     open_store,
 )
-from vidembed.video.sampling import FileState
+from vidembed.video.clip import FileState
 
 NAMES = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=30)
 

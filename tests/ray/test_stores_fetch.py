@@ -19,7 +19,7 @@ from tests.ray import s3
 from vidembed.errors import EmptyFile, InvalidVideoInput, NotAFile, VideoError, VideoNotFound, VideoTooLarge
 from vidembed.index.files import uri_of
 from vidembed.ray.stores import UNKNOWN_TIME, ChangedWhileRead, Fetcher
-from vidembed.video.sampling import FileState
+from vidembed.video.clip import FileState
 
 
 @pytest.fixture(autouse=True)

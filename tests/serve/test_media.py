@@ -9,7 +9,7 @@ from vidembed.index.files import IndexedFile
 from vidembed.serve import media
 from vidembed.serve.media import MediaLibrary, keep_one_range, media_type
 from vidembed.serve.security import ApiError
-from vidembed.video.sampling import FileState
+from vidembed.video.clip import FileState
 
 
 def indexed(path: Path) -> dict[str, IndexedFile]:

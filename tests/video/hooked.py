@@ -16,7 +16,7 @@ from typing import Any
 
 sys.path[:0] = [str(Path(__file__).parents[2] / "src")]
 
-from vidembed.video import pyav, worker  # noqa: E402 - of this tree
+from vidembed.video import reader, worker  # noqa: E402 - of this tree
 
 COMMAND = (sys.executable, "-P", __file__)
 MALFORMED = {
@@ -92,6 +92,6 @@ def hooked(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 if __name__ == "__main__":
-    pyav.read_windows = hooked(pyav.read_windows)
+    reader.read_windows = hooked(reader.read_windows)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
     worker.main(**json.loads(sys.argv[1]))

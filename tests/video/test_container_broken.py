@@ -18,6 +18,7 @@ from tests.video.test_reading import check_times, numbers
 from tests.zoo import Recipe, Zoo, draw, encode, native_threads, open_files
 from vidembed.video import (
     CorruptVideo,
+    DecodeLimits,
     DecodeTimeout,
     EmptyFile,
     InvalidVideoInput,
@@ -219,7 +220,7 @@ def test_flipped_bytes_never_crash_or_hang(zoo: Zoo, name: str) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", VideoTruncated)
             try:
-                clip = load_video(data.tobytes(), timeout_s=20)
+                clip = load_video(data.tobytes(), limits=DecodeLimits(timeout_s=20))
             except VideoError as error:
                 assert f"{len(data)} bytes" in str(error)  # noqa: PT017 - either end is right
             else:
@@ -269,11 +270,11 @@ def test_a_file_named_like_a_protocol(zoo: Zoo, tmp_path: Path, monkeypatch: pyt
 
 def test_timeout(zoo: Zoo) -> None:
     with pytest.raises(DecodeTimeout, match=r"timeout_s=1e-09"):
-        load_video(zoo.path("seek.mp4"), timeout_s=1e-9)
+        load_video(zoo.path("seek.mp4"), limits=DecodeLimits(timeout_s=1e-9))
     for wrong in (0, -1, float("nan")):
         with pytest.raises(ValueError, match="timeout_s"):
-            load_video(zoo.path("h264.mp4"), timeout_s=wrong)
-    assert load_video(zoo.path("h264.mp4"), timeout_s=None).frames.shape[0] == 6
+            load_video(zoo.path("h264.mp4"), limits=DecodeLimits(timeout_s=wrong))
+    assert load_video(zoo.path("h264.mp4"), limits=DecodeLimits(timeout_s=None)).frames.shape[0] == 6
 
 
 def test_absurd_pictures(tmp_path: Path, zoo: Zoo, monkeypatch: pytest.MonkeyPatch) -> None:

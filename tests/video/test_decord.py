@@ -15,6 +15,7 @@ from tests.zoo import Zoo
 from vidembed.video import (
     BackendUnavailable,
     CorruptVideo,
+    DecodeLimits,
     DecoderCrashed,
     DecodeTimeout,
     InvalidVideoInput,
@@ -160,7 +161,7 @@ def test_a_hanging_decoder_is_killed(
     monkeypatch.setenv("VIDEMBED_TEST_NOTE", str(tmp_path / "pid"))
     install(f"import time\n{NOTE}\ntime.sleep(600)\n")
     with pytest.raises(DecodeTimeout, match=r"h264\.mp4#t=0.5,1: .*timeout_s=2"):
-        load_video(VideoSegment(zoo.path("h264.mp4"), 0.5, 1.0), backend="decord", timeout_s=2)
+        load_video(VideoSegment(zoo.path("h264.mp4"), 0.5, 1.0), backend="decord", limits=DecodeLimits(timeout_s=2))
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "pid").read_text()), 0)
 

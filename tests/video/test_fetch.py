@@ -21,20 +21,24 @@ from hypothesis import strategies as st
 
 from tests.zoo import Zoo, open_files
 from vidembed.video import (
+    DecodeLimits,
     DecodeTimeout,
     EmptyFile,
     InvalidVideoInput,
     NotAVideo,
+    Scenes,
     VideoError,
     VideoNotFound,
     VideoPermission,
     VideoTooLarge,
+    Windows,
     load_video,
     probe,
 )
 from vidembed.video import (
     fetch as download,
 )
+from vidembed.video.segments import lay_out
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -163,6 +167,8 @@ def test_fetched_only_on_request(server: str, zoo: Zoo) -> None:
         assert np.array_equal(clip.frames, expected.frames)
         assert "secret" not in clip.item
     assert probe(f"{server}/video", allow_url=HERE).codec == "h264"
+    for cut in (None, Windows(1.0), Scenes()):
+        assert lay_out(f"{server}/video", cut, allow_url=HERE).segments
 
 
 def test_what_is_asked(server: str, httpd: Any) -> None:
@@ -203,14 +209,14 @@ def test_refusals(server: str, name: str, kind: type[Exception], reason: str) ->
 def test_sizes(server: str) -> None:
     for name in ("video", "unsized"):
         with pytest.raises(VideoTooLarge, match="max_bytes=1000"):
-            load_video(f"{server}/{name}", allow_url=HERE, max_bytes=1000)
+            load_video(f"{server}/{name}", allow_url=HERE, limits=DecodeLimits(max_bytes=1000))
     with pytest.raises(NotAVideo):  # a million bytes, if they were inflated
-        load_video(f"{server}/gzip", allow_url=HERE, max_bytes=2000)
+        load_video(f"{server}/gzip", allow_url=HERE, limits=DecodeLimits(max_bytes=2000))
 
 
 def test_unreachable() -> None:
     with pytest.raises(VideoNotFound, match="cannot be fetched"):
-        load_video("http://127.0.0.1:9/x.mp4", allow_url=HERE, timeout_s=5)
+        load_video("http://127.0.0.1:9/x.mp4", allow_url=HERE, limits=DecodeLimits(timeout_s=5))
 
 
 @pytest.mark.parametrize(
@@ -233,7 +239,7 @@ def test_loopback_and_its_other_spellings_are_refused(server: str, httpd: Any) -
     for host in hosts:
         for url in (f"http://{host}:{port}/video", f"http://{host}:{port}/moved"):
             with pytest.raises(VideoError) as info:
-                load_video(url, allow_url=True, timeout_s=10)
+                load_video(url, allow_url=True, limits=DecodeLimits(timeout_s=10))
             assert type(info.value) in {InvalidVideoInput, VideoNotFound}  # some resolvers do not know some of them
     assert httpd.asked == []
     with pytest.raises(InvalidVideoInput, match=r"private, local or reserved.*allow_url=\['127\.0\.0\.1'\]"):
@@ -381,7 +387,7 @@ def test_a_server_that_drips_is_left_in_time(fake: Fake, drip: str) -> None:
 
     fake.serve = serve  # type: ignore[method-assign]
     with pytest.raises(DecodeTimeout, match=r"not fetched within timeout_s=0\.4"):
-        load_video("http://slow.example/x.mp4", allow_url=True, timeout_s=0.4)
+        load_video("http://slow.example/x.mp4", allow_url=True, limits=DecodeLimits(timeout_s=0.4))
     left.set()
 
 
@@ -391,7 +397,7 @@ def test_a_server_that_falls_silent_without_a_limit(fake: Fake, monkeypatch: pyt
     left = threading.Event()
     fake.serve = lambda sock: left.wait(30)  # type: ignore[method-assign, assignment]
     with pytest.raises(VideoNotFound, match="fell silent"):
-        load_video("http://slow.example/x.mp4", allow_url=True, timeout_s=None)
+        load_video("http://slow.example/x.mp4", allow_url=True, limits=DecodeLimits(timeout_s=None))
     left.set()
 
 
@@ -418,7 +424,7 @@ def test_answers_that_are_lies(fake: Fake, answer: bytes, kind: type[VideoError]
     fake.names["liar.example"] = [PUBLIC]
     fake.answer = answer
     with pytest.raises(VideoError) as info:
-        load_video("http://liar.example/x.mp4", allow_url=True, max_bytes=10**5)
+        load_video("http://liar.example/x.mp4", allow_url=True, limits=DecodeLimits(max_bytes=10**5))
     assert type(info.value) is (kind or VideoTooLarge)
     assert str(info.value).isprintable()
 
@@ -458,7 +464,7 @@ def test_any_answer_is_bytes_or_one_of_our_errors(fake: Fake, answer: bytes) -> 
     fake.names["any.example"] = [PUBLIC]
     fake.answer = answer
     try:
-        with download.fetch("http://any.example/", "item", timeout_s=5, max_bytes=100) as file:
+        with download.fetch("http://any.example/", "item", DecodeLimits(timeout_s=5, max_bytes=100)) as file:
             assert 1 <= len(file.read()) <= 100
     except VideoError as error:
         assert str(error).isprintable()  # noqa: PT017 - either end is right
@@ -476,9 +482,9 @@ def test_nothing_is_left_behind(server: str, tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     before = open_files()
     load_video(f"{server}/video", allow_url=HERE)
-    for name, how in (("video", {"max_bytes": 10}), ("unsized", {"max_bytes": 10}), ("short", {}), ("empty", {})):
+    for name, most in (("video", 10), ("unsized", 10), ("short", 2**31), ("empty", 2**31)):
         with pytest.raises(VideoError):
-            load_video(f"{server}/{name}", allow_url=HERE, **how)
+            load_video(f"{server}/{name}", allow_url=HERE, limits=DecodeLimits(max_bytes=most))
     assert list(tmp_path.iterdir()) == []
     assert open_files() == before
 

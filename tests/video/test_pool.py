@@ -34,6 +34,7 @@ from vidembed.video import (
     BackendUnavailable,
     Clip,
     CorruptVideo,
+    DecodeLimits,
     DecodePool,
     DecoderCrashed,
     DecodeTimeout,
@@ -215,7 +216,7 @@ def test_a_part_that_crashes_is_named(named: Callable[[str], Path]) -> None:
 
 
 def test_a_limit_beyond_what_a_timer_takes(zoo: Zoo) -> None:
-    with DecodePool(workers=1, timeout_s=1e300) as pool:
+    with DecodePool(workers=1, limits=DecodeLimits(timeout_s=1e300)) as pool:
         assert len(_one(pool.submit(zoo.path("h264.mp4"), SAMPLING)).frames) == 6
 
 
@@ -430,7 +431,7 @@ def test_a_process_that_failed_is_replaced_and_one_that_refused_a_file_is_not(
 
 @pytest.mark.usefixtures("misbehaving")
 def test_a_process_that_loops_is_killed(named: Callable[[str], Path]) -> None:
-    with DecodePool(workers=2, timeout_s=3.0) as pool:
+    with DecodePool(workers=2, limits=DecodeLimits(timeout_s=3.0)) as pool:
         names = ["hang.mp4", "good.mp4", "sleep.mp4", "good.mp4", "good.mp4"]
         readings = [(name, pool.submit(named(name), SAMPLING, cut=Windows(1.0))) for name in names]
         for name, reading in readings:
@@ -445,7 +446,7 @@ def test_a_process_that_loops_is_killed(named: Callable[[str], Path]) -> None:
 
 
 def test_a_stopped_process_is_killed(zoo: Zoo, started: Callable[[], set[int]]) -> None:
-    with DecodePool(workers=1, timeout_s=3.0) as pool:
+    with DecodePool(workers=1, limits=DecodeLimits(timeout_s=3.0)) as pool:
         reading = pool.submit(zoo.path("seek.mp4"), SAMPLING, cut=Windows(1.0))
         entries = iter(reading)
         assert isinstance(next(entries), Clip)
@@ -494,7 +495,7 @@ def test_an_idle_process_that_died_is_no_fault_of_the_next_file(
 
 def test_want_of_memory(zoo: Zoo, tmp_path: Path) -> None:
     write_picture(tmp_path / "large.mkv", 4000, 4000, 12)
-    with DecodePool(workers=1, max_memory_bytes=2**30) as pool:
+    with DecodePool(workers=1, limits=DecodeLimits(max_memory_bytes=2**30)) as pool:
         with pytest.raises(VideoTooLarge, match=r"large\.mkv: .*max_memory_bytes=1073741824"):
             _one(pool.submit(tmp_path / "large.mkv", Sampling(fps=1, max_pixels=None)))
         assert len(_one(pool.submit(zoo.path("h264.mp4"), SAMPLING)).frames) == 6
@@ -502,7 +503,8 @@ def test_want_of_memory(zoo: Zoo, tmp_path: Path) -> None:
 
 def test_want_of_memory_in_the_decoder_is_no_damage(tmp_path: Path) -> None:
     write_picture(tmp_path / "large.mkv", 8000, 8000)
-    with DecodePool(workers=1, max_memory_bytes=2**29) as pool, pytest.raises(VideoTooLarge, match="max_memory_bytes"):
+    limits = DecodeLimits(max_memory_bytes=2**29)
+    with DecodePool(workers=1, limits=limits) as pool, pytest.raises(VideoTooLarge, match="max_memory_bytes"):
         _one(pool.submit(tmp_path / "large.mkv", Sampling(max_pixels=None)))
 
 
@@ -615,7 +617,7 @@ def test_what_nobody_takes_is_bounded_and_costs_no_time(zoo: Zoo) -> None:
     """Two clips of a process wait, of one file or of several, while its clock stands."""
     gc.collect()
     before = held()
-    with DecodePool(workers=1, timeout_s=2.0) as pool:
+    with DecodePool(workers=1, limits=DecodeLimits(timeout_s=2.0)) as pool:
         windows = pool.submit(zoo.path("h264.mp4"), SAMPLING, cut=Windows(0.25))
         assert len(windows.layout().segments) == 12
         for _ in range(3):
@@ -772,11 +774,11 @@ def test_a_pool_that_is_let_go_ends_its_processes(zoo: Zoo, started: Callable[[]
 CHILD = """
 import sys, time
 from pathlib import Path
-from vidembed.video import DecodePool, Sampling, pool
+from vidembed.video import DecodeLimits, DecodePool, Sampling, pool
 hooked, note, path, backend, end = sys.argv[1:]
 if backend == "pyav":
     pool.COMMAND = (sys.executable, "-P", hooked)
-pool = DecodePool(workers=1, timeout_s=None, backend=backend)
+pool = DecodePool(workers=1, limits=DecodeLimits(timeout_s=None), backend=backend)
 reading = pool.submit(path, Sampling())
 while not Path(note).exists():
     time.sleep(0.01)
@@ -833,10 +835,6 @@ def test_a_process_imports_nothing_heavy() -> None:
     "wrong",
     [
         {"workers": 0},
-        {"timeout_s": 0},
-        {"timeout_s": float("nan")},
-        {"timeout_s": float("inf")},
-        {"max_memory_bytes": 1000},
         {"backend": "opencv"},
         {"threads": 0},
     ],
@@ -844,6 +842,15 @@ def test_a_process_imports_nothing_heavy() -> None:
 def test_wrong_arguments(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         DecodePool(**wrong)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"timeout_s": 0}, {"timeout_s": float("nan")}, {"timeout_s": float("inf")}, {"max_memory_bytes": 1000}],
+)
+def test_rejects_limits_out_of_range(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        DecodeLimits(**wrong)
 
 
 def test_wrong_requests(zoo: Zoo, pool: DecodePool) -> None:

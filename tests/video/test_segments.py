@@ -17,6 +17,7 @@ from tests.zoo import Zoo, native_threads, open_files
 from vidembed.video import (
     Clip,
     CorruptVideo,
+    DecodeLimits,
     DecodeTimeout,
     InvalidVideoInput,
     NotAVideo,
@@ -239,7 +240,7 @@ def test_malformed_requests(zoo: Zoo, tmp_path: Path) -> None:
     with pytest.raises(NotAVideo):
         next(load_segments(text, [(0.0, 1.0)]))
     with pytest.raises(DecodeTimeout):
-        next(load_segments(zoo.path("h264.mp4"), [(0.0, 1.0)], timeout_s=1e-9))
+        next(load_segments(zoo.path("h264.mp4"), [(0.0, 1.0)], limits=DecodeLimits(timeout_s=1e-9)))
 
 
 def test_probe_of_a_segment_describes_the_video(zoo: Zoo) -> None:
@@ -273,7 +274,7 @@ def test_starting_again_counts_the_damage_once(zoo: Zoo, monkeypatch: pytest.Mon
     sequential = load_video(path)
 
     seeking_late(monkeypatch, 1000.0)
-    monkeypatch.setattr("vidembed.video.pyav.MAX_LOST_SHARE", 0.0)
+    monkeypatch.setattr("vidembed.video.reader.MAX_LOST_SHARE", 0.0)
     with pytest.raises(CorruptVideo, match=r"could not be decoded") as info:
         load_video(path, Sampling(max_frames=4))
     with pytest.raises(CorruptVideo) as other:

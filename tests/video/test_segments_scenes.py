@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from tests.zoo import Zoo
 from vidembed.video import BackendUnavailable, CorruptVideo, DecodePool, NotAVideo, Sampling, Scenes, VideoTruncated
-from vidembed.video.segments import MAX_WINDOWS, CutFinder, find_cuts, lay_out
+from vidembed.video.segments import MAX_WINDOWS, CutFinder, lay_out, survey
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -56,7 +56,7 @@ def write(path: Path, ticks: Sequence[int], scene_at: Sequence[int], *, rate: in
 
 
 def cuts(path: Path, scenes: Scenes) -> list[float]:
-    _, found = find_cuts(path, scenes, item="x", timeout_s=None)
+    _, found = survey(path, scenes, item="x")
     return found
 
 
@@ -110,7 +110,7 @@ def test_motion_is_no_cut(tmp_path: Path) -> None:
 @needs_scenedetect
 @pytest.mark.parametrize("name", ["h264.ts", "live.mkv", "joined.ts", "rotated90.mp4", "odd_size.mkv", "one.mp4"])
 def test_the_duration_is_that_of_the_file(zoo: Zoo, name: str) -> None:
-    extent, _ = find_cuts(zoo.path(name), Scenes(), item="x", timeout_s=None)
+    extent, _ = survey(zoo.path(name), Scenes(), item="x")
     assert extent.end == pytest.approx(zoo[name].duration, abs=0.04)
 
 
@@ -118,11 +118,11 @@ def test_the_duration_is_that_of_the_file(zoo: Zoo, name: str) -> None:
 def test_files_that_cannot_be_read(zoo: Zoo, tmp_path: Path) -> None:
     (tmp_path / "text.mp4").write_bytes(b"text")
     with pytest.raises(NotAVideo, match=r"^a name: "):
-        find_cuts(tmp_path / "text.mp4", Scenes(), item="a name", timeout_s=None)
+        survey(tmp_path / "text.mp4", Scenes(), item="a name")
     data = zoo.path("faststart.mp4").read_bytes()
     nothing = zoo.zeroed("faststart.mp4", (data.index(b"mdat") + 9) / len(data), 1.0)
     with pytest.raises(CorruptVideo, match="no frame"):
-        find_cuts(nothing, Scenes(), item="x", timeout_s=None)
+        survey(nothing, Scenes(), item="x")
 
 
 @needs_scenedetect
@@ -172,7 +172,7 @@ def test_a_missing_extra_is_named(zoo: Zoo, monkeypatch: pytest.MonkeyPatch) -> 
     find_spec = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "scenedetect" else find_spec(name))
     with pytest.raises(BackendUnavailable, match=r'x: .*pip install "vidembed\[scenes\]"'):
-        find_cuts(zoo.path("h264.mp4"), Scenes(), item="x", timeout_s=None)
+        survey(zoo.path("h264.mp4"), Scenes(), item="x")
     with DecodePool(workers=1) as pool, pytest.raises(BackendUnavailable, match=r"vidembed\[scenes\]"):
         pool.submit(zoo.path("h264.mp4"), Sampling(), cut=Scenes())
 

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from tests.zoo import Made, Recipe, Zoo, encode, open_files, read
 from vidembed.video import (
     CorruptVideo,
+    DecodeLimits,
     DecodeTimeout,
     EmptyFile,
     InvalidVideoInput,
@@ -369,7 +370,7 @@ def test_a_file_that_is_cut_short(zoo: Zoo, tmp_path: Path) -> None:
 
 def test_the_time_limit(zoo: Zoo, tmp_path: Path) -> None:
     with pytest.raises(DecodeTimeout):
-        cut_clip(zoo.path("seek.mp4"), tmp_path / "cut.mp4", 1.0, timeout_s=1e-9)
+        cut_clip(zoo.path("seek.mp4"), tmp_path / "cut.mp4", 1.0, limits=DecodeLimits(timeout_s=1e-9))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -498,7 +499,8 @@ def test_damaged_files_give_a_file_or_an_error_of_ours(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", VideoTruncated)
         try:
-            excerpt = cut_clip(bytes(data), tmp_path / f"cut{suffix}", 0.5, 1.5, overwrite=True, timeout_s=20)
+            limits = DecodeLimits(timeout_s=20)
+            excerpt = cut_clip(bytes(data), tmp_path / f"cut{suffix}", 0.5, 1.5, overwrite=True, limits=limits)
         except (VideoError, ValueError):
             pass
         else:

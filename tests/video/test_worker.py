@@ -17,9 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.zoo import Zoo
-from vidembed.video import Clip, DecodeTimeout, InvalidVideoInput, Layout, Sampling, VideoError, pyav, worker
-from vidembed.video.clip import clip_message, read_clip
-from vidembed.video.worker import Message, read_error, read_file, read_layout, read_notes
+from vidembed.video import Clip, DecodeTimeout, InvalidVideoInput, Layout, Sampling, VideoError, reader, worker
+from vidembed.video.worker import Message, clip_message, read_clip, read_error, read_file, read_layout, read_notes
 
 SAMPLING = Sampling(max_frames=4, max_pixels=100)
 
@@ -217,13 +216,13 @@ def test_any_answer_is_refused_or_right(value: Any) -> None:
 @pytest.fixture
 def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many segments each decoding pass was to read."""
-    read, seen = pyav.read_windows, []
+    read, seen = reader.read_windows, []
 
     def counted(handle: Any, windows: list[Any], *args: Any, **kwargs: Any) -> Iterator[Clip]:
         seen.append(len(windows))
         return read(handle, windows, *args, **kwargs)
 
-    monkeypatch.setattr(pyav, "read_windows", counted)
+    monkeypatch.setattr(reader, "read_windows", counted)
     return seen
 
 
@@ -284,7 +283,7 @@ def test_one_segment_is_read_once(zoo: Zoo, passes: list[int], segment: dict[str
 def test_want_of_memory_is_told_from_damage_that_asks_for_too_much(limit: int | None, raised: list[str]) -> None:
     script = f"""
 import errno, resource
-from vidembed.video.boxes import check_memory
+from vidembed.video.picture import check_memory
 if {limit}:
     resource.setrlimit(resource.RLIMIT_AS, ({limit}, resource.RLIM_INFINITY))
 want = MemoryError(), OSError(errno.ENOMEM, "x"), BlockingIOError(errno.EAGAIN, "x")

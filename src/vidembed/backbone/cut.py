@@ -22,7 +22,7 @@ from vidembed.errors import UnsupportedBackboneError
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, ProcessorMixin
 
-    from vidembed.video.sampling import Sampling
+    from vidembed.video.clip import Sampling
 
 M = TypeVar("M", bound=nn.Module)
 

@@ -20,7 +20,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from vidembed.video.sampling import FileState
+from vidembed.video.clip import FileState
 
 FILE_NAME: Final = "scores.sqlite"
 SCHEMA: Final = 2

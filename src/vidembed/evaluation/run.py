@@ -23,7 +23,7 @@ from vidembed.evaluation.result import EvaluationResult, Failure
 from vidembed.evaluation.two_stage import DIRECTIONS, GivenTemperatures, Mask, Temperature
 from vidembed.scoring import ScoreFusion, dual_softmax
 from vidembed.scoring.checks import FloatArray, whole_number
-from vidembed.video.sampling import content_fingerprint
+from vidembed.video.clip import content_fingerprint
 from vidembed.yes_no import Answers
 
 if TYPE_CHECKING:

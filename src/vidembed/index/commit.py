@@ -22,7 +22,7 @@ from vidembed.errors import IndexBusyError, IndexWriteError
 from vidembed.index.files import IndexedFile
 from vidembed.index.table import FileRows, Segment, VideoIndex, own_rows
 from vidembed.text import write_atomically
-from vidembed.video.sampling import FileState
+from vidembed.video.clip import FileState
 
 if TYPE_CHECKING:
     import numpy as np

@@ -9,7 +9,7 @@ from pathlib import Path
 from urllib.parse import unquote, unquote_to_bytes, urlsplit
 from urllib.request import url2pathname
 
-from vidembed.video.sampling import FileState
+from vidembed.video.clip import FileState
 
 
 @dataclass(frozen=True, slots=True)

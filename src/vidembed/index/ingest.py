@@ -37,11 +37,16 @@ from vidembed.index.search import Derived, refresh
 from vidembed.index.table import TABLE_FOLDER, VideoIndex
 from vidembed.text import require_index_extra
 from vidembed.video import VIDEO_SUFFIXES, VideoError, item_name
-from vidembed.video.pool import DEFAULT_MEMORY_BYTES, DecodePool
-from vidembed.video.reader import DEFAULT_TIMEOUT_S
-from vidembed.video.sampling import FileState, content_fingerprint
+from vidembed.video.clip import (
+    DEFAULT_MEMORY_BYTES,
+    DEFAULT_TIMEOUT_S,
+    DecodeLimits,
+    FileState,
+    check_regular,
+    content_fingerprint,
+)
+from vidembed.video.pool import DecodePool
 from vidembed.video.segments import Scenes
-from vidembed.video.source import check_regular
 
 if TYPE_CHECKING:
     from vidembed.index.meta import IndexedModel, Item, StreamEncoder
@@ -484,7 +489,8 @@ def index_videos(
     backend = encoder.video_backend
     report = Report(index=str(where), model=model, pruned=prune)
     limits = {"timeout_s": timeout_s, "max_memory_bytes": max_memory_bytes, "backend": backend}
-    pool = DecodePool(workers=decode_workers, timeout_s=timeout_s, max_memory_bytes=max_memory_bytes, backend=backend)
+    decode_limits = DecodeLimits(timeout_s=timeout_s, max_memory_bytes=max_memory_bytes)
+    pool = DecodePool(workers=decode_workers, limits=decode_limits, backend=backend)
     with pool, locked(where, wait=wait):
         index = open_for_writing(where, encoder, model, cut)
         if wait:  # what was found before may be hours old

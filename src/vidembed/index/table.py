@@ -28,7 +28,7 @@ from vidembed.errors import IndexDamagedError, IndexMismatchError
 from vidembed.index.files import IndexedFile
 from vidembed.index.meta import IndexMeta
 from vidembed.text import require_index_extra, write_atomically
-from vidembed.video.sampling import FileState
+from vidembed.video.clip import FileState
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from vidembed.ray.decode import DecodingOptions
     from vidembed.ray.embed import ModelOptions
-    from vidembed.video.sampling import FileState, Sampling
+    from vidembed.video.clip import FileState, Sampling
     from vidembed.video.segments import Cut
 
 logger = logging.getLogger(__name__)

@@ -13,9 +13,8 @@ import numpy as np
 
 from vidembed.errors import VideoError
 from vidembed.ray.stores import MAX_FILE_BYTES, Fetched, Fetcher, FileSystem, clean
-from vidembed.video.clip import Clip
+from vidembed.video.clip import Clip, DecodeLimits, FileState, Sampling
 from vidembed.video.pool import DecodePool
-from vidembed.video.sampling import FileState, Sampling
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -181,9 +180,8 @@ class DecodeVideos:
 
     @cached_property
     def _pool(self) -> DecodePool:
-        return DecodePool(
-            workers=1, timeout_s=self.timeout_s, max_memory_bytes=self.max_memory_bytes, backend=self.backend
-        )
+        limits = DecodeLimits(timeout_s=self.timeout_s, max_memory_bytes=self.max_memory_bytes)
+        return DecodePool(workers=1, limits=limits, backend=self.backend)
 
     def __getstate__(self) -> dict[str, object]:
         """For the way to a worker: without the process and the folder of this one."""

@@ -12,7 +12,7 @@ import numpy as np
 from vidembed.index.meta import load_model
 from vidembed.index.table import segment_id
 from vidembed.ray.decode import CLIP, ERROR, FRAMES, DecodeVideos, as_table, clip_at, error_text
-from vidembed.video.sampling import Sampling
+from vidembed.video.clip import Sampling
 
 if TYPE_CHECKING:
     import pyarrow as pa

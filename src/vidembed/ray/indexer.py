@@ -41,9 +41,7 @@ from vidembed.ray.stores import (
     open_store,
 )
 from vidembed.video import VIDEO_SUFFIXES
-from vidembed.video.pool import DEFAULT_MEMORY_BYTES
-from vidembed.video.reader import DEFAULT_TIMEOUT_S
-from vidembed.video.sampling import FileState, Sampling
+from vidembed.video.clip import DEFAULT_MEMORY_BYTES, DEFAULT_TIMEOUT_S, FileState, Sampling
 
 if TYPE_CHECKING:
     from typing import NoReturn

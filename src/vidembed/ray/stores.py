@@ -26,8 +26,7 @@ from fsspec.implementations.arrow import ArrowFSWrapper
 
 from vidembed.errors import EmptyFile, InvalidVideoInput, VideoError, VideoNotFound, VideoPermission, VideoTooLarge
 from vidembed.index.files import canonical, is_local, path_of, uri_of
-from vidembed.video.sampling import FileState, content_fingerprint
-from vidembed.video.source import check_regular, item_name
+from vidembed.video.clip import FileState, check_regular, content_fingerprint, item_name
 
 if TYPE_CHECKING:
     from pyarrow import fs

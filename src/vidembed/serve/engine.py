@@ -22,7 +22,7 @@ from vidembed.index.search import nearest
 from vidembed.serve.batching import Batcher, QueueFullError
 from vidembed.serve.media import MediaLibrary
 from vidembed.serve.security import ApiError, Limits, Metrics, bad_value, busy, unusable
-from vidembed.video import Clip, VideoSegment
+from vidembed.video import Clip, DecodeLimits, VideoSegment
 from vidembed.video.pool import DecodePool
 
 if TYPE_CHECKING:
@@ -87,12 +87,8 @@ class Decoder:
     """Reads videos for requests, some at a time."""
 
     def __init__(self, limits: Limits, *, backend: str = "pyav") -> None:
-        self._pool = DecodePool(
-            workers=limits.decode_workers,
-            timeout_s=limits.decode_timeout_s,
-            max_memory_bytes=limits.decode_memory_bytes,
-            backend=backend,
-        )
+        decoding = DecodeLimits(timeout_s=limits.decode_timeout_s, max_memory_bytes=limits.decode_memory_bytes)
+        self._pool = DecodePool(workers=limits.decode_workers, limits=decoding, backend=backend)
         self._threads = ThreadPoolExecutor(limits.decode_workers, thread_name_prefix="vidembed-decode")
         # One group more than there are processes is under way, so that these have work while the model has some.
         self._turns = asyncio.Semaphore(limits.decode_workers + 1)

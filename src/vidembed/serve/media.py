@@ -29,7 +29,7 @@ from vidembed.index.files import is_local, path_of
 from vidembed.serve.security import ApiError
 from vidembed.uri import parse_video_uri
 from vidembed.video import VideoSegment
-from vidembed.video.sampling import FileState
+from vidembed.video.clip import FileState
 
 if TYPE_CHECKING:
     from fastapi import FastAPI

@@ -26,7 +26,7 @@ from starlette.requests import ClientDisconnect
 
 from vidembed.errors import BackendUnavailable, DecoderCrashed, DecodeTimeout, VideoError
 from vidembed.text import printable
-from vidembed.video.pool import MIN_MEMORY_BYTES
+from vidembed.video.clip import MIN_MEMORY_BYTES
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send

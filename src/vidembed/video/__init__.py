@@ -18,16 +18,23 @@ from vidembed.errors import (
     VideoTooLarge,
     VideoTruncated,
 )
-from vidembed.video.clip import Clip
+from vidembed.video.clip import (
+    VIDEO_SUFFIXES,
+    Clip,
+    DecodeLimits,
+    Sampling,
+    VideoFrames,
+    VideoSegment,
+    VideoSource,
+    item_name,
+)
 from vidembed.video.load import VideoInfo, load_segments, load_video, probe
 from vidembed.video.pool import DecodePool, Reading
-from vidembed.video.sampling import Sampling
 from vidembed.video.segments import Cut, Layout, Scenes, Windows, cut_from_dict, cut_to_dict
-from vidembed.video.source import VIDEO_SUFFIXES, VideoFrames, VideoSegment, VideoSource, item_name
 
-__all__ = ["VIDEO_SUFFIXES", "BackendUnavailable", "Clip", "CorruptVideo", "Cut", "DecodePool", "DecodeTimeout"]
-__all__ += ["DecoderCrashed", "EmptyFile", "EncryptedVideo", "InvalidVideoInput", "Layout", "NoVideoStream"]
-__all__ += ["NotAFile", "NotAVideo", "Reading", "Sampling", "Scenes", "UnsupportedCodec", "VideoError", "VideoFrames"]
-__all__ += ["VideoInfo", "VideoNotFound", "VideoPermission", "VideoSegment", "VideoSource", "VideoTooLarge"]
-__all__ += ["VideoTruncated", "Windows", "cut_from_dict", "cut_to_dict", "item_name", "load_segments", "load_video"]
-__all__ += ["probe"]
+__all__ = ["VIDEO_SUFFIXES", "BackendUnavailable", "Clip", "CorruptVideo", "Cut", "DecodeLimits", "DecodePool"]
+__all__ += ["DecodeTimeout", "DecoderCrashed", "EmptyFile", "EncryptedVideo", "InvalidVideoInput", "Layout"]
+__all__ += ["NoVideoStream", "NotAFile", "NotAVideo", "Reading", "Sampling", "Scenes", "UnsupportedCodec", "VideoError"]
+__all__ += ["VideoFrames", "VideoInfo", "VideoNotFound", "VideoPermission", "VideoSegment", "VideoSource"]
+__all__ += ["VideoTooLarge", "VideoTruncated", "Windows", "cut_from_dict", "cut_to_dict", "item_name", "load_segments"]
+__all__ += ["load_video", "probe"]

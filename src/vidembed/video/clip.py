@@ -1,51 +1,423 @@
-"""The frames of one video as handed to a model."""
+"""What reading a video takes and gives: sources, sampling and limits go in, a clip comes out."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, TypedDict
+import errno
+import hashlib
+import math
+import os
+import stat
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY, asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, Final, Generic, TypeAlias, TypedDict, TypeGuard, TypeVar
+from urllib.parse import urlsplit
 
 import numpy as np
 
-from vidembed.errors import warn_truncated
-from vidembed.video.picture import MAX_AREA, MAX_SIDE
+from vidembed import errors
+from vidembed.text import printable
+from vidembed.video.picture import check_size, fit, shrink
 
 if TYPE_CHECKING:
-    from io import BufferedIOBase
-
     from numpy.typing import NDArray
 
-    from vidembed.video.sampling import Sampling
-
-TRUNCATED_S = 1.0
-"""Seconds. A stream that ends this much before its declared duration is truncated."""
+VIDEO_SUFFIXES = frozenset(
+    [
+        *(".3g2", ".3gp", ".asf", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg"),
+        *(".mts", ".mxf", ".ogv", ".ts", ".vob", ".webm", ".wmv"),
+    ]
+)
+"""Lower-case file name suffixes by which a folder's videos are found. Reading goes by content, not by name."""
+MAX_NAME_LENGTH = 200  # characters of a source's name shown in a message; the middle of a longer one is left out
+TIME_EPSILON = 1e-6  # seconds. Times closer than this are equal: below any container's clock tick, above float rounding
+TRUNCATED_S = 1.0  # seconds. A stream that ends this much before its declared duration is truncated
 METADATA_TOLERANCE_S = 0.01
 """Seconds that a whole frame index may be off: a tenth of the last digit of the times that models are given."""
+PICTURE_VERSION: Final = 2
+"""Of how a file becomes pictures, for what is stored by file. 2 differs from 1 for files that are mirrored, HDR,
+BT.2020 or interlaced, hold several video streams, or change their shape."""
 
-MAX_NUMBER = 1e15
-"""Of any number of a clip; above all that this package lets a video have."""
+Item = TypeVar("Item")
+_RATE_MARGIN = 1.001  # 2.0 fps cut from 29.97 is a little under or over 2.0
 
-_FIELDS: Final = {
-    "fps": float,
-    "duration": float,
-    "start_s": float,
-    "total_num_frames": int,
-    "damaged": bool,
-    "truncated": bool,
-    "item": str,
-    "video_backend": str,
-}
+
+def is_finite_number(value: object) -> TypeGuard[float]:
+    """Whether a value is a number, a bool not being one, that is finite."""
+    return isinstance(value, (int, float, np.number)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+# -- sampling ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a video becomes frames: a regular grid in presentation time. Every field changes the vectors.
+
+    Args:
+        fps: Frames looked at per second of video. Default 2 (VidVec, arXiv 2602.08099, section 4).
+        max_frames: Upper bound on the number of frames; a longer video is looked at less often, evenly over its whole
+            length. Default 180 (VidVec, section 4).
+        max_pixels: Upper bound on the area (height x width) of a frame, in pixels. Larger frames are scaled down with
+            their aspect kept; none is ever scaled up. ``None`` sets no bound. Default 640 x 360 (our choice).
+
+    Raises:
+        ValueError: If a field is not a finite number above zero, or a count is not whole.
+    """
+
+    fps: float = 2.0
+    max_frames: int = 180
+    _: KW_ONLY
+    max_pixels: int | None = 640 * 360
+
+    def __post_init__(self) -> None:
+        """Check the fields and give them one type each, so that ``as_dict`` is stable."""
+        for name, kind, allowed in (
+            ("fps", float, "a finite number of frames per second above 0, such as 2.0"),
+            ("max_frames", int, "a whole number of at least 1"),
+            ("max_pixels", int, "a whole number of at least 1 or None"),
+        ):
+            value = getattr(self, name)
+            if value is None and name == "max_pixels":
+                continue
+            is_kind = kind is float or isinstance(value, (int, np.integer))
+            if not (is_kind and is_finite_number(value) and value > 0):
+                raise ValueError(f"Sampling({name}={value!r}): expected {allowed}")
+            object.__setattr__(self, name, kind(value))
+
+    def as_dict(self) -> dict[str, float | int | None]:
+        """Return every field that changes vectors, as JSON values, in a fixed order."""
+        return asdict(self)
+
+    def step(self, duration: float | None) -> float:
+        """Return the seconds between two looks at a video of ``duration`` seconds (``None``: not known)."""
+        return 1.0 / self.fps if duration is None else max(1.0 / self.fps, duration / self.max_frames)
+
+    def grid(self, duration: float) -> NDArray[np.float64]:
+        """Return the times looked at in a video of known duration, ``(T,)`` in seconds.
+
+        They are ``k * step`` for ``k = 0, 1, ...`` below ``duration``, with ``step = max(1 / fps, duration /
+        max_frames)``. ``1 <= T <= max_frames``; the first is 0. Raises ValueError for no finite duration of at least 0.
+        """
+        if not (math.isfinite(duration) and duration >= 0):
+            raise ValueError(f"grid(duration={duration!r}): expected a finite number of seconds, at least 0")
+        step = self.step(duration)
+        count = math.ceil((duration - TIME_EPSILON) / step)
+        return np.arange(min(max(count, 1), self.max_frames), dtype=np.float64) * step
+
+
+def check_sampling(sampling: object) -> None:
+    """Raise TypeError for what is no `Sampling`."""
+    if not isinstance(sampling, Sampling):
+        raise TypeError(f"sampling is a {type(sampling).__name__}; expected a Sampling, such as Sampling(fps=2.0)")
+
+
+class GridPicker(Generic[Item]):
+    """Keeps, from frames offered in the order of presentation, the one on show at each time of the grid.
+
+    Of a video of unknown (or wrongly declared) duration it keeps frames at ``fps`` and, each time ``2 * max_frames``
+    are kept, drops every second one and doubles the step. Never more than ``max_frames`` are returned. Times are
+    seconds of the video's clock. ``end`` is exclusive, and may lie past ``duration``, which is as declared.
+    """
+
+    def __init__(
+        self, sampling: Sampling, *, start: float = 0.0, end: float | None = None, duration: float | None = None
+    ) -> None:
+        self.start = start
+        self.end = math.inf if end is None else end
+        self.step = sampling.step(None if duration is None else max(min(self.end, duration) - start, 0.0))
+        self._max_frames = sampling.max_frames
+        self._kept: list[Item] = []
+
+    @property
+    def next_time(self) -> float:
+        """The next time to be looked at; infinity past the end. The start is always, by a segment of any length."""
+        moment = self.start + len(self._kept) * self.step
+        return moment if not self._kept or moment + TIME_EPSILON < self.end else math.inf
+
+    def wants(self, until: float) -> bool:
+        """Whether a frame on show until ``until`` (exclusive) is one to keep."""
+        return self.next_time + TIME_EPSILON < until
+
+    def keep(self, item: Item, until: float) -> None:
+        """Keep ``item`` for every time of the grid that comes before ``until``."""
+        while self.wants(until):
+            self._kept.append(item)
+            if len(self._kept) == 2 * self._max_frames:
+                self._kept = self._kept[::2]
+                self.step *= 2
+
+    def finish(self) -> list[Item]:
+        """Return the kept items in order: evenly thinned to ``max_frames`` if there are more."""
+        count = len(self._kept)
+        if count <= self._max_frames:
+            return self._kept
+        return [self._kept[i * count // self._max_frames] for i in range(self._max_frames)]
+
+
+# -- limits ------------------------------------------------------------------------------------------------------------
+
+DEFAULT_TIMEOUT_S: Final = 600.0  # seconds. Default limit of reading one video (our choice)
+DEFAULT_MEMORY_BYTES: Final = 8 * 2**30
+"""Address space of one decoding process. 180 pictures of 4K as RGB take 4.5 GB (our choice)."""
+MIN_MEMORY_BYTES: Final = 2**29
+"""The interpreter, numpy and FFmpeg alone have 220 MB, and each thread reserves some more."""
+
+
+@dataclass(frozen=True)
+class DecodeLimits:
+    """What reading one video may take.
+
+    Args:
+        timeout_s: Seconds, a download included, above 0; ``None`` for no limit. Default 600. Of a process of a
+            `DecodePool`, those that it works on the file: waiting for clips to be taken does not count.
+        max_bytes: Bytes of a download. Default 2 GiB (our choice).
+        max_memory_bytes: Address space of a process of a `DecodePool`, at least 512 MiB; ``None`` for no limit.
+            Default 8 GiB. Not every system can set it (Linux can); where it cannot, a warning is logged.
+
+    Raises:
+        ValueError: A limit is out of range.
+    """
+
+    timeout_s: float | None = DEFAULT_TIMEOUT_S
+    max_bytes: int = 2 * 2**30
+    max_memory_bytes: int | None = DEFAULT_MEMORY_BYTES
+
+    def __post_init__(self) -> None:
+        """Check the limits."""
+        if self.timeout_s is not None and not 0 < self.timeout_s < math.inf:
+            raise ValueError(f"timeout_s={self.timeout_s!r}: expected seconds above 0, or None for no limit")
+        memory = self.max_memory_bytes
+        if memory is not None and memory < MIN_MEMORY_BYTES:
+            raise ValueError(f"max_memory_bytes={memory!r}: expected at least {MIN_MEMORY_BYTES}, or None")
+
+
+DEFAULT_LIMITS: Final = DecodeLimits()
+ANY_TIME: Final = DecodeLimits(timeout_s=None)
+
+
+class Deadline:
+    """A limit of so many seconds from now, or none, checked between packets and whenever bytes are read."""
+
+    def __init__(
+        self, timeout_s: float | None, item: str, *, done: str = "read", remedy: str = "cut the video"
+    ) -> None:
+        self._item = item
+        self._reason = f"not {done} within timeout_s={timeout_s}; raise the limit or {remedy}"
+        self._end = math.inf if timeout_s is None else time.monotonic() + timeout_s
+
+    def error(self) -> errors.DecodeTimeout:
+        """Return the error to raise when time is up."""
+        return errors.DecodeTimeout(self._item, self._reason)
+
+    def remaining(self, most: float = math.inf) -> float:
+        """Return the seconds left, at most so many; raise :class:`DecodeTimeout` when none are."""
+        left = self._end - time.monotonic()
+        if left <= 0:
+            raise self.error()
+        return min(left, most)
+
+
+# -- sources -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class VideoSegment:
+    """A timed part of a video: what is on show in ``[start, end)``.
+
+    Args:
+        path: The video: any single source but another segment.
+        start: Seconds on the clock of a player, which shows the start of the file's earliest stream as 0; of given
+            frames, from the first. Default 0. What lies before the first frame is left out.
+        end: Seconds likewise, or ``None`` for the end of the video. A time past the end of the video means its end, as
+            in a Python slice.
+
+    Raises:
+        InvalidVideoInput: If a time is not finite or negative, ``end`` not above ``start``, or ``path`` a segment.
+    """
+
+    path: SingleSource
+    start: float = 0.0
+    end: float | None = None
+
+    def __post_init__(self) -> None:
+        """Check the times."""
+        item = item_name(self.path)
+        if isinstance(self.path, VideoSegment):
+            raise errors.InvalidVideoInput(item, "a segment of a segment; give the times in the file instead")
+        for name, value in (("start", self.start), ("end", self.end)):
+            if value is None and name == "end":
+                continue
+            if value is None or not (is_finite_number(value) and value >= 0):
+                raise errors.InvalidVideoInput(item, f"segment {name}={value!r}; expected finite seconds, at least 0")
+            object.__setattr__(self, name, float(value))
+        if self.end is not None and self.end <= self.start:
+            reason = f"segment end={self.end} is not above start={self.start} (both in seconds)"
+            raise errors.InvalidVideoInput(item, reason)
+
+
+@dataclass(frozen=True, eq=False)
+class VideoFrames:
+    """Frames decoded elsewhere.
+
+    Args:
+        array: ``(T, H, W, 3)`` uint8 RGB, T >= 1.
+        fps: Frames per second of the video they come from. It is never guessed.
+        timestamps: ``(T,)`` presentation times in seconds that do not fall, where ``k / fps`` is not right.
+
+    Raises:
+        InvalidVideoInput: If the shape, dtype, fps or timestamps are not as stated.
+    """
+
+    array: NDArray[np.uint8]
+    fps: float
+    timestamps: NDArray[np.float64] | None = None
+
+    def __post_init__(self) -> None:
+        """Check the frames, their rate and their times."""
+        array: object = self.array
+        if not isinstance(array, np.ndarray):
+            raise errors.InvalidVideoInput("<frames>", f"array is a {type(array).__name__}; expected a numpy array")
+        item = item_name(self)
+        if not _is_rgb(array):
+            found = f"array has shape {array.shape} and dtype {array.dtype}"
+            raise errors.InvalidVideoInput(item, f"{found}; expected (T, H, W, 3) uint8 RGB")
+        if not (is_finite_number(self.fps) and self.fps > 0):
+            allowed = "expected a finite number above 0: a rate is never guessed"
+            raise errors.InvalidVideoInput(item, f"fps={self.fps!r}; {allowed}")
+        object.__setattr__(self, "fps", float(self.fps))
+        if self.timestamps is not None:
+            times = np.asarray(self.timestamps, dtype=np.float64)  # (T,)
+            if times.shape != (len(array),) or not np.isfinite(times).all() or (np.diff(times) < 0).any():
+                allowed = f"expected ({len(array)},) finite seconds that never fall"
+                raise errors.InvalidVideoInput(item, f"timestamps of shape {times.shape}; {allowed}")
+            object.__setattr__(self, "timestamps", times)
+
+
+def _is_rgb(array: NDArray[np.generic]) -> bool:
+    return array.ndim == 4 and array.shape[-1] == 3 and array.dtype == np.uint8 and 0 not in array.shape
+
+
+SingleSource: TypeAlias = "str | os.PathLike[str] | bytes | BinaryIO | VideoFrames | Mapping[str, object]"
+VideoSource: TypeAlias = "SingleSource | VideoSegment | Clip"
+"""A path, a URL (opt-in), the bytes of a file, a seekable binary file object, :class:`VideoFrames`, the dictionary form
+``{"array": ..., "video_metadata": {"fps": ...}}``, a :class:`VideoSegment` of one of these, or a :class:`Clip` that was
+read before with the same sampling."""
+
+
+def is_url(source: object) -> TypeGuard[str]:
+    """Whether a source is an http or https address."""
+    return isinstance(source, str) and source[:8].lower().startswith(("http://", "https://"))
+
+
+def item_name(source: object) -> str:
+    """Name any source for messages, short and printable: ``clip.mp4#t=1,3``, ``<bytes, 1234 bytes>``."""
+    if isinstance(source, VideoSegment):
+        end = "" if source.end is None else f",{source.end:g}"
+        return f"{item_name(source.path)}#t={source.start:g}{end}"
+    if isinstance(source, Clip):
+        return source.item
+    name = f"<{type(source).__name__}>"
+    if isinstance(source, VideoFrames):
+        name = f"<frames, {'x'.join(map(str, source.array.shape[:3]))}>"
+    elif isinstance(source, Mapping):
+        array = source.get("array", ())
+        shape = getattr(array, "shape", None) or (len(array) if hasattr(array, "__len__") else "?",)
+        name = f"<frames dictionary, {'x'.join(map(str, shape[:3]))}>"
+    elif isinstance(source, bytes):
+        name = f"<bytes, {len(source)} bytes>"
+    elif isinstance(source, (str, os.PathLike)):
+        path = os.fsdecode(os.fspath(source))
+        name = _address_name(path) if is_url(path) else path or "<empty path>"
+    elif hasattr(source, "read"):
+        file_name = getattr(source, "name", None)
+        name = f"<file {file_name}>" if isinstance(file_name, str) else "<file object>"
+    shown, half = name if name.isprintable() else printable(name), (MAX_NAME_LENGTH - 3) // 2
+    return shown if len(shown) <= MAX_NAME_LENGTH else f"{shown[:half]}...{shown[-half:]}"
+
+
+def _address_name(url: str) -> str:
+    """Name an address without its credentials and signatures."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # such as "http://["
+        return f"{url.partition(':')[0]}://..."
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}{'?...' if parts.query else ''}"
+
+
+def check_regular(path: str, item: str) -> None:
+    """Raise unless ``path`` is a regular file with bytes in it. Opens nothing, so it cannot hang on a FIFO."""
+    try:
+        status = os.stat(path)  # noqa: PTH116 - Path cannot hold every name a string can
+    except PermissionError as error:
+        reason = "permission denied to look it up; check the rights of its folders"
+        raise errors.VideoPermission(item, reason) from error
+    except ValueError as error:
+        raise errors.InvalidVideoInput(item, f"no valid path ({error})") from error
+    except OSError as error:
+        reason = "no such file"
+        if os.path.islink(path):  # noqa: PTH114
+            reason = "a link whose target does not exist"
+        elif error.errno not in (errno.ENOENT, errno.ENOTDIR):
+            reason = error.strerror or str(error)
+        raise errors.VideoNotFound(item, f"{reason}; check the path") from error
+    if not stat.S_ISREG(status.st_mode):
+        kind = "a directory" if stat.S_ISDIR(status.st_mode) else "a FIFO, socket or device"
+        raise errors.NotAFile(item, f"{kind}; expected a regular file")
+    if status.st_size == 0:
+        raise errors.EmptyFile(item, "empty (0 bytes)")
+
+
+def ordered_segments(path: SingleSource, times: Sequence[tuple[float, float | None]]) -> list[VideoSegment]:
+    """Return the segments of a video at ``(start, end)`` times. Raises InvalidVideoInput if they are not in order."""
+    segments = [VideoSegment(path, start, end) for start, end in times]
+    if any(after.start < before.start for before, after in pairwise(segments)):
+        raise errors.InvalidVideoInput(item_name(path), "segments are not ordered by their start; sort them")
+    return segments
+
+
+@dataclass(frozen=True, slots=True)
+class FileState:
+    """What `stat` says of a file: the quick sign that it was written to.
+
+    Both are kept modulo 2**64 as signed 64-bit numbers, as the index stores them. Times from 1677 to 2262 stay what
+    they are; others wrap around, so that two that differ still do.
+    """
+
+    size: int  # bytes
+    mtime_ns: int  # time of the last write, nanoseconds since the epoch
+
+    def __post_init__(self) -> None:
+        """Bring both into range: file systems store times that 64 bits of nanoseconds cannot hold."""
+        for name in ("size", "mtime_ns"):
+            object.__setattr__(self, name, (getattr(self, name) + 2**63) % 2**64 - 2**63)
+
+    @classmethod
+    def of(cls, path: Path) -> FileState:
+        """Read the state of `path`, following links. Raises OSError if it cannot be reached."""
+        found = path.stat()
+        return cls(found.st_size, found.st_mtime_ns)
+
+
+def content_fingerprint(path: str | os.PathLike[str]) -> str:
+    """Return the SHA-256 of the whole file, in hex. All bytes are read: a sample would miss an edit in between."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# -- clips -------------------------------------------------------------------------------------------------------------
 
 
 class ClipMetadata(TypedDict):
     """See `Clip.metadata`."""
 
     fps: float
-    duration: float
+    duration: float  # seconds
     total_num_frames: int
     frames_indices: list[float]
-    width: int
+    width: int  # pixels, of the frames in the clip
     height: int
     video_backend: str
 
@@ -54,21 +426,19 @@ class ClipMetadata(TypedDict):
 class Clip:
     """Frames of a video, or of a timed segment of one, each the one on show at its moment.
 
-    All times are in seconds. Of a whole video they count from its first frame; of a segment, **from the
-    start of the segment**, so that the same content gives the same vector wherever it lies in a file;
-    ``start_s`` says where that is on the clock of a player.
+    All times are in seconds. Of a whole video they count from its first frame; of a segment, **from the start of the
+    segment**, so that the same content gives the same vector wherever it lies in a file.
 
     Attributes:
         frames: ``(T, H, W, 3)`` uint8 RGB: T >= 1 frames of one size, upright, with square pixels.
-        timestamps: ``(T,)`` float64: when each frame came on show. Never falls. A still that lasts over
-            several looks is there several times, with one timestamp. The frame already on show when a
-            segment begins has time 0.
+        timestamps: ``(T,)`` float64: when each frame came on show. Never falls. A still that lasts over several looks
+            is there several times, with one timestamp. The frame already on show when a segment begins has time 0.
         fps: Average frame rate of the stream, in frames per second (not of the sampled frames).
         duration: Length of what was looked at: to the end of the last frame, or of the segment.
-        frames_indices: ``(T,)`` int64: the ordinal of each frame in the stream, from 0. Where frames were
-            not counted (a segment, or a long file that was seeked in): ``round(timestamps * fps)``.
-        total_num_frames: Number of frames in the video or segment, above every ``frames_indices``; counted
-            where frames were counted, else ``round(duration * fps)``.
+        frames_indices: ``(T,)`` int64: the ordinal of each frame in the stream, from 0. Where frames were not counted
+            (a segment, or a long file that was seeked in): ``round(timestamps * fps)``.
+        total_num_frames: Number of frames in the video or segment, above every ``frames_indices``; counted where frames
+            were counted, else ``round(duration * fps)``.
         damaged: True if any part could not be decoded; what is left is in place by time.
         truncated: True if the stream ends over one second before the duration it declares.
         item: How the source is named in messages.
@@ -95,13 +465,9 @@ class Clip:
     def metadata(self) -> ClipMetadata:
         """Return what ``transformers.video_utils.VideoMetadata`` takes, as plain Python values.
 
-        Processors compute a frame's time as ``frames_indices / fps``, which an ordinal meets only where
-        the frame rate is constant. So the indices here are ``timestamps * fps``: whole numbers, equal to
-        ``Clip.frames_indices``, at a constant rate, and fractions where only those are right in time.
-
-        Returns:
-            ``fps``, ``duration`` (s), ``total_num_frames``, ``frames_indices`` (list of T numbers), ``width``
-            and ``height`` (pixels, of the frames in this clip), ``video_backend``.
+        Processors compute a frame's time as ``frames_indices / fps``, which an ordinal meets only where the frame rate
+        is constant. So the T indices here are ``timestamps * fps``: whole numbers, equal to ``Clip.frames_indices``, at
+        a constant rate, and fractions where only those are right in time.
         """
         exact = self.timestamps * self.fps  # (T,)
         whole = np.rint(exact)  # (T,)
@@ -118,44 +484,29 @@ class Clip:
 
 
 def assemble(
-    frames: Sequence[NDArray[np.uint8]],
-    times: NDArray[np.float64],
+    frames: Sequence[NDArray[np.uint8]],  # T pictures (H, W, 3) of one size
+    times: NDArray[np.float64],  # (T,) when each comes on show
     *,
-    ordinals: NDArray[np.int64] | None,
-    count: int,
-    declared_fps: float | None,
-    start: float,
-    end: float | None,
-    video_end: float,
-    declared_duration: float | None,
-    start_s: float,
+    ordinals: NDArray[np.int64] | None,  # (T,) places in the stream, or None if they were not counted
+    count: int,  # frames counted in the window (if `ordinals`, in the whole video)
+    declared_fps: float | None,  # the stream's average rate
+    start: float,  # of the window
+    end: float | None,  # of the window, or None for the end of the video
+    video_end: float,  # where the video was found to end; above `end` if it was not read so far
+    declared_duration: float | None,  # by the video stream
+    start_s: float,  # this and what follows as in `Clip`
     damaged: bool,
     item: str,
     backend: str,
+    sampling: Sampling,
 ) -> Clip:
-    """Make the clip of a decoded window, and warn if its end is missing. Times are seconds from the first frame.
-
-    Args:
-        frames: T pictures ``(H, W, 3)`` of one size.
-        times: ``(T,)`` when each comes on show.
-        ordinals: ``(T,)`` places in the stream, or ``None`` if they were not counted.
-        count: Frames counted in the window (if ``ordinals``, in the whole video).
-        declared_fps: The stream's average rate as declared, or ``None``.
-        start: Start of the window.
-        end: Its end, or ``None`` for the end of the video.
-        video_end: Where the video was found to end; above ``end`` if it was not read so far.
-        declared_duration: What the video stream declares, or ``None``.
-        start_s: As `Clip.start_s`, as are those below.
-        damaged: See there.
-        item: See there.
-        backend: `Clip.video_backend`.
-    """
+    """Make the clip of a decoded window, and warn if its end is missing. Times are seconds from the first frame."""
     stop = video_end if end is None else min(end, video_end)
     due = [bound for bound in (end, declared_duration) if bound is not None]
     truncated = declared_duration is not None and min(due) - stop > TRUNCATED_S
     if truncated:
         found = f"it ends at {video_end:.2f} s, before the {declared_duration:.2f} s it declares"
-        warn_truncated(f"{item}: {found}; only what is there is used")
+        errors.warn_truncated(f"{item}: {found}; only what is there is used")
     duration = stop - start
     shown = np.maximum(times - start, 0.0)  # (T,)
     counted = count / duration if duration > 0 else 1.0  # a still of no length: any rate puts it at time 0
@@ -166,63 +517,83 @@ def assemble(
         indices, total = ordinals, count
     else:
         indices, total = np.rint(shown * fps).astype(np.int64), round(duration * fps)
-    stacked = np.empty((len(frames), *frames[0].shape), dtype=np.uint8)  # (T, H, W, 3)
-    for i, frame in enumerate(frames):
-        stacked[i] = frame
-    total = max(total, int(indices[-1]) + 1)
-    known = stacked, shown, fps, duration, indices, total
-    return Clip(*known, damaged=damaged, truncated=truncated, item=item, start_s=start_s, video_backend=backend)
+    known = np.stack(frames), shown, fps, duration, indices, max(total, int(indices[-1]) + 1)  # (T, H, W, 3) first
+    return Clip(*known, damaged, truncated, item, start_s, backend, sampling)
 
 
-# -- a clip as JSON values and bytes, for another process --------------------------------------------------------------
+def _as_array(value: object, item: str) -> NDArray[np.uint8]:
+    """Return frames of any array type, or a list of pictures, as ``(T, H, W, 3)`` uint8."""
+    try:
+        array = np.stack([np.asarray(x) for x in value]) if isinstance(value, (list, tuple)) else np.asarray(value)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise errors.InvalidVideoInput(item, f"'array' is not one stack of frames of one size ({error})") from error
+    if array.ndim == 4 and array.shape[-1] != 3 and array.shape[1] == 3:
+        array = np.moveaxis(array, 1, -1)  # (T, C, H, W) -> (T, H, W, C)
+    if not _is_rgb(array):
+        found = f"'array' has shape {array.shape} and dtype {array.dtype}"
+        raise errors.InvalidVideoInput(item, f"{found}; expected (T, H, W, 3) or (T, 3, H, W), uint8, values 0 to 255")
+    return array
 
 
-def clip_message(clip: Clip) -> tuple[dict[str, Any], list[memoryview]]:
-    """Return a clip as JSON values, without its sampling, and as the bytes that `read_clip` needs besides."""
-    fields = {name: kind(getattr(clip, name)) for name, kind in _FIELDS.items()}
-    arrays = [np.ascontiguousarray(array) for array in (clip.timestamps, clip.frames_indices, clip.frames)]
-    return {"clip": fields, "shape": list(clip.frames.shape)}, [array.data.cast("B") for array in arrays]
+def as_frames(source: VideoFrames | Mapping[str, object], item: str) -> tuple[VideoFrames, float]:
+    """Return frames, and the duration in seconds that they come with, or 0.
 
-
-def read_clip(
-    message: dict[str, Any], stream: BufferedIOBase, sampling: Sampling, rename: Callable[[str], str] = str
-) -> Clip:
-    """Return the clip of a message.
-
-    Args:
-        message: What `clip_message` returned first.
-        stream: Gives the bytes that it returned second.
-        sampling: How the clip was sampled. It bounds the shape.
-        rename: Changes its item.
-
-    Raises:
-        EOFError: The bytes break off.
-        ValueError: It is malformed, or not of a clip that was sampled so.
-        MemoryError: There is no room for it.
+    In the dictionary form ``{"array": ..., "video_metadata": {"fps": ..., ...}}``, ``fps`` is required;
+    ``frames_indices`` (ordinals of the frames in the video they come from, so their times are ``index / fps``) and
+    ``duration`` are used where given.
     """
-    fields, shape = message.get("clip"), message.get("shape")
-    if not isinstance(fields, dict) or {name: type(value) for name, value in fields.items()} != _FIELDS:
-        raise ValueError("a malformed clip")
-    numbers = [value for value in fields.values() if isinstance(value, (int, float))]
-    if not all(0 <= number <= MAX_NUMBER for number in numbers) or 0 in (fields["fps"], fields["total_num_frames"]):
-        raise ValueError("a malformed clip, with numbers that no video has")
-    if not isinstance(shape, list) or [type(length) for length in shape] != 4 * [int] or shape[3] != 3:
-        raise ValueError("a malformed clip, without a shape")
-    count, height, width, _ = shape
-    largest = MAX_AREA if sampling.max_pixels is None else sampling.max_pixels
-    fits = 1 <= count <= sampling.max_frames and min(height, width) >= 1 and height * width <= largest
-    if not fits or max(height, width) > MAX_SIDE:
-        raise ValueError(f"a malformed clip of shape {shape}, for {sampling}")
-    times = np.empty(count, dtype=np.float64)  # (T,)
-    indices = np.empty(count, dtype=np.int64)  # (T,)
-    frames = np.empty(shape, dtype=np.uint8)  # (T, H, W, 3)
-    for array in (times, indices, frames):
-        rest = array.data.cast("B")
-        while rest:  # a pipe gives it in pieces
-            if not (length := stream.readinto(rest)):
-                raise EOFError
-            rest = rest[length:]
-    if not (np.isfinite(times).all() and (np.diff(times) >= 0).all() and times[0] >= 0 and indices.min() >= 0):
-        raise ValueError("a malformed clip, with times or indices that no frames have")
-    fields = {**fields, "item": rename(fields["item"])}
-    return Clip(frames=frames, timestamps=times, frames_indices=indices, sampling=sampling, **fields)
+    if isinstance(source, VideoFrames):
+        return source, 0.0
+    if "array" not in source:
+        raise errors.InvalidVideoInput(item, f"keys {sorted(map(str, source))}; expected 'array' and 'video_metadata'")
+    metadata = source.get("video_metadata") or {}
+    if not isinstance(metadata, Mapping):
+        raise errors.InvalidVideoInput(item, "'video_metadata' is no mapping; expected {'fps': ...}")
+    if metadata.get("fps") is None:
+        raise errors.InvalidVideoInput(item, "'video_metadata' has no 'fps'; give it: a frame rate is never guessed")
+    duration = metadata.get("duration")
+    frames = VideoFrames(_as_array(source["array"], item), metadata["fps"])
+    if (indices := metadata.get("frames_indices")) is not None:
+        ordinals, count = np.asarray(indices), len(frames.array)  # (T,)
+        if ordinals.shape != (count,) or ordinals.dtype.kind not in "iu" or (np.diff(ordinals) < 0).any():
+            raise errors.InvalidVideoInput(item, f"'frames_indices' is not {count} whole numbers that never fall")
+        frames = VideoFrames(frames.array, frames.fps, timestamps=ordinals / frames.fps)
+    return frames, duration if is_finite_number(duration) and duration > 0 else 0.0
+
+
+def sample_frames(
+    source: VideoFrames | Mapping[str, object], sampling: Sampling, *, item: str, start: float, end: float | None
+) -> Clip:
+    """Choose from given frames as from a file's, by their own times, in seconds from the first.
+
+    Frames that already come no more often than ``sampling.fps`` and are no more than ``max_frames`` are all kept: a
+    grid finer than the frames could only repeat some and miss others.
+    """
+    given, declared = as_frames(source, item)
+    count, height, width = given.array.shape[:3]
+    check_size(width, height, item)
+    times = np.arange(count) / given.fps if given.timestamps is None else given.timestamps - given.timestamps[0]  # (T,)
+    spacing = times[-1] / (count - 1) if count > 1 and times[-1] > 0 else 1.0 / given.fps
+    video_end = max(float(times[-1] + spacing), declared)
+    if start + TIME_EPSILON >= video_end:
+        reason = f"the segment starts at {start:g} s, and the frames last {video_end:.3f} s"
+        raise errors.InvalidVideoInput(item, reason)
+    stop = video_end if end is None else min(end, video_end)
+    before = max(stop - TIME_EPSILON, start + TIME_EPSILON)  # a segment may be shorter
+    behind = np.append(times[1:], video_end)  # (T,) when each is no longer on show
+    picked = np.flatnonzero((times < before) & (behind > start + TIME_EPSILON)).tolist()
+    if len(picked) > sampling.max_frames or 1.0 / spacing > sampling.fps * _RATE_MARGIN:
+        picker: GridPicker[int] = GridPicker(sampling, start=start, end=stop, duration=video_end)
+        for i in picked:
+            picker.keep(i, float(behind[i]))
+        picked = picker.finish()
+    new_width, new_height = fit(width, height, sampling.max_pixels)
+    shown = np.maximum(times[picked] - start, 0.0).astype(np.float64)  # (T,)
+    duration = stop - start
+    if start == 0 and end is None and given.timestamps is None:
+        indices, total = np.array(picked, dtype=np.int64), count
+    else:
+        indices, total = np.rint(shown * given.fps).astype(np.int64), round(duration * given.fps)
+    frames = np.stack([shrink(given.array[i], new_width, new_height) for i in picked])  # (T, H, W, 3)
+    known = frames, shown, given.fps, duration, indices, max(total, int(indices[-1]) + 1)
+    return Clip(*known, False, False, item, start, "frames", sampling)

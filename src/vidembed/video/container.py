@@ -1,10 +1,11 @@
-"""Opening the bytes of a video safely, and what its container declares about its video stream."""
+"""Opening the bytes of a video safely, and what its container declares: about its video stream, and in its boxes."""
 
 from __future__ import annotations
 
 import io
 import os
 import re
+import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from fractions import Fraction
@@ -18,23 +19,10 @@ import av.stream
 from av.video.codeccontext import VideoCodecContext
 from av.video.stream import VideoStream
 
-from vidembed.errors import (
-    CorruptVideo,
-    EmptyFile,
-    EncryptedVideo,
-    InvalidVideoInput,
-    NotAVideo,
-    NoVideoStream,
-    UnsupportedCodec,
-    VideoError,
-    VideoNotFound,
-    VideoPermission,
-    VideoTooLarge,
-)
-from vidembed.video.boxes import ENCRYPTED, MAX_STREAMS, check_boxes, check_streams
-from vidembed.video.fetch import MAX_DOWNLOAD_BYTES, UrlAccess, fetch
+from vidembed import errors
+from vidembed.video.clip import ANY_TIME, DecodeLimits, check_regular, is_url
+from vidembed.video.fetch import UrlAccess, fetch
 from vidembed.video.picture import MAX_AREA, check_size
-from vidembed.video.source import check_regular, is_url
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -48,15 +36,19 @@ FORMATS = (
 single pictures; audio; and raw streams, which have no times."""
 SEEKABLE_FORMATS = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
 """Containers whose index is good enough to seek by (elsewhere seeking was seen to overshoot)."""
-MAX_TIME = 1e6
-"""Seconds (11 days). A later time is taken for a broken clock."""
-DEFAULT_THREADS = 4
-"""Decoding threads of one reader: more add memory and delay."""
-BUFFER_BYTES = 2**18
-"""Bytes that FFmpeg reads at once."""
+MAX_TIME = 1e6  # seconds (11 days). A later time is taken for a broken clock
+DEFAULT_THREADS = 4  # decoding threads of one reader: more add memory and delay
+BUFFER_BYTES = 2**18  # bytes that FFmpeg reads at once
 START_TOLERANCE_S = 0.025
 """Seconds. A video that begins no later than this after the earliest stream begins with it: encoders put up to a packet
 of sound before the first frame (AAC 21 to 23 ms, Opus 6.5 ms)."""
+
+MAX_FRAMES = 2**25
+"""Frames (33,554,432) of a video, or samples that an MP4 file declares for all of its tracks: 6 days at 60 a second
+(our choice). FFmpeg needs 1.2 GB for the index of so many."""
+MAX_HEADER_BYTES = 2**26  # bytes (64 MiB) of a compressed QuickTime header when inflated (our choice)
+MAX_ENTRIES = 2**16  # items or metadata keys that a file declares (our choice)
+MAX_STREAMS = 256  # streams of a file of any format. FFmpeg looks into each of them (our choice; its own limit is 1000)
 
 _DEFAULT_BONUS = 5_000_000  # pixels, as in ffmpeg (fftools/ffmpeg_mux_init.c, map_auto_video)
 _LOOK_BYTES = 5_000_000  # of packets: FFmpeg's own `probesize`
@@ -66,63 +58,61 @@ _TS_DISCONT = cast("int", av.format.Flags.ts_discont.value)
 _OWN_DURATIONS = ("mov,mp4,m4a,3gp,3g2,mj2", "avi", "ogg", "mxf", "rm", "dv")
 # First words of AVIF and HEIF files (https://mp4ra.org/registered-types/brands), which FFmpeg opens as it does MP4.
 _PICTURE_BRANDS = frozenset([b"avif", b"heic", b"heix", b"mif1"])
+# First bytes of files.
+_PICTURES = (b"\xff\xd8\xff", b"\x89PNG", b"BM", b"II*\x00", b"MM\x00*")
+_SOUNDS = (b"ID3", b"fLaC", b"\xff\xfb", b"\xff\xf3", b"\xff\xf2", b"\xff\xf1")
+_LISTS = (b"#EXTM3U", b"ffconcat", b"<?xml", b"<MPD")
+_VIDEOS = (b"\x1a\x45\xdf\xa3", b"FLV\x01", b"GIF8", b"\x30\x26\xb2\x75", b"OggS", b"\x00\x00\x01\xba")
+_BOXES = frozenset([b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"])  # after four bytes
 _PICTURE = "a single picture; give it as an image instead"
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.\-]+):")  # two characters or more: "C:" is a drive
 
 
 @contextmanager
 def open_source(
-    source: object,
-    item: str,
-    *,
-    allow_url: UrlAccess = False,
-    timeout_s: float | None = None,
-    max_bytes: int = MAX_DOWNLOAD_BYTES,
+    source: object, item: str, *, allow_url: UrlAccess = False, limits: DecodeLimits = ANY_TIME
 ) -> Iterator[BinaryIO]:
     """Open the bytes of a path, URL, ``bytes`` or file object, and close what was opened here.
 
-    The handle is seekable, binary and at its beginning. A file object is left open. The arguments for addresses are
-    those of :func:`vidembed.video.fetch.fetch`.
-
-    Raises:
-        VideoError: Of the kind that fits, before any decoder sees the bytes.
+    The handle is seekable, binary and at its beginning. A file object is left open. `limits` are those of a download.
+    What is wrong is a VideoError of the kind that fits, before any decoder sees the bytes.
     """
     with ExitStack() as stack:
         if isinstance(source, bytes):
             handle: BinaryIO = io.BytesIO(source)
-        elif isinstance(source, str) and is_url(source):
+        elif is_url(source):
             if not allow_url:
-                raise InvalidVideoInput(item, "a web address; pass allow_url=True to have it fetched")
-            fetched = fetch(source, item, timeout_s=timeout_s, max_bytes=max_bytes, allow=allow_url)
-            handle = cast("BinaryIO", stack.enter_context(fetched))
+                raise errors.InvalidVideoInput(item, "a web address; pass allow_url=True to have it fetched")
+            handle = cast("BinaryIO", stack.enter_context(fetch(source, item, limits, allow=allow_url)))
         elif isinstance(source, (str, os.PathLike)):
             handle = stack.enter_context(_open_path(source, item))
         elif hasattr(source, "read"):
             handle = cast("BinaryIO", source)
         else:
             expected = "a path, bytes, binary file, VideoSegment or VideoFrames"
-            raise InvalidVideoInput(item, f"a {type(source).__name__}; expected {expected}")
+            raise errors.InvalidVideoInput(item, f"a {type(source).__name__}; expected {expected}")
         _check_file_object(handle, item)
         try:
             yield handle
         except OSError as error:  # of the handle: FFmpeg's own are turned into errors where they occur
-            raise VideoError(item, f"reading failed ({error}); check the disk or connection it comes from") from error
+            reason = f"reading failed ({error}); check the disk or connection it comes from"
+            raise errors.VideoError(item, reason) from error
 
 
 def _open_path(source: str | os.PathLike[str], item: str) -> BinaryIO:
-    path = os.fsdecode(os.fspath(source))
+    path = os.fsdecode(source)
     if not path:
-        raise InvalidVideoInput(item, "the path is empty")
+        raise errors.InvalidVideoInput(item, "the path is empty")
     if isinstance(source, str) and (match := _SCHEME.match(source)) and not os.path.lexists(source):
         found = f"no file has this name, and the scheme {match[1]!r} is not read"
-        raise InvalidVideoInput(item, f"{found}; give a path, or an http(s) address with allow_url=True")
+        raise errors.InvalidVideoInput(item, f"{found}; give a path, or an http(s) address with allow_url=True")
     check_regular(path, item)
     try:
         return Path(path).open("rb")
     except PermissionError as error:
-        raise VideoPermission(item, "permission denied to read it; check its access rights") from error
+        raise errors.VideoPermission(item, "permission denied to read it; check its access rights") from error
     except OSError as error:
-        raise VideoNotFound(item, f"cannot be opened ({error.strerror})") from error
+        raise errors.VideoNotFound(item, f"cannot be opened ({error.strerror})") from error
 
 
 def _check_file_object(handle: BinaryIO, item: str) -> None:
@@ -133,27 +123,21 @@ def _check_file_object(handle: BinaryIO, item: str) -> None:
             head: object = handle.read(1)
             handle.seek(0)
     except (OSError, AttributeError, ValueError) as error:
-        raise InvalidVideoInput(item, f"not a readable file object ({error}); open it with mode 'rb'") from error
+        raise errors.InvalidVideoInput(item, f"not a readable file object ({error}); open it with mode 'rb'") from error
     if not seekable:
-        raise InvalidVideoInput(item, "the file object cannot seek; read it into bytes first")
+        raise errors.InvalidVideoInput(item, "the file object cannot seek; read it into bytes first")
     if not isinstance(head, bytes):
-        raise InvalidVideoInput(item, "the file object gives text; open it with mode 'rb'")
+        raise errors.InvalidVideoInput(item, "the file object gives text; open it with mode 'rb'")
     if not head:
-        raise EmptyFile(item, "empty (0 bytes)")
+        raise errors.EmptyFile(item, "empty (0 bytes)")
 
 
 @contextmanager
 def open_container(handle: BinaryIO, item: str) -> Iterator[InputContainer]:
     """Open a seekable binary handle with the allowed containers only, and close the container on every way out.
 
-    A handle instead of a path, so that no name is taken for a protocol.
-
-    Raises:
-        NotAVideo: If the content is no video container.
-        NoVideoStream: If it is an audio file.
-        CorruptVideo: If it is a container that cannot be opened.
-        EncryptedVideo: If its pictures are encrypted.
-        VideoTooLarge: If it declares more than the limits of this package.
+    A handle instead of a path, so that no name is taken for a protocol. Raises NotAVideo, NoVideoStream for an audio
+    file, CorruptVideo, EncryptedVideo, or VideoTooLarge for what declares more than the limits of this package.
     """
     handle.seek(0)
     head = handle.read(64)
@@ -162,16 +146,16 @@ def open_container(handle: BinaryIO, item: str) -> Iterator[InputContainer]:
         container = _open(handle, max_pixels=str(MAX_AREA))  # FFmpeg decodes first frames while it opens a file
     except av.error.MemoryError as error:
         reason = "opening it takes more memory than FFmpeg allocates, or than this process may have"
-        raise VideoTooLarge(item, reason) from error
+        raise errors.VideoTooLarge(item, reason) from error
     except av.error.FFmpegError as error:
         raise _refusal(head, item, error) from error
     with container:
         check_streams(len(container.streams), item)
         if head[4:8] == b"ftyp" and head[8:12] in _PICTURE_BRANDS and max(s.frames for s in container.streams) <= 1:
-            raise NotAVideo(item, _PICTURE)
+            raise errors.NotAVideo(item, _PICTURE)
         videos = [stream for stream in container.streams if stream.type == "video"]
         if videos and all("enc_key_id" in map(str.lower, stream.metadata) for stream in videos):  # of Matroska, WebM
-            raise EncryptedVideo(item, ENCRYPTED)
+            raise errors.EncryptedVideo(item, ENCRYPTED)
         yield container
 
 
@@ -195,33 +179,27 @@ def _open_again(handle: BinaryIO, **options: str) -> Iterator[InputContainer]:
     handle.seek(place)
 
 
-def _refusal(head: bytes, item: str, error: BaseException) -> VideoError:
+def _refusal(head: bytes, item: str, error: BaseException) -> errors.VideoError:
     """Return the error that fits the first bytes of a file in which no allowed container was recognized."""
     riff = head[8:16] if head[:4] == b"RIFF" else b""
     if riff == b"WEBPVP8X" and head[20:21] and head[20] & 2:
         reason = "an animated WebP picture, which FFmpeg does not decode; convert it to MP4, GIF or APNG first"
-    elif riff[:4] == b"WEBP" or head.startswith((b"\xff\xd8\xff", b"\x89PNG", b"BM", b"II*\x00", b"MM\x00*")):
+    elif riff[:4] == b"WEBP" or head.startswith(_PICTURES):
         reason = _PICTURE
-    elif riff[:4] == b"WAVE" or head.startswith((b"ID3", b"fLaC", b"\xff\xfb", b"\xff\xf3", b"\xff\xf2", b"\xff\xf1")):
-        return NoVideoStream(item, "an audio file, with no video stream")
-    elif head.lstrip().startswith((b"#EXTM3U", b"ffconcat", b"<?xml", b"<MPD")):
+    elif riff[:4] == b"WAVE" or head.startswith(_SOUNDS):
+        return errors.NoVideoStream(item, "an audio file, with no video stream")
+    elif head.lstrip().startswith(_LISTS):
         reason = "a list of other files; such lists are not followed: give the videos themselves"
     elif _is_raw_stream(head):
         reason = (
             "a raw video stream without a container: it has no times, and a frame rate is never guessed. Put it into a "
             "container (ffmpeg -framerate RATE -i FILE -c copy out.mp4), or decode it and give VideoFrames(array, fps)"
         )
-    elif (
-        riff[:4] == b"AVI "
-        or head[4:8] in {b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"}
-        or head.startswith(
-            (b"\x1a\x45\xdf\xa3", b"FLV\x01", b"GIF8", b"\x30\x26\xb2\x75", b"OggS", b"\x00\x00\x01\xba")
-        )
-    ):
-        return CorruptVideo(item, "it starts as a video and cannot be opened: cut short, or its index is lost")
+    elif riff[:4] == b"AVI " or head[4:8] in _BOXES or head.startswith(_VIDEOS):
+        return errors.CorruptVideo(item, "it starts as a video and cannot be opened: cut short, or its index is lost")
     else:
         reason = f"no video container was recognized in its content: text, noise, or an unknown format ({error})"
-    return NotAVideo(item, reason)
+    return errors.NotAVideo(item, reason)
 
 
 def _is_raw_stream(head: bytes) -> bool:
@@ -235,38 +213,24 @@ def _is_raw_stream(head: bytes) -> bool:
 
 
 def video_stream(
-    container: InputContainer,
-    handle: BinaryIO,
-    item: str,
-    threads: int = DEFAULT_THREADS,
-    index: int | None = None,
+    container: InputContainer, handle: BinaryIO, item: str, threads: int = DEFAULT_THREADS, index: int | None = None
 ) -> VideoStream:
-    """Return the video stream to read, ready to decode.
+    """Return the video stream of an index, or the one to read, ready to decode. Its pictures are within the limits.
 
     Of several, one that can be decoded and holds more than a single picture, and of these the one that ffmpeg would
     choose: the largest picture, where being marked as default counts for `_DEFAULT_BONUS` pixels; then the first.
-
-    Args:
-        container: As opened.
-        handle: What it was opened from. Of several streams, the first packets are counted.
-        item: Name for messages.
-        threads: Decoding threads.
-        index: The stream's, to have no other.
-
-    Raises:
-        NoVideoStream: If there is none.
-        InvalidVideoInput: If `index` is of none of its video streams.
-        UnsupportedCodec: If it has no decoder.
-        VideoTooLarge: If its pictures are above the limits of :mod:`vidembed.video.picture`.
+    `handle` is what the container was opened from: of several streams, the first packets are counted.
     """
     streams = {stream.index: stream for stream in container.streams if stream.type == "video"}
     if index is not None and index not in streams:
-        raise InvalidVideoInput(item, f"stream={index!r}: its video streams are {sorted(streams)}")
+        raise errors.InvalidVideoInput(item, f"stream={index!r}: its video streams are {sorted(streams)}")
     stream = _best(container, handle, item) if index is None else streams[index]
     if stream.codec_context is None:
-        raise UnsupportedCodec(item, "the codec of its video stream has no decoder here; convert it to H.264 first")
+        raise errors.UnsupportedCodec(
+            item, "the codec of its video stream has no decoder here; convert it to H.264 first"
+        )
     if not isinstance(stream, VideoStream):
-        raise UnsupportedCodec(item, "its video stream cannot be decoded; convert it to H.264 first")
+        raise errors.UnsupportedCodec(item, "its video stream cannot be decoded; convert it to H.264 first")
     context = stream.codec_context
     check_size(context.width, context.height, item)
     if not (context.width and context.height):
@@ -289,7 +253,7 @@ def _best(container: InputContainer, handle: BinaryIO, item: str) -> Stream:
     if not moving:
         types = ", ".join(sorted({stream.type for stream in container.streams if stream.type})) or "none"
         found = "cover art but no moving pictures" if videos else f"streams of kind: {types}"
-        raise NoVideoStream(item, f"no video stream ({found})")
+        raise errors.NoVideoStream(item, f"no video stream ({found})")
     if len(moving) == 1:
         return moving[0]
     packets = _packets(handle, {stream.index: stream.frames for stream in moving})
@@ -405,3 +369,143 @@ def start_on_player(container: InputContainer, stream: VideoStream, first: Fract
     # What comes before 0 is sound that encoders put there and decoders leave out.
     start = float(first - min([first, *(max(Fraction(0), other) for other in starts.values())]))
     return round(start, 6) if START_TOLERANCE_S < start <= MAX_TIME else 0.0
+
+
+# -- what an MP4 or QuickTime file declares in its boxes, added up before FFmpeg allocates for it ----------------------
+
+ENCRYPTED = (
+    "encrypted (DRM): its pictures cannot be decoded without a key, and none is taken here; give a copy that is not"
+)
+_ENCRYPTED = frozenset([b"encv", b"drmi"])  # sample entries of ISO/IEC 23001-7 (Common Encryption), and of FairPlay
+_MAX_DEPTH = 10  # FFmpeg's
+_CONTAINERS = frozenset(
+    b"moov trak mdia minf stbl edts dinf udta mvex moof traf wave tref ilst sinf schi iprp ipco free hoov".split()
+)
+_COUNTS = {b"stsz": 8, b"stz2": 8, b"trun": 4, b"keys": 4, b"iinf": 4, b"iloc": 6}  # where each holds its count
+
+
+def check_boxes(handle: BinaryIO, item: str) -> None:
+    """Raise VideoTooLarge or EncryptedVideo for what the boxes of a file declare; rewind it.
+
+    A box of 20 bytes can say that a track has a hundred million samples of one size, and FFmpeg then makes an entry
+    of 37 bytes (as measured) for each. So the boxes are walked first, the way FFmpeg's demuxer does: whatever their
+    parents are. Files of other formats end the walk at their first bytes.
+    """
+    size = handle.seek(0, os.SEEK_END)
+    declared = _Declared(item, size)
+    declared.walk(handle, 0, size, 0)
+    declared.end_track()
+    handle.seek(0)
+    if declared.encrypted and not declared.clear:
+        raise errors.EncryptedVideo(item, ENCRYPTED)
+
+
+def check_streams(count: int, item: str) -> None:
+    """Raise :class:`VideoTooLarge` for a file of more than :data:`MAX_STREAMS` streams."""
+    if count > MAX_STREAMS:
+        raise errors.VideoTooLarge(item, f"it has over {MAX_STREAMS} streams; leave out what is no video")
+
+
+class _Declared:
+    """Adds up what boxes declare. `encrypted` and `clear` count the video tracks of either kind."""
+
+    def __init__(self, item: str, size: int) -> None:
+        self._item, self._size = item, size  # of the file, in bytes
+        self._samples = self._sound = self._tracks = self.encrypted = self.clear = 0
+        self._begin_track()
+
+    def _begin_track(self) -> None:
+        self._in_track = 0  # samples
+        self._handlers: set[bytes] = set()
+        self._entries: set[bytes] = set()  # kinds of samples
+        self._steady = True  # every sample lasts one tick: of sound, FFmpeg then makes an entry a chunk
+
+    def end_track(self) -> None:
+        """Add the samples of the track."""
+        if b"vide" in self._handlers:
+            is_encrypted = bool(self._entries) and self._entries <= _ENCRYPTED
+            self.encrypted += is_encrypted
+            self.clear += not is_encrypted
+        if self._handlers == {b"soun"} and self._steady:
+            self._sound += self._in_track  # PCM: tens of thousands a second, of one byte or more in the file
+        else:
+            self._samples += self._in_track
+        self._begin_track()
+        if self._samples > MAX_FRAMES or self._sound > max(self._size, MAX_FRAMES):
+            found = f"it declares {self._samples + self._sound} frames or samples; at most {MAX_FRAMES} are read. "
+            raise errors.VideoTooLarge(self._item, f"{found}Cut it first, or write it anew if the number is wrong")
+
+    def walk(self, handle: BinaryIO, at: int, end: int, depth: int) -> None:
+        """Look at the boxes between two places of a file, and at those inside them."""
+        while at + 8 <= end:
+            handle.seek(at)
+            head = handle.read(16)
+            length, kind, begin = int.from_bytes(head[:4], "big"), head[4:8], at + 8
+            if length == 0:
+                length = end - at
+            elif length == 1:
+                length, begin = int.from_bytes(head[8:16], "big"), at + 16
+            if len(head) < 8 or length < begin - at:
+                return
+            at = min(at + length, end)
+            self._look(handle, kind, begin, at, depth)
+
+    def _look(self, handle: BinaryIO, kind: bytes, begin: int, end: int, depth: int) -> None:
+        if kind == b"trak":
+            self.end_track()
+            self._tracks += 1
+            check_streams(self._tracks, self._item)
+        handle.seek(begin)
+        if depth < _MAX_DEPTH and kind in _CONTAINERS:
+            self.walk(handle, begin, end, depth + 1)
+        elif depth < _MAX_DEPTH and kind == b"meta":
+            found = handle.read(min(end - begin, MAX_ENTRIES)).find(b"hdlr")  # it may have a version before its boxes
+            if found >= 4:
+                self.walk(handle, begin + found - 4, end, depth + 1)
+        elif depth < _MAX_DEPTH and kind == b"cmov":
+            self._inflate(handle.read(min(end - begin, MAX_HEADER_BYTES)), depth)
+        elif kind == b"stsd":
+            self._note_entries(handle, begin + 8, end)
+        elif kind in {*_COUNTS, b"hdlr", b"stts"}:
+            self._count(kind, handle.read(min(end - begin, 16)))
+
+    def _count(self, kind: bytes, head: bytes) -> None:
+        """Take in a box by its first bytes."""
+        if kind == b"hdlr":
+            self._handlers.add(head[8:12])
+        elif kind == b"stts":  # one run, of samples that last one tick each
+            self._steady = self._steady and head[4:8] == b"\0\0\0\1" and head[12:16] == b"\0\0\0\1"
+        else:
+            place = _COUNTS[kind]
+            width = 2 if kind in {b"iinf", b"iloc"} and head[:1] < (b"\1" if kind == b"iinf" else b"\2") else 4
+            count = int.from_bytes(head[place : place + width], "big")
+            if kind in {b"stsz", b"stz2"}:
+                self._in_track += count
+            elif kind == b"trun":
+                self._samples += count
+            elif count > MAX_ENTRIES:
+                found = f"it declares {count} entries in a box {kind.decode('ascii')!r}"
+                raise errors.VideoTooLarge(self._item, f"{found}; at most {MAX_ENTRIES} are read")
+
+    def _note_entries(self, handle: BinaryIO, at: int, end: int) -> None:
+        """Note which kinds of samples a track has, by the first of them."""
+        for _ in range(_MAX_DEPTH):
+            handle.seek(at)
+            head = handle.read(8)
+            if len(head) < 8 or at + 8 > end:
+                return
+            self._entries.add(head[4:])
+            at += max(8, int.from_bytes(head[:4], "big"))
+
+    def _inflate(self, box: bytes, depth: int) -> None:
+        """Walk a compressed header."""
+        body = box.partition(b"cmvd")[2]
+        declared = int.from_bytes(body[:4], "big")  # FFmpeg inflates so much and no more
+        if declared > MAX_HEADER_BYTES:
+            found = f"its compressed header has {declared} bytes when inflated"
+            raise errors.VideoTooLarge(self._item, f"{found}; at most {MAX_HEADER_BYTES} are read")
+        try:
+            plain = zlib.decompressobj().decompress(body[4:], declared) if declared else b""
+        except zlib.error:  # FFmpeg cannot either
+            return
+        self.walk(io.BytesIO(plain), 0, len(plain), depth + 1)

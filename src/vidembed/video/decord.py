@@ -13,9 +13,8 @@ import numpy as np
 from av.stream import Disposition
 
 from vidembed.errors import BackendUnavailable, CorruptVideo, InvalidVideoInput
-from vidembed.video.clip import Clip, assemble
-from vidembed.video.container import DEFAULT_THREADS, SEEKABLE_FORMATS, open_source
-from vidembed.video.fetch import Deadline
+from vidembed.video.clip import Clip, Deadline, assemble
+from vidembed.video.container import DEFAULT_THREADS, MAX_TIME, SEEKABLE_FORMATS, open_source
 from vidembed.video.picture import Geometry, describe, display_matrix, shrink
 from vidembed.video.reader import FrameReader, from_player
 
@@ -25,10 +24,8 @@ if TYPE_CHECKING:
     from av.video.frame import VideoFrame
     from numpy.typing import NDArray
 
-    from vidembed.video.sampling import Sampling
+    from vidembed.video.clip import Sampling
 
-MAX_TIME: Final = 1e6
-"""Seconds. decord reads a missing time as about 1e16."""
 _ROW: Final = 64  # pixels: of rotated videos decord 3.4 returns only frames whose width is a multiple of this
 
 
@@ -49,9 +46,8 @@ def require_decord(item: str) -> None:
             f'run: pip uninstall {other} && pip install --force-reinstall "vidembed[decord]"',
         )
     if not _is_installed("decord2"):
-        raise BackendUnavailable(
-            item, "backend='decord' is not installed; run: pip install \"vidembed[decord]\", or use backend='pyav'"
-        )
+        reason = "backend='decord' is not installed; run: pip install \"vidembed[decord]\", or use backend='pyav'"
+        raise BackendUnavailable(item, reason)
 
 
 def read(
@@ -66,25 +62,21 @@ def read(
     require_decord(item)
     with open_source(source, item) as handle, FrameReader(handle, item, Deadline(None, item)) as reader:
         _check_container(reader, item)
-        first = next(reader, None)
-        if first is None:
-            raise CorruptVideo(item, f"no frame could be decoded ({reader.errors} errors)")
+        first = reader.first()
         geometry = reader.geometry(first, sampling.max_pixels)
         _check_picture(first.frame, geometry, item)
         declared, rate, starts_at = reader.duration, reader.rate, reader.start
     start_s = max(start, starts_at)
     start, end = from_player(start, end, starts_at, item)
     if declared is None:
-        raise BackendUnavailable(
-            item, "the file declares no duration, which backend='decord' needs; use backend='pyav'"
-        )
+        reason = "the file declares no duration, which backend='decord' needs; use backend='pyav'"
+        raise BackendUnavailable(item, reason)
     path = str(Path(source).absolute())  # "a:b.mp4" would be taken for a protocol
     try:
         path.encode("utf-8")
     except UnicodeEncodeError as error:
-        raise InvalidVideoInput(
-            item, "backend='decord' cannot open a name that is no valid UTF-8; rename it or use backend='pyav'"
-        ) from error
+        reason = "backend='decord' cannot open a name that is no valid UTF-8; rename it or use backend='pyav'"
+        raise InvalidVideoInput(item, reason) from error
     stop = declared if end is None else min(end, declared)
     grid = start + sampling.grid(max(stop - start, 0.0))  # (K,)
     height, width, _ = geometry.shape
@@ -99,15 +91,13 @@ def read(
         raise
     except Exception as error:
         text = " ".join(str(error).split())[:300]
-        raise CorruptVideo(
-            item, f"decord cannot read it ({type(error).__name__}: {text}); try backend='pyav'"
-        ) from error
+        reason = f"decord cannot read it ({type(error).__name__}: {text}); try backend='pyav'"
+        raise CorruptVideo(item, reason) from error
     if rate and abs(video_end - declared) <= 1 / rate:
         video_end = declared
     if not indices.size:
-        raise InvalidVideoInput(
-            item, f"the segment starts at {start_s:g} s, and the video ends at {starts_at + video_end:.3f} s"
-        )
+        reason = f"the segment starts at {start_s:g} s, and the video ends at {starts_at + video_end:.3f} s"
+        raise InvalidVideoInput(item, reason)
     return assemble(
         [shrink(frames[place], width, height) for place in np.unique(indices, return_inverse=True)[1]],
         times,
@@ -122,22 +112,19 @@ def read(
         damaged=False,
         item=item,
         backend="decord",
+        sampling=sampling,
     )
 
 
 def _check_container(reader: FrameReader, item: str) -> None:
     name = reader.container.format.name
     if name not in SEEKABLE_FORMATS:
-        raise BackendUnavailable(
-            item,
-            f"backend='decord' returns wrong frames for some containers, so it reads only mp4, mov, mkv and webm; "
-            f"this is {name}. Use backend='pyav'",
-        )
+        found = "backend='decord' returns wrong frames for some containers, so it reads only mp4, mov, mkv and webm"
+        raise BackendUnavailable(item, f"{found}; this is {name}. Use backend='pyav'")
     first, *others = reader.container.streams.video
     if reader.stream.index != first.index or any(not s.disposition & Disposition.attached_pic for s in others):
-        raise BackendUnavailable(
-            item, "backend='decord' would decode another of its video streams, or cover art; use backend='pyav'"
-        )
+        reason = "backend='decord' would decode another of its video streams, or cover art; use backend='pyav'"
+        raise BackendUnavailable(item, reason)
 
 
 def _check_picture(frame: VideoFrame, geometry: Geometry, item: str) -> None:
@@ -151,9 +138,8 @@ def _check_picture(frame: VideoFrame, geometry: Geometry, item: str) -> None:
         f"to be converted ({describe(frame).conversion})": describe(frame).conversion != "none",
     }
     if found := [name for name, is_so in wrong.items() if is_so]:
-        raise BackendUnavailable(
-            item, f"its pictures are {' and '.join(found)}, which backend='decord' does not do; use backend='pyav'"
-        )
+        reason = f"its pictures are {' and '.join(found)}, which backend='decord' does not do; use backend='pyav'"
+        raise BackendUnavailable(item, reason)
 
 
 def _decode(
@@ -161,14 +147,14 @@ def _decode(
 ) -> tuple[int, float, NDArray[np.float64], NDArray[np.int64], NDArray[np.uint8]]:
     """Decode the frames that are on show at the times of a grid, ``(K,)`` seconds from the first frame.
 
-    Returns:
-        How many frames the video has; where it ends, seconds; ``(K,)`` when each frame comes on show, seconds, and its
-        index, for the times of the grid before the end; ``(U, H, W, 3)`` the U frames that differ.
+    Return how many frames the video has; where it ends, seconds; ``(K,)`` when each frame comes on show, seconds, and
+    its index, for the times of the grid before the end; ``(U, H, W, 3)`` the U frames that differ.
     """
     reader = decord.VideoReader(path, ctx=decord.cpu(0), width=width, height=height, num_threads=DEFAULT_THREADS)
     count = len(reader)
     stamps = np.asarray(reader.get_frame_timestamp(range(count)), dtype=np.float64)  # (N, 2): begin, end
     begins = stamps[:, 0]
+    # it reads a missing time as about 1e16
     if not np.isfinite(stamps).all() or (np.diff(begins) < 0).any() or np.abs(stamps).max() > MAX_TIME:
         raise ValueError("decord reports times that are missing, fall or are absurd")
     begins, end = begins - begins[0], float(stamps[-1, 1] - begins[0])

@@ -13,7 +13,6 @@ import socket
 import ssl
 import string
 import tempfile
-import time
 import urllib.request
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -22,27 +21,15 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 from typing import IO, TYPE_CHECKING, Final, TypeAlias, cast
 from urllib.parse import quote, urljoin, urlsplit
 
-from vidembed.errors import (
-    DecodeTimeout,
-    EmptyFile,
-    InvalidVideoInput,
-    VideoError,
-    VideoNotFound,
-    VideoPermission,
-    VideoTooLarge,
-)
+from vidembed import errors
+from vidembed.video.clip import Deadline, DecodeLimits
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
-MAX_DOWNLOAD_BYTES = 2 * 2**30
-"""Bytes. Default limit of one download (2 GiB; our choice)."""
-MAX_REDIRECTS = 5
-"""Redirections of one download that are followed (our choice)."""
-CONNECT_S = 10.0
-"""Seconds to connect to one address (our choice)."""
-STALL_S = 60.0
-"""Seconds after which a server that sends nothing is given up (our choice)."""
+MAX_REDIRECTS = 5  # redirections of one download that are followed (our choice)
+CONNECT_S = 10.0  # seconds to connect to one address (our choice)
+STALL_S = 60.0  # seconds after which a server that sends nothing is given up (our choice)
 
 UrlAccess: TypeAlias = bool | Collection[str]
 """What may be fetched. ``False``: nothing. ``True``: from every host at a public address. Names of hosts: from these
@@ -54,15 +41,12 @@ _HOST = re.compile(r"[a-z0-9._:-]+")
 
 # IANA's special-purpose registries (https://www.iana.org/assignments/iana-ipv4-special-registry), multicast and the
 # reserved block. Written out, since what `ipaddress` calls global has changed between versions of Python.
-_NOT_PUBLIC_V4: Final = tuple(
-    IPv4Network(block)
-    for block in (
-        *("0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8"),
-        "168.63.129.16/32",  # Azure to its machines (Microsoft: "What is IP address 168.63.129.16?")
-        "169.254.0.0/16",  # link-local, and the metadata services of clouds
-        *("172.16.0.0/12", "192.0.0.0/24", "192.0.2.0/24", "192.88.99.0/24", "192.168.0.0/16"),
-        *("198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24", "224.0.0.0/4", "240.0.0.0/4"),
-    )
+_NOT_PUBLIC_V4: Final = (
+    *map(IPv4Network, ("0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8")),
+    IPv4Network("168.63.129.16/32"),  # Azure to its machines (Microsoft: "What is IP address 168.63.129.16?")
+    IPv4Network("169.254.0.0/16"),  # link-local, and the metadata services of clouds
+    *map(IPv4Network, ("172.16.0.0/12", "192.0.0.0/24", "192.0.2.0/24", "192.88.99.0/24", "192.168.0.0/16")),
+    *map(IPv4Network, ("198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24", "224.0.0.0/4", "240.0.0.0/4")),
 )
 # https://www.iana.org/assignments/iana-ipv6-special-registry; 2000::/3 is all of the global unicast space.
 _GLOBAL_V6: Final = IPv6Network("2000::/3")
@@ -72,51 +56,12 @@ _NOT_PUBLIC_V6: Final = tuple(
 _NAT64: Final = IPv6Network("64:ff9b::/96")  # RFC 6052: an IPv4 address in the last 32 bits
 
 
-class Deadline:
-    """A limit of so many seconds from now, or none, checked between packets and whenever bytes are read.
-
-    `item`, `done` (in time) and `remedy` are for messages.
-
-    Raises:
-        ValueError: `timeout_s` is not above 0.
-    """
-
-    def __init__(
-        self, timeout_s: float | None, item: str, *, done: str = "read", remedy: str = "cut the video"
-    ) -> None:
-        if timeout_s is not None and not timeout_s > 0:
-            raise ValueError(f"timeout_s={timeout_s!r}: expected seconds above 0, or None for no limit")
-        self._item = item
-        self._reason = f"not {done} within timeout_s={timeout_s}; raise the limit or {remedy}"
-        self._end = None if timeout_s is None else time.monotonic() + timeout_s
-
-    def error(self) -> DecodeTimeout:
-        """Return the error to raise when time is up."""
-        return DecodeTimeout(self._item, self._reason)
-
-    def remaining(self) -> float | None:
-        """Return the seconds left, or ``None`` for no limit; raise :class:`DecodeTimeout` when none are."""
-        if self._end is None:
-            return None
-        left = self._end - time.monotonic()
-        if left <= 0:
-            raise self.error()
-        return left
-
-    def within(self, most: float) -> float:
-        """Return the seconds left, at most so many; raise :class:`DecodeTimeout` when none are."""
-        left = self.remaining()
-        return most if left is None else min(left, most)
-
-
 def is_public(address: str) -> bool:
     """Whether an IP address, as the system writes it (``"8.8.8.8"``, ``"fe80::1%eth0"``), is of the public internet.
 
     Not so are private, loopback, link-local, multicast, reserved and unspecified ones, those for documentation and
     tests, and IPv6 addresses that hold such an IPv4 address (mapped, NAT64). 6to4 and Teredo addresses never are.
-
-    Raises:
-        ValueError: It is no IP address.
+    Raises ValueError for what is no IP address.
     """
     found = ip_address(address.partition("%")[0])
     if isinstance(found, IPv6Address) and found.ipv4_mapped is not None:
@@ -128,50 +73,40 @@ def is_public(address: str) -> bool:
     return found in _GLOBAL_V6 and not any(found in network for network in _NOT_PUBLIC_V6)
 
 
-def fetch(url: str, item: str, *, timeout_s: float | None, max_bytes: int, allow: UrlAccess = True) -> IO[bytes]:
-    """Fetch ``url`` into a temporary file, which is gone when closed.
+def fetch(url: str, item: str, limits: DecodeLimits, *, allow: UrlAccess = True) -> IO[bytes]:
+    """Fetch an http or https address into a temporary file, which is gone when closed.
 
     Bytes are kept as they come: no compression is asked for, and none is undone. No cookies, credentials or proxies
-    are used; a proxy would look up the host itself, where it cannot be checked.
-
-    Args:
-        url: An http or https address.
-        item: Name for messages.
-        timeout_s: Limit on the whole download, in seconds; ``None`` for none. Looking up a name is not interrupted:
-            the system's resolver has limits of its own.
-        max_bytes: Limit on its size.
-        allow: Where it may lead: ``True``, or names of hosts.
+    are used; a proxy would look up the host itself, where it cannot be checked. The limit of time is not checked while
+    a name is looked up: the system's resolver has limits of its own.
 
     Raises:
         InvalidVideoInput: If the address, or one it redirects to, is malformed, of another scheme, or of a host that
             may not be reached; or a proxy is set.
-        VideoNotFound: If the address cannot be reached or answers with an error.
-        VideoPermission: If it answers 401 or 403.
-        VideoTooLarge: If it is above ``max_bytes``.
-        DecodeTimeout: If it takes too long.
-        EmptyFile: If it holds nothing.
+        VideoNotFound: If the address cannot be reached or answers with an error (`VideoPermission`: 401 or 403).
+        VideoError: `VideoTooLarge`, `DecodeTimeout` or `EmptyFile`.
         ValueError: If ``allow`` is a string.
     """
     if isinstance(allow, str):
         raise ValueError(f"allow_url={allow!r}: expected True, False or a list of host names, such as [{allow!r}]")  # noqa: TRY004
     names = allow if isinstance(allow, Collection) else None
     hosts = None if names is None else frozenset(name.lower().strip("[]").removesuffix(".") for name in names)
-    deadline = Deadline(timeout_s, item, done="fetched", remedy="download it yourself")
+    deadline = Deadline(limits.timeout_s, item, done="fetched", remedy="download it yourself")
     target = _Target.of(url, item)
     try:
         for _ in range(MAX_REDIRECTS + 1):
             with _answer(target, item, hosts, deadline) as answer:
                 if answer.status not in _REDIRECTIONS:
-                    return _kept(answer, item, max_bytes)
+                    return _kept(answer, item, limits.max_bytes)
                 target = target.redirected(answer, item)
     except TimeoutError as error:
         deadline.remaining()
-        raise VideoNotFound(item, "cannot be fetched (the server does not answer, or fell silent)") from error
+        raise errors.VideoNotFound(item, "cannot be fetched (the server does not answer, or fell silent)") from error
     except http.client.HTTPException as error:  # its words can be the server's own
-        raise VideoNotFound(item, f"cannot be fetched (no valid HTTP answer: {type(error).__name__})") from error
+        raise errors.VideoNotFound(item, f"cannot be fetched (no valid HTTP answer: {type(error).__name__})") from error
     except OSError as error:
-        raise VideoNotFound(item, f"cannot be fetched ({error})") from error
-    raise VideoNotFound(item, f"redirected more than {MAX_REDIRECTS} times")
+        raise errors.VideoNotFound(item, f"cannot be fetched ({error})") from error
+    raise errors.VideoNotFound(item, f"redirected more than {MAX_REDIRECTS} times")
 
 
 @dataclass(frozen=True)
@@ -193,27 +128,28 @@ class _Target:
             path = quote(parts.path, safe=string.punctuation) or "/"
             query = quote(parts.query, safe=string.punctuation)
         except ValueError as error:
-            raise InvalidVideoInput(item, f"{verb} no valid address ({type(error).__name__})") from error
+            raise errors.InvalidVideoInput(item, f"{verb} no valid address ({type(error).__name__})") from error
         if parts.scheme not in {"http", "https"}:
-            raise InvalidVideoInput(item, f"{verb} an address that is neither http nor https; no other is fetched")
+            reason = f"{verb} an address that is neither http nor https; no other is fetched"
+            raise errors.InvalidVideoInput(item, reason)
         if "@" in parts.netloc:
-            raise InvalidVideoInput(item, f"{verb} an address with a user name; download the video yourself")
+            raise errors.InvalidVideoInput(item, f"{verb} an address with a user name; download the video yourself")
         if not _HOST.fullmatch(host):
-            raise InvalidVideoInput(item, f"{verb} an address without a valid host name")
+            raise errors.InvalidVideoInput(item, f"{verb} an address without a valid host name")
         return cls(url, parts.scheme == "https", host, port, f"{path}?{query}" if query else path)
 
     def redirected(self, answer: http.client.HTTPResponse, item: str) -> _Target:
         """Return where an answer leads."""
         place = quote(answer.headers.get("Location", ""), safe=string.punctuation, encoding="latin-1", errors="replace")
         if not place:
-            raise VideoNotFound(item, f"the server answered {answer.status} and does not say where it is")
+            raise errors.VideoNotFound(item, f"the server answered {answer.status} and does not say where it is")
         try:
             url = urljoin(self.url, place)
         except ValueError:
             url = place  # refused as it is taken apart
         target = _Target.of(url, item, "it redirects to")
         if self.secure and not target.secure:
-            raise InvalidVideoInput(item, "it redirects from https to http; nothing is fetched over that")
+            raise errors.InvalidVideoInput(item, "it redirects from https to http; nothing is fetched over that")
         return target
 
     def request(self) -> bytes:
@@ -235,7 +171,7 @@ class _SocketReader(io.RawIOBase):
         return True
 
     def readinto(self, buffer: WriteableBuffer) -> int:
-        self._sock.settimeout(self._deadline.within(STALL_S))
+        self._sock.settimeout(self._deadline.remaining(STALL_S))
         return self._sock.recv_into(buffer)
 
     def makefile(self, _mode: str) -> IO[bytes]:
@@ -250,10 +186,10 @@ def _answer(
     """Ask for ``target`` and yield the answer, with its headers read."""
     with ExitStack() as stack:
         sock: socket.socket = stack.enter_context(connect(_addresses(target, item, hosts), deadline))
-        sock.settimeout(deadline.within(STALL_S))
+        sock.settimeout(deadline.remaining(STALL_S))
         if target.secure:
             sock = stack.enter_context(ssl.create_default_context().wrap_socket(sock, server_hostname=target.host))
-            sock.settimeout(deadline.within(STALL_S))
+            sock.settimeout(deadline.remaining(STALL_S))
         sock.sendall(target.request())
         answer = http.client.HTTPResponse(cast("socket.socket", _SocketReader(sock, deadline)), method="GET")
         stack.callback(answer.close)
@@ -269,21 +205,17 @@ Address: TypeAlias = "tuple[socket.AddressFamily, socket.SocketKind, int, str, S
 def _addresses(target: _Target, item: str, hosts: frozenset[str] | None) -> Sequence[Address]:
     """Look up a host, and return its addresses if it may be reached. Messages do not show them: they can be secret."""
     if hosts is not None and target.host not in hosts:
-        raise InvalidVideoInput(item, f"the host {target.host!r} is not one of those in allow_url")
+        raise errors.InvalidVideoInput(item, f"the host {target.host!r} is not one of those in allow_url")
     scheme = "https" if target.secure else "http"
     if scheme in urllib.request.getproxies() and not urllib.request.proxy_bypass(target.host):
-        raise InvalidVideoInput(
-            item,
-            f"a proxy is set for {scheme}, behind which addresses cannot be checked, so it is not used; name "
-            f"{target.host} in no_proxy if it can be reached without, or download the video yourself",
-        )
+        reason = f"a proxy is set for {scheme}, behind which addresses cannot be checked, so it is not used"
+        remedy = f"name {target.host} in no_proxy if it can be reached without, or download the video yourself"
+        raise errors.InvalidVideoInput(item, f"{reason}; {remedy}")
     found = socket.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
     if hosts is None and not all(is_public(str(address[0])) for *_, address in found):
-        raise InvalidVideoInput(
-            item,
-            f"the host {target.host!r} is at a private, local or reserved address; if it is the right one, allow it by "
-            f"name: allow_url=[{target.host!r}]",
-        )
+        reason = f"the host {target.host!r} is at a private, local or reserved address"
+        remedy = f"if it is the right one, allow it by name: allow_url=[{target.host!r}]"
+        raise errors.InvalidVideoInput(item, f"{reason}; {remedy}")
     return found
 
 
@@ -291,7 +223,7 @@ def connect(addresses: Sequence[Address], deadline: Deadline) -> socket.socket:
     """Connect to the first of some checked addresses that answers."""
     failed = OSError("the host has no address")
     for family, kind, protocol, _, address in addresses:
-        timeout_s = deadline.within(CONNECT_S)
+        timeout_s = deadline.remaining(CONNECT_S)
         sock = socket.socket(family, kind, protocol)
         try:
             sock.settimeout(timeout_s)
@@ -307,9 +239,10 @@ def connect(addresses: Sequence[Address], deadline: Deadline) -> socket.socket:
 def _kept(answer: http.client.HTTPResponse, item: str, max_bytes: int) -> IO[bytes]:
     """Write the body of an answer to a temporary file."""
     if not 200 <= answer.status < 300:
-        kind = VideoPermission if answer.status in {401, 403} else VideoNotFound
+        kind = errors.VideoPermission if answer.status in {401, 403} else errors.VideoNotFound
         raise kind(item, f"the server answered {answer.status} {http.client.responses.get(answer.status, '')}".strip())
-    too_large = VideoTooLarge(item, f"larger than max_bytes={max_bytes}; raise the limit or download it yourself")
+    reason = f"larger than max_bytes={max_bytes}; raise the limit or download it yourself"
+    too_large = errors.VideoTooLarge(item, reason)
     declared, count = answer.length, 0
     if declared is not None and declared > max_bytes:
         raise too_large
@@ -325,11 +258,11 @@ def _kept(answer: http.client.HTTPResponse, item: str, max_bytes: int) -> IO[byt
             except OSError as error:
                 folder = tempfile.gettempdir()
                 reason = f"cannot be kept in {folder!r} ({error.strerror}); make room, or set TMPDIR"
-                raise VideoError(item, reason) from error
+                raise errors.VideoError(item, reason) from error
         if declared is not None and count < declared:
             raise OSError(f"the connection closed after {count} of {declared} bytes")
         if not count:
-            raise EmptyFile(item, "the server answered with 0 bytes")
+            raise errors.EmptyFile(item, "the server answered with 0 bytes")
         file.seek(0)
         stack.pop_all()
         return file

@@ -8,38 +8,90 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from vidembed.errors import InvalidVideoInput, VideoError
-from vidembed.video.clip import Clip
-from vidembed.video.container import DEFAULT_THREADS, open_source
-from vidembed.video.decord import require_decord
-from vidembed.video.fetch import MAX_DOWNLOAD_BYTES, Deadline, UrlAccess
-from vidembed.video.picture import Colour, describe
-from vidembed.video.pool import DecodePool
-from vidembed.video.pyav import Segment, read_windows
-from vidembed.video.reader import DEFAULT_TIMEOUT_S, FrameReader, check_options
-from vidembed.video.sampling import Sampling, check_sampling
-from vidembed.video.source import (
+from vidembed.video.clip import (
+    DEFAULT_LIMITS,
+    Clip,
+    Deadline,
+    DecodeLimits,
+    Sampling,
     VideoFrames,
     VideoSegment,
     VideoSource,
     as_frames,
+    check_sampling,
     is_url,
     item_name,
     ordered_segments,
     sample_frames,
 )
+from vidembed.video.container import DEFAULT_THREADS, open_source
+from vidembed.video.decord import require_decord
+from vidembed.video.fetch import UrlAccess
+from vidembed.video.picture import Colour, describe
+from vidembed.video.pool import DecodePool
+from vidembed.video.reader import FrameReader, check_options, read_windows
 
 DEFAULT_SAMPLING: Final = Sampling()
+PROBE_LIMITS: Final = DecodeLimits(timeout_s=60.0)
 
 
-@dataclass(frozen=True)
-class _Options:
-    """How a file is opened and decoded, as in `load_video`."""
+def load_video(
+    source: VideoSource,
+    sampling: Sampling = DEFAULT_SAMPLING,
+    *,
+    backend: str = "pyav",
+    allow_url: UrlAccess = False,
+    limits: DecodeLimits = DEFAULT_LIMITS,
+    threads: int = DEFAULT_THREADS,
+    stream: int | None = None,
+) -> Clip:
+    """Read the frames of a video that a model is to see.
 
-    allow_url: UrlAccess
-    timeout_s: float | None
-    max_bytes: int
-    threads: int
-    stream: int | None
+    Frames are chosen by presentation time: for each time of ``sampling``'s grid, the frame on show then. Frames given
+    as arrays are sampled on the same grid by their own times. A :class:`Clip` of this sampling is returned as it is.
+
+    Args:
+        source: What to read (see :data:`vidembed.video.VideoSource`).
+        sampling: How frames are chosen and how large they may be.
+        backend: ``"pyav"`` (default) or ``"decord"`` (extra ``decord``; local mp4, mov, mkv, webm files).
+        allow_url: Whether http and https addresses may be fetched (see `vidembed.video.fetch.UrlAccess`).
+        limits: On time, a download included, and on its bytes. Default: 600 s and 2 GiB.
+        threads: Decoding threads of PyAV, at least 1. Default 4; 1 does the least work, for a caller that reads several
+            videos at once. Frames are the same.
+        stream: Index of a video stream in its container (``VideoInfo.streams`` of :func:`vidembed.video.load`).
+            Default ``None``: the one that ffmpeg would choose. For files read with PyAV.
+
+    Returns:
+        The clip. Its times count from the start of a segment (see :class:`vidembed.video.Clip`).
+
+    Raises:
+        VideoError: If it cannot be read; the subclass says why (`InvalidVideoInput`: it is malformed, or a `Clip` that
+            was sampled otherwise), and the message names the item.
+        ValueError: If ``backend`` or ``threads`` is none of those allowed.
+        TypeError: If ``sampling`` is no :class:`Sampling`.
+
+    Warns:
+        VideoTruncated: If the video ends over one second before the duration it declares.
+    """
+    item = _check(source, sampling, backend, threads, stream)
+    if isinstance(source, Clip):
+        if source.sampling != sampling:
+            known = "does not say how it was sampled" if source.sampling is None else f"was read with {source.sampling}"
+            reason = f"the clip {known}, and {sampling} is asked for; read it with this, or give the video itself"
+            raise InvalidVideoInput(item, reason)
+        return source
+    inner, start, end = source, 0.0, None
+    if isinstance(source, VideoSegment):
+        inner, start, end = source.path, source.start, source.end
+    if isinstance(inner, (VideoFrames, Mapping)):
+        return sample_frames(inner, sampling, item=item, start=start, end=end)
+    if backend == "decord":
+        return _read_with_decord(source, sampling, item, limits)
+    windows = [(start, end, item)]
+    (clip,) = read_windows(
+        inner, windows, sampling, item=item, allow_url=allow_url, limits=limits, threads=threads, stream=stream
+    )
+    return clip
 
 
 def _check(source: VideoSource, sampling: object, backend: str, threads: int, stream: object) -> str:
@@ -58,74 +110,13 @@ def _check(source: VideoSource, sampling: object, backend: str, threads: int, st
     return item
 
 
-def load_video(
-    source: VideoSource,
-    sampling: Sampling = DEFAULT_SAMPLING,
-    *,
-    backend: str = "pyav",
-    allow_url: UrlAccess = False,
-    timeout_s: float | None = DEFAULT_TIMEOUT_S,
-    max_bytes: int = MAX_DOWNLOAD_BYTES,
-    threads: int = DEFAULT_THREADS,
-    stream: int | None = None,
-) -> Clip:
-    """Read the frames of a video that a model is to see.
-
-    Frames are chosen by presentation time: for each time of ``sampling``'s grid, the frame on show then.
-    Frames given as arrays are sampled on the same grid by their own times. A :class:`Clip` that was read with this
-    sampling is returned as it is.
-
-    Args:
-        source: What to read (see :data:`vidembed.video.VideoSource`).
-        sampling: How frames are chosen and how large they may be.
-        backend: ``"pyav"`` (default) or ``"decord"`` (extra ``decord``; local mp4, mov, mkv, webm files).
-        allow_url: Whether http and https addresses may be fetched. Default False.
-        timeout_s: Limit in seconds, a download included; ``None`` for none. Default 600.
-        max_bytes: Limit on the size of a download. Default 2 GiB.
-        threads: Decoding threads of PyAV, at least 1. Default 4; 1 does the least work, for a caller that reads
-            several videos at once. Frames are the same.
-        stream: Index of a video stream in its container (``VideoInfo.streams`` of :func:`vidembed.video.load`).
-            Default ``None``: the one that ffmpeg would choose. For files read with PyAV.
-
-    Returns:
-        The clip. Its times count from the start of a segment (see :class:`vidembed.video.Clip`).
-
-    Raises:
-        VideoError: If it cannot be read; the subclass says why, and the message names the item.
-        InvalidVideoInput: If the source is malformed, or a :class:`Clip` that was sampled otherwise.
-        ValueError: If ``backend``, ``timeout_s`` or ``threads`` is none of those allowed.
-        TypeError: If ``sampling`` is no :class:`Sampling`.
-
-    Warns:
-        VideoTruncated: If the video ends over one second before the duration it declares.
-    """
-    item = _check(source, sampling, backend, threads, stream)
-    if isinstance(source, Clip):
-        if source.sampling != sampling:
-            known = "does not say how it was sampled" if source.sampling is None else f"was read with {source.sampling}"
-            raise InvalidVideoInput(
-                item, f"the clip {known}, and {sampling} is asked for; read it with this, or give the video itself"
-            )
-        return source
-    inner, start, end = source, 0.0, None
-    if isinstance(source, VideoSegment):
-        inner, start, end = source.path, source.start, source.end
-    if isinstance(inner, (VideoFrames, Mapping)):
-        return sample_frames(inner, sampling, item=item, start=start, end=end)
-    if backend == "decord":
-        return replace(_read_with_decord(source, sampling, item, timeout_s), sampling=sampling)
-    options = _Options(allow_url, timeout_s, max_bytes, threads, stream)
-    (clip,) = _read(inner, [(start, end, item)], sampling, item, options)
-    return clip
-
-
-def _read_with_decord(source: VideoSource, sampling: Sampling, item: str, timeout_s: float | None) -> Clip:
+def _read_with_decord(source: VideoSource, sampling: Sampling, item: str, limits: DecodeLimits) -> Clip:
     """Read in a process that can be killed: decord may loop or crash in native code."""
     require_decord(item)
     path = source.path if isinstance(source, VideoSegment) else source
     if not isinstance(path, (str, os.PathLike)) or is_url(path):
         raise InvalidVideoInput(item, "backend='decord' reads local files by their path; use backend='pyav'")
-    with DecodePool(workers=1, timeout_s=timeout_s, max_memory_bytes=None, backend="decord") as pool:
+    with DecodePool(workers=1, limits=replace(limits, max_memory_bytes=None), backend="decord") as pool:
         (clip,) = pool.submit(source if isinstance(source, VideoSegment) else path, sampling)
     if isinstance(clip, VideoError):
         raise clip
@@ -139,27 +130,16 @@ def load_segments(
     *,
     backend: str = "pyav",
     allow_url: UrlAccess = False,
-    timeout_s: float | None = DEFAULT_TIMEOUT_S,
-    max_bytes: int = MAX_DOWNLOAD_BYTES,
+    limits: DecodeLimits = DEFAULT_LIMITS,
     threads: int = DEFAULT_THREADS,
     stream: int | None = None,
 ) -> Iterator[Clip]:
     """Read several segments of one video in one decoding pass.
 
-    Each clip equals ``load_video(VideoSegment(path, start, end), sampling)``. ``"decord"`` opens and decodes the file
-    anew for each.
-
-    Args:
-        path: The video: any single source that is not a segment.
-        segments: ``(start, end)`` of each, as of a `VideoSegment`, ordered by start. They may overlap.
-        sampling: As in :func:`load_video`, as are the arguments below.
-        backend: ``"pyav"`` or ``"decord"``.
-        allow_url: Default False.
-        timeout_s: Limit on the whole pass in seconds, what the caller does between clips included; with
-            ``"decord"``, on each segment.
-        max_bytes: Of a download.
-        threads: Of PyAV.
-        stream: Index of the video stream.
+    Each clip equals ``load_video(VideoSegment(path, start, end), sampling)``, and what is not named here is as there.
+    ``"decord"`` opens and decodes the file anew for each. The video is any single source that is no segment; segments
+    are in order of their starts, and may overlap. The limit of time is that of the whole pass, what the caller does
+    between clips included; with ``"decord"``, that of each segment.
 
     Yields:
         One clip a segment, in the order given. Only the segments being read at one moment are held in memory.
@@ -172,23 +152,12 @@ def load_segments(
     if isinstance(path, (VideoSegment, Clip)):
         raise InvalidVideoInput(item, "load_segments takes the whole video; give the times in the file in segments")
     parts = ordered_segments(path, segments)
-    if backend == "decord" or isinstance(path, (VideoFrames, Mapping)):
-        return (load_video(part, sampling, backend=backend, timeout_s=timeout_s) for part in parts)
+    if not parts or backend == "decord" or isinstance(path, (VideoFrames, Mapping)):
+        return (load_video(part, sampling, backend=backend, limits=limits) for part in parts)
     windows = [(part.start, part.end, item_name(part)) for part in parts]
-    options = _Options(allow_url, timeout_s, max_bytes, threads, stream)
-    return _read(path, windows, sampling, item, options)
-
-
-def _read(
-    source: object, windows: Sequence[Segment], sampling: Sampling, item: str, options: _Options
-) -> Iterator[Clip]:
-    if not windows:
-        return
-    o, deadline = options, Deadline(options.timeout_s, item)
-    with open_source(source, item, allow_url=o.allow_url, timeout_s=o.timeout_s, max_bytes=o.max_bytes) as handle:
-        yield from read_windows(
-            handle, windows, sampling, item=item, deadline=deadline, threads=o.threads, stream=o.stream
-        )
+    return read_windows(
+        path, windows, sampling, item=item, allow_url=allow_url, limits=limits, threads=threads, stream=stream
+    )
 
 
 @dataclass(frozen=True)
@@ -211,9 +180,8 @@ class VideoInfo:
         colour: The tags of the first frame, and what is done about them; ``None`` for arrays.
         interlaced: Whether the first frame is flagged as interlaced. Such frames are deinterlaced.
         num_frames_estimate: Frames in the stream: declared, else ``round(duration * fps)``, else ``None``.
-        has_audio: Whether there is an audio stream.
-        start_s: When the first frame comes on show, seconds on the clock of a player, which shows the start of the
-            earliest stream as 0. The video ends at ``start_s + duration``.
+        start_s: When the first frame comes on show, seconds on the clock of a player. The video ends at
+            ``start_s + duration``.
         discontinuities: How often the clock starts again or jumps, as in joined recordings; times go on without a gap
             there. ``None`` unless ``scan`` was asked for.
     """
@@ -242,8 +210,7 @@ def probe(
     *,
     scan: bool = False,
     allow_url: UrlAccess = False,
-    timeout_s: float | None = 60.0,
-    max_bytes: int = MAX_DOWNLOAD_BYTES,
+    limits: DecodeLimits = PROBE_LIMITS,
     stream: int | None = None,
 ) -> VideoInfo:
     """Describe a video; of a segment, the whole video it is cut from.
@@ -252,8 +219,7 @@ def probe(
         source: What to describe (see :data:`vidembed.video.VideoSource`).
         scan: Also read the rest of the file, without decoding it, to count discontinuities of its clock.
         allow_url: Whether http and https addresses may be fetched (whole; see `vidembed.video.fetch.UrlAccess`).
-        timeout_s: Limit in seconds, ``None`` for none. Default 60.
-        max_bytes: Limit on the size of a download. Default 2 GiB.
+        limits: On time, a download included, and on its bytes. Default: 60 s and 2 GiB.
         stream: As in :func:`vidembed.video.load_video`.
 
     Raises:
@@ -267,9 +233,9 @@ def probe(
         jumps = 0 if scan else None
         known = item, count / frames.fps, frames.fps, width, height
         return VideoInfo(*known, "raw", "frames", 0, count, has_audio=False, discontinuities=jumps)
-    deadline = Deadline(timeout_s, item)
+    deadline = Deadline(limits.timeout_s, item)
     with (
-        open_source(inner, item, allow_url=allow_url, timeout_s=timeout_s, max_bytes=max_bytes) as handle,
+        open_source(inner, item, allow_url=allow_url, limits=limits) as handle,
         FrameReader(handle, item, deadline, stream=stream) as reader,
     ):
         first = reader.first()

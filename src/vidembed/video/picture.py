@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import math
 import struct
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeAlias, cast
 
 import av.error
@@ -18,7 +20,6 @@ from av.video.reformatter import ColorPrimaries, ColorRange, ColorTrc
 from PIL import Image
 
 from vidembed.errors import UnsupportedCodec, VideoTooLarge
-from vidembed.video.boxes import check_memory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -30,18 +31,43 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-MAX_SIDE = 16384
-"""Pixels. A picture with a longer side is refused (twice 8K's width; our choice)."""
-MAX_AREA = 64 * 2**20
-"""Pixels. A picture of a larger area is refused (about twice 8K's; our choice)."""
-MAX_ASPECT = Fraction(16)
-"""Sample aspect ratios beyond this or its inverse are taken for broken headers and ignored."""
+MAX_SIDE = 16384  # pixels. A picture with a longer side is refused (twice 8K's width; our choice)
+MAX_AREA = 64 * 2**20  # pixels. A picture of a larger area is refused (about twice 8K's; our choice)
+MAX_ASPECT = Fraction(16)  # sample aspect ratios beyond this or its inverse are taken for broken headers and ignored
+
+MEMORY_HEADROOM_BYTES = 2**31
+"""Bytes. FFmpeg allocates no more at once (``av_max_alloc``, by default ``INT_MAX``): what fails while the limit on
+memory leaves this much was refused for its size."""
 
 Matrix: TypeAlias = tuple[int, int, int, int]
 """``a, b, c, d`` of a display matrix: a point goes to ``(a x + c y, b x + d y)``, y downwards (libavutil/display.h)."""
 
 _MATRIX = struct.Struct("=9i")  # a b u, c d v, x y w
 _side_data = cast("Callable[[VideoFrame], Mapping[str, SideData]]", SideDataContainer)
+
+
+def is_memory_error(error: BaseException | None) -> bool:
+    """Whether an error says that there was no memory, for data or (``EAGAIN``) for the stack of a thread."""
+    return isinstance(error, MemoryError) or getattr(error, "errno", None) in (errno.ENOMEM, errno.EAGAIN)
+
+
+def check_memory(error: BaseException) -> None:
+    """Raise a ``MemoryError`` if `error` says that there was no memory, and the limit on this process is the reason.
+
+    Otherwise it is damage: a length that was garbled asks for more than there could be. The limit is that on the
+    address space (``RLIMIT_AS``), and the reason if it leaves under `MEMORY_HEADROOM_BYTES`.
+    """
+    if not is_memory_error(error):
+        return
+    try:
+        import resource  # noqa: PLC0415 - not on Windows
+
+        used = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
+    except (ImportError, OSError):
+        return
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if limit != resource.RLIM_INFINITY and limit - used < MEMORY_HEADROOM_BYTES:
+        raise MemoryError("the limit on the address space of this process is reached") from error
 
 
 @dataclass(frozen=True)
@@ -116,11 +142,7 @@ def orientation(matrix: Matrix | None, item: str) -> tuple[int, bool]:
 
 
 def fit_shown(width: int, height: int, aspect: Fraction | None, max_pixels: int | None, item: str) -> tuple[int, int]:
-    """Return ``(width, height)`` of pictures whose sample aspect ratio is `aspect` with square pixels, fitted.
-
-    Raises:
-        VideoTooLarge: If the picture is above :data:`MAX_SIDE` or :data:`MAX_AREA`.
-    """
+    """Return ``(width, height)`` of pictures of a sample aspect ratio with square pixels, fitted. Checks their size."""
     check_size(width, height, item)
     if aspect is not None and aspect > 0 and not 1 / MAX_ASPECT <= aspect <= MAX_ASPECT:
         logger.warning("%s: sample aspect ratio %s ignored: outside 1/%s to %s", item, aspect, MAX_ASPECT, MAX_ASPECT)
@@ -155,24 +177,17 @@ def shrink(frame: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint
     return np.asarray(image, dtype=np.uint8)
 
 
-SDR_WHITE: Final = 203.0
-"""cd/m2. What SDR shows as white: the reference white of HDR (ITU-R BT.2408-7, section 2.1)."""
+SDR_WHITE: Final = 203.0  # cd/m2. What SDR shows as white: the reference white of HDR (ITU-R BT.2408-7, section 2.1)
 HLG_PEAK: Final = 1000.0
 """cd/m2. Peak of the display that HLG is shown on, for which its system gamma is 1.2 (ITU-R BT.2100-2, table 5)."""
-SDR_GAMMA: Final = 2.4
-"""Exponent of an SDR display (ITU-R BT.1886)."""
+SDR_GAMMA: Final = 2.4  # exponent of an SDR display (ITU-R BT.1886)
 
 _UNSPECIFIED: Final = 2  # the same number in all of FFmpeg's lists of tags (libavutil/pixfmt.h)
 _BT709, _BT2020, _PQ, _HLG = 1, 9, int(ColorTrc.SMPTE2084), int(ColorTrc.ARIB_STD_B67)
 # The numbers of ITU-T H.273, table 4, by the names that FFmpeg has for them.
-_MATRICES: Final = dict(
-    enumerate(
-        [
-            *("rgb", "bt709", "unspecified", "reserved", "fcc", "bt470bg", "smpte170m", "smpte240m", "ycgco"),
-            *("bt2020nc", "bt2020c", "smpte2085", "chroma-derived-nc", "chroma-derived-c", "ictcp", "ipt-c2"),
-            *("ycgco-re", "ycgco-ro"),
-        ]
-    )
+_MATRICES: Final = (
+    *("rgb", "bt709", "unspecified", "reserved", "fcc", "bt470bg", "smpte170m", "smpte240m", "ycgco", "bt2020nc"),
+    *("bt2020c", "smpte2085", "chroma-derived-nc", "chroma-derived-c", "ictcp", "ipt-c2", "ycgco-re", "ycgco-ro"),
 )
 _BT2020_CONSTANT, _ICTCP, _CHROMA_DERIVED = 10, 14, (12, 13)
 _MEANT: Final = {3: _UNSPECIFIED, _BT2020_CONSTANT: _BT2020}
@@ -187,21 +202,13 @@ _TO_BT709: Final = np.array(  # linear BT.2020 to linear BT.709 (ITU-R BT.2087-0
 
 @dataclass(frozen=True)
 class Colour:
-    """What a frame says of its colours, by FFmpeg's names, and what is done about it.
+    """What a frame says of its colours, by FFmpeg's names, and what is done about it."""
 
-    Attributes:
-        matrix: How its luma and chroma are made of RGB, such as ``"bt709"``.
-        range: ``"mpeg"`` (limited), ``"jpeg"`` (full) or ``"unspecified"``.
-        transfer: Its transfer characteristic, such as ``"smpte2084"`` (PQ) or ``"arib_std_b67"`` (HLG).
-        primaries: Its primaries, such as ``"bt2020"``.
-        conversion: What is done beyond what every video gets (matrix and range to RGB), or ``"none"``.
-    """
-
-    matrix: str
-    range: str
-    transfer: str
-    primaries: str
-    conversion: str
+    matrix: str  # how its luma and chroma are made of RGB, such as "bt709"
+    range: str  # "mpeg" (limited), "jpeg" (full) or "unspecified"
+    transfer: str  # such as "smpte2084" (PQ) or "arib_std_b67" (HLG)
+    primaries: str  # such as "bt2020"
+    conversion: str  # what is done beyond what every video gets (matrix and range to RGB), or "none"
 
 
 def describe(frame: VideoFrame) -> Colour:
@@ -213,7 +220,7 @@ def describe(frame: VideoFrame) -> Colour:
     elif matrix != frame.colorspace:
         steps.insert(0, f"matrix read as {_MATRICES[matrix]}")
     return Colour(
-        matrix=_MATRICES.get(frame.colorspace, str(frame.colorspace)),
+        matrix=_MATRICES[number] if (number := int(frame.colorspace)) < len(_MATRICES) else str(number),
         range=_name(ColorRange, frame.color_range),
         transfer=_name(ColorTrc, frame.color_trc),
         primaries=_name(ColorPrimaries, frame.color_primaries),
@@ -264,12 +271,10 @@ def to_rgb(
     before: VideoFrame | None = None,
     after: VideoFrame | None = None,
 ) -> NDArray[np.uint8]:
-    """Scale a frame and convert it to SDR RGB with the primaries of BT.709, without the lines of another moment.
+    """Return a frame, deinterlaced, as SDR RGB with the primaries of BT.709, ``(height, width, 3)``.
 
-    Of an interlaced frame, the frames before and after show what moved. The result is ``(height, width, 3)`` uint8.
-
-    Raises:
-        UnsupportedCodec: If its pixels or its colour matrix cannot be converted.
+    Of an interlaced frame, the frames before and after show what moved. Raises UnsupportedCodec if its pixels or its
+    colour matrix cannot be converted.
     """
     try:
         shown = _deinterlaced(frame, before, after) if frame.interlaced_frame else frame

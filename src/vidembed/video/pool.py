@@ -22,25 +22,28 @@ from typing import IO, TYPE_CHECKING, Final, Self, TypeAlias, cast
 
 from vidembed import errors
 from vidembed.errors import BackendUnavailable, DecoderCrashed, DecodeTimeout, InvalidVideoInput, VideoError
-from vidembed.video.clip import Clip, read_clip
+from vidembed.video.clip import (
+    DEFAULT_LIMITS,
+    Clip,
+    Deadline,
+    DecodeLimits,
+    Sampling,
+    VideoSegment,
+    check_sampling,
+    item_name,
+    ordered_segments,
+)
 from vidembed.video.container import DEFAULT_THREADS
-from vidembed.video.reader import DEFAULT_TIMEOUT_S, check_options
-from vidembed.video.sampling import Sampling, check_sampling
+from vidembed.video.reader import check_options
 from vidembed.video.segments import MAX_WINDOWS, Cut, Layout, Scenes, Windows, cut_to_dict, require_scenedetect
-from vidembed.video.source import VideoSegment, item_name, ordered_segments
-from vidembed.video.worker import Message, Note, read_error, read_layout, read_notes, receive, send
+from vidembed.video.worker import Message, Note, read_clip, read_error, read_layout, read_notes, receive, send
 
 if TYPE_CHECKING:
     from io import BufferedReader
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_MEMORY_BYTES: Final = 8 * 2**30
-"""Address space of one process. 180 pictures of 4K as RGB take 4.5 GB (our choice)."""
-MIN_MEMORY_BYTES: Final = 2**29
-"""The interpreter, numpy and FFmpeg alone have 220 MB, and each thread reserves some more."""
-MAX_UNTAKEN: Final = 2
-"""Clips that a process may have handed over and nobody has taken."""
+MAX_UNTAKEN: Final = 2  # clips that a process may have handed over and nobody has taken
 START_TIMEOUT_S: Final = 120.0
 """Seconds in which a process has to start. It takes a fraction of one; disks can be slow (our choice)."""
 END_TIMEOUT_S: Final = 5.0
@@ -116,18 +119,12 @@ class DecodePool:
     `close`, with this program, or when nothing refers to the pool any more and its readings are done.
 
     Args:
-        workers: Processes. Default: one a core, at most 8.
-        timeout_s: Seconds that a process may work on one file, its layout included; what it waits for clips to be
-            taken does not count. ``None`` for no limit. Default 600.
-        max_memory_bytes: Limit on the address space of each process, at least 512 MiB, ``None`` for none. Default
-            8 GiB. Not every system can set it (Linux can); where it cannot, a warning is logged.
+        workers: Processes. Default: one a core, at most 8. Also an attribute.
+        limits: On the time that a process works on one file, its layout included, and on its memory.
         backend: As in `load_video`. ``"decord"`` decodes a file anew for each segment.
         threads: Decoding threads of each process, as in `load_video`, and as many by default: it can depend on them
             how much of the damage of a file is noticed. 1 does the least work where there are as many processes as
             cores.
-
-    Attributes:
-        workers: Processes.
 
     Raises:
         ValueError: An argument is out of range.
@@ -137,22 +134,18 @@ class DecodePool:
         self,
         *,
         workers: int | None = None,
-        timeout_s: float | None = DEFAULT_TIMEOUT_S,
-        max_memory_bytes: int | None = DEFAULT_MEMORY_BYTES,
+        limits: DecodeLimits = DEFAULT_LIMITS,
         backend: str = "pyav",
         threads: int = DEFAULT_THREADS,
     ) -> None:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        workers = min(8, cores) if workers is None else workers
+        if workers is None:
+            workers = min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
         if workers < 1:
             raise ValueError(f"workers={workers!r}: expected a whole number of at least 1, or None")
-        if timeout_s is not None and not 0 < timeout_s < math.inf:
-            raise ValueError(f"timeout_s={timeout_s!r}: expected seconds above 0, or None for no limit")
-        if max_memory_bytes is not None and max_memory_bytes < MIN_MEMORY_BYTES:
-            raise ValueError(f"max_memory_bytes={max_memory_bytes!r}: expected at least {MIN_MEMORY_BYTES}, or None")
         check_options(backend, threads)
         self.workers = workers
-        self._queue = _Queue({"backend": backend, "threads": threads, "max_memory_bytes": max_memory_bytes}, timeout_s)
+        settings: Message = {"backend": backend, "threads": threads, "max_memory_bytes": limits.max_memory_bytes}
+        self._queue = _Queue(settings, limits.timeout_s)
         weakref.finalize(self, self._queue.finish)
 
     def submit(
@@ -175,8 +168,8 @@ class DecodePool:
         Raises:
             RuntimeError: The pool is closed.
             TypeError: An argument is of the wrong type.
-            InvalidVideoInput: A segment is malformed, or they are not ordered by start.
-            BackendUnavailable: `cut` is `Scenes`, and PySceneDetect is not installed.
+            VideoError: `cut` is malformed or not in order (`InvalidVideoInput`), or needs PySceneDetect, which is not
+                installed (`BackendUnavailable`).
         """
         file = path.path if isinstance(path, VideoSegment) and cut is None else path
         if not isinstance(file, (str, os.PathLike)):
@@ -221,8 +214,7 @@ def _repeat(notes: list[Note]) -> None:
         if level:
             logging.getLogger(source).log(level, "%s", text)
         else:
-            kind = errors.VideoTruncated if source == "VideoTruncated" else RuntimeWarning
-            errors.warn(kind(text))
+            errors.warn((errors.VideoTruncated if source == "VideoTruncated" else RuntimeWarning)(text))
 
 
 _Entry: TypeAlias = tuple[Clip | VideoError, list[Note]]
@@ -388,8 +380,7 @@ class _Worker(threading.Thread):
         """Return what an error means for the file."""
         match error:
             case _EndedError() if self._seconds <= 0:
-                reason = f"not read within timeout_s={self._queue.timeout_s}; raise the limit or cut the video"
-                return DecodeTimeout(item, reason)
+                return Deadline(self._queue.timeout_s, item).error()
             case _EndedError():
                 return DecoderCrashed(item, f"the decoder ended with {error} on it; get an intact copy, or convert it")
             case ValueError():
@@ -407,7 +398,7 @@ class _Worker(threading.Thread):
                 self._start(task)
             self._seconds = START_TIMEOUT_S
             with self._working() as (requests, answers):
-                with suppress(BrokenPipeError):  # it may have said why it ended
+                with suppress(BrokenPipeError):  # its answer may say why it ended
                     send(requests, task.request)
                 message = receive(answers)
                 if "begun" not in message:

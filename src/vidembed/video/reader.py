@@ -1,9 +1,11 @@
-"""One pass over the frames of a video, each with the time at which it comes on show."""
+"""One pass over the frames of a video, each with the time at which it comes on show, and the clips made of them."""
 
 from __future__ import annotations
 
+import math
 from array import array
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from fractions import Fraction
@@ -14,10 +16,20 @@ import av.error
 import numpy as np
 
 from vidembed.errors import CorruptVideo, DecodeTimeout, InvalidVideoInput, VideoTooLarge
-from vidembed.video.boxes import MAX_FRAMES, check_memory
-from vidembed.video.clip import TRUNCATED_S
+from vidembed.video.clip import (
+    ANY_TIME,
+    TIME_EPSILON,
+    TRUNCATED_S,
+    Clip,
+    Deadline,
+    DecodeLimits,
+    GridPicker,
+    Sampling,
+    assemble,
+)
 from vidembed.video.container import (
     DEFAULT_THREADS,
+    MAX_FRAMES,
     MAX_TIME,
     SEEKABLE_FORMATS,
     declared_duration,
@@ -26,13 +38,21 @@ from vidembed.video.container import (
     gif_times,
     has_discontinuities,
     open_container,
+    open_source,
     sample_aspect,
     start_on_player,
     video_stream,
 )
-from vidembed.video.fetch import Deadline
-from vidembed.video.picture import Geometry, display_matrix, fit_shown, letterbox, orientation, to_rgb, upright
-from vidembed.video.sampling import TIME_EPSILON
+from vidembed.video.picture import (
+    Geometry,
+    check_memory,
+    display_matrix,
+    fit_shown,
+    letterbox,
+    orientation,
+    to_rgb,
+    upright,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -43,27 +63,22 @@ if TYPE_CHECKING:
     from av.video.stream import VideoStream
     from numpy.typing import NDArray
 
-BACKENDS: Final = ("pyav", "decord")
-"""Names of the decoding backends; the first is the default."""
-DEFAULT_TIMEOUT_S: Final = 600.0
-"""Seconds. Default limit of reading one video (our choice)."""
+    from vidembed.video.fetch import UrlAccess
+
+BACKENDS: Final = ("pyav", "decord")  # names of the decoding backends; the first is the default
 CLOCK_RESET_S = 0.5
 """Seconds. A time that falls by more starts a new clock (joined files): it continues from where the last ended."""
 CLOCK_JUMP_S = 10.0
 """Seconds. So does a time that rises by more, in containers whose clock may jump: FFmpeg's ``dts_delta_threshold``
 (https://ffmpeg.org/ffmpeg.html). A fall that FFmpeg takes for one of a 33-bit clock past its end comes as a rise."""
+MIN_JUMP_S = 2.0  # seconds. Shorter distances are decoded through: a seek costs about that much (our choice)
+MAX_LOST_SHARE = 0.10  # share of frames that may be lost to errors before the video counts as corrupt (our choice)
 _MAX_READ_ERRORS = 16  # failed reads in a row after which a file has ended
 _MAX_HEAD = 4096  # packets before the first frame
 
 
 def from_player(start: float, end: float | None, first: float, item: str) -> tuple[float, float | None]:
-    """Return a stretch in seconds from the first frame, which comes at `first` on the clock of a player.
-
-    Of what lies before the first frame, nothing is left; an `end` of ``None`` is that of the video.
-
-    Raises:
-        InvalidVideoInput: The stretch ends before the first frame.
-    """
+    """Return a stretch in seconds from the first frame, which comes at `first` on the clock of a player."""
     if end is not None and end <= first:
         found = f"the segment ends at {end:g} s, and the video's first frame comes at {first:g} s"
         raise InvalidVideoInput(item, found)
@@ -97,8 +112,7 @@ class _Watched:
         return self._read(size)
 
 
-_Stamp: TypeAlias = tuple[int | None, int | None, int]
-"""``pts``, ``dts`` and duration of a packet, in ticks of its stream."""
+_Stamp: TypeAlias = tuple[int | None, int | None, int]  # pts, dts and duration of a packet, in ticks of its stream
 
 
 def _stamp(packet: Packet[VideoStream]) -> _Stamp | None:
@@ -152,10 +166,7 @@ class TimedFrame:
     _converted: tuple[Geometry, NDArray[np.uint8]] | None = None
 
     def array(self, geometry: Geometry, shape: tuple[int, int, int], item: str) -> NDArray[np.uint8]:
-        """Return the upright RGB picture, of ``shape`` (H, W, 3), converted once.
-
-        A frame of another shape is laid into it with its aspect kept.
-        """
+        """Return the upright RGB picture, converted once and laid into ``shape`` (H, W, 3) with its aspect kept."""
         if geometry.shape != shape:
             geometry = geometry.inside(shape)
         if self._converted is None or self._converted[0] != geometry:
@@ -177,15 +188,7 @@ class Extent:
 
 
 class FrameReader(ExitStack, Iterator[TimedFrame]):
-    """Decodes the video stream of a handle in order of presentation. A context manager and an iterator.
-
-    Args:
-        handle: Seekable, binary.
-        item: Its name, for messages.
-        deadline: The limit on time.
-        threads: Decoding threads.
-        stream: Index of the video stream, or ``None`` for the best (:func:`vidembed.video.container.video_stream`).
-    """
+    """Decodes the video stream of a handle, that of index `stream` or the best, in order of presentation."""
 
     def __init__(
         self,
@@ -382,7 +385,9 @@ class FrameReader(ExitStack, Iterator[TimedFrame]):
         floor: int | None = None  # after a seek: pictures shown before the key frame lack their references
         for packet in self._packets():
             if packet.is_keyframe and packet.pts is not None and packet.time_base is not None:
-                self._note_key(packet.pts, packet.time_base)
+                if self._key_pts is not None:
+                    self.gop_s = max(float((packet.pts - self._key_pts) * packet.time_base), self.gop_s or 0.0)
+                self._key_pts = packet.pts
             if self._origin is None and len(self._head) <= _MAX_HEAD:
                 self._head.append(_stamp(packet))
             if landing and floor is None and packet.pts is not None:
@@ -394,28 +399,13 @@ class FrameReader(ExitStack, Iterator[TimedFrame]):
             except av.error.FFmpegError as error:
                 self._failed(error)
                 continue
-            for frame in frames:
-                if floor is not None and frame.pts is not None and frame.pts < floor:
-                    continue
-                timed = self._place(frame)
-                if timed is not None:
-                    self._introduce(timed)
-                    yield timed
-
-    def _introduce(self, timed: TimedFrame) -> None:
-        """Make interlaced frames known to their neighbours, which deinterlacing needs."""
-        previous, self._previous = self._previous, timed
-        if previous is None:
-            return
-        if previous.frame.interlaced_frame:
-            previous.after = timed.frame
-        if timed.frame.interlaced_frame:
-            timed.before = previous.frame
-
-    def _note_key(self, pts: int, base: Fraction) -> None:
-        if self._key_pts is not None:
-            self.gop_s = max(float((pts - self._key_pts) * base), self.gop_s or 0.0)
-        self._key_pts = pts
+            shown = (frame for frame in frames if floor is None or frame.pts is None or frame.pts >= floor)
+            for timed in filter(None, map(self._place, shown)):
+                previous, self._previous = self._previous, timed
+                if previous is not None:  # deinterlacing needs the neighbours of a frame
+                    previous.after = timed.frame if previous.frame.interlaced_frame else None
+                    timed.before = previous.frame if timed.frame.interlaced_frame else None
+                yield timed
 
     def _place(self, frame: VideoFrame) -> TimedFrame | None:
         """Give a frame its time, or ``None`` if it is damaged or has no time."""
@@ -452,3 +442,175 @@ class FrameReader(ExitStack, Iterator[TimedFrame]):
             return None
         errors = self.errors, self._errors_at_key
         return TimedFrame(frame, seconds, self._last_end - seconds, ordinal, *errors, self._attempt, self._aspect)
+
+
+# -- clips from one pass ----------------------------------------------------------------------------------------------
+
+Segment: TypeAlias = tuple[float, float | None, str]
+"""Start and end in seconds on the clock of a player (``None``: the end of the video), and its name in messages."""
+
+
+class Window:
+    """Collects the frames of one clip: a whole video, or one segment of it.
+
+    `reader` is the pass that will feed it, after its first frame; `duration` the length of the video in seconds, if it
+    was found by reading. `start` and `end` are seconds from the first frame.
+    """
+
+    def __init__(
+        self, asked: Segment, reader: FrameReader, sampling: Sampling, *, duration: float | None = None
+    ) -> None:
+        self.asked = asked
+        start, end, self.item = asked
+        self.start, self.end = from_player(start, end, reader.start, self.item)
+        self.done = False
+        self._start_s = max(start, reader.start)
+        self._sampling = sampling
+        self._reader = reader
+        self._shape: tuple[int, int, int] | None = None  # (H, W, 3) of the first frame, and so of all
+        self._declared = reader.duration
+        self._is_settled = duration is not None
+        length = self._declared if duration is None else duration
+        self._picker: GridPicker[tuple[NDArray[np.uint8], float, int | None]] = GridPicker(
+            sampling, start=self.start, end=self.end, duration=None if length is None else max(length, self.start)
+        )
+        self._step = self._picker.step
+        self._seen = self._errors = self._attempt = 0
+        self._errors_before: int | None = None
+
+    @property
+    def next_time(self) -> float:
+        """The next time of interest; infinity once the window is complete."""
+        return math.inf if self.done else self._picker.next_time
+
+    def feed(self, timed: TimedFrame, until: float) -> None:
+        """Look at a frame on show in ``[timed.time, until)``. One fed again, after a restart, does no harm."""
+        if self.done or until <= self.start + TIME_EPSILON:
+            return
+        if self._errors_before is None or timed.attempt != self._attempt:
+            self._errors_before, self._attempt, self._seen = timed.errors_at_key, timed.attempt, 0
+        self._errors = timed.errors - self._errors_before
+        self._seen += 1
+        if self._picker.wants(until):
+            geometry = self._reader.geometry(timed, self._sampling.max_pixels)
+            self._shape = self._shape or geometry.shape
+            self._picker.keep((timed.array(geometry, self._shape, self.item), timed.time, timed.ordinal), until)
+        self.done = self.end is not None and until + TIME_EPSILON >= self.end
+
+    def is_mistaken(self, video_end: float) -> bool:
+        """Whether it was read by a declared duration that is far from the real one, and is another without that."""
+        if self._declared is None or self._is_settled or abs(self._declared - video_end) <= TRUNCATED_S:
+            return False
+        span = video_end - self.start if self.end is None else min(self.end, video_end) - self.start
+        if span <= TIME_EPSILON:  # whether a tail is missing shows when no packet is jumped over
+            return self._reader.seeked
+        return abs(self._sampling.step(span) - self._step) > TIME_EPSILON
+
+    def clip(self, video_end: float) -> Clip:
+        """Return what was collected, where the last frame that was read ends `video_end` seconds from the first.
+
+        Raises InvalidVideoInput if nothing lies in the window, and CorruptVideo if too much of it was lost.
+        """
+        reader = self._reader
+        if not self.done:
+            self._errors = reader.errors - (self._errors_before or 0)
+        self._check(video_end)
+        kept = self._picker.finish()
+        ordinals = [ordinal for *_, ordinal in kept if ordinal is not None]
+        return assemble(
+            [array for array, *_ in kept],
+            np.array([time for _, time, _ in kept], dtype=np.float64),  # (T,)
+            ordinals=None if reader.seeked else np.array(ordinals, dtype=np.int64),  # (T,)
+            count=self._seen,
+            declared_fps=None if reader.rate is None else float(reader.rate),
+            start=self.start,
+            end=self.end,
+            video_end=video_end,
+            declared_duration=None if reader.is_complete else self._declared,
+            start_s=self._start_s,
+            damaged=self._errors > 0,
+            item=self.item,
+            backend="pyav",
+            sampling=self._sampling,
+        )
+
+    def _check(self, video_end: float) -> None:
+        reader, declared = self._reader, self._declared
+        if self.start + TIME_EPSILON >= video_end:
+            ends_at = f"the video ends at {reader.start + video_end:.3f} s"
+            if declared is None or self.start >= declared - TRUNCATED_S:
+                raise InvalidVideoInput(self.item, f"the segment starts at {self.asked[0]:g} s, and {ends_at}")
+            found = f"{ends_at}, before this segment and the {reader.start + declared:.3f} s that it declares"
+            if self._errors or (reader.stream.frames and not reader.is_complete):
+                raise CorruptVideo(self.item, f"{found}; get an intact copy")
+            raise InvalidVideoInput(self.item, f"{found}; it was cut off, or its header is wrong")
+        if self._errors > MAX_LOST_SHARE * (self._errors + self._seen):
+            found = f"{self._errors} of {self._errors + self._seen} packets or frames could not be decoded"
+            allowed = f"at most {MAX_LOST_SHARE:.0%} may be lost. Get an intact copy, or repair it with ffmpeg"
+            raise CorruptVideo(self.item, f"{found}; {allowed}")
+
+
+def read_windows(
+    source: object,
+    segments: Sequence[Segment],
+    sampling: Sampling,
+    *,
+    item: str,
+    allow_url: UrlAccess = False,
+    limits: DecodeLimits = ANY_TIME,
+    threads: int = DEFAULT_THREADS,
+    stream: int | None = None,
+) -> Iterator[Clip]:
+    """Decode windows of one file, ordered by start, in one pass, and yield a clip for each, in order.
+
+    A window whose frames were chosen by a declared duration that turns out to be wrong by over a second is read again
+    with the real one. `stream` is as in `FrameReader`.
+    """
+
+    def read(segments: Sequence[Segment], *, may_seek: bool = True, duration: float | None = None) -> Iterator[Clip]:
+        with FrameReader(handle, item, deadline, threads=threads, stream=stream) as reader:
+            reader.can_seek = reader.can_seek and may_seek
+            first = reader.first()
+            windows = deque(Window(segment, reader, sampling, duration=duration) for segment in segments)
+            shown: TimedFrame | None = None  # the frame on show, until the next one comes
+            for timed in chain([first], reader):
+                if shown is not None:
+                    _feed(windows, shown, timed.time)
+                    while windows and windows[0].done:
+                        yield windows.popleft().clip(timed.time)
+                shown = timed
+                target = min((window.next_time for window in windows), default=math.inf)
+                if _worth_seeking(reader, windows, timed.time, target):
+                    reader.seek(target)
+                    shown = None
+                if not windows:
+                    return
+            if shown is None:
+                raise reader.no_frame()
+            end = reader.settle(shown.time + shown.duration, shown.time)
+            _feed(windows, shown, end)
+            for window in windows:
+                if window.is_mistaken(end):
+                    may_seek_again = may_seek and window.start < end - TIME_EPSILON
+                    yield from read([window.asked], may_seek=may_seek_again, duration=end)
+                else:
+                    yield window.clip(end)
+
+    deadline = Deadline(limits.timeout_s, item)
+    with open_source(source, item, allow_url=allow_url, limits=limits) as handle:
+        yield from read(segments)
+
+
+def _feed(windows: deque[Window], shown: TimedFrame, until: float) -> None:
+    for window in windows:
+        if window.start >= until:
+            break
+        window.feed(shown, until)
+
+
+def _worth_seeking(reader: FrameReader, windows: deque[Window], now: float, target: float) -> bool:
+    if not reader.can_seek or not reader.sought < target < math.inf:
+        return False
+    if reader.gop_s is None:  # key frame distance not seen yet: worth one try if nothing before is wanted
+        return reader.sought < 0 and target - now > MIN_JUMP_S and all(window.start > now for window in windows)
+    return target - now > max(MIN_JUMP_S, 2 * reader.gop_s)

@@ -14,12 +14,19 @@ import numpy as np
 
 from vidembed.errors import BackendUnavailable, MissingExtraError, VideoTooLarge, warn_truncated
 from vidembed.text import require
-from vidembed.video.clip import TRUNCATED_S
+from vidembed.video.clip import (
+    ANY_TIME,
+    TIME_EPSILON,
+    TRUNCATED_S,
+    Deadline,
+    DecodeLimits,
+    VideoSource,
+    is_finite_number,
+    item_name,
+)
 from vidembed.video.container import DEFAULT_THREADS, has_discontinuities, open_source
-from vidembed.video.fetch import Deadline, UrlAccess
+from vidembed.video.fetch import UrlAccess
 from vidembed.video.reader import Extent, FrameReader
-from vidembed.video.sampling import TIME_EPSILON
-from vidembed.video.source import VideoSource, is_finite_number, item_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -58,15 +65,13 @@ class Windows:
         if not (math.isfinite(self.length) and self.length >= 0.001):
             raise ValueError(f"segment: got {self.length}; a length in seconds of at least 0.001 is needed")
         if not (math.isfinite(self.overlap) and 0 <= self.overlap <= self.length - 0.001):
-            raise ValueError(
-                f"overlap: got {self.overlap} with segment {self.length}; at least 0 and less than segment is needed"
-            )
+            found = f"overlap: got {self.overlap} with segment {self.length}"
+            raise ValueError(f"{found}; at least 0 and less than segment is needed")
 
     def split(self, duration: float) -> list[tuple[float, float]]:
         """Return the `(start, end)` of each window of a video of `duration`, in order; seconds, to the microsecond.
 
-        Raises:
-            ValueError: `duration` is not a positive number, or there would be over `MAX_WINDOWS` windows.
+        Raises ValueError unless `duration` is a positive number, and there are at most `MAX_WINDOWS` windows.
         """
         _check_duration(duration, "segments")
         if duration <= self.length:
@@ -125,18 +130,14 @@ class Scenes:
                 raise ValueError(f"Scenes({name}={value!r}): expected a finite number of at least {least:g}")
             object.__setattr__(self, name, float(value))
         if self.max_length_s < 2 * self.min_length_s:
-            raise ValueError(
-                f"Scenes(max_length_s={self.max_length_s:g}): expected at least twice min_length_s="
-                f"{self.min_length_s:g}, or parts of a long scene would be too short"
-            )
+            needed = f"at least twice min_length_s={self.min_length_s:g}, or parts of a long scene would be too short"
+            raise ValueError(f"Scenes(max_length_s={self.max_length_s:g}): expected {needed}")
 
     def split(self, cuts: Iterable[float], duration: float) -> list[tuple[float, float]]:
         """Return the `(start, end)` of each scene of a video of `duration`, in order; seconds, to the microsecond.
 
-        `cuts` are the times where the content changes, ascending. Those outside the video do not count.
-
-        Raises:
-            ValueError: `duration` is not a positive number, or there would be over `MAX_WINDOWS` scenes.
+        `cuts` are the times where the content changes, ascending. Those outside the video do not count. Raises
+        ValueError as `Windows.split`.
         """
         _check_duration(duration, "scenes")
         bounds = [0.0]
@@ -211,26 +212,37 @@ class CutFinder:
                     self.cuts.append(cut)
 
 
-def find_cuts(
-    source: object, scenes: Scenes, *, item: str, timeout_s: float | None, threads: int = DEFAULT_THREADS
+def survey(
+    source: object,
+    cut: Cut | None,
+    *,
+    item: str,
+    allow_url: UrlAccess = False,
+    limits: DecodeLimits = ANY_TIME,
+    threads: int = DEFAULT_THREADS,
 ) -> tuple[Extent, list[float]]:
-    """Decode a video once, and return where its frames lie and the times at which its content changes.
+    """Return where the frames of a video lie and, for scenes, the times at which its content changes.
 
-    Times are seconds from the first frame, ascending, without cuts that `scenes` would leave out anyway.
-
-    Raises:
-        BackendUnavailable: PySceneDetect is not installed.
-        VideoError: The video cannot be read.
+    They are found by its packets, or by decoding it where these are not enough. Times are seconds from the first frame,
+    ascending, without cuts that `cut` would leave out anyway.
     """
-    require_scenedetect(item)
-    finder, deadline = CutFinder(scenes), Deadline(timeout_s, item)
-    with open_source(source, item) as handle, FrameReader(handle, item, deadline, threads=threads) as reader:
-        extent = _decode(reader, item, finder)
-    finder.finish()
-    return extent, finder.cuts
+    finder = None
+    if isinstance(cut, Scenes):
+        require_scenedetect(item)
+        finder = CutFinder(cut)
+    extent, deadline = None, Deadline(limits.timeout_s, item)
+    with open_source(source, item, allow_url=allow_url, limits=limits) as handle:
+        if finder is None:
+            with FrameReader(handle, item, deadline, threads=threads) as reader:
+                reader.first()
+                extent = None if has_discontinuities(reader.container) else reader.survey()
+        if extent is None:
+            with FrameReader(handle, item, deadline, threads=threads) as reader:
+                extent = _decode(reader, item, finder)
+    return extent, finder.cuts if finder else []
 
 
-def _decode(reader: FrameReader, item: str, finder: CutFinder | None = None) -> Extent:
+def _decode(reader: FrameReader, item: str, finder: CutFinder | None) -> Extent:
     """Decode a video to its end, and find where its frames lie."""
     times, last = array("d"), None
     shape: tuple[int, int, int] | None = None  # (H, W, 3)
@@ -242,6 +254,8 @@ def _decode(reader: FrameReader, item: str, finder: CutFinder | None = None) -> 
             finder.feed(last.time, last.array(geometry, shape, item))
     if last is None:
         raise reader.no_frame()
+    if finder is not None:
+        finder.finish()
     return reader.extent(np.frombuffer(times), last.time + last.duration)
 
 
@@ -253,15 +267,10 @@ _KINDS: Final[dict[str, type[Windows] | type[Scenes]]] = {"windows": Windows, "s
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """The segments of a video, in seconds on the clock of a player, which shows the earliest stream's start as 0.
+    """The segments of a video, in seconds on the clock of a player, which shows the earliest stream's start as 0."""
 
-    Attributes:
-        duration: Where the video ends.
-        segments: ``(start, end)`` of each, in order of their starts. The first starts with the first frame.
-    """
-
-    duration: float
-    segments: list[tuple[float, float]]
+    duration: float  # where the video ends
+    segments: list[tuple[float, float]]  # start and end of each, in order; the first starts with the first frame
 
 
 def cut_to_dict(cut: Cut) -> dict[str, str | float]:
@@ -270,11 +279,7 @@ def cut_to_dict(cut: Cut) -> dict[str, str | float]:
 
 
 def cut_from_dict(value: Mapping[str, object]) -> Cut:
-    """Return the cut that `cut_to_dict` wrote.
-
-    Raises:
-        ValueError: The kind is not known, a field is missing, unknown, or out of range.
-    """
+    """Return the cut that `cut_to_dict` wrote. Raises ValueError for what is not known, missing or out of range."""
     name = value.get("kind") if isinstance(value, Mapping) else None
     kind = _KINDS.get(name) if isinstance(name, str) else None
     if kind is None:
@@ -296,7 +301,7 @@ def lay_out(
     cut: Cut | None,
     *,
     allow_url: UrlAccess = False,
-    timeout_s: float | None = None,
+    limits: DecodeLimits = ANY_TIME,
     threads: int = 1,
 ) -> Layout:
     """Decide the segments of a video by the frames that are there.
@@ -309,22 +314,17 @@ def lay_out(
         source: A path, bytes, a binary file object or, with `allow_url`, an http(s) address.
         cut: How; ``None`` for one segment that is all of it.
         allow_url: As in :func:`vidembed.video.load_video`.
-        timeout_s: Limit in seconds on each time that it is read, or ``None``.
+        limits: On each time that it is read, and on the bytes of a download. Default: no limit of time, 2 GiB.
         threads: Decoding threads.
 
     Raises:
-        VideoError: It cannot be read.
-        VideoTooLarge: There would be too many segments.
+        VideoError: It cannot be read; `VideoTooLarge` if there would be too many segments.
 
     Warns:
         VideoTruncated: It ends over one second before the duration it declares.
     """
     item = item_name(source)
-    cuts: list[float] = []
-    if isinstance(cut, Scenes):
-        extent, cuts = find_cuts(source, cut, item=item, timeout_s=timeout_s, threads=threads)
-    else:
-        extent = _survey(source, item, allow_url=allow_url, timeout_s=timeout_s, threads=threads)
+    extent, cuts = survey(source, cut, item=item, allow_url=allow_url, limits=limits, threads=threads)
     if extent.is_truncated:
         found = f"it ends at {extent.end:.2f} s, before the {extent.declared:.2f} s it declares"
         warn_truncated(f"{item}: {found}; only what is there is cut")
@@ -338,41 +338,25 @@ def lay_out(
     return Layout(duration + extent.start, moved)
 
 
-def _survey(source: VideoSource, item: str, *, allow_url: UrlAccess, timeout_s: float | None, threads: int) -> Extent:
-    """Find where the frames of a video lie: by its packets, or by decoding it where these are not enough."""
-    deadline = Deadline(timeout_s, item)
-    with open_source(source, item, allow_url=allow_url, timeout_s=timeout_s) as handle:
-        with FrameReader(handle, item, deadline, threads=threads) as reader:
-            reader.first()
-            found = None if has_discontinuities(reader.container) else reader.survey()
-        if found is not None:
-            return found
-        with FrameReader(handle, item, deadline, threads=threads) as reader:
-            return _decode(reader, item)
-
-
 def _cut(cut: Cut | None, cuts: list[float], extent: Extent) -> tuple[float, list[tuple[float, float]]]:
-    """Return the duration and the segments of a video, in seconds from the first frame."""
+    """Return the duration and the segments of a video, in seconds from the first frame.
+
+    Segments in a row in which no new frame comes on show are one.
+    """
     end, declared = extent.end, extent.declared
     if cut is None:
         return end, [(0.0, round(end, 6))]
-    if isinstance(cut, Scenes):
-        return end, _without_still(cut.split(cuts, end), extent)
-    if declared is not None and 0 < declared - end <= TRUNCATED_S:
-        segments = cut.split(declared)
-        if segments[-1][0] + TIME_EPSILON < end:
-            return declared, _without_still(segments, extent)
-    return end, _without_still(cut.split(end), extent)
-
-
-def _without_still(segments: list[tuple[float, float]], extent: Extent) -> list[tuple[float, float]]:
-    """Make one of segments in a row in which no new frame comes on show."""
+    segments = cut.split(cuts, end) if isinstance(cut, Scenes) else cut.split(end)
+    if isinstance(cut, Windows) and declared is not None and 0 < declared - end <= TRUNCATED_S:
+        longer = cut.split(declared)
+        if longer[-1][0] + TIME_EPSILON < end:
+            end, segments = declared, longer
     bounds = np.asarray(segments)  # (S, 2)
     first, behind = np.searchsorted(extent.times, bounds - TIME_EPSILON).T  # the frames that begin in each
     kept: list[tuple[float, float]] = []
-    for place, (start, end) in enumerate(segments):
+    for place, (start, stop) in enumerate(segments):
         if place and first[place] == behind[place] and first[place - 1] == behind[place - 1]:
-            kept[-1] = kept[-1][0], end
+            kept[-1] = kept[-1][0], stop
         else:
-            kept.append((start, end))
-    return kept
+            kept.append((start, stop))
+    return end, kept

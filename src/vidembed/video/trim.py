@@ -8,7 +8,6 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cache
@@ -25,13 +24,20 @@ from av.video.stream import VideoStream
 
 from vidembed.errors import CorruptVideo, InvalidVideoInput, UnsupportedCodec, warn_truncated
 from vidembed.text import replacing
-from vidembed.video.clip import TRUNCATED_S
+from vidembed.video.clip import (
+    DEFAULT_LIMITS,
+    TIME_EPSILON,
+    TRUNCATED_S,
+    Deadline,
+    DecodeLimits,
+    SingleSource,
+    VideoSegment,
+    item_name,
+)
 from vidembed.video.container import SEEKABLE_FORMATS, has_discontinuities, open_container, open_source, video_stream
-from vidembed.video.fetch import MAX_DOWNLOAD_BYTES, Deadline, UrlAccess
+from vidembed.video.fetch import UrlAccess
 from vidembed.video.picture import display_matrix, orientation
-from vidembed.video.reader import CLOCK_JUMP_S, CLOCK_RESET_S, DEFAULT_TIMEOUT_S, FrameReader, demux
-from vidembed.video.sampling import TIME_EPSILON
-from vidembed.video.source import SingleSource, VideoSegment, item_name
+from vidembed.video.reader import CLOCK_JUMP_S, CLOCK_RESET_S, FrameReader, demux
 
 if TYPE_CHECKING:
     from av.container import InputContainer, OutputContainer
@@ -53,12 +59,8 @@ INTERLEAVE_S = Fraction(10)
 _EPSILON = Fraction(TIME_EPSILON)
 _SUGGESTED = (".mp4", ".mov", ".mkv", ".webm", ".ts", ".m2ts", ".3gp", ".flv", ".wmv")
 # FFmpeg's muxer of transport streams refuses nothing and writes what it does not know as private data; these it knows.
-_TRANSPORT = frozenset(
-    [
-        *("h264", "hevc", "mpeg2video", "mpeg1video", "mpeg4"),
-        *("aac", "aac_latm", "mp2", "mp3", "ac3", "eac3", "dts", "truehd", "s302m", "opus"),
-    ]
-)
+_TRANSPORT = frozenset(["h264", "hevc", "mpeg2video", "mpeg1video", "mpeg4"])
+_TRANSPORT |= frozenset(["aac", "aac_latm", "mp2", "mp3", "ac3", "eac3", "dts", "truehd", "s302m", "opus"])
 _ALPHA = "alpha_mode"  # Matroska's name for pictures with a layer of transparency beside them
 _UNSPECIFIED = frozenset([0, 2])  # in H.273, whose numbers these are: reserved (as a matrix: none), and unspecified
 _BLURAY = frozenset([".m2ts", ".mts"])  # the transport streams of discs, which alone name their kind of PCM
@@ -72,14 +74,14 @@ _HEADERS = {"h264": "h264_mp4toannexb,dump_extra", "hevc": "hevc_mp4toannexb,dum
 
 @dataclass(frozen=True, slots=True)
 class Excerpt:
-    """A file that was cut from a video.
+    """A file that was cut from a video. Times are seconds on the clock of a player.
 
     Attributes:
         path: The file.
-        start_s: Where it begins, seconds on the clock of a player. That is at a key frame, so usually before what was
-            asked for; after it only where the stream has no key frame before; and before the first frame, even below
-            0, where the video hides frames before that (an edit list), which the file then shows.
-        end_s: Where its last frame ends, seconds likewise.
+        start_s: Where it begins. That is at a key frame, so usually before what was asked for; after it only where the
+            stream has no key frame before; and before the first frame, even below 0, where the video hides frames
+            before that (an edit list), which the file then shows.
+        end_s: Where its last frame ends.
         left_out: The streams that were not copied, such as `subtitle stream 2 (mov_text)`.
     """
 
@@ -97,8 +99,7 @@ def cut_clip(
     *,
     overwrite: bool = False,
     allow_url: UrlAccess = False,
-    timeout_s: float | None = DEFAULT_TIMEOUT_S,
-    max_bytes: int = MAX_DOWNLOAD_BYTES,
+    limits: DecodeLimits = DEFAULT_LIMITS,
 ) -> Excerpt:
     """Copy a stretch of a video to a file, without decoding or encoding it.
 
@@ -115,13 +116,8 @@ def cut_clip(
         end: Seconds likewise (exclusive), or None for the end of the video. Frames after it are kept where
             frames before it cannot be decoded without them.
         overwrite: Replace `target` if it exists.
-        allow_url: Whether http and https addresses may be fetched (see `vidembed.video.fetch.UrlAccess`). Default
-            False.
-        timeout_s: Limit in seconds, None for none. Default 600.
-        max_bytes: Limit on the size of a download. Default 2 GiB.
-
-    Returns:
-        What the file holds.
+        allow_url: Whether http and https addresses may be fetched (see `vidembed.video.fetch.UrlAccess`).
+        limits: On time, a download included, and on its bytes. Default: 600 s and 2 GiB.
 
     Raises:
         VideoError: The source cannot be read, has no such stretch, or cannot be copied packet by packet; the subclass
@@ -138,9 +134,9 @@ def cut_clip(
     item = item_name(source)
     VideoSegment(source, start, end)  # checks the times
     path = check_target(target, overwrite=overwrite)
-    deadline = Deadline(timeout_s, item)
+    deadline = Deadline(limits.timeout_s, item)
     try:
-        with open_source(source, item, allow_url=allow_url, timeout_s=timeout_s, max_bytes=max_bytes) as handle:
+        with open_source(source, item, allow_url=allow_url, limits=limits) as handle:
             return _Cutter(handle, item, deadline).cut(source, path, start, end, overwrite=overwrite)
     except _TargetError as error:
         raise error.error from None
@@ -195,9 +191,8 @@ class _Cutter:
         if muxer == "avi" != family:
             raise ValueError("target: AVI stores no times of frames, so only an AVI file can be cut to one; use .mkv")
         if muxer == "mpegts" != family and (turns or mirrored):
-            raise ValueError(
-                "target: a transport stream cannot say that a video is rotated or mirrored, as this one is; use .mkv"
-            )
+            found = "a transport stream cannot say that a video is rotated or mirrored, as this one is"
+            raise ValueError(f"target: {found}; use .mkv")
         plan = self._plan(zero + Fraction(start), None if end is None else zero + Fraction(end))
         left_out, main = self._write(target, plan), plan.videos[plan.main]
         excerpt = Excerpt(target, round(float(main.begins_s - zero), 6), round(float(main.ends_s - zero), 6), left_out)
@@ -272,22 +267,28 @@ class _Cutter:
     def _write(self, target: Path, plan: _Plan) -> tuple[str, ...]:
         """Write what is planned to `target`, and return the streams that were left out, in words."""
         suffix = target.suffix.lower()
-        options = {"mpegts_m2ts_mode": "1"} if suffix in _BLURAY else {}
         with open_container(self.handle, self.item) as container:
             main = video_stream(container, self.handle, self.item, 1)
             streams, left_out = _chosen(container, plan, suffix)
             packets = read_packets(container, main, streams, plan.seek, self.item, self.deadline)
-            with _draft(target) as file:
-                try:
-                    with av.open(
-                        file, "w", format=MUXERS[suffix], options=options, metadata_errors="replace"
-                    ) as output:
-                        self._copy(packets, plan, {stream.index: _Out(output, stream, suffix) for stream in streams})
-                except av.error.FFmpegError as error:
-                    found = f"its packets cannot be written to a {suffix} file ({error.strerror})"
-                    raise CorruptVideo(self.item, f"{found}; try .mkv, or convert it") from error
-                self._check_kept([stream for stream in streams if isinstance(stream, VideoStream)], file, suffix)
+            try:
+                with replacing(target) as draft, draft.open("wb+") as file:
+                    self._mux(packets, plan, streams, file, suffix)
+                    self._check_kept([stream for stream in streams if isinstance(stream, VideoStream)], file, suffix)
+            except OSError as error:  # what fails in reading is a VideoError by now
+                raise _TargetError(error) from error
         return left_out
+
+    def _mux(
+        self, packets: Iterator[Packet[Stream]], plan: _Plan, streams: list[Stream], file: BinaryIO, suffix: str
+    ) -> None:
+        options = {"mpegts_m2ts_mode": "1"} if suffix in _BLURAY else {}
+        try:
+            with av.open(file, "w", format=MUXERS[suffix], options=options, metadata_errors="replace") as output:
+                self._copy(packets, plan, {stream.index: _Out(output, stream, suffix) for stream in streams})
+        except av.error.FFmpegError as error:
+            found = f"its packets cannot be written to a {suffix} file ({error.strerror})"
+            raise CorruptVideo(self.item, f"{found}; try .mkv, or convert it") from error
 
     def _copy(self, packets: Iterator[Packet[Stream]], plan: _Plan, outs: dict[int, _Out]) -> None:
         """Move the packets of the plan to the output, with times that begin at 0."""
@@ -410,14 +411,8 @@ class Stretch:
 def decoding_times(shown: Sequence[int]) -> list[int]:
     """Return times to decode at that fit the order of packets: strictly rising, none after its frame comes on show.
 
-    They are the times on show in rising order, moved back by the least number of frames that will do, as encoders have
-    them. Containers such as Matroska do not store any.
-
-    Args:
-        shown: When each frame comes on show, in ticks, in decoding order.
-
-    Raises:
-        ValueError: Two are equal.
+    They are the times on show (ticks, in decoding order) in rising order, moved back by the least number of frames that
+    will do, as encoders have them. Containers such as Matroska do not store any. Raises ValueError if two are equal.
     """
     rising = sorted(shown)
     if any(before == after for before, after in pairwise(rising)):
@@ -454,16 +449,6 @@ def read_packets(
         raise CorruptVideo(item, f"reading failed ({error}); check the disk or connection it comes from") from error
 
 
-@contextmanager
-def _draft(target: Path) -> Iterator[BinaryIO]:
-    """Give a file to write to, and move it to `target` when it is complete; or leave `target` as it was."""
-    try:
-        with replacing(target) as draft, draft.open("wb+") as file:
-            yield file
-    except OSError as error:  # what fails in reading is a VideoError by now
-        raise _TargetError(error) from error
-
-
 def _can_be_copied(stream: Stream) -> bool:
     """Whether a stream is of moving pictures, sound or subtitles."""
     moving = stream.type == "video" and not stream.disposition & Disposition.attached_pic
@@ -479,7 +464,7 @@ def _traits(stream: VideoStream) -> dict[str, object]:
     context = stream.codec_context
     tags = {"primaries": context.color_primaries, "transfer": context.color_trc, "matrix": context.colorspace}
     traits: dict[str, object] = {f"colour {name}": int(tag) for name, tag in tags.items() if tag not in _UNSPECIFIED}
-    if int(context.color_range) == ColorRange.JPEG:  # the other is what players take where nothing is said
+    if int(context.color_range) == ColorRange.JPEG:  # the other is what players take where none is declared
         traits["colour range"] = True
     if any(key.lower() == _ALPHA and value == "1" for key, value in stream.metadata.items()):
         traits["transparency (alpha_mode)"] = True

@@ -25,26 +25,22 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import IO, TYPE_CHECKING, Any, Final, NoReturn, TypeAlias
 
+import numpy as np
+
 from vidembed import errors
 from vidembed.errors import DecoderCrashed, VideoError, VideoTooLarge
-from vidembed.video import decord, pyav
-from vidembed.video.boxes import is_memory_error
-from vidembed.video.clip import MAX_NUMBER, Clip, clip_message
-from vidembed.video.container import open_source
-from vidembed.video.fetch import Deadline
-from vidembed.video.sampling import Sampling
+from vidembed.video import decord, reader
+from vidembed.video.clip import Clip, Sampling, VideoSegment, item_name
+from vidembed.video.picture import MAX_AREA, MAX_SIDE, is_memory_error
 from vidembed.video.segments import MAX_WINDOWS, Layout, cut_from_dict, lay_out
-from vidembed.video.source import VideoSegment, item_name
 
 if TYPE_CHECKING:
     from io import BufferedIOBase
 
-MAX_LINE: Final = 2**24
-"""Bytes of one line. `MAX_WINDOWS` segments of two numbers take under a half of that."""
-MAX_NOTES: Final = 100
-"""Log records and warnings with one answer; what comes after is counted."""
-MAX_TEXT: Final = 2000
-"""Characters of a note or reason."""
+MAX_LINE: Final = 2**24  # bytes of one line. `MAX_WINDOWS` segments of two numbers take under a half of that
+MAX_NOTES: Final = 100  # log records and warnings with one answer; what comes after is counted
+MAX_TEXT: Final = 2000  # characters of a note or reason
+MAX_NUMBER: Final = 1e15  # of any number of a clip; above all that this package lets a video have
 MAX_FAILURES: Final = 8
 """Segments of one file that may fail one by one. Each costs a new pass; those after that fail with the last."""
 
@@ -56,10 +52,13 @@ Note: TypeAlias = tuple[str, int, str]
 _ERRORS: Final = {
     name: kind for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, VideoError)
 }
+_FIELDS: Final = {
+    **dict.fromkeys(["fps", "duration", "start_s"], float),
+    **dict.fromkeys(["damaged", "truncated"], bool),
+    **dict.fromkeys(["item", "video_backend"], str),
+    "total_num_frames": int,
+}
 _PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
-
-
-# -- messages ----------------------------------------------------------------------------------------------------------
 
 
 def send(stream: IO[bytes], message: Message, arrays: Sequence[memoryview] = ()) -> None:
@@ -108,15 +107,53 @@ def read_layout(message: Message) -> Layout:
     """Return the layout of a message. Raises ValueError if it is malformed."""
     match message.get("layout"):
         case [duration, [*pairs]] if len(pairs) <= MAX_WINDOWS + 1 and all(isinstance(pair, list) for pair in pairs):
-            times = [duration, *chain.from_iterable(pairs)]
-            if all(type(time) in (float, int) and 0 <= time <= MAX_NUMBER for time in times) and set(
-                map(len, pairs)
-            ) <= {2}:
+            times, are_pairs = [duration, *chain.from_iterable(pairs)], set(map(len, pairs)) <= {2}
+            if are_pairs and all(type(time) in (float, int) and 0 <= time <= MAX_NUMBER for time in times):
                 return Layout(float(duration), [(float(start), float(end)) for start, end in pairs])
     raise ValueError("a malformed layout")
 
 
-# -- the process -------------------------------------------------------------------------------------------------------
+def clip_message(clip: Clip) -> tuple[dict[str, Any], list[memoryview]]:
+    """Return a clip as JSON values, without its sampling, and as the bytes that `read_clip` needs besides."""
+    fields = {name: kind(getattr(clip, name)) for name, kind in _FIELDS.items()}
+    arrays = [np.ascontiguousarray(array) for array in (clip.timestamps, clip.frames_indices, clip.frames)]
+    return {"clip": fields, "shape": list(clip.frames.shape)}, [array.data.cast("B") for array in arrays]
+
+
+def read_clip(
+    message: dict[str, Any], stream: BufferedIOBase, sampling: Sampling, rename: Callable[[str], str] = str
+) -> Clip:
+    """Return the clip of a message, the bytes of which `stream` gives; `sampling` bounds its shape.
+
+    Raises EOFError if the bytes break off, ValueError if it is malformed or not of a clip that was sampled so, and
+    MemoryError.
+    """
+    fields, shape = message.get("clip"), message.get("shape")
+    if not isinstance(fields, dict) or {name: type(value) for name, value in fields.items()} != _FIELDS:
+        raise ValueError("a malformed clip")
+    numbers = [value for value in fields.values() if isinstance(value, (int, float))]
+    if not all(0 <= number <= MAX_NUMBER for number in numbers) or 0 in (fields["fps"], fields["total_num_frames"]):
+        raise ValueError("a malformed clip, with numbers that no video has")
+    if not isinstance(shape, list) or [type(length) for length in shape] != 4 * [int] or shape[3] != 3:
+        raise ValueError("a malformed clip, without a shape")
+    count, height, width, _ = shape
+    largest = MAX_AREA if sampling.max_pixels is None else sampling.max_pixels
+    fits = 1 <= count <= sampling.max_frames and min(height, width) >= 1 and height * width <= largest
+    if not fits or max(height, width) > MAX_SIDE:
+        raise ValueError(f"a malformed clip of shape {shape}, for {sampling}")
+    times = np.empty(count, dtype=np.float64)  # (T,)
+    indices = np.empty(count, dtype=np.int64)  # (T,)
+    frames = np.empty(shape, dtype=np.uint8)  # (T, H, W, 3)
+    for array in (times, indices, frames):
+        rest = array.data.cast("B")
+        while rest:  # a pipe gives it in pieces
+            if not (length := stream.readinto(rest)):
+                raise EOFError
+            rest = rest[length:]
+    if not (np.isfinite(times).all() and (np.diff(times) >= 0).all() and times[0] >= 0 and indices.min() >= 0):
+        raise ValueError("a malformed clip, with times or indices that no frames have")
+    fields = {**fields, "item": rename(fields["item"])}
+    return Clip(frames=frames, timestamps=times, frames_indices=indices, sampling=sampling, **fields)
 
 
 def main(*, backend: str, threads: int, max_memory_bytes: int | None, parent: int) -> NoReturn:
@@ -218,11 +255,11 @@ def _error_fields(error: Exception, item: str, limit: int | None) -> list[str]:
 
 
 def read_file(request: Message, *, backend: str, threads: int) -> Iterator[Layout | Clip | VideoError]:
-    """Read what a request asks for in one pass; a segment that fails leaves the others to a new one.
+    """Yield the layout of a file, then a clip, or what `load_video` raises, for each segment, in order.
 
-    Yields the layout; then a clip, or what `load_video` raises, for each segment, in order. After `MAX_FAILURES`
-    failures, or an error that is the file's, the last error stands for all that are left. Raises VideoError for a file
-    that cannot be read.
+    They are read in one pass; a segment that fails leaves the others to a new one. After `MAX_FAILURES` failures, or an
+    error that is the file's, the last error stands for all that are left. Raises VideoError for a file that cannot be
+    read.
     """
     if "cwd" in request:
         os.chdir(request["cwd"])
@@ -256,12 +293,8 @@ def read_file(request: Message, *, backend: str, threads: int) -> Iterator[Layou
 
 
 def _read(
-    source: str | Path, sampling: Sampling, backend: str, threads: int, windows: list[tuple[float, float | None, str]]
+    source: str | Path, sampling: Sampling, backend: str, threads: int, windows: list[reader.Segment]
 ) -> Iterator[Clip]:
     if backend == "decord":
-        yield from (decord.read(source, sampling, item=item, start=start, end=end) for start, end, item in windows)
-        return
-    item = item_name(source)
-    with open_source(source, item) as handle:
-        deadline = Deadline(None, item)  # the parent looks after the time
-        yield from pyav.read_windows(handle, windows, sampling, item=item, deadline=deadline, threads=threads)
+        return (decord.read(source, sampling, item=item, start=start, end=end) for start, end, item in windows)
+    return reader.read_windows(source, windows, sampling, item=item_name(source), threads=threads)

@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from vidembed.video.sampling import FileState
+from vidembed.video.clip import FileState
 
 YEAR_2300 = 10_413_792_000_000_000_000  # nanoseconds since the epoch: more than a signed 64-bit number holds
 

@@ -22,17 +22,16 @@ from tests.video.bombs import box, compressed_header, fragment, full, gif, jpeg,
 from tests.zoo import Zoo
 from vidembed.video import (
     CorruptVideo,
+    DecodeLimits,
     DecodeTimeout,
     NotAVideo,
     VideoError,
     VideoTooLarge,
     VideoTruncated,
-    boxes,
     load_video,
     probe,
 )
-from vidembed.video.boxes import MAX_ENTRIES, MAX_FRAMES, MAX_HEADER_BYTES, MAX_STREAMS, check_boxes
-from vidembed.video.container import MAX_TIME
+from vidembed.video.container import MAX_ENTRIES, MAX_FRAMES, MAX_HEADER_BYTES, MAX_STREAMS, MAX_TIME, check_boxes
 from vidembed.video.picture import MAX_AREA, MAX_SIDE
 
 pytestmark = pytest.mark.timeout(60)
@@ -152,9 +151,9 @@ def test_samples_are_counted_as_they_are(zoo: Zoo, monkeypatch: pytest.MonkeyPat
     data = zoo.path(name).read_bytes()
     with av.open(io.BytesIO(data)) as container:
         count = sum(1 for packet in container.demux() if packet.size)
-    monkeypatch.setattr(boxes, "MAX_FRAMES", count)
+    monkeypatch.setattr("vidembed.video.container.MAX_FRAMES", count)
     check_boxes(io.BytesIO(data), name)
-    monkeypatch.setattr(boxes, "MAX_FRAMES", count - 1)
+    monkeypatch.setattr("vidembed.video.container.MAX_FRAMES", count - 1)
     with pytest.raises(VideoTooLarge, match=f"{name}: it declares {count} frames .* at most {count - 1}"):
         check_boxes(io.BytesIO(data), name)
 
@@ -173,7 +172,7 @@ def test_at_the_limits() -> None:
 
 def test_sound_of_many_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     """PCM has tens of thousands of samples a second, and FFmpeg no entry for each."""
-    monkeypatch.setattr(boxes, "MAX_FRAMES", 100)
+    monkeypatch.setattr("vidembed.video.container.MAX_FRAMES", 100)
     sound = {"codec": b"sowt", "sound": True, "count": 5000, "sample_size": 2}
     picture = bytes(64 * 64 * 3)
     data = movie(track(sample_size=len(picture)), track(**sound), data=picture)
@@ -263,7 +262,7 @@ def test_a_file_in_which_nothing_comes_is_left_in_time(head: bytes, capfd: pytes
     for call in (load_video, probe):
         source: Any = Endless(head)
         with pytest.raises(DecodeTimeout, match=r"timeout_s=0\.3"):
-            call(source, timeout_s=0.3)
+            call(source, limits=DecodeLimits(timeout_s=0.3))
     assert capfd.readouterr().err == ""
 
 
