@@ -106,7 +106,7 @@ def reranker_of(encoder: VideoEncoder, model: str) -> VideoReranker:
     Raises:
         ValueError: There is no such reranker.
     """
-    from vidembed.index.meta import load_reranker as load_fitting  # noqa: PLC0415 - it brings torch
+    from vidembed.index.search import load_reranker as load_fitting  # noqa: PLC0415 - it brings torch
 
     reranker = load_fitting(None, encoder, model=model)
     reranker.allow_url = encoder.allow_url

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from vidembed.index.files import canonical, file_name_of, find_videos, is_local, name_of, path_of, uri_of
+from vidembed.index.ingest import find_videos
+from vidembed.index.table import canonical, file_name_of, is_local, name_of, path_of, uri_of
 
 SUFFIXES = {".mp4", ".mov"}
 

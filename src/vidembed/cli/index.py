@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from vidembed.encoder import VideoEncoder
     from vidembed.index import Derived, Report, VideoIndex
-    from vidembed.index.meta import ModelOptions
+    from vidembed.index.table import ModelOptions
     from vidembed.video.segments import Cut
 
 DEFAULT_MODEL = "vidembed/shapes"
@@ -197,8 +197,7 @@ def run(
 ) -> tuple[Report, VideoEncoder]:
     """Load the model, index `paths` on this machine and return the report and the model."""
     from vidembed.index import index_videos
-    from vidembed.index.files import find_videos
-    from vidembed.index.ingest import open_if_there
+    from vidembed.index.ingest import find_videos, open_if_there
     from vidembed.video import VIDEO_SUFFIXES
 
     existing = open_if_there(to)  # what is cheap to find wrong comes before the model is loaded
@@ -220,7 +219,7 @@ def model_options(
     device: str | None,
 ) -> ModelOptions:
     """Return how to load the model: as the index was made, where nothing else is given."""
-    from vidembed.index.meta import ModelOptions, stored_name
+    from vidembed.index.table import ModelOptions, stored_name
     from vidembed.video import Sampling
 
     name = stored_name(model) if model is not None else index.meta.model if index else DEFAULT_MODEL
@@ -251,7 +250,7 @@ def cut_of(segment: float | None, overlap: float | None, *, scenes: bool) -> Cut
 
 def show(report: Report) -> None:
     """Write a report for people: a table of what was skipped to stdout, and a summary."""
-    from vidembed.index.files import name_of
+    from vidembed.index.table import name_of
     from vidembed.text import printable
 
     if report.skipped:

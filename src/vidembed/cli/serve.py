@@ -86,7 +86,8 @@ def command(
             f'serving needs packages of an extra ({error}); install them with: pip install "vidembed[serve]"'
         ) from error
     from vidembed.index import VideoIndex
-    from vidembed.index.meta import ModelOptions, load_reranker
+    from vidembed.index.search import load_reranker
+    from vidembed.index.table import ModelOptions
     from vidembed.serve.security import check_api_key, check_origins
 
     given: dict[str, Any] = {

@@ -17,7 +17,6 @@ from vidembed.errors import (
 from vidembed.index.commit import Problem, Report
 from vidembed.index.gallery import contact_sheet
 from vidembed.index.ingest import index_videos
-from vidembed.index.meta import IndexMeta
 from vidembed.index.rows import Condition, Filter
 from vidembed.index.search import (
     Derived,
@@ -30,7 +29,7 @@ from vidembed.index.search import (
     search,
     search_many,
 )
-from vidembed.index.table import VideoIndex
+from vidembed.index.table import IndexMeta, VideoIndex
 from vidembed.video.segments import Windows
 
 __all__ = [

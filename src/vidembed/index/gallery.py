@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from vidembed.index.files import file_name_of, is_local, path_of
+from vidembed.index.table import file_name_of, is_local, path_of
 from vidembed.text import printable
 from vidembed.video import Sampling, VideoError, VideoSegment, load_video
 

@@ -7,21 +7,23 @@ import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Literal, TypeAlias, TypedDict, Unpack, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, Unpack, get_args
 
 import numpy as np
 
 from vidembed.index import ann, bank
-from vidembed.index.bank import check_query, encode_queries, unit_queries
-from vidembed.index.files import is_local, path_of
-from vidembed.index.rows import Filter, Row, rank_all
+from vidembed.index.rows import Filter, Row, check_query, encode_queries, rank_all, unit_queries
+from vidembed.index.table import is_local, path_of
+from vidembed.registry import NAMESPACE, find_model
 from vidembed.video import VideoSegment
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from numpy.typing import NDArray
 
-    from vidembed.index.meta import QueryEncoder
-    from vidembed.index.table import VideoIndex
+    from vidembed.encoder import VideoEncoder
+    from vidembed.index.table import QueryEncoder, VideoIndex
     from vidembed.reranker import VideoReranker
 
 MAX_QUERIES = 10_000
@@ -180,11 +182,6 @@ class SearchKeywords(TypedDict, total=False):
     around: float | None
 
 
-def check_options(**options: Unpack[SearchKeywords]) -> None:
-    """Refuse bad options before the model is loaded, as `SearchOptions` does."""
-    SearchOptions(**options)
-
-
 def search(
     index: VideoIndex,
     encoder: QueryEncoder,
@@ -316,7 +313,10 @@ def _ranked(index: VideoIndex, queries: NDArray[np.float64], asked: SearchOption
     else:
         at, share = ann.recall_at(recall, k)
         method = replace(method, name="ann", recall=share, recall_at=at, sample=built.sample)
-        found = [built.find(index, query, k, full=asked.copy is not None) for query in queries]
+        effort = built.nprobes, built.refine
+        if asked.copy is not None:  # in every partition
+            effort = method.rows, built.full_refine or ann.FULL_REFINES[-1]
+        found = [ann.find(index, query, k, effort) for query in queries]
     return [_hits(rows, method, asked.around) for rows in found]
 
 
@@ -487,6 +487,63 @@ def _segment(hit: Hit, *, context: bool) -> VideoSegment | None:
     return VideoSegment(path_of(hit.uri), start, end) if is_local(hit.uri) else None
 
 
+def load_reranker(
+    name: str | None,
+    encoder: VideoEncoder,
+    *,
+    model: str,
+    mode: Any = None,
+    calibration: Path | None = None,
+    visual_cache: Path | None = None,
+    device: str | None = None,
+) -> VideoReranker:
+    """Load the reranker that goes with the encoder of an index.
+
+    Args:
+        name: A reranker, or a video MLLM with its head. None: the encoder's own MLLM if it holds it, else
+            ``<model>-rerank`` if such a one is bundled or built, else what the encoder's checkpoint was built from.
+        encoder: Of the index. The reranker gets its frame grid.
+        model: Name that the encoder was loaded by.
+        mode: Score mode; None for the reranker's own.
+        calibration: File that `VideoReranker.save_calibration` wrote.
+        visual_cache: Folder to keep visual tokens in from search to search; None for nowhere.
+        device: Torch device. None: that of the encoder.
+
+    Raises:
+        ValueError: There is no such reranker, or none that the encoder names.
+    """
+    from vidembed.reranker import VideoReranker  # noqa: PLC0415 - it brings torch
+    from vidembed.visual_cache import VisualTokenCache  # noqa: PLC0415 - it brings torch
+
+    cache = None if visual_cache is None else VisualTokenCache(visual_cache)
+    if name is None and encoder.backbone is not None:
+        reranker = encoder.reranker(mode=mode, calibration=calibration, visual_cache=cache)
+    else:
+        name, device = name or _reranker_of(encoder, model), device or str(encoder.device)
+        how: dict[str, Any] = {"mode": mode, "calibration": calibration, "visual_cache": cache}
+        try:
+            reranker = VideoReranker(name, sampling=encoder.sampling, device=device, **how)
+        except OSError as error:
+            raise ValueError(f"reranker: {name!r} cannot be loaded: {error}") from error
+    known = reranker.first_stage
+    if known is not None and not reranker.can_fuse and known.fingerprint == encoder.fingerprint:
+        reranker.use_first_stage(encoder)
+    return reranker
+
+
+def _reranker_of(encoder: VideoEncoder, model: str) -> str:
+    beside = model + "-rerank"
+    if model.startswith(NAMESPACE) and find_model(beside) is not None:
+        return beside
+    source = encoder.checkpoint_config.source if encoder.checkpoint_config else ""
+    if source.count("/") == 1:  # a name on the Hub; of a folder only the last part was kept
+        return source
+    raise ValueError(
+        f"reranker: {model!r} holds no head, and it does not say which model it was built from ({source!r} is no name "
+        "that can be loaded). Give --reranker: the video MLLM, or a saved reranker."
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Derived:
     """What an index shall have beside its rows.
@@ -511,8 +568,7 @@ class Derived:
         Raises:
             ValueError: A value is out of range.
         """
-        if self.exact_up_to is not None and self.exact_up_to < 0:
-            raise ValueError(f"exact_up_to: got {self.exact_up_to}; a number of rows is needed, 0 or more")
+        ann.check_threshold(self.exact_up_to)
         for name in self.compact:
             ann.check_quantization(name, dimension)
         if len(set(self.compact)) > 1:
@@ -535,7 +591,8 @@ def refresh(index: VideoIndex, encoder: QueryEncoder, derived: Derived | None = 
     derived = derived or Derived()
     quantize = next(iter(derived.compact), None)
     written = ann.refresh(index, exact_up_to=derived.exact_up_to, quantize=quantize)  # first: it makes a version
-    written |= bank.refresh(index, encoder, derived.query_bank, beta=derived.beta, progress=progress)
+    if derived.query_bank is not None or index.derived(bank.FILE).exists():
+        written |= bank.refresh(index, encoder, derived.query_bank, beta=derived.beta, progress=progress)
     for file in index.compact_copies():
         file.unlink(missing_ok=True)
     if written:

@@ -24,8 +24,17 @@ import fsspec
 from filelock import FileLock, Timeout
 from fsspec.implementations.arrow import ArrowFSWrapper
 
-from vidembed.errors import EmptyFile, InvalidVideoInput, VideoError, VideoNotFound, VideoPermission, VideoTooLarge
-from vidembed.index.files import canonical, is_local, path_of, uri_of
+from vidembed.errors import (
+    ChangedWhileRead,
+    EmptyFile,
+    InvalidVideoInput,
+    VideoError,
+    VideoNotFound,
+    VideoPermission,
+    VideoTooLarge,
+)
+from vidembed.index.ingest import UNKNOWN_TIME
+from vidembed.index.table import canonical, is_local, path_of, uri_of
 from vidembed.video.sampling import FileState, content_fingerprint
 from vidembed.video.source import check_regular, item_name
 
@@ -35,8 +44,6 @@ if TYPE_CHECKING:
 FileSystem: TypeAlias = "fs.FileSystem | fsspec.AbstractFileSystem"
 """What users give to reach a store with options and credentials of their own."""
 
-UNKNOWN_TIME: Final = -1
-"""The time of last write where a store has none. Such a file is read again in every run."""
 MAX_MESSAGE: Final = 400
 """Characters of a store's own message that are passed on."""
 MAX_FILE_BYTES: Final = 16 * 2**30
@@ -254,7 +261,7 @@ def list_stores(
 
     In folders, files are taken by suffix (with its dot, either case), and those with a part of their path that begins
     with a dot are left out. A file given by name is taken whatever it is called. `indexed` returns the URIs that the
-    index has, as for `vidembed.index.files.find_videos`.
+    index has, as for `vidembed.index.ingest.find_videos`.
 
     Where something is not there or its store refuses, and it has not vanished, that is a ValueError or OSError.
     """
@@ -302,10 +309,6 @@ def _has_vanished(uri: str, failure: Exception | None, there: Container[str], ha
     if failure is not None:
         raise failure
     return False
-
-
-class ChangedWhileRead(VideoError):  # noqa: N818 - named as in reports
-    """The file was written to while it was being read."""
 
 
 @dataclass(frozen=True, slots=True)
