@@ -111,12 +111,6 @@ def draw(index: VideoIndex) -> Sample:
     return Sample(queries, [np.array([row.score for row in rows]) for rows in ranked])
 
 
-def recall_at(measured: dict[str, float], k: int) -> tuple[int, float]:
-    """Return the k that recall was measured at which stands for `k`, the next one up, and the recall there."""
-    at = next(each for each in MEASURED_K if k <= each)
-    return at, measured[str(at)]
-
-
 @dataclass(frozen=True, slots=True)
 class Ann:
     """A built and measured ANN index."""

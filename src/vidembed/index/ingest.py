@@ -392,13 +392,7 @@ def _segments_of(cut: Cut | None) -> str:
 
 @contextmanager
 def writing(
-    folder: Path,
-    encoder: IndexedModel,
-    options: RunOptions,
-    *,
-    model: str,
-    layer: int | None,
-    backend: str,
+    folder: Path, encoder: IndexedModel, options: RunOptions, *, model: str, layer: int | None, backend: str
 ) -> Iterator[tuple[Committer, dict[str, IndexedFile]]]:
     """Hold an index for a run, and after the block, bring up to date what is made from its rows.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -238,62 +238,64 @@ class Row(NamedTuple):
     duration: float  # of the video, seconds
 
 
+@dataclass(slots=True)
 class Ranking:
     """The `k` best rows of each query, kept while batches go by.
 
-    Queries are unit vectors, float64, shape (Q, D). `offset` goes from row ids, shape (N,), to what is subtracted from
-    each row's cosine to order by, shape (N,).
+    Attributes:
+        queries: Unit vectors, shape (Q, D).
+        k: Rows to keep of each.
+        offset: From row ids, shape (N,), to what is subtracted from each row's cosine to order by, shape (N,).
     """
 
-    def __init__(
-        self,
-        queries: NDArray[np.float64],
-        k: int,
-        *,
-        offset: Callable[[NDArray[np.uint64]], NDArray[np.float64]] | None = None,
-    ) -> None:
-        self._kept: list[list[Row]] = [[] for _ in queries]
-        self._queries = queries
-        self._coarse_queries = queries.T.astype(np.float32)  # (D, Q)
-        self._k = k
-        self._offset = offset
-        self._least = np.full(len(queries), -np.inf)  # (Q,), what a row must reach
+    queries: NDArray[np.float64]
+    k: int
+    offset: Callable[[NDArray[np.uint64]], NDArray[np.float64]] | None = None
+    _coarse_queries: NDArray[np.float32] = field(init=False)  # (D, Q)
+    _kept: list[list[Row]] = field(init=False)
+    _least: NDArray[np.float64] = field(init=False)  # (Q,), what a row must reach
+
+    def __post_init__(self) -> None:
+        """Begin with no rows."""
+        self._coarse_queries = self.queries.T.astype(np.float32)
+        self._kept = [[] for _ in self.queries]
+        self._least = np.full(len(self.queries), -np.inf)
 
     def add(self, batch: pa.RecordBatch) -> None:
         """Take a batch of `RANKED` and row id into account."""
         if not len(batch):
             return
         rows = matrix(batch)  # (N, D) float32
-        coarse = rows @ self._coarse_queries / np.sqrt(np.einsum("nd,nd->n", rows, rows))[:, None]  # (N, Q)
+        lengths = np.sqrt(np.einsum("nd,nd->n", rows, rows))  # (N,)
+        coarse = rows @ self._coarse_queries / lengths[:, None]  # (N, Q)
         ids = batch.column(ROW_ID).to_numpy()
-        offset = None if self._offset is None else self._offset(ids)  # (N,)
-        if offset is not None:
-            coarse = coarse - offset[:, None]
+        offset = np.zeros(len(ids), np.float32) if self.offset is None else self.offset(ids)  # (N,)
+        coarse = coarse - offset[:, None]
         for number in np.flatnonzero((coarse >= self._least).any(axis=0)):
             column = coarse[:, number]  # (N,)
             # Whatever may be among the best, ties included, is scored again in float64 and rounded: then the same
             # vector has the same score wherever it lies in a batch.
             least = self._least[number]
-            if self._k < len(column):
-                least = max(least, np.partition(column, -self._k)[-self._k] - _COARSE_ERROR)
+            if self.k < len(column):
+                least = max(least, np.partition(column, -self.k)[-self.k] - _COARSE_ERROR)
             near = np.flatnonzero(column >= least)
             exact = rows[near].astype(np.float64)  # (M, D)
-            cosines = exact @ self._queries[number] / np.linalg.norm(exact, axis=1)  # (M,)
+            cosines = exact @ self.queries[number] / np.linalg.norm(exact, axis=1)  # (M,)
             scores = np.round(cosines, 6).clip(-1.0, 1.0)
-            order = -scores if offset is None else offset[near] - scores
+            order = offset[near] - scores
             uris, starts, ends, durations = (batch.column(name).take(near).to_pylist() for name in RANKED[:-1])
             found = zip(order.tolist(), uris, starts, ends, scores.tolist(), ids[near].tolist(), durations, strict=True)
             kept = self._kept[number]
             kept += map(Row._make, found)
-            if len(kept) > 2 * self._k:  # not at every batch, so that a deep ranking is sorted a few times only
+            if len(kept) > 2 * self.k:  # not at every batch, so that a deep ranking is sorted a few times only
                 kept.sort()
-                del kept[self._k :]
+                del kept[self.k :]
                 self._least[number] = -kept[-1].order - _COARSE_ERROR
 
     @property
     def best(self) -> list[list[Row]]:
         """The best rows of each query so far, best first."""
-        return [sorted(kept)[: self._k] for kept in self._kept]
+        return [sorted(kept)[: self.k] for kept in self._kept]
 
 
 def rank(batches: Iterable[pa.RecordBatch], queries: NDArray[np.float64], *, k: int) -> list[list[Row]]:
@@ -329,6 +331,6 @@ def matrix(batch: pa.RecordBatch) -> NDArray[np.float32]:
 
 
 def unit(vectors: Sequence[NDArray[np.float64]] | NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return vectors at length one, in float64, shape (N, D). None may be zero."""
+    """Return vectors at length one, in float64, shape (N, D). No vector may be zero."""
     array = np.asarray(vectors, dtype=np.float64)
     return np.asarray(array / np.linalg.norm(array, axis=1, keepdims=True))

@@ -596,12 +596,7 @@ class VideoIndex:
             self._table.drop_index(ANN_NAME)
 
     def nearest(
-        self,
-        query: NDArray[np.float64],
-        *,
-        limit: int,
-        effort: tuple[int, int] | None = None,
-        where: str | None = None,
+        self, query: NDArray[np.float64], *, limit: int, effort: tuple[int, int] | None = None, where: str | None = None
     ) -> pa.Table:
         """Return `RANKED`, row id and `_distance` of the rows that LanceDB finds nearest by cosine, best first.
 
