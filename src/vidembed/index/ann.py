@@ -237,17 +237,10 @@ def quantized(index: VideoIndex, name: str) -> Ann:
 def refresh(index: VideoIndex, *, exact_up_to: int | None = None, quantize: str | None = None) -> bool:
     """Build the ANN index, bring it up to date, measure it, or remove it, as settings and number of rows ask for.
 
-    One that cannot be built is logged, and searches stay exact. Nobody else may be writing to the index.
-
-    Args:
-        index: The index.
-        exact_up_to: Rows up to which there shall be none, now and in later runs that do not say. Default: what an
-            earlier run gave, or `EXACT_UP_TO`.
-        quantize: `int8` or `binary`: there shall be one of that quantization, however few rows there are, now and in
-            later runs that do not say. Default: what an earlier run gave, or none.
-
-    Returns:
-        Whether anything was written.
+    There is none up to `exact_up_to` rows, but with `quantize` (`int8` or `binary`) there is one of that quantization
+    however few rows there are. Both are remembered by later runs, which need not give them (None). One that cannot be
+    built is logged, and searches stay exact. Nobody else may be writing to the index. Returns whether anything was
+    written.
 
     Raises:
         ValueError: `exact_up_to` is negative, or `quantize` is no quantization.

@@ -91,20 +91,14 @@ def refresh(
     beta: float | None = None,
     progress: bool = True,
 ) -> bool:
-    """Make the bank of an index, or bring the one that it has up to date with its rows.
+    """Make the bank of an index, or bring the one that it has up to date; return whether anything was written.
 
-    Args:
-        index: The index; nobody else may be writing to it.
-        encoder: The model of the index.
-        queries: Bank queries, for a new bank. Default: those that the index has, if any; they are not encoded again.
-        beta: Inverse temperature. Default: that of the bank at hand, or `DEFAULT_BETA` for a new one.
-        progress: Show a bar over rows, on stderr.
-
-    Returns:
-        Whether anything was written.
+    Without `queries`, those that the index has stay, if any, and are not encoded again; without `beta`, so does the inverse
+    temperature (`DEFAULT_BETA` in a new bank). Nobody else may be writing to the index.
 
     Raises:
         ValueError: There are no queries or too many, or one is empty.
+        IndexMismatchError: The bank at hand was made by another model.
         RuntimeError: The model gave no usable vector for a query.
     """
     index.latest()
@@ -177,11 +171,7 @@ def facts(index: VideoIndex) -> dict[str, object] | None:
 
 
 def check_queries(queries: Sequence[str]) -> None:
-    """Refuse what cannot be a bank.
-
-    Raises:
-        ValueError: There are no queries or too many, or one is empty or too long. The message says which.
-    """
+    """Refuse what cannot be a bank, with ValueError: no queries or too many, or one that is empty or too long."""
     if not 0 < len(queries) <= MAX_QUERIES:
         raise ValueError(f"query bank: got {len(queries)} queries; 1 to {MAX_QUERIES} are needed")
     for number, query in enumerate(queries):

@@ -300,11 +300,7 @@ class Quarantine:
 
 
 def read(folder: Path) -> dict[str, Entry]:
-    """Return the quarantine list of the index in `folder`, by URI; a line that cannot be read is logged and left out.
-
-    Raises:
-        OSError: The file is there and cannot be read.
-    """
+    """Return the quarantine list of an index, by URI; a line that cannot be read is logged and left out."""
     entries: dict[str, Entry] = {}
     try:
         lines = (folder / QUARANTINE_FILE).read_bytes().splitlines()
@@ -371,11 +367,10 @@ class Committer:
         return job.problem is not None or job.stored is not None
 
     def settle(self, queue: deque[Job], bar: tqdm[NoReturn]) -> None:
-        """Take jobs that are done off the head of `queue`; store the new, the changed and the moved, a commit for each.
+        """Take jobs that are done off the head of `queue`, and store them, in one commit for the rows of several files.
 
-        Raises:
-            IndexWriteError: The rows could not be written.
-            IndexingStoppedError: A file cannot be indexed, and the run is to end there.
+        IndexWriteError if they cannot be written, IndexingStoppedError if a file cannot be indexed and the run is to
+        end there.
         """
         while queue and queue[0].done:
             with uninterrupted():
@@ -387,10 +382,7 @@ class Committer:
     def finish(self, is_gone: Callable[[str], bool]) -> None:
         """Remove what is gone from disk if the run is to prune, tidy the table and the quarantine list, and count.
 
-        `is_gone` says whether a file, by its URI, was looked for and is no longer on disk.
-
-        Raises:
-            IndexWriteError: The index could not be written.
+        `is_gone` says whether a file, by its URI, was looked for and is no longer there. Raises IndexWriteError.
         """
         report, index = self.report, self.index
         report.gone = [uri for uri in report.gone if uri not in self._moved]
@@ -501,11 +493,7 @@ class Committer:
 
 @contextmanager
 def writing_to(folder: Path) -> Iterator[None]:
-    """Turn the errors of LanceDB and of the system in this block into one that says what to do.
-
-    Raises:
-        IndexWriteError: One occurred.
-    """
+    """Turn the errors of LanceDB and of the system in this block into an IndexWriteError that says what to do."""
     try:
         yield
     except (OSError, RuntimeError) as error:

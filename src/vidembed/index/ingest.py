@@ -344,9 +344,7 @@ def open_if_there(folder: Path) -> VideoIndex | None:
     """Open the index in `folder`, or return None if one can be made there.
 
     Raises:
-        ValueError: `folder` is a file, or holds other things.
-        IndexDamagedError: The index cannot be read.
-        MissingExtraError: LanceDB is not installed.
+        ValueError: `folder` is a file, or holds other things. Other errors are those of `VideoIndex.open`.
     """
     require_index_extra()
     if VideoIndex.exists(folder):
@@ -364,11 +362,11 @@ def open_if_there(folder: Path) -> VideoIndex | None:
 def open_for_writing(folder: Path, encoder: IndexedModel, model: str, cut: Cut | None) -> VideoIndex | None:
     """Open the index in `folder` if there is one, and refuse it if a run cannot add to it.
 
-    `model` is what the encoder was loaded as; without `cut`, files are cut as the index has it.
+    `model` is what the encoder was loaded as; without `cut`, files are cut as the index has it. Raises as
+    `open_if_there`.
 
     Raises:
         IndexMismatchError: The index is of another model or cut otherwise.
-        ValueError, IndexDamagedError: As for `open_if_there`.
     """
     if (index := open_if_there(folder)) is None:
         return None
@@ -396,16 +394,8 @@ def writing(
 ) -> Iterator[tuple[Committer, dict[str, IndexedFile]]]:
     """Hold an index for a run, and after the block, bring up to date what is made from its rows.
 
-    Args:
-        folder: Where the index is or shall be.
-        encoder: The model.
-        options: Of the run.
-        model: Name or path that loads `encoder` again.
-        layer: Layer that it was loaded with, if one was asked for.
-        backend: What decodes.
-
-    Yields:
-        What stores the files, and the files that the index has, by URI.
+    `model` and `layer` load the encoder again, and `backend` decodes. Yields what stores the files, and those that the
+    index has, by URI. Raises as `index_videos`.
     """
     if options.derived is not None:
         options.derived.check(encoder.get_embedding_dimension())
@@ -442,13 +432,7 @@ class Run:
         self._first_with: dict[str, Job] = {}  # content -> the job that embeds it
 
     def embed(self, jobs: Sequence[Job], *, batch_size: int, progress: bool) -> None:
-        """Embed and store files.
-
-        Raises:
-            IndexingStoppedError: With `on_error="raise"`, at the first file that cannot be indexed.
-            IndexWriteError: Rows could not be written.
-            KeyboardInterrupt: Ctrl-C was pressed; what was finished is stored.
-        """
+        """Embed and store files. Raises as `index_videos`; what was finished stays."""
         settle = self._committer.settle
         with ExitStack() as stack:
             stop = stack.enter_context(GracefulStop(STOPPING if progress else ""))

@@ -55,21 +55,13 @@ class Condition:
 
     @classmethod
     def parse(cls, text: str) -> Condition:
-        """Read `COLUMN COMPARE VALUE`.
-
-        Raises:
-            ValueError: `text` is not of that form.
-        """
+        """Read `COLUMN COMPARE VALUE`; ValueError for a text of another form."""
         if (match := _CONDITION.fullmatch(text)) is None:
             raise ValueError(f"where: got {text!r}; COLUMN, one of {', '.join(_COMPARES)}, and a value are needed")
         return cls(*match.groups())
 
     def sql(self, columns: Mapping[str, pa.DataType]) -> str:
-        """Return the condition as LanceDB takes it, with name and value quoted.
-
-        Raises:
-            ValueError: There is no such column, or the value does not fit it.
-        """
+        """Return the condition as LanceDB takes it; ValueError for a column that is not there or a value that is not its."""
         if self.column not in columns or "`" in self.column:
             raise ValueError(f"where: the index has no column {self.column!r}; it has {', '.join(columns)}")
         if self.compare not in _COMPARES:
@@ -149,11 +141,7 @@ class Filter:
         return self != Filter()
 
     def check(self, index: VideoIndex) -> None:
-        """Refuse conditions on columns that the index does not have, or values that do not fit them.
-
-        Raises:
-            ValueError: There is such a condition.
-        """
+        """Refuse, with ValueError, conditions that do not fit the columns of the index."""
         for condition in self.where:
             condition.sql(index.columns)
 
@@ -198,11 +186,7 @@ def check_query(query: str, k: int = 1, *, name: str = "query") -> None:
 
 
 def encode_queries(encoder: QueryEncoder, queries: Sequence[str], *, dimension: int | None) -> NDArray[np.float64]:
-    """Return the unit vectors of queries, shape (Q, D), encoded in one call.
-
-    Raises:
-        RuntimeError: A vector is of another length than `dimension`, not finite, or zero.
-    """
+    """Return the unit vectors of queries, shape (Q, D), encoded in one call. Raises as `unit_queries`."""
     # Dicts, since a bare string could be taken for the path of a video.
     vectors = np.asarray(encoder.encode_query([{"text": query} for query in queries]), dtype=np.float64)
     if vectors.ndim != 2 or len(vectors) != len(queries):

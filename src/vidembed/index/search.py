@@ -243,13 +243,7 @@ def search_many(
 
 
 def nearest(index: VideoIndex, vector: NDArray[np.float64], **options: Unpack[SearchKeywords]) -> Hits:
-    """Return the `k` segments whose vectors have the highest cosine with `vector`, best first.
-
-    Args and errors are those of `search`, but for the vector, of shape (D,).
-
-    Raises:
-        RuntimeError: `vector` is of another length than those of the index, not finite, or zero.
-    """
+    """Search as `search` does, for a vector, shape (D,); RuntimeError for one that is zero, not finite or too long."""
     asked = SearchOptions(**options)
     queries = unit_queries(np.asarray(vector, dtype=np.float64)[None], index.meta.dimension)  # (1, D)
     return _nearest(index, queries, asked)[0]
@@ -473,13 +467,13 @@ def load_reranker(
     visual_cache: Path | None = None,
     device: str | None = None,
 ) -> VideoReranker:
-    """Load the reranker that goes with the encoder of an index.
+    """Load the reranker that goes with the encoder of an index. It gets the frame grid of the encoder.
 
     Args:
         name: A reranker, or a video MLLM with its head. None: the encoder's own MLLM if it holds it, else
             ``<model>-rerank`` if such a one is bundled or built, else what the encoder's checkpoint was built from.
-        encoder: Of the index. The reranker gets its frame grid.
-        model: Name that the encoder was loaded by.
+        encoder: Of the index.
+        model: Name that it was loaded by.
         mode: Score mode; None for the reranker's own.
         calibration: File that `VideoReranker.save_calibration` wrote.
         visual_cache: Folder to keep visual tokens in from search to search; None for nowhere.
@@ -535,11 +529,7 @@ class Derived:
     beta: float | None = None
 
     def check(self, dimension: int | None = None) -> None:
-        """Refuse what cannot be, before anything is indexed.
-
-        Raises:
-            ValueError: A value is out of range.
-        """
+        """Refuse what cannot be, with ValueError, before anything is indexed."""
         ann.check_threshold(self.exact_up_to)
         for name in self.compact:
             ann.check_quantization(name, dimension)
@@ -550,15 +540,10 @@ class Derived:
 
 
 def refresh(index: VideoIndex, encoder: QueryEncoder, derived: Derived | None = None, *, progress: bool = True) -> None:
-    """Make and bring up to date the ANN index and the query bank of an index, as `derived` asks for.
+    """Bring the ANN index and the query bank of an index up to date, or make them, as `derived` asks for.
 
-    An interruption leaves each as it was, or stale and therefore unused; the next run makes it. Compact copies, as
-    earlier versions made them, are removed. Nobody else may be writing to the index.
-
-    Raises:
-        ValueError: A value of `derived` is out of range.
-        IndexMismatchError: The query bank at hand was made by another model.
-        RuntimeError: The model gave no usable vector for a bank query.
+    An interruption leaves each as it was, or stale and therefore unused. Compact copies, as earlier versions made them,
+    are removed. Nobody else may be writing to the index. Raises as `vidembed.index.ann.refresh` and `bank.refresh`.
     """
     derived = derived or Derived()
     quantize = next(iter(derived.compact), None)

@@ -61,8 +61,7 @@ logger = logging.getLogger(__name__)
 def require_index_extra() -> tuple[ModuleType, ModuleType]:
     """Return lancedb and pyarrow, imported here since they take a second, which `--help` need not wait for.
 
-    Raises:
-        MissingExtraError: They are not installed, or cannot be loaded.
+    MissingExtraError if they are not installed, or cannot be loaded.
     """
     try:
         return importlib.import_module("lancedb"), importlib.import_module("pyarrow")
@@ -107,11 +106,7 @@ def file_name_of(uri: str) -> str:
 
 
 def path_of(uri: str) -> Path:
-    """Return the path of a URI made by `uri_of`.
-
-    Raises:
-        ValueError: `uri` is not a `file://` URI; see `is_local`.
-    """
+    """Return the path of a URI made by `uri_of`; ValueError for one of another scheme (see `is_local`)."""
     parts = urlsplit(uri)
     if parts.scheme != "file":
         raise ValueError(f"uri: got {uri!r}; a file:// URI is needed")
@@ -172,11 +167,7 @@ class ModelOptions:
 def load_model(
     name: str, *, layer: int | None = None, sampling: Mapping[str, Any] | None = None, device: str | None = None
 ) -> VideoEncoder:
-    """Load the encoder that an index needs; see `ModelOptions` for the arguments.
-
-    Raises:
-        ValueError: There is no such model, it takes no video, or an argument is out of range.
-    """
+    """Load the encoder that an index needs; see `ModelOptions`. ValueError for a model or argument that cannot be."""
     from vidembed.encoder import VideoEncoder  # noqa: PLC0415 - it brings torch, which an index does not need
 
     if device is not None:
@@ -438,11 +429,7 @@ class VideoIndex:
 
     @classmethod
     def create(cls, folder: str | os.PathLike[str], meta: IndexMeta) -> VideoIndex:
-        """Make an empty index in `folder`, in one commit.
-
-        Raises:
-            MissingExtraError: LanceDB is not installed.
-        """
+        """Make an empty index in `folder`, in one commit; MissingExtraError if LanceDB is not installed."""
         lancedb, _ = require_index_extra()
         schema = own_schema(meta.dimension).with_metadata({_META_KEY: meta.to_json().encode()})
         return cls(Path(folder), lancedb.connect(folder).create_table(TABLE, schema=schema), meta)
@@ -566,10 +553,8 @@ class VideoIndex:
     def stamp(self) -> str:
         """Return the SHA-256 of the manifest of the version at hand, hex: it names all data files and the model.
 
-        What is derived from the rows is good for the version with the same stamp, and for no other.
-
-        Raises:
-            IndexDamagedError: The manifest is gone, since the version is old and another run removed it.
+        What is derived from the rows is good for the version with the same stamp, and for no other. IndexDamagedError
+        if the manifest is gone, since the version is old and another run removed it.
         """
         version = int(self._table.version)
         # LanceDB has two ways to name manifests: counting down from 2^64 - 1 in new tables, and up in old ones.
