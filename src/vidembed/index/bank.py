@@ -93,8 +93,8 @@ def refresh(
 ) -> bool:
     """Make the bank of an index, or bring the one that it has up to date; return whether anything was written.
 
-    Without `queries`, those that the index has stay, if any, and are not encoded again; without `beta`, so does the inverse
-    temperature (`DEFAULT_BETA` in a new bank). Nobody else may be writing to the index.
+    Without `queries`, those that the index has stay, if any, and are not encoded again; without `beta`, so does the
+    inverse temperature (`DEFAULT_BETA` in a new bank). Nobody else may be writing to the index.
 
     Raises:
         ValueError: There are no queries or too many, or one is empty.

@@ -61,7 +61,7 @@ class Condition:
         return cls(*match.groups())
 
     def sql(self, columns: Mapping[str, pa.DataType]) -> str:
-        """Return the condition as LanceDB takes it; ValueError for a column that is not there or a value that is not its."""
+        """Return the condition as LanceDB takes it; ValueError if there is no such column, or no such value in it."""
         if self.column not in columns or "`" in self.column:
             raise ValueError(f"where: the index has no column {self.column!r}; it has {', '.join(columns)}")
         if self.compare not in _COMPARES:
