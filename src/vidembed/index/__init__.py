@@ -32,29 +32,7 @@ from vidembed.index.search import (
 from vidembed.index.table import IndexMeta, VideoIndex
 from vidembed.video.segments import Windows
 
-__all__ = [
-    "Condition",
-    "Derived",
-    "Filter",
-    "Hit",
-    "Hits",
-    "IndexBusyError",
-    "IndexDamagedError",
-    "IndexMeta",
-    "IndexMismatchError",
-    "IndexWriteError",
-    "IndexingStoppedError",
-    "MissingExtraError",
-    "Problem",
-    "Report",
-    "SearchOptions",
-    "VideoIndex",
-    "Windows",
-    "contact_sheet",
-    "index_videos",
-    "merge_moments",
-    "merge_videos",
-    "rerank",
-    "search",
-    "search_many",
-]
+__all__ = ["Condition", "Derived", "Filter", "Hit", "Hits", "IndexBusyError", "IndexDamagedError", "IndexMeta"]
+__all__ += ["IndexMismatchError", "IndexWriteError", "IndexingStoppedError", "MissingExtraError", "Problem", "Report"]
+__all__ += ["SearchOptions", "VideoIndex", "Windows", "contact_sheet", "index_videos", "merge_moments", "merge_videos"]
+__all__ += ["rerank", "search", "search_many"]

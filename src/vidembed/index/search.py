@@ -31,7 +31,6 @@ _DEEPER = 4  # times as many rows are looked at where those before gave too few 
 
 logger = logging.getLogger(__name__)
 
-
 Merge: TypeAlias = Literal["none", "moments", "videos"]
 """`none` leaves hits as they are, `moments` drops those that overlap a better one, `videos` keeps the best of each."""
 MERGES: tuple[Merge, ...] = get_args(Merge)
@@ -77,25 +76,15 @@ class Hit:
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """How hits were found.
+    """How hits were found."""
 
-    Attributes:
-        name: `exact` or `ann`.
-        rows: Rows in the index.
-        recall: Measured recall against the exact search, if approximate.
-        recall_at: The number of hits that it was measured at: the next of 10 and 100.
-        sample: Queries of the measurement: stored vectors, moved (`vidembed.index.ann.draw`).
-        query_bank: Whether hits are ordered by the query bank. With a bank, False says that it has nothing to correct.
-        merge: How hits were merged, if they were. Recall is that of the segments before.
-    """
-
-    name: str
-    rows: int
-    recall: float | None = None
-    recall_at: int | None = None
-    sample: int | None = None
-    query_bank: bool | None = None
-    merge: Merge | None = None
+    name: str  # `exact` or `ann`
+    rows: int  # in the index
+    recall: float | None = None  # measured against the exact search, if approximate; of the segments before merging
+    recall_at: int | None = None  # the number of hits that it was measured at: the next of 10 and 100
+    sample: int | None = None  # queries of the measurement: stored vectors, moved (`vidembed.index.ann.draw`)
+    query_bank: bool | None = None  # whether hits are ordered by it; False: it has nothing to correct
+    merge: Merge | None = None  # how hits were merged, if they were
 
     @property
     def approximate(self) -> bool:
@@ -394,7 +383,7 @@ def merge_videos(hits: Sequence[Hit], *, k: int | None = None) -> list[Hit]:
 
 
 def merged(hits: Sequence[Hit], merge: Merge, *, k: int) -> list[Hit]:
-    """Return the first `k` hits after merging; they come best first."""
+    """Return the first `k` hits after merging."""
     if merge == "none":
         return list(hits[:k])
     return merge_moments(hits, k=k) if merge == "moments" else merge_videos(hits, k=k)

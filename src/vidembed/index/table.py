@@ -145,19 +145,12 @@ class IndexedModel(QueryEncoder, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ModelOptions:
-    """How an encoder is loaded; the arguments of `load_model`.
+    """How an encoder is loaded; the arguments of `load_model`."""
 
-    Attributes:
-        name: As `VideoEncoder` takes it.
-        layer: Decoder layer, for a model that is not a vidembed checkpoint.
-        sampling: Fields of `vidembed.video.Sampling` to set; the others stay as the checkpoint has them.
-        device: Torch device, such as `cuda`. None: the best there is.
-    """
-
-    name: str
-    layer: int | None = None
-    sampling: Mapping[str, Any] = field(default_factory=dict)
-    device: str | None = None
+    name: str  # as `VideoEncoder` takes it
+    layer: int | None = None  # decoder layer, for a model that is not a vidembed checkpoint
+    sampling: Mapping[str, Any] = field(default_factory=dict)  # fields of `Sampling` to set; others stay as they are
+    device: str | None = None  # torch device, such as `cuda`; None: the best there is
 
     def load(self) -> VideoEncoder:
         """Load the encoder; raises as `load_model`."""

@@ -58,15 +58,15 @@ class _Row:
     error: str | None = None
     clip: Clip | None = None
 
-    def table(self) -> pa.Table:
-        """Return it as a table of one row."""
+    def table(self, sampling: Sampling) -> pa.Table:
+        """Return it as a table of one row; `sampling` is that of the clip."""
         import pyarrow as pa  # noqa: PLC0415 - it takes a while, which --help need not wait for
 
         values: dict[str, object] = {field.name: getattr(self, field.name) for field in fields(self)}
         values[FRAMES] = None
-        if self.clip is not None and self.clip.sampling is not None:
+        if self.clip is not None:
             message, arrays = clip_message(self.clip)
-            values[CLIP] = json.dumps({**message, "sampling": self.clip.sampling.as_dict()})
+            values[CLIP] = json.dumps({**message, "sampling": sampling.as_dict()})
             values[FRAMES] = b"".join(arrays)
         return pa.table({name: [value] for name, value in values.items()}, schema=_schema())
 
@@ -188,7 +188,7 @@ class DecodeVideos:
             if is_listed and (size := table.column("size")[place].as_py()) is not None:
                 listed = FileState(size, table.column("mtime_ns")[place].as_py())
             for row in self._rows(name, listed):
-                yield _beside(row.table(), others.slice(place, 1))
+                yield _beside(row.table(_as_sampling(self.sampling)), others.slice(place, 1))
 
     def empty(self, batch: pa.Table) -> pa.Table:
         """Return the result for a batch of no videos."""
