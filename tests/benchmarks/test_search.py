@@ -65,7 +65,7 @@ def test_one_size_and_its_growth(world: search.World, tmp_path: Path, monkeypatc
 
 def test_recall_is_of_what_was_found(world: search.World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vidembed.index.ann.SAMPLE", 10)
-    monkeypatch.setattr(ann.Ann, "find", lambda *_, **__: [])
+    monkeypatch.setattr(ann, "find", lambda *_: [])
     monkeypatch.setattr("benchmarks.search.ann.usable", lambda index, k: ann.stored(index))
     row = search.one_size(tmp_path / "ix", world, 300, queries=5, repeats=2, quantizations=())
     assert row["approximate"]["ann"]["recall_at_10"] == 0
