@@ -6,7 +6,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
@@ -464,9 +464,7 @@ class Run:
     def _inputs(self, planned: Sequence[Job], stop: GracefulStop) -> Generator[Clip, None, None]:
         """Yield clips in order. Files that need no model, and files that fail, only join the queue."""
         number = 0
-        with ExitStack() as stack:
-            jobs = self._prepared(planned)
-            stack.callback(jobs.close)
+        with closing(self._prepared(planned)) as jobs:
             try:
                 while (job := self._next_job(jobs, stop)) is not None:
                     self._queue.append(job)

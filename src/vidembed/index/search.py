@@ -153,17 +153,6 @@ class SearchOptions:
                 f"compact: got {self.copy!r} together with {clash}, which needs every row; leave one of them out"
             )
 
-    def ann_index(self, index: VideoIndex) -> ann.Ann | None:
-        """Return the ANN index that such a search uses, or None if it is exact.
-
-        Raises:
-            ValueError, IndexMismatchError: The index has no such quantization, or its recall is not known.
-        """
-        if self.copy is not None:
-            return ann.quantized(index, self.copy)
-        every = self.exact or self.bank or (self.keep is not None and self.keep.any)
-        return None if every else ann.usable(index, self.k)
-
 
 class SearchKeywords(TypedDict, total=False):
     """The fields of `SearchOptions`, as keyword arguments."""
@@ -241,7 +230,11 @@ def nearest(index: VideoIndex, vector: NDArray[np.float64], **options: Unpack[Se
 def _nearest(index: VideoIndex, queries: NDArray[np.float64], asked: SearchOptions) -> list[Hits]:
     """Search for unit vectors, shape (Q, D). All is read of one version of the table."""
     index.latest()
-    built, k, count = asked.ann_index(index), asked.k, len(index)
+    built, k, count = None, asked.k, len(index)
+    if asked.copy is not None:
+        built = ann.quantized(index, asked.copy)
+    elif not (asked.exact or asked.bank or (asked.keep is not None and asked.keep.any)):
+        built = ann.usable(index, k)
     if asked.merge == "none":
         return _ranked(index, queries, asked, k, built, count)
     # Ever more rows are ranked until there are `k` hits after merging, or no more rows. The depth grows by a factor, so
