@@ -54,7 +54,7 @@ from vidembed.index import IndexMeta, Report, VideoIndex, Windows, index_videos
 from vidembed.index.commit import Committer, Job, Quarantine
 from vidembed.index.table import FileRows, Segment, segment_id
 from vidembed.ray import index_videos_ray
-from vidembed.ray.indexer import Collector, Work
+from vidembed.ray.indexer import Collector
 from vidembed.video.clip import FileState
 
 MODEL = "vidembed/shapes"
@@ -217,9 +217,9 @@ def writer(folder: Path, dimension: int, files: int, *, segments: int = 6) -> di
     quarantine = Quarantine(folder, {})
     committer = Committer(folder, None, meta, report=report, quarantine=quarantine, on_error="skip")
     bar = tqdm(disable=True)
-    collector = Collector(committer, meta, quarantine=quarantine, gone=[], bar=bar)
+    collector = Collector(committer, bar)
     uris = [f"s3://bucket/videos/2026/{number // 1000:04d}/{number:08x}.mp4" for number in range(files)]
-    collector.expect([Work(Job(Path("/", uri), uri, None), FileState(10**7, 1)) for uri in uris])
+    collector.expect([Job(Path("/", uri), uri, None, FileState(10**7, 1)) for uri in uris])
     rng = np.random.default_rng(0)
     per_batch = max(1, 32 // segments)
     batches = []
@@ -299,7 +299,7 @@ files = index.files()
 found = Found()
 found.stored.files = {uri + ".new": file.state for uri, file in files.items()}
 todo = plan(found, files, rehash=False)
-assert len(todo.work) == len(files)
+assert len(todo.jobs) == len(files)
 print(json.dumps({"files": len(files), "resident": resident() - before, "peak": resident("VmHWM") - before}))
 """
 

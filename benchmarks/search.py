@@ -32,10 +32,9 @@ from tqdm import tqdm
 
 from benchmarks.common import environment, keep
 from vidembed.index import ann
-from vidembed.index.meta import IndexMeta
 from vidembed.index.rows import Row, rank, unit
 from vidembed.index.search import Hit, nearest
-from vidembed.index.table import RANKED, FileRows, Segment, VideoIndex
+from vidembed.index.table import RANKED, FileRows, IndexMeta, Segment, VideoIndex
 from vidembed.video.clip import FileState
 
 SIZES = (10_000, 100_000, 1_000_000)

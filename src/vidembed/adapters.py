@@ -97,7 +97,7 @@ def reranker_of(encoder: VideoEncoder, model: str) -> VideoReranker:
     It has the encoder's own weights, in memory once, if the encoder was cut from an MLLM as it was loaded; else it is
     ``NAME-rerank`` beside ``vidembed/NAME``, else what the checkpoint was built from; else ValueError.
     """
-    from vidembed.index.meta import load_reranker as load_fitting  # noqa: PLC0415 - it brings torch
+    from vidembed.index.search import load_reranker as load_fitting  # noqa: PLC0415 - it brings torch
 
     reranker = load_fitting(None, encoder, model=model)
     reranker.allow_url = encoder.allow_url

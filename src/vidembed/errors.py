@@ -74,6 +74,10 @@ class CorruptVideo(VideoError):
     """The file begins as a video, and too much of it cannot be decoded."""
 
 
+class ChangedWhileRead(VideoError):
+    """The file was written to while it was being read."""
+
+
 class DecodeTimeout(VideoError):
     """Reading took longer than ``timeout_s``."""
 

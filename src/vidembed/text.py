@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
 
 from vidembed.errors import MissingExtraError
 
@@ -51,20 +49,6 @@ def require(extra: str, *packages: str, purpose: str) -> None:
         raise MissingExtraError(
             f'{purpose} needs {", ".join(missing)}, which is not installed; pip install "vidembed[{extra}]"'
         )
-
-
-def require_index_extra() -> tuple[ModuleType, ModuleType]:
-    """Return lancedb and pyarrow, imported here since they take a second, which `--help` need not wait for.
-
-    Raises:
-        MissingExtraError: They are not installed, or cannot be loaded.
-    """
-    try:
-        return importlib.import_module("lancedb"), importlib.import_module("pyarrow")
-    except ImportError as error:
-        raise MissingExtraError(
-            f'the index needs LanceDB ({error}); install it with: pip install "vidembed[index]"'
-        ) from error
 
 
 def require_train_extra() -> None:

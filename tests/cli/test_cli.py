@@ -176,9 +176,9 @@ def test_demo(checkpoint: Path, tmp_path: Path) -> None:
 
 
 FAKE = """
-import vidembed.index.meta
+import vidembed.index.table
 from tests.index.fakes import FakeEncoder
-vidembed.index.meta.load_model = lambda name, **_: FakeEncoder(name, delay=0.05)
+vidembed.index.table.load_model = lambda name, **_: FakeEncoder(name, delay=0.05)
 """
 
 

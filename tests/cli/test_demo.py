@@ -7,7 +7,7 @@ from pathlib import Path
 from tests.cli.conftest import vidembed
 from vidembed.cli.demo import Asked, recall_row
 from vidembed.index import Hit, VideoIndex, search
-from vidembed.index.meta import load_model
+from vidembed.index.table import load_model
 from vidembed.shapes import sample_clips, write_clips
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,7 @@ def test_reranking_is_of_merged_hits(index: Path, monkeypatch: pytest.MonkeyPatc
             asked[:] = documents
             return [{"corpus_id": place, "score": 1 / (1 + place)} for place in range(len(documents))]
 
-    monkeypatch.setattr("vidembed.index.meta.load_reranker", lambda *_, **__: Reranker())
+    monkeypatch.setattr(sys.modules["vidembed.index.search"], "load_reranker", lambda *_, **__: Reranker())
     options = ("red", "--in", index, "-k", "2", "--rerank", "4")
     hits = found(*options)
     assert len(hits) == 2

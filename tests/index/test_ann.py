@@ -12,8 +12,8 @@ import pytest
 
 from tests.index.made import file_rows, made_index, made_vectors, queries
 from vidembed.index import Filter, VideoIndex, ann
+from vidembed.index.ann import write_record
 from vidembed.index.search import nearest
-from vidembed.index.table import write_record
 
 ROWS, LIMIT = 400, 300
 

@@ -10,7 +10,7 @@ import pytest
 from tests.index.fakes import FakeEncoder, write_video
 from vidembed.index import Report
 from vidembed.index.commit import QUARANTINE_FILE, Entry, Quarantine, read
-from vidembed.index.files import uri_of
+from vidembed.index.table import uri_of
 from vidembed.video.clip import FileState
 
 Run = Callable[..., Report]

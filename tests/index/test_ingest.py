@@ -25,7 +25,7 @@ from vidembed.index import (
     index_videos,
 )
 from vidembed.index.commit import locked
-from vidembed.index.files import path_of, uri_of
+from vidembed.index.table import path_of, uri_of
 
 Run = Callable[..., Report]
 
@@ -490,7 +490,7 @@ def test_a_run_killed_before_its_first_commit_can_be_repeated(run: Run, folder: 
 
 
 def test_many_commits_are_compacted(run: Run, clips: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vidembed.index.table._COMPACT_EVERY", 2)
+    monkeypatch.setattr("vidembed.index.table.COMPACT_EVERY", 2)
     compacted = []
     compact = VideoIndex.compact
     monkeypatch.setattr(VideoIndex, "compact", lambda self: (compacted.append(1), compact(self)))

@@ -3,8 +3,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from vidembed.index.files import IndexedFile, Listing, uri_of
-from vidembed.index.ingest import make_plan
+from vidembed.index.ingest import Listing, make_plan
+from vidembed.index.table import IndexedFile, uri_of
 from vidembed.video.clip import FileState, content_fingerprint
 
 

@@ -26,7 +26,7 @@ from vidembed.index import (
     search,
     search_many,
 )
-from vidembed.index.search import MERGES, OVERLAP, Merge, check_options, merged, nearest, overlap
+from vidembed.index.search import MERGES, OVERLAP, Merge, SearchOptions, merged, nearest, overlap
 from vidembed.index.table import FileRows, Segment
 from vidembed.video.clip import FileState
 
@@ -115,7 +115,7 @@ def test_a_limit_that_is_none(limit: float) -> None:
 
 def test_a_way_that_is_none() -> None:
     with pytest.raises(ValueError, match="merge: got 'scenes'; one of none, moments, videos"):
-        check_options(merge="scenes")  # type: ignore[arg-type]
+        SearchOptions(merge="scenes")  # type: ignore[arg-type]
 
 
 # -- in a search -------------------------------------------------------------------------------------------------------

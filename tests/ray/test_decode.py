@@ -16,7 +16,7 @@ import pytest
 from pyarrow import fs
 
 from tests.clips import moving_square, write_video
-from vidembed.index.files import uri_of
+from vidembed.index.table import uri_of
 from vidembed.ray import DecodeVideos
 from vidembed.ray.decode import CLIP, FRAMES, clip_at
 from vidembed.ray.indexer import KnownContents
@@ -238,6 +238,6 @@ def test_importing_loads_neither_torch_nor_ray() -> None:
 
 
 def test_errors_of_videos_are_of_the_known_family() -> None:
-    from vidembed.ray.stores import ChangedWhileRead
+    from vidembed.errors import ChangedWhileRead
 
     assert issubclass(ChangedWhileRead, VideoError)

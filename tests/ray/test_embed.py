@@ -11,8 +11,7 @@ import pytest
 
 from tests.clips import moving_square, write_video
 from tests.ray.fakes import DIMENSION, SAMPLING, ClipEncoder, FakeEmbed
-from vidembed.index.files import uri_of
-from vidembed.index.table import segment_id
+from vidembed.index.table import segment_id, uri_of
 from vidembed.ray import DecodeVideos, EmbedVideos
 from vidembed.ray import embed as module
 from vidembed.video import Sampling, VideoSegment, Windows, load_video

@@ -21,7 +21,7 @@ from tests.ray import s3
 from tests.ray.fakes import DIMENSION, ClipEncoder, FakeEmbed
 from vidembed.index import Derived, IndexMismatchError, VideoIndex, Windows, index_videos
 from vidembed.index.bank import open_bank
-from vidembed.index.files import path_of, uri_of
+from vidembed.index.table import path_of, uri_of
 from vidembed.ray import ClusterError, index_videos_ray
 
 pytest.importorskip("ray", reason="Ray is not installed (extra ray)")

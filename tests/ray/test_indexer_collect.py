@@ -11,9 +11,9 @@ from tqdm import tqdm
 from tests.index.fakes import rows
 from vidembed.index import IndexingStoppedError, IndexMeta, IndexMismatchError, Report
 from vidembed.index.commit import Committer, Job, Quarantine
-from vidembed.index.files import uri_of
+from vidembed.index.table import uri_of
 from vidembed.ray import indexer
-from vidembed.ray.indexer import Collector, Work
+from vidembed.ray.indexer import Collector
 
 MODEL = "m" * 64
 META = IndexMeta("made", None, {}, MODEL, {}, 3, 1.0, 0.0, "2026-01-01T00:00:00+00:00")
@@ -62,9 +62,9 @@ class Scene:
             self.folder, None, META, report=self.report, quarantine=self.quarantine, **{"on_error": "skip", **options}
         )
         self.bar = tqdm(total=2, disable=True)
-        self.collector = Collector(self.committer, META, quarantine=self.quarantine, gone=[], bar=self.bar)
-        self.work = [Work(Job(path, uri_of(path), None)) for path in self.paths]
-        assert self.collector.expect(self.work) == self.work
+        self.collector = Collector(self.committer, self.bar)
+        self.jobs = [Job(path, uri_of(path), None) for path in self.paths]
+        assert self.collector.expect(self.jobs) == self.jobs
 
     def stored(self) -> list[tuple[str, float]]:
         if self.committer.index is None:
@@ -189,9 +189,9 @@ def test_a_content_that_is_no_longer_known_is_done_again(scene: Scene) -> None:
     scene.collector.take(table(row(a, segments=0, vector=None, duration=None, start_s=None, end_s=None), row(b)))
     scene.collector.close()
     assert scene.stored() == [("b.mp4", 0.0)]
-    assert scene.collector.again == [scene.work[0]]
+    assert [job.uri for job in scene.collector.again] == [uri_of(a)]
     assert scene.report.skipped == []
-    assert scene.collector.expect(scene.collector.again) == [scene.work[0]]
+    assert [job.uri for job in scene.collector.expect(scene.collector.again)] == [uri_of(a)]
     scene.collector.take(table(row(a)))
     scene.collector.close()
     assert scene.stored() == [("a.mp4", 0.0), ("b.mp4", 0.0)]

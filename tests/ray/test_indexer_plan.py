@@ -6,9 +6,11 @@ from typing import Any
 import pytest
 from pyarrow import fs
 
-from vidembed.index.files import IndexedFile, uri_of
-from vidembed.ray.indexer import Found, Work, find, plan, waves
-from vidembed.ray.stores import UNKNOWN_TIME, Address, Store
+from vidembed.index.commit import Job
+from vidembed.index.ingest import UNKNOWN_TIME
+from vidembed.index.table import IndexedFile, uri_of
+from vidembed.ray.indexer import Found, find, plan
+from vidembed.ray.stores import Address, Store
 from vidembed.video.clip import FileState
 
 
@@ -28,8 +30,8 @@ def indexed(uri: str, state: FileState) -> IndexedFile:
     return IndexedFile(uri, f"content of {uri}", state, 1)
 
 
-def names(work: list[Work]) -> list[str]:
-    return [each.job.uri.rpartition("/")[2] for each in work]
+def names(jobs: list[Job]) -> list[str]:
+    return [job.uri.rpartition("/")[2] for job in jobs]
 
 
 def test_paths_and_uris_together(tmp_path: Path, store: Any) -> None:
@@ -40,8 +42,10 @@ def test_paths_and_uris_together(tmp_path: Path, store: Any) -> None:
     assert [path.name for path in found.local.files] == ["a.mp4", "c d.mp4"]
     assert list(found.stored.files) == ["s3://bucket/v/b.mp4"]
     todo = plan(found, {}, rehash=False, filesystem=store)
-    assert names(todo.work) == ["a.mp4", "c%20d.mp4", "b.mp4"]
-    assert [each.state is None for each in todo.work] == [True, True, False]
+    assert names(todo.jobs) == ["a.mp4", "c%20d.mp4", "b.mp4"]
+    assert [job.state for job in todo.jobs] == [FileState.of(job.path) for job in todo.jobs[:2]] + [
+        found.stored.files["s3://bucket/v/b.mp4"]
+    ]
 
 
 def test_what_is_in_the_index_as_it_is_needs_no_work(tmp_path: Path, store: Any) -> None:
@@ -51,10 +55,10 @@ def test_what_is_in_the_index_as_it_is_needs_no_work(tmp_path: Path, store: Any)
     del known["s3://bucket/v/c.mp4"]
     found = find(["s3://bucket"], filesystem=store)
     todo = plan(found, known, rehash=False, filesystem=store)
-    assert (todo.unchanged, names(todo.work), todo.gone) == (1, ["b.mp4", "c.mp4"], [])
-    assert [each.job.previous for each in todo.work] == [known["s3://bucket/v/b.mp4"], None]
-    assert [each.state for each in todo.work] == [states["s3://bucket/v/b.mp4"], states["s3://bucket/v/c.mp4"]]
-    assert plan(found, known, rehash=True, filesystem=store).unchanged == 0
+    assert (len(todo.unchanged), names(todo.jobs), todo.gone) == (1, ["b.mp4", "c.mp4"], [])
+    assert [job.previous for job in todo.jobs] == [known["s3://bucket/v/b.mp4"], None]
+    assert [job.state for job in todo.jobs] == [states["s3://bucket/v/b.mp4"], states["s3://bucket/v/c.mp4"]]
+    assert plan(found, known, rehash=True, filesystem=store).unchanged == []
 
 
 def test_without_a_time_a_file_is_read_again() -> None:
@@ -62,7 +66,7 @@ def test_without_a_time_a_file_is_read_again() -> None:
     found = Found()
     found.stored.files[uri] = state
     todo = plan(found, {uri: indexed(uri, state)}, rehash=False)
-    assert (todo.unchanged, names(todo.work)) == (0, ["a.mp4"])
+    assert (len(todo.unchanged), names(todo.jobs)) == (0, ["a.mp4"])
 
 
 def test_what_is_gone(tmp_path: Path, store: Any) -> None:
@@ -71,10 +75,11 @@ def test_what_is_gone(tmp_path: Path, store: Any) -> None:
     uris = ["s3://bucket/v/gone.mp4", "s3://bucket/elsewhere/x.mp4", "gs://bucket/v/y.mp4", "file:///v/z.mp4"]
     known = {uri: indexed(uri, FileState(1, 1)) for uri in uris}
     known["s3://bucket/v/odd.dat"] = indexed("s3://bucket/v/odd.dat", state)
-    todo = plan(find(["s3://bucket/v"], filesystem=store), known, rehash=False, filesystem=store)
+    found = find(["s3://bucket/v"], filesystem=store)
+    todo = plan(found, known, rehash=False, filesystem=store)
     assert [file.uri for file in todo.gone] == ["s3://bucket/v/gone.mp4"]
-    assert (todo.unchanged, names(todo.work)) == (1, ["here.mp4"])
-    assert [uri for uri in known if todo.is_gone(uri)] == ["s3://bucket/v/gone.mp4", "s3://bucket/v/odd.dat"]
+    assert (len(todo.unchanged), names(todo.jobs)) == (1, ["here.mp4"])
+    assert [uri for uri in known if found.is_gone(uri)] == ["s3://bucket/v/gone.mp4", "s3://bucket/v/odd.dat"]
 
 
 @pytest.mark.parametrize("how", ["emptied", "removed", "refused"])
@@ -101,8 +106,8 @@ def test_a_named_store_that_holds_no_video_any_more(
     (problem,) = found.problems
     assert (problem.uri, problem.kind) == ("s3://bucket/drive", "PathVanished")
     todo = plan(found, known, rehash=False, filesystem=store)
-    assert ([file.uri for file in todo.gone], names(todo.work)) == ([gone], ["here.mp4"])
-    assert not todo.is_gone(lost)
+    assert ([file.uri for file in todo.gone], names(todo.jobs)) == ([gone], ["here.mp4"])
+    assert not found.is_gone(lost)
 
 
 def test_a_local_folder_that_vanished_does_not_end_a_run_over_a_store(tmp_path: Path, store: Any) -> None:
@@ -112,22 +117,18 @@ def test_a_local_folder_that_vanished_does_not_end_a_run_over_a_store(tmp_path: 
     found = find(["s3://bucket/v", tmp_path / "drive"], filesystem=store, indexed=lambda: [lost])
     assert [problem.uri for problem in found.problems] == [uri_of(tmp_path / "drive")]
     todo = plan(found, {lost: indexed(lost, FileState(1, 1))}, rehash=False, filesystem=store)
-    assert (todo.gone, names(todo.work)) == ([], ["here.mp4"])
+    assert (todo.gone, names(todo.jobs)) == ([], ["here.mp4"])
 
 
 def test_local_files_that_are_gone(tmp_path: Path, store: Any) -> None:
     touch(tmp_path / "bucket/v/here.mp4")
     touch(tmp_path / "here/a.mp4")
     gone = uri_of(tmp_path / "here" / "gone.mp4")
-    todo = plan(
-        find(["s3://bucket/v", tmp_path / "here"], filesystem=store),
-        {gone: indexed(gone, FileState(1, 1))},
-        rehash=False,
-        filesystem=store,
-    )
+    found = find(["s3://bucket/v", tmp_path / "here"], filesystem=store)
+    todo = plan(found, {gone: indexed(gone, FileState(1, 1))}, rehash=False, filesystem=store)
     assert [file.uri for file in todo.gone] == [gone]
-    assert todo.is_gone(gone)
-    assert not todo.is_gone(uri_of(tmp_path / "here" / "a.mp4"))
+    assert found.is_gone(gone)
+    assert not found.is_gone(uri_of(tmp_path / "here" / "a.mp4"))
 
 
 @pytest.mark.parametrize(
@@ -143,9 +144,3 @@ def test_local_files_that_are_gone(tmp_path: Path, store: Any) -> None:
 def test_refusals(paths: list[str], message: str, store: Any) -> None:
     with pytest.raises(ValueError, match=message):
         find(paths, filesystem=store)
-
-
-def test_waves() -> None:
-    work: list[Any] = list(range(7))
-    assert [list(wave) for wave in waves(work, 3)] == [[0, 1, 2], [3, 4, 5], [6]]
-    assert list(waves([], 3)) == []

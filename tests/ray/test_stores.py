@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from pyarrow import fs
 
 from tests.ray import s3
+from vidembed.index.ingest import UNKNOWN_TIME
 from vidembed.ray.stores import (
-    UNKNOWN_TIME,
     Address,
     clean,
     is_address,

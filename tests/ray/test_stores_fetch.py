@@ -16,9 +16,18 @@ import pytest
 from pyarrow import fs
 
 from tests.ray import s3
-from vidembed.errors import EmptyFile, InvalidVideoInput, NotAFile, VideoError, VideoNotFound, VideoTooLarge
-from vidembed.index.files import uri_of
-from vidembed.ray.stores import UNKNOWN_TIME, ChangedWhileRead, Fetcher
+from vidembed.errors import (
+    ChangedWhileRead,
+    EmptyFile,
+    InvalidVideoInput,
+    NotAFile,
+    VideoError,
+    VideoNotFound,
+    VideoTooLarge,
+)
+from vidembed.index.ingest import UNKNOWN_TIME
+from vidembed.index.table import uri_of
+from vidembed.ray.stores import Fetcher
 from vidembed.video.clip import FileState
 
 

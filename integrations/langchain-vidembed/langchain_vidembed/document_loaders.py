@@ -10,7 +10,8 @@ from pathlib import Path
 from langchain_core.document_loaders import BaseLoader
 from langchain_core.documents import Document
 from vidembed.adapters import OnError, read_video_file
-from vidembed.index.files import canonical, find_videos
+from vidembed.index.ingest import find_videos
+from vidembed.index.table import canonical
 from vidembed.uri import VIDEO_SUFFIXES
 from vidembed.video import VideoError, item_name
 from vidembed.video.segments import Windows

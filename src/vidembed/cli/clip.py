@@ -58,7 +58,7 @@ def command(
 ) -> None:
     """Cut a stretch of a video, or a hit of a search, to a file. Nothing is encoded again: it starts at a key frame."""
     from vidembed.index import SearchOptions
-    from vidembed.index.bank import check_query
+    from vidembed.index.rows import check_query
 
     SearchOptions(merge=merge, around=around)
     if folder is None:
@@ -131,7 +131,7 @@ def _of_file(what: str, start: float | None, end: float | None, around: float) -
 
 
 def _of_hit(hit: Hit) -> Stretch:
-    from vidembed.index.files import is_local, path_of
+    from vidembed.index.table import is_local, path_of
 
     if not is_local(hit.uri):
         raise ValueError(f"in: the hit {hit.uri!r} is no file of this machine; copy it here, and cut the copy")
@@ -142,7 +142,7 @@ def _of_hit(hit: Hit) -> Stretch:
 
 def _cut_all(hits: Sequence[Hit], out: Path, *, force: bool) -> list[dict[str, object]]:
     """Cut hits into a folder; a message says why one cannot be cut."""
-    from vidembed.index.files import file_name_of
+    from vidembed.index.table import file_name_of
     from vidembed.video import VideoError
     from vidembed.video.trim import MUXERS
 

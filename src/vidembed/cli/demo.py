@@ -47,9 +47,9 @@ def command(
 ) -> None:
     """Draw clips that the bundled model has never seen, index them, search them in words, and say how well it went."""
     from vidembed.index import VideoIndex, index_videos
-    from vidembed.index.files import uri_of
     from vidembed.index.ingest import open_if_there
-    from vidembed.index.meta import load_reranker
+    from vidembed.index.search import load_reranker
+    from vidembed.index.table import uri_of
     from vidembed.shapes import sample_clips, write_clips
     from vidembed.shapes.language import SUMMARY_ATTRIBUTES
 
@@ -107,7 +107,7 @@ def _ask(index: VideoIndex, encoder: VideoEncoder, queries: Sequence[tuple[str, 
 
 def _look_again(asked: Sequence[Asked], reranker: VideoReranker) -> list[Asked]:
     """Ask the head about all hits at once, so that each clip is run once for all queries that found it."""
-    from vidembed.index.files import path_of
+    from vidembed.index.table import path_of
     from vidembed.video import VideoSegment
 
     found = [(one.query, hit) for one in asked for hit in one.hits]

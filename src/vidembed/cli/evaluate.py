@@ -151,7 +151,7 @@ def evaluate_command(
         measured_on, fitted_on = asked.read(out, stack)
         from vidembed.evaluation.embedder import ModelName, load_encoder
         from vidembed.evaluation.run import evaluate
-        from vidembed.index.meta import load_reranker
+        from vidembed.index.search import load_reranker
 
         encoder = load_encoder(ModelName(model, layer), device=device, dtype=dtype)
         head = None

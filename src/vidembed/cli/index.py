@@ -14,7 +14,7 @@ from vidembed.cli.search import read_queries
 
 if TYPE_CHECKING:
     from vidembed.index import Report, VideoIndex
-    from vidembed.index.meta import ModelOptions
+    from vidembed.index.table import ModelOptions
     from vidembed.video.segments import Cut
 
 DEFAULT_MODEL = "vidembed/shapes"
@@ -86,8 +86,7 @@ def index_command(
     """Index videos, so that they can be searched. Run again, it does only what is new or changed."""
     given = locals()  # all options by their names
     from vidembed.index import Derived, index_videos
-    from vidembed.index.files import find_videos
-    from vidembed.index.ingest import open_if_there
+    from vidembed.index.ingest import find_videos, open_if_there
     from vidembed.video import VIDEO_SUFFIXES
 
     bank = None if query_bank is None else read_queries(query_bank)
@@ -137,7 +136,7 @@ def model_options(
     device: str | None,
 ) -> ModelOptions:
     """Return how to load the model: as the index was made, where nothing else is given."""
-    from vidembed.index.meta import ModelOptions, stored_name
+    from vidembed.index.table import ModelOptions, stored_name
     from vidembed.video import Sampling
 
     name = stored_name(model) if model is not None else index.meta.model if index else DEFAULT_MODEL
@@ -168,7 +167,7 @@ def cut_of(segment: float | None, overlap: float | None, *, scenes: bool) -> Cut
 
 def show(report: Report) -> None:
     """Write a report for people: a table of what was skipped to stdout, and a summary."""
-    from vidembed.index.files import name_of
+    from vidembed.index.table import name_of
 
     if report.skipped:
         rows = [[name_of(problem.uri), problem.kind, problem.message] for problem in report.skipped]

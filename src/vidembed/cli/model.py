@@ -271,7 +271,7 @@ def calibrate_command(
         report = reranker.calibrate(asked, [bool(row.label) for row in rows], show_progress_bar=True)
     else:
         from vidembed.evaluation.two_stage import first_stage_candidates
-        from vidembed.index.meta import load_model
+        from vidembed.index.table import load_model
 
         first = load_model(encoder, layer=layer, device=device)
         found = first_stage_candidates(first, rows, k=candidates)

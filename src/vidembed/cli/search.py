@@ -67,7 +67,7 @@ def command(
 ) -> None:
     """Search an index in words; with --rerank, look at the best hits once more."""
     from vidembed.index import Condition, Filter, SearchOptions, VideoIndex, search, search_many
-    from vidembed.index.meta import load_reranker
+    from vidembed.index.search import load_reranker
 
     quantized = one_name(quantized, compact)
     words = words_of(query, queries, k)  # what is cheap to find wrong comes before the model is loaded
@@ -124,7 +124,7 @@ def one_name(quantized: str | None, compact: str | None) -> str | None:
 
 def words_of(query: str | None, queries: Path | None, k: int) -> list[str]:
     """Return the query or the lines of the file of queries; raises ValueError at one that cannot be searched."""
-    from vidembed.index.bank import check_query
+    from vidembed.index.rows import check_query
 
     if query is not None and queries is None:
         check_query(query, k)
@@ -170,7 +170,7 @@ def look_again(
 ) -> list[Hit]:
     """Return hits with the first `count` ordered by a reranker, and name those that it could not look at."""
     from vidembed.index import rerank
-    from vidembed.index.files import name_of
+    from vidembed.index.table import name_of
 
     looked_at = rerank(hits[:count], head, query, context=context, fingerprint=encoder.fingerprint)
     if lost := [name_of(hit.uri) for hit in looked_at if hit.probability is None]:
@@ -196,8 +196,8 @@ def explain(hits: Hits, *, compact: str | None = None) -> None:
 
 def show(hits: Sequence[Hit]) -> None:
     """Write hits to stdout as a table. Columns that no hit has a value for are left out."""
-    from vidembed.index.files import name_of
     from vidembed.index.gallery import context_range, time_range
+    from vidembed.index.table import name_of
 
     columns = {
         "match": ["" if hit.probability is None else f"{hit.probability:.1%}" for hit in hits],

@@ -75,7 +75,8 @@ def command(
     given = locals()  # all options by their names
     require("serve", "fastapi", "uvicorn", "python_multipart", "prometheus_client", purpose="serving")
     from vidembed.index import VideoIndex
-    from vidembed.index.meta import ModelOptions, load_reranker
+    from vidembed.index.search import load_reranker
+    from vidembed.index.table import ModelOptions
     from vidembed.serve import Engine, Limits
     from vidembed.serve.security import check_api_key, check_origins
 

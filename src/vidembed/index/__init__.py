@@ -17,7 +17,6 @@ from vidembed.errors import (
 from vidembed.index.commit import Problem, Report
 from vidembed.index.gallery import contact_sheet
 from vidembed.index.ingest import index_videos
-from vidembed.index.meta import IndexMeta
 from vidembed.index.rows import Condition, Filter
 from vidembed.index.search import (
     Derived,
@@ -30,32 +29,10 @@ from vidembed.index.search import (
     search,
     search_many,
 )
-from vidembed.index.table import VideoIndex
+from vidembed.index.table import IndexMeta, VideoIndex
 from vidembed.video.segments import Windows
 
-__all__ = [
-    "Condition",
-    "Derived",
-    "Filter",
-    "Hit",
-    "Hits",
-    "IndexBusyError",
-    "IndexDamagedError",
-    "IndexMeta",
-    "IndexMismatchError",
-    "IndexWriteError",
-    "IndexingStoppedError",
-    "MissingExtraError",
-    "Problem",
-    "Report",
-    "SearchOptions",
-    "VideoIndex",
-    "Windows",
-    "contact_sheet",
-    "index_videos",
-    "merge_moments",
-    "merge_videos",
-    "rerank",
-    "search",
-    "search_many",
-]
+__all__ = ["Condition", "Derived", "Filter", "Hit", "Hits", "IndexBusyError", "IndexDamagedError", "IndexMeta"]
+__all__ += ["IndexMismatchError", "IndexWriteError", "IndexingStoppedError", "MissingExtraError", "Problem", "Report"]
+__all__ += ["SearchOptions", "VideoIndex", "Windows", "contact_sheet", "index_videos", "merge_moments", "merge_videos"]
+__all__ += ["rerank", "search", "search_many"]

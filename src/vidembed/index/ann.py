@@ -6,20 +6,25 @@ again by the full vectors.
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from vidembed.errors import IndexMismatchError
 from vidembed.index.rows import SPARE, Row, rank, unit
-from vidembed.index.table import RANKED, ROW_ID, VideoIndex, read_record, write_record
+from vidembed.index.table import FORMAT_VERSION, RANKED, ROW_ID, VideoIndex
+from vidembed.text import write_atomically
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from lancedb.index import IndexConfig
     from numpy.typing import NDArray
 
 SAMPLE = 200  # rows; a recall@10 of 0.95 is then known to about +-0.01 (2000 hits, two standard errors)
@@ -64,20 +69,25 @@ class Sample:
     queries: NDArray[np.float64]  # (S, D), of length one
     truth: list[NDArray[np.float64]]  # the scores of the best `MAX_K` rows of each, falling
 
-    def recall(self, find: Callable[[NDArray[np.float64], int], Iterable[Row]]) -> dict[str, float]:
-        """Return the mean recall at each of `MEASURED_K`, by k as text, of what `find` returns for a query and k.
+    def least_effort(
+        self, index: VideoIndex, efforts: Iterable[tuple[int, int]]
+    ) -> tuple[tuple[int, int], dict[str, float]]:
+        """Return the first effort with which `find` reaches the target, else the last, and its mean recall by k.
 
         A row counts if its score is that of the exact search's k-th or better, so it does not matter which of equals is
         found.
         """
-        result = {}
-        for k in MEASURED_K:
-            shares = [
-                sum(row.score >= truth[:k][-1] - _TIE for row in find(query, k)) / len(truth[:k])
-                for query, truth in zip(self.queries, self.truth, strict=True)
-            ]
-            result[str(k)] = round(float(np.mean(shares)), 6)
-        return result
+        for effort in efforts:
+            recall = {}
+            for k in MEASURED_K:
+                shares = [
+                    sum(row.score >= truth[:k][-1] - _TIE for row in find(index, query, k, effort)) / len(truth[:k])
+                    for query, truth in zip(self.queries, self.truth, strict=True)
+                ]
+                recall[str(k)] = round(float(np.mean(shares)), 6)
+            if min(recall.values()) >= TARGET_RECALL:
+                break
+        return effort, recall
 
 
 def draw(index: VideoIndex) -> Sample:
@@ -99,12 +109,6 @@ def draw(index: VideoIndex) -> Sample:
     queries = unit(vectors[0] + MOVED * (vectors[1] - vectors[2]) + AWAY * away)
     ranked = rank(index.scan(RANKED), queries, k=MAX_K)
     return Sample(queries, [np.array([row.score for row in rows]) for rows in ranked])
-
-
-def recall_at(measured: dict[str, float], k: int) -> tuple[int, float]:
-    """Return the k that recall was measured at which stands for `k`, the next one up, and the recall there."""
-    at = next(each for each in MEASURED_K if k <= each)
-    return at, measured[str(at)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,13 +136,16 @@ class Ann:
         """Whether it found what it should."""
         return min(self.recall.values()) >= self.target
 
-    def find(self, index: VideoIndex, query: NDArray[np.float64], k: int, *, full: bool = False) -> list[Row]:
-        """Return the rows that it finds for a unit vector, shape (D,), by exact cosine; `full`: in every partition."""
-        effort = (len(index), self.full_refine or FULL_REFINES[-1]) if full else (self.nprobes, self.refine)
-        return _find(index, query, k, effort)
+    def fits(self, rows: int) -> bool:
+        """Whether so few rows came or went since it was measured that the recall still holds."""
+        return abs(rows - self.rows) <= _DRIFT * self.rows
 
 
-def _find(index: VideoIndex, query: NDArray[np.float64], k: int, effort: tuple[int, int]) -> list[Row]:
+def find(index: VideoIndex, query: NDArray[np.float64], k: int, effort: tuple[int, int]) -> list[Row]:
+    """Return the rows that the ANN index finds for a unit vector, shape (D,), by exact cosine.
+
+    `effort` is the number of partitions looked into, and of candidates per hit compared by their full vectors.
+    """
     return rank(index.nearest(query, limit=k + SPARE, effort=effort).to_batches(), query[None], k=k)[0]
 
 
@@ -165,6 +172,12 @@ def settings(index: VideoIndex) -> Settings:
     return Settings()
 
 
+def check_threshold(exact_up_to: int | None) -> None:
+    """Refuse a negative number of rows, with ValueError."""
+    if exact_up_to is not None and exact_up_to < 0:
+        raise ValueError(f"exact_up_to: got {exact_up_to}; a number of rows is needed, 0 or more")
+
+
 def check_quantization(name: str, dimension: int | None = None) -> None:
     """Refuse what is no name of a quantization, or does not fit vectors of that dimension, with ValueError."""
     if re.fullmatch(r"(int8|binary|float32)-[1-9]\d*", name):
@@ -182,7 +195,10 @@ def check_quantization(name: str, dimension: int | None = None) -> None:
 
 def stored(index: VideoIndex) -> Ann | None:
     """Return the measured ANN index of the version at hand, whether or not it is good, or None where there is none."""
-    ann, now = _read(index), index.ann
+    return _measured(ann, index.ann) if (ann := _read(index)) is not None else None
+
+
+def _measured(ann: Ann | None, now: IndexConfig | None) -> Ann | None:
     # LanceDB gives the index a new id when it is built or its rows are moved: then it is not what was measured.
     return ann if ann is not None and now is not None and str(now.index_uuid) == ann.index_uuid else None
 
@@ -194,10 +210,10 @@ def usable(index: VideoIndex, k: int) -> Ann | None:
     vectors of the same model and about as many rows, its recall is good, and `k` is no more than what recall was
     measured at.
     """
-    ann = stored(index)
-    if ann is None or k > MAX_K or not ann.good or not settings(index).exact_up_to < len(index):
+    if k > MAX_K or (ann := stored(index)) is None or not ann.good:
         return None
-    return ann if _is_recent(index, ann) else None
+    rows = len(index)
+    return ann if settings(index).exact_up_to < rows and ann.fits(rows) else None
 
 
 def quantized(index: VideoIndex, name: str) -> Ann:
@@ -209,38 +225,27 @@ def quantized(index: VideoIndex, name: str) -> Ann:
     """
     check_quantization(name, index.meta.dimension)
     remedy = f"run `vidembed index` again with --quantize {name}, or search without it"
-    now, ann = index.ann, stored(index)
+    now = index.ann
     if now is None or now.index_type != KINDS[name]:
         raise ValueError(f"compact: the index has no {name} quantization; {remedy}")
-    if ann is None or ann.full_recall is None or not _is_recent(index, ann):
+    ann = _measured(_read(index), now)
+    if ann is None or ann.full_recall is None or not ann.fits(len(index)):
         raise IndexMismatchError(f"compact: recall of {name} was measured in another state of the index; {remedy}")
     return ann
-
-
-def _is_recent(index: VideoIndex, ann: Ann) -> bool:
-    return abs(len(index) - ann.rows) <= _DRIFT * ann.rows
 
 
 def refresh(index: VideoIndex, *, exact_up_to: int | None = None, quantize: str | None = None) -> bool:
     """Build the ANN index, bring it up to date, measure it, or remove it, as settings and number of rows ask for.
 
-    One that cannot be built is logged, and searches stay exact. Nobody else may be writing to the index.
-
-    Args:
-        index: The index.
-        exact_up_to: Rows up to which there shall be none, now and in later runs that do not say. Default: what an
-            earlier run gave, or `EXACT_UP_TO`.
-        quantize: `int8` or `binary`: there shall be one of that quantization, however few rows there are, now and in
-            later runs that do not say. Default: what an earlier run gave, or none.
-
-    Returns:
-        Whether anything was written.
+    There is none up to `exact_up_to` rows, but with `quantize` (`int8` or `binary`) there is one of that quantization
+    however few rows there are. Both are remembered by later runs, which need not give them (None). One that cannot be
+    built is logged, and searches stay exact. Nobody else may be writing to the index. Returns whether anything was
+    written.
 
     Raises:
         ValueError: `exact_up_to` is negative, or `quantize` is no quantization.
     """
-    if exact_up_to is not None and exact_up_to < 0:
-        raise ValueError(f"exact_up_to: got {exact_up_to}; a number of rows is needed, 0 or more")
+    check_threshold(exact_up_to)
     if quantize is not None:
         check_quantization(quantize, index.meta.dimension)
     index.latest()
@@ -277,23 +282,22 @@ def facts(index: VideoIndex) -> dict[str, object] | None:
     now = index.ann
     if now is None:
         return None
-    ann = stored(index)
-    if ann is None:
+    if (ann := _measured(_read(index), now)) is None:
         return {"kind": str(now.index_type), "used": False, "why_not": "it was not measured; index again"}
-    used = usable(index, 1) is not None
+    why_not = None
     if not ann.good:
-        why = "its recall is below the target"
+        why_not = "its recall is below the target"
     elif len(index) <= settings(index).exact_up_to:
-        why = "there are few enough rows for an exact search"
-    else:
-        why = "too many rows came or went since; index again"
+        why_not = "there are few enough rows for an exact search"
+    elif not ann.fits(len(index)):
+        why_not = "too many rows came or went since; index again"
     hidden = {"index_uuid", "stamp", "model_fingerprint"}
     return {
         **{key: value for key, value in asdict(ann).items() if key not in hidden and value is not None},
         "rows_not_in_it": now.num_unindexed_rows,
         "bytes": now.size_bytes,
-        "used": used,
-        **({} if used else {"why_not": why}),
+        "used": why_not is None,
+        **({} if why_not is None else {"why_not": why_not}),
     }
 
 
@@ -315,14 +319,13 @@ def _build_and_measure(index: VideoIndex, known: Ann | None, name: str, *, full:
 
         index.build_ann((IvfRq if name == "binary" else IvfSq)(distance_type="cosine"))
         trained_rows, build_s = rows, round(time.perf_counter() - began, 3)
-    now = index.ann
-    if now is None:
+    if (now := index.ann) is None:
         raise RuntimeError("LanceDB made none")
     sample = draw(index)
-    nprobes, refine, recall = _least_effort(index, sample, EFFORTS)
+    (nprobes, refine), recall = sample.least_effort(index, EFFORTS)
     full_refine, full_recall = None, None
     if full:
-        _, full_refine, full_recall = _least_effort(index, sample, [(rows, times) for times in FULL_REFINES])
+        (_, full_refine), full_recall = sample.least_effort(index, [(rows, times) for times in FULL_REFINES])
     record = Ann(
         kind=str(now.index_type),
         index_uuid=str(now.index_uuid),
@@ -345,17 +348,6 @@ def _build_and_measure(index: VideoIndex, known: Ann | None, name: str, *, full:
     write_record(index.derived(_RECORD), asdict(record))
 
 
-def _least_effort(
-    index: VideoIndex, sample: Sample, efforts: Iterable[tuple[int, int]]
-) -> tuple[int, int, dict[str, float]]:
-    """Return the first effort that reaches the target, or the last where none does, and its recall."""
-    for effort in efforts:
-        recall = sample.recall(lambda query, k, effort=effort: _find(index, query, k, effort))  # type: ignore[misc]
-        if min(recall.values()) >= TARGET_RECALL:
-            break
-    return *effort, recall
-
-
 def _read(index: VideoIndex) -> Ann | None:
     """Return what was written of an ANN index, or None where that is nothing, damaged, or of another model."""
     record = read_record(index.derived(_RECORD)) or {}
@@ -367,3 +359,22 @@ def _read(index: VideoIndex) -> Ann | None:
     if any(not isinstance(recall, dict) or set(recall) != {str(k) for k in MEASURED_K} for recall in recalls):
         return None
     return ann if ann.model_fingerprint == index.meta.model_fingerprint else None
+
+
+def write_record(file: Path, record: Mapping[str, object]) -> None:
+    """Write a JSON object beside the table."""
+    content = {"format_version": FORMAT_VERSION, **record}
+    file.parent.mkdir(exist_ok=True)
+    write_atomically(file, json.dumps(content, indent=1, allow_nan=False) + "\n")
+
+
+def read_record(file: Path) -> dict[str, Any] | None:
+    """Read what `write_record` wrote, or return None where there is no such file or it is not that.
+
+    What is made from the rows is never needed to answer: without it, searches are exact.
+    """
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return record if isinstance(record, dict) and record.get("format_version") == FORMAT_VERSION else None

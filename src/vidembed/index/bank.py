@@ -18,7 +18,7 @@ from safetensors.numpy import save_file
 from tqdm.auto import tqdm
 
 from vidembed.errors import IndexMismatchError
-from vidembed.index.rows import Ranking, Row, matrix, unit
+from vidembed.index.rows import Ranking, Row, check_query, encode_queries, matrix, unit
 from vidembed.index.table import FORMAT_VERSION, RANKED, ROW_ID, VideoIndex
 from vidembed.scoring.query_bank import DEFAULT_BETA, DEFAULT_BLOCK_BYTES, QueryBank
 from vidembed.text import replacing
@@ -26,56 +26,11 @@ from vidembed.text import replacing
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from vidembed.index.meta import QueryEncoder
+    from vidembed.index.table import QueryEncoder
 
-
-MAX_QUERY_CHARS = 10_000
 MAX_QUERIES = 20_000  # at 3584 dimensions 287 MB of vectors
-_FILE = "query-bank.safetensors"
+FILE = "query-bank.safetensors"
 _KIND = "index_query_bank"
-
-
-def check_query(query: str, k: int = 1, *, name: str = "query") -> None:
-    """Refuse what no search can answer. Messages call the query `name`.
-
-    Raises:
-        ValueError: The query is empty or longer than `MAX_QUERY_CHARS`, or `k` is not positive.
-    """
-    if not query.strip():
-        raise ValueError(f"{name}: got {query!r}; some words are needed")
-    if len(query) > MAX_QUERY_CHARS:
-        raise ValueError(f"{name}: got {len(query)} characters; at most {MAX_QUERY_CHARS} are taken")
-    if k < 1:
-        raise ValueError(f"k: got {k}; at least 1 is needed")
-
-
-def encode_queries(encoder: QueryEncoder, queries: Sequence[str], *, dimension: int | None) -> NDArray[np.float64]:
-    """Return the unit vectors of queries, shape (Q, D), encoded in one call.
-
-    Raises:
-        RuntimeError: A vector is of another length than `dimension`, not finite, or zero.
-    """
-    # Dicts, since a bare string could be taken for the path of a video.
-    vectors = np.asarray(encoder.encode_query([{"text": query} for query in queries]), dtype=np.float64)
-    if vectors.ndim != 2 or len(vectors) != len(queries):
-        raise RuntimeError(f"queries: the model gave an array of shape {vectors.shape} for {len(queries)} queries")
-    return unit_queries(vectors, vectors.shape[1] if dimension is None else dimension)
-
-
-def unit_queries(vectors: NDArray[np.float64], dimension: int) -> NDArray[np.float64]:
-    """Return vectors at length one, shape (Q, D).
-
-    Raises:
-        RuntimeError: One is of another length than `dimension`, not finite, or zero. The message says which.
-    """
-    norms = np.linalg.norm(vectors, axis=1)  # (Q,)
-    for number, norm in enumerate(norms):
-        if vectors.shape[1] != dimension or not np.isfinite(norm) or norm == 0:
-            which = "query vector" if len(vectors) == 1 else f"query vector {number + 1} of {len(vectors)}"
-            raise RuntimeError(
-                f"{which}: shape ({vectors.shape[1]},), norm {norm}; ({dimension},), finite, not zero, is needed"
-            )
-    return np.asarray(vectors / norms[:, None])
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,20 +91,14 @@ def refresh(
     beta: float | None = None,
     progress: bool = True,
 ) -> bool:
-    """Make the bank of an index, or bring the one that it has up to date with its rows.
+    """Make the bank of an index, or bring the one that it has up to date; return whether anything was written.
 
-    Args:
-        index: The index; nobody else may be writing to it.
-        encoder: The model of the index.
-        queries: Bank queries, for a new bank. Default: those that the index has, if any; they are not encoded again.
-        beta: Inverse temperature. Default: that of the bank at hand, or `DEFAULT_BETA` for a new one.
-        progress: Show a bar over rows, on stderr.
-
-    Returns:
-        Whether anything was written.
+    Without `queries`, those that the index has stay, if any, and are not encoded again; without `beta`, so does the
+    inverse temperature (`DEFAULT_BETA` in a new bank). Nobody else may be writing to the index.
 
     Raises:
         ValueError: There are no queries or too many, or one is empty.
+        IndexMismatchError: The bank at hand was made by another model.
         RuntimeError: The model gave no usable vector for a query.
     """
     index.latest()
@@ -178,8 +127,8 @@ def refresh(
         "stamp": bank.stamp,
         "beta": float(bank.beta).hex(),
     }
-    index.derived(_FILE).parent.mkdir(exist_ok=True)
-    with replacing(index.derived(_FILE)) as draft:
+    index.derived(FILE).parent.mkdir(exist_ok=True)
+    with replacing(index.derived(FILE)) as draft:
         save_file(
             {
                 "vectors": bank.vectors,
@@ -211,7 +160,7 @@ def open_bank(index: VideoIndex) -> StoredBank:
 
 def facts(index: VideoIndex) -> dict[str, object] | None:
     """Return what `vidembed info` says of the bank of an index, or None where there is none."""
-    if not index.derived(_FILE).exists():
+    if not index.derived(FILE).exists():
         return None
     stored = _read(index)
     if stored is None:
@@ -222,11 +171,7 @@ def facts(index: VideoIndex) -> dict[str, object] | None:
 
 
 def check_queries(queries: Sequence[str]) -> None:
-    """Refuse what cannot be a bank.
-
-    Raises:
-        ValueError: There are no queries or too many, or one is empty or too long. The message says which.
-    """
+    """Refuse what cannot be a bank, with ValueError: no queries or too many, or one that is empty or too long."""
     if not 0 < len(queries) <= MAX_QUERIES:
         raise ValueError(f"query bank: got {len(queries)} queries; 1 to {MAX_QUERIES} are needed")
     for number, query in enumerate(queries):
@@ -272,7 +217,7 @@ def _summed_up(index: VideoIndex, vectors: NDArray[np.float32], beta: float, *, 
 def _read(index: VideoIndex) -> StoredBank | None:
     """Read the bank, or return None where there is none or it is damaged."""
     try:
-        with safe_open(index.derived(_FILE), framework="numpy") as content:
+        with safe_open(index.derived(FILE), framework="numpy") as content:
             metadata = content.metadata() or {}
             tensors = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118 - not a dict
         if metadata["kind"] != _KIND or metadata["format_version"] != str(FORMAT_VERSION):

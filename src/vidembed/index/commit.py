@@ -1,4 +1,4 @@
-"""What became of each file of a run: its job is settled, and its rows are stored, in one commit for several files."""
+"""What becomes of each file of a run: its rows are stored, in one commit for several files, or its problem is noted."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import KW_ONLY, asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
@@ -18,9 +18,8 @@ from typing import TYPE_CHECKING, Final, Literal, NoReturn, Self
 
 from filelock import FileLock, Timeout
 
-from vidembed.errors import IndexBusyError, IndexWriteError
-from vidembed.index.files import IndexedFile
-from vidembed.index.table import FileRows, Segment, VideoIndex, own_rows
+from vidembed.errors import IndexBusyError, IndexingStoppedError, IndexWriteError
+from vidembed.index.table import FileRows, IndexedFile, IndexMeta, Segment, VideoIndex, name_of, own_rows
 from vidembed.text import write_atomically
 from vidembed.video.clip import FileState
 
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from tqdm.auto import tqdm
 
-    from vidembed.index.meta import IndexMeta
     from vidembed.video.pool import Reading
 
 LOCK_FILE = "vidembed.lock"
@@ -54,8 +52,8 @@ class Problem:
 
     Attributes:
         uri: Its `file://` URI.
-        kind: The sort of error: the name of a class of `vidembed.video.VideoError` or of another exception, or
-            `ChangedWhileRead`, `InvalidDuration`, `InternalError` or `PathVanished`.
+        kind: The sort of error: the name of an exception, such as a kind of `vidembed.video.VideoError`, or
+            `InvalidDuration`, `InternalError` or `PathVanished`.
         message: What is wrong, and in which segment.
     """
 
@@ -131,16 +129,12 @@ class Job:
     moved_from: IndexedFile | None = None  # the file of the index that has this content and is gone from disk
     problem: Problem | None = None  # why the file cannot be indexed
     undecodable: bool = False  # the problem is the content's, so that the file belongs in quarantine
+    is_watched: bool = False  # what reads the file makes sure that it is not written to meanwhile
 
     @property
     def done(self) -> bool:
         """Whether nothing more is awaited from the model."""
         return self.problem is not None or len(self.vectors) == len(self.windows)
-
-    @property
-    def content_is_new(self) -> bool:
-        """Whether the file is known to hold other content than what the index has under its name."""
-        return self.previous is not None and self.content not in {"", self.previous.content_fingerprint}
 
     def fail(self, kind: str, message: str) -> None:
         """Note the first problem."""
@@ -150,9 +144,12 @@ class Job:
     def is_as_it_was(self) -> bool:
         """Whether the file has not been written to since the job began."""
         try:
-            return FileState.of(self.path) == self.state
+            return self.is_watched or FileState.of(self.path) == self.state
         except OSError:
             return False
+
+
+# -- interruptions -----------------------------------------------------------------------------------------------------
 
 
 @contextmanager
@@ -174,7 +171,7 @@ def uninterrupted() -> Iterator[None]:
 class GracefulStop:
     """While it is entered, the first Ctrl-C only asks to stop, and the second interrupts at once.
 
-    A handler that somebody else has set stays, and nothing is changed in threads other than the main one. `notice` is a
+    Another handler than Python's own stays, and nothing is changed in threads other than the main one. `notice` is a
     line for stderr when the first Ctrl-C comes; empty for none.
     """
 
@@ -217,6 +214,9 @@ class GracefulStop:
             os.write(2, f"\n{self._notice}\n".encode())  # print() may be interrupted in the middle of itself
 
 
+# -- quarantine --------------------------------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
     """A file in quarantine."""
@@ -229,11 +229,6 @@ class Entry:
     message: str
     since: str  # when it was found, ISO 8601 with offset
     decoder: dict[str, object]  # what found it: versions, backend and limits; with others, the file is tried again
-
-    @property
-    def state(self) -> FileState:
-        """Size and time of last write when it failed."""
-        return FileState(self.size, self.mtime_ns)
 
     @property
     def reason(self) -> str:
@@ -262,11 +257,18 @@ class Quarantine:
     def of_file(self, uri: str, state: FileState) -> Entry | None:
         """Return the entry that holds for a file with this name, size and time of last write."""
         entry = None if self._retry else self.entries.get(uri)
-        return entry if entry is not None and entry.state == state and entry.decoder == self.decoder else None
+        if entry is None or entry.decoder != self.decoder:
+            return None
+        return entry if FileState(entry.size, entry.mtime_ns) == state else None
 
     def of_content(self, content_fingerprint: str) -> Entry | None:
         """Return an entry for this content, under any name."""
         return None if self._retry else self._by_content.get(content_fingerprint)
+
+    @property
+    def contents(self) -> set[str]:
+        """The contents for which there is an entry that holds."""
+        return set() if self._retry else set(self._by_content)
 
     def add(self, entry: Entry) -> None:
         """Put a file on the list; `write` writes it down."""
@@ -298,11 +300,7 @@ class Quarantine:
 
 
 def read(folder: Path) -> dict[str, Entry]:
-    """Return the quarantine list of the index in `folder`, by URI; a line that cannot be read is logged and left out.
-
-    Raises:
-        OSError: The file is there and cannot be read.
-    """
+    """Return the quarantine list of an index, by URI; a line that cannot be read is logged and left out."""
     entries: dict[str, Entry] = {}
     try:
         lines = (folder / QUARANTINE_FILE).read_bytes().splitlines()
@@ -319,46 +317,93 @@ def read(folder: Path) -> dict[str, Entry]:
     return entries
 
 
+# -- storing -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
 class Committer:
-    """Stores what is done, and notes in `report` and `quarantine` what became of each file.
+    """Stores what is done, and notes in `report` and `quarantine` what became of each file."""
 
-    `index` is None until there is one: it is made in `folder`, with `meta`, for the first file.
-    """
+    folder: Path
+    index: VideoIndex | None  # None until there is one: it is made for the first file
+    meta: IndexMeta
+    _: KW_ONLY
+    report: Report
+    quarantine: Quarantine
+    on_error: Literal["skip", "raise"]
+    _contents: set[str] = field(default_factory=set)  # of the files in the index when the run began
+    _gone: dict[str, list[IndexedFile]] = field(default_factory=dict)  # by content; without those that were moved
+    _moved: set[str] = field(default_factory=set)  # URIs of files that are gone, whose rows went to another name
 
-    def __init__(
-        self,
-        folder: Path,
-        index: VideoIndex | None,
-        meta: IndexMeta,
-        *,
-        report: Report,
-        quarantine: Quarantine,
-        on_error: Literal["skip", "raise"],
+    def begin(
+        self, files: Mapping[str, IndexedFile], problems: list[Problem], *, unchanged: int, gone: Sequence[IndexedFile]
     ) -> None:
-        self.index = index
-        self._moved: set[str] = set()  # URIs of files that were found under another name; their rows have gone there
-        self._folder = folder
-        self._meta = meta
-        self._report = report
-        self._quarantine = quarantine
-        self._on_error = on_error
+        """Note the files of the index, by URI, how many are unchanged, which are gone, and what could not be listed."""
+        self._contents = {file.content_fingerprint for file in files.values()}
+        self.report.skipped, self.report.unchanged = problems, unchanged
+        self.report.gone = [file.uri for file in gone]
+        for file in gone:
+            self._gone.setdefault(file.content_fingerprint, []).append(file)
 
-    def settle(self, queue: deque[Job], bar: tqdm[NoReturn]) -> Job | None:
-        """Take jobs that are done off the head of `queue`; store the new, the changed and the moved, a commit for each.
+    @property
+    def known_contents(self) -> set[str]:
+        """Contents that need not be decoded: those of the index when the run began, and those in quarantine."""
+        return self._contents | self.quarantine.contents
 
-        Returns:
-            The job that ends the run, if one does.
+    def take_known(self, job: Job) -> bool:
+        """Give a job what index or quarantine list had for its content before the run; False where neither has it.
 
-        Raises:
-            IndexWriteError: The rows could not be written.
+        A new file of the same content as one that is gone takes over its rows.
         """
+        found = None
+        if self.index is not None and job.content in self._contents:
+            found = self.index.segments(content_fingerprint=job.content)
+        if found is not None:
+            job.duration, job.stored = found
+            if job.previous is None and (gone := self._gone.get(job.content)):
+                job.moved_from = gone.pop(0)
+        elif (entry := self.quarantine.of_content(job.content)) is not None:
+            job.fail(entry.kind, entry.reason)
+        return job.problem is not None or job.stored is not None
+
+    def settle(self, queue: deque[Job], bar: tqdm[NoReturn]) -> None:
+        """Take jobs that are done off the head of `queue`, and store them, in one commit for the rows of several files.
+
+        IndexWriteError if they cannot be written, IndexingStoppedError if a file cannot be indexed and the run is to
+        end there.
+        """
+        while queue and queue[0].done:
+            with uninterrupted():
+                problem = self._settle_group(queue, bar)
+            if problem is not None:
+                queue.clear()
+                raise IndexingStoppedError(f"{name_of(problem.uri)}: {problem.kind}: {problem.message}")
+
+    def finish(self, is_gone: Callable[[str], bool]) -> None:
+        """Remove what is gone from disk if the run is to prune, tidy the table and the quarantine list, and count.
+
+        `is_gone` says whether a file, by its URI, was looked for and is no longer there. Raises IndexWriteError.
+        """
+        report, index = self.report, self.index
+        report.gone = [uri for uri in report.gone if uri not in self._moved]
+        if index is None:
+            return
+        with uninterrupted(), writing_to(self.folder):
+            if report.pruned:
+                index.remove(report.gone)
+            index.compact()
+            files = index.files()
+            self.quarantine.tidy(files, is_gone)
+            index.flush()
+        report.files, report.segments = len(files), len(index)
+
+    def _settle_group(self, queue: deque[Job], bar: tqdm[NoReturn]) -> Problem | None:
+        """Settle jobs of the rows of one commit; return the problem that ends the run, if one does."""
         new: list[FileRows] = []
         known: list[FileRows] = []
-        moved: list[FileRows] = []
-        origins: list[str] = []
+        moved: dict[str, FileRows] = {}  # by the name that the index has
         contents: set[str] = set()
-        rows = 0
-        failed = None
+        rows, failed = 0, None
         while failed is None and queue and queue[0].done and rows < _GROUP_ROWS:
             if queue[0].twin is not None and queue[0].content in contents:
                 break  # its vectors are in this group, and must be in the index first
@@ -366,62 +411,40 @@ class Committer:
             file = self._file_rows(job)
             if job.problem is not None:
                 self._skip(job, job.problem)
-                failed = job if self._on_error == "raise" else None
+                failed = job.problem if self.on_error == "raise" else None
             elif self._count(job) and file is not None:
                 if job.moved_from is not None:
-                    moved.append(file)
-                    origins.append(job.moved_from.uri)
+                    moved[job.moved_from.uri] = file
                 else:
                     (new if job.previous is None else known).append(file)
                 contents.add(job.content)
                 rows += len(file.segments)
             job.vectors, job.stored, job.reading = {}, None, None  # a twin may keep the job for the length of the run
             bar.update()
-        with writing_to(self._folder):
+        with writing_to(self.folder):
             if self.index is None and new:
-                self.index = VideoIndex.create(self._folder, self._meta)
+                self.index = VideoIndex.create(self.folder, self.meta)
             if self.index is not None:
                 self.index.put(new, replace=False)
                 self.index.put(known, replace=True)
                 if moved:
-                    self.index.move(moved, origins)
-                    self._moved.update(origins)
-                self._quarantine.write()
+                    self.index.move(list(moved.values()), list(moved))
+                    self._moved.update(moved)
+                self.quarantine.write()
         return failed
-
-    def finish(self, gone: Sequence[IndexedFile], is_gone: Callable[[str], bool], *, prune: bool) -> None:
-        """Remove the files `gone` from disk if `prune` asks for it, tidy the table and the quarantine list, and count.
-
-        `is_gone` says whether a file, by its URI, was looked for and is no longer on disk.
-
-        Raises:
-            IndexWriteError: The index could not be written.
-        """
-        self._report.gone = [file.uri for file in gone if file.uri not in self._moved]
-        index = self.index
-        if index is None:
-            return
-        with uninterrupted(), writing_to(self._folder):
-            if prune:
-                index.remove(self._report.gone)
-            index.compact()
-            files = index.files()
-            self._quarantine.tidy(files, is_gone)
-            index.flush()
-        self._report.files, self._report.segments = len(files), len(index)
 
     def _count(self, job: Job) -> bool:
         """Note in the report what became of a file, and say whether there is anything to store."""
         if job.previous is not None and job.previous.content_fingerprint == job.content:
-            self._report.unchanged += 1
+            self.report.unchanged += 1
             return job.previous.state != job.state
         if job.moved_from is not None:
-            self._report.moved += 1
+            self.report.moved += 1
         elif job.stored is not None or job.twin is not None:
-            self._report.copied += 1
+            self.report.copied += 1
         else:
-            self._report.indexed += 1
-            self._report.changed += job.previous is not None
+            self.report.indexed += 1
+            self.report.changed += job.previous is not None
         return True
 
     def _file_rows(self, job: Job) -> FileRows | None:
@@ -447,7 +470,7 @@ class Committer:
             if segments is None:
                 segments = [Segment(start, end, job.vectors[place]) for place, (start, end) in enumerate(job.windows)]
             file = FileRows(job.uri, segments, job.duration, job.content, job.state)
-            return replace(file, table=own_rows(file, self._meta))
+            return replace(file, table=own_rows(file, self.meta))
         except Exception as error:  # noqa: BLE001 - whatever it is, it is this file's problem
             job.fail(type(error).__name__, f"its rows cannot be built ({error})")
             return None
@@ -455,34 +478,22 @@ class Committer:
     def _skip(self, job: Job, problem: Problem) -> None:
         """Report a file that failed. Rows of content that it no longer has are removed; rows that may be right stay."""
         if job.undecodable and job.is_as_it_was():
-            self._quarantine.add(
-                Entry(
-                    uri=problem.uri,
-                    content_fingerprint=job.content,
-                    size=job.state.size,
-                    mtime_ns=job.state.mtime_ns,
-                    kind=problem.kind,
-                    message=problem.message,
-                    since=datetime.now(UTC).isoformat(timespec="seconds"),
-                    decoder=self._quarantine.decoder,
-                )
-            )
-            self._report.quarantined += 1
-        if job.content_is_new and self.index is not None:
-            with writing_to(self._folder):
+            since, decoder = datetime.now(UTC).isoformat(timespec="seconds"), self.quarantine.decoder
+            what = job.content, job.state.size, job.state.mtime_ns, problem.kind, problem.message
+            self.quarantine.add(Entry(problem.uri, *what, since=since, decoder=decoder))
+            self.report.quarantined += 1
+        had = job.previous
+        if self.index is not None and had is not None and job.content not in {"", had.content_fingerprint}:
+            with writing_to(self.folder):
                 self.index.remove([job.uri])
             problem = replace(problem, message=f"{problem.message} (its earlier segments were removed)")
-        self._report.skipped.append(problem)
+        self.report.skipped.append(problem)
         logger.info("skipped %s: %s: %s", problem.uri, problem.kind, problem.message)
 
 
 @contextmanager
 def writing_to(folder: Path) -> Iterator[None]:
-    """Turn the errors of LanceDB and of the system in this block into one that says what to do.
-
-    Raises:
-        IndexWriteError: One occurred.
-    """
+    """Turn the errors of LanceDB and of the system in this block into an IndexWriteError that says what to do."""
     try:
         yield
     except (OSError, RuntimeError) as error:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from vidembed.index.files import file_name_of, is_local, path_of
+from vidembed.index.table import file_name_of, is_local, path_of
 from vidembed.text import printable
 from vidembed.video import Sampling, VideoError, VideoSegment, load_video
 
@@ -86,15 +86,7 @@ def _figure(hit: Hit) -> dict[str, str | int | None]:
 
 
 def thumbnail(path: Path, seconds: float) -> bytes:
-    """Return the frame on show at a time, as JPEG.
-
-    Args:
-        path: The video.
-        seconds: Time on the clock of a player.
-
-    Raises:
-        VideoError: It cannot be read.
-    """
+    """Return the frame of a video on show at a time, seconds on the clock of a player, as JPEG. Raises VideoError."""
     # A short stretch, so that decoding ends with the frame that is wanted.
     clip = load_video(VideoSegment(path, seconds, seconds + 0.01), Sampling(max_frames=1, max_pixels=THUMBNAIL_PIXELS))
     out = io.BytesIO()

@@ -5,20 +5,32 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from vidembed.index.files import file_name_of, is_local, name_of, path_of
-from vidembed.index.table import RANKED, ROW_ID, VideoIndex, among, quoted
-from vidembed.text import require_index_extra
+from vidembed.index.table import (
+    RANKED,
+    ROW_ID,
+    VideoIndex,
+    among,
+    file_name_of,
+    is_local,
+    name_of,
+    path_of,
+    quoted,
+    require_index_extra,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from numpy.typing import NDArray
 
+    from vidembed.index.table import QueryEncoder
+
+MAX_QUERY_CHARS = 10_000
 MAX_PATTERN_CHARS = 4096  # the longest path of Linux (PATH_MAX)
 SPARE = 16  # rows beyond k that LanceDB is asked for, so that scores in float64 decide about ties
 _COMPARES = ("<", "<=", "=", "!=", ">=", ">")
@@ -43,21 +55,13 @@ class Condition:
 
     @classmethod
     def parse(cls, text: str) -> Condition:
-        """Read `COLUMN COMPARE VALUE`.
-
-        Raises:
-            ValueError: `text` is not of that form.
-        """
+        """Read `COLUMN COMPARE VALUE`; ValueError for a text of another form."""
         if (match := _CONDITION.fullmatch(text)) is None:
             raise ValueError(f"where: got {text!r}; COLUMN, one of {', '.join(_COMPARES)}, and a value are needed")
         return cls(*match.groups())
 
     def sql(self, columns: Mapping[str, pa.DataType]) -> str:
-        """Return the condition as LanceDB takes it, with name and value quoted.
-
-        Raises:
-            ValueError: There is no such column, or the value does not fit it.
-        """
+        """Return the condition as LanceDB takes it; ValueError if there is no such column, or no such value in it."""
         if self.column not in columns or "`" in self.column:
             raise ValueError(f"where: the index has no column {self.column!r}; it has {', '.join(columns)}")
         if self.compare not in _COMPARES:
@@ -137,11 +141,7 @@ class Filter:
         return self != Filter()
 
     def check(self, index: VideoIndex) -> None:
-        """Refuse conditions on columns that the index does not have, or values that do not fit them.
-
-        Raises:
-            ValueError: There is such a condition.
-        """
+        """Refuse, with ValueError, conditions that do not fit the columns of the index."""
         for condition in self.where:
             condition.sql(index.columns)
 
@@ -171,6 +171,45 @@ class Filter:
         return fnmatchcase(whole, pattern) or (not pattern.startswith("/") and fnmatchcase(whole, f"*/{pattern}"))
 
 
+def check_query(query: str, k: int = 1, *, name: str = "query") -> None:
+    """Refuse what no search can answer. Messages call the query `name`.
+
+    Raises:
+        ValueError: The query is empty or longer than `MAX_QUERY_CHARS`, or `k` is not positive.
+    """
+    if not query.strip():
+        raise ValueError(f"{name}: got {query!r}; some words are needed")
+    if len(query) > MAX_QUERY_CHARS:
+        raise ValueError(f"{name}: got {len(query)} characters; at most {MAX_QUERY_CHARS} are taken")
+    if k < 1:
+        raise ValueError(f"k: got {k}; at least 1 is needed")
+
+
+def encode_queries(encoder: QueryEncoder, queries: Sequence[str], *, dimension: int | None) -> NDArray[np.float64]:
+    """Return the unit vectors of queries, shape (Q, D), encoded in one call. Raises as `unit_queries`."""
+    # Dicts, since a bare string could be taken for the path of a video.
+    vectors = np.asarray(encoder.encode_query([{"text": query} for query in queries]), dtype=np.float64)
+    if vectors.ndim != 2 or len(vectors) != len(queries):
+        raise RuntimeError(f"queries: the model gave an array of shape {vectors.shape} for {len(queries)} queries")
+    return unit_queries(vectors, vectors.shape[1] if dimension is None else dimension)
+
+
+def unit_queries(vectors: NDArray[np.float64], dimension: int) -> NDArray[np.float64]:
+    """Return vectors at length one, shape (Q, D).
+
+    Raises:
+        RuntimeError: One is of another length than `dimension`, not finite, or zero. The message says which.
+    """
+    norms = np.linalg.norm(vectors, axis=1)  # (Q,)
+    for number, norm in enumerate(norms):
+        if vectors.shape[1] != dimension or not np.isfinite(norm) or norm == 0:
+            which = "query vector" if len(vectors) == 1 else f"query vector {number + 1} of {len(vectors)}"
+            raise RuntimeError(
+                f"{which}: shape ({vectors.shape[1]},), norm {norm}; ({dimension},), finite, not zero, is needed"
+            )
+    return np.asarray(vectors / norms[:, None])
+
+
 class Row(NamedTuple):
     """A row that was ranked; rows compare in the order of a ranking."""
 
@@ -183,62 +222,64 @@ class Row(NamedTuple):
     duration: float  # of the video, seconds
 
 
+@dataclass(slots=True)
 class Ranking:
     """The `k` best rows of each query, kept while batches go by.
 
-    Queries are unit vectors, float64, shape (Q, D). `offset` goes from row ids, shape (N,), to what is subtracted from
-    each row's cosine to order by, shape (N,).
+    Attributes:
+        queries: Unit vectors, shape (Q, D).
+        k: Rows to keep of each.
+        offset: From row ids, shape (N,), to what is subtracted from each row's cosine to order by, shape (N,).
     """
 
-    def __init__(
-        self,
-        queries: NDArray[np.float64],
-        k: int,
-        *,
-        offset: Callable[[NDArray[np.uint64]], NDArray[np.float64]] | None = None,
-    ) -> None:
-        self._kept: list[list[Row]] = [[] for _ in queries]
-        self._queries = queries
-        self._coarse_queries = queries.T.astype(np.float32)  # (D, Q)
-        self._k = k
-        self._offset = offset
-        self._least = np.full(len(queries), -np.inf)  # (Q,), what a row must reach
+    queries: NDArray[np.float64]
+    k: int
+    offset: Callable[[NDArray[np.uint64]], NDArray[np.float64]] | None = None
+    _coarse_queries: NDArray[np.float32] = field(init=False)  # (D, Q)
+    _kept: list[list[Row]] = field(init=False)
+    _least: NDArray[np.float64] = field(init=False)  # (Q,), what a row must reach
+
+    def __post_init__(self) -> None:
+        """Begin with no rows."""
+        self._coarse_queries = self.queries.T.astype(np.float32)
+        self._kept = [[] for _ in self.queries]
+        self._least = np.full(len(self.queries), -np.inf)
 
     def add(self, batch: pa.RecordBatch) -> None:
         """Take a batch of `RANKED` and row id into account."""
         if not len(batch):
             return
         rows = matrix(batch)  # (N, D) float32
-        coarse = rows @ self._coarse_queries / np.sqrt(np.einsum("nd,nd->n", rows, rows))[:, None]  # (N, Q)
+        lengths = np.sqrt(np.einsum("nd,nd->n", rows, rows))  # (N,)
+        coarse = rows @ self._coarse_queries / lengths[:, None]  # (N, Q)
         ids = batch.column(ROW_ID).to_numpy()
-        offset = None if self._offset is None else self._offset(ids)  # (N,)
-        if offset is not None:
-            coarse = coarse - offset[:, None]
+        offset = np.zeros(len(ids), np.float32) if self.offset is None else self.offset(ids)  # (N,)
+        coarse = coarse - offset[:, None]
         for number in np.flatnonzero((coarse >= self._least).any(axis=0)):
             column = coarse[:, number]  # (N,)
             # Whatever may be among the best, ties included, is scored again in float64 and rounded: then the same
             # vector has the same score wherever it lies in a batch.
             least = self._least[number]
-            if self._k < len(column):
-                least = max(least, np.partition(column, -self._k)[-self._k] - _COARSE_ERROR)
+            if self.k < len(column):
+                least = max(least, np.partition(column, -self.k)[-self.k] - _COARSE_ERROR)
             near = np.flatnonzero(column >= least)
             exact = rows[near].astype(np.float64)  # (M, D)
-            cosines = exact @ self._queries[number] / np.linalg.norm(exact, axis=1)  # (M,)
+            cosines = exact @ self.queries[number] / np.linalg.norm(exact, axis=1)  # (M,)
             scores = np.round(cosines, 6).clip(-1.0, 1.0)
-            order = -scores if offset is None else offset[near] - scores
+            order = offset[near] - scores
             uris, starts, ends, durations = (batch.column(name).take(near).to_pylist() for name in RANKED[:-1])
             found = zip(order.tolist(), uris, starts, ends, scores.tolist(), ids[near].tolist(), durations, strict=True)
             kept = self._kept[number]
             kept += map(Row._make, found)
-            if len(kept) > 2 * self._k:  # not at every batch, so that a deep ranking is sorted a few times only
+            if len(kept) > 2 * self.k:  # not at every batch, so that a deep ranking is sorted a few times only
                 kept.sort()
-                del kept[self._k :]
+                del kept[self.k :]
                 self._least[number] = -kept[-1].order - _COARSE_ERROR
 
     @property
     def best(self) -> list[list[Row]]:
         """The best rows of each query so far, best first."""
-        return [sorted(kept)[: self._k] for kept in self._kept]
+        return [sorted(kept)[: self.k] for kept in self._kept]
 
 
 def rank(batches: Iterable[pa.RecordBatch], queries: NDArray[np.float64], *, k: int) -> list[list[Row]]:
@@ -274,6 +315,6 @@ def matrix(batch: pa.RecordBatch) -> NDArray[np.float32]:
 
 
 def unit(vectors: Sequence[NDArray[np.float64]] | NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return vectors at length one, in float64, shape (N, D). None may be zero."""
+    """Return vectors at length one, in float64, shape (N, D). No vector may be zero."""
     array = np.asarray(vectors, dtype=np.float64)
     return np.asarray(array / np.linalg.norm(array, axis=1, keepdims=True))

@@ -7,28 +7,29 @@ import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Literal, TypeAlias, TypedDict, Unpack, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, Unpack, get_args
 
 import numpy as np
 
 from vidembed.index import ann, bank
-from vidembed.index.bank import check_query, encode_queries, unit_queries
-from vidembed.index.files import is_local, path_of
-from vidembed.index.rows import Filter, Row, rank_all
+from vidembed.index.rows import Filter, Row, check_query, encode_queries, rank_all, unit_queries
+from vidembed.index.table import is_local, path_of
+from vidembed.registry import NAMESPACE, find_model
 from vidembed.video import VideoSegment
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from numpy.typing import NDArray
 
-    from vidembed.index.meta import QueryEncoder
-    from vidembed.index.table import VideoIndex
+    from vidembed.encoder import VideoEncoder
+    from vidembed.index.table import QueryEncoder, VideoIndex
     from vidembed.reranker import VideoReranker
 
 MAX_QUERIES = 10_000
 _DEEPER = 4  # times as many rows are looked at where those before gave too few hits
 
 logger = logging.getLogger(__name__)
-
 
 Merge: TypeAlias = Literal["none", "moments", "videos"]
 """`none` leaves hits as they are, `moments` drops those that overlap a better one, `videos` keeps the best of each."""
@@ -75,25 +76,15 @@ class Hit:
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """How hits were found.
+    """How hits were found."""
 
-    Attributes:
-        name: `exact` or `ann`.
-        rows: Rows in the index.
-        recall: Measured recall against the exact search, if approximate.
-        recall_at: The number of hits that it was measured at: the next of 10 and 100.
-        sample: Queries of the measurement: stored vectors, moved (`vidembed.index.ann.draw`).
-        query_bank: Whether hits are ordered by the query bank. With a bank, False says that it has nothing to correct.
-        merge: How hits were merged, if they were. Recall is that of the segments before.
-    """
-
-    name: str
-    rows: int
-    recall: float | None = None
-    recall_at: int | None = None
-    sample: int | None = None
-    query_bank: bool | None = None
-    merge: Merge | None = None
+    name: str  # `exact` or `ann`
+    rows: int  # in the index
+    recall: float | None = None  # measured against the exact search, if approximate; of the segments before merging
+    recall_at: int | None = None  # the number of hits that it was measured at: the next of 10 and 100
+    sample: int | None = None  # queries of the measurement: stored vectors, moved (`vidembed.index.ann.draw`)
+    query_bank: bool | None = None  # whether hits are ordered by it; False: it has nothing to correct
+    merge: Merge | None = None  # how hits were merged, if they were
 
     @property
     def approximate(self) -> bool:
@@ -162,11 +153,6 @@ class SearchOptions:
                 f"compact: got {self.copy!r} together with {clash}, which needs every row; leave one of them out"
             )
 
-    def approximate(self, index: VideoIndex) -> bool:
-        """Whether such a search of the index may miss some hits."""
-        every = self.exact or self.bank or (self.keep is not None and self.keep.any)
-        return self.copy is not None or (not every and ann.usable(index, self.k) is not None)
-
 
 class SearchKeywords(TypedDict, total=False):
     """The fields of `SearchOptions`, as keyword arguments."""
@@ -180,18 +166,8 @@ class SearchKeywords(TypedDict, total=False):
     around: float | None
 
 
-def check_options(**options: Unpack[SearchKeywords]) -> None:
-    """Refuse bad options before the model is loaded, as `SearchOptions` does."""
-    SearchOptions(**options)
-
-
 def search(
-    index: VideoIndex,
-    encoder: QueryEncoder,
-    query: str,
-    *,
-    name: str = "this model",
-    **options: Unpack[SearchKeywords],
+    index: VideoIndex, encoder: QueryEncoder, query: str, *, name: str = "this model", **options: Unpack[SearchKeywords]
 ) -> Hits:
     """Return the `k` segments nearest to `query`, best first.
 
@@ -245,13 +221,7 @@ def search_many(
 
 
 def nearest(index: VideoIndex, vector: NDArray[np.float64], **options: Unpack[SearchKeywords]) -> Hits:
-    """Return the `k` segments whose vectors have the highest cosine with `vector`, best first.
-
-    Args and errors are those of `search`, but for the vector, of shape (D,).
-
-    Raises:
-        RuntimeError: `vector` is of another length than those of the index, not finite, or zero.
-    """
+    """Search as `search` does, for a vector, shape (D,); RuntimeError for one that is zero, not finite or too long."""
     asked = SearchOptions(**options)
     queries = unit_queries(np.asarray(vector, dtype=np.float64)[None], index.meta.dimension)  # (1, D)
     return _nearest(index, queries, asked)[0]
@@ -260,82 +230,80 @@ def nearest(index: VideoIndex, vector: NDArray[np.float64], **options: Unpack[Se
 def _nearest(index: VideoIndex, queries: NDArray[np.float64], asked: SearchOptions) -> list[Hits]:
     """Search for unit vectors, shape (Q, D). All is read of one version of the table."""
     index.latest()
-    return _ranked(index, queries, asked) if asked.merge == "none" else _merged(index, queries, asked)
-
-
-def _merged(index: VideoIndex, queries: NDArray[np.float64], asked: SearchOptions) -> list[Hits]:
-    """Rank ever more rows until there are `k` hits after merging, or no more rows.
-
-    The depth grows by a factor, so that even where all rows are of one video there are few rankings.
-    """
-    count, k = len(index), asked.k
+    built, k, count = None, asked.k, len(index)
+    if asked.copy is not None:
+        built = ann.quantized(index, asked.copy)
+    elif not (asked.exact or asked.bank or (asked.keep is not None and asked.keep.any)):
+        built = ann.usable(index, k)
+    if asked.merge == "none":
+        return _ranked(index, queries, asked, k, built, count)
+    # Ever more rows are ranked until there are `k` hits after merging, or no more rows. The depth grows by a factor, so
+    # that even where all rows are of one video there are few rankings.
     files: int | None = None  # counted only if it matters
-    approximate = asked.approximate(index)
     # Every row is read for an exact ranking, so its first one may as well go deeper.
-    depth = k if approximate else _DEEPER * k
+    depth = _DEEPER * k if built is None else k
     found: dict[int, Hits] = {}
     left = np.arange(len(queries))
     while len(left):
-        for place, each in zip(left.tolist(), _ranked(index, queries[left], replace(asked, k=depth)), strict=True):
+        ranked = _ranked(index, queries[left], asked, depth, built, count)
+        for place, each in zip(left.tolist(), ranked, strict=True):
             hits = merged(each, asked.merge, k=k)
-            no_more = len(each) >= count or (not approximate and len(each) < depth)
+            no_more = len(each) >= count or (built is None and len(each) < depth)
             if len(hits) < k and asked.merge == "videos" and files is None:
                 files = len(index.files())
             if len(hits) == k or len(hits) == files or no_more:
                 found[place] = Hits(hits, replace(each.method, merge=asked.merge))
         left = np.array([place for place in left.tolist() if place not in found], dtype=np.intp)
-        if approximate and depth >= ann.MAX_K:  # recall is not known any deeper
-            asked, approximate = replace(asked, exact=True, copy=None), False
-        depth = min(_DEEPER * depth, ann.MAX_K) if approximate else _DEEPER * depth
+        if depth >= ann.MAX_K:
+            built = None  # recall is not known any deeper
+        depth = _DEEPER * depth if built is None else min(_DEEPER * depth, ann.MAX_K)
     return [found[place] for place in range(len(queries))]
 
 
-def _ranked(index: VideoIndex, queries: NDArray[np.float64], asked: SearchOptions) -> list[Hits]:
-    """Return the `k` best rows of each query, with nothing merged."""
-    k, method = asked.k, Method("exact", len(index))
+def _ranked(
+    index: VideoIndex, queries: NDArray[np.float64], asked: SearchOptions, k: int, built: ann.Ann | None, count: int
+) -> list[Hits]:
+    """Return the `k` best of the `count` rows for each query, by the ANN index or exactly, with nothing merged."""
+    method = Method("exact", count)
     where = None if asked.keep is None else asked.keep.sql(index)
     if asked.bank:
-        return [
-            Hits(
-                [
-                    replace(hit, normalized=None if normalized is None else round(normalized[place], 6))
-                    for place, hit in enumerate(_hits(rows, method, asked.around))
-                ],
-                replace(method, query_bank=normalized is not None),
-            )
-            for rows, normalized in bank.open_bank(index).rank(index, queries, k=k, where=where)
-        ]
-    built, recall = None, None
-    if asked.copy is not None:
-        built = ann.quantized(index, asked.copy)
-        recall = built.full_recall
-    elif asked.approximate(index) and (built := ann.usable(index, k)) is not None:
-        recall = built.recall
-    if built is None or recall is None:
+        results = []
+        for rows, normalized in bank.open_bank(index).rank(index, queries, k=k, where=where):
+            hits = _hits(rows, replace(method, query_bank=normalized is not None), asked.around)
+            for place, value in enumerate(normalized or ()):
+                hits[place] = replace(hits[place], normalized=round(value, 6))
+            results.append(hits)
+        return results
+    if built is None:
         found = rank_all(index, queries, k=k, where=where)
     else:
-        at, share = ann.recall_at(recall, k)
-        method = replace(method, name="ann", recall=share, recall_at=at, sample=built.sample)
-        found = [built.find(index, query, k, full=asked.copy is not None) for query in queries]
+        recall, effort = built.recall, (built.nprobes, built.refine)
+        if asked.copy is not None and built.full_recall is not None:  # in every partition
+            recall, effort = built.full_recall, (count, built.full_refine or ann.FULL_REFINES[-1])
+        at = next(each for each in ann.MEASURED_K if k <= each)  # the next one up that recall was measured at
+        method = replace(method, name="ann", recall=recall[str(at)], recall_at=at, sample=built.sample)
+        found = [ann.find(index, query, k, effort) for query in queries]
     return [_hits(rows, method, asked.around) for rows in found]
 
 
 def _hits(rows: Sequence[Row], method: Method, around: float | None) -> Hits:
-    hits = Hits([Hit(row.uri, row.start_s, row.end_s, row.score, recall=method.recall) for row in rows], method)
-    if around is not None:
-        for place, row in enumerate(rows):
-            end = max(row.end_s, min(row.duration, row.end_s + around))  # a segment's end is rounded, a duration is not
-            start = max(0.0, row.start_s - around)
-            hits[place] = replace(hits[place], context_start_s=round(start, 6), context_end_s=round(end, 6))
+    hits = Hits([], method)
+    for row in rows:
+        start = end = None
+        if around is not None:
+            start = round(max(0.0, row.start_s - around), 6)
+            # A segment's end is rounded, a duration is not.
+            end = round(max(row.end_s, min(row.duration, row.end_s + around)), 6)
+        found = row.uri, row.start_s, row.end_s, row.score
+        hits.append(Hit(*found, recall=method.recall, context_start_s=start, context_end_s=end))
     return hits
 
 
 def overlap(one: Hit, other: Hit) -> float:
     """Return the share of the shorter of two hits that lies in both, 0 to 1; 0 for hits of different videos.
 
-    This is the overlap coefficient of the two stretches of time (Szymkiewicz-Simpson: intersection over minimum). For
-    stretches of one length it rises with their intersection over union, the usual measure of temporal non-maximum
-    suppression. It is not that one, which is small for a short scene within a long window, though both show the same.
+    This is the overlap coefficient (Szymkiewicz-Simpson: intersection over minimum). Intersection over union, the usual
+    measure, is small for a short scene within a long window, though both show the same.
     """
     shorter = min(one.end_s - one.start_s, other.end_s - other.start_s)
     if one.uri != other.uri or shorter <= 0:
@@ -408,19 +376,14 @@ def merge_videos(hits: Sequence[Hit], *, k: int | None = None) -> list[Hit]:
 
 
 def merged(hits: Sequence[Hit], merge: Merge, *, k: int) -> list[Hit]:
-    """Return the first `k` hits after merging; they come best first."""
+    """Return the first `k` hits after merging."""
     if merge == "none":
         return list(hits[:k])
     return merge_moments(hits, k=k) if merge == "moments" else merge_videos(hits, k=k)
 
 
 def rerank(
-    hits: Sequence[Hit],
-    reranker: VideoReranker,
-    query: str,
-    *,
-    context: bool = False,
-    fingerprint: str | None = None,
+    hits: Sequence[Hit], reranker: VideoReranker, query: str, *, context: bool = False, fingerprint: str | None = None
 ) -> list[Hit]:
     """Return the hits with the probability that each matches the query, most probable first.
 
@@ -441,50 +404,92 @@ def rerank(
     Raises:
         ValueError: `context` is given, and a hit says nothing of what is around it.
     """
-    if not hits:
-        return []
-    segments = [_segment(hit, context=context) for hit in hits]
-    local = [place for place, segment in enumerate(segments) if segment is not None]
-    order: list[tuple[int, float]] = []
-    if local:
-        documents, similarities = [segments[place] for place in local], [hits[place].score for place in local]
-        first_stage = _first_stage(reranker, fingerprint, similarities)
-        ranking = reranker.rank({"text": query}, documents, first_stage=first_stage, on_error="skip")
-        order = [(local[found["corpus_id"]], found["score"]) for found in ranking]
-    asked = [replace(hits[place], probability=score) for place, score in order]
-    left = {place for place, _ in order}
-    rest = [hit for place, hit in enumerate(hits) if place not in left]
+    segments: dict[int, VideoSegment] = {}  # of the hits that are files of this machine, by position
+    for place, hit in enumerate(hits):
+        start, end = hit.start_s, hit.end_s
+        if context:
+            if hit.context_start_s is None or hit.context_end_s is None:
+                raise ValueError(
+                    f"context: the hit {hit.uri!r} says nothing of what is around it; search with around=SECONDS"
+                )
+            start, end = hit.context_start_s, hit.context_end_s
+        if is_local(hit.uri):
+            segments[place] = VideoSegment(path_of(hit.uri), start, end)
+    asked: dict[int, Hit] = {}
+    if segments:
+        places = list(segments)
+        similarities: list[float] | Literal["own"] | None = [hits[place].score for place in places]
+        known = reranker.first_stage
+        if reranker.fusion is not None and known is not None and known.fingerprint != fingerprint:
+            # A fusion is of one encoder's similarities, and wrong with another's.
+            similarities = "own" if reranker.can_fuse else None
+            if not reranker.can_fuse:
+                logger.warning(
+                    "the reranker was calibrated with another encoder than that of the index; hits are ordered by its "
+                    "head alone. Calibrate it with this encoder (vidembed calibrate --encoder)."
+                )
+        documents = list(segments.values())
+        ranking = reranker.rank({"text": query}, documents, first_stage=similarities, on_error="skip")
+        for found in ranking:
+            place = places[found["corpus_id"]]
+            asked[place] = replace(hits[place], probability=found["score"])
+    rest = [hit for place, hit in enumerate(hits) if place not in asked]
     if rest:
         logger.warning("%d of %d hits could not be asked about and come last", len(rest), len(hits))
-    return [*asked, *rest]
+    return [*asked.values(), *rest]
 
 
-def _first_stage(
-    reranker: VideoReranker, fingerprint: str | None, similarities: list[float]
-) -> list[float] | Literal["own"] | None:
-    """Return the similarities to fuse with: a fusion is of one encoder's similarities, and wrong with another's."""
+def load_reranker(
+    name: str | None,
+    encoder: VideoEncoder,
+    *,
+    model: str,
+    mode: Any = None,
+    calibration: Path | None = None,
+    visual_cache: Path | None = None,
+    device: str | None = None,
+) -> VideoReranker:
+    """Load the reranker that goes with the encoder of an index. It gets the frame grid of the encoder.
+
+    Args:
+        name: A reranker, or a video MLLM with its head. None: the encoder's own MLLM if it holds it, else
+            ``<model>-rerank`` if such a one is bundled or built, else what the encoder's checkpoint was built from.
+        encoder: Of the index.
+        model: Name that it was loaded by.
+        mode: Score mode; None for the reranker's own.
+        calibration: File that `VideoReranker.save_calibration` wrote.
+        visual_cache: Folder to keep visual tokens in from search to search; None for nowhere.
+        device: Torch device. None: that of the encoder.
+
+    Raises:
+        ValueError: There is no such reranker, or none that the encoder names.
+    """
+    from vidembed.reranker import VideoReranker  # noqa: PLC0415 - it brings torch
+    from vidembed.visual_cache import VisualTokenCache  # noqa: PLC0415 - it brings torch
+
+    cache = None if visual_cache is None else VisualTokenCache(visual_cache)
+    if name is None and encoder.backbone is not None:
+        reranker = encoder.reranker(mode=mode, calibration=calibration, visual_cache=cache)
+    else:
+        if name is None and model.startswith(NAMESPACE) and find_model(model + "-rerank") is not None:
+            name = model + "-rerank"
+        elif name is None:
+            name = encoder.checkpoint_config.source if encoder.checkpoint_config else ""
+            if name.count("/") != 1:  # it is a name on the Hub, or a folder of which only the last part was kept
+                raise ValueError(
+                    f"reranker: {model!r} holds no head, and it does not say which model it was built from ({name!r} "
+                    "is no name that can be loaded). Give --reranker: the video MLLM, or a saved reranker."
+                )
+        how: dict[str, Any] = {"mode": mode, "calibration": calibration, "visual_cache": cache}
+        device = device or str(encoder.device)
+        try:
+            reranker = VideoReranker(name, sampling=encoder.sampling, device=device, **how)
+        except OSError as error:
+            raise ValueError(f"reranker: {name!r} cannot be loaded: {error}") from error
     known = reranker.first_stage
-    if reranker.fusion is None or known is None or known.fingerprint == fingerprint:
-        return similarities
-    if reranker.can_fuse:
-        return "own"
-    logger.warning(
-        "the reranker was calibrated with another encoder than that of the index; hits are ordered by its "
-        "head alone. Calibrate it with this encoder (vidembed calibrate --encoder)."
-    )
-    return None
-
-
-def _segment(hit: Hit, *, context: bool) -> VideoSegment | None:
-    """Return what to ask about, or None where there is no file of this machine."""
-    start, end = hit.start_s, hit.end_s
-    if context:
-        if hit.context_start_s is None or hit.context_end_s is None:
-            raise ValueError(
-                f"context: the hit {hit.uri!r} says nothing of what is around it; search with around=SECONDS"
-            )
-        start, end = hit.context_start_s, hit.context_end_s
-    return VideoSegment(path_of(hit.uri), start, end) if is_local(hit.uri) else None
+    if known is not None and not reranker.can_fuse and known.fingerprint == encoder.fingerprint:
+        reranker.use_first_stage(encoder)
+    return reranker
 
 
 @dataclass(frozen=True, slots=True)
@@ -506,13 +511,8 @@ class Derived:
     beta: float | None = None
 
     def check(self, dimension: int | None = None) -> None:
-        """Refuse what cannot be, before anything is indexed.
-
-        Raises:
-            ValueError: A value is out of range.
-        """
-        if self.exact_up_to is not None and self.exact_up_to < 0:
-            raise ValueError(f"exact_up_to: got {self.exact_up_to}; a number of rows is needed, 0 or more")
+        """Refuse what cannot be, with ValueError, before anything is indexed."""
+        ann.check_threshold(self.exact_up_to)
         for name in self.compact:
             ann.check_quantization(name, dimension)
         if len(set(self.compact)) > 1:
@@ -522,20 +522,16 @@ class Derived:
 
 
 def refresh(index: VideoIndex, encoder: QueryEncoder, derived: Derived | None = None, *, progress: bool = True) -> None:
-    """Make and bring up to date the ANN index and the query bank of an index, as `derived` asks for.
+    """Bring the ANN index and the query bank of an index up to date, or make them, as `derived` asks for.
 
-    An interruption leaves each as it was, or stale and therefore unused; the next run makes it. Compact copies, as
-    earlier versions made them, are removed. Nobody else may be writing to the index.
-
-    Raises:
-        ValueError: A value of `derived` is out of range.
-        IndexMismatchError: The query bank at hand was made by another model.
-        RuntimeError: The model gave no usable vector for a bank query.
+    An interruption leaves each as it was, or stale and therefore unused. Compact copies, as earlier versions made them,
+    are removed. Nobody else may be writing to the index. Raises as `vidembed.index.ann.refresh` and `bank.refresh`.
     """
     derived = derived or Derived()
     quantize = next(iter(derived.compact), None)
     written = ann.refresh(index, exact_up_to=derived.exact_up_to, quantize=quantize)  # first: it makes a version
-    written |= bank.refresh(index, encoder, derived.query_bank, beta=derived.beta, progress=progress)
+    if derived.query_bank is not None or index.derived(bank.FILE).exists():
+        written |= bank.refresh(index, encoder, derived.query_bank, beta=derived.beta, progress=progress)
     for file in index.compact_copies():
         file.unlink(missing_ok=True)
     if written:
@@ -543,7 +539,7 @@ def refresh(index: VideoIndex, encoder: QueryEncoder, derived: Derived | None = 
 
 
 class SearchFacts(TypedDict):
-    """What `facts` returns, as it stands in JSON."""
+    """How an index is searched, as it stands in JSON."""
 
     exact_up_to: int
     quantize: str | None

@@ -1,7 +1,8 @@
 """The table of segments: LanceDB in a folder, one row for each segment, written file by file.
 
 A file's rows arrive in one commit and are replaced in one commit, so a run that is killed leaves each file as it was or
-as it became, never in between.
+as it became, never in between. The table holds its own description, `IndexMeta`: the model that made the vectors, and
+how files were cut.
 
 The user may add columns to the table. They are the user's: a row keeps its values while it keeps its id, a moved file
 takes them along, and a new file, even a copy of another, has none (null).
@@ -10,6 +11,7 @@ takes them along, and a new file, even a copy of another, has none (null).
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 import logging
 import os
@@ -17,18 +19,19 @@ import re
 import uuid
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import timedelta
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Protocol
+from urllib.parse import unquote, unquote_to_bytes, urlsplit
+from urllib.request import url2pathname
 
 import numpy as np
 
-from vidembed.errors import IndexDamagedError, IndexMismatchError
-from vidembed.index.files import IndexedFile
-from vidembed.index.meta import IndexMeta
-from vidembed.text import require_index_extra, write_atomically
+from vidembed.errors import IndexDamagedError, IndexMismatchError, MissingExtraError
 from vidembed.video.clip import FileState
+from vidembed.video.segments import Cut, Scenes, Windows, cut_from_dict, cut_to_dict
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -36,19 +39,264 @@ if TYPE_CHECKING:
     from lancedb.table import LanceTable
     from numpy.typing import NDArray
 
+    from vidembed.encoder import VideoEncoder
+    from vidembed.video import Sampling
+
 TABLE = "segments"
 TABLE_FOLDER = f"{TABLE}.lance"
 DERIVED_FOLDER = "derived"  # of what is made from the rows: settings, measurements, the query bank
 FORMAT_VERSION = 1  # of the files in it
+SCHEMA_VERSION = 2  # of the description and the columns; 1 where there are no scenes
 ROW_ID = "_rowid"  # LanceDB's name of the column; a row keeps its id within a version of the table
 ANN_NAME = "ann"
 RANKED = ("uri", "start_s", "end_s", "duration", "vector")  # what a ranking needs of a row, with its id
+COMPACT_EVERY = 512  # commits; each adds a fragment, and lists all of them anew
 _META_KEY = b"vidembed"
-_COMPACT_EVERY = 512  # commits; each adds a fragment, and lists all of them anew
 _KEEP_VERSIONS = timedelta(minutes=5)  # a search reads one version, for seconds
 _COPY = re.compile(r"compact-(int8|binary|float32)(-[1-9]\d*)?(-[0-9a-f]{32}-\w+\.npy|\.json)")
 
 logger = logging.getLogger(__name__)
+
+
+def require_index_extra() -> tuple[ModuleType, ModuleType]:
+    """Return lancedb and pyarrow, imported here since they take a second, which `--help` need not wait for.
+
+    MissingExtraError if they are not installed, or cannot be loaded.
+    """
+    try:
+        return importlib.import_module("lancedb"), importlib.import_module("pyarrow")
+    except ImportError as error:
+        raise MissingExtraError(
+            f'the index needs LanceDB ({error}); install it with: pip install "vidembed[index]"'
+        ) from error
+
+
+# -- names of files ----------------------------------------------------------------------------------------------------
+
+
+def canonical(path: str | os.PathLike[str]) -> Path:
+    """Return `path` absolute, with links resolved in its folders but not in its last part.
+
+    The last part keeps the name the user gave: stores such as git-annex link `holiday.mp4` to a hash without a suffix.
+    """
+    absolute = Path(path).expanduser().absolute()
+    if absolute.name in {"", ".."}:
+        return Path(os.path.realpath(absolute))
+    return Path(os.path.realpath(absolute.parent)) / absolute.name  # Path.resolve() raises on a link to itself
+
+
+def uri_of(path: Path) -> str:
+    """Return the percent-encoded `file://` URI of an absolute path; names that are not UTF-8 keep their bytes."""
+    return path.as_uri()
+
+
+def is_local(uri: str) -> bool:
+    """Whether a URI of the index is one of `uri_of`, and not of an object store or another file system."""
+    return uri.startswith("file://")
+
+
+def name_of(uri: str) -> str:
+    """Return how a file of the index is shown: its path if it is a local one, else its URI with nothing encoded."""
+    return str(path_of(uri)) if is_local(uri) else unquote(uri)
+
+
+def file_name_of(uri: str) -> str:
+    """Return the last part of the name of a file of the index, such as `holiday.mp4`."""
+    return path_of(uri).name if is_local(uri) else unquote(uri.rpartition("/")[2])
+
+
+def path_of(uri: str) -> Path:
+    """Return the path of a URI made by `uri_of`; ValueError for one of another scheme (see `is_local`)."""
+    parts = urlsplit(uri)
+    if parts.scheme != "file":
+        raise ValueError(f"uri: got {uri!r}; a file:// URI is needed")
+    if os.name == "nt":
+        return Path(url2pathname(f"//{parts.netloc}{parts.path}" if parts.netloc else parts.path))
+    return Path(os.fsdecode(unquote_to_bytes(parts.path)))
+
+
+# -- the model of an index ---------------------------------------------------------------------------------------------
+
+
+class QueryEncoder(Protocol):
+    """What a search needs of a model; `VideoEncoder` is one."""
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of all that makes the vectors, hex."""
+
+    def fingerprint_fields(self) -> dict[str, Any]:
+        """Return the same, readable."""
+
+    def encode_query(self, inputs: Any, /) -> Any:
+        """Return the vector of a query, shape (D,), or of several, shape (Q, D)."""
+
+
+class IndexedModel(QueryEncoder, Protocol):
+    """What an index needs of the model that makes it; `VideoEncoder` is one."""
+
+    @property
+    def sampling(self) -> Sampling:
+        """How frames are chosen."""
+
+    def get_embedding_dimension(self) -> int | None:
+        """Return the length of a vector."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelOptions:
+    """How an encoder is loaded; the arguments of `load_model`."""
+
+    name: str  # as `VideoEncoder` takes it
+    layer: int | None = None  # decoder layer, for a model that is not a vidembed checkpoint
+    sampling: Mapping[str, Any] = field(default_factory=dict)  # fields of `Sampling` to set; others stay as they are
+    device: str | None = None  # torch device, such as `cuda`; None: the best there is
+
+    def load(self) -> VideoEncoder:
+        """Load the encoder; raises as `load_model`."""
+        return load_model(self.name, layer=self.layer, sampling=self.sampling, device=self.device)
+
+
+def load_model(
+    name: str, *, layer: int | None = None, sampling: Mapping[str, Any] | None = None, device: str | None = None
+) -> VideoEncoder:
+    """Load the encoder that an index needs; see `ModelOptions`. ValueError for a model or argument that cannot be."""
+    from vidembed.encoder import VideoEncoder  # noqa: PLC0415 - it brings torch, which an index does not need
+
+    if device is not None:
+        from vidembed.backbone.load import check_device  # noqa: PLC0415 - likewise
+
+        check_device(device)
+    try:
+        encoder = VideoEncoder(name, layer=layer, device=device)
+    except OSError as error:  # what transformers raises for a model that it cannot find
+        where = "" if Path(name).exists() else "is no folder here, no model of the store, and "
+        raise ValueError(f"model: {name!r} {where}cannot be loaded: {error}") from error
+    if sampling:
+        encoder.sampling = replace(encoder.sampling, **sampling)
+    return encoder
+
+
+def stored_name(name: str) -> str:
+    """Return the name to store for a model: a folder by its absolute path, so that a search finds it from anywhere."""
+    path = Path(name).expanduser()
+    return str(path.resolve()) if path.is_dir() else name
+
+
+@dataclass(frozen=True, slots=True)
+class IndexMeta:
+    """The description stored in an index, written once, with the table."""
+
+    model: str  # name or path that loads the model again
+    layer: int | None  # decoder layer that was asked for on loading, or None for the checkpoint's own
+    sampling: dict[str, Any]  # settings of frame sampling on loading, by name
+    model_fingerprint: str  # SHA-256 of all that made the vectors, hex
+    fingerprint_fields: dict[str, Any]  # the same, readable
+    dimension: int  # length of a vector
+    segment_s: float | None  # length of the windows, seconds, or None where a file is one row
+    overlap_s: float  # of the windows, seconds
+    created: str  # ISO 8601 with offset
+    scenes: dict[str, Any] | None = None  # how files are cut by their content, as `cut_to_dict` writes it
+    schema_version: int = 1
+
+    @classmethod
+    def of(cls, encoder: IndexedModel, name: str, *, layer: int | None, cut: Cut | None) -> IndexMeta:
+        """Describe a new index of a model that `name` and `layer` load again.
+
+        Raises:
+            RuntimeError: The model does not say how long its vectors are.
+        """
+        if (dimension := encoder.get_embedding_dimension()) is None:
+            raise RuntimeError(f"model: {name!r} does not say how long its vectors are")
+        windows = cut if isinstance(cut, Windows) else None
+        scenes = cut_to_dict(cut) if isinstance(cut, Scenes) else None
+        return cls(
+            model=name,
+            layer=layer,
+            sampling=encoder.sampling.as_dict(),
+            model_fingerprint=encoder.fingerprint,
+            fingerprint_fields=encoder.fingerprint_fields(),
+            dimension=dimension,
+            segment_s=windows.length if windows else None,
+            overlap_s=windows.overlap if windows else 0.0,
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            scenes=scenes,
+            schema_version=SCHEMA_VERSION if scenes else 1,
+        )
+
+    @property
+    def cut(self) -> Cut | None:
+        """How files are cut, or None where a file is one row."""
+        if self.scenes is not None:
+            return cut_from_dict(self.scenes)
+        return None if self.segment_s is None else Windows(self.segment_s, self.overlap_s)
+
+    def model_options(self, name: str | None = None, *, device: str | None = None) -> ModelOptions:
+        """Return how to load the model again, from `name` if it lies elsewhere now."""
+        return ModelOptions(name or self.model, self.layer, self.sampling, device)
+
+    def to_json(self) -> str:
+        """Return the description as JSON. Without scenes, it is one that version 1 reads."""
+        fields = asdict(self)
+        if self.scenes is None:
+            del fields["scenes"]
+        return json.dumps(fields, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> IndexMeta:
+        """Read what `to_json` wrote.
+
+        Raises:
+            IndexDamagedError: It is not such a description.
+            IndexMismatchError: It was written by a later version.
+        """
+        try:
+            fields = json.loads(text)
+            if fields["schema_version"] <= SCHEMA_VERSION:
+                return cls(**fields)
+        except (ValueError, TypeError, KeyError) as error:
+            raise IndexDamagedError(
+                f"index: its description cannot be read ({error}); remove the folder and index again"
+            ) from error
+        raise IndexMismatchError(
+            f"index: its format is version {fields['schema_version']}, and this vidembed reads up to {SCHEMA_VERSION}; "
+            "update vidembed"
+        )
+
+    def require_model(self, model: QueryEncoder, *, name: str) -> None:
+        """Refuse a model, loaded as `name`, other than the one that made the vectors, or that one with other weights.
+
+        Raises:
+            IndexMismatchError: The fingerprints differ. The message says both, and the fields that differ.
+        """
+        fingerprint = model.fingerprint
+        if fingerprint == self.model_fingerprint:
+            return
+        now = json.loads(json.dumps(model.fingerprint_fields()))  # as the index has them: tuples are lists
+        stored = self.fingerprint_fields
+        differing = [
+            f"{key} {stored.get(key)!r} in the index, {now.get(key)!r} now"
+            for key in sorted({*now, *stored})
+            if now.get(key) != stored.get(key)
+        ]
+        raise IndexMismatchError(
+            f"model: the index was made by {self.model!r} (fingerprint {self.model_fingerprint[:12]}) and {name!r} has "
+            f"fingerprint {fingerprint[:12]}; their vectors cannot be compared "
+            f"({'; '.join(differing) or 'no field differs'}). Use the model of the index, or make another index"
+        )
+
+
+# -- rows --------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class IndexedFile:
+    """A file as the index has it."""
+
+    uri: str
+    content_fingerprint: str  # SHA-256 of its bytes, hex
+    state: FileState  # when it was indexed
+    segments: int  # rows it has
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,56 +328,15 @@ def segment_id(uri: str, start_s: float, end_s: float) -> str:
 def own_schema(dimension: int) -> pa.Schema:
     """Return the columns of vidembed, for vectors of `dimension` numbers."""
     _, pa = require_index_extra()
-    types = {
-        "id": pa.string(),
-        "uri": pa.string(),
-        "start_s": pa.float64(),
-        "end_s": pa.float64(),
-        "duration": pa.float64(),
-        "content_fingerprint": pa.string(),
-        "size": pa.int64(),
-        "mtime_ns": pa.int64(),
-        "model_fingerprint": pa.string(),
-        "vector": pa.list_(pa.float32(), dimension),
-    }
+    text, whole, number = pa.string(), pa.int64(), pa.float64()
+    types = {"id": text, "uri": text, "start_s": number, "end_s": number, "duration": number}
+    types |= {"content_fingerprint": text, "size": whole, "mtime_ns": whole, "model_fingerprint": text}
+    types["vector"] = pa.list_(pa.float32(), dimension)
     return pa.schema([pa.field(name, kind, nullable=False) for name, kind in types.items()])
 
 
-def user_fields(schema: pa.Schema, dimension: int) -> list[pa.Field]:
-    """Return the columns of a table that are not vidembed's.
-
-    Raises:
-        IndexDamagedError: A column of vidembed is gone, or is of another type.
-    """
-    own = own_schema(dimension)
-    for field in own:
-        found = schema.field(field.name) if field.name in schema.names else None
-        if found is None or found.type != field.type:
-            state = "is gone" if found is None else f"is of type {found.type} and not {field.type}"
-            raise IndexDamagedError(f"index: its column {field.name!r} {state}; remove the folder and index again")
-    return [field for field in schema if field.name not in own.names]
-
-
-def check_nullable(fields: Sequence[pa.Field]) -> None:
-    """Refuse columns of the user that must have a value, since a new row has none for them.
-
-    Raises:
-        IndexMismatchError: There is one. The message names it and says how to change it.
-    """
-    if strict := [field.name for field in fields if not field.nullable]:
-        raise IndexMismatchError(
-            f"index: the column {strict[0]!r}, which was added to the table, must have a value in every row, and new "
-            f'rows have none. Allow it to be empty, with table.alter_columns({{"path": "{strict[0]}", "nullable": '
-            "True}) of LanceDB, or drop it"
-        )
-
-
 def own_rows(file: FileRows, meta: IndexMeta) -> pa.Table:
-    """Return the rows of a file in the columns of vidembed: those built before, or new ones.
-
-    Raises:
-        RuntimeError: Its vectors are not of the length that the index has.
-    """
+    """Return the rows of a file in the columns of vidembed; RuntimeError for vectors of the wrong length."""
     if file.table is not None:
         return file.table
     _, pa = require_index_extra()
@@ -153,7 +360,7 @@ def own_rows(file: FileRows, meta: IndexMeta) -> pa.Table:
 
 
 def quoted(text: str) -> str:
-    """Return a text as SQL has it."""
+    """Return a text as a literal of SQL."""
     return "'" + text.replace("'", "''") + "'"
 
 
@@ -215,11 +422,7 @@ class VideoIndex:
 
     @classmethod
     def create(cls, folder: str | os.PathLike[str], meta: IndexMeta) -> VideoIndex:
-        """Make an empty index in `folder`, in one commit.
-
-        Raises:
-            MissingExtraError: LanceDB is not installed.
-        """
+        """Make an empty index in `folder`, in one commit; MissingExtraError if LanceDB is not installed."""
         lancedb, _ = require_index_extra()
         schema = own_schema(meta.dimension).with_metadata({_META_KEY: meta.to_json().encode()})
         return cls(Path(folder), lancedb.connect(folder).create_table(TABLE, schema=schema), meta)
@@ -232,16 +435,13 @@ class VideoIndex:
         """Return the files in the index, by URI."""
         _, pa = require_index_extra()
         keys = ["uri", "content_fingerprint", "size", "mtime_ns"]
-        batches = list(self._table.search().select(keys).to_batches())
-        if not batches:
+        if not (batches := list(self._table.search().select(keys).to_batches())):
             return {}
-        grouped = pa.Table.from_batches(batches).group_by(keys).aggregate([([], "count_all")]).to_pylist()
-        return {
-            row["uri"]: IndexedFile(
-                row["uri"], row["content_fingerprint"], FileState(row["size"], row["mtime_ns"]), row["count_all"]
-            )
-            for row in grouped
-        }
+        grouped = (
+            pa.Table.from_batches(batches).group_by(keys).aggregate([([], "count_all")]).select([*keys, "count_all"])
+        )
+        rows = zip(*(column.to_pylist() for column in grouped.columns), strict=True)
+        return {uri: IndexedFile(uri, content, FileState(*state), count) for uri, content, *state, count in rows}
 
     def segments(self, *, content_fingerprint: str) -> tuple[float, list[Segment]] | None:
         """Return duration and segments of a file with that content, or None where the index has none."""
@@ -255,16 +455,6 @@ class VideoIndex:
             Segment(row["start_s"], row["end_s"], np.asarray(row["vector"], dtype=np.float32)) for row in rows
         ]
 
-    def check_columns(self) -> None:
-        """Refuse a table to which no file can be added.
-
-        Raises:
-            IndexMismatchError: A column that the user added must have a value, which new rows do not have.
-            IndexDamagedError: A column of vidembed is gone, or is of another type.
-        """
-        self.latest()
-        check_nullable(user_fields(self._table.schema, self.meta.dimension))
-
     def put(self, files: Sequence[FileRows], *, replace: bool) -> None:
         """Store files in one commit; with `replace` they must be in the index, and their rows are updated, else not.
 
@@ -272,19 +462,21 @@ class VideoIndex:
         name of the file, start and end. New rows have none (null).
 
         Raises:
-            IndexMismatchError, IndexDamagedError: As for `check_columns`.
+            IndexMismatchError: A column that the user added must have a value, which new rows do not have.
+            IndexDamagedError: A column of vidembed is gone, or is of another type.
         """
         if not files:
             return
         _, pa = require_index_extra()
         rows = pa.concat_tables([own_rows(file, self.meta) for file in files])
-        self.check_columns()
+        self.latest()
+        added = self._user_columns(nullable=True)
         if replace:
             self._merge(rows, {file.uri for file in files})  # of our columns alone, so that it updates no others
             return
-        for field in user_fields(self._table.schema, self.meta.dimension):
+        for column in added:
             # pa.nulls refuses a struct whose fields must have a value
-            rows = rows.append_column(field, pa.array([None] * len(rows), field.type))
+            rows = rows.append_column(column, pa.array([None] * len(rows), column.type))
         self._table.add(rows)
         self._committed()
 
@@ -298,7 +490,7 @@ class VideoIndex:
             ValueError: There are more of one than of the other, a new name comes twice, or an old one is not in the
                 index.
             IndexMismatchError: A column that the user added must have a value, and a segment has none to take along.
-            IndexDamagedError: As for `check_columns`.
+            IndexDamagedError: As for `put`.
         """
         if len(files) != len(from_uris):
             raise ValueError(f"from_uris: got {len(from_uris)} for {len(files)} files; one for each is needed")
@@ -310,8 +502,8 @@ class VideoIndex:
         _, pa = require_index_extra()
         rows = pa.concat_tables([own_rows(file, self.meta) for file in files])
         self.latest()
-        added = user_fields(self._table.schema, self.meta.dimension)
-        names = [field.name for field in added]
+        added = self._user_columns(nullable=False)
+        names = [column.name for column in added]
         old = self._table.search().where(among(set(from_uris))).select(["id", "uri", *names]).to_arrow()
         if missing := set(from_uris).difference(old.column("uri").to_pylist()):
             raise ValueError(f"from_uris: {min(missing)!r} is not in the index; store the file with put()")
@@ -322,10 +514,10 @@ class VideoIndex:
             for segment in file.segments
         ]
         if None in taken:
-            check_nullable(added)
+            self._user_columns(nullable=True)
         if added:
-            for field, column in zip(added, old.select(names).take(pa.array(taken, pa.int64())).columns, strict=True):
-                rows = rows.append_column(field, column)
+            for column, values in zip(added, old.select(names).take(pa.array(taken, pa.int64())).columns, strict=True):
+                rows = rows.append_column(column, values)
         self._merge(rows, {*uris, *from_uris})
 
     def remove(self, uris: Sequence[str]) -> None:
@@ -349,15 +541,13 @@ class VideoIndex:
     @property
     def columns(self) -> dict[str, pa.DataType]:
         """The columns of the table but the vector, with their types."""
-        return {field.name: field.type for field in self._table.schema if field.name != "vector"}
+        return {column.name: column.type for column in self._table.schema if column.name != "vector"}
 
     def stamp(self) -> str:
         """Return the SHA-256 of the manifest of the version at hand, hex: it names all data files and the model.
 
-        What is derived from the rows is good for the version with the same stamp, and for no other.
-
-        Raises:
-            IndexDamagedError: The manifest is gone, since the version is old and another run removed it.
+        What is derived from the rows is good for the version with the same stamp, and for no other. IndexDamagedError
+        if the manifest is gone, since the version is old and another run removed it.
         """
         version = int(self._table.version)
         # LanceDB has two ways to name manifests: counting down from 2^64 - 1 in new tables, and up in old ones.
@@ -384,12 +574,7 @@ class VideoIndex:
             self._table.drop_index(ANN_NAME)
 
     def nearest(
-        self,
-        query: NDArray[np.float64],
-        *,
-        limit: int,
-        effort: tuple[int, int] | None = None,
-        where: str | None = None,
+        self, query: NDArray[np.float64], *, limit: int, effort: tuple[int, int] | None = None, where: str | None = None
     ) -> pa.Table:
         """Return `RANKED`, row id and `_distance` of the rows that LanceDB finds nearest by cosine, best first.
 
@@ -433,6 +618,23 @@ class VideoIndex:
         """Return the bytes that the index takes, old versions included."""
         return sum(file.stat().st_size for file in self.folder.rglob("*") if file.is_file())
 
+    def _user_columns(self, *, nullable: bool) -> list[pa.Field]:
+        """Return the columns of the user; with `nullable`, refuse one that new rows cannot leave empty."""
+        schema, own = self._table.schema, own_schema(self.meta.dimension)
+        for column in own:
+            found = schema.field(column.name) if column.name in schema.names else None
+            if found is None or found.type != column.type:
+                state = "is gone" if found is None else f"is of type {found.type} and not {column.type}"
+                raise IndexDamagedError(f"index: its column {column.name!r} {state}; remove the folder and index again")
+        users = [column for column in schema if column.name not in own.names]
+        if nullable and (strict := [column.name for column in users if not column.nullable]):
+            raise IndexMismatchError(
+                f"index: the column {strict[0]!r}, which was added to the table, must have a value in every row, and "
+                f'new rows have none. Allow it to be empty, with table.alter_columns({{"path": "{strict[0]}", '
+                '"nullable": True}) of LanceDB, or drop it'
+            )
+        return users
+
     def _merge(self, rows: pa.Table, uris: Iterable[str]) -> None:
         """Make `rows` all that there is of these files; columns that it lacks keep their values."""
         merge = self._table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
@@ -441,24 +643,5 @@ class VideoIndex:
 
     def _committed(self) -> None:
         self._commits += 1
-        if self._commits % _COMPACT_EVERY == 0:
+        if self._commits % COMPACT_EVERY == 0:
             self.compact()
-
-
-def write_record(file: Path, record: Mapping[str, object]) -> None:
-    """Write a JSON object beside the table."""
-    content = {"format_version": FORMAT_VERSION, **record}
-    file.parent.mkdir(exist_ok=True)
-    write_atomically(file, json.dumps(content, indent=1, allow_nan=False) + "\n")
-
-
-def read_record(file: Path) -> dict[str, Any] | None:
-    """Read what `write_record` wrote, or return None where there is no such file or it is not that.
-
-    What is made from the rows is never needed to answer: without it, searches are exact.
-    """
-    try:
-        record = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return record if isinstance(record, dict) and record.get("format_version") == FORMAT_VERSION else None

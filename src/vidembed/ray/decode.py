@@ -9,12 +9,11 @@ from dataclasses import KW_ONLY, dataclass, fields, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypedDict
 
-import numpy as np
-
 from vidembed.errors import VideoError
 from vidembed.ray.stores import MAX_FILE_BYTES, Fetched, Fetcher, FileSystem, clean
 from vidembed.video.clip import Clip, DecodeLimits, FileState, Sampling
 from vidembed.video.pool import DecodePool
+from vidembed.video.worker import clip_message, read_clip
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -58,23 +57,17 @@ class _Row:
     error: str | None = None
     clip: Clip | None = None
 
-    def table(self) -> pa.Table:
-        """Return it as a table of one row."""
+    def table(self, sampling: Sampling) -> pa.Table:
+        """Return it as a table of one row; `sampling` is that of the clip."""
         import pyarrow as pa  # noqa: PLC0415 - it takes a while, which --help need not wait for
 
         values: dict[str, object] = {field.name: getattr(self, field.name) for field in fields(self)}
-        values |= {CLIP: None, FRAMES: None}
-        if (clip := self.clip) is not None:
-            about = {name: getattr(clip, name) for name in _CLIP_FIELDS}
-            sampling = None if clip.sampling is None else clip.sampling.as_dict()
-            values[CLIP] = json.dumps({**about, "shape": clip.frames.shape, "sampling": sampling})
-            arrays = clip.timestamps.astype("<f8"), clip.frames_indices.astype("<i8"), clip.frames
-            values[FRAMES] = b"".join(np.ascontiguousarray(array).data for array in arrays)
+        values[FRAMES] = None
+        if self.clip is not None:
+            message, arrays = clip_message(self.clip)
+            values[CLIP] = json.dumps({**message, "sampling": sampling.as_dict()})
+            values[FRAMES] = b"".join(arrays)
         return pa.table({name: [value] for name, value in values.items()}, schema=_schema())
-
-
-_ARRAYS = ("timestamps", "frames_indices", "frames")
-_CLIP_FIELDS = tuple(field.name for field in fields(Clip) if field.name not in {*_ARRAYS, "sampling"})
 
 
 def _schema() -> pa.Schema:
@@ -87,21 +80,15 @@ def _schema() -> pa.Schema:
 
 def clip_at(table: pa.Table, place: int) -> Clip | None:
     """Return the clip of a row, or None where it has none; ValueError if `DecodeVideos` did not write its columns."""
+    import pyarrow as pa  # noqa: PLC0415 - it takes a while
+
     text, frames = table.column(CLIP)[place].as_py(), table.column(FRAMES)[place]
     if text is None or not frames.is_valid:
         return None
     try:
-        about, data = json.loads(text), frames.as_buffer()
-        count, height, width, _ = shape = about.pop("shape")
-        if data.size != count * (16 + height * width * 3):
-            raise ValueError(f"{data.size} bytes for a shape of {shape}")  # noqa: TRY301
-        times = np.frombuffer(data, "<f8", count).astype(np.float64)  # (T,)
-        indices = np.frombuffer(data, "<i8", count, 8 * count).astype(np.int64)  # (T,)
-        pictures = np.frombuffer(data, np.uint8, offset=16 * count).reshape(shape).copy()  # (T, H, W, 3)
-        sampling = about.pop("sampling")
-        sampling = None if sampling is None else Sampling(**sampling)
-        return Clip(frames=pictures, timestamps=times, frames_indices=indices, sampling=sampling, **about)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        message = json.loads(text)
+        return read_clip(message, pa.BufferReader(frames.as_buffer()), Sampling(**message["sampling"]))
+    except (ValueError, TypeError, KeyError, EOFError) as error:
         raise ValueError(f"{FRAMES}: not a clip as DecodeVideos hands it over ({error!r})") from error
 
 
@@ -199,7 +186,7 @@ class DecodeVideos:
             if is_listed and (size := table.column("size")[place].as_py()) is not None:
                 listed = FileState(size, table.column("mtime_ns")[place].as_py())
             for row in self._rows(name, listed):
-                yield _beside(row.table(), others.slice(place, 1))
+                yield _beside(row.table(_as_sampling(self.sampling)), others.slice(place, 1))
 
     def empty(self, batch: pa.Table) -> pa.Table:
         """Return the result for a batch of no videos."""

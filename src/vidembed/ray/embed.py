@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 
-from vidembed.index.meta import load_model
-from vidembed.index.table import segment_id
+from vidembed.index.table import load_model, segment_id
 from vidembed.ray.decode import CLIP, ERROR, FRAMES, DecodeVideos, as_table, clip_at, error_text
 from vidembed.video.clip import Sampling
 
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from typing_extensions import Unpack
 
-    from vidembed.index.meta import Item, StreamEncoder
+    from vidembed.encoder import EncodedItem, VideoEncoder
     from vidembed.ray.decode import Batch, DecodingOptions
     from vidembed.video.clip import Clip
     from vidembed.video.segments import Cut
@@ -115,18 +114,18 @@ class EmbedVideos:
         return self._once()[1]
 
     @property
-    def encoder(self) -> StreamEncoder:
+    def encoder(self) -> VideoEncoder:
         """The model, loaded at first use; objects of one process that ask for the same share it."""
         return self._once()[0]
 
-    def load(self) -> StreamEncoder:
+    def load(self) -> VideoEncoder:
         """Load the model. A subclass may return another one."""
         encoder = load_model(self.model, layer=self.layer, sampling=self.sampling, device=self.device)
         if self.workers is not None:
             encoder.decode_workers = self.workers
         return encoder
 
-    def _once(self) -> tuple[StreamEncoder, ModelFacts]:
+    def _once(self) -> tuple[VideoEncoder, ModelFacts]:
         key = repr((type(self), self.model, self.layer, sorted(self.sampling.items()), self.device, self.workers))
         if key not in loaded:
             encoder = self.load()
@@ -205,7 +204,7 @@ class EmbedVideos:
                     raise
                 yield place, error
 
-    def _stream(self, clips: Iterable[Clip | None]) -> Iterator[Item]:
+    def _stream(self, clips: Iterable[Clip | None]) -> Iterator[EncodedItem]:
         return self.encoder.encode_stream(clips, batch_size=self.batch_size, on_error="skip", show_progress_bar=False)
 
     def _can_go_on(self, error: Exception) -> bool:
@@ -216,4 +215,4 @@ class EmbedVideos:
         return not isinstance(error, RuntimeError) or device == "cpu" or isinstance(error, torch.OutOfMemoryError)
 
 
-loaded: dict[str, tuple[StreamEncoder, ModelFacts]] = {}  # of this process, by all that loads it; one at most
+loaded: dict[str, tuple[VideoEncoder, ModelFacts]] = {}  # of this process, by all that loads it; one at most

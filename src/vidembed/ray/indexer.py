@@ -7,31 +7,32 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 from tqdm.auto import tqdm
 
-from vidembed.errors import IndexingStoppedError, IndexMismatchError
-from vidembed.index.commit import KINDS, Committer, Job, Problem, Quarantine, Report, locked, uninterrupted, writing_to
-from vidembed.index.files import IndexedFile, Listing, find_videos, is_local, name_of, path_of
+from vidembed.errors import IndexMismatchError
+from vidembed.index.commit import KINDS, Committer, Job, Problem, Report
 from vidembed.index.ingest import (
+    Listing,
     Plan,
-    decoder_versions,
-    describe,
+    RunKeywords,
+    RunOptions,
+    find_videos,
     make_plan,
     open_for_writing,
     open_if_there,
-    problems,
     vanished,
+    writing,
 )
-from vidembed.index.search import Derived, refresh
+from vidembed.index.table import IndexedFile, is_local, path_of
 from vidembed.ray.cluster import Pipeline, RemoteModel, Resources, connected, cores
 from vidembed.ray.stores import (
     MAX_FILE_BYTES,
-    UNKNOWN_TIME,
     Address,
     FileSystem,
     StoreListing,
@@ -41,17 +42,15 @@ from vidembed.ray.stores import (
     open_store,
 )
 from vidembed.video import VIDEO_SUFFIXES
-from vidembed.video.clip import DEFAULT_MEMORY_BYTES, DEFAULT_TIMEOUT_S, FileState, Sampling
+from vidembed.video.clip import FileState, Sampling
 
 if TYPE_CHECKING:
     from typing import NoReturn
 
     import pyarrow as pa
 
-    from vidembed.index.meta import IndexMeta
     from vidembed.ray.decode import DecodingOptions
     from vidembed.ray.embed import ModelOptions
-    from vidembed.video.segments import Cut
 
 WAVE_FILES = 50_000
 """Files of one Ray Data execution, which keeps notes of each block to its end; then models are loaded anew (ours)."""
@@ -59,18 +58,9 @@ COMMIT_EVERY_S = 5.0
 """Seconds from commit to commit at least, so that files which are done in quick succession share one (our choice)."""
 COMMIT_ROWS = 4096
 """Rows at which a commit does not wait (our choice)."""
-_IN_QUARANTINE: Final = "(in quarantine since {}; --retry tries it again)"
 
 
-# -- what is to be done ------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    """A file that must be read to know what to do with it."""
-
-    job: Job
-    state: FileState | None = None  # as its store lists it; a local file's is taken when it is read
+# -- what there is -----------------------------------------------------------------------------------------------------
 
 
 @dataclass(slots=True)
@@ -84,24 +74,11 @@ class Found:
     def problems(self) -> list[Problem]:
         """What could not be listed and what vanished, as it stands in a report."""
         unreadable = [Problem(uri, type(error).__name__, clean(error)) for uri, error in self.stored.unreadable.items()]
-        return problems(self.local) + unreadable + [vanished(uri, reason) for uri, reason in self.stored.vanished]
-
-
-@dataclass(slots=True)
-class Todo:
-    """The files of a run, sorted by what must be done with them."""
-
-    local: Plan
-    stored: StoreListing
-    work: list[Work]  # new, or written to since; local ones first, in the order of their paths and URIs
-    unchanged: int  # how many are in the index as they are
-    gone: list[IndexedFile]  # in the index, under a folder of this run, and no longer there
+        return self.local.problems + unreadable + [vanished(uri, reason) for uri, reason in self.stored.vanished]
 
     def is_gone(self, uri: str) -> bool:
         """Whether a file is under a folder of this run, and no longer there."""
-        if is_local(uri):
-            return self.local.is_gone(uri)
-        return self.stored.knows(uri) and uri not in self.stored.files
+        return self.local.is_gone(uri) or (self.stored.knows(uri) and uri not in self.stored.files)
 
 
 def find(
@@ -133,11 +110,9 @@ def find(
 
 def plan(
     found: Found, indexed: Mapping[str, IndexedFile], *, rehash: bool, filesystem: FileSystem | None = None
-) -> Todo:
-    """Sort the files of a run by what must be done with them, as `vidembed.index.ingest.make_plan` does."""
-    local = make_plan(found.local, {uri: file for uri, file in indexed.items() if is_local(uri)}, rehash=rehash)
-    work = [Work(job) for job in local.jobs]
-    todo = Todo(local, found.stored, work, unchanged=len(local.unchanged), gone=list(local.gone))
+) -> Plan:
+    """Sort the files of a run by what must be done with them, as `make_plan` does; those in stores come last."""
+    made = make_plan(found.local, indexed, rehash=rehash)
     states = dict(found.stored.files)
     for uri, file in indexed.items():
         if is_local(uri) or uri in states or not found.stored.knows(uri):
@@ -145,94 +120,59 @@ def plan(
         try:  # the listing left it out, since its name has no video suffix, say
             states[uri] = open_store(address := Address.parse(uri), filesystem).state(address)
         except FileNotFoundError:
-            todo.gone.append(file)
+            made.gone.append(file)
     for uri, state in sorted(states.items()):
-        previous = indexed.get(uri)
-        if previous is not None and not rehash and previous.state == state and state.mtime_ns != UNKNOWN_TIME:
-            todo.unchanged += 1
-        else:
-            todo.work.append(Work(Job(Path("/", Address.parse(uri).path), uri, previous), state))
-    todo.gone.sort(key=lambda file: file.uri)
-    return todo
-
-
-def waves(work: Sequence[Work], size: int) -> list[Sequence[Work]]:
-    """Return `work` in portions of `size`."""
-    return [work[first : first + size] for first in range(0, len(work), size)]
+        made.add(Job(Path("/", Address.parse(uri).path), uri, indexed.get(uri), state), rehash=rehash)
+    made.gone.sort(key=lambda file: file.uri)
+    return made
 
 
 # -- what comes back ---------------------------------------------------------------------------------------------------
 
 
-@dataclass(slots=True)
-class RayJob(Job):
-    """A file that workers read."""
-
-    def is_as_it_was(self) -> bool:
-        """Whether it was not written to: the worker has checked that, where the file is."""
-        return True
-
-
 class Collector:
     """Puts files together from rows, which come back in any order, and has those that are whole stored.
 
-    A new file of the same content as one that is `gone` takes over its rows. Its methods raise `IndexingStoppedError`
-    where a file cannot be indexed and the run is to end there, and `IndexWriteError`.
+    Its methods raise `IndexingStoppedError` where a file cannot be indexed and the run is to end there, and
+    `IndexWriteError`.
 
     Attributes:
         again: Files whose content was known when the run began, and is no more; they must be decoded after all.
     """
 
-    def __init__(
-        self,
-        committer: Committer,
-        meta: IndexMeta,
-        *,
-        quarantine: Quarantine,
-        gone: Sequence[IndexedFile],
-        bar: tqdm[NoReturn],
-    ) -> None:
-        self.again: list[Work] = []
+    def __init__(self, committer: Committer, bar: tqdm[NoReturn]) -> None:
+        self.again: list[Job] = []
         self._committer = committer
-        self._meta = meta
-        self._quarantine = quarantine
         self._bar = bar
-        self._open: dict[str, tuple[Work, RayJob]] = {}
+        self._open: dict[str, Job] = {}
         self._done: deque[Job] = deque()
         self._committed_at = -COMMIT_EVERY_S
         self._rows = 0
-        self._first_with: dict[str, RayJob] = {}  # content -> the job of this run that embedded it
-        self._gone_with: dict[str, list[IndexedFile]] = {}
-        for file in gone:
-            self._gone_with.setdefault(file.content_fingerprint, []).append(file)
+        self._first_with: dict[str, Job] = {}  # content -> the job of this run that embedded it
 
-    def expect(self, work: Sequence[Work]) -> list[Work]:
-        """Open a job for each file, and return those that must be read: without those in quarantine as they are."""
-        wanted = []
-        for each in work:
-            job = RayJob(each.job.path, each.job.uri, each.job.previous)
-            entry = None
-            with suppress(OSError):  # reported when it is read
-                job.state = each.state or FileState.of(each.job.path)
-                entry = self._quarantine.of_file(each.job.uri, job.state)
-            if entry is None:
-                self._open[each.job.uri] = each, job
-                wanted.append(each)
-            else:
-                job.fail(entry.kind, f"{entry.message} {_IN_QUARANTINE.format(entry.since)}")
+    def expect(self, jobs: Iterable[Job]) -> list[Job]:
+        """Await files, and return those that must be read: without those in quarantine as they are."""
+        for job in jobs:
+            job.is_watched = True  # by the worker, where the file is
+            if is_local(job.uri):
+                with suppress(OSError):  # reported when it is read
+                    job.state = FileState.of(job.path)
+            self._open[job.uri] = job
+            if (entry := self._committer.quarantine.of_file(job.uri, job.state)) is not None:
+                job.fail(entry.kind, entry.reason)
                 self._finish(job)
-        return wanted
+        return list(self._open.values())
 
     def take(self, batch: pa.Table) -> None:
         """Take rows as `EmbedVideos` returns them; those of files that are done, or came twice, are dropped."""
-        vectors = batch.column("vector")
+        vectors, expected = batch.column("vector"), self._committer.meta.model_fingerprint
         for place, row in enumerate(batch.drop_columns(["vector"]).to_pylist()):
             if row["uri"] not in self._open:
                 continue
-            if row["model_fingerprint"] != self._meta.model_fingerprint:
+            if (fingerprint := row["model_fingerprint"]) != expected:
                 raise IndexMismatchError(
-                    f"model: a worker loaded one with fingerprint {row['model_fingerprint'][:12]}, and that of the "
-                    f"index is {self._meta.model_fingerprint[:12]}. Have the same files and versions on all machines"
+                    f"model: a worker loaded one with fingerprint {fingerprint[:12]}, and that of the index is "
+                    f"{expected[:12]}. Have the same files and versions on all machines"
                 )
             self._take_row(row, vectors[place])
         self.settle(now=False)
@@ -240,26 +180,19 @@ class Collector:
     def settle(self, *, now: bool) -> None:
         """Store the files that are done: `now`, or if there are many or the last commit was long ago."""
         is_due = time.monotonic() - self._committed_at >= COMMIT_EVERY_S or self._rows >= COMMIT_ROWS
-        if not self._done or not (now or is_due):
-            return
-        while self._done:
-            with uninterrupted():
-                failed = self._committer.settle(self._done, self._bar)
-            if failed is not None and failed.problem is not None:
-                self._done.clear()
-                name = name_of(failed.uri)
-                raise IndexingStoppedError(f"{name}: {failed.problem.kind}: {failed.problem.message}")
-        self._committed_at, self._rows = time.monotonic(), 0
+        if self._done and (now or is_due):
+            self._committer.settle(self._done, self._bar)
+            self._committed_at, self._rows = time.monotonic(), 0
 
     def close(self) -> None:
         """Report files of which not all has come, though the workers are done, and store the rest."""
-        for _, job in list(self._open.values()):
+        for job in list(self._open.values()):
             job.fail("InternalError", f"{len(job.vectors)} segments came back from the workers, and not all; run again")
             self._finish(job)
         self.settle(now=True)
 
     def _take_row(self, row: dict[str, Any], vector: pa.FixedSizeListScalar) -> None:
-        work, job = self._open[row["uri"]]
+        job = self._open[row["uri"]]
         if (content := row["content_fingerprint"]) is not None:
             if job.content not in {"", content} or len(job.windows) not in {0, row["segments"]}:
                 job.fail("ChangedWhileRead", "it was read twice, and differed; run again")
@@ -269,9 +202,9 @@ class Collector:
             job.fail(kind, message)
             job.undecodable = kind in KINDS and content is not None
         elif job.problem is None and row["segments"] == 0:
-            if not self._take_known(job):
+            if not self._committer.take_known(job):
                 del self._open[row["uri"]]
-                self.again.append(work)
+                self.again.append(replace(job, content=""))
                 return
         elif job.problem is None:
             job.duration = row["duration"]
@@ -281,21 +214,9 @@ class Collector:
         if job.done:
             self._finish(job)
 
-    def _take_known(self, job: RayJob) -> bool:
-        """Give a job what the index or the quarantine has for its content; False where neither has anything now."""
-        index = self._committer.index
-        found = None if index is None else index.segments(content_fingerprint=job.content)
-        if found is not None:
-            job.duration, job.stored = found
-            if job.previous is None and (gone := self._gone_with.get(job.content)):
-                job.moved_from = gone.pop(0)
-        elif (entry := self._quarantine.of_content(job.content)) is not None:
-            job.fail(entry.kind, f"{entry.message} {_IN_QUARANTINE.format(entry.since)}")
-        return job.problem is not None or job.stored is not None
-
-    def _finish(self, job: RayJob) -> None:
+    def _finish(self, job: Job) -> None:
         """Pass on a job that is done. One with the content of an earlier one of this run takes over its vectors."""
-        self._open.pop(job.uri, None)
+        del self._open[job.uri]
         is_embedded = job.problem is None and job.stored is None
         if is_embedded and (first := self._first_with.setdefault(job.content, job)) is not job:
             job.twin, job.windows, job.vectors = first, [], {}
@@ -321,24 +242,13 @@ class KnownContents:
 # -- the run -----------------------------------------------------------------------------------------------------------
 
 
-def index_videos_ray(  # noqa: D417 - the other arguments are those of index_videos
+def index_videos_ray(
     paths: Sequence[str | os.PathLike[str]],
     folder: str | os.PathLike[str],
     *,
     model: str,
     layer: int | None = None,
     sampling: Mapping[str, Any] | None = None,
-    cut: Cut | None = None,
-    on_error: Literal["skip", "raise"] = "skip",
-    prune: bool = False,
-    rehash: bool = False,
-    retry: bool = False,
-    wait: bool = False,
-    batch_size: int = 32,
-    timeout_s: float | None = DEFAULT_TIMEOUT_S,
-    max_memory_bytes: int | None = DEFAULT_MEMORY_BYTES,
-    progress: bool = True,
-    derived: Derived | None = None,
     address: str | None = None,
     workers: int = 1,
     decoders: int | None = None,
@@ -347,6 +257,7 @@ def index_videos_ray(  # noqa: D417 - the other arguments are those of index_vid
     device: str | None = None,
     filesystem: FileSystem | None = None,
     max_bytes: int = MAX_FILE_BYTES,
+    **options: Unpack[RunKeywords],
 ) -> Report:
     """Bring the index in `folder` up to date as `vidembed.index.index_videos` does, with a Ray cluster at work.
 
@@ -361,7 +272,8 @@ def index_videos_ray(  # noqa: D417 - the other arguments are those of index_vid
         paths: Videos and folders of videos, by path or URI: `s3://`, `gs://`, and what else pyarrow or fsspec reads.
         folder: Where the index is or shall be, on this machine: new, empty, or an index.
         model: Name or path of the model, which the workers load; stored.
-        layer: As for `index_videos`, and so is every argument that is not named here.
+        layer: Decoder layer, for a model that is not a vidembed checkpoint; stored.
+        sampling: Fields of `vidembed.video.Sampling` to set; the others stay as the checkpoint has them.
         address: Of the cluster, as `ray.init` takes it. None: the one that this process has joined, else that of
             `RAY_ADDRESS`, else one that is started on this machine and ends with the run.
         workers: Most actors that embed, each with the model.
@@ -373,6 +285,7 @@ def index_videos_ray(  # noqa: D417 - the other arguments are those of index_vid
         filesystem: A `pyarrow.fs.FileSystem` or `fsspec.AbstractFileSystem` for all URIs. Default: by scheme, with
             credentials from each machine's environment.
         max_bytes: Limit on the size of a file that is copied from a store. Default 16 GiB.
+        options: Fields of `vidembed.index.ingest.RunOptions`, as for `index_videos`.
 
     Returns:
         What was done, with every file that was skipped.
@@ -385,70 +298,58 @@ def index_videos_ray(  # noqa: D417 - the other arguments are those of index_vid
         KeyboardInterrupt: Ctrl-C: what was complete was committed first.
         Exception: As `index_videos`.
     """
-    if batch_size < 1:
-        raise ValueError(f"batch_size: got {batch_size}; at least 1 is needed")
-    if on_error not in {"skip", "raise"}:
-        raise ValueError(f"on_error: got {on_error!r}; 'skip' or 'raise' is allowed")
-    if derived is not None:
-        derived.check()
-    Sampling(**(sampling or {}))
+    asked = RunOptions(**options)
+    Sampling(**(sampling or {}))  # checks the values
     if not decoders:
         own = address is None and not os.environ.get("RAY_ADDRESS")
         decoders = max(1, int(cores() - workers * num_cpus)) if own else 2 * workers
     resources = Resources(workers, decoders, num_cpus, num_gpus)
     where = Path(folder)
     existing = open_if_there(where)
-    # What is cheap to find wrong comes before the cluster.
-    found = find(paths, filesystem=filesystem, indexed=existing.files if existing else tuple)
-    options: ModelOptions = {
+    search = partial(find, paths, filesystem=filesystem)
+    found = search(
+        indexed=existing.files if existing else tuple
+    )  # what is cheap to find wrong comes before the cluster
+    load: ModelOptions = {
         "model": model,
         "layer": layer,
         "sampling": dict(sampling or {}),
         "device": device or ("cuda" if num_gpus else "cpu"),
-        "batch_size": batch_size,
+        "batch_size": asked.batch_size,
         "workers": max(1, int(num_cpus)),
     }
-    limits: DecodingOptions = {"timeout_s": timeout_s, "max_memory_bytes": max_memory_bytes, "backend": "pyav"}
-    decoding: DecodingOptions = {"filesystem": filesystem, "max_bytes": max_bytes, **limits}
-    report = Report(index=str(where), model=model, pruned=prune)
+    decoding: DecodingOptions = {
+        "filesystem": filesystem,
+        "max_bytes": max_bytes,
+        "timeout_s": asked.timeout_s,
+        "max_memory_bytes": asked.max_memory_bytes,
+        "backend": "pyav",
+    }
     with connected(address, resources):
-        remote = RemoteModel(options, resources)
-        if derived is not None:
-            derived.check(remote.facts.dimension)
-        open_for_writing(where, remote, model, cut)  # refuse before anything is written
-        with locked(where, wait=wait):
-            index = open_for_writing(where, remote, model, cut)
-            if wait:  # what was found before may be hours old
-                found = find(paths, filesystem=filesystem, indexed=index.files if index else tuple)
-            report.skipped = found.problems
-            stored = index.files() if index else {}
-            todo = plan(found, stored, rehash=rehash, filesystem=filesystem)
-            report.unchanged = todo.unchanged
-            meta = index.meta if index else describe(remote, model, layer, cut)
-            quarantine = Quarantine(where, {**decoder_versions(), **limits}, retry=retry)
-            committer = Committer(where, index, meta, report=report, quarantine=quarantine, on_error=on_error)
-            bad = {entry.content_fingerprint for entry in quarantine.entries.values()}
-            known = {file.content_fingerprint for file in stored.values()}
-            known |= {content for content in bad if quarantine.of_content(content) is not None}
-            pipeline = Pipeline(options, decoding, remote.sampling, meta.cut, resources)
+        remote = RemoteModel(load, resources)
+        open_for_writing(where, remote, model, asked.cut)  # refuse before anything is written
+        with writing(where, remote, asked, model=model, layer=layer, backend="pyav") as (committer, files):
+            if asked.wait:  # what was found before may be hours old
+                found = search(indexed=lambda: files)
+            todo = plan(found, files, rehash=asked.rehash, filesystem=filesystem)
+            committer.begin(files, found.problems, unchanged=len(todo.unchanged), gone=todo.gone)
+            pipeline = Pipeline(load, decoding, remote.sampling, committer.meta.cut, resources)
             with tqdm(
-                total=len(todo.work), desc="Indexing", unit="file", disable=not progress, dynamic_ncols=True
+                total=len(todo.jobs), desc="Indexing", unit="file", disable=not asked.progress, dynamic_ncols=True
             ) as bar:
-                collector = Collector(committer, meta, quarantine=quarantine, gone=todo.gone, bar=bar)
-                _embed(todo.work, pipeline, collector, KnownContents(known) if known else None)
-            committer.finish(todo.gone, todo.is_gone, prune=prune)
-            if committer.index is not None:
-                with writing_to(where):
-                    refresh(committer.index, remote, derived, progress=progress)
-    return report
+                _embed(todo.jobs, pipeline, Collector(committer, bar), committer.known_contents)
+            committer.finish(found.is_gone)
+    return committer.report
 
 
-def _embed(work: Sequence[Work], pipeline: Pipeline, collector: Collector, known: KnownContents | None) -> None:
+def _embed(jobs: Sequence[Job], pipeline: Pipeline, collector: Collector, contents: set[str]) -> None:
     """Have files decoded, embedded and stored, in waves; last those whose content is no longer known."""
+    known = KnownContents(contents) if contents else None
+    waves = [(jobs[first : first + WAVE_FILES], known) for first in range(0, len(jobs), WAVE_FILES)]
     try:
-        for wave, known_then in (*((wave, known) for wave in waves(work, WAVE_FILES)), (collector.again, None)):
+        for wave, known_then in (*waves, (collector.again, None)):
             if wanted := collector.expect(wave):
-                with closing(pipeline.rows([(each.job.uri, each.state) for each in wanted], known_then)) as rows:
+                with closing(pipeline.rows([(job.uri, job.state) for job in wanted], known_then)) as rows:
                     for batch in rows:
                         collector.take(batch)
             collector.close()

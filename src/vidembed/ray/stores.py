@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -24,8 +24,17 @@ import fsspec
 from filelock import FileLock, Timeout
 from fsspec.implementations.arrow import ArrowFSWrapper
 
-from vidembed.errors import EmptyFile, InvalidVideoInput, VideoError, VideoNotFound, VideoPermission, VideoTooLarge
-from vidembed.index.files import canonical, is_local, path_of, uri_of
+from vidembed.errors import (
+    ChangedWhileRead,
+    EmptyFile,
+    InvalidVideoInput,
+    VideoError,
+    VideoNotFound,
+    VideoPermission,
+    VideoTooLarge,
+)
+from vidembed.index.ingest import UNKNOWN_TIME
+from vidembed.index.table import canonical, is_local, path_of, uri_of
 from vidembed.video.clip import FileState, check_regular, content_fingerprint, item_name
 
 if TYPE_CHECKING:
@@ -34,8 +43,6 @@ if TYPE_CHECKING:
 FileSystem: TypeAlias = "fs.FileSystem | fsspec.AbstractFileSystem"
 """What users give to reach a store with options and credentials of their own."""
 
-UNKNOWN_TIME: Final = -1
-"""The time of last write where a store has none. Such a file is read again in every run."""
 MAX_MESSAGE: Final = 400
 """Characters of a store's own message that are passed on."""
 MAX_FILE_BYTES: Final = 16 * 2**30
@@ -253,58 +260,49 @@ def list_stores(
 
     In folders, files are taken by suffix (with its dot, either case), and those with a part of their path that begins
     with a dot are left out. A file given by name is taken whatever it is called. `indexed` returns the URIs that the
-    index has, as for `vidembed.index.files.find_videos`.
+    index has, as for `vidembed.index.ingest.find_videos`.
 
-    Where something is not there or its store refuses, and it has not vanished, that is a ValueError or OSError.
+    Raises:
+        ValueError: Something is not there, and it has not vanished.
+        OSError: Likewise, where a store refuses.
     """
     listing = StoreListing()
     wanted = tuple({suffix.lower() for suffix in suffixes})
-    empty: list[tuple[str, str, Exception | None, set[str]]] = []  # URI, reason, error, files that are there
+    had: list[str] | None = None  # what the index has, read at need
     for given in uris:
         address = Address.parse(given)
         uri = address.uri
+        root = uri.rstrip("/") + "/"
+        there: dict[str, FileState | Exception] = {}
+        failure: Exception | None = None
+        reason, is_folder = "holds no video", False
         try:
             is_folder, found = open_store(address, filesystem).find(address)
+            there = dict(found)
         except FileNotFoundError:
-            empty.append((uri, "does not exist", ValueError(f"path: {uri!r} does not exist"), set()))
-            continue
+            reason, failure = "does not exist", ValueError(f"path: {uri!r} does not exist")
         except OSError as error:
-            shut = OSError(f"path: {uri!r} cannot be listed: {clean(error)}")
-            empty.append((uri, f"cannot be listed ({clean(error)})", shut, set()))
-            continue
-        there = dict(found)
+            reason = f"cannot be listed ({clean(error)})"
+            failure = OSError(f"path: {uri!r} cannot be listed: {clean(error)}")
         videos = there
         if is_folder:
-            root = uri.rstrip("/") + "/"
             listing.roots.append(root)
-            videos = {file: state for file, state in there.items() if _is_wanted(file.removeprefix(root), wanted)}
-            if not videos:
-                empty.append((uri, "holds no video", None, set(there)))
+            videos = {
+                file: state
+                for file, state in there.items()
+                if file.lower().endswith(wanted) and "/." not in f"/{file.removeprefix(root)}"
+            }
         listing.files.update((file, state) for file, state in videos.items() if isinstance(state, FileState))
         listing.unreadable.update((file, error) for file, error in videos.items() if isinstance(error, Exception))
-    had = list(indexed()) if empty else []
-    listing.vanished = [
-        (uri, reason) for uri, reason, failure, there in empty if _has_vanished(uri, failure, there, had)
-    ]
+        if videos:
+            continue
+        had = list(indexed()) if had is None else had
+        under = [file for file in had if file == uri or file.startswith(root)]
+        if under and not any(file in there for file in under):
+            listing.vanished.append((uri, reason))
+        elif failure is not None:
+            raise failure
     return listing
-
-
-def _is_wanted(inside: str, suffixes: tuple[str, ...]) -> bool:
-    return inside.lower().endswith(suffixes) and not any(part.startswith(".") for part in inside.split("/"))
-
-
-def _has_vanished(uri: str, failure: Exception | None, there: Container[str], had: Iterable[str]) -> bool:
-    """Whether the index has files of a URI, all of them gone; if not, and it could not be listed, raise why."""
-    under = [file for file in had if file == uri or file.startswith(uri.rstrip("/") + "/")]
-    if under and not any(file in there for file in under):
-        return True
-    if failure is not None:
-        raise failure
-    return False
-
-
-class ChangedWhileRead(VideoError):  # noqa: N818 - named as in reports
-    """The file was written to while it was being read."""
 
 
 @dataclass(frozen=True, slots=True)

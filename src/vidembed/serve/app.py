@@ -18,7 +18,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 import vidembed
 from vidembed.index import Condition, Filter
-from vidembed.index.files import file_name_of
+from vidembed.index.table import file_name_of
 from vidembed.serve import schemas, security
 from vidembed.serve.engine import Embedded, Engine, Ranked, vector_of
 from vidembed.serve.media import ID_PATTERN, add_page, keep_one_range, media_type, uploaded, video_of

@@ -16,9 +16,9 @@ import numpy as np
 
 from vidembed.errors import VideoError
 from vidembed.index import Hits, VideoIndex, rerank
-from vidembed.index.bank import check_query
-from vidembed.index.files import is_local
+from vidembed.index.rows import check_query
 from vidembed.index.search import nearest
+from vidembed.index.table import is_local
 from vidembed.serve.batching import Batcher, QueueFullError
 from vidembed.serve.media import MediaLibrary
 from vidembed.serve.security import ApiError, Limits, Metrics, bad_value, busy, unusable

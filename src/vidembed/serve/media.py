@@ -25,7 +25,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from vidembed.errors import VideoUriError
-from vidembed.index.files import is_local, path_of
+from vidembed.index.table import is_local, path_of
 from vidembed.serve.security import ApiError
 from vidembed.uri import parse_video_uri
 from vidembed.video import VideoSegment
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from starlette.datastructures import FormData
     from starlette.requests import Request
 
-    from vidembed.index.files import IndexedFile
+    from vidembed.index.table import IndexedFile
 
 
 ID_PATTERN = "^[0-9a-f]{32}$"

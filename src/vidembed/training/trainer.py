@@ -30,8 +30,8 @@ from tqdm.auto import tqdm
 from transformers import TrainerCallback, TrainerState
 from transformers.trainer_callback import PrinterCallback
 
-from vidembed.backbone.templates import stand_in_template
 from vidembed.backbone.load import Features
+from vidembed.backbone.templates import stand_in_template
 from vidembed.captions import TextPair
 from vidembed.encoder import VideoEncoder
 from vidembed.errors import AnnotationError

@@ -14,7 +14,7 @@ from llama_index.core.schema import Document
 
 from llama_index.readers.vidembed.nodes import video_fields, video_resource
 from vidembed.adapters import OnError, read_video_file, stable_id
-from vidembed.index.files import find_videos
+from vidembed.index.ingest import find_videos
 from vidembed.uri import VIDEO_SUFFIXES, VideoRef
 from vidembed.video import VideoError, item_name
 
