@@ -163,10 +163,6 @@ def load_model(
     """Load the encoder that an index needs; see `ModelOptions`. ValueError for a model or argument that cannot be."""
     from vidembed.encoder import VideoEncoder  # noqa: PLC0415 - it brings torch, which an index does not need
 
-    if device is not None:
-        from vidembed.backbone.load import check_device  # noqa: PLC0415 - likewise
-
-        check_device(device)
     try:
         encoder = VideoEncoder(name, layer=layer, device=device)
     except OSError as error:  # what transformers raises for a model that it cannot find
