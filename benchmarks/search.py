@@ -27,6 +27,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import lancedb
 import numpy as np
 from tqdm import tqdm
 
@@ -34,7 +35,7 @@ from benchmarks.common import environment, keep
 from vidembed.index import ann
 from vidembed.index.rows import Row, rank, unit
 from vidembed.index.search import Hit, nearest
-from vidembed.index.table import RANKED, FileRows, IndexMeta, Segment, VideoIndex
+from vidembed.index.table import RANKED, TABLE, FileRows, IndexMeta, Segment, VideoIndex
 from vidembed.video.clip import FileState
 
 SIZES = (10_000, 100_000, 1_000_000)
@@ -100,6 +101,11 @@ class World:
         return (latent @ self.map + 0.8 * self.shared + 0.6 * self.away).astype(np.float64)
 
 
+def opened(index: VideoIndex) -> lancedb.table.Table:
+    """Return the LanceDB table of an index, as it is now."""
+    return lancedb.connect(index.folder).open_table(TABLE)
+
+
 def filled(folder: Path, world: World, size: int) -> tuple[VideoIndex, float]:
     """An index of `size` rows, and the seconds that it took to write, without the making of vectors."""
     meta = IndexMeta("made", None, {}, "0" * 64, {}, world.dimension, 10.0, 0.0, "2026-01-01T00:00:00+00:00")
@@ -124,7 +130,8 @@ def filled(folder: Path, world: World, size: int) -> tuple[VideoIndex, float]:
     index.compact()
     seconds += time.perf_counter() - start
     warnings.simplefilter("ignore", UserWarning)  # that others could be reading; there are none
-    index._table.optimize(cleanup_older_than=timedelta(0))  # else the joined fragments count, for five minutes
+    opened(index).optimize(cleanup_older_than=timedelta(0))  # else the joined fragments count, for five minutes
+    index.latest()
     return index, seconds
 
 
@@ -154,8 +161,10 @@ def one_size(
     batch_s = (time.perf_counter() - start) / len(many)
     assert [row.score for row in ranked[0]] == [hit.score for hit in first]
 
+    table = opened(index)
+
     def flat(query: np.ndarray) -> Any:
-        found = index._table.search(query.astype(np.float32)).distance_type("cosine").bypass_vector_index().limit(10)
+        found = table.search(query.astype(np.float32)).distance_type("cosine").bypass_vector_index().limit(10)
         return found.select(["uri", "start_s", "end_s", "_distance"]).to_arrow()
 
     flat_s = median_s(flat, few[:4])

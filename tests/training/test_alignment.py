@@ -190,7 +190,7 @@ class TestInterruption:
         """Ends a run in the middle of saving the state of a step, half of it written."""
 
         armed: list[int] = []
-        original = AlignmentTrainer._save_optimizer_and_scheduler
+        original = AlignmentTrainer._save_optimizer_and_scheduler  # noqa: SLF001 - transformers has no hook there
 
         def save(self: Any, folder: str) -> None:
             if self.state.global_step in armed[-1:]:
@@ -219,7 +219,7 @@ class TestInterruption:
             started = []
             patch.setattr(
                 "transformers.Trainer._save_rng_state",
-                lambda self, folder, original=AlignmentTrainer._save_rng_state: (
+                lambda self, folder, original=AlignmentTrainer._save_rng_state: (  # noqa: SLF001 - likewise
                     started.append(self._initial_global_step),
                     original(self, folder),
                 ),

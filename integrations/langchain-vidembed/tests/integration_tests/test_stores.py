@@ -90,7 +90,8 @@ def store(
     opened = VideoRetriever.from_config(config, embeddings=embeddings).vectorstore
     yield opened
     if kind == "postgres":
-        opened._engine.dispose()  # PGVector closes no connection, which is a warning in some later test
+        # PGVector closes no connection, which is a warning in some later test.
+        opened._engine.dispose()  # noqa: SLF001 - it has no public way
 
 
 @pytest.fixture
@@ -292,7 +293,7 @@ def test_stores_open_again_in_another_process(
         if kind == "qdrant":
             store.client.close()
         if kind == "postgres":
-            store._engine.dispose()
+            store._engine.dispose()  # noqa: SLF001 - as above
         if kind == "milvus":
             from milvus_lite.server_manager import server_manager_instance
 
