@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-
 MAX_SIDE = 16384  # pixels. A picture with a longer side is refused (twice 8K's width; our choice)
 MAX_AREA = 64 * 2**20  # pixels. A picture of a larger area is refused (about twice 8K's; our choice)
 MAX_ASPECT = Fraction(16)  # sample aspect ratios beyond this or its inverse are taken for broken headers and ignored
@@ -52,11 +51,7 @@ def is_memory_error(error: BaseException | None) -> bool:
 
 
 def check_memory(error: BaseException) -> None:
-    """Raise a ``MemoryError`` if `error` says that there was no memory, and the limit on this process is the reason.
-
-    Otherwise it is damage: a length that was garbled asks for more than there could be. The limit is that on the
-    address space (``RLIMIT_AS``), and the reason if it leaves under `MEMORY_HEADROOM_BYTES`.
-    """
+    """Raise a ``MemoryError`` if `error` comes of the limit on this process; else it is damage (a garbled length)."""
     if not is_memory_error(error):
         return
     try:
@@ -123,17 +118,14 @@ def display_matrix(frame: VideoFrame) -> Matrix | None:
 
 
 def orientation(matrix: Matrix | None, item: str) -> tuple[int, bool]:
-    """Return `Geometry.turns` and `Geometry.mirrored` for a display matrix; one without an inverse is ignored.
-
-    A negative determinant mirrors. The rest is a rotation, which is rounded to quarter turns.
-    """
+    """Return `Geometry.turns` and `Geometry.mirrored` for a display matrix; one without an inverse is ignored."""
     if matrix is None:
         return 0, False
     a, b, c, d = matrix
     if a * d == b * c:
         logger.warning("%s: its display matrix is ignored: it has no inverse %s", item, matrix)
         return 0, False
-    mirrored = a * d < b * c
+    mirrored = a * d < b * c  # a negative determinant; the rest is a rotation, rounded to quarter turns
     if mirrored:
         a, b = -a, -b  # what is left when x was mirrored before
     # As FFmpeg's av_display_rotation_get: how the axes are scaled does not count.
@@ -190,6 +182,7 @@ _MATRICES: Final = (
     *("bt2020c", "smpte2085", "chroma-derived-nc", "chroma-derived-c", "ictcp", "ipt-c2", "ycgco-re", "ycgco-ro"),
 )
 _BT2020_CONSTANT, _ICTCP, _CHROMA_DERIVED = 10, 14, (12, 13)
+# A reserved value says nothing. Constant luminance is read as the other kind: grey is exact, saturated edges are not.
 _MEANT: Final = {3: _UNSPECIFIED, _BT2020_CONSTANT: _BT2020}
 _CONVERTED: Final = frozenset([0, 1, 2, 4, 5, 6, 7, 9])  # matrices that swscale converts (libswscale/format.c)
 _WHITE_16: Final = 255 * 2**8  # what swscale makes of white in 16-bit RGB (of full range in 10 bits, 0.3 % more)
@@ -250,11 +243,7 @@ def _kind(frame: VideoFrame) -> str | None:
 
 
 def _matrix(frame: VideoFrame) -> int | None:
-    """Return the matrix by which a frame is read: its own, or one near it, or ``None`` if there is none.
-
-    A reserved value says nothing. Constant luminance is read as the other kind: grey is exact, saturated edges are
-    not. Where the matrix is made of the primaries, it is that of the standard that has them.
-    """
+    """Return the matrix by which a frame is read: its own, or one near it, or ``None`` if there is none."""
     if frame.colorspace in _CONVERTED:
         return frame.colorspace
     if frame.colorspace in _CHROMA_DERIVED:
@@ -271,11 +260,7 @@ def to_rgb(
     before: VideoFrame | None = None,
     after: VideoFrame | None = None,
 ) -> NDArray[np.uint8]:
-    """Return a frame, deinterlaced, as SDR RGB with the primaries of BT.709, ``(height, width, 3)``.
-
-    Of an interlaced frame, the frames before and after show what moved. Raises UnsupportedCodec if its pixels or its
-    colour matrix cannot be converted.
-    """
+    """Return a frame, deinterlaced by those beside it, as SDR RGB of BT.709 primaries, ``(height, width, 3)``."""
     try:
         shown = _deinterlaced(frame, before, after) if frame.interlaced_frame else frame
         kind, matrix, is_wide = _kind(shown), _matrix(shown), _is_bt2020(shown)
