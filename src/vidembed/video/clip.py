@@ -12,17 +12,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Final, Generic, TypeAlias, TypedDict, TypeGuard, TypeVar
+from typing import BinaryIO, Final, Generic, TypeAlias, TypedDict, TypeGuard, TypeVar
 from urllib.parse import urlsplit
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vidembed import errors
 from vidembed.text import printable
 from vidembed.video.picture import check_size, fit, shrink
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 VIDEO_SUFFIXES = frozenset(
     [

@@ -10,23 +10,17 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, cast
+from typing import BinaryIO, cast
 
 import av
-import av.error
-import av.format
-import av.stream
-from av.video.codeccontext import VideoCodecContext
-from av.video.stream import VideoStream
+from av import VideoCodecContext, VideoStream
+from av.container import InputContainer
+from av.stream import Disposition, Stream
 
 from vidembed import errors
 from vidembed.video.clip import ANY_TIME, DecodeLimits, check_regular, is_url
 from vidembed.video.fetch import UrlAccess, fetch
 from vidembed.video.picture import MAX_AREA, check_size
-
-if TYPE_CHECKING:
-    from av.container import InputContainer
-    from av.stream import Stream
 
 FORMATS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,live_flv,asf,gif,apng,ogg,mxf,nut,rm,dv,ivf,wtv,"
@@ -208,8 +202,9 @@ def video_stream(
         raise errors.InvalidVideoInput(item, f"stream={index!r}: its video streams are {sorted(streams)}")
     stream = _best(container, handle, item) if index is None else streams[index]
     if stream.codec_context is None:
-        reason = "the codec of its video stream has no decoder here; convert it to H.264 first"
-        raise errors.UnsupportedCodec(item, reason)
+        raise errors.UnsupportedCodec(
+            item, "the codec of its video stream has no decoder here; convert it to H.264 first"
+        )
     if not isinstance(stream, VideoStream):
         raise errors.UnsupportedCodec(item, "its video stream cannot be decoded; convert it to H.264 first")
     context = stream.codec_context
@@ -227,8 +222,7 @@ def video_stream(
 
 
 def _best(container: InputContainer, handle: BinaryIO, item: str) -> Stream:
-    kinds = av.stream.Disposition
-    still = kinds.attached_pic | kinds.timed_thumbnails | kinds.still_image
+    still = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
     videos = [stream for stream in container.streams if stream.type == "video"]
     moving = [stream for stream in videos if not stream.disposition & still]
     if not moving:
@@ -242,7 +236,7 @@ def _best(container: InputContainer, handle: BinaryIO, item: str) -> Stream:
     def worth(stream: Stream) -> tuple[bool, int, int]:  # what ffmpeg would choose of those that hold moving pictures
         context = stream.codec_context
         area = context.width * context.height if isinstance(context, VideoCodecContext) else 0
-        default = _DEFAULT_BONUS if stream.disposition & kinds.default else 0
+        default = _DEFAULT_BONUS if stream.disposition & Disposition.default else 0
         is_decodable = isinstance(stream, VideoStream) and context is not None
         return is_decodable, min(packets[stream.index], 2), area + default
 
@@ -330,11 +324,10 @@ def has_discontinuities(container: InputContainer) -> bool:
 def start_on_player(container: InputContainer, stream: VideoStream, first: Fraction) -> float:
     """Return when the frame that comes first on the container's clock does so on that of a player, in seconds."""
     # Players show the start of the earliest stream as 0: `ffmpeg -ss` and mpv count from a container's `start_time`.
-    cover = av.stream.Disposition.attached_pic
     starts = {
         other.index: other.start_time * other.time_base
         for other in container.streams
-        if other.type in {"audio", "video"} and not other.disposition & cover
+        if other.type in {"audio", "video"} and not other.disposition & Disposition.attached_pic
         if other.start_time is not None and other.time_base
     }
     if container.format.name == "avi":  # it stores no times of presentation; B-frames only seem to begin late

@@ -7,30 +7,29 @@ import importlib.metadata
 import math
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from types import ModuleType
+from typing import Final
 
 import numpy as np
+from av import VideoFrame
 from av.stream import Disposition
+from numpy.typing import NDArray
 
 from vidembed.errors import BackendUnavailable, CorruptVideo, InvalidVideoInput
-from vidembed.video.clip import Clip, Deadline, assemble
+from vidembed.video.clip import Clip, Deadline, Sampling, assemble
 from vidembed.video.container import DEFAULT_THREADS, MAX_TIME, SEEKABLE_FORMATS, open_source
 from vidembed.video.picture import Geometry, describe, display_matrix, shrink
 from vidembed.video.reader import FrameReader, from_player
-
-if TYPE_CHECKING:
-    from types import ModuleType
-
-    from av.video.frame import VideoFrame
-    from numpy.typing import NDArray
-
-    from vidembed.video.clip import Sampling
 
 _ROW: Final = 64  # pixels: of rotated videos decord 3.4 returns only frames whose width is a multiple of this
 
 
 def _is_installed(distribution: str) -> bool:
-    return any(importlib.metadata.distributions(name=distribution))
+    try:
+        importlib.metadata.distribution(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
 
 
 def require_decord(item: str) -> None:

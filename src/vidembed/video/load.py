@@ -81,7 +81,6 @@ def load_video(
 
 
 def _check(source: VideoSource, sampling: object, backend: str, threads: int, stream: object) -> str:
-    """Check the arguments of `load_video`, and return the name of the source."""
     check_options(backend, threads)
     clip.check_sampling(sampling)
     item = clip.item_name(source)
@@ -97,11 +96,11 @@ def _check(source: VideoSource, sampling: object, backend: str, threads: int, st
 
 
 def _read_with_decord(source: VideoSource, sampling: Sampling, item: str, limits: DecodeLimits) -> Clip:
-    """Read in a process that can be killed: decord may loop or crash in native code."""
     require_decord(item)
     path = source.path if isinstance(source, VideoSegment) else source
     if not isinstance(path, (str, os.PathLike)) or clip.is_url(path):
         raise InvalidVideoInput(item, "backend='decord' reads local files by their path; use backend='pyav'")
+    # in a process that can be killed: decord may loop or crash in native code
     with DecodePool(workers=1, limits=replace(limits, max_memory_bytes=None), backend="decord") as pool:
         (found,) = pool.submit(source if isinstance(source, VideoSegment) else path, sampling)
     if isinstance(found, VideoError):

@@ -6,27 +6,23 @@ import errno
 import logging
 import math
 import struct
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, TypeAlias, cast
+from typing import Final, TypeAlias, cast
 
 import av.error
 import numpy as np
+from av import VideoFrame
 from av.filter import Graph
-from av.sidedata.sidedata import SideDataContainer
+from av.sidedata.sidedata import SideData, SideDataContainer
 from av.video.reformatter import ColorPrimaries, ColorRange, ColorTrc
+from numpy.typing import NDArray
 from PIL import Image
 
 from vidembed.errors import UnsupportedCodec, VideoTooLarge
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    from av.sidedata.sidedata import SideData
-    from av.video.frame import VideoFrame
-    from numpy.typing import NDArray
 
 logger = logging.getLogger(__name__)
 

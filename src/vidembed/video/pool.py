@@ -15,10 +15,11 @@ import weakref
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
+from io import BufferedReader
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Final, Self, TypeAlias, cast
+from typing import IO, Final, TypeAlias, cast
 
 from vidembed import errors
 from vidembed.errors import BackendUnavailable, DecoderCrashed, DecodeTimeout, InvalidVideoInput, VideoError
@@ -28,9 +29,6 @@ from vidembed.video.container import DEFAULT_THREADS
 from vidembed.video.reader import check_options
 from vidembed.video.segments import MAX_WINDOWS, Cut, Layout, Scenes, Windows, cut_to_dict, require_scenedetect
 from vidembed.video.worker import Message, Note, read_clip, read_error, read_layout, read_notes, receive, send
-
-if TYPE_CHECKING:
-    from io import BufferedReader
 
 logger = logging.getLogger(__name__)
 
@@ -90,12 +88,10 @@ class Reading:
         """Read no more of it. A process that is at work on it is killed; what was not taken is dropped."""
         self._task.cancel()
 
-    def __del__(self) -> None:
-        """Cancel: nobody can take what is left."""
-        self._task.cancel()
+    __del__ = cancel  # nobody can take what is left
 
 
-class DecodePool:
+class DecodePool(AbstractContextManager["DecodePool"]):
     """Decodes files in processes of its own, in the order in which they are submitted. A context manager.
 
     A file that crashes the decoder, takes too long or too much memory has an error, and the process that read it is
@@ -182,10 +178,6 @@ class DecodePool:
     def close(self) -> None:
         """End all processes. Readings that are not taken to their end are cancelled."""
         self._queue.close()
-
-    def __enter__(self) -> Self:
-        """Return itself."""
-        return self
 
     def __exit__(self, *_: object) -> None:
         """Close it."""

@@ -5,31 +5,24 @@ from __future__ import annotations
 import math
 from array import array
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain
-from typing import TYPE_CHECKING, BinaryIO, Final, TypeAlias, TypeVar, cast
+from typing import BinaryIO, Final, TypeAlias, TypeVar, cast
 
 import av.error
 import numpy as np
+from av import Packet, VideoFrame, VideoStream
+from av.stream import Stream
+from numpy.typing import NDArray
 
 from vidembed.errors import CorruptVideo, InvalidVideoInput, VideoTooLarge
 from vidembed.video import clip, container, picture
 from vidembed.video.clip import Clip, Deadline, DecodeLimits, GridPicker, Sampling
 from vidembed.video.container import DEFAULT_THREADS, MAX_FRAMES, MAX_TIME, SEEKABLE_FORMATS, open_container
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
-
-    from av.packet import Packet
-    from av.stream import Stream
-    from av.video.frame import VideoFrame
-    from av.video.stream import VideoStream
-    from numpy.typing import NDArray
-
-    from vidembed.video.fetch import UrlAccess
+from vidembed.video.fetch import UrlAccess
 
 BACKENDS: Final = ("pyav", "decord")  # names of the decoding backends; the first is the default
 CLOCK_RESET_S = 0.5

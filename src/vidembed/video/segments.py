@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from array import array
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from itertools import pairwise
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import Final, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vidembed.errors import BackendUnavailable, MissingExtraError, VideoTooLarge, warn_truncated
 from vidembed.text import require
@@ -19,11 +20,6 @@ from vidembed.video.clip import Deadline, DecodeLimits, VideoSource
 from vidembed.video.container import DEFAULT_THREADS, has_discontinuities, open_source
 from vidembed.video.fetch import UrlAccess
 from vidembed.video.reader import Extent, FrameReader
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from numpy.typing import NDArray
 
 MAX_WINDOWS = 100_000  # of one file: a damaged header can claim a duration of years
 
@@ -283,9 +279,8 @@ def lay_out(
 ) -> Layout:
     """Decide the segments of a video by the frames that are there.
 
-    Windows and whole videos need a pass over its packets, and no decoding, where the clock does not jump; otherwise,
-    and for scenes, it is decoded once. A declared duration counts where the last frame ends within a second before it,
-    or within a frame of it. Segments in a row in which no new frame comes on show are one.
+    Scenes, and clocks that jump, need it decoded once; else its packets are enough. A declared duration counts where the
+    last frame ends within a second before it, or within a frame of it. Segments in a row without a new frame are one.
 
     Args:
         source: A path, bytes, a binary file object or, with `allow_url`, an http(s) address.

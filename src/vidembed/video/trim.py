@@ -10,14 +10,14 @@ from fractions import Fraction
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO
 
 import av
-import av.error
+from av import Packet, VideoStream
 from av.bitstream import BitStreamFilterContext
-from av.stream import Disposition
+from av.container import InputContainer, OutputContainer
+from av.stream import Disposition, Stream
 from av.video.reformatter import ColorRange
-from av.video.stream import VideoStream
 
 from vidembed.errors import CorruptVideo, InvalidVideoInput, UnsupportedCodec, warn_truncated
 from vidembed.text import replacing
@@ -27,11 +27,6 @@ from vidembed.video.container import SEEKABLE_FORMATS, has_discontinuities, open
 from vidembed.video.fetch import UrlAccess
 from vidembed.video.picture import display_matrix, orientation
 from vidembed.video.reader import CLOCK_JUMP_S, CLOCK_RESET_S, FrameReader, demux
-
-if TYPE_CHECKING:
-    from av.container import InputContainer, OutputContainer
-    from av.packet import Packet
-    from av.stream import Stream
 
 MUXERS = {
     **dict.fromkeys([".mp4", ".m4v"], "mp4"),
@@ -100,16 +95,14 @@ def cut_clip(
         limits: On time, a download included, and on its bytes. Default: 600 s and 2 GiB.
 
     Raises:
-        VideoError: The source cannot be read, has no such stretch, or cannot be copied packet by packet; the subclass
-            says why.
+        VideoError: The source cannot be read, has no such stretch, or cannot be copied packet by packet.
         ValueError: The target's suffix is none of `MUXERS`, its container cannot hold a stream of pictures or sound, or
             loses colours, transparency or pixel shape of pictures; its folder does not exist, or it is the source.
         FileExistsError: `target` exists, and `overwrite` is False.
         OSError: It cannot be written.
 
     Warns:
-        VideoTruncated: What can be read ends over one second before `end` and before the duration that the video
-            declares.
+        VideoTruncated: What can be read ends over one second before `end` and the duration that the video declares.
     """
     item = clip.item_name(source)
     VideoSegment(source, start, end)  # checks the times

@@ -16,11 +16,11 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from io import BufferedIOBase
 from itertools import chain
 from pathlib import Path
 from queue import SimpleQueue
-from typing import IO, TYPE_CHECKING, Any, Final, NoReturn, TypeAlias
+from typing import IO, Any, Final, NoReturn, TypeAlias
 
 import numpy as np
 
@@ -30,9 +30,6 @@ from vidembed.video import decord, reader
 from vidembed.video.clip import Clip, Sampling, VideoSegment, item_name
 from vidembed.video.picture import MAX_AREA, MAX_SIDE, is_memory_error
 from vidembed.video.segments import MAX_WINDOWS, Layout, cut_from_dict, lay_out
-
-if TYPE_CHECKING:
-    from io import BufferedIOBase
 
 MAX_LINE: Final = 2**24  # bytes of one line. `MAX_WINDOWS` segments of two numbers take under a half of that
 MAX_NOTES: Final = 100  # log records and warnings with one answer; what comes after is counted
@@ -250,7 +247,13 @@ def read_file(request: Message, *, backend: str, threads: int) -> Iterator[Layou
     if "cwd" in request:
         os.chdir(request["cwd"])
     source: str | Path = Path(request["path"]) if request["is_path"] else request["path"]
-    read = partial(_read, source, Sampling(**request["sampling"]), backend, threads)
+    sampling = Sampling(**request["sampling"])
+
+    def read(windows: list[reader.Segment]) -> Iterator[Clip]:
+        if backend == "decord":
+            return (decord.read(source, sampling, item=item, start=start, end=end) for start, end, item in windows)
+        return reader.read_windows(source, windows, sampling, item=item_name(source), threads=threads)
+
     if "cut" not in request and "segments" not in request:  # one segment, whose frames say where it lies
         for clip in read([(*request.get("segment", (0.0, None)), request["item"])]):
             end = clip.start_s + clip.duration
@@ -276,11 +279,3 @@ def read_file(request: Message, *, backend: str, threads: int) -> Iterator[Layou
             if error.item == item_name(source) or failures == MAX_FAILURES:
                 yield from (type(error)(item, error.reason) for _, _, item in windows[done:])
                 return
-
-
-def _read(
-    source: str | Path, sampling: Sampling, backend: str, threads: int, windows: list[reader.Segment]
-) -> Iterator[Clip]:
-    if backend == "decord":
-        return (decord.read(source, sampling, item=item, start=start, end=end) for start, end, item in windows)
-    return reader.read_windows(source, windows, sampling, item=item_name(source), threads=threads)
