@@ -33,10 +33,8 @@ if TYPE_CHECKING:
     from vidembed.video.fetch import UrlAccess
 
 IMAGE_LIMITS: Final = DecodeLimits(timeout_s=60.0, max_bytes=2**28)  # of an image that is fetched (our choice)
-IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF")
-"""Pillow's names of what is decoded. Left out are those that run another program (EPS) and those of no suffix here."""
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tiff", ".webp"})
-"""The suffixes that sentence-transformers takes for images, less .gif, which is a video here."""
+IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF")  # what Pillow decodes: EPS would run another program
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tiff", ".webp"})  # as there; .gif is a video here
 
 Kind = Literal["text", "image", "video", "mixed", "message"]
 Input: TypeAlias = (

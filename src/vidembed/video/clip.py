@@ -32,8 +32,7 @@ VIDEO_SUFFIXES = frozenset(
 MAX_NAME_LENGTH = 200  # characters of a source's name shown in a message; the middle of a longer one is left out
 TIME_EPSILON = 1e-6  # seconds. Times closer than this are equal: below any container's clock tick, above float rounding
 TRUNCATED_S = 1.0  # seconds. A stream that ends this much before its declared duration is truncated
-METADATA_TOLERANCE_S = 0.01
-"""Seconds that a whole frame index may be off: a tenth of the last digit of the times that models are given."""
+METADATA_TOLERANCE_S = 0.01  # that a whole frame index may be off: a tenth of the last digit of times in prompts
 PICTURE_VERSION: Final = 2
 """Of how a file becomes pictures, for what is stored by file. 2 differs from 1 for files that are mirrored, HDR,
 BT.2020 or interlaced, hold several video streams, or change their shape."""
@@ -145,10 +144,8 @@ class GridPicker(Generic[Item]):
 
 
 DEFAULT_TIMEOUT_S: Final = 600.0  # seconds. Default limit of reading one video (our choice)
-DEFAULT_MEMORY_BYTES: Final = 8 * 2**30
-"""Address space of one decoding process. 180 pictures of 4K as RGB take 4.5 GB (our choice)."""
-MIN_MEMORY_BYTES: Final = 2**29
-"""The interpreter, numpy and FFmpeg alone have 220 MB, and each thread reserves some more."""
+DEFAULT_MEMORY_BYTES: Final = 8 * 2**30  # of one decoding process. 180 pictures of 4K as RGB take 4.5 GB (our choice)
+MIN_MEMORY_BYTES: Final = 2**29  # interpreter, numpy and FFmpeg alone have 220 MB, and each thread reserves some more
 
 
 @dataclass(frozen=True)
@@ -419,8 +416,7 @@ class Clip:
         start_s: Where the clip begins in the file, seconds on the clock of a player: the segment's start, or that of
             the first frame if that comes later.
         video_backend: What decoded it: ``"pyav"``, ``"decord"`` or ``"frames"`` (given as an array).
-        sampling: How the frames were chosen, or ``None`` if that is not known. What embeds a clip checks that it
-            would have chosen them so itself.
+        sampling: How the frames were chosen, or ``None`` if that is not known. What embeds a clip asks for the same.
     """
 
     frames: NDArray[np.uint8]

@@ -28,14 +28,12 @@ FORMATS = (
 )
 """Containers that FFmpeg may recognize. Left out: playlists and concatenation lists, which open other files;
 single pictures; audio; and raw streams, which have no times."""
-SEEKABLE_FORMATS = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
-"""Containers whose index is good enough to seek by (elsewhere seeking was seen to overshoot)."""
+SEEKABLE_FORMATS = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")  # elsewhere seeking was seen to overshoot
 MAX_TIME = 1e6  # seconds (11 days). A later time is taken for a broken clock
 DEFAULT_THREADS = 4  # decoding threads of one reader: more add memory and delay
 BUFFER_BYTES = 2**18  # bytes that FFmpeg reads at once
-START_TOLERANCE_S = 0.025
-"""Seconds. A video that begins no later than this after the earliest stream begins with it: encoders put up to a packet
-of sound before the first frame (AAC 21 to 23 ms, Opus 6.5 ms)."""
+# Encoders put up to a packet of sound before the first frame (AAC 21 to 23 ms, Opus 6.5 ms).
+START_TOLERANCE_S = 0.025  # seconds. A video that begins no later than this after the earliest stream begins with it
 
 MAX_FRAMES = 2**25
 """Frames (33,554,432) of a video, or samples that an MP4 file declares for all of its tracks: 6 days at 60 a second
@@ -172,10 +170,9 @@ def _refusal(head: bytes, item: str, error: BaseException) -> errors.VideoError:
     elif head.lstrip().startswith(_LISTS):
         reason = "a list of other files; such lists are not followed: give the videos themselves"
     elif _is_raw_stream(head):
-        reason = (
-            "a raw video stream without a container: it has no times, and a frame rate is never guessed. Put it into a "
-            "container (ffmpeg -framerate RATE -i FILE -c copy out.mp4), or decode it and give VideoFrames(array, fps)"
-        )
+        remedy = "Put it into a container (ffmpeg -framerate RATE -i FILE -c copy out.mp4), or decode it and give"
+        found = "a raw video stream without a container: it has no times, and a frame rate is never guessed"
+        reason = f"{found}. {remedy} VideoFrames(array, fps)"
     elif riff[:4] == b"AVI " or head[4:8] in _BOXES or head.startswith(_VIDEOS):
         return errors.CorruptVideo(item, "it starts as a video and cannot be opened: cut short, or its index is lost")
     else:

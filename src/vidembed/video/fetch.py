@@ -171,8 +171,7 @@ def _answer(
 
 
 SocketName: TypeAlias = "tuple[str, int] | tuple[str, int, int, int] | tuple[int, bytes]"
-Address: TypeAlias = "tuple[socket.AddressFamily, socket.SocketKind, int, str, SocketName]"
-"""One of the answers of `socket.getaddrinfo`."""
+Address: TypeAlias = "tuple[socket.AddressFamily, socket.SocketKind, int, str, SocketName]"  # of `socket.getaddrinfo`
 
 
 def _addresses(target: _Target, item: str, hosts: frozenset[str] | None) -> Sequence[Address]:

@@ -72,12 +72,20 @@ def load_video(
     if isinstance(inner, (VideoFrames, Mapping)):
         return clip.sample_frames(inner, sampling, item=item, start=start, end=end)
     if backend == "decord":
-        return _read_with_decord(source, sampling, item, limits)
+        require_decord(item)
+        if not isinstance(inner, (str, os.PathLike)) or clip.is_url(inner):
+            raise InvalidVideoInput(item, "backend='decord' reads local files by their path; use backend='pyav'")
+        # in a process that can be killed: decord may loop or crash in native code
+        with DecodePool(workers=1, limits=replace(limits, max_memory_bytes=None), backend="decord") as pool:
+            (found,) = pool.submit(source if isinstance(source, VideoSegment) else inner, sampling)
+        if isinstance(found, VideoError):
+            raise found
+        return found
     windows = [(start, end, item)]
-    (found,) = read_windows(
+    (read,) = read_windows(
         inner, windows, sampling, item=item, allow_url=allow_url, limits=limits, threads=threads, stream=stream
     )
-    return found
+    return read
 
 
 def _check(source: VideoSource, sampling: object, backend: str, threads: int, stream: object) -> str:
@@ -93,19 +101,6 @@ def _check(source: VideoSource, sampling: object, backend: str, threads: int, st
         reason = f"stream={stream}: only of a file read with backend='pyav' can a stream be chosen"
         raise InvalidVideoInput(item, reason)
     return item
-
-
-def _read_with_decord(source: VideoSource, sampling: Sampling, item: str, limits: DecodeLimits) -> Clip:
-    require_decord(item)
-    path = source.path if isinstance(source, VideoSegment) else source
-    if not isinstance(path, (str, os.PathLike)) or clip.is_url(path):
-        raise InvalidVideoInput(item, "backend='decord' reads local files by their path; use backend='pyav'")
-    # in a process that can be killed: decord may loop or crash in native code
-    with DecodePool(workers=1, limits=replace(limits, max_memory_bytes=None), backend="decord") as pool:
-        (found,) = pool.submit(source if isinstance(source, VideoSegment) else path, sampling)
-    if isinstance(found, VideoError):
-        raise found
-    return found
 
 
 def load_segments(
@@ -211,13 +206,12 @@ def probe(
     if isinstance(inner, (VideoFrames, Mapping)):
         frames, _ = clip.as_frames(inner, item)
         count, height, width = frames.array.shape[:3]
-        jumps = 0 if scan else None
         known = item, count / frames.fps, frames.fps, width, height
-        return VideoInfo(*known, "raw", "frames", 0, count, has_audio=False, discontinuities=jumps)
+        return VideoInfo(*known, "raw", "frames", 0, count, has_audio=False, discontinuities=0 if scan else None)
     deadline = Deadline(limits.timeout_s, item)
     with (
         open_source(inner, item, allow_url=allow_url, limits=limits) as handle,
-        FrameReader(handle, item, deadline, stream=stream) as reader,
+        FrameReader(handle, item, deadline, index=stream) as reader,
     ):
         first = reader.first()
         geometry = reader.geometry(first, None)

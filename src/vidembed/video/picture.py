@@ -29,14 +29,11 @@ logger = logging.getLogger(__name__)
 MAX_SIDE = 16384  # pixels. A picture with a longer side is refused (twice 8K's width; our choice)
 MAX_AREA = 64 * 2**20  # pixels. A picture of a larger area is refused (about twice 8K's; our choice)
 MAX_ASPECT = Fraction(16)  # sample aspect ratios beyond this or its inverse are taken for broken headers and ignored
-
+# FFmpeg allocates no more at once (`av_max_alloc`, by default `INT_MAX`): what fails while the limit on memory leaves
+# this much was refused for its size.
 MEMORY_HEADROOM_BYTES = 2**31
-"""Bytes. FFmpeg allocates no more at once (``av_max_alloc``, by default ``INT_MAX``): what fails while the limit on
-memory leaves this much was refused for its size."""
-
+# `a, b, c, d` of a display matrix: a point goes to `(a x + c y, b x + d y)`, y downwards (libavutil/display.h)
 Matrix: TypeAlias = tuple[int, int, int, int]
-"""``a, b, c, d`` of a display matrix: a point goes to ``(a x + c y, b x + d y)``, y downwards (libavutil/display.h)."""
-
 _MATRIX = struct.Struct("=9i")  # a b u, c d v, x y w
 _side_data = cast("Callable[[VideoFrame], Mapping[str, SideData]]", SideDataContainer)
 
@@ -166,8 +163,7 @@ def shrink(frame: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint
 
 
 SDR_WHITE: Final = 203.0  # cd/m2. What SDR shows as white: the reference white of HDR (ITU-R BT.2408-7, section 2.1)
-HLG_PEAK: Final = 1000.0
-"""cd/m2. Peak of the display that HLG is shown on, for which its system gamma is 1.2 (ITU-R BT.2100-2, table 5)."""
+HLG_PEAK: Final = 1000.0  # cd/m2. Peak of a display for HLG of system gamma 1.2 (ITU-R BT.2100-2, table 5)
 SDR_GAMMA: Final = 2.4  # exponent of an SDR display (ITU-R BT.1886)
 
 _UNSPECIFIED: Final = 2  # the same number in all of FFmpeg's lists of tags (libavutil/pixfmt.h)

@@ -46,8 +46,8 @@ except Exception as error:
     sys.exit(1)
 main(**json.loads(sys.argv[2]))
 """
+# Starts a decoding process, of the package that this program has. The arguments of `worker.main` follow, as JSON.
 COMMAND: Final = (sys.executable, "-P", "-c", _START, str(Path(__file__).parents[2]))
-"""Starts a decoding process, of the package that this program has. The arguments of `worker.main` follow, as JSON."""
 
 
 class Reading:

@@ -25,11 +25,10 @@ from vidembed.video.container import DEFAULT_THREADS, MAX_FRAMES, MAX_TIME, SEEK
 from vidembed.video.fetch import UrlAccess
 
 BACKENDS: Final = ("pyav", "decord")  # names of the decoding backends; the first is the default
-CLOCK_RESET_S = 0.5
-"""Seconds. A time that falls by more starts a new clock (joined files): it continues from where the last ended."""
-CLOCK_JUMP_S = 10.0
-"""Seconds. So does a time that rises by more, in containers whose clock may jump: FFmpeg's ``dts_delta_threshold``
-(https://ffmpeg.org/ffmpeg.html). A fall that FFmpeg takes for one of a 33-bit clock past its end comes as a rise."""
+CLOCK_RESET_S = 0.5  # seconds. A time that falls by more starts a new clock (joined files), where the last one ended
+# So does a time that rises by more, in containers whose clock may jump: FFmpeg's `dts_delta_threshold`
+# (https://ffmpeg.org/ffmpeg.html). A fall that FFmpeg takes for one of a 33-bit clock past its end comes as a rise.
+CLOCK_JUMP_S = 10.0  # seconds
 MIN_JUMP_S = 2.0  # seconds. Shorter distances are decoded through: a seek costs about that much (our choice)
 MAX_LOST_SHARE = 0.10  # share of frames that may be lost to errors before the video counts as corrupt (our choice)
 _MAX_READ_ERRORS = 16  # failed reads in a row after which a file has ended
@@ -144,7 +143,7 @@ class Extent:
 
 
 class FrameReader(ExitStack, Iterator[TimedFrame]):
-    """Decodes the video stream of a handle, that of index `stream` or the best, in order of presentation."""
+    """Decodes the video stream of a handle, that of an index or the best, in order of presentation."""
 
     def __init__(
         self,
@@ -153,10 +152,10 @@ class FrameReader(ExitStack, Iterator[TimedFrame]):
         deadline: Deadline,
         *,
         threads: int = DEFAULT_THREADS,
-        stream: int | None = None,
+        index: int | None = None,
     ) -> None:
         self._handle = cast("BinaryIO", _Watched(handle, deadline))
-        self._item, self._deadline, self._threads, self._index = item, deadline, threads, stream
+        self._item, self._deadline, self._threads, self._index = item, deadline, threads, index
         super().__init__()
         self.seeked = False  # whether ordinals are no longer those of the stream
         self.sought = -1.0  # the last time sought, in seconds
@@ -228,10 +227,7 @@ class FrameReader(ExitStack, Iterator[TimedFrame]):
         shown, last = array("q"), (-(2**63), 0)  # time and duration of the packet that comes on show last
         before: int | None = None
         is_timed = len(self._head) <= _MAX_HEAD
-        for stamp in chain(self._head, map(_stamp, self._packets())):
-            if stamp is None:
-                continue
-            pts, dts, duration = stamp
+        for pts, dts, duration in filter(None, chain(self._head, map(_stamp, self._packets()))):
             now = pts if dts is None else dts
             if now is None:
                 is_timed = False
@@ -239,9 +235,8 @@ class FrameReader(ExitStack, Iterator[TimedFrame]):
             if before is not None and self.jumps(float((now - before) * base)):
                 self.discontinuities += 1
             before = now
-            pts = now if pts is None else pts
-            shown.append(pts)
-            last = max(last, (pts, duration))
+            shown.append(now if pts is None else pts)
+            last = max(last, (shown[-1], duration))
         if self.discontinuities or not is_timed or not shown:
             return None
         ticks = np.sort(np.frombuffer(shown, dtype=np.int64))  # (N,)
@@ -388,16 +383,14 @@ class FrameReader(ExitStack, Iterator[TimedFrame]):
         return TimedFrame(frame, seconds, self._last_end - seconds, ordinal, *errors, self._attempt, self._aspect)
 
 
+# start and end in seconds on the clock of a player (None: the end of the video), and its name in messages
 Segment: TypeAlias = tuple[float, float | None, str]
-"""Start and end in seconds on the clock of a player (``None``: the end of the video), and its name in messages."""
 
 
 class Window:
     """Collects the frames of a whole video or a segment, fed after the first; `duration` is known by reading."""
 
-    def __init__(
-        self, asked: Segment, reader: FrameReader, sampling: Sampling, *, duration: float | None = None
-    ) -> None:
+    def __init__(self, asked: Segment, reader: FrameReader, sampling: Sampling, *, duration: float | None) -> None:
         self.asked = asked
         start, end, self.item = asked
         self.start, self.end = from_player(start, end, reader.start, self.item)  # seconds from the first frame
@@ -499,7 +492,7 @@ def read_windows(
     """Decode windows of one file, ordered by start, in one pass, and yield a clip for each, in order."""
 
     def read(segments: Sequence[Segment], *, may_seek: bool = True, duration: float | None = None) -> Iterator[Clip]:
-        with FrameReader(handle, item, deadline, threads=threads, stream=stream) as reader:
+        with FrameReader(handle, item, deadline, threads=threads, index=stream) as reader:
             reader.can_seek = reader.can_seek and may_seek
             first = reader.first()
             windows = deque(Window(segment, reader, sampling, duration=duration) for segment in segments)

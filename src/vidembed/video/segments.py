@@ -233,8 +233,6 @@ def _decode(reader: FrameReader, item: str, finder: CutFinder | None) -> Extent:
 
 
 Cut: TypeAlias = Windows | Scenes
-"""Windows of equal length, or scenes."""
-
 _KINDS: Final[dict[str, type[Windows] | type[Scenes]]] = {"windows": Windows, "scenes": Scenes}
 
 
@@ -279,7 +277,7 @@ def lay_out(
 ) -> Layout:
     """Decide the segments of a video by the frames that are there.
 
-    Scenes, and clocks that jump, need it decoded once; else its packets are enough. A declared duration counts where the
+    Scenes, and clocks that jump, need it decoded once; else packets are enough. A declared duration counts where the
     last frame ends within a second before it, or within a frame of it. Segments in a row without a new frame are one.
 
     Args:

@@ -38,8 +38,7 @@ MAX_NUMBER: Final = 1e15  # of any number of a clip; above all that this package
 MAX_FAILURES: Final = 8  # segments of a file that may fail one by one; those after that fail with the last
 
 Message: TypeAlias = dict[str, Any]  # JSON values
-Note: TypeAlias = tuple[str, int, str]
-"""Logger, level and text of a log record; or class, 0 and text of a warning."""
+Note: TypeAlias = tuple[str, int, str]  # logger, level and text of a log record; or class, 0 and text of a warning
 
 _ERRORS: Final = {
     name: kind for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, VideoError)
