@@ -122,7 +122,7 @@ def _check_file_object(handle: BinaryIO, item: str) -> None:
 
 @contextmanager
 def open_container(handle: BinaryIO, item: str) -> Iterator[InputContainer]:
-    """Open a handle (of a path, names could be taken for protocols) with the allowed containers only."""
+    """Open a handle (a path could be taken for a protocol) with the allowed containers only."""
     handle.seek(0)
     head = handle.read(64)
     check_boxes(handle, item)

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import av
-from av import Packet, VideoStream
-from av.bitstream import BitStreamFilterContext
+from av import BitStreamFilterContext, Packet, VideoStream
 from av.container import InputContainer, OutputContainer
 from av.stream import Disposition, Stream
 from av.video.reformatter import ColorRange
@@ -36,7 +35,7 @@ MUXERS = {
     **{suffix: suffix[1:] for suffix in (".mov", ".webm", ".avi", ".3gp", ".3g2", ".flv")},
 }
 """File name suffixes that a cut can have, and FFmpeg's name of the container that is written."""
-INTERLEAVE_S = Fraction(10)  # that a stream may lie behind another: FFmpeg's `max_interleave_delta` (ffmpeg-formats)
+INTERLEAVE_S = Fraction(10)  # seconds that a stream may lie behind another: FFmpeg's `max_interleave_delta`
 
 _EPSILON = Fraction(clip.TIME_EPSILON)
 _SUGGESTED = (".mp4", ".mov", ".mkv", ".webm", ".ts", ".m2ts", ".3gp", ".flv", ".wmv")
