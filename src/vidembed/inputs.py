@@ -1,13 +1,11 @@
 """Any input becomes what a processor takes, and what processors made becomes batches.
 
-sentence-transformers takes a string for a video only if a file of that name exists, and otherwise embeds the name as
-text, guesses a frame rate for bare arrays, and fetches URLs unasked. Here each of these is an error.
+sentence-transformers embeds the name of a missing file as text, guesses frame rates and fetches URLs: errors here.
 """
 
 from __future__ import annotations
 
 import base64
-import binascii
 import io
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -35,10 +33,8 @@ if TYPE_CHECKING:
     from vidembed.video.fetch import UrlAccess
 
 IMAGE_LIMITS: Final = DecodeLimits(timeout_s=60.0, max_bytes=2**28)  # of an image that is fetched (our choice)
-IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF")
-"""Pillow's names of what is decoded. Left out are those that run another program (EPS) and those of no suffix here."""
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tiff", ".webp"})
-"""The suffixes that sentence-transformers takes for images, less .gif, which is a video here."""
+IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF")  # what Pillow decodes: EPS would run another program
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tiff", ".webp"})  # .gif is a video here
 
 Kind = Literal["text", "image", "video", "mixed", "message"]
 Input: TypeAlias = (
@@ -54,10 +50,7 @@ _COUNTS = ("num_images_per_sample", "num_videos_per_sample")  # each (1,)
 
 
 def kind_of(item: object) -> Kind:
-    """Say what one input is, opening nothing.
-
-    Raises InvalidVideoInput for frames without their rate, ValueError for what sentence-transformers does not take.
-    """
+    """Say what one input is, opening nothing. Raises ValueError for what sentence-transformers does not take."""
     if isinstance(item, str):
         return _kind_of_name(item)
     if isinstance(item, os.PathLike):
@@ -65,11 +58,10 @@ def kind_of(item: object) -> Kind:
     if isinstance(item, (VideoSegment, VideoFrames, Clip, bytes, bytearray, memoryview)) or hasattr(item, "read"):
         return "video"
     if isinstance(item, (np.ndarray, torch.Tensor)) and item.ndim >= 4:
-        raise InvalidVideoInput(
-            f"<array of shape {tuple(item.shape)}>",
-            "frames without a frame rate: the model is told the time of each frame, and a guess would change the "
-            "vector. Pass VideoFrames(array, fps=...) or {'array': array, 'video_metadata': {'fps': ...}}.",
-        )
+        why = "the model is told the time of each frame, and a guess would change the vector"
+        remedy = "Pass VideoFrames(array, fps=...) or {'array': array, 'video_metadata': {'fps': ...}}."
+        name = f"<array of shape {tuple(item.shape)}>"
+        raise InvalidVideoInput(name, f"frames without a frame rate: {why}. {remedy}")
     if isinstance(item, Mapping) and set(item) in ({"text"}, {"image"}, {"video"}):
         kind: Kind = next(iter(item))
         return kind
@@ -122,17 +114,12 @@ def load_input(
     min_frames: int = 1,
     threads: int = 1,
 ) -> tuple[Any, list[dict[str, Any]]]:
-    """Decode what has to be decoded, and write the input as sentence-transformers takes it, with its frames in place.
-
-    Also return the video metadata of each video inside chat messages, which sentence-transformers does not collect from
-    there. A video of fewer than `min_frames` frames is extended by its last one, as processors that take one do
-    themselves. Raises VideoError, or ValueError for a malformed input, a missing image or a URL that was not asked for.
-    """
+    """Decode an input, and return it as sentence-transformers takes it, and the metadata of videos in chat messages."""
 
     def video(source: Any) -> VideoDict:
         clip = load_video(source, sampling, backend=backend, allow_url=allow_url, threads=threads)
         array, metadata = torch.from_numpy(clip.frames), clip.metadata()  # (T, H, W, C)
-        if (short := min_frames - len(array)) > 0:
+        if (short := min_frames - len(array)) > 0:  # as processors that take one frame do themselves
             array = torch.cat([array, array[-1:].expand(short, -1, -1, -1)])
             metadata["frames_indices"] += metadata["frames_indices"][-1:] * short
         # (T, C, H, W) is the layout that processors cannot mistake
@@ -175,29 +162,18 @@ def check_part(part: Mapping[str, object]) -> None:
     """Raise ValueError for a part of a chat message in which sentence-transformers would find something to fetch."""
     kind = part.get("type")
     if kind not in _PARTS or kind not in part:
-        raise ValueError(
-            f"message part with type {kind!r} and keys {sorted(map(str, part))}: expected text, image or video, with "
-            "the content under that name, such as {'type': 'image', 'image': ...}."
-        )
+        allowed = "text, image or video, with the content under that name, such as {'type': 'image', 'image': ...}."
+        raise ValueError(f"message part with type {kind!r} and keys {sorted(map(str, part))}: expected {allowed}")
     if found := sorted(_FETCHED_FROM & set(part)):
         raise ValueError(f"message part with key {found[0]!r}: give the {kind} under {kind!r}, a URL or path too.")
 
 
 def checked_image(image: Any, *, allow_url: UrlAccess) -> Any:
-    """Open an image, or each of a list, so that nothing is left for sentence-transformers to fetch or open by name.
-
-    A path, URL or ``data:image/`` URI becomes a PIL image, RGB and upright; arrays and PIL images stay as they are.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        VideoError: It cannot be fetched, or has more pixels than a frame of a video may have.
-        ValueError: It is no image, or a URL was not asked for.
-    """
+    """Open an image, or each of a list, as RGB and upright: sentence-transformers would fetch or open it unchecked."""
     if isinstance(image, (list, tuple)):
         return [checked_image(one, allow_url=allow_url) for one in image]
     if isinstance(image, Image.Image):
         check_size(*image.size, "<image>")
-        return image
     if not isinstance(image, (str, os.PathLike)):
         return image
     name = os.fspath(image)
@@ -211,7 +187,7 @@ def checked_image(image: Any, *, allow_url: UrlAccess) -> Any:
         shown = f"{name[:40]}..."
         try:
             data = base64.b64decode(name.partition(",")[2])
-        except (binascii.Error, ValueError) as error:
+        except ValueError as error:
             raise ValueError(f"image {shown!r}: it is not base64 ({error}).") from error
         return _decoded(io.BytesIO(data), shown)
     if not os.path.isfile(name):  # noqa: PTH113 - Path raises for a name that is too long, or holds a NUL
@@ -249,10 +225,7 @@ class Prepared:
 
 
 def collate(batch: Sequence[Prepared], *, pad_token_id: int) -> Features:
-    """Join inputs into one left-padded batch, as the processor would have made it from all of them at once.
-
-    Per-token tensors become (B, S_max), filled with 0 but for ``input_ids``; visual tensors are concatenated.
-    """
+    """Join inputs into one left-padded batch, as the processor would have made it from all of them at once."""
     width = max(item.tokens for item in batch)
     joined: Features = {}
     for key in dict.fromkeys(key for item in batch for key in item.features):

@@ -1,7 +1,6 @@
 """A video, or a timed part of one, as one line of text, for frameworks that pass nothing but text.
 
-``video+file:///abs/a.mp4#t=10,20`` is the file's own URI behind ``video+``, with a W3C media fragment for the time
-range. Text that comes from elsewhere can name any file, so reading one is guarded by a list of schemes and a root.
+``video+file:///abs/a.mp4#t=10,20`` is the file's own URI behind ``video+``, with a W3C media fragment for the times.
 """
 
 from __future__ import annotations
@@ -26,8 +25,9 @@ __all__ = ["VIDEO_SUFFIXES", "VideoRef", "VideoUriError", "content_fingerprint",
 __all__ += ["find_video_uri", "is_video_path", "names_video", "parse_video_uri", "segment_times", "video_uri"]
 
 SCHEMES: Final = ("file", "http", "https")  # what can stand behind ``video+``
-MAX_URI_LENGTH: Final = 16_384
-"""Characters. The longest path of Linux, percent-encoded, has 12,288; longer text is text."""
+MAX_URI_LENGTH: Final = (
+    16_384  # characters. The longest path of Linux, percent-encoded, has 12,288; longer text is text
+)
 
 _URI = re.compile(r"video\+([a-z][a-z0-9+.-]{0,31})://([^\s#]*)(?:#(\S*))?", re.IGNORECASE)
 _RANGE = re.compile(r"t=([0-9]+(?:\.[0-9]*)?)?(?:,([0-9]+(?:\.[0-9]*)?))?")
@@ -131,11 +131,7 @@ def parse_video_uri(
 def find_video_uri(
     text: str, *, allowed_schemes: Collection[str] = ("file",), root: str | os.PathLike[str] | None = None
 ) -> VideoRef | None:
-    """As `parse_video_uri`, for text that a framework may have put metadata in front of.
-
-    Returns:
-        What the text, white space around it left out, or its last line names, if that alone is a URI; else None.
-    """
+    """As `parse_video_uri`, for the last line of a text: a framework may have put metadata in front of the URI."""
     words = text.strip()
     last = words[max(words.rfind("\n"), words.rfind("\r")) + 1 :].lstrip()
     return parse_video_uri(last, allowed_schemes=allowed_schemes, root=root)
@@ -149,9 +145,8 @@ def is_video_path(path: str | os.PathLike[str]) -> bool:
 def names_video(text: str) -> bool:
     """Whether a text is nothing but the path or the address of a video, as `VideoEncoder` takes a string for a file.
 
-    It is one line that ends in one of `VIDEO_SUFFIXES`; white space around it, the query of an address and a time range
-    do not count. The file need not exist, unless the text has spaces and does not begin as an absolute path: words that
-    end in the name of a file are words.
+    White space around it, the query of an address and a time range do not count. The file need not exist, unless the
+    text has spaces and does not begin as an absolute path: words that end in the name of a file are words.
     """
     line = text.strip()
     if len(line) > MAX_URI_LENGTH or len(line.splitlines()) != 1:
@@ -255,11 +250,7 @@ def _times(fragment: str | None, shown: str) -> tuple[float, float | None]:
 
 
 def decoded_path(encoded: str, *, windows: bool, shown: str) -> str:
-    """Return the path that the path of a file URI stands for; `shown` is the URI in messages.
-
-    Raises:
-        VideoUriError: It is empty, holds a NUL, or on Windows names no drive.
-    """
+    """Return the path that the path of a file URI stands for. `shown` is the URI, in the VideoUriErrors it raises."""
     raw = unquote_to_bytes(encoded)
     if not raw or b"\0" in raw:
         raise VideoUriError(f"{shown}: it names no file; an absolute path is needed, as video+file:///abs/a.mp4")

@@ -12,17 +12,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Final, Generic, TypeAlias, TypedDict, TypeGuard, TypeVar
+from typing import BinaryIO, Final, Generic, TypeAlias, TypedDict, TypeGuard, TypeVar
 from urllib.parse import urlsplit
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vidembed import errors
 from vidembed.text import printable
 from vidembed.video.picture import check_size, fit, shrink
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 VIDEO_SUFFIXES = frozenset(
     [
@@ -34,8 +32,7 @@ VIDEO_SUFFIXES = frozenset(
 MAX_NAME_LENGTH = 200  # characters of a source's name shown in a message; the middle of a longer one is left out
 TIME_EPSILON = 1e-6  # seconds. Times closer than this are equal: below any container's clock tick, above float rounding
 TRUNCATED_S = 1.0  # seconds. A stream that ends this much before its declared duration is truncated
-METADATA_TOLERANCE_S = 0.01
-"""Seconds that a whole frame index may be off: a tenth of the last digit of the times that models are given."""
+METADATA_TOLERANCE_S = 0.01  # that a whole frame index may be off: a tenth of the last digit of times in prompts
 PICTURE_VERSION: Final = 2
 """Of how a file becomes pictures, for what is stored by file. 2 differs from 1 for files that are mirrored, HDR,
 BT.2020 or interlaced, hold several video streams, or change their shape."""
@@ -47,9 +44,6 @@ _RATE_MARGIN = 1.001  # 2.0 fps cut from 29.97 is a little under or over 2.0
 def is_finite_number(value: object) -> TypeGuard[float]:
     """Whether a value is a number, a bool not being one, that is finite."""
     return isinstance(value, (int, float, np.number)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-# -- sampling ----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -115,18 +109,12 @@ def check_sampling(sampling: object) -> None:
 
 
 class GridPicker(Generic[Item]):
-    """Keeps, from frames offered in the order of presentation, the one on show at each time of the grid.
-
-    Of a video of unknown (or wrongly declared) duration it keeps frames at ``fps`` and, each time ``2 * max_frames``
-    are kept, drops every second one and doubles the step. Never more than ``max_frames`` are returned. Times are
-    seconds of the video's clock. ``end`` is exclusive, and may lie past ``duration``, which is as declared.
-    """
+    """Keeps, from frames offered in the order of presentation, the one on show at each time of the grid."""
 
     def __init__(
         self, sampling: Sampling, *, start: float = 0.0, end: float | None = None, duration: float | None = None
     ) -> None:
-        self.start = start
-        self.end = math.inf if end is None else end
+        self.start, self.end = start, math.inf if end is None else end
         self.step = sampling.step(None if duration is None else max(min(self.end, duration) - start, 0.0))
         self._max_frames = sampling.max_frames
         self._kept: list[Item] = []
@@ -146,24 +134,18 @@ class GridPicker(Generic[Item]):
         while self.wants(until):
             self._kept.append(item)
             if len(self._kept) == 2 * self._max_frames:
-                self._kept = self._kept[::2]
+                self._kept = self._kept[::2]  # the video is longer than was known: look half as often
                 self.step *= 2
 
     def finish(self) -> list[Item]:
         """Return the kept items in order: evenly thinned to ``max_frames`` if there are more."""
-        count = len(self._kept)
-        if count <= self._max_frames:
-            return self._kept
-        return [self._kept[i * count // self._max_frames] for i in range(self._max_frames)]
+        most = min(len(self._kept), self._max_frames)
+        return [self._kept[i * len(self._kept) // most] for i in range(most)]
 
-
-# -- limits ------------------------------------------------------------------------------------------------------------
 
 DEFAULT_TIMEOUT_S: Final = 600.0  # seconds. Default limit of reading one video (our choice)
-DEFAULT_MEMORY_BYTES: Final = 8 * 2**30
-"""Address space of one decoding process. 180 pictures of 4K as RGB take 4.5 GB (our choice)."""
-MIN_MEMORY_BYTES: Final = 2**29
-"""The interpreter, numpy and FFmpeg alone have 220 MB, and each thread reserves some more."""
+DEFAULT_MEMORY_BYTES: Final = 8 * 2**30  # of one decoding process. 180 pictures of 4K as RGB take 4.5 GB (our choice)
+MIN_MEMORY_BYTES: Final = 2**29  # interpreter, numpy and FFmpeg alone have 220 MB, and each thread reserves some more
 
 
 @dataclass(frozen=True)
@@ -189,8 +171,7 @@ class DecodeLimits:
         """Check the limits."""
         if self.timeout_s is not None and not 0 < self.timeout_s < math.inf:
             raise ValueError(f"timeout_s={self.timeout_s!r}: expected seconds above 0, or None for no limit")
-        memory = self.max_memory_bytes
-        if memory is not None and memory < MIN_MEMORY_BYTES:
+        if (memory := self.max_memory_bytes) is not None and memory < MIN_MEMORY_BYTES:
             raise ValueError(f"max_memory_bytes={memory!r}: expected at least {MIN_MEMORY_BYTES}, or None")
 
 
@@ -218,9 +199,6 @@ class Deadline:
         if left <= 0:
             raise self.error()
         return min(left, most)
-
-
-# -- sources -----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -380,17 +358,13 @@ def ordered_segments(path: SingleSource, times: Sequence[tuple[float, float | No
 
 @dataclass(frozen=True, slots=True)
 class FileState:
-    """What `stat` says of a file: the quick sign that it was written to.
-
-    Both are kept modulo 2**64 as signed 64-bit numbers, as the index stores them. Times from 1677 to 2262 stay what
-    they are; others wrap around, so that two that differ still do.
-    """
+    """What `stat` says of a file: the quick sign that it was written to."""
 
     size: int  # bytes
     mtime_ns: int  # time of the last write, nanoseconds since the epoch
 
     def __post_init__(self) -> None:
-        """Bring both into range: file systems store times that 64 bits of nanoseconds cannot hold."""
+        """Wrap both into signed 64 bits, as the index stores them: file systems have times beyond 1677 to 2262."""
         for name in ("size", "mtime_ns"):
             object.__setattr__(self, name, (getattr(self, name) + 2**63) % 2**64 - 2**63)
 
@@ -405,9 +379,6 @@ def content_fingerprint(path: str | os.PathLike[str]) -> str:
     """Return the SHA-256 of the whole file, in hex. All bytes are read: a sample would miss an edit in between."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-# -- clips -------------------------------------------------------------------------------------------------------------
 
 
 class ClipMetadata(TypedDict):
@@ -445,8 +416,7 @@ class Clip:
         start_s: Where the clip begins in the file, seconds on the clock of a player: the segment's start, or that of
             the first frame if that comes later.
         video_backend: What decoded it: ``"pyav"``, ``"decord"`` or ``"frames"`` (given as an array).
-        sampling: How the frames were chosen, or ``None`` if that is not known. What embeds a clip checks that it
-            would have chosen them so itself.
+        sampling: How the frames were chosen, or ``None`` if that is not known. What embeds a clip asks for the same.
     """
 
     frames: NDArray[np.uint8]
@@ -536,12 +506,7 @@ def _as_array(value: object, item: str) -> NDArray[np.uint8]:
 
 
 def as_frames(source: VideoFrames | Mapping[str, object], item: str) -> tuple[VideoFrames, float]:
-    """Return frames, and the duration in seconds that they come with, or 0.
-
-    In the dictionary form ``{"array": ..., "video_metadata": {"fps": ..., ...}}``, ``fps`` is required;
-    ``frames_indices`` (ordinals of the frames in the video they come from, so their times are ``index / fps``) and
-    ``duration`` are used where given.
-    """
+    """Return frames, and the duration in seconds that they come with, or 0."""
     if isinstance(source, VideoFrames):
         return source, 0.0
     if "array" not in source:
@@ -564,11 +529,7 @@ def as_frames(source: VideoFrames | Mapping[str, object], item: str) -> tuple[Vi
 def sample_frames(
     source: VideoFrames | Mapping[str, object], sampling: Sampling, *, item: str, start: float, end: float | None
 ) -> Clip:
-    """Choose from given frames as from a file's, by their own times, in seconds from the first.
-
-    Frames that already come no more often than ``sampling.fps`` and are no more than ``max_frames`` are all kept: a
-    grid finer than the frames could only repeat some and miss others.
-    """
+    """Choose from given frames as from a file's, by their own times, in seconds from the first."""
     given, declared = as_frames(source, item)
     count, height, width = given.array.shape[:3]
     check_size(width, height, item)
@@ -582,6 +543,7 @@ def sample_frames(
     before = max(stop - TIME_EPSILON, start + TIME_EPSILON)  # a segment may be shorter
     behind = np.append(times[1:], video_end)  # (T,) when each is no longer on show
     picked = np.flatnonzero((times < before) & (behind > start + TIME_EPSILON)).tolist()
+    # else all are kept: a grid finer than the frames could only repeat some and miss others
     if len(picked) > sampling.max_frames or 1.0 / spacing > sampling.fps * _RATE_MARGIN:
         picker: GridPicker[int] = GridPicker(sampling, start=start, end=stop, duration=video_end)
         for i in picked:

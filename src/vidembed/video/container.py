@@ -10,23 +10,17 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, cast
+from typing import BinaryIO, cast
 
 import av
-import av.error
-import av.format
-import av.stream
-from av.video.codeccontext import VideoCodecContext
-from av.video.stream import VideoStream
+from av import VideoCodecContext, VideoStream
+from av.container import InputContainer
+from av.stream import Disposition, Stream
 
 from vidembed import errors
 from vidembed.video.clip import ANY_TIME, DecodeLimits, check_regular, is_url
 from vidembed.video.fetch import UrlAccess, fetch
 from vidembed.video.picture import MAX_AREA, check_size
-
-if TYPE_CHECKING:
-    from av.container import InputContainer
-    from av.stream import Stream
 
 FORMATS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,live_flv,asf,gif,apng,ogg,mxf,nut,rm,dv,ivf,wtv,"
@@ -34,14 +28,12 @@ FORMATS = (
 )
 """Containers that FFmpeg may recognize. Left out: playlists and concatenation lists, which open other files;
 single pictures; audio; and raw streams, which have no times."""
-SEEKABLE_FORMATS = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
-"""Containers whose index is good enough to seek by (elsewhere seeking was seen to overshoot)."""
+SEEKABLE_FORMATS = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")  # elsewhere seeking was seen to overshoot
 MAX_TIME = 1e6  # seconds (11 days). A later time is taken for a broken clock
 DEFAULT_THREADS = 4  # decoding threads of one reader: more add memory and delay
 BUFFER_BYTES = 2**18  # bytes that FFmpeg reads at once
-START_TOLERANCE_S = 0.025
-"""Seconds. A video that begins no later than this after the earliest stream begins with it: encoders put up to a packet
-of sound before the first frame (AAC 21 to 23 ms, Opus 6.5 ms)."""
+# Encoders put up to a packet of sound before the first frame (AAC 21 to 23 ms, Opus 6.5 ms).
+START_TOLERANCE_S = 0.025  # seconds. A video that begins no later than this after the earliest stream begins with it
 
 MAX_FRAMES = 2**25
 """Frames (33,554,432) of a video, or samples that an MP4 file declares for all of its tracks: 6 days at 60 a second
@@ -72,11 +64,7 @@ _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.\-]+):")  # two characters or more:
 def open_source(
     source: object, item: str, *, allow_url: UrlAccess = False, limits: DecodeLimits = ANY_TIME
 ) -> Iterator[BinaryIO]:
-    """Open the bytes of a path, URL, ``bytes`` or file object, and close what was opened here.
-
-    The handle is seekable, binary and at its beginning. A file object is left open. `limits` are those of a download.
-    What is wrong is a VideoError of the kind that fits, before any decoder sees the bytes.
-    """
+    """Open the bytes of a path, URL, ``bytes`` or file object, at their beginning, and close what was opened here."""
     with ExitStack() as stack:
         if isinstance(source, bytes):
             handle: BinaryIO = io.BytesIO(source)
@@ -134,11 +122,7 @@ def _check_file_object(handle: BinaryIO, item: str) -> None:
 
 @contextmanager
 def open_container(handle: BinaryIO, item: str) -> Iterator[InputContainer]:
-    """Open a seekable binary handle with the allowed containers only, and close the container on every way out.
-
-    A handle instead of a path, so that no name is taken for a protocol. Raises NotAVideo, NoVideoStream for an audio
-    file, CorruptVideo, EncryptedVideo, or VideoTooLarge for what declares more than the limits of this package.
-    """
+    """Open a handle (a path could be taken for a protocol) with the allowed containers only."""
     handle.seek(0)
     head = handle.read(64)
     check_boxes(handle, item)
@@ -161,13 +145,8 @@ def open_container(handle: BinaryIO, item: str) -> Iterator[InputContainer]:
 
 def _open(handle: BinaryIO, **options: str) -> InputContainer:
     handle.seek(0)
-    return av.open(
-        handle,
-        mode="r",
-        options={"format_whitelist": FORMATS, "max_streams": str(MAX_STREAMS + 1), **options},
-        metadata_errors="replace",
-        buffer_size=BUFFER_BYTES,
-    )
+    limits = {"format_whitelist": FORMATS, "max_streams": str(MAX_STREAMS + 1), **options}
+    return av.open(handle, mode="r", options=limits, metadata_errors="replace", buffer_size=BUFFER_BYTES)
 
 
 @contextmanager
@@ -191,10 +170,9 @@ def _refusal(head: bytes, item: str, error: BaseException) -> errors.VideoError:
     elif head.lstrip().startswith(_LISTS):
         reason = "a list of other files; such lists are not followed: give the videos themselves"
     elif _is_raw_stream(head):
-        reason = (
-            "a raw video stream without a container: it has no times, and a frame rate is never guessed. Put it into a "
-            "container (ffmpeg -framerate RATE -i FILE -c copy out.mp4), or decode it and give VideoFrames(array, fps)"
-        )
+        remedy = "Put it into a container (ffmpeg -framerate RATE -i FILE -c copy out.mp4), or decode it and give"
+        found = "a raw video stream without a container: it has no times, and a frame rate is never guessed"
+        reason = f"{found}. {remedy} VideoFrames(array, fps)"
     elif riff[:4] == b"AVI " or head[4:8] in _BOXES or head.startswith(_VIDEOS):
         return errors.CorruptVideo(item, "it starts as a video and cannot be opened: cut short, or its index is lost")
     else:
@@ -215,12 +193,7 @@ def _is_raw_stream(head: bytes) -> bool:
 def video_stream(
     container: InputContainer, handle: BinaryIO, item: str, threads: int = DEFAULT_THREADS, index: int | None = None
 ) -> VideoStream:
-    """Return the video stream of an index, or the one to read, ready to decode. Its pictures are within the limits.
-
-    Of several, one that can be decoded and holds more than a single picture, and of these the one that ffmpeg would
-    choose: the largest picture, where being marked as default counts for `_DEFAULT_BONUS` pixels; then the first.
-    `handle` is what the container was opened from: of several streams, the first packets are counted.
-    """
+    """Return the video stream of an index, or the one to read, ready to decode. Its pictures are within the limits."""
     streams = {stream.index: stream for stream in container.streams if stream.type == "video"}
     if index is not None and index not in streams:
         raise errors.InvalidVideoInput(item, f"stream={index!r}: its video streams are {sorted(streams)}")
@@ -246,8 +219,7 @@ def video_stream(
 
 
 def _best(container: InputContainer, handle: BinaryIO, item: str) -> Stream:
-    kinds = av.stream.Disposition
-    still = kinds.attached_pic | kinds.timed_thumbnails | kinds.still_image
+    still = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
     videos = [stream for stream in container.streams if stream.type == "video"]
     moving = [stream for stream in videos if not stream.disposition & still]
     if not moving:
@@ -258,10 +230,10 @@ def _best(container: InputContainer, handle: BinaryIO, item: str) -> Stream:
         return moving[0]
     packets = _packets(handle, {stream.index: stream.frames for stream in moving})
 
-    def worth(stream: Stream) -> tuple[bool, int, int]:
+    def worth(stream: Stream) -> tuple[bool, int, int]:  # what ffmpeg would choose of those that hold moving pictures
         context = stream.codec_context
         area = context.width * context.height if isinstance(context, VideoCodecContext) else 0
-        default = _DEFAULT_BONUS if stream.disposition & kinds.default else 0
+        default = _DEFAULT_BONUS if stream.disposition & Disposition.default else 0
         is_decodable = isinstance(stream, VideoStream) and context is not None
         return is_decodable, min(packets[stream.index], 2), area + default
 
@@ -283,11 +255,8 @@ def _packets(handle: BinaryIO, declared: dict[int, int]) -> dict[int, int]:
 
 
 def sample_aspect(container: InputContainer, stream: VideoStream) -> Fraction | None:
-    """Return the shape of the pixels that are decoded now: width over height, or ``None``.
-
-    A container's own word holds for all of a stream, as in FFmpeg. Transport and program streams have none: there the
-    codec's may change, with a key frame.
-    """
+    """Return width over height of the pixels that are decoded now, or ``None``."""
+    # A container's own word holds for all of a stream, as in FFmpeg. Some have none: there the codec's may change.
     changing = stream.codec_context.sample_aspect_ratio if container.format.name in _NO_CLOCK else None
     return changing or stream.sample_aspect_ratio
 
@@ -319,11 +288,9 @@ def _plausible(seconds: float) -> float | None:
 
 
 def declared_duration(container: InputContainer, stream: VideoStream, first: Fraction | None = None) -> float | None:
-    """Return the duration of the *video stream* as its container declares it, in seconds, or ``None``.
+    """Return the duration of the *video stream* as declared, in seconds, or ``None``; it can be wrong.
 
-    A hint: containers were seen that declare too much and too little. Never the container's where other streams could
-    be longer, and none of formats whose durations are differences between clocks. `first` is when its first frame comes
-    on show, seconds on the container's clock (default: the stream's start time).
+    `first` is when its first frame comes on show, seconds on the container's clock (default: the stream's start time).
     """
     name = container.format.name
     if name in _NO_CLOCK:
@@ -352,16 +319,12 @@ def has_discontinuities(container: InputContainer) -> bool:
 
 
 def start_on_player(container: InputContainer, stream: VideoStream, first: Fraction) -> float:
-    """Return when the frame that comes first on the container's clock does so on that of a player, seconds, at least 0.
-
-    Players show the start of the earliest stream of pictures or sound as 0: ``ffmpeg -ss`` and mpv count from FFmpeg's
-    ``start_time`` of a container. Subtitles and cover art do not count.
-    """
-    cover = av.stream.Disposition.attached_pic
+    """Return when the frame that comes first on the container's clock does so on that of a player, in seconds."""
+    # Players show the start of the earliest stream as 0: `ffmpeg -ss` and mpv count from a container's `start_time`.
     starts = {
         other.index: other.start_time * other.time_base
         for other in container.streams
-        if other.type in {"audio", "video"} and not other.disposition & cover
+        if other.type in {"audio", "video"} and not other.disposition & Disposition.attached_pic
         if other.start_time is not None and other.time_base
     }
     if container.format.name == "avi":  # it stores no times of presentation; B-frames only seem to begin late
@@ -385,12 +348,9 @@ _COUNTS = {b"stsz": 8, b"stz2": 8, b"trun": 4, b"keys": 4, b"iinf": 4, b"iloc": 
 
 
 def check_boxes(handle: BinaryIO, item: str) -> None:
-    """Raise VideoTooLarge or EncryptedVideo for what the boxes of a file declare; rewind it.
-
-    A box of 20 bytes can say that a track has a hundred million samples of one size, and FFmpeg then makes an entry
-    of 37 bytes (as measured) for each. So the boxes are walked first, the way FFmpeg's demuxer does: whatever their
-    parents are. Files of other formats end the walk at their first bytes.
-    """
+    """Raise VideoTooLarge or EncryptedVideo for what the boxes of a file declare; rewind it."""
+    # 20 bytes can declare a hundred million samples, for each of which FFmpeg makes an entry of 37 bytes (as measured).
+    # So the boxes are walked first, as FFmpeg's demuxer does: whatever their parents are.
     size = handle.seek(0, os.SEEK_END)
     declared = _Declared(item, size)
     declared.walk(handle, 0, size, 0)

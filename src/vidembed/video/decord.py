@@ -7,24 +7,19 @@ import importlib.metadata
 import math
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from types import ModuleType
+from typing import Final
 
 import numpy as np
+from av import VideoFrame
 from av.stream import Disposition
+from numpy.typing import NDArray
 
 from vidembed.errors import BackendUnavailable, CorruptVideo, InvalidVideoInput
-from vidembed.video.clip import Clip, Deadline, assemble
+from vidembed.video.clip import Clip, Deadline, Sampling, assemble
 from vidembed.video.container import DEFAULT_THREADS, MAX_TIME, SEEKABLE_FORMATS, open_source
 from vidembed.video.picture import Geometry, describe, display_matrix, shrink
 from vidembed.video.reader import FrameReader, from_player
-
-if TYPE_CHECKING:
-    from types import ModuleType
-
-    from av.video.frame import VideoFrame
-    from numpy.typing import NDArray
-
-    from vidembed.video.clip import Sampling
 
 _ROW: Final = 64  # pixels: of rotated videos decord 3.4 returns only frames whose width is a multiple of this
 
@@ -40,11 +35,9 @@ def _is_installed(distribution: str) -> bool:
 def require_decord(item: str) -> None:
     """Raise :class:`BackendUnavailable` unless decord2, and no other package of the same import name, is installed."""
     for other in filter(_is_installed, ("decord", "eva-decord")):
-        raise BackendUnavailable(
-            item,
-            f"the package {other!r} is installed, which is unmaintained and shares its import name with decord2; "
-            f'run: pip uninstall {other} && pip install --force-reinstall "vidembed[decord]"',
-        )
+        found = f"the package {other!r} is installed, which is unmaintained and shares its import name with decord2"
+        remedy = f'run: pip uninstall {other} && pip install --force-reinstall "vidembed[decord]"'
+        raise BackendUnavailable(item, f"{found}; {remedy}")
     if not _is_installed("decord2"):
         reason = "backend='decord' is not installed; run: pip install \"vidembed[decord]\", or use backend='pyav'"
         raise BackendUnavailable(item, reason)
@@ -53,12 +46,7 @@ def require_decord(item: str) -> None:
 def read(
     source: str | os.PathLike[str], sampling: Sampling, *, item: str, start: float = 0.0, end: float | None = None
 ) -> Clip:
-    """Read a local file with decord2, frames chosen by the times it reports.
-
-    It may loop or crash in native code: `DecodePool` and `load_video` call it in a process that can be killed. The
-    container is checked, and the size, orientation and duration found, with PyAV first. decord does not report damage:
-    ``Clip.damaged`` is always False. Arguments and errors are as of `load_video`.
-    """
+    """Read a local file with decord2, frames chosen by the times it reports. Damage is not reported."""
     require_decord(item)
     with open_source(source, item) as handle, FrameReader(handle, item, Deadline(None, item)) as reader:
         _check_container(reader, item)
@@ -130,10 +118,10 @@ def _check_container(reader: FrameReader, item: str) -> None:
 def _check_picture(frame: VideoFrame, geometry: Geometry, item: str) -> None:
     """Raise :class:`BackendUnavailable` for pictures that decord would not show as they are to be seen."""
     matrix = display_matrix(frame)
+    is_skewed = matrix is not None and 0 in (matrix[0] or matrix[1], matrix[3] or matrix[2])
     wrong = {
         "mirrored": geometry.mirrored,
-        "with a display matrix that is no rotation": matrix is not None
-        and 0 in (matrix[0] or matrix[1], matrix[3] or matrix[2]),
+        "with a display matrix that is no rotation": is_skewed,
         "interlaced": frame.interlaced_frame,
         f"to be converted ({describe(frame).conversion})": describe(frame).conversion != "none",
     }
@@ -145,11 +133,7 @@ def _check_picture(frame: VideoFrame, geometry: Geometry, item: str) -> None:
 def _decode(
     decord: ModuleType, path: str, width: int, height: int, grid: NDArray[np.float64]
 ) -> tuple[int, float, NDArray[np.float64], NDArray[np.int64], NDArray[np.uint8]]:
-    """Decode the frames that are on show at the times of a grid, ``(K,)`` seconds from the first frame.
-
-    Return how many frames the video has; where it ends, seconds; ``(K,)`` when each frame comes on show, seconds, and
-    its index, for the times of the grid before the end; ``(U, H, W, 3)`` the U frames that differ.
-    """
+    """Return the number of frames and the end; for the grid ``(K,)`` before it, times, indices and unique frames."""
     reader = decord.VideoReader(path, ctx=decord.cpu(0), width=width, height=height, num_threads=DEFAULT_THREADS)
     count = len(reader)
     stamps = np.asarray(reader.get_frame_timestamp(range(count)), dtype=np.float64)  # (N, 2): begin, end

@@ -1,8 +1,4 @@
-"""Fetching a file from an http(s) address: bounded in bytes, time and redirections, and from public addresses alone.
-
-A name is looked up once; the addresses are checked, and a checked one is connected to, so that no second lookup can
-lead elsewhere. The same holds for every redirection.
-"""
+"""Fetching a file from an http(s) address: bounded in bytes, time and redirections, and from public addresses alone."""
 
 from __future__ import annotations
 
@@ -21,7 +17,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 from typing import IO, TYPE_CHECKING, Final, TypeAlias, cast
 from urllib.parse import quote, urljoin, urlsplit
 
-from vidembed import errors
+from vidembed.errors import EmptyFile, InvalidVideoInput, VideoError, VideoNotFound, VideoPermission, VideoTooLarge
 from vidembed.video.clip import Deadline, DecodeLimits
 
 if TYPE_CHECKING:
@@ -50,43 +46,23 @@ _NOT_PUBLIC_V4: Final = (
 )
 # https://www.iana.org/assignments/iana-ipv6-special-registry; 2000::/3 is all of the global unicast space.
 _GLOBAL_V6: Final = IPv6Network("2000::/3")
-_NOT_PUBLIC_V6: Final = tuple(
-    map(IPv6Network, ("2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20"))  # Teredo and 6to4 among them
-)
+# Teredo and 6to4 among them
+_NOT_PUBLIC_V6: Final = tuple(map(IPv6Network, ("2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20")))
 _NAT64: Final = IPv6Network("64:ff9b::/96")  # RFC 6052: an IPv4 address in the last 32 bits
 
 
 def is_public(address: str) -> bool:
-    """Whether an IP address, as the system writes it (``"8.8.8.8"``, ``"fe80::1%eth0"``), is of the public internet.
-
-    Not so are private, loopback, link-local, multicast, reserved and unspecified ones, those for documentation and
-    tests, and IPv6 addresses that hold such an IPv4 address (mapped, NAT64). 6to4 and Teredo addresses never are.
-    Raises ValueError for what is no IP address.
-    """
+    """Whether an IP address, as the system writes it (``"8.8.8.8"``, ``"fe80::1%eth0"``), is of the public internet."""
     found = ip_address(address.partition("%")[0])
-    if isinstance(found, IPv6Address) and found.ipv4_mapped is not None:
-        found = found.ipv4_mapped
-    elif isinstance(found, IPv6Address) and found in _NAT64:
-        found = IPv4Address(int(found) & 0xFFFFFFFF)
+    if isinstance(found, IPv6Address):
+        found = IPv4Address(int(found) & 0xFFFFFFFF) if found in _NAT64 else found.ipv4_mapped or found
     if isinstance(found, IPv4Address):
         return not any(found in network for network in _NOT_PUBLIC_V4)
     return found in _GLOBAL_V6 and not any(found in network for network in _NOT_PUBLIC_V6)
 
 
 def fetch(url: str, item: str, limits: DecodeLimits, *, allow: UrlAccess = True) -> IO[bytes]:
-    """Fetch an http or https address into a temporary file, which is gone when closed.
-
-    Bytes are kept as they come: no compression is asked for, and none is undone. No cookies, credentials or proxies
-    are used; a proxy would look up the host itself, where it cannot be checked. The limit of time is not checked while
-    a name is looked up: the system's resolver has limits of its own.
-
-    Raises:
-        InvalidVideoInput: If the address, or one it redirects to, is malformed, of another scheme, or of a host that
-            may not be reached; or a proxy is set.
-        VideoNotFound: If the address cannot be reached or answers with an error (`VideoPermission`: 401 or 403).
-        VideoError: `VideoTooLarge`, `DecodeTimeout` or `EmptyFile`.
-        ValueError: If ``allow`` is a string.
-    """
+    """Fetch an http or https address, without cookies, credentials or proxies, into a temporary file."""
     if isinstance(allow, str):
         raise ValueError(f"allow_url={allow!r}: expected True, False or a list of host names, such as [{allow!r}]")  # noqa: TRY004
     names = allow if isinstance(allow, Collection) else None
@@ -101,17 +77,17 @@ def fetch(url: str, item: str, limits: DecodeLimits, *, allow: UrlAccess = True)
                 target = target.redirected(answer, item)
     except TimeoutError as error:
         deadline.remaining()
-        raise errors.VideoNotFound(item, "cannot be fetched (the server does not answer, or fell silent)") from error
+        raise VideoNotFound(item, "cannot be fetched (the server does not answer, or fell silent)") from error
     except http.client.HTTPException as error:  # its words can be the server's own
-        raise errors.VideoNotFound(item, f"cannot be fetched (no valid HTTP answer: {type(error).__name__})") from error
+        raise VideoNotFound(item, f"cannot be fetched (no valid HTTP answer: {type(error).__name__})") from error
     except OSError as error:
-        raise errors.VideoNotFound(item, f"cannot be fetched ({error})") from error
-    raise errors.VideoNotFound(item, f"redirected more than {MAX_REDIRECTS} times")
+        raise VideoNotFound(item, f"cannot be fetched ({error})") from error
+    raise VideoNotFound(item, f"redirected more than {MAX_REDIRECTS} times")
 
 
 @dataclass(frozen=True)
 class _Target:
-    """An address to fetch, taken apart once: what is checked is what is connected to."""
+    """An address to fetch, taken apart and looked up once: what is checked is what is connected to."""
 
     url: str
     secure: bool  # https
@@ -128,32 +104,29 @@ class _Target:
             path = quote(parts.path, safe=string.punctuation) or "/"
             query = quote(parts.query, safe=string.punctuation)
         except ValueError as error:
-            raise errors.InvalidVideoInput(item, f"{verb} no valid address ({type(error).__name__})") from error
+            raise InvalidVideoInput(item, f"{verb} no valid address ({type(error).__name__})") from error
         if parts.scheme not in {"http", "https"}:
-            reason = f"{verb} an address that is neither http nor https; no other is fetched"
-            raise errors.InvalidVideoInput(item, reason)
+            raise InvalidVideoInput(item, f"{verb} an address that is neither http nor https; no other is fetched")
         if "@" in parts.netloc:
-            raise errors.InvalidVideoInput(item, f"{verb} an address with a user name; download the video yourself")
+            raise InvalidVideoInput(item, f"{verb} an address with a user name; download the video yourself")
         if not _HOST.fullmatch(host):
-            raise errors.InvalidVideoInput(item, f"{verb} an address without a valid host name")
+            raise InvalidVideoInput(item, f"{verb} an address without a valid host name")
         return cls(url, parts.scheme == "https", host, port, f"{path}?{query}" if query else path)
 
     def redirected(self, answer: http.client.HTTPResponse, item: str) -> _Target:
-        """Return where an answer leads."""
         place = quote(answer.headers.get("Location", ""), safe=string.punctuation, encoding="latin-1", errors="replace")
         if not place:
-            raise errors.VideoNotFound(item, f"the server answered {answer.status} and does not say where it is")
+            raise VideoNotFound(item, f"the server answered {answer.status} and does not say where it is")
         try:
             url = urljoin(self.url, place)
         except ValueError:
             url = place  # refused as it is taken apart
         target = _Target.of(url, item, "it redirects to")
         if self.secure and not target.secure:
-            raise errors.InvalidVideoInput(item, "it redirects from https to http; nothing is fetched over that")
+            raise InvalidVideoInput(item, "it redirects from https to http; nothing is fetched over that")
         return target
 
     def request(self) -> bytes:
-        """Return the request for it."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         named = host if self.port == (443 if self.secure else 80) else f"{host}:{self.port}"
         lines = [f"GET {self.path} HTTP/1.1", f"Host: {named}", "User-Agent: vidembed", "Accept: */*"]
@@ -198,24 +171,23 @@ def _answer(
 
 
 SocketName: TypeAlias = "tuple[str, int] | tuple[str, int, int, int] | tuple[int, bytes]"
-Address: TypeAlias = "tuple[socket.AddressFamily, socket.SocketKind, int, str, SocketName]"
-"""One of the answers of `socket.getaddrinfo`."""
+Address: TypeAlias = "tuple[socket.AddressFamily, socket.SocketKind, int, str, SocketName]"  # of `socket.getaddrinfo`
 
 
 def _addresses(target: _Target, item: str, hosts: frozenset[str] | None) -> Sequence[Address]:
     """Look up a host, and return its addresses if it may be reached. Messages do not show them: they can be secret."""
     if hosts is not None and target.host not in hosts:
-        raise errors.InvalidVideoInput(item, f"the host {target.host!r} is not one of those in allow_url")
+        raise InvalidVideoInput(item, f"the host {target.host!r} is not one of those in allow_url")
     scheme = "https" if target.secure else "http"
     if scheme in urllib.request.getproxies() and not urllib.request.proxy_bypass(target.host):
         reason = f"a proxy is set for {scheme}, behind which addresses cannot be checked, so it is not used"
         remedy = f"name {target.host} in no_proxy if it can be reached without, or download the video yourself"
-        raise errors.InvalidVideoInput(item, f"{reason}; {remedy}")
+        raise InvalidVideoInput(item, f"{reason}; {remedy}")
     found = socket.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
     if hosts is None and not all(is_public(str(address[0])) for *_, address in found):
         reason = f"the host {target.host!r} is at a private, local or reserved address"
         remedy = f"if it is the right one, allow it by name: allow_url=[{target.host!r}]"
-        raise errors.InvalidVideoInput(item, f"{reason}; {remedy}")
+        raise InvalidVideoInput(item, f"{reason}; {remedy}")
     return found
 
 
@@ -239,10 +211,9 @@ def connect(addresses: Sequence[Address], deadline: Deadline) -> socket.socket:
 def _kept(answer: http.client.HTTPResponse, item: str, max_bytes: int) -> IO[bytes]:
     """Write the body of an answer to a temporary file."""
     if not 200 <= answer.status < 300:
-        kind = errors.VideoPermission if answer.status in {401, 403} else errors.VideoNotFound
+        kind = VideoPermission if answer.status in {401, 403} else VideoNotFound
         raise kind(item, f"the server answered {answer.status} {http.client.responses.get(answer.status, '')}".strip())
-    reason = f"larger than max_bytes={max_bytes}; raise the limit or download it yourself"
-    too_large = errors.VideoTooLarge(item, reason)
+    too_large = VideoTooLarge(item, f"larger than max_bytes={max_bytes}; raise the limit or download it yourself")
     declared, count = answer.length, 0
     if declared is not None and declared > max_bytes:
         raise too_large
@@ -256,13 +227,12 @@ def _kept(answer: http.client.HTTPResponse, item: str, max_bytes: int) -> IO[byt
                 file.write(chunk)
                 file.flush()
             except OSError as error:
-                folder = tempfile.gettempdir()
-                reason = f"cannot be kept in {folder!r} ({error.strerror}); make room, or set TMPDIR"
-                raise errors.VideoError(item, reason) from error
+                reason = f"cannot be kept in {tempfile.gettempdir()!r} ({error.strerror}); make room, or set TMPDIR"
+                raise VideoError(item, reason) from error
         if declared is not None and count < declared:
             raise OSError(f"the connection closed after {count} of {declared} bytes")
         if not count:
-            raise errors.EmptyFile(item, "the server answered with 0 bytes")
+            raise EmptyFile(item, "the server answered with 0 bytes")
         file.seek(0)
         stack.pop_all()
         return file

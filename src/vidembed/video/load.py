@@ -8,22 +8,8 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from vidembed.errors import InvalidVideoInput, VideoError
-from vidembed.video.clip import (
-    DEFAULT_LIMITS,
-    Clip,
-    Deadline,
-    DecodeLimits,
-    Sampling,
-    VideoFrames,
-    VideoSegment,
-    VideoSource,
-    as_frames,
-    check_sampling,
-    is_url,
-    item_name,
-    ordered_segments,
-    sample_frames,
-)
+from vidembed.video import clip
+from vidembed.video.clip import Clip, Deadline, DecodeLimits, Sampling, VideoFrames, VideoSegment, VideoSource
 from vidembed.video.container import DEFAULT_THREADS, open_source
 from vidembed.video.decord import require_decord
 from vidembed.video.fetch import UrlAccess
@@ -41,7 +27,7 @@ def load_video(
     *,
     backend: str = "pyav",
     allow_url: UrlAccess = False,
-    limits: DecodeLimits = DEFAULT_LIMITS,
+    limits: DecodeLimits = clip.DEFAULT_LIMITS,
     threads: int = DEFAULT_THREADS,
     stream: int | None = None,
 ) -> Clip:
@@ -84,21 +70,28 @@ def load_video(
     if isinstance(source, VideoSegment):
         inner, start, end = source.path, source.start, source.end
     if isinstance(inner, (VideoFrames, Mapping)):
-        return sample_frames(inner, sampling, item=item, start=start, end=end)
+        return clip.sample_frames(inner, sampling, item=item, start=start, end=end)
     if backend == "decord":
-        return _read_with_decord(source, sampling, item, limits)
+        require_decord(item)
+        if not isinstance(inner, (str, os.PathLike)) or clip.is_url(inner):
+            raise InvalidVideoInput(item, "backend='decord' reads local files by their path; use backend='pyav'")
+        # in a process that can be killed: decord may loop or crash in native code
+        with DecodePool(workers=1, limits=replace(limits, max_memory_bytes=None), backend="decord") as pool:
+            (found,) = pool.submit(source if isinstance(source, VideoSegment) else inner, sampling)
+        if isinstance(found, VideoError):
+            raise found
+        return found
     windows = [(start, end, item)]
-    (clip,) = read_windows(
+    (read,) = read_windows(
         inner, windows, sampling, item=item, allow_url=allow_url, limits=limits, threads=threads, stream=stream
     )
-    return clip
+    return read
 
 
 def _check(source: VideoSource, sampling: object, backend: str, threads: int, stream: object) -> str:
-    """Check the arguments of `load_video`, and return the name of the source."""
     check_options(backend, threads)
-    check_sampling(sampling)
-    item = item_name(source)
+    clip.check_sampling(sampling)
+    item = clip.item_name(source)
     if stream is None:
         return item
     if isinstance(stream, bool) or not isinstance(stream, int):
@@ -110,19 +103,6 @@ def _check(source: VideoSource, sampling: object, backend: str, threads: int, st
     return item
 
 
-def _read_with_decord(source: VideoSource, sampling: Sampling, item: str, limits: DecodeLimits) -> Clip:
-    """Read in a process that can be killed: decord may loop or crash in native code."""
-    require_decord(item)
-    path = source.path if isinstance(source, VideoSegment) else source
-    if not isinstance(path, (str, os.PathLike)) or is_url(path):
-        raise InvalidVideoInput(item, "backend='decord' reads local files by their path; use backend='pyav'")
-    with DecodePool(workers=1, limits=replace(limits, max_memory_bytes=None), backend="decord") as pool:
-        (clip,) = pool.submit(source if isinstance(source, VideoSegment) else path, sampling)
-    if isinstance(clip, VideoError):
-        raise clip
-    return clip
-
-
 def load_segments(
     path: VideoSource,
     segments: Sequence[tuple[float, float | None]],
@@ -130,7 +110,7 @@ def load_segments(
     *,
     backend: str = "pyav",
     allow_url: UrlAccess = False,
-    limits: DecodeLimits = DEFAULT_LIMITS,
+    limits: DecodeLimits = clip.DEFAULT_LIMITS,
     threads: int = DEFAULT_THREADS,
     stream: int | None = None,
 ) -> Iterator[Clip]:
@@ -151,10 +131,10 @@ def load_segments(
     item = _check(path, sampling, backend, threads, stream)
     if isinstance(path, (VideoSegment, Clip)):
         raise InvalidVideoInput(item, "load_segments takes the whole video; give the times in the file in segments")
-    parts = ordered_segments(path, segments)
+    parts = clip.ordered_segments(path, segments)
     if not parts or backend == "decord" or isinstance(path, (VideoFrames, Mapping)):
         return (load_video(part, sampling, backend=backend, limits=limits) for part in parts)
-    windows = [(part.start, part.end, item_name(part)) for part in parts]
+    windows = [(part.start, part.end, clip.item_name(part)) for part in parts]
     return read_windows(
         path, windows, sampling, item=item, allow_url=allow_url, limits=limits, threads=threads, stream=stream
     )
@@ -169,21 +149,17 @@ class VideoInfo:
         duration: Seconds, as the video stream declares it. ``None`` where it does not, or cannot be trusted to
             (transport and program streams, live recordings): ``load_video`` finds it by reading.
         fps: Average frame rate as declared, frames per second, or ``None``.
-        width: Pixels, upright and with square pixels: the width of an unscaled frame.
-        height: Pixels, likewise.
-        codec: FFmpeg's name of the decoder's codec, such as ``"h264"``; ``"raw"`` for frames given as arrays.
-        container: FFmpeg's name of the container, such as ``"matroska,webm"``; ``"frames"`` for arrays.
+        width, height: Pixels of an unscaled frame, upright and with square pixels.
+        codec: FFmpeg's name, such as ``"h264"``; ``"raw"`` for frames given as arrays.
+        container: FFmpeg's name, such as ``"matroska,webm"``; ``"frames"`` for arrays.
         rotation: Degrees counter-clockwise, 0, 90, 180 or 270, by which decoded pictures are set upright.
         mirrored: Whether they are mirrored left to right before.
-        stream: Index of the video stream that is read.
-        streams: Indices of all video streams, cover art included.
+        stream, streams: Index of the video stream that is read, and of all video streams, cover art included.
         colour: The tags of the first frame, and what is done about them; ``None`` for arrays.
         interlaced: Whether the first frame is flagged as interlaced. Such frames are deinterlaced.
         num_frames_estimate: Frames in the stream: declared, else ``round(duration * fps)``, else ``None``.
-        start_s: When the first frame comes on show, seconds on the clock of a player. The video ends at
-            ``start_s + duration``.
-        discontinuities: How often the clock starts again or jumps, as in joined recordings; times go on without a gap
-            there. ``None`` unless ``scan`` was asked for.
+        start_s: When the first frame comes on show, seconds on the clock of a player. It ends ``duration`` later.
+        discontinuities: How often the clock starts again or jumps, as in joined recordings; ``None`` without ``scan``.
     """
 
     item: str
@@ -226,17 +202,16 @@ def probe(
         VideoError: As :func:`vidembed.video.load_video` for what shows by the first frame.
     """
     inner = source.path if isinstance(source, VideoSegment) else source
-    item = item_name(inner)
+    item = clip.item_name(inner)
     if isinstance(inner, (VideoFrames, Mapping)):
-        frames, _ = as_frames(inner, item)
+        frames, _ = clip.as_frames(inner, item)
         count, height, width = frames.array.shape[:3]
-        jumps = 0 if scan else None
         known = item, count / frames.fps, frames.fps, width, height
-        return VideoInfo(*known, "raw", "frames", 0, count, has_audio=False, discontinuities=jumps)
+        return VideoInfo(*known, "raw", "frames", 0, count, has_audio=False, discontinuities=0 if scan else None)
     deadline = Deadline(limits.timeout_s, item)
     with (
         open_source(inner, item, allow_url=allow_url, limits=limits) as handle,
-        FrameReader(handle, item, deadline, stream=stream) as reader,
+        FrameReader(handle, item, deadline, index=stream) as reader,
     ):
         first = reader.first()
         geometry = reader.geometry(first, None)

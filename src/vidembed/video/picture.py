@@ -6,42 +6,34 @@ import errno
 import logging
 import math
 import struct
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, TypeAlias, cast
+from typing import Final, TypeAlias, cast
 
 import av.error
 import numpy as np
+from av import VideoFrame
 from av.filter import Graph
-from av.sidedata.sidedata import SideDataContainer
+from av.sidedata.sidedata import SideData, SideDataContainer
 from av.video.reformatter import ColorPrimaries, ColorRange, ColorTrc
+from numpy.typing import NDArray
 from PIL import Image
 
 from vidembed.errors import UnsupportedCodec, VideoTooLarge
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    from av.sidedata.sidedata import SideData
-    from av.video.frame import VideoFrame
-    from numpy.typing import NDArray
-
 logger = logging.getLogger(__name__)
-
 
 MAX_SIDE = 16384  # pixels. A picture with a longer side is refused (twice 8K's width; our choice)
 MAX_AREA = 64 * 2**20  # pixels. A picture of a larger area is refused (about twice 8K's; our choice)
 MAX_ASPECT = Fraction(16)  # sample aspect ratios beyond this or its inverse are taken for broken headers and ignored
-
+# FFmpeg allocates no more at once (`av_max_alloc`, by default `INT_MAX`): what fails while the limit on memory leaves
+# this much was refused for its size.
 MEMORY_HEADROOM_BYTES = 2**31
-"""Bytes. FFmpeg allocates no more at once (``av_max_alloc``, by default ``INT_MAX``): what fails while the limit on
-memory leaves this much was refused for its size."""
-
+# `a, b, c, d` of a display matrix: a point goes to `(a x + c y, b x + d y)`, y downwards (libavutil/display.h)
 Matrix: TypeAlias = tuple[int, int, int, int]
-"""``a, b, c, d`` of a display matrix: a point goes to ``(a x + c y, b x + d y)``, y downwards (libavutil/display.h)."""
-
 _MATRIX = struct.Struct("=9i")  # a b u, c d v, x y w
 _side_data = cast("Callable[[VideoFrame], Mapping[str, SideData]]", SideDataContainer)
 
@@ -52,11 +44,7 @@ def is_memory_error(error: BaseException | None) -> bool:
 
 
 def check_memory(error: BaseException) -> None:
-    """Raise a ``MemoryError`` if `error` says that there was no memory, and the limit on this process is the reason.
-
-    Otherwise it is damage: a length that was garbled asks for more than there could be. The limit is that on the
-    address space (``RLIMIT_AS``), and the reason if it leaves under `MEMORY_HEADROOM_BYTES`.
-    """
+    """Raise a ``MemoryError`` if `error` comes of the limit on this process; else it is damage (a garbled length)."""
     if not is_memory_error(error):
         return
     try:
@@ -123,17 +111,14 @@ def display_matrix(frame: VideoFrame) -> Matrix | None:
 
 
 def orientation(matrix: Matrix | None, item: str) -> tuple[int, bool]:
-    """Return `Geometry.turns` and `Geometry.mirrored` for a display matrix; one without an inverse is ignored.
-
-    A negative determinant mirrors. The rest is a rotation, which is rounded to quarter turns.
-    """
+    """Return `Geometry.turns` and `Geometry.mirrored` for a display matrix; one without an inverse is ignored."""
     if matrix is None:
         return 0, False
     a, b, c, d = matrix
     if a * d == b * c:
         logger.warning("%s: its display matrix is ignored: it has no inverse %s", item, matrix)
         return 0, False
-    mirrored = a * d < b * c
+    mirrored = a * d < b * c  # a negative determinant; the rest is a rotation, rounded to quarter turns
     if mirrored:
         a, b = -a, -b  # what is left when x was mirrored before
     # As FFmpeg's av_display_rotation_get: how the axes are scaled does not count.
@@ -178,8 +163,7 @@ def shrink(frame: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint
 
 
 SDR_WHITE: Final = 203.0  # cd/m2. What SDR shows as white: the reference white of HDR (ITU-R BT.2408-7, section 2.1)
-HLG_PEAK: Final = 1000.0
-"""cd/m2. Peak of the display that HLG is shown on, for which its system gamma is 1.2 (ITU-R BT.2100-2, table 5)."""
+HLG_PEAK: Final = 1000.0  # cd/m2. Peak of a display for HLG of system gamma 1.2 (ITU-R BT.2100-2, table 5)
 SDR_GAMMA: Final = 2.4  # exponent of an SDR display (ITU-R BT.1886)
 
 _UNSPECIFIED: Final = 2  # the same number in all of FFmpeg's lists of tags (libavutil/pixfmt.h)
@@ -190,6 +174,7 @@ _MATRICES: Final = (
     *("bt2020c", "smpte2085", "chroma-derived-nc", "chroma-derived-c", "ictcp", "ipt-c2", "ycgco-re", "ycgco-ro"),
 )
 _BT2020_CONSTANT, _ICTCP, _CHROMA_DERIVED = 10, 14, (12, 13)
+# A reserved value says nothing. Constant luminance is read as the other kind: grey is exact, saturated edges are not.
 _MEANT: Final = {3: _UNSPECIFIED, _BT2020_CONSTANT: _BT2020}
 _CONVERTED: Final = frozenset([0, 1, 2, 4, 5, 6, 7, 9])  # matrices that swscale converts (libswscale/format.c)
 _WHITE_16: Final = 255 * 2**8  # what swscale makes of white in 16-bit RGB (of full range in 10 bits, 0.3 % more)
@@ -250,11 +235,7 @@ def _kind(frame: VideoFrame) -> str | None:
 
 
 def _matrix(frame: VideoFrame) -> int | None:
-    """Return the matrix by which a frame is read: its own, or one near it, or ``None`` if there is none.
-
-    A reserved value says nothing. Constant luminance is read as the other kind: grey is exact, saturated edges are
-    not. Where the matrix is made of the primaries, it is that of the standard that has them.
-    """
+    """Return the matrix by which a frame is read: its own, or one near it, or ``None`` if there is none."""
     if frame.colorspace in _CONVERTED:
         return frame.colorspace
     if frame.colorspace in _CHROMA_DERIVED:
@@ -271,11 +252,7 @@ def to_rgb(
     before: VideoFrame | None = None,
     after: VideoFrame | None = None,
 ) -> NDArray[np.uint8]:
-    """Return a frame, deinterlaced, as SDR RGB with the primaries of BT.709, ``(height, width, 3)``.
-
-    Of an interlaced frame, the frames before and after show what moved. Raises UnsupportedCodec if its pixels or its
-    colour matrix cannot be converted.
-    """
+    """Return a frame, deinterlaced by those beside it, as SDR RGB of BT.709 primaries, ``(height, width, 3)``."""
     try:
         shown = _deinterlaced(frame, before, after) if frame.interlaced_frame else frame
         kind, matrix, is_wide = _kind(shown), _matrix(shown), _is_bt2020(shown)

@@ -15,39 +15,26 @@ import weakref
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
+from io import BufferedReader
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Final, Self, TypeAlias, cast
+from typing import IO, Final, TypeAlias, cast
 
 from vidembed import errors
 from vidembed.errors import BackendUnavailable, DecoderCrashed, DecodeTimeout, InvalidVideoInput, VideoError
-from vidembed.video.clip import (
-    DEFAULT_LIMITS,
-    Clip,
-    Deadline,
-    DecodeLimits,
-    Sampling,
-    VideoSegment,
-    check_sampling,
-    item_name,
-    ordered_segments,
-)
+from vidembed.video import clip
+from vidembed.video.clip import Clip, Deadline, DecodeLimits, Sampling, VideoSegment
 from vidembed.video.container import DEFAULT_THREADS
 from vidembed.video.reader import check_options
 from vidembed.video.segments import MAX_WINDOWS, Cut, Layout, Scenes, Windows, cut_to_dict, require_scenedetect
 from vidembed.video.worker import Message, Note, read_clip, read_error, read_layout, read_notes, receive, send
 
-if TYPE_CHECKING:
-    from io import BufferedReader
-
 logger = logging.getLogger(__name__)
 
 MAX_UNTAKEN: Final = 2  # clips that a process may have handed over and nobody has taken
-START_TIMEOUT_S: Final = 120.0
-"""Seconds in which a process has to start. It takes a fraction of one; disks can be slow (our choice)."""
-END_TIMEOUT_S: Final = 5.0
-"""Seconds in which a process has to end. Only one that waits in the kernel takes longer (our choice)."""
+START_TIMEOUT_S: Final = 120.0  # in which a process has to start: a fraction of one, but disks can be slow (our choice)
+END_TIMEOUT_S: Final = 5.0  # in which it has to end. Only one that waits in the kernel takes longer (our choice)
 
 _START: Final = """
 import json, sys
@@ -59,16 +46,15 @@ except Exception as error:
     sys.exit(1)
 main(**json.loads(sys.argv[2]))
 """
+# Starts a decoding process, of the package that this program has. The arguments of `worker.main` follow, as JSON.
 COMMAND: Final = (sys.executable, "-P", "-c", _START, str(Path(__file__).parents[2]))
-"""Starts a decoding process, of the package that this program has. The arguments of `worker.main` follow, as JSON."""
 
 
 class Reading:
-    """A submitted file: its segments, and a clip or an error for each.
+    """A submitted file: its segments, and a `Clip` or a `VideoError` for each, given once, in order, by iterating.
 
-    Iterating gives, for each segment of the layout in order, its `Clip`, or the `VideoError` that it has instead. Each
-    is given once: a second loop goes on where the first was left. Log records and warnings of the decoding process
-    come up in the thread that takes what they belong to. A reading that nothing refers to any more is cancelled.
+    Log records and warnings of the decoding process come up in the thread that takes what they belong to. A reading
+    that nothing refers to any more is cancelled.
     """
 
     def __init__(self, task: _Task) -> None:
@@ -77,9 +63,7 @@ class Reading:
     def layout(self) -> Layout:
         """Wait for the segments of the file and return them. A file that is read as one has them once it is decoded.
 
-        Raises:
-            VideoError: The file cannot be read.
-            CancelledError: Of `concurrent.futures`: it was cancelled, or the pool was closed.
+        Raises VideoError for a file that cannot be read, and `concurrent.futures.CancelledError` if it was cancelled.
         """
         task, lock = self._task, self._task.queue.lock
         with lock:
@@ -104,27 +88,23 @@ class Reading:
         """Read no more of it. A process that is at work on it is killed; what was not taken is dropped."""
         self._task.cancel()
 
-    def __del__(self) -> None:
-        """Cancel: nobody can take what is left."""
-        self._task.cancel()
+    __del__ = cancel  # nobody can take what is left
 
 
-class DecodePool:
+class DecodePool(AbstractContextManager["DecodePool"]):
     """Decodes files in processes of its own, in the order in which they are submitted. A context manager.
 
     A file that crashes the decoder, takes too long or too much memory has an error, and the process that read it is
-    replaced; other files do not notice. Clips equal those of `load_video` bit for bit. It may be used from several
-    threads. Readings are to be taken, or cancelled, about in the order of their submission: a process that has handed
-    over two clips waits until one is taken, and files that come later wait for it. Processes end with the pool: on
-    `close`, with this program, or when nothing refers to the pool any more and its readings are done.
+    replaced. Clips equal those of `load_video` bit for bit. It may be used from several threads. Readings are to be
+    taken, or cancelled, about in the order of their submission: a process that has handed over two clips waits until
+    one is taken. Processes end on `close`, or when nothing refers to the pool any more and its readings are done.
 
     Args:
         workers: Processes. Default: one a core, at most 8. Also an attribute.
         limits: On the time that a process works on one file, its layout included, and on its memory.
         backend: As in `load_video`. ``"decord"`` decodes a file anew for each segment.
         threads: Decoding threads of each process, as in `load_video`, and as many by default: it can depend on them
-            how much of the damage of a file is noticed. 1 does the least work where there are as many processes as
-            cores.
+            how much damage is noticed. 1 does the least work where there are as many processes as cores.
 
     Raises:
         ValueError: An argument is out of range.
@@ -134,7 +114,7 @@ class DecodePool:
         self,
         *,
         workers: int | None = None,
-        limits: DecodeLimits = DEFAULT_LIMITS,
+        limits: DecodeLimits = clip.DEFAULT_LIMITS,
         backend: str = "pyav",
         threads: int = DEFAULT_THREADS,
     ) -> None:
@@ -174,10 +154,10 @@ class DecodePool:
         file = path.path if isinstance(path, VideoSegment) and cut is None else path
         if not isinstance(file, (str, os.PathLike)):
             raise TypeError(f"path is a {type(file).__name__}; the pool reads local files by their path")
-        check_sampling(sampling)
-        name = item_name(file)
-        request: Message = {"path": os.fsdecode(file), "is_path": not isinstance(file, str), "item": item_name(path)}
-        request["sampling"] = sampling.as_dict()
+        clip.check_sampling(sampling)
+        name = clip.item_name(file)
+        request: Message = {"path": os.fsdecode(file), "is_path": not isinstance(file, str)}
+        request |= {"item": clip.item_name(path), "sampling": sampling.as_dict()}
         with suppress(OSError):  # it was removed
             request["cwd"] = os.getcwd()  # noqa: PTH109 - Path cannot hold every name a string can
         if isinstance(cut, (Windows, Scenes)):
@@ -185,7 +165,7 @@ class DecodePool:
                 require_scenedetect(item or name)
             request["cut"] = cut_to_dict(cut)
         elif cut is not None:
-            segments = ordered_segments(file, cut)
+            segments = clip.ordered_segments(file, cut)
             if len(segments) > MAX_WINDOWS:
                 raise InvalidVideoInput(name, f"{len(segments)} segments; at most {MAX_WINDOWS} of a file are cut")
             request["segments"] = [(segment.start, segment.end) for segment in segments]
@@ -198,10 +178,6 @@ class DecodePool:
     def close(self) -> None:
         """End all processes. Readings that are not taken to their end are cancelled."""
         self._queue.close()
-
-    def __enter__(self) -> Self:
-        """Return itself."""
-        return self
 
     def __exit__(self, *_: object) -> None:
         """Close it."""

@@ -5,72 +5,30 @@ from __future__ import annotations
 import math
 from array import array
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain
-from typing import TYPE_CHECKING, BinaryIO, Final, TypeAlias, TypeVar, cast
+from typing import BinaryIO, Final, TypeAlias, TypeVar, cast
 
 import av.error
 import numpy as np
+from av import Packet, VideoFrame, VideoStream
+from av.stream import Stream
+from numpy.typing import NDArray
 
-from vidembed.errors import CorruptVideo, DecodeTimeout, InvalidVideoInput, VideoTooLarge
-from vidembed.video.clip import (
-    ANY_TIME,
-    TIME_EPSILON,
-    TRUNCATED_S,
-    Clip,
-    Deadline,
-    DecodeLimits,
-    GridPicker,
-    Sampling,
-    assemble,
-)
-from vidembed.video.container import (
-    DEFAULT_THREADS,
-    MAX_FRAMES,
-    MAX_TIME,
-    SEEKABLE_FORMATS,
-    declared_duration,
-    declared_rate,
-    gif_delay,
-    gif_times,
-    has_discontinuities,
-    open_container,
-    open_source,
-    sample_aspect,
-    start_on_player,
-    video_stream,
-)
-from vidembed.video.picture import (
-    Geometry,
-    check_memory,
-    display_matrix,
-    fit_shown,
-    letterbox,
-    orientation,
-    to_rgb,
-    upright,
-)
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
-
-    from av.packet import Packet
-    from av.stream import Stream
-    from av.video.frame import VideoFrame
-    from av.video.stream import VideoStream
-    from numpy.typing import NDArray
-
-    from vidembed.video.fetch import UrlAccess
+from vidembed.errors import CorruptVideo, InvalidVideoInput, VideoTooLarge
+from vidembed.video import clip, container, picture
+from vidembed.video.clip import Clip, Deadline, DecodeLimits, GridPicker, Sampling
+from vidembed.video.container import DEFAULT_THREADS, MAX_FRAMES, MAX_TIME, SEEKABLE_FORMATS, open_container
+from vidembed.video.fetch import UrlAccess
 
 BACKENDS: Final = ("pyav", "decord")  # names of the decoding backends; the first is the default
-CLOCK_RESET_S = 0.5
-"""Seconds. A time that falls by more starts a new clock (joined files): it continues from where the last ended."""
-CLOCK_JUMP_S = 10.0
-"""Seconds. So does a time that rises by more, in containers whose clock may jump: FFmpeg's ``dts_delta_threshold``
-(https://ffmpeg.org/ffmpeg.html). A fall that FFmpeg takes for one of a 33-bit clock past its end comes as a rise."""
+CLOCK_RESET_S = 0.5  # seconds. A time that falls by more starts a new clock (joined files), where the last one ended
+# So does a time that rises by more, in containers whose clock may jump: FFmpeg's `dts_delta_threshold`
+# (https://ffmpeg.org/ffmpeg.html). A fall that FFmpeg takes for one of a 33-bit clock past its end comes as a rise.
+CLOCK_JUMP_S = 10.0  # seconds
 MIN_JUMP_S = 2.0  # seconds. Shorter distances are decoded through: a seek costs about that much (our choice)
 MAX_LOST_SHARE = 0.10  # share of frames that may be lost to errors before the video counts as corrupt (our choice)
 _MAX_READ_ERRORS = 16  # failed reads in a row after which a file has ended
@@ -104,11 +62,9 @@ class _Watched:
         """Read, or raise :class:`DecodeTimeout`, which comes back out of FFmpeg; after that, the file has ended."""
         if self._over:
             return b""
-        try:
-            self._deadline.remaining()
-        except DecodeTimeout:
-            self._over = True
-            raise
+        self._over = True
+        self._deadline.remaining()
+        self._over = False
         return self._read(size)
 
 
@@ -134,7 +90,7 @@ def demux(
 ) -> Iterator[Packet[_Stream]]:
     """Yield packets; a file that cannot be read on ends there. `start` starts or goes on."""
     failures = 0
-    while True:
+    while failures < _MAX_READ_ERRORS:
         try:
             for packet in start():
                 deadline.remaining()
@@ -144,9 +100,8 @@ def demux(
             if failed is not None:
                 failed(error)
             failures += 1
-            if failures < _MAX_READ_ERRORS:
-                continue
-        return
+        else:
+            return
 
 
 @dataclass
@@ -163,17 +118,17 @@ class TimedFrame:
     aspect: Fraction | None = None  # width of a pixel over its height
     before: VideoFrame | None = None  # of an interlaced frame, the one before it, if that was decoded
     after: VideoFrame | None = None  # of an interlaced frame, the one after it, once that is decoded
-    _converted: tuple[Geometry, NDArray[np.uint8]] | None = None
+    _converted: tuple[picture.Geometry, NDArray[np.uint8]] | None = None
 
-    def array(self, geometry: Geometry, shape: tuple[int, int, int], item: str) -> NDArray[np.uint8]:
+    def array(self, geometry: picture.Geometry, shape: tuple[int, int, int], item: str) -> NDArray[np.uint8]:
         """Return the upright RGB picture, converted once and laid into ``shape`` (H, W, 3) with its aspect kept."""
         if geometry.shape != shape:
             geometry = geometry.inside(shape)
         if self._converted is None or self._converted[0] != geometry:
             size = geometry.width, geometry.height
-            pixels = to_rgb(self.frame, *size, item, before=self.before, after=self.after)  # (H, W, 3)
-            self._converted = geometry, upright(pixels, geometry)
-        return letterbox(self._converted[1], shape)
+            pixels = picture.to_rgb(self.frame, *size, item, before=self.before, after=self.after)  # (H, W, 3)
+            self._converted = geometry, picture.upright(pixels, geometry)
+        return picture.letterbox(self._converted[1], shape)
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +143,7 @@ class Extent:
 
 
 class FrameReader(ExitStack, Iterator[TimedFrame]):
-    """Decodes the video stream of a handle, that of index `stream` or the best, in order of presentation."""
+    """Decodes the video stream of a handle, that of an index or the best, in order of presentation."""
 
     def __init__(
         self,
@@ -197,35 +152,35 @@ class FrameReader(ExitStack, Iterator[TimedFrame]):
         deadline: Deadline,
         *,
         threads: int = DEFAULT_THREADS,
-        stream: int | None = None,
+        index: int | None = None,
     ) -> None:
         self._handle = cast("BinaryIO", _Watched(handle, deadline))
-        self._item, self._deadline, self._threads, self._index = item, deadline, threads, stream
+        self._item, self._deadline, self._threads, self._index = item, deadline, threads, index
         super().__init__()
         self.seeked = False  # whether ordinals are no longer those of the stream
         self.sought = -1.0  # the last time sought, in seconds
         self._attempt = self._packets_read = 0
-        self._planned: tuple[object, Geometry] | None = None
+        self._planned: tuple[object, picture.Geometry] | None = None
         self._open()
 
     def _open(self) -> None:
         self.container = self.enter_context(open_container(self._handle, self._item))
         try:
-            self.stream = video_stream(self.container, self._handle, self._item, self._threads, self._index)
+            self.stream = container.video_stream(self.container, self._handle, self._item, self._threads, self._index)
         except BaseException:
             self.close()
             raise
         self.start = 0.0  # when the first frame comes on show, seconds on the clock of a player; known with that
-        self.duration = declared_duration(self.container, self.stream)  # seconds; a hint, final with the first frame
-        self.rate = declared_rate(self.stream)
+        self.duration = container.declared_duration(self.container, self.stream)  # a hint, final with the first frame
+        self.rate = container.declared_rate(self.stream)
         self._is_gif = self.container.format.name == "gif"
-        if self._is_gif and (times := gif_times(self._handle)) is not None:
+        if self._is_gif and (times := container.gif_times(self._handle)) is not None:
             self.duration, self.rate = times
         self.can_seek = self.container.format.name in SEEKABLE_FORMATS and self.rate is not None
         self.errors = 0  # packets that did not decode, frames flagged corrupt or without a time
         self.discontinuities = 0  # jumps of the clock
         self.gop_s: float | None = None  # longest distance of key frames seen so far, seconds
-        self._may_jump = has_discontinuities(self.container)
+        self._may_jump = container.has_discontinuities(self.container)
         self._head: list[_Stamp | None] = []  # of the packets up to the first frame
         self._errors_at_key = self._ordinal = self._frames_read = self._gif_clock = 0
         self._key_pts: int | None = None
@@ -246,8 +201,7 @@ class FrameReader(ExitStack, Iterator[TimedFrame]):
 
     def first(self) -> TimedFrame:
         """Return the next frame, which is the first; raise :class:`CorruptVideo` if there is none."""
-        found = next(self, None)
-        if found is None:
+        if (found := next(self, None)) is None:
             raise self.no_frame()
         return found
 
@@ -266,21 +220,14 @@ class FrameReader(ExitStack, Iterator[TimedFrame]):
         return change < -CLOCK_RESET_S or (self._may_jump and not self.seeked and rise > CLOCK_JUMP_S)
 
     def survey(self) -> Extent | None:
-        """Read the packets to the end without decoding them; to be called after the first frame, and ends the pass.
-
-        Return where frames lie, or ``None`` where only decoding shows that: packets have no time, or the clock jumps
-        (`discontinuities` counts how often decoding times do).
-        """
+        """Read the other packets, and return where frames lie, or ``None`` where only decoding them shows that."""
         base = self.stream.time_base
         if self._origin is None or base is None:
             raise RuntimeError("survey before the first frame")
         shown, last = array("q"), (-(2**63), 0)  # time and duration of the packet that comes on show last
         before: int | None = None
         is_timed = len(self._head) <= _MAX_HEAD
-        for stamp in chain(self._head, map(_stamp, self._packets())):
-            if stamp is None:
-                continue
-            pts, dts, duration = stamp
+        for pts, dts, duration in filter(None, chain(self._head, map(_stamp, self._packets()))):
             now = pts if dts is None else dts
             if now is None:
                 is_timed = False
@@ -288,9 +235,8 @@ class FrameReader(ExitStack, Iterator[TimedFrame]):
             if before is not None and self.jumps(float((now - before) * base)):
                 self.discontinuities += 1
             before = now
-            pts = now if pts is None else pts
-            shown.append(pts)
-            last = max(last, (pts, duration))
+            shown.append(now if pts is None else pts)
+            last = max(last, (shown[-1], duration))
         if self.discontinuities or not is_timed or not shown:
             return None
         ticks = np.sort(np.frombuffer(shown, dtype=np.int64))  # (N,)
@@ -303,45 +249,38 @@ class FrameReader(ExitStack, Iterator[TimedFrame]):
     def extent(self, times: NDArray[np.float64], end: float) -> Extent:
         """Return where frames lie that were read to the end of the file: `times` ``(N,)`` and the end of the last."""
         end = self.settle(end, float(times[-1]))
-        short = self.duration is not None and self.duration - end > TRUNCATED_S and not self.is_complete
+        short = self.duration is not None and self.duration - end > clip.TRUNCATED_S and not self.is_complete
         return Extent(self.start, times, end, self.duration, short)
 
     def settle(self, end: float, last: float) -> float:
-        """Return where a video ends, whose last frame comes at `last` and was found to end at `end`.
-
-        That is as declared if the two are within a frame. All are seconds from the first frame.
-        """
-        least = last + 2 * TIME_EPSILON
+        """Return where a video ends whose last frame is on show from `last` to `end`: as declared if within a frame."""
+        least = last + 2 * clip.TIME_EPSILON
         if self.duration is not None and self.rate and abs(self.duration - end) <= 1 / self.rate:
             return max(self.duration, least)
         return max(end, least)
 
-    def geometry(self, timed: TimedFrame, max_pixels: int | None) -> Geometry:
+    def geometry(self, timed: TimedFrame, max_pixels: int | None) -> picture.Geometry:
         """Decide the size and orientation of a frame."""
         frame = timed.frame
-        matrix = display_matrix(frame)
+        matrix = picture.display_matrix(frame)
         shape = frame.width, frame.height, timed.aspect, matrix, max_pixels
         if self._planned is None or self._planned[0] != shape:
-            turns, mirrored = orientation(matrix, self._item)
-            size = fit_shown(frame.width, frame.height, timed.aspect, max_pixels, self._item)
-            self._planned = shape, Geometry(*size, turns, mirrored)
+            turns, mirrored = picture.orientation(matrix, self._item)
+            size = picture.fit_shown(frame.width, frame.height, timed.aspect, max_pixels, self._item)
+            self._planned = shape, picture.Geometry(*size, turns, mirrored)
         return self._planned[1]
 
     def seek(self, seconds: float) -> None:
-        """Continue with the key frame at or before ``seconds``; to be called after the first frame.
-
-        If seeking does not lead there, continue with the first frame, and seek no more.
-        """
+        """Continue with the key frame at or before ``seconds``, or where seeking fails, with the first frame."""
         if self._origin is None or self.stream.time_base is None:
             raise RuntimeError("seek before the first frame")
-        self.seeked = True
-        self.sought = seconds
+        self.seeked, self.sought = True, seconds
         self._frames.close()
         if self._previous is not None and self._previous.frame.interlaced_frame and self.rate:
             seconds -= 2 / float(self.rate)  # so that what is sought has a frame before it, as it has without seeking
         self._key_pts = self._previous = None
         self._last = self._last_end = -MAX_TIME
-        target = int((Fraction(seconds + TIME_EPSILON) + self._origin) / self.stream.time_base)
+        target = int((Fraction(seconds + clip.TIME_EPSILON) + self._origin) / self.stream.time_base)
         try:
             self.container.seek(target, stream=self.stream, backward=True)
         except av.error.FFmpegError:
@@ -352,7 +291,7 @@ class FrameReader(ExitStack, Iterator[TimedFrame]):
     def _land(self, seconds: float) -> Generator[TimedFrame, None, None]:
         landed = False
         for timed in self._decode(landing=True):
-            if not landed and timed.time > seconds + TIME_EPSILON:
+            if not landed and timed.time > seconds + clip.TIME_EPSILON:
                 raise _OvershootError
             landed = True
             yield timed
@@ -373,12 +312,12 @@ class FrameReader(ExitStack, Iterator[TimedFrame]):
                 raise VideoTooLarge(self._item, f"it has over {MAX_FRAMES} frames; cut it first")
             if self._is_gif and packet.size:
                 packet.pts = packet.dts = self._gif_clock
-                packet.duration = gif_delay(packet.duration or 0)
+                packet.duration = container.gif_delay(packet.duration or 0)
                 self._gif_clock += packet.duration
             yield packet
 
     def _failed(self, error: av.error.FFmpegError) -> None:
-        check_memory(error)
+        picture.check_memory(error)
         self.errors += 1
 
     def _decode(self, *, landing: bool = False) -> Generator[TimedFrame, None, None]:
@@ -413,7 +352,7 @@ class FrameReader(ExitStack, Iterator[TimedFrame]):
         self._ordinal += 1
         if frame.key_frame:
             self._errors_at_key = self.errors
-            self._aspect = sample_aspect(self.container, self.stream)
+            self._aspect = container.sample_aspect(self.container, self.stream)
         base = frame.time_base
         if frame.pts is None or base is None:
             self.errors += 1
@@ -421,9 +360,9 @@ class FrameReader(ExitStack, Iterator[TimedFrame]):
         shown = frame.pts * base
         if self._origin is None:
             self._origin = shown
-            self.start = start_on_player(self.container, self.stream, shown)
+            self.start = container.start_on_player(self.container, self.stream, shown)
             if not self._is_gif:
-                self.duration = declared_duration(self.container, self.stream, shown)
+                self.duration = container.declared_duration(self.container, self.stream, shown)
         seconds = float(shown - self._origin) + self._offset
         if self.jumps(seconds - self._last, seconds - self._last_end):
             self._offset += self._last_end - seconds
@@ -444,25 +383,17 @@ class FrameReader(ExitStack, Iterator[TimedFrame]):
         return TimedFrame(frame, seconds, self._last_end - seconds, ordinal, *errors, self._attempt, self._aspect)
 
 
-# -- clips from one pass ----------------------------------------------------------------------------------------------
-
+# start and end in seconds on the clock of a player (None: the end of the video), and its name in messages
 Segment: TypeAlias = tuple[float, float | None, str]
-"""Start and end in seconds on the clock of a player (``None``: the end of the video), and its name in messages."""
 
 
 class Window:
-    """Collects the frames of one clip: a whole video, or one segment of it.
+    """Collects the frames of a whole video or a segment, fed after the first; `duration` is known by reading."""
 
-    `reader` is the pass that will feed it, after its first frame; `duration` the length of the video in seconds, if it
-    was found by reading. `start` and `end` are seconds from the first frame.
-    """
-
-    def __init__(
-        self, asked: Segment, reader: FrameReader, sampling: Sampling, *, duration: float | None = None
-    ) -> None:
+    def __init__(self, asked: Segment, reader: FrameReader, sampling: Sampling, *, duration: float | None) -> None:
         self.asked = asked
         start, end, self.item = asked
-        self.start, self.end = from_player(start, end, reader.start, self.item)
+        self.start, self.end = from_player(start, end, reader.start, self.item)  # seconds from the first frame
         self.done = False
         self._start_s = max(start, reader.start)
         self._sampling = sampling
@@ -485,7 +416,7 @@ class Window:
 
     def feed(self, timed: TimedFrame, until: float) -> None:
         """Look at a frame on show in ``[timed.time, until)``. One fed again, after a restart, does no harm."""
-        if self.done or until <= self.start + TIME_EPSILON:
+        if self.done or until <= self.start + clip.TIME_EPSILON:
             return
         if self._errors_before is None or timed.attempt != self._attempt:
             self._errors_before, self._attempt, self._seen = timed.errors_at_key, timed.attempt, 0
@@ -495,29 +426,26 @@ class Window:
             geometry = self._reader.geometry(timed, self._sampling.max_pixels)
             self._shape = self._shape or geometry.shape
             self._picker.keep((timed.array(geometry, self._shape, self.item), timed.time, timed.ordinal), until)
-        self.done = self.end is not None and until + TIME_EPSILON >= self.end
+        self.done = self.end is not None and until + clip.TIME_EPSILON >= self.end
 
     def is_mistaken(self, video_end: float) -> bool:
         """Whether it was read by a declared duration that is far from the real one, and is another without that."""
-        if self._declared is None or self._is_settled or abs(self._declared - video_end) <= TRUNCATED_S:
+        if self._declared is None or self._is_settled or abs(self._declared - video_end) <= clip.TRUNCATED_S:
             return False
         span = video_end - self.start if self.end is None else min(self.end, video_end) - self.start
-        if span <= TIME_EPSILON:  # whether a tail is missing shows when no packet is jumped over
+        if span <= clip.TIME_EPSILON:  # whether a tail is missing shows when no packet is jumped over
             return self._reader.seeked
-        return abs(self._sampling.step(span) - self._step) > TIME_EPSILON
+        return abs(self._sampling.step(span) - self._step) > clip.TIME_EPSILON
 
     def clip(self, video_end: float) -> Clip:
-        """Return what was collected, where the last frame that was read ends `video_end` seconds from the first.
-
-        Raises InvalidVideoInput if nothing lies in the window, and CorruptVideo if too much of it was lost.
-        """
+        """Return what was collected; the last frame that was read ends `video_end` seconds from the first."""
         reader = self._reader
         if not self.done:
             self._errors = reader.errors - (self._errors_before or 0)
         self._check(video_end)
         kept = self._picker.finish()
         ordinals = [ordinal for *_, ordinal in kept if ordinal is not None]
-        return assemble(
+        return clip.assemble(
             [array for array, *_ in kept],
             np.array([time for _, time, _ in kept], dtype=np.float64),  # (T,)
             ordinals=None if reader.seeked else np.array(ordinals, dtype=np.int64),  # (T,)
@@ -536,9 +464,9 @@ class Window:
 
     def _check(self, video_end: float) -> None:
         reader, declared = self._reader, self._declared
-        if self.start + TIME_EPSILON >= video_end:
+        if self.start + clip.TIME_EPSILON >= video_end:
             ends_at = f"the video ends at {reader.start + video_end:.3f} s"
-            if declared is None or self.start >= declared - TRUNCATED_S:
+            if declared is None or self.start >= declared - clip.TRUNCATED_S:
                 raise InvalidVideoInput(self.item, f"the segment starts at {self.asked[0]:g} s, and {ends_at}")
             found = f"{ends_at}, before this segment and the {reader.start + declared:.3f} s that it declares"
             if self._errors or (reader.stream.frames and not reader.is_complete):
@@ -557,18 +485,14 @@ def read_windows(
     *,
     item: str,
     allow_url: UrlAccess = False,
-    limits: DecodeLimits = ANY_TIME,
+    limits: DecodeLimits = clip.ANY_TIME,
     threads: int = DEFAULT_THREADS,
     stream: int | None = None,
 ) -> Iterator[Clip]:
-    """Decode windows of one file, ordered by start, in one pass, and yield a clip for each, in order.
-
-    A window whose frames were chosen by a declared duration that turns out to be wrong by over a second is read again
-    with the real one. `stream` is as in `FrameReader`.
-    """
+    """Decode windows of one file, ordered by start, in one pass, and yield a clip for each, in order."""
 
     def read(segments: Sequence[Segment], *, may_seek: bool = True, duration: float | None = None) -> Iterator[Clip]:
-        with FrameReader(handle, item, deadline, threads=threads, stream=stream) as reader:
+        with FrameReader(handle, item, deadline, threads=threads, index=stream) as reader:
             reader.can_seek = reader.can_seek and may_seek
             first = reader.first()
             windows = deque(Window(segment, reader, sampling, duration=duration) for segment in segments)
@@ -590,14 +514,14 @@ def read_windows(
             end = reader.settle(shown.time + shown.duration, shown.time)
             _feed(windows, shown, end)
             for window in windows:
-                if window.is_mistaken(end):
-                    may_seek_again = may_seek and window.start < end - TIME_EPSILON
+                if window.is_mistaken(end):  # it is read again, with the real duration
+                    may_seek_again = may_seek and window.start < end - clip.TIME_EPSILON
                     yield from read([window.asked], may_seek=may_seek_again, duration=end)
                 else:
                     yield window.clip(end)
 
     deadline = Deadline(limits.timeout_s, item)
-    with open_source(source, item, allow_url=allow_url, limits=limits) as handle:
+    with container.open_source(source, item, allow_url=allow_url, limits=limits) as handle:
         yield from read(segments)
 
 

@@ -5,36 +5,23 @@ from __future__ import annotations
 import math
 from array import array
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from itertools import pairwise
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import Final, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vidembed.errors import BackendUnavailable, MissingExtraError, VideoTooLarge, warn_truncated
 from vidembed.text import require
-from vidembed.video.clip import (
-    ANY_TIME,
-    TIME_EPSILON,
-    TRUNCATED_S,
-    Deadline,
-    DecodeLimits,
-    VideoSource,
-    is_finite_number,
-    item_name,
-)
+from vidembed.video import clip
+from vidembed.video.clip import Deadline, DecodeLimits, VideoSource
 from vidembed.video.container import DEFAULT_THREADS, has_discontinuities, open_source
 from vidembed.video.fetch import UrlAccess
 from vidembed.video.reader import Extent, FrameReader
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from numpy.typing import NDArray
-
-MAX_WINDOWS = 100_000
-"""Windows of one file. A damaged header can claim a duration of years; that must not become work without end."""
+MAX_WINDOWS = 100_000  # of one file: a damaged header can claim a duration of years
 
 
 def _check_duration(duration: float, parts: str) -> None:
@@ -86,16 +73,10 @@ class Windows:
         return [(round(start, 6), round(min(start + self.length, duration), 6)) for start in starts]
 
 
-LOOK_PIXELS: Final = 256 * 144
-"""Pixels of a frame that is looked at for cuts. PySceneDetect scales pictures down to a width of 256 or more by
-itself (``scenedetect.scene_manager.DEFAULT_MIN_WIDTH``)."""
-MIN_CONTENT: Final = 15.0
-"""Least change of a cut, in steps of 255 of hue, saturation and brightness: ``AdaptiveDetector(min_content_val)``'s
-default."""
-NEIGHBOURS: Final = 2
-"""Frames before and after one whose change it is compared with: ``AdaptiveDetector(window_width)``'s default."""
-STILL_S: Final = 2.0
-"""Seconds. A frame that stays on show as long is a still, such as a slide (ours: `Scenes.min_length_s`'s default)."""
+LOOK_PIXELS: Final = 256 * 144  # of a frame looked at for cuts: `scenedetect.scene_manager.DEFAULT_MIN_WIDTH` is 256
+MIN_CONTENT: Final = 15.0  # least change of a cut, in steps of 255: ``AdaptiveDetector(min_content_val)``'s default
+NEIGHBOURS: Final = 2  # frames on either side whose change is compared: ``AdaptiveDetector(window_width)``'s default
+STILL_S: Final = 2.0  # seconds. A frame on show as long is a still, as a slide (ours: `Scenes.min_length_s`'s default)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +107,7 @@ class Scenes:
         """Check the fields."""
         for name, least in (("threshold", 1.0), ("min_length_s", 0.001), ("max_length_s", 0.002)):
             value: object = getattr(self, name)
-            if not (is_finite_number(value) and value >= least):
+            if not (clip.is_finite_number(value) and value >= least):
                 raise ValueError(f"Scenes({name}={value!r}): expected a finite number of at least {least:g}")
             object.__setattr__(self, name, float(value))
         if self.max_length_s < 2 * self.min_length_s:
@@ -165,11 +146,7 @@ def require_scenedetect(item: str) -> None:
 
 
 class CutFinder:
-    """Finds cuts in frames that come one by one. Holds one picture, the last few times, and the cuts.
-
-    A frame that stays on show for `STILL_S` is looked at again, as often as a frame has neighbours on a side:
-    otherwise, in a row of slides of one frame each, every change would have changes for its neighbours.
-    """
+    """Finds cuts in frames that come one by one. A still counts as its own neighbours: else no slide would be a cut."""
 
     def __init__(self, scenes: Scenes) -> None:
         from scenedetect.detectors import AdaptiveDetector  # noqa: PLC0415 - an extra, and it loads OpenCV
@@ -218,14 +195,10 @@ def survey(
     *,
     item: str,
     allow_url: UrlAccess = False,
-    limits: DecodeLimits = ANY_TIME,
+    limits: DecodeLimits = clip.ANY_TIME,
     threads: int = DEFAULT_THREADS,
 ) -> tuple[Extent, list[float]]:
-    """Return where the frames of a video lie and, for scenes, the times at which its content changes.
-
-    They are found by its packets, or by decoding it where these are not enough. Times are seconds from the first frame,
-    ascending, without cuts that `cut` would leave out anyway.
-    """
+    """Return where the frames of a video lie and, for scenes, the times of its cuts, seconds from the first frame."""
     finder = None
     if isinstance(cut, Scenes):
         require_scenedetect(item)
@@ -260,8 +233,6 @@ def _decode(reader: FrameReader, item: str, finder: CutFinder | None) -> Extent:
 
 
 Cut: TypeAlias = Windows | Scenes
-"""Windows of equal length, or scenes."""
-
 _KINDS: Final[dict[str, type[Windows] | type[Scenes]]] = {"windows": Windows, "scenes": Scenes}
 
 
@@ -301,14 +272,13 @@ def lay_out(
     cut: Cut | None,
     *,
     allow_url: UrlAccess = False,
-    limits: DecodeLimits = ANY_TIME,
+    limits: DecodeLimits = clip.ANY_TIME,
     threads: int = 1,
 ) -> Layout:
     """Decide the segments of a video by the frames that are there.
 
-    Windows and whole videos need a pass over its packets, and no decoding, where the clock does not jump; otherwise,
-    and for scenes, it is decoded once. A declared duration counts where the last frame ends within a second before it,
-    or within a frame of it. Segments in a row in which no new frame comes on show are one.
+    Scenes, and clocks that jump, need it decoded once; else packets are enough. A declared duration counts where the
+    last frame ends within a second before it, or within a frame of it. Segments in a row without a new frame are one.
 
     Args:
         source: A path, bytes, a binary file object or, with `allow_url`, an http(s) address.
@@ -323,7 +293,7 @@ def lay_out(
     Warns:
         VideoTruncated: It ends over one second before the duration it declares.
     """
-    item = item_name(source)
+    item = clip.item_name(source)
     extent, cuts = survey(source, cut, item=item, allow_url=allow_url, limits=limits, threads=threads)
     if extent.is_truncated:
         found = f"it ends at {extent.end:.2f} s, before the {extent.declared:.2f} s it declares"
@@ -339,20 +309,17 @@ def lay_out(
 
 
 def _cut(cut: Cut | None, cuts: list[float], extent: Extent) -> tuple[float, list[tuple[float, float]]]:
-    """Return the duration and the segments of a video, in seconds from the first frame.
-
-    Segments in a row in which no new frame comes on show are one.
-    """
+    """Return the duration and the segments of a video, in seconds from the first frame."""
     end, declared = extent.end, extent.declared
     if cut is None:
         return end, [(0.0, round(end, 6))]
     segments = cut.split(cuts, end) if isinstance(cut, Scenes) else cut.split(end)
-    if isinstance(cut, Windows) and declared is not None and 0 < declared - end <= TRUNCATED_S:
+    if isinstance(cut, Windows) and declared is not None and 0 < declared - end <= clip.TRUNCATED_S:
         longer = cut.split(declared)
-        if longer[-1][0] + TIME_EPSILON < end:
+        if longer[-1][0] + clip.TIME_EPSILON < end:
             end, segments = declared, longer
     bounds = np.asarray(segments)  # (S, 2)
-    first, behind = np.searchsorted(extent.times, bounds - TIME_EPSILON).T  # the frames that begin in each
+    first, behind = np.searchsorted(extent.times, bounds - clip.TIME_EPSILON).T  # the frames that begin in each
     kept: list[tuple[float, float]] = []
     for place, (start, stop) in enumerate(segments):
         if place and first[place] == behind[place] and first[place - 1] == behind[place - 1]:

@@ -1,7 +1,4 @@
-"""A stretch of a video as a file of its own, by stream copy: packets are moved, nothing is encoded again.
-
-What is copied is found by the times of packets alone, in a pass that decodes nothing.
-"""
+"""A stretch of a video as a file of its own, by stream copy, found by the times of packets: nothing is decoded."""
 
 from __future__ import annotations
 
@@ -13,36 +10,22 @@ from fractions import Fraction
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO
 
 import av
-import av.error
-from av.bitstream import BitStreamFilterContext
-from av.stream import Disposition
+from av import BitStreamFilterContext, Packet, VideoStream
+from av.container import InputContainer, OutputContainer
+from av.stream import Disposition, Stream
 from av.video.reformatter import ColorRange
-from av.video.stream import VideoStream
 
 from vidembed.errors import CorruptVideo, InvalidVideoInput, UnsupportedCodec, warn_truncated
 from vidembed.text import replacing
-from vidembed.video.clip import (
-    DEFAULT_LIMITS,
-    TIME_EPSILON,
-    TRUNCATED_S,
-    Deadline,
-    DecodeLimits,
-    SingleSource,
-    VideoSegment,
-    item_name,
-)
+from vidembed.video import clip
+from vidembed.video.clip import Deadline, DecodeLimits, SingleSource, VideoSegment
 from vidembed.video.container import SEEKABLE_FORMATS, has_discontinuities, open_container, open_source, video_stream
 from vidembed.video.fetch import UrlAccess
 from vidembed.video.picture import display_matrix, orientation
 from vidembed.video.reader import CLOCK_JUMP_S, CLOCK_RESET_S, FrameReader, demux
-
-if TYPE_CHECKING:
-    from av.container import InputContainer, OutputContainer
-    from av.packet import Packet
-    from av.stream import Stream
 
 MUXERS = {
     **dict.fromkeys([".mp4", ".m4v"], "mp4"),
@@ -52,11 +35,9 @@ MUXERS = {
     **{suffix: suffix[1:] for suffix in (".mov", ".webm", ".avi", ".3gp", ".3g2", ".flv")},
 }
 """File name suffixes that a cut can have, and FFmpeg's name of the container that is written."""
-INTERLEAVE_S = Fraction(10)
-"""Seconds that one stream may lie behind another in a file: FFmpeg's `max_interleave_delta`
-(https://ffmpeg.org/ffmpeg-formats.html)."""
+INTERLEAVE_S = Fraction(10)  # seconds that a stream may lie behind another: FFmpeg's `max_interleave_delta`
 
-_EPSILON = Fraction(TIME_EPSILON)
+_EPSILON = Fraction(clip.TIME_EPSILON)
 _SUGGESTED = (".mp4", ".mov", ".mkv", ".webm", ".ts", ".m2ts", ".3gp", ".flv", ".wmv")
 # FFmpeg's muxer of transport streams refuses nothing and writes what it does not know as private data; these it knows.
 _TRANSPORT = frozenset(["h264", "hevc", "mpeg2video", "mpeg1video", "mpeg4"])
@@ -64,10 +45,8 @@ _TRANSPORT |= frozenset(["aac", "aac_latm", "mp2", "mp3", "ac3", "eac3", "dts", 
 _ALPHA = "alpha_mode"  # Matroska's name for pictures with a layer of transparency beside them
 _UNSPECIFIED = frozenset([0, 2])  # in H.273, whose numbers these are: reserved (as a matrix: none), and unspecified
 _BLURAY = frozenset([".m2ts", ".mts"])  # the transport streams of discs, which alone name their kind of PCM
-_REFUSED = {  # listed by a muxer, and refused by it
-    "mov": frozenset(["vp8", "vp9", "av1", "opus", "flac", "truehd"]),
-    "flv": frozenset(["h263", "mpeg4"]),
-}
+# Listed by a muxer, and refused by it.
+_REFUSED = {"mov": ["vp8", "vp9", "av1", "opus", "flac", "truehd"], "flv": ["h263", "mpeg4"]}
 # Filters that put the headers of a codec before every key frame, for a container that has no other place for them.
 _HEADERS = {"h264": "h264_mp4toannexb,dump_extra", "hevc": "hevc_mp4toannexb,dump_extra", "mpeg4": "dump_extra"}
 
@@ -76,19 +55,14 @@ _HEADERS = {"h264": "h264_mp4toannexb,dump_extra", "hevc": "hevc_mp4toannexb,dum
 class Excerpt:
     """A file that was cut from a video. Times are seconds on the clock of a player.
 
-    Attributes:
-        path: The file.
-        start_s: Where it begins. That is at a key frame, so usually before what was asked for; after it only where the
-            stream has no key frame before; and before the first frame, even below 0, where the video hides frames
-            before that (an edit list), which the file then shows.
-        end_s: Where its last frame ends.
-        left_out: The streams that were not copied, such as `subtitle stream 2 (mov_text)`.
+    `start_s` is that of a key frame: usually before what was asked for; after it only where the stream has none before;
+    even below 0 where the video hides frames before that (an edit list), which the file then shows.
     """
 
     path: Path
     start_s: float
-    end_s: float
-    left_out: tuple[str, ...] = ()
+    end_s: float  # where its last frame ends
+    left_out: tuple[str, ...] = ()  # the streams that were not copied, such as `subtitle stream 2 (mov_text)`
 
 
 def cut_clip(
@@ -99,7 +73,7 @@ def cut_clip(
     *,
     overwrite: bool = False,
     allow_url: UrlAccess = False,
-    limits: DecodeLimits = DEFAULT_LIMITS,
+    limits: DecodeLimits = clip.DEFAULT_LIMITS,
 ) -> Excerpt:
     """Copy a stretch of a video to a file, without decoding or encoding it.
 
@@ -120,18 +94,16 @@ def cut_clip(
         limits: On time, a download included, and on its bytes. Default: 600 s and 2 GiB.
 
     Raises:
-        VideoError: The source cannot be read, has no such stretch, or cannot be copied packet by packet; the subclass
-            says why.
+        VideoError: The source cannot be read, has no such stretch, or cannot be copied packet by packet.
         ValueError: The target's suffix is none of `MUXERS`, its container cannot hold a stream of pictures or sound, or
             loses colours, transparency or pixel shape of pictures; its folder does not exist, or it is the source.
         FileExistsError: `target` exists, and `overwrite` is False.
         OSError: It cannot be written.
 
     Warns:
-        VideoTruncated: What can be read ends over one second before `end` and before the duration that the video
-            declares.
+        VideoTruncated: What can be read ends over one second before `end` and the duration that the video declares.
     """
-    item = item_name(source)
+    item = clip.item_name(source)
     VideoSegment(source, start, end)  # checks the times
     path = check_target(target, overwrite=overwrite)
     deadline = Deadline(limits.timeout_s, item)
@@ -139,15 +111,11 @@ def cut_clip(
         with open_source(source, item, allow_url=allow_url, limits=limits) as handle:
             return _Cutter(handle, item, deadline).cut(source, path, start, end, overwrite=overwrite)
     except _TargetError as error:
-        raise error.error from None
+        raise error.args[0] from None
 
 
 class _TargetError(Exception):
     """Carries an OSError of the target past the place that takes every OSError for one of the source."""
-
-    def __init__(self, error: OSError) -> None:
-        super().__init__(error)
-        self.error = error
 
 
 def check_target(target: str | os.PathLike[str], *, overwrite: bool) -> Path:
@@ -197,7 +165,7 @@ class _Cutter:
         left_out, main = self._write(target, plan), plan.videos[plan.main]
         excerpt = Excerpt(target, round(float(main.begins_s - zero), 6), round(float(main.ends_s - zero), 6), left_out)
         due = min(bound for bound in (end, declared, excerpt.end_s + 1e9) if bound is not None)
-        if declared is not None and not main.done and due - excerpt.end_s > TRUNCATED_S:
+        if declared is not None and not main.done and due - excerpt.end_s > clip.TRUNCATED_S:
             warn_truncated(f"{self.item}: what can be read ends at {excerpt.end_s:.2f} s, before {due:.2f} s")
         return excerpt
 
@@ -355,12 +323,7 @@ class Stamp:
 
 @dataclass(slots=True)
 class Stretch:
-    """The packets from the last key frame at or before `start` to the last frame before `end`, in decoding order.
-
-    Frames that follow the key frame in decoding order and precede it on show (the leading pictures of an open group of
-    pictures) lack their references, and are left out. What is kept has no hole: where a frame before `end` needs one
-    after it (as a B-frame does), that one is kept, and all frames before it.
-    """
+    """The packets from the last key frame at or before `start` to the last frame before `end`, in decoding order."""
 
     start: int  # ticks
     end: int | None  # ticks (exclusive), or None for the end of the stream
@@ -380,8 +343,8 @@ class Stretch:
                 return
             self.kept, self._pending, self._last = [stamp], [], stamp.pts
         elif not self.kept or stamp.pts < self.kept[0].pts:
-            return
-        elif self.end is None or stamp.pts < self.end or stamp.pts <= self._last:
+            return  # leading pictures of an open group of pictures, which lack their references
+        elif self.end is None or stamp.pts < self.end or stamp.pts <= self._last:  # without a hole: B-frames need those
             self.kept += [*self._pending, stamp]
             self._last = max(self._last, stamp.pts, *(each.pts for each in self._pending))
             self._pending = []
@@ -409,11 +372,7 @@ class Stretch:
 
 
 def decoding_times(shown: Sequence[int]) -> list[int]:
-    """Return times to decode at that fit the order of packets: strictly rising, none after its frame comes on show.
-
-    They are the times on show (ticks, in decoding order) in rising order, moved back by the least number of frames that
-    will do, as encoders have them. Containers such as Matroska do not store any. Raises ValueError if two are equal.
-    """
+    """Return times to decode at, which rise and come no later than those on show (in decoding order). All are ticks."""
     rising = sorted(shown)
     if any(before == after for before, after in pairwise(rising)):
         raise ValueError("two frames come on show at the same time")
@@ -502,9 +461,8 @@ def _chosen(container: InputContainer, plan: _Plan, suffix: str) -> tuple[list[S
     needed = [stream for stream in chosen if stream.type != "subtitle"]
     if missing := sorted({_codec(stream) for stream in needed if not _holds(suffix, stream)}):
         others = [other for other in _SUGGESTED if all(_holds(other, stream) for stream in needed)]
-        remedy = (
-            f"use {' or '.join(others[:4])}" if others else "nor to another: cut it with ffmpeg -c copy, or convert it"
-        )
+        nowhere = "nor to another: cut it with ffmpeg -c copy, or convert it"
+        remedy = f"use {' or '.join(others[:4])}" if others else nowhere
         raise ValueError(f"target: {', '.join(missing)} cannot be written to a {suffix} file here; {remedy}")
     return chosen, tuple(left_out)
 

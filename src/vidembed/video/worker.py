@@ -1,11 +1,8 @@
-"""The decoding process of a pool, and the messages between the two.
+"""The decoding process of a pool, and the messages between the two: lines of JSON; a clip's arrays follow as bytes.
 
-A message is a line of JSON. The arrays of a clip follow its line as bytes. A request has ``path``, ``is_path`` (was a
-path object), ``cwd``, ``item``, ``sampling``, and ``cut``, ``segments``, ``segment`` or nothing, for all of the file.
-The answers: ``begun`` (whether memory is limited as asked), ``layout``, and for each segment ``clip`` or ``error``. An
-error in place of the layout ends the file; one with ``rest`` stands for all segments that are left. Each answer has the
-``notes`` (log records and warnings) that came up before it. The parent believes nothing that a decoder broken by its
-input could send: lines are bounded, and what they hold is checked.
+The answers to a request: ``begun`` (whether memory is limited as asked), ``layout``, and for each segment ``clip`` or
+``error``. An error in place of the layout ends the file; one with ``rest`` stands for all segments that are left. The
+parent believes nothing that a decoder broken by its input could send: lines are bounded, and what they hold is checked.
 """
 
 from __future__ import annotations
@@ -19,11 +16,11 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from io import BufferedIOBase
 from itertools import chain
 from pathlib import Path
 from queue import SimpleQueue
-from typing import IO, TYPE_CHECKING, Any, Final, NoReturn, TypeAlias
+from typing import IO, Any, Final, NoReturn, TypeAlias
 
 import numpy as np
 
@@ -34,20 +31,14 @@ from vidembed.video.clip import Clip, Sampling, VideoSegment, item_name
 from vidembed.video.picture import MAX_AREA, MAX_SIDE, is_memory_error
 from vidembed.video.segments import MAX_WINDOWS, Layout, cut_from_dict, lay_out
 
-if TYPE_CHECKING:
-    from io import BufferedIOBase
-
 MAX_LINE: Final = 2**24  # bytes of one line. `MAX_WINDOWS` segments of two numbers take under a half of that
 MAX_NOTES: Final = 100  # log records and warnings with one answer; what comes after is counted
 MAX_TEXT: Final = 2000  # characters of a note or reason
 MAX_NUMBER: Final = 1e15  # of any number of a clip; above all that this package lets a video have
-MAX_FAILURES: Final = 8
-"""Segments of one file that may fail one by one. Each costs a new pass; those after that fail with the last."""
+MAX_FAILURES: Final = 8  # segments of a file that may fail one by one; those after that fail with the last
 
-Message: TypeAlias = dict[str, Any]
-"""JSON values."""
-Note: TypeAlias = tuple[str, int, str]
-"""Logger, level and text of a log record; or class, 0 and text of a warning."""
+Message: TypeAlias = dict[str, Any]  # JSON values
+Note: TypeAlias = tuple[str, int, str]  # logger, level and text of a log record; or class, 0 and text of a warning
 
 _ERRORS: Final = {
     name: kind for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, VideoError)
@@ -123,11 +114,7 @@ def clip_message(clip: Clip) -> tuple[dict[str, Any], list[memoryview]]:
 def read_clip(
     message: dict[str, Any], stream: BufferedIOBase, sampling: Sampling, rename: Callable[[str], str] = str
 ) -> Clip:
-    """Return the clip of a message, the bytes of which `stream` gives; `sampling` bounds its shape.
-
-    Raises EOFError if the bytes break off, ValueError if it is malformed or not of a clip that was sampled so, and
-    MemoryError.
-    """
+    """Return the clip of a message and the bytes after it. Raises EOFError, or ValueError if `sampling` forbids it."""
     fields, shape = message.get("clip"), message.get("shape")
     if not isinstance(fields, dict) or {name: type(value) for name, value in fields.items()} != _FIELDS:
         raise ValueError("a malformed clip")
@@ -255,16 +242,17 @@ def _error_fields(error: Exception, item: str, limit: int | None) -> list[str]:
 
 
 def read_file(request: Message, *, backend: str, threads: int) -> Iterator[Layout | Clip | VideoError]:
-    """Yield the layout of a file, then a clip, or what `load_video` raises, for each segment, in order.
-
-    They are read in one pass; a segment that fails leaves the others to a new one. After `MAX_FAILURES` failures, or an
-    error that is the file's, the last error stands for all that are left. Raises VideoError for a file that cannot be
-    read.
-    """
+    """Yield the layout of a file, then a clip or an error for each segment; one that fails begins a new pass."""
     if "cwd" in request:
         os.chdir(request["cwd"])
     source: str | Path = Path(request["path"]) if request["is_path"] else request["path"]
-    read = partial(_read, source, Sampling(**request["sampling"]), backend, threads)
+    sampling = Sampling(**request["sampling"])
+
+    def read(windows: list[reader.Segment]) -> Iterator[Clip]:
+        if backend == "decord":
+            return (decord.read(source, sampling, item=item, start=start, end=end) for start, end, item in windows)
+        return reader.read_windows(source, windows, sampling, item=item_name(source), threads=threads)
+
     if "cut" not in request and "segments" not in request:  # one segment, whose frames say where it lies
         for clip in read([(*request.get("segment", (0.0, None)), request["item"])]):
             end = clip.start_s + clip.duration
@@ -290,11 +278,3 @@ def read_file(request: Message, *, backend: str, threads: int) -> Iterator[Layou
             if error.item == item_name(source) or failures == MAX_FAILURES:
                 yield from (type(error)(item, error.reason) for _, _, item in windows[done:])
                 return
-
-
-def _read(
-    source: str | Path, sampling: Sampling, backend: str, threads: int, windows: list[reader.Segment]
-) -> Iterator[Clip]:
-    if backend == "decord":
-        return (decord.read(source, sampling, item=item, start=start, end=end) for start, end, item in windows)
-    return reader.read_windows(source, windows, sampling, item=item_name(source), threads=threads)
