@@ -27,19 +27,13 @@ def can_plot() -> bool:
 
 
 def check_plot(path: str | Path, *, function: str = "plot_layers") -> Path:
-    """Find out before the work is done whether `function` could write a figure to `path`.
-
-    Raises:
-        MissingExtraError: matplotlib is not installed.
-        ValueError: The suffix is none of `FORMATS`.
-    """
+    """Find out before the work is done whether `function` could write a figure to `path`."""
     path = Path(path)
     if path.suffix.lower() not in FORMATS:
         raise ValueError(f"path={str(path)!r}: expected a name that ends in .png, .svg or .pdf")
     if not can_plot():
-        raise MissingExtraError(
-            f'{function} draws with matplotlib, which is not installed; pip install "vidembed[plot]"'
-        )
+        draws = f"{function} draws with matplotlib, which is not installed"
+        raise MissingExtraError(f'{draws}; pip install "vidembed[plot]"')
     return path
 
 
@@ -96,9 +90,8 @@ def _draw_prompt(
     places = [row.layer / unit for row in blocks]
     found = [getattr(row, direction).recall_1 for row in blocks]
     panel.plot(places, [100 * r.estimate for r in found], linestyle=line, color=color, label=label)
-    panel.fill_between(
-        places, [100 * r.low for r in found], [100 * r.high for r in found], color=color, alpha=0.12, linewidth=0
-    )
+    low, high = [100 * r.low for r in found], [100 * r.high for r in found]
+    panel.fill_between(places, low, high, color=color, alpha=0.12, linewidth=0)
     end = 100 * getattr(final, direction).recall_1.estimate
     panel.plot(places[-1], end, marker="s", fillstyle="none", color=color, linestyle="none")
     chosen = prompt.row(prompt.chosen_layer)

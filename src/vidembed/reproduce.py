@@ -1,9 +1,7 @@
 """The method from end to end on the bundled model, in the paper's form: ``vidembed reproduce shapes``.
 
-Trains nothing. On held-out clips written as files: recall at every layer, and for the final layer, the chosen layer,
-the chosen layer reranked, the aligned final layer (VidVec-O) and the aligned one reranked, Recall@1/5/10 in both
-directions, raw and with dual-softmax. Whatever is chosen or fitted (layer, fusion, temperatures) is chosen or fitted on
-other held-out clips.
+Trains nothing. On held-out clips: recall at every layer, and of `ROWS` Recall@1/5/10 in both directions, raw and with
+dual-softmax. Layer, fusion and temperatures are chosen or fitted on other held-out clips.
 """
 
 from __future__ import annotations
@@ -211,21 +209,11 @@ def measure(
     adapter: str | Path = ALIGNED,
     device: str = "cpu",
 ) -> tuple[Values, dict[str, LayerAnalysis]]:
-    """Everything that the module's first lines name.
+    """Everything that the module's first lines name, as JSON values, and the layer analyses of captions and summaries.
 
-    Args:
-        clips: Held-out clips that the table is about; their captions are distinct.
-        layer_clips: Other held-out clips: the layer is chosen on half of them, its curve drawn on the other half.
-        fit_clips: How many of those fit fusion and temperatures.
-        seed: Of the clips; the others are drawn with the next one.
-        adapter: A folder that `align` wrote with ``output="adapter"``.
-        device: Where the model runs.
-
-    Returns the figures, JSON values, and the layer analyses of captions and summaries.
-
-    Raises:
-        MissingExtraError: PEFT is not installed (the extra ``train``).
-        ValueError: ``fit_clips`` exceeds ``layer_clips``, or there are too few.
+    The table is about held-out `clips` with distinct captions, drawn by `seed`. Of `layer_clips` others, of the next
+    seed, half choose the layer and half draw its curve, and `fit_clips` of them fit fusion and temperatures. `adapter`
+    is a folder that `align` wrote with ``output="adapter"``.
     """
     if not 4 <= fit_clips <= layer_clips:
         raise ValueError(f"fit_clips={fit_clips}: expected from 4 to layer_clips={layer_clips}")

@@ -42,15 +42,11 @@ class LayerRow:
 
 @dataclass(frozen=True)
 class Margin:
-    """Recall@1 of a chosen layer less that of another readout, on the same queries of the reporting half.
+    """Recall@1 of a chosen layer less that of another readout, on the same queries of the reporting half."""
 
-    The other readout is named by its prefix and its layer; the differences, texts ranking videos (`t2v`) and videos
-    ranking texts (`v2t`), are by cosine, with paired intervals.
-    """
-
-    over_prefix: str
+    over_prefix: str  # of the other readout
     over_layer: int
-    t2v: Interval
+    t2v: Interval  # texts ranking videos by cosine, paired; `v2t` the other way
     v2t: Interval
 
 
@@ -130,10 +126,8 @@ class LayerAnalysis:
 
     def table(self) -> str:
         """The figures as Markdown, in percent: one table a prompt, the chosen layer in bold."""
-        return "\n\n".join(
-            f"{self.model}, prefix {prompt.prefix}\n\n{_table(prompt)}\n\n{_sentence(self, prompt)}"
-            for prompt in self.prompts
-        )
+        parts = ((f"{self.model}, prefix {one.prefix}", _table(one), _sentence(self, one)) for one in self.prompts)
+        return "\n\n".join("\n\n".join(part) for part in parts)
 
     def to_dict(self) -> dict[str, object]:
         """Everything as JSON values."""

@@ -1,8 +1,4 @@
-"""Files of a data set: annotations, bounded and read with errors that say where; and videos, found by their id.
-
-Nothing here runs what it reads: pickles are refused, and ids are names that never become paths. What is not as it
-should be raises an `AnnotationError`.
-"""
+"""Files of a data set: annotations, read with an `AnnotationError` that says where, and videos, found by their id."""
 
 from __future__ import annotations
 
@@ -224,10 +220,7 @@ def by_stem(name: str) -> FileNames:
 
 
 def locate(folder: Path, ids: Sequence[str], names: Callable[[str], FileNames] = by_stem) -> dict[str, Path]:
-    """Find the video file of each id that has one, anywhere below a folder; links are followed, other files ignored.
-
-    That an id has two files, or two ids have one, is an error.
-    """
+    """Find each id's one video file, if any, anywhere below a folder; links are followed, other files ignored."""
     if not folder.is_dir():
         raise AnnotationError(f"videos={str(folder)!r}: {'not a folder' if folder.exists() else 'no such folder'}")
     wanted = {name: names(name) for name in ids}

@@ -1,8 +1,4 @@
-"""A checkpoint at MTEB: its metadata, mteb's wrappers around it, and runs of mteb's tasks (extra ``mteb``).
-
-mteb hands a model the frames that it sampled, without their times. `VideoFileEncoder` reads the videos of a task itself
-instead, as everywhere in vidembed, so that a task measures the vectors that a search has.
-"""
+"""A checkpoint at MTEB: its metadata, mteb's wrappers around it, and runs of mteb's tasks (extra ``mteb``)."""
 
 from __future__ import annotations
 
@@ -55,9 +51,9 @@ _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 class VideoFileEncoder(SentenceTransformerEncoderWrapper):
     """mteb's wrapper of SentenceTransformers, but the encoder reads the videos of a task from their files.
 
-    Frames are those of ``encoder.sampling``, and the model gets their times, so the vectors are those of
-    ``encoder.encode_document(files)``. torchcodec, by which mteb decodes, is not used. Texts are taken for text
-    whatever they look like.
+    mteb hands a model the frames that it sampled, without their times. Here frames are those of ``encoder.sampling``
+    with their times, so the vectors are those of ``encoder.encode_document(files)``, and torchcodec is not used. Texts
+    are taken for text whatever they look like.
     """
 
     def encode(
@@ -99,11 +95,7 @@ class VideoFileEncoder(SentenceTransformerEncoderWrapper):
 
 
 class _SampledFramesEncoder(VideoEncoder):
-    """Takes bare frames, as mteb's own wrapper passes them, for frames at the rate of the grid.
-
-    mteb keeps neither their times nor their rate. It samples at the rate of the grid, and where a video is long
-    enough, and not too long, that is close to what it took.
-    """
+    """Takes mteb's bare frames for frames at the grid's rate, which it samples at but keeps no times of."""
 
     def encode(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         return super().encode([self._timed(item) for item in inputs], *args, **kwargs)
@@ -256,17 +248,14 @@ def _as_input(row: Mapping[str, object], place: int, modalities: Sequence[str]) 
 
 @dataclass(frozen=True)
 class TaskRun:
-    """What came of one task: its main score, as mteb names it, and the mean over splits and subsets, as mteb has it.
-
-    `kept` is whether mteb's file was there already, and the task was not run again.
-    """
+    """What came of one task; the score is mteb's main one, a mean over splits and subsets."""
 
     name: str
     metric: str
     score: float
     result: TaskResult
     file: Path
-    kept: bool
+    kept: bool  # whether mteb's file was there already, and the task was not run again
 
 
 def run_tasks(
@@ -297,8 +286,7 @@ def run_tasks(
         ValueError: A task is unknown, or takes what the model does not.
         VideoError: A video of a task could not be decoded.
         MissingExtraError: `frames` is "mteb", and torchcodec is not installed.
-        OSError: There is no such model, the data of a task could not be loaded, offline for example, or `out` cannot
-            be written.
+        OSError: There is no such model, a task's data could not be loaded, or `out` cannot be written.
     """
     if frames == "mteb" and importlib.util.find_spec("torchcodec") is None:
         raise MissingExtraError('torchcodec is not installed, by which mteb reads videos; pip install "mteb[video]"')

@@ -232,10 +232,7 @@ COMPARED: Final = ("raw", "dual_softmax")  # columns that are compared: those th
 
 @dataclass(frozen=True)
 class ComparedRow:
-    """Recalls in percent of one model, one of `COMPARED` and one direction.
-
-    The difference is R@1 less that of the first model in points, on the same queries; None for the first itself.
-    """
+    """Recalls in percent of one model, one of `COMPARED` and one direction."""
 
     model: str
     column: str
@@ -243,7 +240,7 @@ class ComparedRow:
     recall_1: Interval
     recall_5: float
     recall_10: float
-    difference: Interval | None
+    difference: Interval | None  # of R@1 to the first model, in points, on the same queries; None for the first itself
     temperature_origin: str | None  # where the temperature of dual-softmax came from; None of raw
 
 
@@ -296,12 +293,8 @@ def compare(results: Sequence[EvaluationResult], *, seed: int = 0) -> Comparison
                 f"results: {name} was measured on {other} and {names[0]} on {this}, or on others of the same number; "
                 "compare like with like"
             )
-    rows = tuple(
-        _compared(name, one, results[0], column, way, seed)
-        for column in COMPARED
-        for way in DIRECTIONS
-        for name, one in named
-    )
+    ways = [(column, way) for column in COMPARED for way in DIRECTIONS]
+    rows = tuple(_compared(name, one, results[0], *which, seed) for which in ways for name, one in named)
     failures = {name: len(one.failures) for name, one in named}
     return Comparison(facts, tuple(names), rows, failures, seed)
 

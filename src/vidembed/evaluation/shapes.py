@@ -56,19 +56,14 @@ def draw_world(
     notes: tuple[str, ...] = ("Synthetic clips of moving shapes: figures say nothing about other videos.",)
     if seed != _FITTED_ON[0] or clips > _FITTED_ON[1]:
         notes += ("Some clips may be among those that the bundled reranker's calibration was fitted on.",)
-    return (
-        _benchmark(name, f"seed {seed}", test, notes),
-        _benchmark(name, f"seed {seed + 1}, for validation", others, notes),
-    )
+    validation = _benchmark(name, f"seed {seed + 1}, for validation", others, notes)
+    return _benchmark(name, f"seed {seed}", test, notes), validation
 
 
 def draw_clips(
     folder: Path, clips: int, others: int, seed: int, *, show_progress_bar: bool = False
 ) -> tuple[Clips, Clips]:
-    """Write held-out clips, and others drawn with the next seed, none of which equals one of them.
-
-    Files that an earlier call wrote are kept as they are, so that what was made of them stays in a cache.
-    """
+    """Write held-out clips, and others of the next seed that equal none of them; files of an earlier call are kept."""
     records = list(islice(iterate_clips("test", seed), clips))
     taken = {tuple(record.attributes.values()) for record in records}
     fresh = (record for record in iterate_clips("test", seed + 1) if tuple(record.attributes.values()) not in taken)

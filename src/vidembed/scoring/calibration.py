@@ -37,11 +37,9 @@ def sigmoid(x: FloatArray) -> FloatArray:
 
 
 def platt_targets(labels: NDArray[np.bool_]) -> FloatArray:
-    """Soften labels ``(P,)``: ``(N+ + 1) / (N+ + 2)`` for the matches and ``1 / (N- + 2)`` for the others.
+    """Soften labels ``(P,)`` into (0, 1), where the likelihood has a finite maximum on separable data too.
 
-    With targets inside (0, 1) the likelihood has a finite maximum on separable data too (Platt 1999; Lin, Lin & Weng,
-    "A note on Platt's probabilistic outputs for support vector machines", Machine Learning 68, 2007). A ValueError if
-    all labels are of one class.
+    Source: Platt 1999; Lin, Lin & Weng, "A note on Platt's probabilistic outputs", Machine Learning 68, 2007.
     """
     matches = int(labels.sum())
     others = labels.size - matches
@@ -51,11 +49,7 @@ def platt_targets(labels: NDArray[np.bool_]) -> FloatArray:
 
 
 def fit_logistic(features: FloatArray, targets: FloatArray, name: str) -> FloatArray:
-    """Fit ``sigmoid(features @ slopes + intercept)`` to targets by maximum likelihood.
-
-    Given are features ``(P, F)``, what they are in an error, and targets ``(P,)`` inside (0, 1); returned ``(F + 1,)``
-    slopes, then intercept. A ValueError if a feature does not vary, or is a linear function of the others.
-    """
+    """Slopes and intercept ``(F + 1,)`` of a logistic fit of ``(P, F)`` features to targets ``(P,)`` inside (0, 1)."""
     center, spread = features.mean(axis=0), features.std(axis=0)  # (F,)
     if (spread <= 1e-12 * np.abs(features).max(axis=0)).any():
         raise ValueError(f"{name}: all values are the same; nothing to fit on")
@@ -200,10 +194,8 @@ def reliability_plot(before: ReliabilityCurve, after: ReliabilityCurve, path: st
     curve_axes.plot([0, 1], [0, 1], color="0.7", linewidth=1, label="calibrated")
     for curve, name, color in ((before, "before", "tab:red"), (after, "after", "tab:blue")):
         used = curve.counts > 0
-        label = f"{name}: ECE {curve.expected_calibration_error:.3f}"
-        curve_axes.plot(
-            curve.confidence[used], curve.frequency[used], marker="o", clip_on=False, color=color, label=label
-        )
+        how = {"color": color, "label": f"{name}: ECE {curve.expected_calibration_error:.3f}"}
+        curve_axes.plot(curve.confidence[used], curve.frequency[used], marker="o", clip_on=False, **how)
         count_axes.stairs(curve.counts, curve.edges, color=color)
     curve_axes.set(ylabel="share of pairs that match", xlim=(0, 1), ylim=(0, 1))
     curve_axes.legend(frameon=False)
@@ -303,10 +295,8 @@ class PriorCorrection(SavedNumbers):
         self, log_odds: ArrayLike, *, video_prior: ArrayLike | None, text_prior: ArrayLike | None
     ) -> FloatArray:
         """Return `prior_corrected` with these weights; a ValueError too if a prior is None whose weight is not 0."""
-        for name, prior, weight in (
-            ("video_prior", video_prior, self.video_weight),
-            ("text_prior", text_prior, self.text_weight),
-        ):
+        given = {"video_prior": (video_prior, self.video_weight), "text_prior": (text_prior, self.text_weight)}
+        for name, (prior, weight) in given.items():
             if prior is None and weight != 0:
                 raise ValueError(f"{name}=None: expected an array, as its weight is {weight}")
         return prior_corrected(log_odds, video_prior=video_prior, text_prior=text_prior, **asdict(self))

@@ -1,8 +1,4 @@
-"""Dual-softmax at inference: a candidate that suits every query counts less for each.
-
-It needs the scores of all queries at once, so it is for evaluation and batches. For one live query see
-`vidembed.scoring.query_bank`.
-"""
+"""Dual-softmax at inference, for evaluation and batches; for one live query see `vidembed.scoring.query_bank`."""
 
 from __future__ import annotations
 

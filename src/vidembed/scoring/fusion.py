@@ -53,10 +53,8 @@ class ScoreFusion(SavedNumbers):
     @classmethod
     def constant(cls, *, log_odds_weight: float, gap_weight: float, intercept: float = 0.0) -> ScoreFusion:
         """Fuse with the same weights for every query, as older files say. One below 0 counts as 0."""
-        head, gap = (
-            max(number(f"ScoreFusion: {name}", value), SMALLEST_WEIGHT)
-            for name, value in (("log_odds_weight", log_odds_weight), ("gap_weight", gap_weight))
-        )
+        head = max(number("ScoreFusion: log_odds_weight", log_odds_weight), SMALLEST_WEIGHT)
+        gap = max(number("ScoreFusion: gap_weight", gap_weight), SMALLEST_WEIGHT)
         bias = head + np.log(-np.expm1(-head))  # the inverse of softplus
         return cls(float(bias), 0.0, 0.0, float(np.log(gap)), 0.0, 1.0, intercept)
 
@@ -136,10 +134,7 @@ class ScoreFusion(SavedNumbers):
 
     @classmethod
     def of(cls, numbers: Mapping[str, float]) -> ScoreFusion:
-        """Make one of its fields, or of the arguments of `constant`, which older files hold.
-
-        A TypeError if one is missing or unknown, and a ValueError if one is not a finite number.
-        """
+        """Make one of its fields, or of the arguments of `constant`, which older files hold; errors as of those."""
         return cls.constant(**numbers) if "gap_weight" in numbers else cls(**numbers)
 
 

@@ -1,8 +1,4 @@
-"""Query bank normalization: what dual-softmax does for a batch, for one live query.
-
-QB-Norm (Bogolin et al., arXiv 2112.12777): a stored bank of other queries stands in for the batch. A video that is near
-to many bank queries, a hub, counts less.
-"""
+"""Query bank normalization (QB-Norm, arXiv 2112.12777): what dual-softmax does for a batch, for one live query."""
 
 from __future__ import annotations
 
@@ -25,8 +21,9 @@ DEFAULT_BLOCK_BYTES = 64 * 2**20
 class QueryBank:
     """The similarities of a bank of queries to a gallery of videos, summed up per video.
 
-    The bank should be queries like those to come (the paper: captions of the training set), never the ones that are
-    evaluated. It belongs to one gallery in one order: after videos came or went, make it again.
+    The bank stands in for a batch: a video near to many of its queries, a hub, counts less. It should be queries like
+    those to come (the paper: captions of the training set), never the ones that are evaluated. It belongs to one
+    gallery in one order: after videos came or went, make it again.
 
     Args:
         scores: ``(B, N)`` similarity of each bank query to each video of the gallery.

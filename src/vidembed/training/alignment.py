@@ -111,8 +111,9 @@ def align(
     if output not in ("merged", "adapter"):
         raise ValueError(f"output={output!r} is not known. Allowed: 'merged', 'adapter'.")
     if device not in (None, "cpu", "cuda"):
-        allowed = "'cpu', 'cuda' or None; choose a GPU with CUDA_VISIBLE_DEVICES"
-        raise ValueError(f"device={device!r}: allowed are {allowed}.")
+        raise ValueError(
+            f"device={device!r}: allowed are 'cpu', 'cuda' or None; choose a GPU with CUDA_VISIBLE_DEVICES."
+        )
     if every is not None and every < 1:
         raise ValueError(f"every={every!r}: expected at least 1 step.")
     check_dtype(dtype)

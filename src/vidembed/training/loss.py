@@ -64,10 +64,7 @@ def dual_softmax_loss(scores: Tensor, same: Tensor | None = None, *, prior: Tens
 
 
 def row_keys(feature: Features) -> Tensor:
-    """A number (B,) int64 for each row of a tokenized batch, on the CPU; rows of equal tokens have equal numbers.
-
-    It is 8 bytes of a BLAKE2 hash, so different rows do not meet in practice.
-    """
+    """A number (B,) int64 for each row of a tokenized batch, on the CPU: 8 bytes of a hash, equal for equal tokens."""
     ids, real = feature["input_ids"].cpu(), feature["attention_mask"].cpu().bool()  # (B, S)
     keys = []
     for row, mask in zip(ids, real, strict=True):
@@ -104,11 +101,9 @@ class DualSoftmaxLoss(nn.Module):
         self, model: nn.Module, temperature: float = TEMPERATURE, *, prior_temperature: float = PRIOR_TEMPERATURE
     ) -> None:
         super().__init__()
-        for name, value, example in (
-            ("temperature", temperature, TEMPERATURE),
-            ("prior_temperature", prior_temperature, PRIOR_TEMPERATURE),
-        ):
+        for name, value in (("temperature", temperature), ("prior_temperature", prior_temperature)):
             if not value > 0:
+                example = TEMPERATURE if name == "temperature" else PRIOR_TEMPERATURE
                 raise ValueError(f"{name}={value!r}: expected a number above 0, for example {example}.")
         self.model = model
         self.temperature = temperature
