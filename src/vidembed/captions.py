@@ -188,8 +188,7 @@ def read_captioned_videos(file: str | Path, *, videos: str | Path | None = None)
         mixed = f"line {labelled} has a label and line {bare} has none; label every row or no row"
         raise AnnotationError(f"{path}: {mixed}")
     first = {video.video: line for line, video in reversed(found)}
-    missing = sorted((line, video) for video, line in first.items() if not video.is_file())
-    if missing:
+    if missing := sorted((line, video) for video, line in first.items() if not video.is_file()):
         named = ", ".join(f"{video} (line {line})" for line, video in missing[:_SHOWN])
         more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
         raise AnnotationError(
@@ -231,8 +230,7 @@ def read_pairs(path: str | Path, *, kind: str = "auto", on_error: OnError = "rai
         on_error: "raise" raises at the first row that cannot be used. "skip" leaves such rows out and logs how many.
 
     Raises:
-        AnnotationError: The file is of another kind, has other columns or no rows, or a row is empty, one-sided or
-            damaged.
+        AnnotationError: The file is of another kind, has other columns or no rows, or a row is empty or damaged.
         FileNotFoundError: There is no such file.
         ValueError: `kind` or `on_error` is not known.
     """

@@ -45,20 +45,16 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def plot_layers(analyses: Sequence[LayerAnalysis], path: str | Path, *, x: Axis = "auto") -> None:
-    """Draw Recall@1 on the reporting half by layer, text to video beside video to text.
+    """Draw Recall@1 on the reporting half by layer, text to video beside video to text (extra ``plot``).
 
     A line is a model with a prompt; the band is its interval, the star its chosen layer, and the square, apart from the
     line, layer -1: the last block with its trained final norm. Dual-softmax is not drawn.
 
     Args:
         analyses: One or more, in the order of the legend.
-        path: File to write; its suffix is the format: .png, .svg or .pdf.
+        path: File to write; its suffix is the format: .png, .svg or .pdf, or else a ValueError.
         x: "block" for the number of the block, "depth" for its share of the model's blocks, "auto" for the number
             where all models have the same depth.
-
-    Raises:
-        MissingExtraError: matplotlib is not installed.
-        ValueError: There is nothing to draw, the suffix is another, or `x` is not known.
     """
     path = check_plot(path)
     if not analyses:

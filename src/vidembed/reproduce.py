@@ -108,10 +108,7 @@ def _is_true(kind: str, described: ClipRecord, shown: ClipRecord) -> bool:
 def score(
     reranker: VideoReranker, encoders: Mapping[str, VideoEncoder], clips: Clips, kinds: Sequence[str]
 ) -> dict[str, dict[str, Scores]]:
-    """Score every clip with every text of some kinds, by stage and kind, with one prefill a clip for all answers.
-
-    Encoders are given by stage; "chosen" shares the reranker's weights and prefill.
-    """
+    """Score every clip with every text by stage and kind, one prefill a clip, which the encoder "chosen" shares."""
     paths, records = [path for path, _ in clips], [record for _, record in clips]
     texts = {kind: [KINDS[kind](record) for record in records] for kind in kinds}
     every = list(dict.fromkeys(text for of_kind in texts.values() for text in of_kind))
@@ -166,9 +163,8 @@ def rank(row: Row, measured: Scores, known: Scores, fusion: ScoreFusion) -> dict
 def table(measured: Mapping[str, Scores], known: Mapping[str, Scores], fusions: Mapping[str, ScoreFusion]) -> Values:
     """The table of one kind of query, from scores by stage of the clips that are reported on and of others.
 
-    It has ``distinct``, how many queries differ in what they are true of; ``table``, one entry a row with recalls by
-    `COLUMNS`; ``gains``, by column the paired difference in Recall@1 of the last row to each other one, in points, with
-    its interval.
+    It has ``distinct`` (how many queries differ in what they are true of), ``table`` (recalls by row and column) and
+    ``gains`` (by column the paired difference in Recall@1 of the last row to each other one, in points, with interval).
     """
     found = {row.name: rank(row, measured[row.stage], known[row.stage], fusions[row.stage]) for row in ROWS}
     groups = {}  # queries that are true of the same are drawn together by a bootstrap
@@ -251,10 +247,8 @@ def _curve(analysis: LayerAnalysis) -> Values:
 def as_text(result: Values) -> str:
     """The figures as Markdown, the paper's beside them."""
     half = result["layer_clips"] // 2
-    lines = [
-        f"Layer chosen on {half} other clips: {result['layer']}. On {half} more, over the final one, R@1 in points:",
-        "",
-    ]
+    chosen = f"Layer chosen on {half} other clips: {result['layer']}"
+    lines = [f"{chosen}. On {half} more, over the final one, R@1 in points:", ""]
     for kind, found in result["layers"].items():
         t2v, v2t = (f"{gain:+.1f} ({low:.1f} to {high:.1f})" for gain, low, high in found["margin"].values())
         lines.append(f"- {kind}: layer {found['chosen']}, text to video {t2v}, video to text {v2t}")

@@ -59,18 +59,15 @@ def analyze_layers(
     Each video and each text is run once per prompt; the last token's state of every block is kept, ``(L + 1) * D``
     float32 values an input however long it is. The layer is the one with the best mean Recall@1 of both directions, by
     cosine, on one half of the videos; of equals the one with the greatest mean reciprocal rank, and of a run of equals
-    in that too the middle. All figures are of the other half. So are the intervals: percentile bootstrap over queries,
-    where the texts of one video are drawn together. Dual-softmax has one temperature a layer and direction, fitted on
-    the choosing half.
+    in that too the middle. Figures and intervals (bootstrap over queries, texts of one video together) are of the other
+    half (`split_halves`). Dual-softmax has one temperature a layer and direction, fitted on the choosing half.
 
-    Equal videos (by resolved path) and equal texts are one; a text may be true of several videos and any of them
-    counts. The halves share no video and no text (`vidembed.analysis.split_halves`).
+    Equal videos (by resolved path) and equal texts are one; any of a text's videos counts.
 
     Args:
         model: Directory or name of a video MLLM of a supported architecture, or a loaded `Backbone`. Not a checkpoint
             of `vidembed.build`, which holds no block after its layer.
-        pairs: A file of captioned videos (`vidembed.captions.read_captioned_videos`), or `CaptionedVideo` rows. Rows
-            with a label of False are left out.
+        pairs: A file of captioned videos, or `CaptionedVideo` rows. Rows with a label of False are left out.
         videos: Folder of the videos that a file names by relative paths. Default: the file's own.
         prefixes: What to put before the content of the prompt, one pass each: "zero-shot" (the paper's line), "none",
             or any text.
@@ -90,8 +87,7 @@ def analyze_layers(
         AnnotationError: The file of pairs cannot be used.
         ValueError: There are too few pairs, or an argument is out of range.
         BackboneError: The model is a cut checkpoint, not supported or incomplete.
-        VideoError: A video could not be decoded, with ``on_error="raise"``.
-        InputError: A text could not be embedded, with ``on_error="raise"``.
+        VideoError: A video could not be decoded, with ``on_error="raise"``; an InputError of a text.
     """
     check_on_error(on_error)
     check_dtype(dtype)

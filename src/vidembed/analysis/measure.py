@@ -74,19 +74,12 @@ class Half:
 
 
 def split_halves(positives: BoolArray, *, seed: int) -> tuple[Half, Half]:
-    """Split at random into a half to choose on and a half to report on, which share no video and no text.
+    """Split ``(T, V)`` at random into a half to choose on and a half to report on, which share no video and no text.
 
     Texts go with their videos. Videos that share a text go to the same half as far as the halves allow: groups of
     videos connected by texts are shuffled, then the videos within each, and the row is cut in the middle. A text with
     videos on both sides of the cut goes where it has more of them (of equals to the reporting half), and a video
-    left without a text is left out.
-
-    Args:
-        positives: ``(T, V)``, every row and column with at least one True.
-        seed: Of the shuffle, at least 0.
-
-    Returns:
-        The choosing half (``V // 2`` videos, less those left out) and the reporting half.
+    left without a text is left out. The choosing half has ``V // 2`` videos, less those left out.
 
     Raises:
         ValueError: A half has fewer than two videos or texts.
@@ -203,11 +196,7 @@ def measure_prompt(
 
 
 def choose(readouts: Sequence[Readout]) -> Readout:
-    """The best by `Readout.merit`; of the longest run of equals the middle, of the earlier half where there are two.
-
-    Where many layers do equally well, as on few or easy pairs, those at the edge of the run are the likeliest to do
-    worse on others. `readouts` are in the order of the layers.
-    """
+    """The best by `Readout.merit`; of the longest run of equals the middle: its edges are likelier to do worse."""
     best = max(readout.merit for readout in readouts)
     runs = [list(run) for equal, run in itertools.groupby(readouts, lambda readout: readout.merit == best) if equal]
     longest = max(runs, key=len)

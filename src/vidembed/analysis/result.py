@@ -26,15 +26,12 @@ class DirectionFigures:
 
 @dataclass(frozen=True)
 class LayerRow:
-    """One readout: a decoder block, or the last block with its trained final norm.
-
-    Dual-softmax is None where it was not asked for, or where the scores of the choosing half are all equal.
-    """
+    """One readout: a decoder block, or the last block with its trained final norm."""
 
     layer: int  # 1-based decoder block, or -1
     t2v: DirectionFigures  # texts rank videos, by cosine; `v2t` the other way
     v2t: DirectionFigures
-    t2v_dual: DirectionFigures | None
+    t2v_dual: DirectionFigures | None  # None where not asked for, or the choosing half's scores are all equal
     v2t_dual: DirectionFigures | None
     choosing_t2v: float  # Recall@1 of texts on the choosing half, from 0 to 1; `choosing_v2t` of videos
     choosing_v2t: float

@@ -22,14 +22,7 @@ from vidembed.evaluation.dataset_files import caption, captions, video_id
 
 @dataclass(frozen=True, eq=False)
 class Benchmark:
-    """Videos, texts, and which text is true of which video, as one published protocol has it.
-
-    Attributes:
-        missing: Ids of videos that were left out with their texts, because there is no file (``allow_missing``).
-
-    Raises:
-        ValueError: The parts do not fit together.
-    """
+    """Videos, texts, and which text is true of which video, as one protocol has it; a ValueError if they misfit."""
 
     name: str  # as `vidembed evaluate --benchmark` takes it, such as ``"msrvtt"``
     title: str  # as papers write it, such as ``"MSR-VTT 1k-A"``
@@ -40,7 +33,7 @@ class Benchmark:
     videos: tuple[Path, ...]  # their files, in the same order
     texts: tuple[str, ...]  # T texts. Equal ones are not merged where the protocol keeps them apart
     owners: tuple[tuple[int, ...], ...]  # for each text the places of the videos it is true of, at least one
-    missing: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()  # ids of videos left out with their texts, without a file (``allow_missing``)
     notes: tuple[str, ...] = ()  # what a reader of the result should know about this data, one sentence each
 
     def __post_init__(self) -> None:
@@ -214,10 +207,8 @@ def read_benchmark(
         videos: The folder of the videos. Only ``custom`` does without: its paths are then relative to the annotations.
         split: A list of ids, one a line (or ``.json``, ``.npy``), or a folder that holds it: only these videos, in this
             order. Needed for ``msvd`` where `annotations` is a file; not for ``custom``.
-        allow_missing: Leave out videos without a file, with their texts, instead of stopping. They are in
-            `Benchmark.missing`. Not for ``custom``, whose file can be changed. Default: no.
-        check_counts: Stop where the annotations do not have the published number of videos and texts. Otherwise there
-            is a note. Without meaning for ``custom``. Default: yes.
+        allow_missing: Leave out videos without a file, with their texts, into `Benchmark.missing`. Not for ``custom``.
+        check_counts: Stop, and not only note, where the annotations have not the published number of videos and texts.
 
     Raises:
         ValueError: The name is none of `BENCHMARKS`, or an argument does not go with it.

@@ -48,10 +48,8 @@ def annotation_file(given: Path, names: Sequence[str], what: str) -> Path:
     if given.is_dir():
         found = [given / name for name in names if (given / name).is_file()]
         if len(found) > 1:
-            raise AnnotationError(
-                f"{given}: {what} can be {some([one.name for one in found])}, all of which are there; give the path of "
-                "one instead"
-            )
+            names_there = f"{some([one.name for one in found])}, all of which are there"
+            raise AnnotationError(f"{given}: {what} can be {names_there}; give the path of one instead")
         if not found:
             there = some(sorted(one.name for one in given.iterdir())) or "an empty folder"
             raise AnnotationError(f"{given}: does not hold {what}; expected {' or '.join(names)}, found {there}")
@@ -63,8 +61,7 @@ def annotation_file(given: Path, names: Sequence[str], what: str) -> Path:
             f"{path}: is a pickle, and reading a pickle can run any code that is in it; it is not read. This script "
             f"makes a JSON file of it, and refuses code:\n\n{_CONVERT}"
         )
-    size = path.stat().st_size
-    if size > MAX_ANNOTATION_BYTES:
+    if (size := path.stat().st_size) > MAX_ANNOTATION_BYTES:
         raise AnnotationError(f"{path}: {size} bytes, more than {MAX_ANNOTATION_BYTES}; is this the right file?")
     if size == 0:
         raise AnnotationError(f"{path}: is empty; expected {what}")
@@ -106,9 +103,9 @@ def read_csv(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, Mapping[
     line = 0
     for line, row in csv_rows(path, io.BytesIO(_content(path))):
         if lacking := [name for name in columns if name not in row]:
+            expected = f"{', '.join(columns)} with commas between them, got {shortened(','.join(row))}"
             raise AnnotationError(
-                f"{path}: no column {' and '.join(map(repr, lacking))} in the header; expected "
-                f"{', '.join(columns)} with commas between them, got {shortened(','.join(row))}"
+                f"{path}: no column {' and '.join(map(repr, lacking))} in the header; expected {expected}"
             )
         yield f"{path}, line {line}", row
     if not line:

@@ -114,13 +114,9 @@ class _EncoderEmbedder(Embedder):
     def videos(self, paths: Sequence[Path], *, batch_size: int) -> Iterator[Vector | Exception]:
         prompts = self.model.prompts
         name = next((one for one in _DOCUMENT_PROMPTS if one in prompts), self.model.default_prompt_name)
-        stream = self.model.encode_stream(
-            [{"video": path} for path in paths],
-            batch_size=batch_size,
-            on_error="skip",
-            show_progress_bar=False,
-            prompt=(prompts.get(name) if name else None) or None,
-        )
+        how: dict[str, Any] = {"batch_size": batch_size, "on_error": "skip", "show_progress_bar": False}
+        prompt = (prompts.get(name) if name else None) or None
+        stream = self.model.encode_stream([{"video": path} for path in paths], prompt=prompt, **how)
         try:
             for item in stream:
                 yield item.error or np.asarray(item.embedding, dtype=np.float32)

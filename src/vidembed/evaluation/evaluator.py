@@ -44,8 +44,7 @@ class VideoTextRetrievalEvaluator(BaseEvaluator):
             right for each of them.
         ks: Ranks of the recalls, each at least 1.
         temperature: Also rank by dual-softmax (`vidembed.scoring.dual_softmax`) with this temperature, above 0, in the
-            unit of the similarity. It uses all queries at once, which a search for one query cannot. Fit it on other
-            data.
+            unit of the similarity. It uses all queries at once. Fit it on other data.
         batch_size: Inputs embedded at once.
         name: Stands before the metrics and in the name of the CSV file.
         write_csv: Whether a call with an ``output_path`` appends a row to a CSV file there.
@@ -53,8 +52,7 @@ class VideoTextRetrievalEvaluator(BaseEvaluator):
         show_progress_bar: Whether to show a bar while inputs are embedded.
 
     Raises:
-        ValueError: There is nothing to measure, the lengths differ, a caption is empty, a video stands there twice, or
-            another argument is out of range.
+        ValueError: A caption is empty, a video stands there twice, or another argument does not fit.
         TypeError: One video or one caption is given where a list is expected.
 
     Example:

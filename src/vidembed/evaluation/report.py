@@ -274,10 +274,7 @@ class Comparison:
 
 
 def compare(results: Sequence[EvaluationResult], *, seed: int = 0) -> Comparison:
-    """Compare finished results with the first of them by a paired bootstrap over the queries, grouped by video.
-
-    A ValueError if there are fewer than two, or they are not of the same videos and texts.
-    """
+    """Compare finished results of the same videos and texts with the first by a paired bootstrap, grouped by video."""
     if len(results) < 2:
         raise ValueError(f"results: got {len(results)}, expected at least 2 to compare")
     names: list[str] = []

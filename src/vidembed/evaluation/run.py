@@ -106,8 +106,7 @@ class TwoStageSearch:
         missing = [place for place, vector in enumerate(vectors) if vector is None]
         tally.cached += len(keys) - len(missing)
         failures: list[Failure] = []
-        before = time.monotonic()
-        paths = [benchmark.videos[place] for place in missing]
+        paths, before = [benchmark.videos[place] for place in missing], time.monotonic()
         with self._bar("Embedding videos", len(missing), "video") as bar:
             for place, found in zip(missing, self.embedder.videos(paths, batch_size=self.batch_size), strict=True):
                 key = keys[place]
@@ -129,10 +128,8 @@ class TwoStageSearch:
         reason = str(getattr(error, "reason", None) or error)
         name, file = benchmark.video_ids[place], str(benchmark.videos[place])
         if self.on_error == "raise":
-            raise ValueError(
-                f"video {name!r} ({file}): {reason}. Replace the file, or count such videos against the model "
-                "(--on-error count, on_error='count')."
-            ) from error
+            remedy = "Replace the file, or count such videos against the model (--on-error count, on_error='count')."
+            raise ValueError(f"video {name!r} ({file}): {reason}. {remedy}") from error
         logger.warning("counted against: %s (%s): %s", name, file, reason)
         return Failure(name, file, f"{type(error).__name__}: {reason}")
 
@@ -149,8 +146,7 @@ class TwoStageSearch:
                 before = time.monotonic()
                 vectors = self.embedder.texts(chunk, batch_size=self.batch_size)  # (C, D)
                 tally.seconds += time.monotonic() - before
-                finite = np.isfinite(vectors).all(axis=1)  # (C,)
-                if not finite.all():
+                if not (finite := np.isfinite(vectors).all(axis=1)).all():  # (C,)
                     bad = chunk[int(np.argmin(finite))]
                     raise ValueError(f"text {bad!r}: the model gave a vector that is not finite")
                 fresh = {keys[text]: vector for text, vector in zip(chunk, vectors, strict=True)}
@@ -232,10 +228,8 @@ class TwoStageSearch:
             if not isinstance(error, ValueError) and not hasattr(error, "reason"):
                 raise
             names = ", ".join(repr(benchmark.video_ids[place]) for place in dict.fromkeys(at for _, at in missing))
-            raise ValueError(
-                f"reranking, one of the videos {names}: {error}. Count such pairs against the model with --on-error "
-                "count (on_error='count')."
-            ) from error
+            remedy = "Count such pairs against the model with --on-error count (on_error='count')."
+            raise ValueError(f"reranking, one of the videos {names}: {error}. {remedy}") from error
         tally.seconds += time.monotonic() - before
         answered = np.flatnonzero(~answers.missing).tolist()
         tally.computed += len(answered)
@@ -387,10 +381,8 @@ def _check_folder(folder: Path, facts: results.BenchmarkFacts, fingerprint: str)
     before = results.read_result(folder)
     there = (before.get("benchmark") or {}).get("digest"), (before.get("model") or {}).get("fingerprint")
     if there != (facts.digest, fingerprint):
-        raise ValueError(
-            f"out: {str(folder)!r} holds the result of another benchmark or model; name another folder, or remove "
-            f"{results.RESULT_FILE} there"
-        )
+        remedy = f"name another folder, or remove {results.RESULT_FILE} there"
+        raise ValueError(f"out: {str(folder)!r} holds the result of another benchmark or model; {remedy}")
 
 
 def choose_temperatures(

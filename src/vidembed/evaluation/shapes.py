@@ -36,15 +36,8 @@ def draw_world(
 ) -> tuple[Benchmark, Benchmark]:
     """Make a benchmark of held-out clips, and its validation set of others, none of which equals one of them.
 
-    Args:
-        name: One of `WORLDS`.
-        folder: Of the clips; made where missing.
-        clips: How many, from 4 to `MOST_CLIPS`; half as many are for validation.
-        seed: Of the clips; those for validation are drawn with the next one.
-        show_progress_bar: Whether to show a bar.
-
-    Raises:
-        ValueError: An argument is out of range.
+    `name` is one of `WORLDS`. The clips, from 4 to `MOST_CLIPS`, are drawn by `seed` and written into `folder`, made
+    where missing; half as many, drawn with the next seed, are for validation. A ValueError if one is out of range.
     """
     if name not in WORLDS:
         raise ValueError(f"name={name!r}: expected one of {', '.join(WORLDS)}")

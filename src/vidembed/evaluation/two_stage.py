@@ -145,10 +145,8 @@ class Temperature:
         try:
             fitted = fit_temperature(*known)
         except ValueError as error:
-            raise ValueError(
-                f"validation: no temperature of {what} can be fitted on it ({error}). Give a larger one, or the "
-                "temperature"
-            ) from error
+            found = f"no temperature of {what} can be fitted on it ({error})"
+            raise ValueError(f"validation: {found}. Give a larger one, or the temperature") from error
         return cls(fitted.temperature, "fitted", fitted.queries, 100 * fitted.recall_before, 100 * fitted.recall_after)
 
 

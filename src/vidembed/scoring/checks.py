@@ -32,8 +32,7 @@ def _floats(
         raise ValueError(f"{name}: expected a numeric array of shape {layout}, got dtype {array.dtype}")
     if ndim is not None and (array.ndim != ndim or array.size == 0):
         raise ValueError(f"{name}: expected shape {layout} with at least one {least}, got {array.shape}")
-    bad = ~np.isfinite(array)
-    if bad.any():
+    if (bad := ~np.isfinite(array)).any():
         first = tuple(int(i) for i in np.argwhere(bad)[0])
         raise ValueError(
             f"{name}: {int(bad.sum())} of {array.size} values are not finite, the first is {array[first]} at "
@@ -102,16 +101,14 @@ def positive_mask(name: str, value: ArrayLike, shape: tuple[int, int]) -> NDArra
     array = as_array(name, value)
     rows, columns = shape
     if array.shape == (rows,) and array.dtype.kind in "iu":
-        outside = (array < 0) | (array >= columns)
-        if outside.any():
+        if (outside := (array < 0) | (array >= columns)).any():
             row = int(np.flatnonzero(outside)[0])
             raise ValueError(f"{name}[{row}]={int(array[row])}: expected a column from 0 to {columns - 1}")
         mask = np.zeros(shape, dtype=np.bool_)
         mask[np.arange(rows), array] = True
         return mask
     if array.shape == shape and array.dtype.kind == "b":
-        empty = ~array.any(axis=1)
-        if empty.any():
+        if (empty := ~array.any(axis=1)).any():
             raise ValueError(f"{name}[{int(np.flatnonzero(empty)[0])}]: no column is right; leave such rows out")
         return array
     raise ValueError(

@@ -60,17 +60,10 @@ def target_modules(model: nn.Module) -> str:
 
 
 class LanguageAdapter:
-    """A LoRA in the language model of an encoder.
+    """A LoRA in the language model of an encoder (extra ``train``).
 
     The encoder's model gets the layers in place, so `encode` runs with them. Blocks that it shares with the full MLLM
-    (`VideoEncoder.backbone`) have them there too.
-
-    Args:
-        encoder: The encoder to train. All of its weights are frozen; those of the adapter are float32.
-        settings: Of the LoRA.
-
-    Raises:
-        MissingExtraError: PEFT is not installed.
+    (`VideoEncoder.backbone`) have them there too. All weights are frozen but the adapter's, which are float32.
     """
 
     def __init__(self, encoder: VideoEncoder, settings: LoraSettings | None = None) -> None:
@@ -111,8 +104,7 @@ class LanguageAdapter:
     def load(self, folder: str | Path) -> None:
         """Put the weights of an adapter that `save` wrote into this one.
 
-        A FileNotFoundError if there is no adapter in the folder, and a ValueError if it is of another model, layer or
-        rank.
+        A FileNotFoundError if there is none, and a ValueError if it is of another model, layer or rank.
         """
         from peft import set_peft_model_state_dict  # noqa: PLC0415 - of the extra
         from safetensors.torch import load_file  # noqa: PLC0415 - with it
@@ -208,8 +200,7 @@ def merge_adapter(
 
     Raises:
         FileExistsError: `out` exists and is not empty, and `overwrite` is False.
-        FileNotFoundError: `adapter` holds no adapter.
-        ValueError: The adapter is of another model.
+        FileNotFoundError: `adapter` holds no adapter; a ValueError if it is of another model.
         ReadoutMismatchError: The checkpoint does not give the model's vectors; nothing is written.
     """
     target = checked_target(out, overwrite=overwrite)

@@ -165,13 +165,14 @@ class TrainingSettings:
 
     def make_loss(self, encoder: VideoEncoder) -> nn.Module:
         """The loss module."""
+        size = self.mini_batch_size
         if self.loss == "dual-softmax":
-            prior, size = self.prior_temperature, self.mini_batch_size
+            prior = self.prior_temperature
             return CachedDualSoftmaxLoss(encoder, self.temperature, prior_temperature=prior, mini_batch_size=size)
         return CachedMultipleNegativesRankingLoss(
             encoder,
             scale=1 / self.temperature,
-            mini_batch_size=self.mini_batch_size,
+            mini_batch_size=size,
             directions=("query_to_doc", "doc_to_query"),
             partition_mode="per_direction",
         )
@@ -187,8 +188,8 @@ class TrainingSettings:
     ) -> SentenceTransformerTrainingArguments:
         """The arguments of the trainer, which keeps checkpoints of the training state in `folder`.
 
-        It measures and saves once in `every` steps, and measures at the start unless it is `resuming`; `device` is as
-        of `align`. A ValueError if several processes were started, or bfloat16 is asked for and not supported.
+        It measures and saves once in `every` steps, and measures at the start unless it is `resuming`. A
+        ValueError if several processes were started, or bfloat16 is asked for and not supported.
         """
         cuda = torch.cuda.is_available() and device != "cpu"
         checkpointing: dict[str, Any] = {}  # named only where used: transformers 6 will rename them
@@ -237,11 +238,11 @@ class OneGpuArguments(SentenceTransformerTrainingArguments):
 
 
 class AlignmentTrainer(SentenceTransformerTrainer):
-    """Trains an adapter on pairs of texts; everything else is sentence-transformers' trainer.
+    """Trains an adapter on pairs of texts (extra ``train``); everything else is sentence-transformers' trainer.
 
     What differs: a dense caption takes the video's prompt; checkpoints hold the adapter and not the model, and are
     moved into place whole; the count of masked false negatives is logged; a loss that is not finite ends the run.
-    `args` are those of `TrainingSettings.arguments`. It needs the extra ``train``, and vidembed's chat templates.
+    `args` are those of `TrainingSettings.arguments`.
     """
 
     def __init__(
@@ -368,9 +369,8 @@ _LOGGED = re.compile(r"loss|grad_norm|learning_rate|false_negatives|eval_.*(?<!_
 class LogFile(TrainerCallback):
     """Writes what the trainer logs to a file of JSON lines, and shows a bar on stderr if `progress` asks for it.
 
-    Lines of training hold ``step``, ``loss``, ``grad_norm``, ``learning_rate`` and ``false_negatives``; lines of
-    evaluation hold ``step`` and every metric, named ``eval_...``. Lines after the step that a run begins at are removed
-    then: they are made again.
+    Lines of training hold ``step``, ``loss``, ``grad_norm``, ``learning_rate`` and ``false_negatives``; those of
+    evaluation ``step`` and every metric, ``eval_...``. A run removes lines after the step that it begins at.
     """
 
     def __init__(self, path: str | Path, *, progress: bool = False) -> None:
