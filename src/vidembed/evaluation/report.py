@@ -21,8 +21,6 @@ HEADINGS: Final = {"t2v": "Text to video (T2V)", "v2t": "Video to text (V2T)"}
 NOT_RUN: Final = "not run"
 SHOWN: Final = 50  # failed and missing videos that a report lists; the JSON has all (ours)
 
-# -- the paper's figures ---------------------------------------------------------------------------------------------
-
 PAPER: Final = "VidVec, arXiv 2602.08099v1"
 STATEMENT: Final = (
     "The paper ranks with dual-softmax everywhere but in its MMEB-V2 row, so its figures compare with the columns "
@@ -73,9 +71,6 @@ ROWS: Final = _paper_table()
 def paper_rows(benchmark: str, direction: str) -> tuple[PaperRow, ...]:
     """The rows of a benchmark and a direction; none where the paper has none."""
     return tuple(row for row in ROWS.get(benchmark, ()) if row.direction == direction)
-
-
-# -- what a report holds ---------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -193,9 +188,6 @@ def _temperatures(result: EvaluationResult) -> Section:
     return Section("Temperatures of dual-softmax", columns, tuple(rows), tuple(lines))
 
 
-# -- how it is written -----------------------------------------------------------------------------------------------
-
-
 def as_markdown(title: str, parts: Sequence[Section]) -> str:
     """A report as Markdown; nothing in it is markup but what is written here."""
     lines = [f"# {_md(title)}", ""]
@@ -224,8 +216,6 @@ def as_html(title: str, parts: Sequence[Section]) -> str:
     pages.filters["printable"] = printable
     return pages.get_template("report.html").render(title=title, parts=parts)
 
-
-# -- comparisons -----------------------------------------------------------------------------------------------------
 
 COMPARED: Final = ("raw", "dual_softmax")  # columns that are compared: those that need no reranker
 

@@ -39,9 +39,6 @@ TEXTS_AT_ONCE: Final = 256  # texts embedded between two commits of the cache (o
 VIDEOS_AT_ONCE: Final = 8
 
 
-# -- models on a benchmark -------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, eq=False)
 class FirstStage:
     """Similarities of a benchmark."""
@@ -264,9 +261,6 @@ def _cached_log_odds(
         text_prior = np.array([priors.get(text, np.nan) for text in texts])
         answers = Answers(yes, yes_no, np.full(len(texts), priors.get(video, np.nan)), text_prior)
     return answers.log_odds(reranker.mode, reranker.prior_correction)
-
-
-# -- the evaluation --------------------------------------------------------------------------------------------------
 
 
 def evaluate(
