@@ -1,8 +1,7 @@
 """Files of texts, JSONL (one object a line) or CSV (a header and rows): captioned videos, and pairs of texts.
 
-`read_captioned_videos` reads the columns ``video``, one of ``caption``, ``text`` and ``sentence``, and where needed
-``label`` (0, 1, true or false: whether the text is true of the video). A JSONL row may hold ``captions``, a list,
-instead. `read_pairs` reads the columns of one of `KINDS`. Other columns are ignored.
+`read_captioned_videos` reads the columns ``video``, one of ``caption``, ``text`` and ``sentence`` (in JSONL also
+``captions``, a list), and where needed ``label`` (0, 1, true or false). `read_pairs` reads those of one of `KINDS`.
 """
 
 from __future__ import annotations
@@ -43,14 +42,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class CaptionedVideo:
-    """A video file and a text about it.
-
-    The label is whether the text is true of the video; None, where the file does not say, is to be taken for true.
-    """
+    """A video file and a text about it."""
 
     video: Path
     text: str
-    label: bool | None = None
+    label: bool | None = None  # whether the text is true of the video; None, where the file is silent, for true
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +58,7 @@ class TextPair:
 
 
 def numbered_lines(path: Path, handle: BinaryIO) -> Iterator[tuple[int, str]]:
-    """Yield the number and text of each line of a file opened for reading bytes; `path` is for messages.
-
-    An AnnotationError names the line that is not UTF-8 or longer than `MAX_LINE_BYTES`.
-    """
+    """Yield the number and text of each line of an opened file; an AnnotationError names one not UTF-8 or too long."""
     return ((number, _decoded(path, number, raw)) for number, raw in _raw_lines(path, handle))
 
 
@@ -114,11 +107,7 @@ def _json_rows(path: Path, handle: BinaryIO, damaged: Damaged) -> Iterator[tuple
 
 
 def csv_rows(path: Path, handle: BinaryIO, damaged: Damaged = _stop) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yield the line that each row of a CSV file begins on, and the row by the names of its header.
-
-    An AnnotationError if it is not CSV or the header names a column twice; a row with another number of cells goes to
-    `damaged`, which by default raises it.
-    """
+    """Yield the line that each row of a CSV file begins on, and the row by header; bad rows go to `damaged`."""
     reader = csv.reader((line for _, line in numbered_lines(path, handle)), strict=True)
     header: list[str] | None = None
     while True:
@@ -136,9 +125,8 @@ def csv_rows(path: Path, handle: BinaryIO, damaged: Damaged = _stop) -> Iterator
             if len(set(header)) < len(header):
                 raise AnnotationError(f"{path}, line {number}: the header names a column twice: {', '.join(header)}")
         elif len(cells) != len(header):
-            found = f"{len(cells)} cells under a header of {len(header)}"
-            advice = "put a caption that holds a comma in double quotes"
-            damaged(AnnotationError(f"{path}, line {number}: {found}; {advice}"))
+            found = f"{path}, line {number}: {len(cells)} cells under a header of {len(header)}"
+            damaged(AnnotationError(f"{found}; put a caption that holds a comma in double quotes"))
         else:
             row = dict(zip(header, cells, strict=True))
             if not row.get("label", "-").strip():
@@ -147,10 +135,7 @@ def csv_rows(path: Path, handle: BinaryIO, damaged: Damaged = _stop) -> Iterator
 
 
 def checked_words(where: str, name: str, value: object) -> str:
-    """Return a string without the white space around it; `where` and `name` are for messages.
-
-    An AnnotationError if it is not a string, is empty, or is not valid Unicode.
-    """
+    """Return a string without the white space around it; an AnnotationError if it is empty or not valid Unicode."""
     if not isinstance(value, str):
         raise AnnotationError(f"{where}: {name}={shortened(value)}: expected a string, got {type(value).__name__}")
     if not value.strip():
@@ -172,7 +157,8 @@ def read_captioned_videos(file: str | Path, *, videos: str | Path | None = None)
     """Read a file of captioned videos: one entry a text, in the order of the file, without white space around texts.
 
     Args:
-        file: A ``.jsonl`` or ``.csv`` file in UTF-8; a byte order mark is tolerated. Blank lines are skipped.
+        file: A ``.jsonl`` or ``.csv`` file in UTF-8; a byte order mark is tolerated. Blank lines
+            and other columns are skipped.
         videos: Folder that relative video paths are taken from. Default: the folder of `file`.
 
     Raises:
@@ -181,8 +167,8 @@ def read_captioned_videos(file: str | Path, *, videos: str | Path | None = None)
     """
     path = Path(file).expanduser()
     if path.suffix.lower() not in (".jsonl", ".csv"):
-        suffix = path.suffix or "no suffix"
-        raise AnnotationError(f"{path}: expected a name that ends in .jsonl or .csv, got {suffix!r}")
+        got = path.suffix or "no suffix"
+        raise AnnotationError(f"{path}: expected a name that ends in .jsonl or .csv, got {got!r}")
     if not path.is_file():
         raise AnnotationError(f"{path}: {'not a file' if path.exists() else 'no such file'}")
     base = path.parent if videos is None else Path(videos).expanduser()
@@ -199,11 +185,10 @@ def read_captioned_videos(file: str | Path, *, videos: str | Path | None = None)
     labelled = next((line for line, video in found if video.label is not None), None)
     bare = next((line for line, video in found if video.label is None), None)
     if labelled is not None and bare is not None:
-        mixed = f"line {labelled} has a label and line {bare} has none"
-        raise AnnotationError(f"{path}: {mixed}; label every row or no row")
+        mixed = f"line {labelled} has a label and line {bare} has none; label every row or no row"
+        raise AnnotationError(f"{path}: {mixed}")
     first = {video.video: line for line, video in reversed(found)}
-    missing = sorted((line, video) for video, line in first.items() if not video.is_file())
-    if missing:
+    if missing := sorted((line, video) for video, line in first.items() if not video.is_file()):
         named = ", ".join(f"{video} (line {line})" for line, video in missing[:_SHOWN])
         more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
         raise AnnotationError(
@@ -245,8 +230,7 @@ def read_pairs(path: str | Path, *, kind: str = "auto", on_error: OnError = "rai
         on_error: "raise" raises at the first row that cannot be used. "skip" leaves such rows out and logs how many.
 
     Raises:
-        AnnotationError: The file is of another kind, has other columns or no rows, or a row is empty, one-sided or
-            damaged.
+        AnnotationError: The file is of another kind, has other columns or no rows, or a row is empty or damaged.
         FileNotFoundError: There is no such file.
         ValueError: `kind` or `on_error` is not known.
     """

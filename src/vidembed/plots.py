@@ -27,19 +27,13 @@ def can_plot() -> bool:
 
 
 def check_plot(path: str | Path, *, function: str = "plot_layers") -> Path:
-    """Find out before the work is done whether `function` could write a figure to `path`.
-
-    Raises:
-        MissingExtraError: matplotlib is not installed.
-        ValueError: The suffix is none of `FORMATS`.
-    """
+    """Find out before the work is done whether `function` could write a figure to `path`."""
     path = Path(path)
     if path.suffix.lower() not in FORMATS:
         raise ValueError(f"path={str(path)!r}: expected a name that ends in .png, .svg or .pdf")
     if not can_plot():
-        raise MissingExtraError(
-            f'{function} draws with matplotlib, which is not installed; pip install "vidembed[plot]"'
-        )
+        draws = f"{function} draws with matplotlib, which is not installed"
+        raise MissingExtraError(f'{draws}; pip install "vidembed[plot]"')
     return path
 
 
@@ -51,20 +45,16 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def plot_layers(analyses: Sequence[LayerAnalysis], path: str | Path, *, x: Axis = "auto") -> None:
-    """Draw Recall@1 on the reporting half by layer, text to video beside video to text.
+    """Draw Recall@1 on the reporting half by layer, text to video beside video to text (extra ``plot``).
 
     A line is a model with a prompt; the band is its interval, the star its chosen layer, and the square, apart from the
     line, layer -1: the last block with its trained final norm. Dual-softmax is not drawn.
 
     Args:
         analyses: One or more, in the order of the legend.
-        path: File to write; its suffix is the format: .png, .svg or .pdf.
+        path: File to write; its suffix is the format: .png, .svg or .pdf, or else a ValueError.
         x: "block" for the number of the block, "depth" for its share of the model's blocks, "auto" for the number
             where all models have the same depth.
-
-    Raises:
-        MissingExtraError: matplotlib is not installed.
-        ValueError: There is nothing to draw, the suffix is another, or `x` is not known.
     """
     path = check_plot(path)
     if not analyses:
@@ -96,9 +86,8 @@ def _draw_prompt(
     places = [row.layer / unit for row in blocks]
     found = [getattr(row, direction).recall_1 for row in blocks]
     panel.plot(places, [100 * r.estimate for r in found], linestyle=line, color=color, label=label)
-    panel.fill_between(
-        places, [100 * r.low for r in found], [100 * r.high for r in found], color=color, alpha=0.12, linewidth=0
-    )
+    low, high = [100 * r.low for r in found], [100 * r.high for r in found]
+    panel.fill_between(places, low, high, color=color, alpha=0.12, linewidth=0)
     end = 100 * getattr(final, direction).recall_1.estimate
     panel.plot(places[-1], end, marker="s", fillstyle="none", color=color, linestyle="none")
     chosen = prompt.row(prompt.chosen_layer)

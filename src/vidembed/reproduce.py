@@ -1,9 +1,7 @@
 """The method from end to end on the bundled model, in the paper's form: ``vidembed reproduce shapes``.
 
-Trains nothing. On held-out clips written as files: recall at every layer, and for the final layer, the chosen layer,
-the chosen layer reranked, the aligned final layer (VidVec-O) and the aligned one reranked, Recall@1/5/10 in both
-directions, raw and with dual-softmax. Whatever is chosen or fitted (layer, fusion, temperatures) is chosen or fitted on
-other held-out clips.
+Trains nothing. On held-out clips: recall at every layer, and of `ROWS` Recall@1/5/10 in both directions, raw and with
+dual-softmax. Layer, fusion and temperatures are chosen or fitted on other held-out clips.
 """
 
 from __future__ import annotations
@@ -110,10 +108,7 @@ def _is_true(kind: str, described: ClipRecord, shown: ClipRecord) -> bool:
 def score(
     reranker: VideoReranker, encoders: Mapping[str, VideoEncoder], clips: Clips, kinds: Sequence[str]
 ) -> dict[str, dict[str, Scores]]:
-    """Score every clip with every text of some kinds, by stage and kind, with one prefill a clip for all answers.
-
-    Encoders are given by stage; "chosen" shares the reranker's weights and prefill.
-    """
+    """Score every clip with every text by stage and kind, one prefill a clip, which the encoder "chosen" shares."""
     paths, records = [path for path, _ in clips], [record for _, record in clips]
     texts = {kind: [KINDS[kind](record) for record in records] for kind in kinds}
     every = list(dict.fromkeys(text for of_kind in texts.values() for text in of_kind))
@@ -168,9 +163,8 @@ def rank(row: Row, measured: Scores, known: Scores, fusion: ScoreFusion) -> dict
 def table(measured: Mapping[str, Scores], known: Mapping[str, Scores], fusions: Mapping[str, ScoreFusion]) -> Values:
     """The table of one kind of query, from scores by stage of the clips that are reported on and of others.
 
-    It has ``distinct``, how many queries differ in what they are true of; ``table``, one entry a row with recalls by
-    `COLUMNS`; ``gains``, by column the paired difference in Recall@1 of the last row to each other one, in points, with
-    its interval.
+    It has ``distinct`` (how many queries differ in what they are true of), ``table`` (recalls by row and column) and
+    ``gains`` (by column the paired difference in Recall@1 of the last row to each other one, in points, with interval).
     """
     found = {row.name: rank(row, measured[row.stage], known[row.stage], fusions[row.stage]) for row in ROWS}
     groups = {}  # queries that are true of the same are drawn together by a bootstrap
@@ -211,21 +205,11 @@ def measure(
     adapter: str | Path = ALIGNED,
     device: str = "cpu",
 ) -> tuple[Values, dict[str, LayerAnalysis]]:
-    """Everything that the module's first lines name.
+    """Everything that the module's first lines name, as JSON values, and the layer analyses of captions and summaries.
 
-    Args:
-        clips: Held-out clips that the table is about; their captions are distinct.
-        layer_clips: Other held-out clips: the layer is chosen on half of them, its curve drawn on the other half.
-        fit_clips: How many of those fit fusion and temperatures.
-        seed: Of the clips; the others are drawn with the next one.
-        adapter: A folder that `align` wrote with ``output="adapter"``.
-        device: Where the model runs.
-
-    Returns the figures, JSON values, and the layer analyses of captions and summaries.
-
-    Raises:
-        MissingExtraError: PEFT is not installed (the extra ``train``).
-        ValueError: ``fit_clips`` exceeds ``layer_clips``, or there are too few.
+    The table is about held-out `clips` with distinct captions, drawn by `seed`. Of `layer_clips` others, of the next
+    seed, half choose the layer and half draw its curve, and `fit_clips` of them fit fusion and temperatures. `adapter`
+    is a folder that `align` wrote with ``output="adapter"``.
     """
     if not 4 <= fit_clips <= layer_clips:
         raise ValueError(f"fit_clips={fit_clips}: expected from 4 to layer_clips={layer_clips}")
@@ -263,10 +247,8 @@ def _curve(analysis: LayerAnalysis) -> Values:
 def as_text(result: Values) -> str:
     """The figures as Markdown, the paper's beside them."""
     half = result["layer_clips"] // 2
-    lines = [
-        f"Layer chosen on {half} other clips: {result['layer']}. On {half} more, over the final one, R@1 in points:",
-        "",
-    ]
+    chosen = f"Layer chosen on {half} other clips: {result['layer']}"
+    lines = [f"{chosen}. On {half} more, over the final one, R@1 in points:", ""]
     for kind, found in result["layers"].items():
         t2v, v2t = (f"{gain:+.1f} ({low:.1f} to {high:.1f})" for gain, low, high in found["margin"].values())
         lines.append(f"- {kind}: layer {found['chosen']}, text to video {t2v}, video to text {v2t}")

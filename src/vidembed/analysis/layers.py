@@ -59,18 +59,15 @@ def analyze_layers(
     Each video and each text is run once per prompt; the last token's state of every block is kept, ``(L + 1) * D``
     float32 values an input however long it is. The layer is the one with the best mean Recall@1 of both directions, by
     cosine, on one half of the videos; of equals the one with the greatest mean reciprocal rank, and of a run of equals
-    in that too the middle. All figures are of the other half. So are the intervals: percentile bootstrap over queries,
-    where the texts of one video are drawn together. Dual-softmax has one temperature a layer and direction, fitted on
-    the choosing half.
+    in that too the middle. Figures and intervals (bootstrap over queries, texts of one video together) are of the other
+    half (`split_halves`). Dual-softmax has one temperature a layer and direction, fitted on the choosing half.
 
-    Equal videos (by resolved path) and equal texts are one; a text may be true of several videos and any of them
-    counts. The halves share no video and no text (`vidembed.analysis.split_halves`).
+    Equal videos (by resolved path) and equal texts are one; any of a text's videos counts.
 
     Args:
         model: Directory or name of a video MLLM of a supported architecture, or a loaded `Backbone`. Not a checkpoint
             of `vidembed.build`, which holds no block after its layer.
-        pairs: A file of captioned videos (`vidembed.captions.read_captioned_videos`), or `CaptionedVideo` rows. Rows
-            with a label of False are left out.
+        pairs: A file of captioned videos, or `CaptionedVideo` rows. Rows with a label of False are left out.
         videos: Folder of the videos that a file names by relative paths. Default: the file's own.
         prefixes: What to put before the content of the prompt, one pass each: "zero-shot" (the paper's line), "none",
             or any text.
@@ -90,17 +87,14 @@ def analyze_layers(
         AnnotationError: The file of pairs cannot be used.
         ValueError: There are too few pairs, or an argument is out of range.
         BackboneError: The model is a cut checkpoint, not supported or incomplete.
-        VideoError: A video could not be decoded, with ``on_error="raise"``.
-        InputError: A text could not be embedded, with ``on_error="raise"``.
+        VideoError: A video could not be decoded, with ``on_error="raise"``; an InputError of a text.
     """
     check_on_error(on_error)
     check_dtype(dtype)
     names = (prefixes,) if isinstance(prefixes, str) else tuple(prefixes)
     if not names or len(set(names)) < len(names) or not all(isinstance(name, str) and name.strip() for name in names):
-        raise ValueError(
-            f"prefixes={prefixes!r}: expected at least one, each once: 'none', 'zero-shot' or a text that stands for "
-            "itself."
-        )
+        allowed = "'none', 'zero-shot' or a text that stands for itself."
+        raise ValueError(f"prefixes={prefixes!r}: expected at least one, each once: {allowed}")
     for argument, value, least in (("seed", seed, 0), ("resamples", resamples, 1), ("batch_size", batch_size, 1)):
         whole_number(argument, value, least=least)
     relation = relation_of(checked_pairs(pairs, videos, seed=seed))
@@ -118,9 +112,9 @@ def analyze_layers(
 
     kept, halves = _halves(relation, failed, seed)
     bootstrap = Bootstrap(seed, resamples)
-    bar = wants_bar(show_progress_bar)
+    options = {"dual": dual_softmax, "show_progress_bar": wants_bar(show_progress_bar)}
     measured = {
-        name: measure_prompt(name, of_texts, of_videos, halves, bootstrap, dual=dual_softmax, show_progress_bar=bar)
+        name: measure_prompt(name, of_texts, of_videos, halves, bootstrap, **options)
         for name, (of_videos, of_texts) in zip(names, states, strict=True)
     }
     best = max(names, key=lambda name: measured[name][1].merit)
@@ -140,10 +134,7 @@ def analyze_layers(
 
 
 def checked_pairs(pairs: Pairs, videos: str | Path | None = None, *, seed: int = 0) -> list[CaptionedVideo]:
-    """Read pairs from a file, or check those that are given; and that there are enough, before a model is loaded.
-
-    Arguments and errors are those of `analyze_layers`.
-    """
+    """Read pairs from a file, or check given ones, and that there are enough, before a model is loaded."""
     if isinstance(pairs, (str, Path)):
         rows = read_captioned_videos(pairs, videos=videos)
     elif videos is not None:
@@ -181,10 +172,9 @@ def _sample(
     relation: Relation, kept: Relation, halves: tuple[Half, Half], failed: dict[int, Exception], bootstrap: Bootstrap
 ) -> Sample:
     choosing, reporting = halves
-    first_text = len(relation.videos)
     names = [*map(str, relation.videos), *map(repr, relation.texts)]
     reasons = {index: getattr(error, "reason", str(error)) for index, error in sorted(failed.items())}
-    failed_texts = sum(index >= first_text for index in failed)
+    failed_texts = sum(index >= len(relation.videos) for index in failed)
     return Sample(
         choosing_videos=choosing.videos.size,
         choosing_texts=choosing.texts.size,
@@ -200,14 +190,7 @@ def _sample(
 
 
 def open_mllm(model: str | Path | Backbone, *, device: str | None, dtype: str | None, **kwargs: Any) -> VideoEncoder:
-    """Load a full MLLM, or take a loaded one, as an encoder that runs every block.
-
-    Device and dtype are those of `vidembed.build`; the others are of `VideoEncoder`, ``prefix`` always among them.
-
-    Raises:
-        BackboneError: It is a cut checkpoint, or no supported video MLLM.
-        ValueError: `device` is none of this machine, or a loaded model is to have a `dtype`.
-    """
+    """Load a full MLLM, or take a loaded one, as an encoder that runs every block; `kwargs` always hold ``prefix``."""
     check_device(device)
     if isinstance(model, Backbone):
         if dtype is not None:
@@ -217,8 +200,8 @@ def open_mllm(model: str | Path | Backbone, *, device: str | None, dtype: str | 
         return VideoEncoder(backbone=model, layer=-1, **kwargs)
     # prefix is for an MLLM: a checkpoint would refuse it before it is known to be one
     prefix = kwargs.pop("prefix")
+    model_kwargs = {"dtype": dtype} if dtype else None
     try:
-        model_kwargs = {"dtype": dtype} if dtype else None
         encoder = VideoEncoder(model, layer=-1, device=device, model_kwargs=model_kwargs, **kwargs)
     except LayerError as error:  # -1 is a layer of every MLLM
         raise _cut_already(model) from error
@@ -228,10 +211,7 @@ def open_mllm(model: str | Path | Backbone, *, device: str | None, dtype: str | 
 
 
 def check_mllm(model: str) -> None:
-    """Check from its config alone that a model can be analyzed.
-
-    A BackboneError if it is a cut checkpoint, or of no supported architecture; an OSError if it cannot be found.
-    """
+    """Check from its config alone that a model can be analyzed; a BackboneError if not."""
     name = resolve_model(model)
     if (Path(name) / "modules.json").is_file():
         raise _cut_already(model)
@@ -257,12 +237,8 @@ def with_prefix(encoder: VideoEncoder, prefix: str | None) -> VideoEncoder:
 def every_layer(encoder: VideoEncoder) -> Iterator[list[torch.Tensor | None]]:
     """Make an encoder of all blocks (``layer=-1``) return the last token's state at every block instead of its vector.
 
-    Inputs then go through the encoder's own pipeline (decoding ahead, batches by tokens, halving when out of memory),
-    and each result is ``(L + 1, D)`` float32: the output of blocks 1 to L before any norm, as `capture_block` has it,
-    and last that of the trained final norm (layer -1). Nothing that grows with the number of tokens is kept.
-
-    Yields:
-        The states of the current forward pass, (B, D) of each block and then of the final norm; None between passes.
+    Each result is ``(L + 1, D)`` float32: the output of blocks 1 to L before any norm, then that of the final norm.
+    Yielded are the states of the current forward pass, (B, D) of each; None between passes.
     """
     parts = _parts(encoder)
     held: list[torch.Tensor | None] = [None] * (parts.depth + 1)
@@ -296,13 +272,9 @@ def read_states(
     on_error: OnError = "raise",
     show_progress_bar: bool | None = None,
 ) -> tuple[FloatStates, FloatStates, dict[int, Exception]]:
-    """Read the states of V videos and T texts at every layer, with an encoder of all blocks (``layer=-1``).
+    """Read states of blocks 1 to L and of the final norm, ``(L + 1, V, D)`` of videos and ``(L + 1, T, D)`` of texts.
 
-    Other arguments are those of `VideoEncoder.encode_stream`; "skip" leaves the states of an input that fails at NaN.
-
-    Returns:
-        ``(L + 1, V, D)`` and ``(L + 1, T, D)`` float32 states of blocks 1 to L and of the final norm, and the error of
-        each input that failed, by its position among the videos and then the texts.
+    Also the error of each failed input, by its position among videos, then texts; "skip" leaves its states at NaN.
     """
     inputs: list[Input] = [*({"video": video} for video in videos), *({"text": text} for text in texts)]
     layers, width = _parts(encoder).depth + 1, encoder.get_embedding_dimension()

@@ -36,10 +36,7 @@ class Relation:
     positives: BoolArray  # ``(T, V)``; every row and every column holds at least one True
 
     def without(self, videos: Iterable[int], texts: Iterable[int]) -> tuple[Relation, IndexArray, IndexArray]:
-        """Leave out videos and texts at some positions, and those that then have no partner.
-
-        Returns the relation of the others, and the positions of its videos ``(V',)`` and texts ``(T',)`` in this one.
-        """
+        """Leave out some, and what then has no partner; also where the kept ``(V',)`` and ``(T',)`` are in this one."""
         rest = self.positives.copy()
         rest[list(texts)] = False
         rest[:, list(videos)] = False
@@ -49,10 +46,7 @@ class Relation:
 
 
 def relation_of(pairs: Iterable[CaptionedVideo]) -> Relation:
-    """Merge equal videos (by resolved path) and equal texts. Pairs with a label of False are left out.
-
-    A ValueError if there are no pairs, or all have a label of False.
-    """
+    """Merge equal videos (by resolved path) and equal texts. Pairs with a label of False are left out."""
     videos: dict[str, Path] = {}
     places: dict[str, int] = {}
     texts: dict[str, int] = {}
@@ -80,19 +74,12 @@ class Half:
 
 
 def split_halves(positives: BoolArray, *, seed: int) -> tuple[Half, Half]:
-    """Split at random into a half to choose on and a half to report on, which share no video and no text.
+    """Split ``(T, V)`` at random into a half to choose on and a half to report on, which share no video and no text.
 
     Texts go with their videos. Videos that share a text go to the same half as far as the halves allow: groups of
     videos connected by texts are shuffled, then the videos within each, and the row is cut in the middle. A text with
     videos on both sides of the cut goes where it has more of them (of equals to the reporting half), and a video
-    left without a text is left out.
-
-    Args:
-        positives: ``(T, V)``, every row and column with at least one True.
-        seed: Of the shuffle, at least 0.
-
-    Returns:
-        The choosing half (``V // 2`` videos, less those left out) and the reporting half.
+    left without a text is left out. The choosing half has ``V // 2`` videos, less those left out.
 
     Raises:
         ValueError: A half has fewer than two videos or texts.
@@ -198,30 +185,18 @@ def measure_prompt(
     dual: bool,
     show_progress_bar: bool = False,
 ) -> tuple[PromptAnalysis, Readout]:
-    """Measure all layers with one prompt and choose one, of which the `Readout` is returned too.
-
-    Given are the states of blocks 1 to L and of the final norm, of texts ``(L + 1, T, D)`` and videos
-    ``(L + 1, V, D)``; the halves to choose on and to report on; and whether to measure dual-softmax too (`dual`).
-    """
+    """Measure all layers, texts ``(L + 1, T, D)`` and videos ``(L + 1, V, D)``, with one prompt, and choose one."""
     layers = [*range(1, len(texts)), -1]
     bar = tqdm(layers, desc="Ranking", unit="layer", disable=not show_progress_bar)
-    readouts = {
-        layer: measure_layer(layer, texts[place], videos[place], halves, bootstrap, dual=dual)
-        for place, layer in enumerate(bar)
-    }
-    chosen = choose(list(readouts.values()))
-    others = (readouts[layer] for layer in (-1, layers[-2]))
-    margins = tuple(margin_over(chosen, other, prefix, bootstrap) for other in others)
-    rows = tuple(readout.row for readout in readouts.values())
-    return PromptAnalysis(prefix, rows, chosen.row.layer, margins), chosen
+    states = zip(bar, texts, videos, strict=True)
+    readouts = [measure_layer(at, text, video, halves, bootstrap, dual=dual) for at, text, video in states]
+    chosen = choose(readouts)
+    margins = tuple(margin_over(chosen, other, prefix, bootstrap) for other in readouts[:-3:-1])
+    return PromptAnalysis(prefix, tuple(one.row for one in readouts), chosen.row.layer, margins), chosen
 
 
 def choose(readouts: Sequence[Readout]) -> Readout:
-    """The best by `Readout.merit`; of the longest run of equals the middle, of the earlier half where there are two.
-
-    Where many layers do equally well, as on few or easy pairs, those at the edge of the run are the likeliest to do
-    worse on others. `readouts` are in the order of the layers.
-    """
+    """The best by `Readout.merit`; of the longest run of equals the middle: its edges are likelier to do worse."""
     best = max(readout.merit for readout in readouts)
     runs = [list(run) for equal, run in itertools.groupby(readouts, lambda readout: readout.merit == best) if equal]
     longest = max(runs, key=len)

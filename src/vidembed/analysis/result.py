@@ -26,15 +26,12 @@ class DirectionFigures:
 
 @dataclass(frozen=True)
 class LayerRow:
-    """One readout: a decoder block, or the last block with its trained final norm.
-
-    Dual-softmax is None where it was not asked for, or where the scores of the choosing half are all equal.
-    """
+    """One readout: a decoder block, or the last block with its trained final norm."""
 
     layer: int  # 1-based decoder block, or -1
     t2v: DirectionFigures  # texts rank videos, by cosine; `v2t` the other way
     v2t: DirectionFigures
-    t2v_dual: DirectionFigures | None
+    t2v_dual: DirectionFigures | None  # None where not asked for, or the choosing half's scores are all equal
     v2t_dual: DirectionFigures | None
     choosing_t2v: float  # Recall@1 of texts on the choosing half, from 0 to 1; `choosing_v2t` of videos
     choosing_v2t: float
@@ -42,15 +39,11 @@ class LayerRow:
 
 @dataclass(frozen=True)
 class Margin:
-    """Recall@1 of a chosen layer less that of another readout, on the same queries of the reporting half.
+    """Recall@1 of a chosen layer less that of another readout, on the same queries of the reporting half."""
 
-    The other readout is named by its prefix and its layer; the differences, texts ranking videos (`t2v`) and videos
-    ranking texts (`v2t`), are by cosine, with paired intervals.
-    """
-
-    over_prefix: str
+    over_prefix: str  # of the other readout
     over_layer: int
-    t2v: Interval
+    t2v: Interval  # texts ranking videos by cosine, paired; `v2t` the other way
     v2t: Interval
 
 
@@ -130,10 +123,8 @@ class LayerAnalysis:
 
     def table(self) -> str:
         """The figures as Markdown, in percent: one table a prompt, the chosen layer in bold."""
-        return "\n\n".join(
-            f"{self.model}, prefix {prompt.prefix}\n\n{_table(prompt)}\n\n{_sentence(self, prompt)}"
-            for prompt in self.prompts
-        )
+        parts = ((f"{self.model}, prefix {one.prefix}", _table(one), _sentence(self, one)) for one in self.prompts)
+        return "\n\n".join("\n\n".join(part) for part in parts)
 
     def to_dict(self) -> dict[str, object]:
         """Everything as JSON values."""

@@ -44,7 +44,8 @@ __all__ = [
 ]
 
 
-_LATE = {  # these bring torch, or take time
+# these bring torch, or take time
+_LATE = {
     "EvaluationResult": "result",
     "VideoTextRetrievalEvaluator": "evaluator",
     "draw_world": "shapes",

@@ -22,14 +22,7 @@ from vidembed.evaluation.dataset_files import caption, captions, video_id
 
 @dataclass(frozen=True, eq=False)
 class Benchmark:
-    """Videos, texts, and which text is true of which video, as one published protocol has it.
-
-    Attributes:
-        missing: Ids of videos that were left out with their texts, because there is no file (``allow_missing``).
-
-    Raises:
-        ValueError: The parts do not fit together.
-    """
+    """Videos, texts, and which text is true of which video, as one protocol has it; a ValueError if they misfit."""
 
     name: str  # as `vidembed evaluate --benchmark` takes it, such as ``"msrvtt"``
     title: str  # as papers write it, such as ``"MSR-VTT 1k-A"``
@@ -40,7 +33,7 @@ class Benchmark:
     videos: tuple[Path, ...]  # their files, in the same order
     texts: tuple[str, ...]  # T texts. Equal ones are not merged where the protocol keeps them apart
     owners: tuple[tuple[int, ...], ...]  # for each text the places of the videos it is true of, at least one
-    missing: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()  # ids of videos left out with their texts, without a file (``allow_missing``)
     notes: tuple[str, ...] = ()  # what a reader of the result should know about this data, one sentence each
 
     def __post_init__(self) -> None:
@@ -69,10 +62,7 @@ Captions = Mapping[str, Sequence[str]]  # captions by the id of the video, "" fo
 
 
 def _msrvtt(file: Path) -> Captions:
-    """Read ``MSRVTT_JSFUSION_test.csv``: 1,000 videos (``video7020.mp4``) with one sentence each.
-
-    Source: https://github.com/ArrowLuo/CLIP4Clip (``msrvtt_data.zip``); the split is JSFusion's, arXiv:1808.02559.
-    """
+    """Read ``MSRVTT_JSFUSION_test.csv``, one sentence a video (``video7020.mp4``); the split of arXiv:1808.02559."""
     rows = files.read_csv(file, ("key", "vid_key", "video_id", "sentence"))
     found = ((at, video_id(at, row["video_id"]), [caption(at, "sentence", row["sentence"])]) for at, row in rows)
     return files.keyed(file, found, "expected one caption a video")
@@ -81,15 +71,11 @@ def _msrvtt(file: Path) -> Captions:
 def _msvd(file: Path) -> Captions:
     """Read the captions of MSVD (``mv89psg6zh4_33_46.avi``) in one of three forms, by suffix.
 
-    - ``.txt``: ``AllVideoDescriptions.txt``, lines of an id and a caption, ``#`` before comments. Source:
-      https://www.cs.utexas.edu/users/ml/clamp/videoDescription/
-    - ``.csv``: the corpus as Microsoft publishes it, of which the English rows are read; an id is made of VideoID,
-      Start and End. Source: https://www.microsoft.com/en-us/download/details.aspx?id=52422
-    - ``.json``: ``{id: [caption, ...]}``, where a caption may be a list of words: what ``raw-captions.pkl`` holds, from
-      https://github.com/ArrowLuo/CLIP4Clip (``msvd_data.zip``). The pickle itself is refused.
+    - ``.txt``: ``AllVideoDescriptions.txt``, lines of an id and a caption, ``#`` before comments.
+    - ``.csv``: Microsoft's corpus (https://www.microsoft.com/en-us/download/details.aspx?id=52422), its English rows.
+    - ``.json``: ``{id: [caption, ...]}`` (or lists of words) as CLIP4Clip pickles them (``raw-captions.pkl``).
 
-    The list of the 670 test clips is ``misc/datasets/msvd/test_list.txt`` of
-    https://github.com/albanie/collaborative-experts.
+    The 670 test clips are ``misc/datasets/msvd/test_list.txt`` of https://github.com/albanie/collaborative-experts.
     """
     readers = {".txt": _msvd_text, ".csv": _msvd_csv, ".json": _msvd_json}
     if file.suffix.lower() not in readers:
@@ -135,12 +121,10 @@ def _msvd_json(file: Path) -> Iterator[tuple[str, str]]:
 
 
 def _vatex(file: Path) -> Captions:
-    """Read the English captions of VATEX (``Ptf_2VRj-V0_000122_000132.mp4``), ten a video.
+    """Read the English captions of VATEX (``Ptf_2VRj-V0_000122_000132.mp4``), ten a video, in its own or in HGR's form.
 
-    The file is ``vatex_validation_v1.0.json``, a list of ``{"videoID": ..., "enCap": [...], "chCap": [...]}``, from
-    https://eric-xw.github.io/vatex-website/download.html, or HGR's ``ref_captions.json``, ``{id: [caption, ...]}``.
-    The list of the 1,500 test videos is HGR's ``tst_names.npy`` (https://github.com/cshizhe/hgr_v2t), or text with one
-    a line.
+    ``vatex_validation_v1.0.json`` is a list of ``{"videoID": ..., "enCap": [...]}``, HGR's ``ref_captions.json``
+    ``{id: [caption, ...]}``; the 1,500 test ids are its ``tst_names.npy`` (https://github.com/cshizhe/hgr_v2t).
     """
     value = files.read_json(file)
     if isinstance(value, dict):
@@ -152,12 +136,7 @@ def _vatex(file: Path) -> Captions:
 
 
 def _didemo(file: Path) -> Captions:
-    """Read DiDeMo's ``test_data.json``, a list of ``{"video": ..., "description": ...}``.
-
-    Source: https://github.com/LisaAnne/LocalizingMoments, ``data/test_data.json``, which has 4,021 descriptions of
-    1,037 videos. The 1,004 of the papers (1,003 in some) are listed in
-    https://github.com/albanie/collaborative-experts, ``misc/datasets/didemo/test_list.txt``.
-    """
+    """Read DiDeMo's ``test_data.json``, a list of ``{"video": ..., "description": ...}``."""
     found: defaultdict[str, list[str]] = defaultdict(list)
     for where, entry in files.entries(file, files.read_json(file), ("video", "description")):
         found[video_id(where, entry["video"])].append(caption(where, "description", entry["description"]))
@@ -165,10 +144,7 @@ def _didemo(file: Path) -> Captions:
 
 
 def _activitynet(file: Path) -> Captions:
-    """Read ActivityNet Captions' ``val_1.json``, ``{id: {"timestamps": [...], "sentences": [...]}}``.
-
-    Source: https://cs.stanford.edu/people/ranjaykrishna/densevid/ (``captions.zip``).
-    """
+    """Read ActivityNet Captions' ``val_1.json``, ``{id: {"timestamps": [...], "sentences": [...]}}``."""
     found: dict[str, list[str]] = {}
     for where, name, entry in files.items(file, files.read_json(file), "ids and objects with 'sentences'"):
         if not isinstance(entry, dict) or "sentences" not in entry:
@@ -231,10 +207,8 @@ def read_benchmark(
         videos: The folder of the videos. Only ``custom`` does without: its paths are then relative to the annotations.
         split: A list of ids, one a line (or ``.json``, ``.npy``), or a folder that holds it: only these videos, in this
             order. Needed for ``msvd`` where `annotations` is a file; not for ``custom``.
-        allow_missing: Leave out videos without a file, with their texts, instead of stopping. They are in
-            `Benchmark.missing`. Not for ``custom``, whose file can be changed. Default: no.
-        check_counts: Stop where the annotations do not have the published number of videos and texts. Otherwise there
-            is a note. Without meaning for ``custom``. Default: yes.
+        allow_missing: Leave out videos without a file, with their texts, into `Benchmark.missing`. Not for ``custom``.
+        check_counts: Stop, and not only note, where the annotations have not the published number of videos and texts.
 
     Raises:
         ValueError: The name is none of `BENCHMARKS`, or an argument does not go with it.
@@ -283,10 +257,8 @@ def _texts_of_split(name: str, file: Path, given: Path, split: Path | None) -> t
     published = _PUBLISHED[name]
     what = f"the list of the test ids of {published.title}"
     if published.list_needed and split is None and not given.is_dir():
-        raise AnnotationError(
-            f"{file}: holds the captions of all clips; give the list of the test ids as split, or a folder that holds "
-            "both as annotations"
-        )
+        remedy = "give the list of the test ids as split, or a folder that holds both as annotations"
+        raise AnnotationError(f"{file}: holds the captions of all clips; {remedy}")
     found = _READERS[name](file)
     ids = list(found)
     if split is not None:
@@ -331,10 +303,8 @@ def _check_missing(texts: Mapping[str, Sequence[str]], missing: Sequence[str], f
     if len(missing) == len(texts):
         raise AnnotationError(f"{found}. Files are found by their name, which is the id and a video's suffix.")
     if not allow:
-        raise AnnotationError(
-            f"{found}. Get them, or give allow_missing=True, which leaves them out with their texts; figures cannot be "
-            "compared with published ones then."
-        )
+        remedy = "Get them, or give allow_missing=True, which leaves them out with their texts"
+        raise AnnotationError(f"{found}. {remedy}; figures cannot be compared with published ones then.")
     lost = sum(len(texts[one]) for one in missing)
     return f"{count} and are left out with their {lost} texts: figures cannot be compared with published ones."
 
@@ -343,10 +313,8 @@ def _read_custom(annotations: Path, videos: Path | None) -> Benchmark:
     """Read a JSONL or CSV file of captioned videos; a video's id is its path below the folder of the videos."""
     pairs = read_captioned_videos(annotations, videos=videos)
     if any(pair.label is not None for pair in pairs):
-        raise AnnotationError(
-            f"{annotations}: rows have a label; retrieval takes every row for true, so leave out the rows that are "
-            "false, and the column"
-        )
+        remedy = "retrieval takes every row for true, so leave out the rows that are false, and the column"
+        raise AnnotationError(f"{annotations}: rows have a label; {remedy}")
     base = (annotations.parent if videos is None else videos).expanduser()
     first: dict[Path, Path] = {}  # by which of its spellings a file is known
     places: dict[Path, int] = {}

@@ -1,7 +1,7 @@
 """Vectors and answers of models, kept on disk so that an interrupted run goes on where it was.
 
-One SQLite file. Every entry is named by the fingerprint of the model and by the state of the file or the words of the
-text, so another model or a changed file finds nothing. A commit is whole or not there, also after a kill.
+One SQLite file. Entries are named by the model's fingerprint and the file's state or the text, so another model or a
+changed file finds nothing. A commit is whole or not there, also after a kill.
 """
 
 from __future__ import annotations
@@ -112,9 +112,8 @@ class ScoreCache:
 
     def put_answers(self, model: str, answers: Iterable[tuple[str, str, Answer]]) -> None:
         """Keep answers, each of a video and a text, in one commit."""
-        self._put(
-            (("answer", model, video, text), struct.pack("<2d", one.yes, one.yes_no)) for video, text, one in answers
-        )
+        packed = ((video, text, struct.pack("<2d", one.yes, one.yes_no)) for video, text, one in answers)
+        self._put((("answer", model, video, text), value) for video, text, value in packed)
 
     def priors(self, model: str, inputs: Iterable[str]) -> dict[str, float]:
         """The log-odds of Yes of videos without a text, and of texts without a video, that are there."""
@@ -127,9 +126,8 @@ class ScoreCache:
         self._put((("prior", model, key), struct.pack("<d", float(value))) for key, value in priors)
 
     def _get(self, *names: str) -> bytes | None:
-        row: tuple[bytes] | None = self._database.execute(
-            "SELECT value FROM entries WHERE key = ?", (_entry(names),)
-        ).fetchone()
+        found = self._database.execute("SELECT value FROM entries WHERE key = ?", (_entry(names),))
+        row: tuple[bytes] | None = found.fetchone()
         return None if row is None else row[0]
 
     def _put(self, entries: Iterable[tuple[tuple[str, ...], bytes]]) -> None:

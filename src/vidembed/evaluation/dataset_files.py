@@ -1,8 +1,4 @@
-"""Files of a data set: annotations, bounded and read with errors that say where; and videos, found by their id.
-
-Nothing here runs what it reads: pickles are refused, and ids are names that never become paths. What is not as it
-should be raises an `AnnotationError`.
-"""
+"""Files of a data set: annotations, read with an `AnnotationError` that says where, and videos, found by their id."""
 
 from __future__ import annotations
 
@@ -52,10 +48,8 @@ def annotation_file(given: Path, names: Sequence[str], what: str) -> Path:
     if given.is_dir():
         found = [given / name for name in names if (given / name).is_file()]
         if len(found) > 1:
-            raise AnnotationError(
-                f"{given}: {what} can be {some([one.name for one in found])}, all of which are there; give the path of "
-                "one instead"
-            )
+            names_there = f"{some([one.name for one in found])}, all of which are there"
+            raise AnnotationError(f"{given}: {what} can be {names_there}; give the path of one instead")
         if not found:
             there = some(sorted(one.name for one in given.iterdir())) or "an empty folder"
             raise AnnotationError(f"{given}: does not hold {what}; expected {' or '.join(names)}, found {there}")
@@ -67,8 +61,7 @@ def annotation_file(given: Path, names: Sequence[str], what: str) -> Path:
             f"{path}: is a pickle, and reading a pickle can run any code that is in it; it is not read. This script "
             f"makes a JSON file of it, and refuses code:\n\n{_CONVERT}"
         )
-    size = path.stat().st_size
-    if size > MAX_ANNOTATION_BYTES:
+    if (size := path.stat().st_size) > MAX_ANNOTATION_BYTES:
         raise AnnotationError(f"{path}: {size} bytes, more than {MAX_ANNOTATION_BYTES}; is this the right file?")
     if size == 0:
         raise AnnotationError(f"{path}: is empty; expected {what}")
@@ -110,9 +103,9 @@ def read_csv(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, Mapping[
     line = 0
     for line, row in csv_rows(path, io.BytesIO(_content(path))):
         if lacking := [name for name in columns if name not in row]:
+            expected = f"{', '.join(columns)} with commas between them, got {shortened(','.join(row))}"
             raise AnnotationError(
-                f"{path}: no column {' and '.join(map(repr, lacking))} in the header; expected "
-                f"{', '.join(columns)} with commas between them, got {shortened(','.join(row))}"
+                f"{path}: no column {' and '.join(map(repr, lacking))} in the header; expected {expected}"
             )
         yield f"{path}, line {line}", row
     if not line:
@@ -224,10 +217,7 @@ def by_stem(name: str) -> FileNames:
 
 
 def locate(folder: Path, ids: Sequence[str], names: Callable[[str], FileNames] = by_stem) -> dict[str, Path]:
-    """Find the video file of each id that has one, anywhere below a folder; links are followed, other files ignored.
-
-    That an id has two files, or two ids have one, is an error.
-    """
+    """Find each id's one video file, if any, anywhere below a folder; links are followed, other files ignored."""
     if not folder.is_dir():
         raise AnnotationError(f"videos={str(folder)!r}: {'not a folder' if folder.exists() else 'no such folder'}")
     wanted = {name: names(name) for name in ids}

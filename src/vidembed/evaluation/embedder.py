@@ -35,20 +35,11 @@ class Embedder:
     def fingerprint(self) -> str:
         """SHA-256 of all that makes the vectors, hex."""
         model = self.model
-        parts: list[dict[str, object]] = [
-            {"class": type(part).__name__, "config": getattr(part, "get_config_dict", dict)()}
-            for part in model.children()
-        ]
-        processor = getattr(getattr(model[0], "processor", None), "to_json_string", str)
-        fields = {
-            "weights": weights_digest(model),
-            "parts": repr(parts),
-            "processor": processor(),
-            "prompts": model.prompts,
-            "default_prompt_name": model.default_prompt_name,
-            "truncate_dim": model.truncate_dim,
-        }
-        return fields_digest(fields)
+        modules = [(type(part).__name__, getattr(part, "get_config_dict", dict)) for part in model.children()]
+        parts = repr([{"class": name, "config": config()} for name, config in modules])
+        processor = getattr(getattr(model[0], "processor", None), "to_json_string", str)()
+        own = {name: getattr(model, name) for name in ("prompts", "default_prompt_name", "truncate_dim")}
+        return fields_digest({"weights": weights_digest(model), "parts": parts, "processor": processor, **own})
 
     @property
     def key(self) -> str:
@@ -93,9 +84,8 @@ class Embedder:
         try:
             vectors = self.model.encode_document(inputs, batch_size=len(paths), show_progress_bar=False)
         except ImportError as error:
-            raise MissingExtraError(
-                f"model: it reads videos by sentence-transformers itself, which says: {error}"
-            ) from error
+            reads = "model: it reads videos by sentence-transformers itself, which says"
+            raise MissingExtraError(f"{reads}: {error}") from error
         except _NOT_A_VIDEOS_FAULT:
             raise
         except Exception as error:  # noqa: BLE001 - any decoder's; handed on as these videos'
@@ -124,13 +114,9 @@ class _EncoderEmbedder(Embedder):
     def videos(self, paths: Sequence[Path], *, batch_size: int) -> Iterator[Vector | Exception]:
         prompts = self.model.prompts
         name = next((one for one in _DOCUMENT_PROMPTS if one in prompts), self.model.default_prompt_name)
-        stream = self.model.encode_stream(
-            [{"video": path} for path in paths],
-            batch_size=batch_size,
-            on_error="skip",
-            show_progress_bar=False,
-            prompt=(prompts.get(name) if name else None) or None,
-        )
+        how: dict[str, Any] = {"batch_size": batch_size, "on_error": "skip", "show_progress_bar": False}
+        prompt = (prompts.get(name) if name else None) or None
+        stream = self.model.encode_stream([{"video": path} for path in paths], prompt=prompt, **how)
         try:
             for item in stream:
                 yield item.error or np.asarray(item.embedding, dtype=np.float32)

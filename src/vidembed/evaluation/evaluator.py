@@ -44,8 +44,7 @@ class VideoTextRetrievalEvaluator(BaseEvaluator):
             right for each of them.
         ks: Ranks of the recalls, each at least 1.
         temperature: Also rank by dual-softmax (`vidembed.scoring.dual_softmax`) with this temperature, above 0, in the
-            unit of the similarity. It uses all queries at once, which a search for one query cannot. Fit it on other
-            data.
+            unit of the similarity. It uses all queries at once. Fit it on other data.
         batch_size: Inputs embedded at once.
         name: Stands before the metrics and in the name of the CSV file.
         write_csv: Whether a call with an ``output_path`` appends a row to a CSV file there.
@@ -53,8 +52,7 @@ class VideoTextRetrievalEvaluator(BaseEvaluator):
         show_progress_bar: Whether to show a bar while inputs are embedded.
 
     Raises:
-        ValueError: There is nothing to measure, the lengths differ, a caption is empty, a video stands there twice, or
-            another argument is out of range.
+        ValueError: A caption is empty, a video stands there twice, or another argument does not fit.
         TypeError: One video or one caption is given where a list is expected.
 
     Example:
@@ -109,15 +107,10 @@ class VideoTextRetrievalEvaluator(BaseEvaluator):
     def __call__(
         self, model: BaseModel, output_path: str | None = None, epoch: float = -1, steps: int = -1
     ) -> dict[str, float]:
-        """Embed everything, measure, and append a row to the CSV file in `output_path`, which is made where missing.
+        """Embed, measure, and append a row to the CSV file in `output_path`, which is made where missing.
 
-        Returns:
-            ``{metric: value}``, such as ``"t2v_R@1"``, with ``name`` in front.
-
-        Raises:
-            ValueError: The model takes no video, gives a vector that is not finite, or the CSV file there has other
-                columns.
-            VideoError: A video could not be decoded.
+        Returned is ``{metric: value}``, with ``name`` in front. A ValueError if the model takes no video, gives a
+        vector that is not finite, or the file has other columns; a VideoError if a video could not be decoded.
         """
         modalities = getattr(model, "modalities", ())
         if not isinstance(model, SentenceTransformer) or "video" not in modalities:
@@ -128,7 +121,13 @@ class VideoTextRetrievalEvaluator(BaseEvaluator):
             )
         file = Path(output_path, self.csv_file) if output_path is not None and self.write_csv else None
         if file is not None and file.exists():
-            self._check_csv(file)
+            with file.open(encoding="utf-8", newline="") as lines:
+                header = next(csv.reader(lines), [])
+            if header != self.csv_headers:
+                raise ValueError(
+                    f"output_path: {file} has the columns {', '.join(header)}, and this evaluator writes "
+                    f"{', '.join(self.csv_headers)}. Give another folder or name, or remove the file."
+                )
         when = "" if epoch == -1 else f" after epoch {epoch}" if steps == -1 else f" in epoch {epoch}, step {steps}"
         logger.info("Video-text retrieval on %s%s:", self.name or f"{len(self.videos)} videos", when)
         measured = self.measure(self.similarity(model))
@@ -174,15 +173,6 @@ class VideoTextRetrievalEvaluator(BaseEvaluator):
         """What the model card shows of the evaluation beyond its figures."""
         settings = {"truncate_dim": self.truncate_dim, "temperature": self.temperature}
         return {key: value for key, value in settings.items() if value is not None}
-
-    def _check_csv(self, file: Path) -> None:
-        with file.open(encoding="utf-8", newline="") as lines:
-            header = next(csv.reader(lines), [])
-        if header != self.csv_headers:
-            raise ValueError(
-                f"output_path: {file} has the columns {', '.join(header)}, and this evaluator writes "
-                f"{', '.join(self.csv_headers)}. Give another folder or name, or remove the file."
-            )
 
 
 def _labelled(

@@ -15,7 +15,7 @@ _DRAWS_AT_ONCE = 2_000_000  # indices drawn in one go: 16 MB
 
 
 def ranks(scores: ArrayLike, positives: ArrayLike) -> NDArray[np.int64]:
-    """Rank of the best right column of each row, from 1; ties count against it.
+    """Rank of the best right column of each row, ``(Q,)`` int64 from 1 to N; ties count against it.
 
     The rank is 1 plus the number of wrong columns that score at least as high as the best right one, so a model that
     gives every candidate the same score is ranked last, and other right columns never stand in the way.
@@ -23,9 +23,6 @@ def ranks(scores: ArrayLike, positives: ArrayLike) -> NDArray[np.int64]:
     Args:
         scores: ``(Q, N)``, rows rank columns, greater is better; for the other direction give ``scores.T``.
         positives: ``(Q,)`` integers, the right column of each row, or ``(Q, N)`` booleans where several are right.
-
-    Returns:
-        ``(Q,)`` int64, from 1 to N.
 
     Raises:
         ValueError: ``scores`` is not a finite ``(Q, N)`` matrix, or a row has no right column.
@@ -36,11 +33,7 @@ def ranks(scores: ArrayLike, positives: ArrayLike) -> NDArray[np.int64]:
 
 
 def recall_at(ranks: ArrayLike, k: int) -> float:
-    """Share of the queries whose best right answer is among the first ``k``, from 0 to 1.
-
-    Raises:
-        ValueError: ``ranks`` are not the ``(Q,)`` of `ranks`, or ``k`` is not a whole number of at least 1.
-    """
+    """Share of the queries whose best right answer is among the first ``k``, from 0 to 1; a ValueError if no ranks."""
     return float((_checked_ranks(ranks) <= whole_number("k", k)).mean())
 
 
@@ -119,9 +112,8 @@ def bootstrap_interval(
         seed: Of the resampling, at least 0: the same seed gives the same interval.
         resamples: How often queries are drawn with replacement. Default `RESAMPLES`.
         level: Coverage, between 0 and 1. Default `LEVEL`.
-        groups: ``(Q,)``, which queries belong together, such as the captions of one video. Whole groups are drawn
-            then: queries of one video are no independent draws, and an interval that takes them for such is too
-            narrow. Default: every query on its own.
+        groups: ``(Q,)``, which queries are drawn together, such as the captions of one video: as independent draws
+            they would make an interval too narrow. Default: every query on its own.
 
     Raises:
         ValueError: An argument is of another shape or kind, or out of range.

@@ -1,8 +1,4 @@
-"""A checkpoint at MTEB: its metadata, mteb's wrappers around it, and runs of mteb's tasks (extra ``mteb``).
-
-mteb hands a model the frames that it sampled, without their times. `VideoFileEncoder` reads the videos of a task itself
-instead, as everywhere in vidembed, so that a task measures the vectors that a search has.
-"""
+"""A checkpoint at MTEB: its metadata, mteb's wrappers around it, and runs of mteb's tasks (extra ``mteb``)."""
 
 from __future__ import annotations
 
@@ -55,9 +51,9 @@ _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 class VideoFileEncoder(SentenceTransformerEncoderWrapper):
     """mteb's wrapper of SentenceTransformers, but the encoder reads the videos of a task from their files.
 
-    Frames are those of ``encoder.sampling``, and the model gets their times, so the vectors are those of
-    ``encoder.encode_document(files)``. torchcodec, by which mteb decodes, is not used. Texts are taken for text
-    whatever they look like.
+    mteb hands a model the frames that it sampled, without their times. Here frames are those of ``encoder.sampling``
+    with their times, so the vectors are those of ``encoder.encode_document(files)``, and torchcodec is not used. Texts
+    are taken for text whatever they look like.
     """
 
     def encode(
@@ -70,12 +66,7 @@ class VideoFileEncoder(SentenceTransformerEncoderWrapper):
         prompt_type: PromptType | None = None,
         **kwargs: Any,
     ) -> NDArray[np.float32]:
-        """Embed the rows of a task, ``(N, D)``; called by mteb.
-
-        Raises:
-            ValueError: A row holds nothing that the model takes.
-            VideoError: A video could not be decoded; the message names the row's id.
-        """
+        """Embed the rows of a task, ``(N, D)``; called by mteb. A VideoError names the row that cannot be decoded."""
         del hf_split, hf_subset
         rows: Any = inputs.dataset
         if isinstance(rows.features.get("video"), datasets.Video):
@@ -99,11 +90,7 @@ class VideoFileEncoder(SentenceTransformerEncoderWrapper):
 
 
 class _SampledFramesEncoder(VideoEncoder):
-    """Takes bare frames, as mteb's own wrapper passes them, for frames at the rate of the grid.
-
-    mteb keeps neither their times nor their rate. It samples at the rate of the grid, and where a video is long
-    enough, and not too long, that is close to what it took.
-    """
+    """Takes mteb's bare frames for frames at the grid's rate, which it samples at but keeps no times of."""
 
     def encode(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         return super().encode([self._timed(item) for item in inputs], *args, **kwargs)
@@ -138,14 +125,12 @@ def load_encoder(
         device: Torch device.
         checkpoint: Folder of the checkpoint, where `name` does not lead to it.
         frames: "file" makes a `VideoFileEncoder`. "mteb" makes mteb's ``SentenceTransformerEncoderWrapper`` itself; it
-            samples frames with torchcodec by the rate and the limit of the model's grid, and the model takes them to
-            be that far apart.
+            samples frames with torchcodec by the model's grid, and the model takes them to be that far apart.
         embed_dim: Truncate vectors to this many values; kept apart as an experiment.
         **kwargs: As `VideoEncoder` takes.
 
     Raises:
-        ValueError: `frames` is none of the two, `embed_dim` is out of range, or a local checkpoint has another
-            fingerprint.
+        ValueError: `frames` or `embed_dim` is out of range, or a local checkpoint has another fingerprint.
         BackboneError: The model takes no video.
         OSError: There is no such model.
     """
@@ -162,10 +147,8 @@ def load_encoder(
         raise OSError(f"{checkpoint or name}: no such model could be loaded. {error}") from error
     meta = model_meta(encoder, name, revision=None if is_local else revision, checkpoint=checkpoint, frames=frames)
     if is_local and revision is not None and revision != meta.revision:
-        raise ValueError(
-            f"revision={revision!r}: {source} has the fingerprint {meta.revision!r}. Leave revision out, or load the "
-            "checkpoint that the metadata is of."
-        )
+        remedy = "Leave revision out, or load the checkpoint that the metadata is of."
+        raise ValueError(f"revision={revision!r}: {source} has the fingerprint {meta.revision!r}. {remedy}")
     if embed_dim is not None:  # after the fingerprint was compared, of which it is part
         whole = encoder.get_embedding_dimension() or 0
         if not 1 <= embed_dim <= whole:
@@ -200,8 +183,7 @@ def model_meta(
             fingerprint, of which the weights, the layer, the prompts and the frame grid are part.
         checkpoint: As `load_encoder` takes.
         frames: As `load_encoder` takes; "mteb" is kept apart as an experiment, as mteb calls it.
-        **facts: Fields of ``mteb.ModelMeta`` that no checkpoint holds, such as ``license``, ``release_date``,
-            ``languages``, ``training_datasets``, ``open_weights``, ``reference``. They are None unless given.
+        **facts: Fields of ``mteb.ModelMeta`` that no checkpoint holds, such as ``license``; None unless given.
 
     Raises:
         ValueError: `name` is no such name, or a fact is none that mteb knows, or one that the checkpoint holds.
@@ -256,17 +238,14 @@ def _as_input(row: Mapping[str, object], place: int, modalities: Sequence[str]) 
 
 @dataclass(frozen=True)
 class TaskRun:
-    """What came of one task: its main score, as mteb names it, and the mean over splits and subsets, as mteb has it.
-
-    `kept` is whether mteb's file was there already, and the task was not run again.
-    """
+    """What came of one task; the score is mteb's main one, a mean over splits and subsets."""
 
     name: str
     metric: str
     score: float
     result: TaskResult
     file: Path
-    kept: bool
+    kept: bool  # whether mteb's file was there already, and the task was not run again
 
 
 def run_tasks(
@@ -290,15 +269,13 @@ def run_tasks(
             ``local__NAME``, and its revision is its fingerprint.
         device: Torch device.
         batch_size: Inputs embedded at once.
-        frames: As `load_encoder` takes.
+        frames: As `load_encoder` takes; a MissingExtraError for "mteb" without torchcodec.
         show_progress_bar: Whether to show bars.
 
     Raises:
         ValueError: A task is unknown, or takes what the model does not.
         VideoError: A video of a task could not be decoded.
-        MissingExtraError: `frames` is "mteb", and torchcodec is not installed.
-        OSError: There is no such model, the data of a task could not be loaded, offline for example, or `out` cannot
-            be written.
+        OSError: There is no such model, a task's data could not be loaded, or `out` cannot be written.
     """
     if frames == "mteb" and importlib.util.find_spec("torchcodec") is None:
         raise MissingExtraError('torchcodec is not installed, by which mteb reads videos; pip install "mteb[video]"')

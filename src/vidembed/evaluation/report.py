@@ -21,8 +21,6 @@ HEADINGS: Final = {"t2v": "Text to video (T2V)", "v2t": "Video to text (V2T)"}
 NOT_RUN: Final = "not run"
 SHOWN: Final = 50  # failed and missing videos that a report lists; the JSON has all (ours)
 
-# -- the paper's figures ---------------------------------------------------------------------------------------------
-
 PAPER: Final = "VidVec, arXiv 2602.08099v1"
 STATEMENT: Final = (
     "The paper ranks with dual-softmax everywhere but in its MMEB-V2 row, so its figures compare with the columns "
@@ -73,9 +71,6 @@ ROWS: Final = _paper_table()
 def paper_rows(benchmark: str, direction: str) -> tuple[PaperRow, ...]:
     """The rows of a benchmark and a direction; none where the paper has none."""
     return tuple(row for row in ROWS.get(benchmark, ()) if row.direction == direction)
-
-
-# -- what a report holds ---------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -193,9 +188,6 @@ def _temperatures(result: EvaluationResult) -> Section:
     return Section("Temperatures of dual-softmax", columns, tuple(rows), tuple(lines))
 
 
-# -- how it is written -----------------------------------------------------------------------------------------------
-
-
 def as_markdown(title: str, parts: Sequence[Section]) -> str:
     """A report as Markdown; nothing in it is markup but what is written here."""
     lines = [f"# {_md(title)}", ""]
@@ -225,17 +217,12 @@ def as_html(title: str, parts: Sequence[Section]) -> str:
     return pages.get_template("report.html").render(title=title, parts=parts)
 
 
-# -- comparisons -----------------------------------------------------------------------------------------------------
-
 COMPARED: Final = ("raw", "dual_softmax")  # columns that are compared: those that need no reranker
 
 
 @dataclass(frozen=True)
 class ComparedRow:
-    """Recalls in percent of one model, one of `COMPARED` and one direction.
-
-    The difference is R@1 less that of the first model in points, on the same queries; None for the first itself.
-    """
+    """Recalls in percent of one model, one of `COMPARED` and one direction."""
 
     model: str
     column: str
@@ -243,7 +230,7 @@ class ComparedRow:
     recall_1: Interval
     recall_5: float
     recall_10: float
-    difference: Interval | None
+    difference: Interval | None  # of R@1 to the first model, in points, on the same queries; None for the first itself
     temperature_origin: str | None  # where the temperature of dual-softmax came from; None of raw
 
 
@@ -277,10 +264,7 @@ class Comparison:
 
 
 def compare(results: Sequence[EvaluationResult], *, seed: int = 0) -> Comparison:
-    """Compare finished results with the first of them by a paired bootstrap over the queries, grouped by video.
-
-    A ValueError if there are fewer than two, or they are not of the same videos and texts.
-    """
+    """Compare finished results of the same videos and texts with the first by a paired bootstrap, grouped by video."""
     if len(results) < 2:
         raise ValueError(f"results: got {len(results)}, expected at least 2 to compare")
     names: list[str] = []
@@ -296,12 +280,8 @@ def compare(results: Sequence[EvaluationResult], *, seed: int = 0) -> Comparison
                 f"results: {name} was measured on {other} and {names[0]} on {this}, or on others of the same number; "
                 "compare like with like"
             )
-    rows = tuple(
-        _compared(name, one, results[0], column, way, seed)
-        for column in COMPARED
-        for way in DIRECTIONS
-        for name, one in named
-    )
+    ways = [(column, way) for column in COMPARED for way in DIRECTIONS]
+    rows = tuple(_compared(name, one, results[0], *which, seed) for which in ways for name, one in named)
     failures = {name: len(one.failures) for name, one in named}
     return Comparison(facts, tuple(names), rows, failures, seed)
 

@@ -46,13 +46,9 @@ class Outcomes:
 
 
 def outcomes(scores: ArrayLike, positives: Mask, *, rows: Mask, columns: Mask) -> Outcomes:
-    """How each query fared, of scores of the `rows` ``(Q,)`` and `columns` ``(N,)`` that could be read.
-
-    `positives` are ``(Q, N)``, of all queries and answers. A query that could not be read, or none of whose right
-    answers could, is never found: its rank is N + 1 and its other figures are 0. Where only some right answers could be
-    read, the others count as never found.
-    """
+    """How each query fared; `positives` are ``(Q, N)``, `scores` of the `rows` ``(Q,)`` and `columns` ``(N,)`` read."""
     count, width = positives.shape
+    # an unread query, or one with no right answer that was read, stays at rank N + 1 and 0
     found = Outcomes(np.full(count, width + 1, dtype=np.int64), np.zeros(count), np.zeros(count))
     right = positives[np.ix_(rows, columns)]  # (rows, columns)
     has_answer = right.any(axis=1)
@@ -122,8 +118,7 @@ def columns_of(
 ) -> tuple[tuple[Column, ...], Ranks]:
     """Rank in the four ways of `COLUMNS`, in both directions, with temperatures by ``"STAGE.DIRECTION"``.
 
-    Given are the W `readable` ``(V,)`` videos' similarities `first` ``(T, W)``; and by direction what `second_stage`
-    returns for `k` candidates of a query, or None without a reranker. `seed` is of the bootstrap.
+    Given are similarities `first` ``(T, W)`` of the W `readable` ``(V,)`` videos, and what `second_stage` returns.
     """
     texts, positives = np.ones(len(benchmark.texts), dtype=np.bool_), benchmark.positives  # (T,), (T, V)
     found: Ranks = {
@@ -140,10 +135,8 @@ def columns_of(
         for name, ranking in ranked.items():
             if ranking is None:
                 continue
-            if way == "t2v":
-                fared = outcomes(ranking, positives, rows=texts, columns=readable)
-            else:
-                fared = outcomes(ranking, positives.T, rows=readable, columns=texts)
+            right, rows, columns = (positives, texts, readable) if way == "t2v" else (positives.T, readable, texts)
+            fared = outcomes(ranking, right, rows=rows, columns=columns)
             found[f"{name}.{way}"] = fared.ranks
             measured[name][way] = Figures.of(fared, seed=seed, groups=found[f"groups.{way}"])
     return tuple(Column(name, of["t2v"], of["v2t"]) for name, of in measured.items()), found
@@ -151,10 +144,7 @@ def columns_of(
 
 @dataclass(frozen=True)
 class BenchmarkFacts:
-    """What was measured on: fields of `Benchmark`, with counts of videos and texts.
-
-    The digest is the SHA-256 of ids, texts and which belong together: equal ones have the same queries and answers.
-    """
+    """What was measured on: fields of `Benchmark`, with counts of videos and texts."""
 
     name: str
     title: str
@@ -165,7 +155,7 @@ class BenchmarkFacts:
     texts: int
     missing: tuple[str, ...]
     notes: tuple[str, ...]
-    digest: str
+    digest: str  # SHA-256 of ids, texts and which belong together: equal ones have the same queries and answers
 
     @classmethod
     def of(cls, benchmark: Benchmark) -> BenchmarkFacts:
@@ -231,12 +221,10 @@ class Tally:
 
     def facts(self) -> WorkFacts:
         """As JSON values."""
-        whole = self.computed + self.cached
-        speed = self.computed / self.seconds if self.computed and self.seconds else None
-        share = self.cached / whole if whole else None
-        return WorkFacts(
-            computed=self.computed, cached=self.cached, seconds=self.seconds, per_second=speed, share_cached=share
-        )
+        done, cached, seconds = self.computed, self.cached, self.seconds
+        speed = done / seconds if done and seconds else None
+        share = cached / (done + cached) if done + cached else None
+        return WorkFacts(computed=done, cached=cached, seconds=seconds, per_second=speed, share_cached=share)
 
 
 def versions() -> dict[str, str]:

@@ -39,9 +39,6 @@ TEXTS_AT_ONCE: Final = 256  # texts embedded between two commits of the cache (o
 VIDEOS_AT_ONCE: Final = 8
 
 
-# -- models on a benchmark -------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, eq=False)
 class FirstStage:
     """Similarities of a benchmark."""
@@ -58,10 +55,7 @@ class FirstStage:
 
 @dataclass(frozen=True)
 class TwoStageSearch:
-    """An embedding model and a reranker of its candidates, to be run on benchmarks; the cache keeps what they find.
-
-    What is done is counted in `work`.
-    """
+    """An embedding model and a reranker of its candidates, to be run on benchmarks; the cache keeps what they find."""
 
     embedder: Embedder
     cache: ScoreCache
@@ -70,7 +64,7 @@ class TwoStageSearch:
     on_error: OnFailure = "raise"  # at a video that fails: "raise", or "count" to go on without it
     batch_size: int = 32
     show_progress_bar: bool = False
-    work: dict[str, results.Tally] = field(
+    work: dict[str, results.Tally] = field(  # what is done
         default_factory=lambda: {name: results.Tally() for name in ("videos", "texts", "pairs")}
     )
 
@@ -109,8 +103,7 @@ class TwoStageSearch:
         missing = [place for place, vector in enumerate(vectors) if vector is None]
         tally.cached += len(keys) - len(missing)
         failures: list[Failure] = []
-        before = time.monotonic()
-        paths = [benchmark.videos[place] for place in missing]
+        paths, before = [benchmark.videos[place] for place in missing], time.monotonic()
         with self._bar("Embedding videos", len(missing), "video") as bar:
             for place, found in zip(missing, self.embedder.videos(paths, batch_size=self.batch_size), strict=True):
                 key = keys[place]
@@ -132,10 +125,8 @@ class TwoStageSearch:
         reason = str(getattr(error, "reason", None) or error)
         name, file = benchmark.video_ids[place], str(benchmark.videos[place])
         if self.on_error == "raise":
-            raise ValueError(
-                f"video {name!r} ({file}): {reason}. Replace the file, or count such videos against the model "
-                "(--on-error count, on_error='count')."
-            ) from error
+            remedy = "Replace the file, or count such videos against the model (--on-error count, on_error='count')."
+            raise ValueError(f"video {name!r} ({file}): {reason}. {remedy}") from error
         logger.warning("counted against: %s (%s): %s", name, file, reason)
         return Failure(name, file, f"{type(error).__name__}: {reason}")
 
@@ -152,8 +143,7 @@ class TwoStageSearch:
                 before = time.monotonic()
                 vectors = self.embedder.texts(chunk, batch_size=self.batch_size)  # (C, D)
                 tally.seconds += time.monotonic() - before
-                finite = np.isfinite(vectors).all(axis=1)  # (C,)
-                if not finite.all():
+                if not (finite := np.isfinite(vectors).all(axis=1)).all():  # (C,)
                     bad = chunk[int(np.argmin(finite))]
                     raise ValueError(f"text {bad!r}: the model gave a vector that is not finite")
                 fresh = {keys[text]: vector for text, vector in zip(chunk, vectors, strict=True)}
@@ -166,10 +156,9 @@ class TwoStageSearch:
     def second(
         self, stage: FirstStage, temperatures: dict[str, Temperature]
     ) -> tuple[dict[str, FloatArray] | None, list[Failure]]:
-        """Rerank the candidates of both directions; a pair that both want is scored once.
+        """Rerank both directions' candidates, a pair that both want once; None without a reranker.
 
-        Returns what `second_stage` makes of them by direction, queries as rows, or None without a reranker; and the
-        videos that lack an answer about some text. Temperatures of the first stage decide candidates too.
+        Returned are `second_stage` by direction, queries as rows, and the videos that lack an answer about some text.
         """
         if self.reranker is None or self.k is None:
             return None, []
@@ -200,10 +189,8 @@ class TwoStageSearch:
                 rows = {place: np.flatnonzero(pairs[:, place]).tolist() for place in chunk}
                 self._answer(benchmark, reranker, model, (videos, texts), rows)
                 for place, of_video in rows.items():
-                    found = _cached_log_odds(
-                        reranker, self.cache, model, videos[place], [texts[row] for row in of_video]
-                    )
-                    odds[of_video, place] = found
+                    asked = [texts[row] for row in of_video]
+                    odds[of_video, place] = found = _cached_log_odds(reranker, self.cache, model, videos[place], asked)
                     if lost := int(np.isnan(found).sum()):
                         reason = f"no answer about {lost} of {len(of_video)} texts; the log says why"
                         failures.append(Failure(benchmark.video_ids[place], str(benchmark.videos[place]), reason))
@@ -238,15 +225,12 @@ class TwoStageSearch:
             if not isinstance(error, ValueError) and not hasattr(error, "reason"):
                 raise
             names = ", ".join(repr(benchmark.video_ids[place]) for place in dict.fromkeys(at for _, at in missing))
-            raise ValueError(
-                f"reranking, one of the videos {names}: {error}. Count such pairs against the model with --on-error "
-                "count (on_error='count')."
-            ) from error
+            remedy = "Count such pairs against the model with --on-error count (on_error='count')."
+            raise ValueError(f"reranking, one of the videos {names}: {error}. {remedy}") from error
         tally.seconds += time.monotonic() - before
-        tally.computed += int((~answers.missing).sum())
-        there = [
-            (at, videos[missing[at][1]], texts[missing[at][0]]) for at in np.flatnonzero(~answers.missing).tolist()
-        ]
+        answered = np.flatnonzero(~answers.missing).tolist()
+        tally.computed += len(answered)
+        there = [(at, videos[missing[at][1]], texts[missing[at][0]]) for at in answered]
         if answers.video_prior is not None and answers.text_prior is not None:  # before the answers, which need them
             self.cache.put_priors(model, {video: float(answers.video_prior[at]) for at, video, _ in there}.items())
             self.cache.put_priors(model, {text: float(answers.text_prior[at]) for at, _, text in there}.items())
@@ -277,9 +261,6 @@ def _cached_log_odds(
         text_prior = np.array([priors.get(text, np.nan) for text in texts])
         answers = Answers(yes, yes_no, np.full(len(texts), priors.get(video, np.nan)), text_prior)
     return answers.log_odds(reranker.mode, reranker.prior_correction)
-
-
-# -- the evaluation --------------------------------------------------------------------------------------------------
 
 
 def evaluate(
@@ -394,10 +375,8 @@ def _check_folder(folder: Path, facts: results.BenchmarkFacts, fingerprint: str)
     before = results.read_result(folder)
     there = (before.get("benchmark") or {}).get("digest"), (before.get("model") or {}).get("fingerprint")
     if there != (facts.digest, fingerprint):
-        raise ValueError(
-            f"out: {str(folder)!r} holds the result of another benchmark or model; name another folder, or remove "
-            f"{results.RESULT_FILE} there"
-        )
+        remedy = f"name another folder, or remove {results.RESULT_FILE} there"
+        raise ValueError(f"out: {str(folder)!r} holds the result of another benchmark or model; {remedy}")
 
 
 def choose_temperatures(
@@ -405,10 +384,10 @@ def choose_temperatures(
 ) -> dict[str, Temperature]:
     """The temperatures of both stages by ``"STAGE.DIRECTION"``: given ones, else fitted on `known`, else defaults."""
     chosen: dict[str, Temperature] = {}
+    default, second_default = two_stage.DEFAULT_TEMPERATURE, two_stage.DEFAULT_SECOND_TEMPERATURE
     for way in DIRECTIONS:
         scores = None if known is None else _answerable(known, way, known.oriented(way))
-        what = f"the first stage, {way}"
-        chosen[f"first.{way}"] = Temperature.choose(given.first(way), two_stage.DEFAULT_TEMPERATURE, scores, what=what)
+        chosen[f"first.{way}"] = Temperature.choose(given.first(way), default, scores, what=f"the first stage, {way}")
     if search.reranker is None or search.k is None:
         return chosen
     second = None
@@ -418,13 +397,10 @@ def choose_temperatures(
         scores = None
         if known is not None and second is not None:
             dual = dual_softmax(known.oriented(way), temperature=chosen[f"first.{way}"].value)
-            scores = _answerable(
-                known, way, two_stage.above_least(second[way], two_stage.candidate_mask(dual, search.k))
-            )
+            above = two_stage.above_least(second[way], two_stage.candidate_mask(dual, search.k))
+            scores = _answerable(known, way, above)
         what = f"the second stage, {way}"
-        chosen[f"second.{way}"] = Temperature.choose(
-            given.second(way), two_stage.DEFAULT_SECOND_TEMPERATURE, scores, what=what
-        )
+        chosen[f"second.{way}"] = Temperature.choose(given.second(way), second_default, scores, what=what)
     return chosen
 
 

@@ -36,15 +36,8 @@ def draw_world(
 ) -> tuple[Benchmark, Benchmark]:
     """Make a benchmark of held-out clips, and its validation set of others, none of which equals one of them.
 
-    Args:
-        name: One of `WORLDS`.
-        folder: Of the clips; made where missing.
-        clips: How many, from 4 to `MOST_CLIPS`; half as many are for validation.
-        seed: Of the clips; those for validation are drawn with the next one.
-        show_progress_bar: Whether to show a bar.
-
-    Raises:
-        ValueError: An argument is out of range.
+    `name` is one of `WORLDS`. The clips, from 4 to `MOST_CLIPS`, are drawn by `seed` and written into `folder`, made
+    where missing; half as many, drawn with the next seed, are for validation. A ValueError if one is out of range.
     """
     if name not in WORLDS:
         raise ValueError(f"name={name!r}: expected one of {', '.join(WORLDS)}")
@@ -56,19 +49,14 @@ def draw_world(
     notes: tuple[str, ...] = ("Synthetic clips of moving shapes: figures say nothing about other videos.",)
     if seed != _FITTED_ON[0] or clips > _FITTED_ON[1]:
         notes += ("Some clips may be among those that the bundled reranker's calibration was fitted on.",)
-    return (
-        _benchmark(name, f"seed {seed}", test, notes),
-        _benchmark(name, f"seed {seed + 1}, for validation", others, notes),
-    )
+    validation = _benchmark(name, f"seed {seed + 1}, for validation", others, notes)
+    return _benchmark(name, f"seed {seed}", test, notes), validation
 
 
 def draw_clips(
     folder: Path, clips: int, others: int, seed: int, *, show_progress_bar: bool = False
 ) -> tuple[Clips, Clips]:
-    """Write held-out clips, and others drawn with the next seed, none of which equals one of them.
-
-    Files that an earlier call wrote are kept as they are, so that what was made of them stays in a cache.
-    """
+    """Write held-out clips, and others of the next seed that equal none of them; files of an earlier call are kept."""
     records = list(islice(iterate_clips("test", seed), clips))
     taken = {tuple(record.attributes.values()) for record in records}
     fresh = (record for record in iterate_clips("test", seed + 1) if tuple(record.attributes.values()) not in taken)

@@ -31,10 +31,7 @@ DEFAULT_SECOND_TEMPERATURE: Final = 1.0
 
 
 def top_candidates(first: ArrayLike, k: int) -> NDArray[np.intp]:
-    """Columns of each row's `k` highest scores ``(Q, min(k, N))``, best first; ties in the order of the columns.
-
-    A ValueError if ``first`` is not a finite ``(Q, N)`` matrix, or ``k`` is below 1.
-    """
+    """Columns of each row's `k` highest scores ``(Q, min(k, N))``, best first; ties in the order of the columns."""
     if k < 1:
         raise ValueError(f"k={k}: expected at least 1")
     return np.argsort(-matrix("first", first), axis=1, kind="stable")[:, :k]
@@ -55,15 +52,12 @@ def needed(first: FloatArray, k: int, temperature: float) -> Mask:
 def second_stage(
     first: FloatArray, odds: FloatArray, candidates: Mask, fusion: ScoreFusion | None = None
 ) -> FloatArray:
-    """What the second stage ranks by ``(Q, N)``: the log-odds of candidates, fused with similarities where they can be.
-
-    A candidate without an answer (NaN) stands below all that have one, so it counts against the model.
-    """
+    """What the second stage ranks by ``(Q, N)``: log-odds, fused with `first` if `fusion` is given."""
     answered = candidates & np.isfinite(odds)
     known = np.where(answered, odds, 0.0)
     if fusion is not None:
         known = np.where(answered, fusion.fused_log_odds(np.where(answered, odds, np.nan), first), 0.0)
-    least = known[answered].min() if answered.any() else 0.0
+    least = known[answered].min() if answered.any() else 0.0  # an answer that lacks counts against the model
     return np.asarray(np.where(candidates & ~answered, least - 1.0, known))
 
 
@@ -83,10 +77,7 @@ def reranked(first: ArrayLike, second: ArrayLike, k: int) -> FloatArray:
 
 
 def above_least(log_odds: ArrayLike, candidates: ArrayLike) -> FloatArray:
-    """Log-odds ``(Q, N)`` made fit for dual-softmax: above the least of all candidates, and 0 where a pair is none.
-
-    Dual-softmax weighs scores that are above zero, and probabilities near 0 or 1 leave it nothing to weigh.
-    """
+    """Log-odds ``(Q, N)`` above the least, 0 where a pair is none: dual-softmax weighs scores that are above zero."""
     odds, mask = matrix("log_odds", log_odds), np.asarray(candidates, dtype=np.bool_)
     return np.asarray(np.where(mask, odds - odds[mask].min(), 0.0))
 
@@ -94,11 +85,7 @@ def above_least(log_odds: ArrayLike, candidates: ArrayLike) -> FloatArray:
 def dual_reranked(
     first: ArrayLike, second: ArrayLike, k: int, *, temperature: float, second_temperature: float
 ) -> FloatArray:
-    """Ranking scores ``(Q, N)`` of a two-stage search with dual-softmax on both stages.
-
-    The first stage's is before the `k` best are taken; the second's is of their log-odds, over the queries that have
-    them.
-    """
+    """`reranked` with dual-softmax before the `k` best are taken, and on the log-odds of the queries that have them."""
     one = dual_softmax(first, temperature=temperature)
     two = dual_softmax(above_least(second, candidate_mask(one, k)), temperature=second_temperature)
     return reranked(one, two, k)
@@ -131,9 +118,8 @@ def rankings(
     found["raw"], found["dual_softmax"] = first, dual_softmax(first, temperature=temperature)
     if second is not None and k is not None and second_temperature is not None:
         found["rerank"] = reranked(first, second, k)
-        found["rerank_dual_softmax"] = dual_reranked(
-            first, second, k, temperature=temperature, second_temperature=second_temperature
-        )
+        both = {"temperature": temperature, "second_temperature": second_temperature}
+        found["rerank_dual_softmax"] = dual_reranked(first, second, k, **both)
     return found
 
 
@@ -151,10 +137,7 @@ class Temperature:
     def choose(
         cls, given: float | None, default: float, known: tuple[FloatArray, Mask] | None, *, what: str
     ) -> Temperature:
-        """Take the given temperature, else fit one on scores and positives ``(Q, N)`` of other data, else `default`.
-
-        A ValueError that names `what` if there are too few of them, or all scores are equal.
-        """
+        """Take the given temperature, else fit one on scores and positives ``(Q, N)`` of other data, else `default`."""
         if given is not None:
             return cls(given, "given")
         if known is None:
@@ -162,19 +145,14 @@ class Temperature:
         try:
             fitted = fit_temperature(*known)
         except ValueError as error:
-            raise ValueError(
-                f"validation: no temperature of {what} can be fitted on it ({error}). Give a larger one, or the "
-                "temperature"
-            ) from error
+            found = f"no temperature of {what} can be fitted on it ({error})"
+            raise ValueError(f"validation: {found}. Give a larger one, or the temperature") from error
         return cls(fitted.temperature, "fitted", fitted.queries, 100 * fitted.recall_before, 100 * fitted.recall_after)
 
 
 @dataclass(frozen=True)
 class GivenTemperatures:
-    """Temperatures of the user's, by stage and direction; None for those to be fitted, or else the default.
-
-    A ValueError if one is not a finite number above 0.
-    """
+    """Temperatures of the user's, by stage and direction; None for those to be fitted, or else the default."""
 
     t2v: float | None = None
     v2t: float | None = None
@@ -209,14 +187,9 @@ class Candidates:
 def first_stage_candidates(
     encoder: VideoEncoder, captioned: Sequence[CaptionedVideo], *, k: int = 10, show_progress_bar: bool | None = None
 ) -> Candidates:
-    """Search every caption among the videos of all captions, and keep the `k` best of each.
+    """Search every caption among the videos of all captions, and keep the `k` best of each; equal ones are merged.
 
-    Equal captions, and equal paths, are one; several videos may share a caption. The default of 10 is what the paper
-    reranks with its optimized model (VidVec, section 4).
-
-    Raises:
-        ValueError: ``k`` is below 1, there are no captions, or some have a label.
-        VideoError: A video could not be decoded.
+    The default of 10 is what the paper reranks with its optimized model (VidVec, section 4).
     """
     if not captioned or any(one.label is not None for one in captioned):
         raise ValueError("captioned: expected at least one caption, and none with a label, whose negatives are given")

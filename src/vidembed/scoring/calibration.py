@@ -37,11 +37,9 @@ def sigmoid(x: FloatArray) -> FloatArray:
 
 
 def platt_targets(labels: NDArray[np.bool_]) -> FloatArray:
-    """Soften labels ``(P,)``: ``(N+ + 1) / (N+ + 2)`` for the matches and ``1 / (N- + 2)`` for the others.
+    """Soften labels ``(P,)`` into (0, 1), where the likelihood has a finite maximum on separable data too.
 
-    With targets inside (0, 1) the likelihood has a finite maximum on separable data too (Platt 1999; Lin, Lin & Weng,
-    "A note on Platt's probabilistic outputs for support vector machines", Machine Learning 68, 2007). A ValueError if
-    all labels are of one class.
+    Source: Platt 1999; Lin, Lin & Weng, "A note on Platt's probabilistic outputs", Machine Learning 68, 2007.
     """
     matches = int(labels.sum())
     others = labels.size - matches
@@ -51,11 +49,7 @@ def platt_targets(labels: NDArray[np.bool_]) -> FloatArray:
 
 
 def fit_logistic(features: FloatArray, targets: FloatArray, name: str) -> FloatArray:
-    """Fit ``sigmoid(features @ slopes + intercept)`` to targets by maximum likelihood.
-
-    Given are features ``(P, F)``, what they are in an error, and targets ``(P,)`` inside (0, 1); returned ``(F + 1,)``
-    slopes, then intercept. A ValueError if a feature does not vary, or is a linear function of the others.
-    """
+    """Slopes and intercept ``(F + 1,)`` of a logistic fit of ``(P, F)`` features to targets ``(P,)`` inside (0, 1)."""
     center, spread = features.mean(axis=0), features.std(axis=0)  # (F,)
     if (spread <= 1e-12 * np.abs(features).max(axis=0)).any():
         raise ValueError(f"{name}: all values are the same; nothing to fit on")
@@ -74,11 +68,7 @@ def fit_logistic(features: FloatArray, targets: FloatArray, name: str) -> FloatA
 
 
 def log_odds(probabilities: ArrayLike) -> FloatArray:
-    """Return ``log(p / (1 - p))``, float64, of probabilities of any shape, held `PROBABILITY_FLOOR` away from 0 and 1.
-
-    Raises:
-        ValueError: A value is not finite or not from 0 to 1.
-    """
+    """``log(p / (1 - p))``, float64, of probabilities of any shape, held `PROBABILITY_FLOOR` away from 0 and 1."""
     p = in_unit_interval("probabilities", finite("probabilities", probabilities))
     p = np.clip(p, PROBABILITY_FLOOR, 1.0 - PROBABILITY_FLOOR)
     return np.asarray(np.log(p) - np.log1p(-p))
@@ -113,8 +103,7 @@ class PlattScaling(SavedNumbers):
 
         Args:
             values: ``(P,)`` scores of (query, video) pairs.
-            labels: ``(P,)``, 1 where the video matches the query, else 0. Their share of matches becomes that of the
-                result: give pairs in the proportion in which the scores will be read.
+            labels: ``(P,)``, 1 where the video matches the query, else 0, in the proportion that will be met later.
             kind: Whether ``values`` are probabilities or log-odds; never guessed.
 
         Raises:
@@ -128,11 +117,7 @@ class PlattScaling(SavedNumbers):
         return cls(float(slope), float(intercept))
 
     def __call__(self, values: ArrayLike, *, kind: Kind = "probabilities") -> FloatArray:
-        """Return calibrated probabilities of scores, float64 of the same shape; `kind` as for `fit`.
-
-        Raises:
-            ValueError: A value is not finite, or not from 0 to 1 where a probability is expected.
-        """
+        """Return calibrated probabilities of scores, float64 of the same shape; `kind` and errors as for `fit`."""
         return sigmoid(self.slope * _as_log_odds(values, kind) + self.intercept)
 
 
@@ -157,15 +142,9 @@ class ReliabilityCurve:
 
 
 def reliability_curve(probabilities: ArrayLike, labels: ArrayLike, *, bins: int = DEFAULT_BINS) -> ReliabilityCurve:
-    """Sort pairs into bins of equal width by probability, and count the matches.
+    """Sort ``(P,)`` probabilities of a match into `bins` of equal width, and count the matches: labels of 1, else 0.
 
-    Args:
-        probabilities: ``(P,)`` probabilities that a pair matches.
-        labels: ``(P,)``, 1 where it does, else 0.
-        bins: Number of bins. Default `DEFAULT_BINS`.
-
-    Raises:
-        ValueError: No pairs, an argument of another shape or kind, or ``bins`` not a whole number of at least 1.
+    A ValueError if there are no pairs, or an argument is of another shape or kind.
     """
     bins = whole_number("bins", bins)
     p = in_unit_interval("probabilities", vector("probabilities", probabilities, axis="P"))
@@ -200,10 +179,8 @@ def reliability_plot(before: ReliabilityCurve, after: ReliabilityCurve, path: st
     curve_axes.plot([0, 1], [0, 1], color="0.7", linewidth=1, label="calibrated")
     for curve, name, color in ((before, "before", "tab:red"), (after, "after", "tab:blue")):
         used = curve.counts > 0
-        label = f"{name}: ECE {curve.expected_calibration_error:.3f}"
-        curve_axes.plot(
-            curve.confidence[used], curve.frequency[used], marker="o", clip_on=False, color=color, label=label
-        )
+        how = {"color": color, "label": f"{name}: ECE {curve.expected_calibration_error:.3f}"}
+        curve_axes.plot(curve.confidence[used], curve.frequency[used], marker="o", clip_on=False, **how)
         count_axes.stairs(curve.counts, curve.edges, color=color)
     curve_axes.set(ylabel="share of pairs that match", xlim=(0, 1), ylim=(0, 1))
     curve_axes.legend(frameon=False)
@@ -219,16 +196,15 @@ def prior_corrected(
     video_weight: float = 1.0,
     text_weight: float = 1.0,
 ) -> FloatArray:
-    """Subtract the content-free log-odds of the same video and of the same sentence.
+    """Subtract the content-free log-odds of the same video and of the same sentence: ``(Q, N)`` float64 log-odds.
 
     ``corrected[i, j] = log_odds[i, j] - video_weight * video_prior[j] - text_weight * text_prior[i]``. A content-free
     score is the model's answer with the other half left out: the video asked about with no sentence, the sentence with
     no video. Dividing by a power of a prior is subtracting its weighted logarithm: this is the candidate prior
     normalization of BLiM (arXiv 2507.23284), there for likelihoods of captions, here for the log-odds of Yes.
 
-    Where a text ranks videos, ``text_prior`` is one number for the whole row and changes nothing, and only
-    ``video_prior`` can; where a video ranks texts it is the other way round. Both are there for calibration too: one
-    threshold or one Platt scaling for all queries needs scores that compare across rows.
+    Where a text ranks videos, only ``video_prior`` can change the ranking; where a video ranks texts, only
+    ``text_prior``. Calibration needs both, as its scores compare across rows.
 
     Args:
         log_odds: ``(Q, N)`` log-odds of Yes of sentence and video.
@@ -236,9 +212,6 @@ def prior_corrected(
         text_prior: ``(Q,)`` log-odds of Yes of each sentence without a video; None leaves it out.
         video_weight: 0 is no correction, 1 the whole prior. Default 1.
         text_weight: The same for the sentence's.
-
-    Returns:
-        ``(Q, N)`` float64 log-odds.
 
     Raises:
         ValueError: Both priors are None, or an argument is of another shape, not finite, or not a number.
@@ -268,16 +241,11 @@ class PriorCorrection(SavedNumbers):
     def fit(
         cls, log_odds: ArrayLike, labels: ArrayLike, *, video_prior: ArrayLike | None, text_prior: ArrayLike | None
     ) -> PriorCorrection:
-        """Fit the weights on labelled pairs.
+        """Fit the weights on ``(P,)`` labelled pairs, 1 where the video matches the sentence, else 0.
 
-        A logistic regression of the label on the pair's log-odds and priors, with Platt's targets; a weight is minus
-        its prior's slope over that of the log-odds. Fit a `PlattScaling` on the corrected log-odds afterwards.
-
-        Args:
-            log_odds: ``(P,)`` log-odds of each pair.
-            labels: ``(P,)``, 1 where the video matches the sentence, else 0.
-            video_prior: ``(P,)`` content-free log-odds of the pair's video; None fixes the weight at 0.
-            text_prior: ``(P,)`` content-free log-odds of the pair's sentence; None fixes the weight at 0.
+        A logistic regression of the label on the pair's log-odds and content-free priors, with Platt's targets; a
+        weight is minus its prior's slope over that of the log-odds, and 0 for a prior of None. Fit a `PlattScaling` on
+        the corrected log-odds afterwards.
 
         Raises:
             ValueError: Both priors are None, one class only, a feature that does not vary or is a linear function of
@@ -292,10 +260,8 @@ class PriorCorrection(SavedNumbers):
         features = np.column_stack([pairs, *given.values()])  # (P, 2 or 3)
         slope, *prior_slopes = fit_logistic(features, targets, ", ".join(["log_odds", *given])).tolist()[:-1]
         if slope <= 0:
-            raise ValueError(
-                f"log_odds: their slope is {slope:.3g} once the priors are known, so no weight makes them right; check "
-                "the labels, or give more pairs"
-            )
+            reason = f"their slope is {slope:.3g} once the priors are known, so no weight makes them right"
+            raise ValueError(f"log_odds: {reason}; check the labels, or give more pairs")
         weights = {name: -prior_slope / slope for name, prior_slope in zip(given, prior_slopes, strict=True)}
         return cls(weights.get("video_prior", 0.0), weights.get("text_prior", 0.0))
 
@@ -303,10 +269,8 @@ class PriorCorrection(SavedNumbers):
         self, log_odds: ArrayLike, *, video_prior: ArrayLike | None, text_prior: ArrayLike | None
     ) -> FloatArray:
         """Return `prior_corrected` with these weights; a ValueError too if a prior is None whose weight is not 0."""
-        for name, prior, weight in (
-            ("video_prior", video_prior, self.video_weight),
-            ("text_prior", text_prior, self.text_weight),
-        ):
+        given = {"video_prior": (video_prior, self.video_weight), "text_prior": (text_prior, self.text_weight)}
+        for name, (prior, weight) in given.items():
             if prior is None and weight != 0:
                 raise ValueError(f"{name}=None: expected an array, as its weight is {weight}")
         return prior_corrected(log_odds, video_prior=video_prior, text_prior=text_prior, **asdict(self))

@@ -32,8 +32,7 @@ def _floats(
         raise ValueError(f"{name}: expected a numeric array of shape {layout}, got dtype {array.dtype}")
     if ndim is not None and (array.ndim != ndim or array.size == 0):
         raise ValueError(f"{name}: expected shape {layout} with at least one {least}, got {array.shape}")
-    bad = ~np.isfinite(array)
-    if bad.any():
+    if (bad := ~np.isfinite(array)).any():
         first = tuple(int(i) for i in np.argwhere(bad)[0])
         raise ValueError(
             f"{name}: {int(bad.sum())} of {array.size} values are not finite, the first is {array[first]} at "
@@ -43,10 +42,7 @@ def _floats(
 
 
 def matrix(name: str, value: ArrayLike, *, rows: str = "Q", columns: str = "N", width: int | None = None) -> FloatArray:
-    """Return ``value`` as a finite, non-empty float64 matrix, of `width` columns if given; else a ValueError.
-
-    The error names the argument `name`, and calls the axes `rows` and `columns`.
-    """
+    """Return ``value`` as a finite, non-empty float64 matrix, of `width` columns if given; else a ValueError."""
     layout = f"({rows}, {columns})"
     array = _floats(name, value, layout, ndim=2, least="row and one column")
     if width is not None and array.shape[1] != width:
@@ -101,24 +97,18 @@ def number(name: str, value: float, *, above_zero: bool = False) -> float:
 
 
 def positive_mask(name: str, value: ArrayLike, shape: tuple[int, int]) -> NDArray[np.bool_]:
-    """Return which columns answer which row as booleans of a shape ``(Q, N)``.
-
-    Given are ``(Q,)`` integers, the one right column of each row, or ``(Q, N)`` booleans, where any number is right.
-    Another kind, an index out of range or a row without a right column is a ValueError.
-    """
+    """Return which columns answer which row ``(Q, N)``, of ``(Q,)`` integers, one a row, or of such booleans."""
     array = as_array(name, value)
     rows, columns = shape
     if array.shape == (rows,) and array.dtype.kind in "iu":
-        outside = (array < 0) | (array >= columns)
-        if outside.any():
+        if (outside := (array < 0) | (array >= columns)).any():
             row = int(np.flatnonzero(outside)[0])
             raise ValueError(f"{name}[{row}]={int(array[row])}: expected a column from 0 to {columns - 1}")
         mask = np.zeros(shape, dtype=np.bool_)
         mask[np.arange(rows), array] = True
         return mask
     if array.shape == shape and array.dtype.kind == "b":
-        empty = ~array.any(axis=1)
-        if empty.any():
+        if (empty := ~array.any(axis=1)).any():
             raise ValueError(f"{name}[{int(np.flatnonzero(empty)[0])}]: no column is right; leave such rows out")
         return array
     raise ValueError(
@@ -131,12 +121,7 @@ FORMAT_VERSION = 1
 
 
 def from_json(kind: Any, value: Any) -> Any:
-    """Make a dataclass, with the dataclasses in it, of what `dataclasses.asdict` and JSON gave.
-
-    Raises:
-        KeyError: A name is unknown.
-        TypeError: A field is missing, or of another kind.
-    """
+    """Make a dataclass of what `asdict` and JSON gave; a KeyError or TypeError if its fields are others."""
     if isinstance(kind, type) and is_dataclass(kind):
         types = get_type_hints(kind)
         return kind(**{name: from_json(types[name], item) for name, item in dict(value).items()})
@@ -175,11 +160,7 @@ def check_header(
 
 @dataclass(frozen=True)
 class SavedNumbers:
-    """Base of frozen dataclasses whose fields are finite numbers, kept as a JSON file.
-
-    Raises:
-        ValueError: A field is not a finite number, or not above 0 where `above_zero` asks for it.
-    """
+    """Base of frozen dataclasses whose fields are finite numbers (above 0 with `above_zero`), kept as a JSON file."""
 
     kind: ClassVar[str]
     above_zero: ClassVar[bool] = False
@@ -197,12 +178,7 @@ class SavedNumbers:
 
     @classmethod
     def load(cls, file: str | Path) -> Self:
-        """Read a file that `save` wrote.
-
-        Raises:
-            FileNotFoundError: There is no such file.
-            ValueError: It is not JSON, of another kind or format, or a number is missing or not finite.
-        """
+        """Read a file that `save` wrote; a FileNotFoundError if there is none, and a ValueError if it is another."""
         return cls(**cls.read(file, [field.name for field in fields(cls)]))
 
     @classmethod

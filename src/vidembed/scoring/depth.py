@@ -19,10 +19,7 @@ class MarginPolicy(SavedNumbers):
 
     Of candidates with scores ``s`` and ``top_k`` places, those with ``s >= s_(top_k) - margin`` are asked about, where
     ``s_(top_k)`` is the ``top_k``-th highest. The ``top_k`` best are always among them. The others would have to gain
-    more than the margin, which is in the unit of the first stage's scores, to enter the top.
-
-    Raises:
-        ValueError: `margin` is not a finite number or below 0.
+    more than the margin, which is in the unit of the scores and at least 0, to enter the top.
     """
 
     margin: float
@@ -36,10 +33,9 @@ class MarginPolicy(SavedNumbers):
             raise ValueError(f"MarginPolicy: margin={self.margin!r}: expected a finite number of at least 0")
 
     def asked(self, first_stage: ArrayLike, *, top_k: int) -> NDArray[np.bool_]:
-        """Which candidates are worth a pass, to fill `top_k` places, at least 1.
+        """Which of ``(K,)`` or ``(Q, K)`` candidates are worth a pass, to fill `top_k` places: booleans of that shape.
 
-        Given are ``(K,)`` first-stage scores of one query's candidates, or ``(Q, K)`` of several queries'; returned are
-        booleans of the same shape. A ValueError if `top_k` is below 1, or a score is not finite.
+        A ValueError if `top_k` is below 1, or a score is not finite.
         """
         if top_k < 1:
             raise ValueError(f"top_k={top_k}: expected at least 1")
@@ -59,9 +55,6 @@ class MarginPolicy(SavedNumbers):
             positives: ``(Q, K)`` booleans, which candidates are right; rows without any count as missed either way.
             top_k: Places to be filled: recall is counted at `top_k`.
             max_loss: Share of queries, from 0 to 1, that may lose their right candidate. Default 0.005 (ours).
-
-        Raises:
-            ValueError: Shapes do not fit, a score is not finite, or `max_loss` is not from 0 to 1.
         """
         first = matrix("first_stage", first_stage, columns="K")
         second = matrix("reranked", reranked, columns="K", width=first.shape[1])

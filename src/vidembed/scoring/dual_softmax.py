@@ -1,8 +1,4 @@
-"""Dual-softmax at inference: a candidate that suits every query counts less for each.
-
-It needs the scores of all queries at once, so it is for evaluation and batches. For one live query see
-`vidembed.scoring.query_bank`.
-"""
+"""Dual-softmax at inference, for evaluation and batches; for one live query see `vidembed.scoring.query_bank`."""
 
 from __future__ import annotations
 
@@ -23,7 +19,7 @@ GRID_SIZE = 51  # default number of temperatures tried: ten a decade (ours)
 
 
 def dual_softmax(scores: ArrayLike, *, temperature: float) -> FloatArray:
-    """Multiply scores by their softmax over the queries.
+    """Multiply scores by their softmax over the queries: ``(Q, N)`` float64, to be ranked within each row.
 
     ``dual[i, j] = S[i, j] * Q * w[i, j]`` with ``w[i, j] = exp(S[i, j] / t) / sum_k exp(S[k, j] / t)``: column ``j``,
     a candidate, hands out its weight among the ``Q`` rows, the queries, and row ``i`` is then ranked by ``dual[i]``.
@@ -32,15 +28,11 @@ def dual_softmax(scores: ArrayLike, *, temperature: float) -> FloatArray:
     ``S`` itself as the temperature grows.
 
     It is meant for scores that are mostly above zero, as cosines of one model and P(Yes) are: of a score below zero a
-    *small* weight makes more. Adding a constant to all scores changes the result. Multiplying scores and temperature
-    by one constant multiplies the result by it.
+    *small* weight makes more, and adding a constant to all scores changes the result.
 
     Args:
         scores: ``(Q, N)``, rows rank columns. All the queries of the evaluation or batch.
         temperature: Above 0, in the unit of the scores. Small is a hard assignment of candidates to queries.
-
-    Returns:
-        ``(Q, N)`` float64, to be ranked within each row; not probabilities.
 
     Raises:
         ValueError: ``scores`` is not a finite ``(Q, N)`` matrix, or ``temperature`` is not finite and above 0.
@@ -68,15 +60,12 @@ class FittedTemperature:
 
 
 def fit_temperature(scores: ArrayLike, positives: ArrayLike, *, grid: ArrayLike | None = None) -> FittedTemperature:
-    """Choose the temperature of `dual_softmax` for one direction on a validation set.
+    """Choose the temperature of `dual_softmax` for one direction on a validation set, never on the queries you report.
 
     The greatest R@1 wins; among equals the greatest mean reciprocal rank; of the longest run of grid points that are
-    equal in both, the one nearest the middle of the run on a logarithmic scale, so that a small change of the scores
-    changes little (of equals here, the greater temperature). A wrong column with the same score as the right one counts
-    as ranked before it. Nothing is random.
-
-    No temperature of the grid need help: compare ``recall_after`` with ``recall_before``. Do not fit on the queries you
-    report.
+    equal in both, the one nearest the middle on a logarithmic scale (of equals here, the greater temperature). A wrong
+    column with the score of the right one counts as ranked before it. Nothing is random. No temperature need help:
+    compare ``recall_after`` with ``recall_before``.
 
     Args:
         scores: ``(Q, N)`` validation scores, rows rank columns; for video-to-text give ``scores.T``.

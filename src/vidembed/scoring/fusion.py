@@ -1,8 +1,7 @@
 """Two opinions of a query's candidates as one probability each: the first stage's similarity and the head's log-odds.
 
-Neither is worth the same for every query. Long queries have higher cosines than short ones, and there the first stage
-is the better judge. A head that does not understand a query answers all of it alike, near to what it says of no
-sentence at all, and what differences are left mean nothing. So the weight of each is read off the query's candidates.
+Long queries have higher cosines than short ones, and there the first stage is the better judge. A head that does not
+understand a query answers all of it alike. So the weight of each is read off the query's candidates.
 """
 
 from __future__ import annotations
@@ -53,10 +52,8 @@ class ScoreFusion(SavedNumbers):
     @classmethod
     def constant(cls, *, log_odds_weight: float, gap_weight: float, intercept: float = 0.0) -> ScoreFusion:
         """Fuse with the same weights for every query, as older files say. One below 0 counts as 0."""
-        head, gap = (
-            max(number(f"ScoreFusion: {name}", value), SMALLEST_WEIGHT)
-            for name, value in (("log_odds_weight", log_odds_weight), ("gap_weight", gap_weight))
-        )
+        head = max(number("ScoreFusion: log_odds_weight", log_odds_weight), SMALLEST_WEIGHT)
+        gap = max(number("ScoreFusion: gap_weight", gap_weight), SMALLEST_WEIGHT)
         bias = head + np.log(-np.expm1(-head))  # the inverse of softplus
         return cls(float(bias), 0.0, 0.0, float(np.log(gap)), 0.0, 1.0, intercept)
 
@@ -73,8 +70,8 @@ class ScoreFusion(SavedNumbers):
             log_odds: ``(P,)`` of the head.
             similarities: ``(P,)`` of the first stage.
             labels: ``(P,)``, 1 where the video matches the query, else 0.
-            queries: ``(P,)`` names of the queries that the pairs belong to. Give the pairs that a reranker will see,
-                the top K of the first stage, for queries like those to come: long ones and short ones, if both will.
+            queries: ``(P,)`` names of the queries that the pairs belong to, like those to come, each with the top K of
+                the first stage, which a reranker will see.
 
         Raises:
             ValueError: No query has both a match and another candidate, or an argument is of another shape or kind.
@@ -86,10 +83,8 @@ class ScoreFusion(SavedNumbers):
         right = _spread(flags.astype(np.float64), places) == 1  # (Q, K)
         used = right.any(axis=1) & (np.isfinite(rows) & ~right).any(axis=1)  # (Q,)
         if not used.any():
-            raise ValueError(
-                "labels: no query has both a match and another candidate, so there is nothing to rank; give the "
-                "candidates of each query, matches and others"
-            )
+            reason = "no query has both a match and another candidate, so there is nothing to rank"
+            raise ValueError(f"labels: {reason}; give the candidates of each query, matches and others")
         weights = _fit_weights(rows[used], cosines[used], right[used])
         fused = cls(*weights).fused_log_odds(odds, similarities, queries)
         scaling = PlattScaling.fit(fused, flags, kind="log_odds")
@@ -101,8 +96,7 @@ class ScoreFusion(SavedNumbers):
         """Log-odds of a match, of the shape of both arguments.
 
         Args:
-            log_odds: ``(..., K)`` of the candidates of a query, along the last axis. NaN where a candidate has none: it
-                is left out, and NaN comes back.
+            log_odds: ``(..., K)`` of a query's candidates. NaN where there is none: it is left out, and NaN comes back.
             similarities: Of the first stage, the same shape. NaN is left out likewise.
             queries: For flat lists ``(P,)``: names of the queries that the pairs belong to. None if it is one query.
 
@@ -136,10 +130,7 @@ class ScoreFusion(SavedNumbers):
 
     @classmethod
     def of(cls, numbers: Mapping[str, float]) -> ScoreFusion:
-        """Make one of its fields, or of the arguments of `constant`, which older files hold.
-
-        A TypeError if one is missing or unknown, and a ValueError if one is not a finite number.
-        """
+        """Make one of its fields, or of the arguments of `constant`, which older files hold; errors as of those."""
         return cls.constant(**numbers) if "gap_weight" in numbers else cls(**numbers)
 
 

@@ -1,8 +1,4 @@
-"""Query bank normalization: what dual-softmax does for a batch, for one live query.
-
-QB-Norm (Bogolin et al., arXiv 2112.12777): a stored bank of other queries stands in for the batch. A video that is near
-to many bank queries, a hub, counts less.
-"""
+"""Query bank normalization (QB-Norm, arXiv 2112.12777): what dual-softmax does for a batch, for one live query."""
 
 from __future__ import annotations
 
@@ -25,21 +21,18 @@ DEFAULT_BLOCK_BYTES = 64 * 2**20
 class QueryBank:
     """The similarities of a bank of queries to a gallery of videos, summed up per video.
 
-    The bank should be queries like those to come (the paper: captions of the training set), never the ones that are
-    evaluated. It belongs to one gallery in one order: after videos came or went, make it again.
+    The bank stands in for a batch: a video near to many of its queries, a hub, counts less. It should be queries like
+    those to come (the paper: captions of the training set), never the ones that are evaluated. It belongs to one
+    gallery in one order: after videos came or went, make it again.
 
     Args:
-        scores: ``(B, N)`` similarity of each bank query to each video of the gallery.
+        scores: ``(B, N)`` finite similarity of each bank query to each video of the gallery.
         beta: Inverse temperature, above 0, in one over the unit of the scores. Default `DEFAULT_BETA`.
 
     Attributes:
         size: ``B``, the number of bank queries.
         log_normalizer: ``(N,)`` float64, ``log sum_b exp(beta * scores[b, j])`` of each video.
-        activation: ``(N,)`` booleans, whether a video is the top-1 of some bank query (the activation set; of videos
-            that tie for the top, each is).
-
-    Raises:
-        ValueError: ``scores`` is not a finite ``(B, N)`` matrix, or ``beta`` is not finite and above 0.
+        activation: ``(N,)`` booleans, whether a video is the top-1 of some bank query; of videos that tie, each is.
     """
 
     def __init__(self, scores: ArrayLike, *, beta: float = DEFAULT_BETA) -> None:
@@ -58,16 +51,10 @@ class QueryBank:
         beta: float = DEFAULT_BETA,
         block_bytes: int = DEFAULT_BLOCK_BYTES,
     ) -> QueryBank:
-        """Make the bank from embeddings by cosine, a block of bank queries at a time.
+        """Make the bank from embeddings by cosine, a block of at most `block_bytes` of similarities at a time.
 
-        Args:
-            queries: ``(B, D)`` embeddings of the bank queries; any length but zero.
-            videos: ``(N, D)`` embeddings of the gallery; any length but zero.
-            beta: As for the class.
-            block_bytes: Upper bound on the similarities held at once; at least one bank query's are.
-
-        Raises:
-            ValueError: Shapes do not fit, or a vector is zero or not finite.
+        Given are bank queries ``(B, D)`` and the gallery ``(N, D)``, of any length but zero; `beta` as for the class. A
+        ValueError if shapes do not fit, or a vector is zero or not finite.
         """
         beta = number("beta", beta, above_zero=True)
         gallery = _unit_rows("videos", matrix("videos", videos, rows="N", columns="D"))  # (N, D)
@@ -100,7 +87,7 @@ class QueryBank:
         return _activated(query, self.activation[index])
 
     def normalize(self, scores: ArrayLike, *, columns: ArrayLike | None = None, dynamic: bool = True) -> FloatArray:
-        """Normalize the scores of live queries; each row stands for itself.
+        """Normalize the scores of live queries to float64 ranking scores of that shape; each row stands for itself.
 
         The inverted softmax over bank and query, ``p[i, j] = exp(beta * s[i, j]) / (exp(beta * s[i, j]) + sum_b
         exp(beta * bank[b, j]))``, is returned as its natural logarithm, which neither underflows nor ties. With or
@@ -115,9 +102,6 @@ class QueryBank:
             columns: ``(K,)`` or ``(Q, K)`` integers: the videos that the scores are of, as positions in the gallery.
                 They must hold each query's top-1 of the gallery for the dynamic variant to be the paper's.
             dynamic: False normalizes every row.
-
-        Returns:
-            Float64 ranking scores of the same shape.
 
         Raises:
             ValueError: Shapes do not fit, a score is not finite, or a column is out of range.
@@ -148,8 +132,8 @@ class QueryBank:
 
     def save(self, file: str | Path) -> None:
         """Write the bank to a safetensors file: two values a video, whatever the number of bank queries."""
-        metadata = {"kind": _KIND, "format_version": str(FORMAT_VERSION)}
-        metadata |= {"beta": self.beta.hex(), "size": str(self.size)}
+        header = {"kind": _KIND, "format_version": str(FORMAT_VERSION)}
+        metadata = {**header, "beta": self.beta.hex(), "size": str(self.size)}
         save_file({"log_normalizer": self.log_normalizer, "activation": self.activation}, file, metadata=metadata)
 
     @classmethod

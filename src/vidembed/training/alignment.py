@@ -70,9 +70,8 @@ def align(
     VidVec-O (arXiv 2602.08099, sections 3.4 and 3.5): a LoRA on the language model, both sides read at the last token
     of their one-word prompt, a dual-softmax loss. No video is used.
 
-    While a run is under way its state is in ``<out>.training``; the same call goes on from the last state there. `out`
-    itself appears when it is complete, with ``alignment.json`` (settings, measurements), ``train_log.jsonl`` and, where
-    matplotlib is installed, ``curves.png`` in it.
+    A run's state is in ``<out>.training``; the same call goes on from there. `out` appears when it is complete, with
+    ``alignment.json`` (settings, measurements), ``train_log.jsonl`` and, with the extra ``plot``, ``curves.png`` in it.
 
     Args:
         mllm: Directory or Hub name of a video MLLM, or a vidembed checkpoint to go on from.
@@ -111,8 +110,9 @@ def align(
     if output not in ("merged", "adapter"):
         raise ValueError(f"output={output!r} is not known. Allowed: 'merged', 'adapter'.")
     if device not in (None, "cpu", "cuda"):
-        allowed = "'cpu', 'cuda' or None; choose a GPU with CUDA_VISIBLE_DEVICES"
-        raise ValueError(f"device={device!r}: allowed are {allowed}.")
+        raise ValueError(
+            f"device={device!r}: allowed are 'cpu', 'cuda' or None; choose a GPU with CUDA_VISIBLE_DEVICES."
+        )
     if every is not None and every < 1:
         raise ValueError(f"every={every!r}: expected at least 1 step.")
     check_dtype(dtype)
@@ -121,9 +121,7 @@ def align(
     fitting = fit_context(encoder, pairs, max_tokens=max_tokens, too_long=too_long)
     train, held = _split(fitting, held_out, training.seed)
     steps = training.steps(len(train))
-    digest = hashlib.sha256()
-    for pair in fitting:
-        digest.update(json.dumps([pair.dense, pair.summary]).encode())
+    digest = hashlib.sha256("".join(json.dumps([pair.dense, pair.summary]) for pair in fitting).encode())
     every = every or max(1, steps // EVALUATIONS)
     facts: dict[str, object] = {
         "source": encoder.checkpoint_config.source if encoder.checkpoint_config else None,
@@ -210,10 +208,8 @@ def _open_run(work: Path, facts: dict[str, object], *, resume: bool) -> Path | N
     if work.exists() and resume and file.is_file():
         before = json.loads(file.read_text(encoding="utf-8"))
         if differing := sorted(key for key in facts if before.get(key) != facts[key]):
-            raise ValueError(
-                f"{work} holds an interrupted run with another {', '.join(differing)}. Repeat its settings to go "
-                "on, pass resume=False to start again, or choose another folder."
-            )
+            remedy = "Repeat its settings to go on, pass resume=False to start again, or choose another folder."
+            raise ValueError(f"{work} holds an interrupted run with another {', '.join(differing)}. {remedy}")
         state = last_checkpoint(work)
         logger.info("going on from %s", state.name if state else "the start: no state was saved yet")
         return state

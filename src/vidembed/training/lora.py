@@ -33,21 +33,13 @@ MIN_MERGE_COSINE: Final = 0.99
 
 @dataclass(frozen=True, slots=True)
 class LoraSettings:
-    """Settings of a LoRA.
+    """Settings of a LoRA, of VidVec (arXiv 2602.08099, section 3.5) by default; a ValueError if one is out of range."""
 
-    Attributes:
-        rank: Rank of each update. Default 64 (VidVec, arXiv 2602.08099, section 3.5).
-        alpha: An update is scaled by ``alpha / rank``. Default 128 (same place).
-        dropout: Share of a layer's input dropped before its update, in training only. Default 0.05 (ours: the paper
-            is silent).
-
-    Raises:
-        ValueError: A value is out of range.
-    """
-
-    rank: int = 64
-    alpha: float = 128
-    dropout: float = 0.05
+    rank: int = 64  # of each update
+    alpha: float = 128  # an update is scaled by ``alpha / rank``
+    dropout: float = (
+        0.05  # share of a layer's input dropped before its update, in training only (ours: the paper is silent)
+    )
 
     def __post_init__(self) -> None:
         """Raise ValueError for a value that is out of range."""
@@ -60,11 +52,7 @@ class LoraSettings:
 
 
 def target_modules(model: nn.Module) -> str:
-    """A pattern, for PEFT, that matches the names of all linear layers of the decoder's blocks and nothing else.
-
-    The paper does not name the layers; all of them is ours, and what PEFT calls "all-linear" less the vision tower and
-    its projector.
-    """
+    """A pattern for PEFT: all linear layers of the decoder's blocks (ours: the paper names none) and nothing else."""
     parts = find_parts(model)
     names = (name for name, module in parts.blocks.named_modules() if isinstance(module, nn.Linear))
     leaves = sorted({name.rpartition(".")[2] for name in names})
@@ -72,17 +60,10 @@ def target_modules(model: nn.Module) -> str:
 
 
 class LanguageAdapter:
-    """A LoRA in the language model of an encoder.
+    """A LoRA in the language model of an encoder (extra ``train``).
 
     The encoder's model gets the layers in place, so `encode` runs with them. Blocks that it shares with the full MLLM
-    (`VideoEncoder.backbone`) have them there too.
-
-    Args:
-        encoder: The encoder to train. All of its weights are frozen; those of the adapter are float32.
-        settings: Of the LoRA.
-
-    Raises:
-        MissingExtraError: PEFT is not installed.
+    (`VideoEncoder.backbone`) have them there too. All weights are frozen but the adapter's, which are float32.
     """
 
     def __init__(self, encoder: VideoEncoder, settings: LoraSettings | None = None) -> None:
@@ -123,8 +104,7 @@ class LanguageAdapter:
     def load(self, folder: str | Path) -> None:
         """Put the weights of an adapter that `save` wrote into this one.
 
-        A FileNotFoundError if there is no adapter in the folder, and a ValueError if it is of another model, layer or
-        rank.
+        A FileNotFoundError if there is none, and a ValueError if it is of another model, layer or rank.
         """
         from peft import set_peft_model_state_dict  # noqa: PLC0415 - of the extra
         from safetensors.torch import load_file  # noqa: PLC0415 - with it
@@ -167,11 +147,7 @@ class Probes:
 
 
 def write_merged(adapter: LanguageAdapter, folder: Path) -> Probes:
-    """Merge an adapter into its encoder, which has none afterwards, and write a plain sentence-transformers checkpoint.
-
-    Returns what `check_saved` compares the checkpoint with. A ReadoutMismatchError if the merged model gives other
-    vectors than the one with the adapter.
-    """
+    """Merge an adapter into its encoder and write a plain checkpoint; returns what `check_saved` compares."""
     encoder, inputs = adapter.encoder.eval(), probe_inputs()
     before = _embed_each(encoder, inputs)
     adapter.merge()
@@ -192,10 +168,7 @@ def _embed_each(encoder: VideoEncoder, inputs: list[Input]) -> torch.Tensor:
 
 
 def check_saved(folder: Path, probes: Probes) -> None:
-    """Load a checkpoint with sentence-transformers and compare its vectors.
-
-    A ReadoutMismatchError if a cosine is under `vidembed.building.MIN_COSINE`.
-    """
+    """Load a checkpoint with sentence-transformers and compare its vectors; a ReadoutMismatchError if they differ."""
     video, text = saved_cosines(folder, probes.features, probes.vectors, device=probes.device)
     if not min(video, text) >= MIN_COSINE:
         raise ReadoutMismatchError(
@@ -227,8 +200,7 @@ def merge_adapter(
 
     Raises:
         FileExistsError: `out` exists and is not empty, and `overwrite` is False.
-        FileNotFoundError: `adapter` holds no adapter.
-        ValueError: The adapter is of another model.
+        FileNotFoundError: `adapter` holds no adapter; a ValueError if it is of another model.
         ReadoutMismatchError: The checkpoint does not give the model's vectors; nothing is written.
     """
     target = checked_target(out, overwrite=overwrite)

@@ -41,9 +41,6 @@ def dual_softmax_loss(scores: Tensor, same: Tensor | None = None, *, prior: Tens
         same: (B, B) booleans: off-diagonal entries that are no negatives, because the texts are the same. They take
             no part in any softmax, and the factor B is the number of entries that do. Default: none.
         prior: (B, B) cosines over the prior temperature. Default: the scores.
-
-    Raises:
-        ValueError: `scores` is no square matrix, or `same` is of another shape or marks the diagonal.
     """
     if scores.ndim != 2 or scores.shape[0] != scores.shape[1]:
         raise ValueError(f"scores: expected a square matrix with the pairs on its diagonal, got {tuple(scores.shape)}.")
@@ -64,10 +61,7 @@ def dual_softmax_loss(scores: Tensor, same: Tensor | None = None, *, prior: Tens
 
 
 def row_keys(feature: Features) -> Tensor:
-    """A number (B,) int64 for each row of a tokenized batch, on the CPU; rows of equal tokens have equal numbers.
-
-    It is 8 bytes of a BLAKE2 hash, so different rows do not meet in practice.
-    """
+    """A number (B,) int64 for each row of a tokenized batch, on the CPU: 8 bytes of a hash, equal for equal tokens."""
     ids, real = feature["input_ids"].cpu(), feature["attention_mask"].cpu().bool()  # (B, S)
     keys = []
     for row, mask in zip(ids, real, strict=True):
@@ -86,29 +80,21 @@ class DualSoftmaxLoss(nn.Module):
     """Dual-softmax loss (CAMoE, arXiv 2109.04290) on (dense caption, short summary) pairs; see the module's docstring.
 
     A batch with the same text twice holds false negatives: the summary of one pair is as right for the other. Such
-    entries are left out of every softmax, and counted in `false_negatives`.
+    entries are left out of every softmax, and counted in `false_negatives`, which the trainer logs and sets to 0.
 
     Args:
         model: The model that embeds both sides.
         temperature: What cosines are divided by, above 0. Default `TEMPERATURE`.
-        prior_temperature: What cosines are divided by inside the factor, above 0. Default `PRIOR_TEMPERATURE`.
-
-    Attributes:
-        false_negatives: Pairs of rows masked since it was last set to 0; the trainer logs it.
-
-    Raises:
-        ValueError: `temperature` or `prior_temperature` is not above 0.
+        prior_temperature: What they are divided by inside the factor, above 0. Default `PRIOR_TEMPERATURE`.
     """
 
     def __init__(
         self, model: nn.Module, temperature: float = TEMPERATURE, *, prior_temperature: float = PRIOR_TEMPERATURE
     ) -> None:
         super().__init__()
-        for name, value, example in (
-            ("temperature", temperature, TEMPERATURE),
-            ("prior_temperature", prior_temperature, PRIOR_TEMPERATURE),
-        ):
+        for name, value in (("temperature", temperature), ("prior_temperature", prior_temperature)):
             if not value > 0:
+                example = TEMPERATURE if name == "temperature" else PRIOR_TEMPERATURE
                 raise ValueError(f"{name}={value!r}: expected a number above 0, for example {example}.")
         self.model = model
         self.temperature = temperature
@@ -146,9 +132,8 @@ class DualSoftmaxLoss(nn.Module):
 class CachedDualSoftmaxLoss(CachedLossMixin, DualSoftmaxLoss):
     """`DualSoftmaxLoss` with cached gradients (arXiv 2101.06983): the same gradients, memory of one mini-batch.
 
-    The pattern, and the replay of dropout, are sentence-transformers' own (`CachedLossMixin`, as in its
-    ``CachedMultipleNegativesRankingLoss``). `mini_batch_size`, at least 1, texts are embedded at once, by default
-    `MINI_BATCH_SIZE`, and `show_progress_bar` shows a bar over the mini-batches of each step.
+    The pattern, and the replay of dropout, are sentence-transformers' own (`CachedLossMixin`). `mini_batch_size` texts
+    are embedded at once, by default `MINI_BATCH_SIZE`; `show_progress_bar` shows a bar over the mini-batches of a step.
     """
 
     def __init__(
@@ -174,11 +159,7 @@ class CachedDualSoftmaxLoss(CachedLossMixin, DualSoftmaxLoss):
     def calculate_loss(
         self, reps: list[list[Tensor]], labels: Tensor | None = None, *, with_backward: bool = False
     ) -> Tensor:
-        """The loss of embeddings of each side by mini-batch, (b, D) each, called by `CachedLossMixin`.
-
-        `labels` (2, B) are the keys of the rows. With `with_backward` gradients of the embeddings are computed too, and
-        the result is detached.
-        """
+        """The loss of embeddings of each side by mini-batch, (b, D) each; `labels` (2, B) are the keys of the rows."""
         assert labels is not None  # noqa: S101 - `forward` passes the keys
         loss = self._loss(torch.cat(reps[0]), torch.cat(reps[1]), labels)
         if with_backward:

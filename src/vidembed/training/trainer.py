@@ -1,7 +1,4 @@
-"""Pairs of texts as batches, each side in its prompt, and sentence-transformers' trainer for an adapter on them.
-
-A dense caption stands in for a video and takes the video's prompt.
-"""
+"""Pairs of texts as batches, each side in its prompt, and sentence-transformers' trainer for an adapter on them."""
 
 from __future__ import annotations
 
@@ -57,9 +54,8 @@ logger = logging.getLogger(__name__)
 def stand_in_kwargs(encoder: BaseModel) -> ProcessingKwargs:
     """The ``processing_kwargs`` of `encode` and `preprocess` under which a text takes the video's prompt.
 
-    The paper is silent on which prompt each side gets. Ours: the dense caption, which stands for the video, gets the
-    video's with the caption where the video would be; the summary gets the text's. The template is passed per call, so
-    the checkpoint keeps its own. A TemplateError if the chat template of the encoder is none of vidembed's.
+    The paper is silent on which prompt each side gets (ours: the caption stands where the video would be; the summary
+    gets the text's). The template is passed per call, so the checkpoint keeps its own.
     """
     return {"chat_template": {"chat_template": stand_in_template(str(encoder.processor.chat_template))}}
 
@@ -99,11 +95,7 @@ def context_length(encoder: VideoEncoder) -> int:
 def fit_context(
     encoder: VideoEncoder, pairs: Sequence[TextPair], *, max_tokens: int | None = None, too_long: TooLong = "raise"
 ) -> list[TextPair]:
-    """Return the pairs that fit, prompt included, in order. No text is ever cut.
-
-    At a pair with a side of over `max_tokens`, by default `context_length`, `too_long` "raise" raises an
-    AnnotationError, and "drop" leaves it out and logs how many; it is an AnnotationError too if none fits.
-    """
+    """Return the pairs that fit in `max_tokens`, prompt included, in order; "drop" leaves out others. None is cut."""
     context = context_length(encoder)
     limit = context if max_tokens is None else max_tokens
     if not 1 <= limit <= context:
@@ -134,40 +126,25 @@ def fit_context(
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """Settings of a training run.
+    """Settings of a training run; a ValueError if one is out of range.
 
-    Attributes:
-        loss: "dual-softmax" (`CachedDualSoftmaxLoss`), or "infonce" for sentence-transformers' own symmetric
-            ``CachedMultipleNegativesRankingLoss``, whose batches are drawn without duplicates since it masks none.
-        batch_size: Pairs of a step. Default 288 (VidVec, arXiv 2602.08099, section 3.5).
-        mini_batch_size: Texts embedded at once. Default `MINI_BATCH_SIZE`.
-        epochs: Times each pair is seen. Default 1 (same section).
-        learning_rate: Peak. Default 1e-4 (ours: the paper is silent; a usual value for LoRA).
-        warmup: Share of the steps in which the learning rate rises, before it falls as a cosine. Default 0.1 (ours).
-        weight_decay: Of AdamW. Default 0 (ours).
-        temperature: What cosines are divided by. Default `TEMPERATURE` (ours).
-        prior_temperature: What they are divided by inside the factor of the dual-softmax loss. Default
-            `PRIOR_TEMPERATURE` (ours).
-        bf16: Whether to compute in bfloat16; None for wherever CUDA supports it.
-        gradient_checkpointing: Whether to compute activations of the blocks twice, to hold fewer of them.
-        seed: Decides the adapter's first weights, dropout and the order of pairs.
-
-    Raises:
-        ValueError: A value is out of range.
+    Defaults are of VidVec (arXiv 2602.08099, section 3.5) where a field says so; the others are ours.
     """
 
+    # `CachedDualSoftmaxLoss`, or "infonce" for sentence-transformers' own symmetric
+    # ``CachedMultipleNegativesRankingLoss``, whose batches are drawn without duplicates since it masks none
     loss: LossName = "dual-softmax"
-    batch_size: int = 288
-    mini_batch_size: int = MINI_BATCH_SIZE
-    epochs: float = 1
-    learning_rate: float = 1e-4
-    warmup: float = 0.1
-    weight_decay: float = 0.0
-    temperature: float = TEMPERATURE
-    prior_temperature: float = PRIOR_TEMPERATURE
-    bf16: bool | None = None
-    gradient_checkpointing: bool = False
-    seed: int = 0
+    batch_size: int = 288  # pairs of a step (VidVec)
+    mini_batch_size: int = MINI_BATCH_SIZE  # texts embedded at once
+    epochs: float = 1  # times each pair is seen (VidVec)
+    learning_rate: float = 1e-4  # peak; the paper is silent, and this is a usual value for LoRA
+    warmup: float = 0.1  # share of the steps in which the learning rate rises, before it falls as a cosine
+    weight_decay: float = 0.0  # of AdamW
+    temperature: float = TEMPERATURE  # what cosines are divided by
+    prior_temperature: float = PRIOR_TEMPERATURE  # what they are divided by inside the factor of the dual-softmax loss
+    bf16: bool | None = None  # whether to compute in bfloat16; None for wherever CUDA supports it
+    gradient_checkpointing: bool = False  # whether to compute the blocks' activations twice, to hold fewer of them
+    seed: int = 0  # decides the adapter's first weights, dropout and the order of pairs
 
     def __post_init__(self) -> None:
         """Raise ValueError for a value that is out of range."""
@@ -188,13 +165,14 @@ class TrainingSettings:
 
     def make_loss(self, encoder: VideoEncoder) -> nn.Module:
         """The loss module."""
+        size = self.mini_batch_size
         if self.loss == "dual-softmax":
-            prior, size = self.prior_temperature, self.mini_batch_size
+            prior = self.prior_temperature
             return CachedDualSoftmaxLoss(encoder, self.temperature, prior_temperature=prior, mini_batch_size=size)
         return CachedMultipleNegativesRankingLoss(
             encoder,
             scale=1 / self.temperature,
-            mini_batch_size=self.mini_batch_size,
+            mini_batch_size=size,
             directions=("query_to_doc", "doc_to_query"),
             partition_mode="per_direction",
         )
@@ -210,8 +188,8 @@ class TrainingSettings:
     ) -> SentenceTransformerTrainingArguments:
         """The arguments of the trainer, which keeps checkpoints of the training state in `folder`.
 
-        It measures and saves once in `every` steps, and measures at the start unless it is `resuming`; `device` is as
-        of `align`. A ValueError if several processes were started, or bfloat16 is asked for and not supported.
+        It measures and saves once in `every` steps, and measures at the start unless it is `resuming`. A
+        ValueError if several processes were started, or bfloat16 is asked for and not supported.
         """
         cuda = torch.cuda.is_available() and device != "cpu"
         checkpointing: dict[str, Any] = {}  # named only where used: transformers 6 will rename them
@@ -260,11 +238,11 @@ class OneGpuArguments(SentenceTransformerTrainingArguments):
 
 
 class AlignmentTrainer(SentenceTransformerTrainer):
-    """Trains an adapter on pairs of texts; everything else is sentence-transformers' trainer.
+    """Trains an adapter on pairs of texts (extra ``train``); everything else is sentence-transformers' trainer.
 
     What differs: a dense caption takes the video's prompt; checkpoints hold the adapter and not the model, and are
     moved into place whole; the count of masked false negatives is logged; a loss that is not finite ends the run.
-    `args` are those of `TrainingSettings.arguments`. It needs the extra ``train``, and vidembed's chat templates.
+    `args` are those of `TrainingSettings.arguments`.
     """
 
     def __init__(
@@ -329,14 +307,13 @@ class AlignmentTrainer(SentenceTransformerTrainer):
             super()._save_checkpoint(model, trial)
         finally:
             self._saving_to = None
-        before = list(folder.glob("checkpoint-*"))
+        before = set(folder.glob("checkpoint-*"))
         new = folder / f"checkpoint-{self.state.global_step}"
         if new in before:
             shutil.rmtree(new)
         (draft / new.name).replace(new)
-        for old in before:
-            if old != new:
-                shutil.rmtree(old)
+        for old in before - {new}:
+            shutil.rmtree(old)
 
     def _save(self, output_dir: str | None = None, state_dict: object = None) -> None:  # noqa: ARG002
         self.adapter.save(output_dir or str(self.args.output_dir))
@@ -382,10 +359,8 @@ class PairEvaluator(BaseEvaluator):
             vectors[side] = np.asarray(found)
         dense, summary = vectors["dense"], vectors["summary"]  # (N, D) each
         scores = summary @ dense.T  # (N, N)
-        summary_to_dense = pair_recalls(scores, self._positives)
-        dense_to_summary = pair_recalls(scores.T, self._positives.T)
-        recalls = {f"summary_to_dense_{name}": value for name, value in summary_to_dense.items()}
-        return recalls | {f"dense_to_summary_{name}": value for name, value in dense_to_summary.items()}
+        ways = {"summary_to_dense": (scores, self._positives), "dense_to_summary": (scores.T, self._positives.T)}
+        return {f"{way}_{name}": value for way, pair in ways.items() for name, value in pair_recalls(*pair).items()}
 
 
 _LOGGED = re.compile(r"loss|grad_norm|learning_rate|false_negatives|eval_.*(?<!_runtime)(?<!_per_second)")
@@ -394,9 +369,8 @@ _LOGGED = re.compile(r"loss|grad_norm|learning_rate|false_negatives|eval_.*(?<!_
 class LogFile(TrainerCallback):
     """Writes what the trainer logs to a file of JSON lines, and shows a bar on stderr if `progress` asks for it.
 
-    Lines of training hold ``step``, ``loss``, ``grad_norm``, ``learning_rate`` and ``false_negatives``; lines of
-    evaluation hold ``step`` and every metric, named ``eval_...``. Lines after the step that a run begins at are removed
-    then: they are made again.
+    Lines of training hold ``step``, ``loss``, ``grad_norm``, ``learning_rate`` and ``false_negatives``; those of
+    evaluation ``step`` and every metric, ``eval_...``. A run removes lines after the step that it begins at.
     """
 
     def __init__(self, path: str | Path, *, progress: bool = False) -> None:
