@@ -59,17 +59,11 @@ MAX_BATCH_TOKENS = 32_768
 
 @dataclass(frozen=True)
 class EncodedItem:
-    """One result of `VideoEncoder.encode_stream`.
+    """One result of `VideoEncoder.encode_stream`."""
 
-    Attributes:
-        index: Position among the inputs.
-        embedding: The vector (D,) float32, or None when the input failed.
-        error: Why it failed, or None.
-    """
-
-    index: int
-    embedding: np.ndarray | None
-    error: Exception | None
+    index: int  # position among the inputs
+    embedding: np.ndarray | None  # the vector (D,) float32, or None when the input failed
+    error: Exception | None  # why it failed, or None
 
 
 class EncodeOptions(TypedDict, total=False):
@@ -194,10 +188,7 @@ class VideoEncoder(VideoModel, SentenceTransformer):
         return self.checkpoint_config.layer if self.checkpoint_config else None
 
     def reranker(self, **kwargs: Any) -> VideoReranker:
-        """Make a reranker on the same weights, with this encoder's frame grid.
-
-        Args:
-            **kwargs: As `VideoReranker` takes, for example ``mode``.
+        """Make a reranker on the same weights, with this encoder's frame grid; `kwargs` as `VideoReranker` takes.
 
         Raises:
             BackboneError: This encoder was loaded from a cut checkpoint, which holds no head.
@@ -214,7 +205,7 @@ class VideoEncoder(VideoModel, SentenceTransformer):
         return VideoReranker(backbone=self.backbone, **{**shared, **kwargs})
 
     def _write_settings(self, path: str) -> None:
-        if (config := self._current_config()) is not None:
+        if config := self._current_config():
             config.write(path)
 
     def _current_config(self) -> CheckpointConfig | None:
@@ -363,18 +354,13 @@ class VideoEncoder(VideoModel, SentenceTransformer):
         Args:
             inputs: As `encode` takes, any number of them.
             batch_size: Most inputs per batch; ``max_batch_tokens`` bounds it too.
-            on_error: "raise", or "skip" to yield the error in the place of the vector.
+            on_error: "raise" as `encode` does, or "skip" to yield the error in the place of the vector.
             show_progress_bar: Whether to show a bar; by default only if the log level is INFO or DEBUG.
             prompt: As in `encode`.
             truncate_dim: As in `encode`.
 
         Yields:
             An `EncodedItem` per input, in input order.
-
-        Raises:
-            VideoError: A video could not be decoded, with ``on_error="raise"``.
-            InputError: Another input failed, with ``on_error="raise"``.
-            ValueError: An argument is out of range.
         """
         check_on_error(on_error)
         results = self._results(
@@ -395,8 +381,7 @@ class VideoEncoder(VideoModel, SentenceTransformer):
     def is_singular_input(self, inputs: object) -> bool:  # type: ignore[override]
         """As in sentence-transformers, for every kind of input that `encode` takes.
 
-        Raises:
-            ValueError: `inputs` is neither one input nor a list of them, but a Series, a generator, a set.
+        ValueError if `inputs` is neither one input nor a list of them, but a Series, a generator, a set.
         """
         if not super().is_singular_input(inputs):
             return False
@@ -503,10 +488,10 @@ class VideoEncoder(VideoModel, SentenceTransformer):
                 for row in range(len(batch))
             ]
         values: torch.Tensor = outputs[output_value]  # (B, D) or (B, S_max, D)
-        if output_value != "token_embeddings":
-            values = nn.functional.normalize(values, dim=1) if normalize_embeddings else values
-            values = values.cpu() if save_to_cpu else values
-        return list(values)
+        if output_value == "token_embeddings":
+            return list(values)
+        values = nn.functional.normalize(values, dim=1) if normalize_embeddings else values
+        return list(values.cpu() if save_to_cpu else values)
 
 
 def _finite(item: Prepared | Failed, vector: Result | Failed, on_error: OnError) -> Result | Failed:

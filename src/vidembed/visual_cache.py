@@ -1,7 +1,6 @@
 """Visual tokens kept from call to call, so that a live query neither decodes a video nor runs the vision tower.
 
-Visual tokens are several times smaller than the keys and values of a prefix (8 times for a 7B Qwen2.5-VL), and do not
-depend on the sentence.
+They are several times smaller than the keys and values of a prefix (8 times for a 7B Qwen2.5-VL).
 """
 
 from __future__ import annotations
@@ -173,12 +172,9 @@ def _nbytes(tensors: dict[str, torch.Tensor]) -> int:
 
 
 def visual_key(video: object, sampling: Sampling, maker: Mapping[str, object]) -> str | None:
-    """Name the visual tokens of a video: equal names mean equal tokens.
+    """SHA-256 hex digest of all that a video's visual tokens depend on; None for what is no local file, and not kept.
 
-    Returns:
-        A SHA-256 hex digest of the file's absolute path, size and time of last write, the segment, the grid and the
-        `maker` (what else the tokens depend on, JSON-able: weights, pixels, prompt, decoder); None for what is no local
-        file (URLs, bytes, arrays, handles), which is not kept.
+    `maker` holds what they depend on beside file, segment and grid: weights, pixels, prompt, decoder.
     """
     segment = video if isinstance(video, VideoSegment) else None
     source = segment.path if segment is not None else video
