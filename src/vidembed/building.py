@@ -33,8 +33,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-MIN_COSINE = 0.99999
-"""Least cosine between the saved model's vector and the hidden state that it stands for."""
+MIN_COSINE = 0.99999  # least cosine between the saved model's vector and the hidden state that it stands for
 
 
 def build(

@@ -13,24 +13,15 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from vidembed.errors import BackboneError
-from vidembed.scoring import (
-    PlattScaling,
-    PriorCorrection,
-    ReliabilityCurve,
-    ScoreFusion,
-    checks,
-    reliability_curve,
-    reliability_plot,
-)
-from vidembed.scoring.calibration import sigmoid
+from vidembed.scoring import PlattScaling, PriorCorrection, ScoreFusion, checks
+from vidembed.scoring.calibration import ReliabilityCurve, reliability_curve, reliability_plot, sigmoid
 from vidembed.scoring.checks import FloatArray
 from vidembed.yes_no import Answers, ScoreMode, check_mode
 
 logger = logging.getLogger(__name__)
 
 FILE_NAME = "vidembed_reranker.json"
-FORMAT_VERSION = 2
-"""1 had neither `RerankerConfig.first_stage` nor `RerankerConfig.chat_template`, and is still read."""
+FORMAT_VERSION = 2  # 1 had neither `first_stage` nor `chat_template` of `RerankerConfig`, and is still read
 
 
 @dataclass(frozen=True)
@@ -116,8 +107,7 @@ def differing_fields(made_for: dict[str, Any], fields: dict[str, Any]) -> list[s
     return sorted(key for key in {*there, *here} - passed if made_for and there.get(key) != here.get(key))
 
 
-FOLDS = 5
-"""Default number of folds (ours)."""
+FOLDS = 5  # default number of folds (ours)
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,7 @@ if TYPE_CHECKING:
     from vidembed.calibration import RerankerConfig
 
 TAGS: Final = ("video-text-retrieval", "vidembed")
-TRAINED_TAG: Final = "generated_from_trainer"
-"""What the trainers of sentence-transformers tag a model with."""
-
+TRAINED_TAG: Final = "generated_from_trainer"  # what the trainers of sentence-transformers tag a model with
 _UNTRAINED: Final = " No weight was trained."
 _HOOK: Final = "import vidembed  # it knows the name\n"
 _IMPORT: Final = "from sentence_transformers import SentenceTransformer\n"

@@ -30,25 +30,16 @@ from vidembed.pipeline import (
 )
 from vidembed.scoring.checks import FloatArray
 from vidembed.video.clip import PICTURE_VERSION
-from vidembed.visual_cache import VisualTokenCache, visual_key
-from vidembed.yes_no import (
-    VIDEO_PART,
-    Answers,
-    AnswerTokens,
-    HeadReader,
-    Pair,
-    VideoPrompt,
-    as_pair,
-    by_video,
-    check_indexed,
-    rendered,
-)
+from vidembed.visual_cache import visual_key
+from vidembed.yes_no import VIDEO_PART, Answers, HeadReader, as_pair, by_video, check_indexed, rendered
 
 if TYPE_CHECKING:
     from sentence_transformers.base.modules.transformer import ProcessingKwargs
 
     from vidembed.backbone.load import Features
     from vidembed.encoder import VideoEncoder
+    from vidembed.visual_cache import VisualTokenCache
+    from vidembed.yes_no import AnswerTokens, Pair, VideoPrompt
 
 logger = logging.getLogger(__name__)
 
@@ -123,7 +114,7 @@ class PrefixSharingCrossEncoder(VideoModel, CrossEncoder):
         return {**super().fingerprint_fields(), "adapters": self.weights}
 
     def preprocess(self, inputs: Sequence[Any], prompt: str | None = None, **kwargs: Any) -> Features:
-        """As in sentence-transformers: left-padded prompts of pairs, or texts alone, whose tokens the trainer counts."""
+        """As in sentence-transformers: left-padded prompts of pairs, or texts alone, whose tokens trainers count."""
         if inputs and all(isinstance(item, str) for item in inputs):
             return self._features(list(inputs), None, prompt=prompt, **kwargs)
         options = AskOptions(prompt=prompt, processing_kwargs=kwargs.get("processing_kwargs"))
@@ -282,14 +273,9 @@ class PrefixSharingCrossEncoder(VideoModel, CrossEncoder):
     def answers_and_embeddings(
         self, texts: Sequence[str], videos: Sequence[Any], encoder: VideoEncoder, **kwargs: Any
     ) -> tuple[Answers, np.ndarray]:
-        """Ask every text of every video and embed the videos, with one prefill a video for both.
+        """Ask every text (T) of every video (V), as `answers`, and embed the videos, with one prefill a video for both.
 
-        Args:
-            texts: T sentences.
-            videos: V videos.
-            encoder: Made of the same weights (`VideoReranker.encoder`), with ``prefix=None``: the prompts must begin
-                alike.
-            **kwargs: As `answers`.
+        The encoder is made of the same weights (`VideoReranker.encoder`), with ``prefix=None``, to begin prompts alike.
 
         Returns:
             Answers of ``V * T`` pairs, all texts of the first video first; and the videos' vectors ``(V, D)`` float32,
@@ -313,15 +299,10 @@ class PrefixSharingCrossEncoder(VideoModel, CrossEncoder):
     def answers_and_similarities(
         self, inputs: Sequence[Any], encoder: VideoEncoder, **kwargs: Any
     ) -> tuple[Answers, FloatArray]:
-        """Ask the head about pairs, and compare sentence and video of each by an encoder.
+        """Ask the head about N pairs, as `answers`, and compare sentence and video of each by an encoder.
 
         Where encoder and reranker share weights and the beginning of their prompts, one prefill a video serves both;
         else the encoder runs each video by itself.
-
-        Args:
-            inputs: N pairs, as `predict` takes.
-            encoder: The first stage.
-            **kwargs: As `answers`.
 
         Returns:
             Answers of the pairs, and their cosines (N,) float64; both NaN where a pair failed.

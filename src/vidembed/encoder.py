@@ -53,8 +53,8 @@ Result: TypeAlias = "torch.Tensor | dict[str, object]"
 _STANDARD_KEYS = ("type", "pooling_mode", "include_prompt")
 _STANDARD = [{"type": "Pooling", "pooling_mode": "lasttoken", "include_prompt": True}, {"type": "Normalize"}]
 
+# padded tokens per batch: the context length of the supported models, so that their longest video still fits
 MAX_BATCH_TOKENS = 32_768
-"""Padded tokens per batch: the context length of the supported models, so that their longest video still fits."""
 
 
 @dataclass(frozen=True)
@@ -172,14 +172,8 @@ class VideoEncoder(VideoModel, SentenceTransformer):
         template = eol_template(backbone.processor, prefix=self._prefix_asked, name=backbone.name)
         module = as_transformer_module(view, backbone.processor, chat_template=template)
         self.backbone = backbone
-        self.checkpoint_config = CheckpointConfig(
-            layer=layer,
-            depth=parts.depth,
-            model_type=parts.architecture.model_type,
-            source=portable_name(backbone.name),
-            prefix=self._prefix_asked,
-            sampling=Sampling().as_dict(),
-        )
+        kind, source, grid = parts.architecture.model_type, portable_name(backbone.name), Sampling().as_dict()
+        self.checkpoint_config = CheckpointConfig(layer, parts.depth, kind, source, self._prefix_asked, grid)
         return [module, Pooling(module.get_embedding_dimension(), "lasttoken"), Normalize()]
 
     @property
@@ -363,16 +357,9 @@ class VideoEncoder(VideoModel, SentenceTransformer):
             An `EncodedItem` per input, in input order.
         """
         check_on_error(on_error)
+        bar, size = wants_bar(show_progress_bar), truncate_dim if truncate_dim is not None else self.truncate_dim
         results = self._results(
-            inputs,
-            prompt=prompt,
-            batch_size=batch_size,
-            show_progress_bar=wants_bar(show_progress_bar),
-            output_value="sentence_embedding",
-            save_to_cpu=True,
-            normalize_embeddings=False,
-            truncate_dim=truncate_dim if truncate_dim is not None else self.truncate_dim,
-            on_error=on_error,
+            inputs, prompt=prompt, batch_size=batch_size, show_progress_bar=bar, truncate_dim=size, on_error=on_error
         )
         for index, value in enumerate(results):
             vector = value.float().numpy() if isinstance(value, torch.Tensor) else None
@@ -429,7 +416,7 @@ class VideoEncoder(VideoModel, SentenceTransformer):
         *,
         batch_size: int,
         show_progress_bar: bool,
-        output_value: str | None,
+        output_value: str | None = "sentence_embedding",
         prompt: str | None = None,
         processing_kwargs: ProcessingKwargs | None = None,
         task: str | None = None,
@@ -466,9 +453,9 @@ class VideoEncoder(VideoModel, SentenceTransformer):
         batch: list[Prepared],
         *,
         output_value: str | None,
-        save_to_cpu: bool,
-        normalize_embeddings: bool,
         truncate_dim: int | None,
+        save_to_cpu: bool = True,
+        normalize_embeddings: bool = False,
         device: str | torch.device | None = None,
         **forward_kwargs: Any,
     ) -> list[Result]:

@@ -179,9 +179,6 @@ class VideoModel(BaseModel):
         self, model_name_or_path: str, *_args: Any, **kwargs: Any
     ) -> tuple[list[nn.Module] | OrderedDict[str, nn.Module], dict[str, Any]]:
         """Called, by keywords, for a model that is no checkpoint of sentence-transformers: cut the MLLM."""
-        if kwargs.pop("trust_remote_code", False):
-            reason = "trust_remote_code=True is refused: supported models load with transformers' own classes."
-            raise BackboneError(reason)
         folder, offline = kwargs.pop("cache_folder", None), kwargs.pop("local_files_only", False)
         backbone = load_backbone(model_name_or_path, cache_dir=folder, local_files_only=offline or None, **kwargs)
         return self._modules_of(backbone), {}

@@ -22,30 +22,22 @@ from vidembed.backbone import BackboneError, LayerError
 from vidembed.backbone.cut import as_transformer_module
 from vidembed.backbone.load import Backbone
 from vidembed.backbone.templates import match_template
-from vidembed.calibration import (
-    FILE_NAME,
-    FOLDS,
-    CalibrationReport,
-    FirstStage,
-    Ranking,
-    RerankerConfig,
-    calibrate,
-    differing_fields,
-)
+from vidembed.calibration import FILE_NAME, FOLDS, FirstStage, Ranking, RerankerConfig, calibrate, differing_fields
 from vidembed.cross_encoder import AskOptions, PredictOptions, PrefixSharingCrossEncoder, pairs_of
 from vidembed.pipeline import OnError, check_on_error
 from vidembed.registry import portable_name
-from vidembed.scoring import MarginPolicy, PlattScaling, PriorCorrection, ScoreFusion, checks
+from vidembed.scoring import MarginPolicy, PlattScaling, checks
 from vidembed.scoring.calibration import sigmoid
 from vidembed.scoring.checks import FloatArray
 from vidembed.video import Sampling
 from vidembed.video.fetch import UrlAccess
 from vidembed.visual_cache import VisualTokenCache
-from vidembed.yes_no import Answers, PairInput, ScoreMode, answer_tokens, as_pair, check_indexed, check_mode
+from vidembed.yes_no import PairInput, ScoreMode, answer_tokens, as_pair, check_indexed, check_mode
 
 if TYPE_CHECKING:
     from sentence_transformers.base.modules.transformer import ProcessingKwargs
 
+    from vidembed.calibration import CalibrationReport
     from vidembed.encoder import VideoEncoder
 
 logger = logging.getLogger(__name__)
@@ -126,15 +118,16 @@ class VideoReranker(PrefixSharingCrossEncoder):
         config = saved or RerankerConfig()
         self.source = config.source or (backbone.name if backbone is not None else str(model_name_or_path))
         self.sampling = sampling or (Sampling(**config.sampling) if config.sampling else Sampling())
-        self.shared_prefix, self.visual_cache = shared_prefix, visual_cache
+        self.shared_prefix = shared_prefix
+        self.visual_cache = visual_cache
         self._answer_tokens = answer_tokens(self.tokenizer, name=self.source)
         self._parts = self.parts  # refuses a model without its head
         self._mode: ScoreMode = config.mode
-        self.prior_correction: PriorCorrection = config.prior_correction
-        self.calibration: PlattScaling | None = config.calibration
-        self.fusion: ScoreFusion | None = config.fusion
+        self.prior_correction = config.prior_correction
+        self.calibration = config.calibration
+        self.fusion = config.fusion
         self._made_for = config.made_for if config.calibration or config.fusion else {}
-        self.first_stage: FirstStage | None = config.first_stage
+        self.first_stage = config.first_stage
         self._first_stage_encoders: list[VideoEncoder] = []  # in a list, for it is no part of this module
         if self.backbone is None and config.chat_template is not None:  # the MLLM that a saved reranker holds
             processor = copy.copy(self._transformer.processor)
@@ -398,15 +391,12 @@ class VideoReranker(PrefixSharingCrossEncoder):
         options = AskOptions(
             self.mode == "prior_corrected", prompt, on_error, show_progress_bar, device, processing_kwargs
         )
-        odds = self._log_odds(self._ask(list(pairs_of(inputs, options)), len(inputs), options))
+        answers = self._ask(list(pairs_of(inputs, options)), len(inputs), options)
+        odds = answers.log_odds(self.mode, self.prior_correction)  # (N,)
         if self.calibration is not None and self.calibration_applies():
             odds = self.calibration.slope * odds + self.calibration.intercept
         values = torch.from_numpy(odds).float()
         return values if activation_fn is None else activation_fn(values)
-
-    def _log_odds(self, answers: Answers) -> FloatArray:
-        """Log-odds of the mode, before calibration (N,)."""
-        return answers.log_odds(self.mode, self.prior_correction)
 
     def rank(  # type: ignore[override]
         self,
@@ -488,10 +478,10 @@ class VideoReranker(PrefixSharingCrossEncoder):
             raise ValueError("activation_fn: a fused score is a probability already; leave first_stage or it out.")
         priors = self.mode == "prior_corrected"
         if encoder is None:
-            odds = self._log_odds(self.answers(pairs, priors=priors, **kwargs))  # (M,)
+            odds = self.answers(pairs, priors=priors, **kwargs).log_odds(self.mode, self.prior_correction)  # (M,)
         else:
             answers, similarity = self.answers_and_similarities(pairs, encoder, priors=priors, **kwargs)
-            odds, known = self._log_odds(answers), np.isfinite(similarity)
+            odds, known = answers.log_odds(self.mode, self.prior_correction), np.isfinite(similarity)
             similarity = np.where(known, similarity, float(similarity[known].min()) if known.any() else 0.0)
         assert similarity is not None  # noqa: S101 - given or found
         scaling = self.calibration or PlattScaling(1.0, 0.0)

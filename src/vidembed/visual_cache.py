@@ -5,6 +5,7 @@ They are several times smaller than the keys and values of a prefix (8 times for
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import threading
@@ -25,12 +26,8 @@ from vidembed.video import Sampling, VideoSegment
 
 logger = logging.getLogger(__name__)
 
-RAM_BYTES = 2 * 2**30
-"""Default bound of what is kept in memory: about 290 videos of 1,024 tokens for a 7B model in bfloat16 (ours)."""
-
-DISK_BYTES = 20 * 2**30
-"""Default bound of the folder (ours)."""
-
+RAM_BYTES = 2 * 2**30  # default bound (ours): about 290 videos of 1,024 tokens for a 7B model in bfloat16
+DISK_BYTES = 20 * 2**30  # default bound (ours)
 _SUFFIX = ".safetensors"
 
 
@@ -80,13 +77,9 @@ class VisualTokenCache:
         self._kept: OrderedDict[str, dict[str, torch.Tensor]] = OrderedDict()
         self._bytes = 0
 
-    def __getstate__(self) -> dict[str, Any]:
-        """For process pools: the settings; each process has a memory of its own, and the folder is shared."""
-        return {"folder": self.folder, "ram_bytes": self.ram_bytes, "disk_bytes": self.disk_bytes}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Start with an empty memory."""
-        self.__init__(**state)  # type: ignore[misc]
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For process pools: the settings; each process starts with an empty memory, and the folder is shared."""
+        return functools.partial(type(self), ram_bytes=self.ram_bytes, disk_bytes=self.disk_bytes), (self.folder,)
 
     @property
     def nbytes(self) -> int:

@@ -71,7 +71,7 @@ def _shallow(module: M) -> M:
 
 
 def without_hooks(module: M) -> M:
-    """A second tree of modules on the same parameters, without hooks: transformers' local functions do not pickle."""
+    """A second tree of modules on the same parameters, without hooks: those of transformers do not pickle."""
     clone = _shallow(module)
     registries = clone.__dict__
     registries["_forward_hooks"].clear()
@@ -126,7 +126,7 @@ def as_transformer_module(
     chat_template: str,
     task: Literal["feature-extraction", "any-to-any"] = "feature-extraction",
 ) -> Transformer:
-    """Wrap a loaded model, sharing its weights, as a plain `Transformer`, whose class name ``modules.json`` will carry."""
+    """Wrap a loaded model, sharing its weights, as a plain `Transformer`: the class that ``modules.json`` will name."""
     with tempfile.TemporaryDirectory(prefix="vidembed-") as folder:
         processor.save_pretrained(folder)
         options = {"chat_template": chat_template}

@@ -70,8 +70,9 @@ def check_device(device: str | None) -> None:
     try:
         torch.empty(0, device=device)  # None is always to be had
     except (RuntimeError, AssertionError) as error:
-        reason = f"is not to be had here ({str(error).partition(chr(10))[0]}); leave it out for the best there is."
-        raise ValueError(f"device={device!r} {reason}") from error
+        reason = str(error).partition("\n")[0]
+        advice = "leave it out for the best there is."
+        raise ValueError(f"device={device!r} is not to be had here ({reason}); {advice}") from error
 
 
 def load_backbone(
@@ -94,7 +95,7 @@ def load_backbone(
         raise BackboneError(f"{name}: not a model directory; it must hold config.json and safetensors weights.")
     model_kwargs = {"dtype": "auto", **(model_kwargs or {})}
     check_dtype(model_kwargs["dtype"])
-    if model_kwargs.pop("trust_remote_code", False):
+    if any([model_kwargs.pop("trust_remote_code", False), hub_kwargs.pop("trust_remote_code", False)]):
         raise BackboneError("trust_remote_code=True is refused: supported models load with transformers' own classes.")
     hub_kwargs = {key: value for key, value in hub_kwargs.items() if value is not None}
 
@@ -154,9 +155,8 @@ def _native_config(original: dict[str, Any], *, name: str) -> VideoLlama3Config:
     """Translate the ``config.json`` of an original VideoLLaMA3 checkpoint."""
     projector = original.get("mm_projector_type", "mlp2x_gelu")
     if projector != "mlp2x_gelu":
-        raise UnsupportedBackboneError(
-            f"{name}: mm_projector_type {projector!r} has no native counterpart; only 'mlp2x_gelu' does."
-        )
+        reason = f"mm_projector_type {projector!r} has no native counterpart; only 'mlp2x_gelu' does."
+        raise UnsupportedBackboneError(f"{name}: {reason}")
     vision = original.get("vision_encoder_config")
     if not isinstance(vision, dict):
         raise UnsupportedBackboneError(
