@@ -1,11 +1,8 @@
-"""Parts that adapters to other frameworks share: loading models, what a text may name, and reranking of documents.
-
-`langchain-vidembed` and `llama-index-embeddings-vidembed` are built on it. Importing it takes pydantic, which such
-frameworks bring, and no torch: that is loaded with the first model.
-"""
+"""Parts that adapters to other frameworks share. Importing it takes pydantic; torch comes with the first model."""
 
 from __future__ import annotations
 
+import functools
 import inspect
 import os
 import threading
@@ -47,10 +44,7 @@ _locks_lock = threading.Lock()
 
 
 def lock_of(model: VideoEncoder | VideoReranker) -> threading.RLock:
-    """Return the lock of the weights of a model: an encoder and a reranker that share weights share it.
-
-    Frameworks call models from several threads. Tokenizers and the hooks of a shared prefix are not made for that.
-    """
+    """Return the lock of a model's weights. Tokenizers and the hooks of a shared prefix are not made for threads."""
     weights = model if model.backbone is None else model.backbone.model
     with _locks_lock:
         return _locks.setdefault(weights, threading.RLock())
@@ -66,11 +60,7 @@ def load_encoder(
     max_frames: int | None = None,
     model_kwargs: Mapping[str, Any] | None = None,
 ) -> VideoEncoder:
-    """Load an encoder from the fields of an adapter: arguments of `VideoEncoder`, and two of its `Sampling`.
-
-    Raises:
-        ValueError: `model_kwargs` holds what has a field of its own.
-    """
+    """Load an encoder from the fields of an adapter: arguments of `VideoEncoder`, and two of its `Sampling`."""
     fields = {"layer": "layer", "device": "device", "truncate_dim": "dimensions", "allow_url": "allowed_schemes"}
     _check_model_kwargs(model_kwargs or {}, fields)
     from vidembed import VideoEncoder  # noqa: PLC0415 - it brings torch
@@ -84,7 +74,7 @@ def load_encoder(
 def load_reranker(
     model: str, *, allow_url: bool, device: str | None = None, model_kwargs: Mapping[str, Any] | None = None
 ) -> VideoReranker:
-    """Load a reranker from the fields of an adapter; raises as `load_encoder`."""
+    """Load a reranker from the fields of an adapter."""
     _check_model_kwargs(model_kwargs or {}, {"device": "device", "allow_url": "allowed_schemes"})
     from vidembed import VideoReranker  # noqa: PLC0415 - it brings torch
 
@@ -92,11 +82,7 @@ def load_reranker(
 
 
 def reranker_of(encoder: VideoEncoder, model: str) -> VideoReranker:
-    """Return the reranker that goes with an encoder, loaded by the name `model`, and reads what the encoder may read.
-
-    It has the encoder's own weights, in memory once, if the encoder was cut from an MLLM as it was loaded; else it is
-    ``NAME-rerank`` beside ``vidembed/NAME``, else what the checkpoint was built from; else ValueError.
-    """
+    """Return `vidembed.index.search.load_reranker` of an encoder and a name; it reads what the encoder may read."""
     from vidembed.index.search import load_reranker as load_fitting  # noqa: PLC0415 - it brings torch
 
     reranker = load_fitting(None, encoder, model=model)
@@ -114,11 +100,7 @@ def warn_of_default(model: str, *, packages: Sequence[str]) -> None:
 
 
 def check_ready(name: str, model: object, *, methods: Iterable[str], given: Iterable[str]) -> None:
-    """Check a model that was given loaded, as the argument `name`.
-
-    Raises:
-        ValueError: It lacks one of `methods`, or fields that say how to load a model are `given` beside it.
-    """
+    """Raise ValueError for a model given as `name` that lacks `methods`, or beside fields that say how to load one."""
     if lacking := [f"{method}()" for method in methods if not callable(getattr(model, method, None))]:
         found = type(model).__name__
         raise ValueError(f"{name}: got {found}, which has no {', '.join(lacking)}; a vidembed model is needed")
@@ -151,16 +133,14 @@ def to_floats(vector: NDArray[np.float32], *, shortened: bool) -> list[float]:
 
 
 class Gate(BaseModel):
-    """The fields that say which files and addresses text may name.
+    """The fields that say which files and addresses text may name; text could make this machine fetch addresses."""
 
-    Args:
-        allowed_schemes: What video URIs may begin with: ``file``, and ``http`` and ``https`` if they are added. Text
-            that comes from elsewhere could make this machine fetch addresses, so they are not by default.
-        root: The folder that files must be in, links resolved. Default anywhere.
-    """
-
-    allowed_schemes: tuple[str, ...] = Field(default=("file",), description="Schemes that video URIs may have.")
-    root: str | os.PathLike[str] | None = Field(default=None, description="Folder that files must be in.")
+    allowed_schemes: tuple[str, ...] = Field(
+        default=("file",), description="Schemes that video URIs may have: file, http, https."
+    )
+    root: str | os.PathLike[str] | None = Field(
+        default=None, description="Folder that files must be in, links resolved."
+    )
 
     @field_validator("allowed_schemes")
     @classmethod
@@ -180,11 +160,7 @@ class Gate(BaseModel):
             raise ValueError(f"allowed_schemes: http(s) is allowed here, but {name} was made with allow_url=False")
 
     def video_in(self, text: str) -> VideoRef | None:
-        """Return the video that a text names, or None for a text that is anything but one video URI.
-
-        White space around it is left out, since loaders and splitters add line breaks. Raises VideoUriError for a URI
-        that is malformed or not allowed.
-        """
+        """Return the video that a text names, or None for any other text; loaders add the white space around it."""
         return parse_video_uri(text.strip(), allowed_schemes=self.allowed_schemes, root=self.root)
 
     def document_in(self, text: str, *, name: str, loader: str) -> VideoRef | None:
@@ -203,11 +179,7 @@ class VideoFile:
 
 
 def read_video_file(file: Path, windows: Windows | None = None) -> VideoFile:
-    """Read a file whole for its fingerprint, and its times without decoding it to its end.
-
-    Raises:
-        VideoError: It cannot be read as a video.
-    """
+    """Read a file whole for its fingerprint, and its times without decoding it to its end."""
     check_regular(str(file), item_name(file))  # reading a pipe could wait for ever
     fingerprint = content_fingerprint(file)
     layout = lay_out(file, windows)
@@ -216,10 +188,7 @@ def read_video_file(file: Path, windows: Windows | None = None) -> VideoFile:
 
 def stable_id(*parts: str) -> str:
     """Return a UUID made of text: Qdrant takes no other strings for ids, and the same video keeps its id."""
-    namespace = uuid.NAMESPACE_URL
-    for part in parts:
-        namespace = uuid.uuid5(namespace, part)
-    return str(namespace)
+    return str(functools.reduce(uuid.uuid5, parts, uuid.NAMESPACE_URL))
 
 
 def storable(value: str | os.PathLike[str]) -> str:
@@ -239,19 +208,11 @@ class RerankerFields(BaseModel):
 
 
 class RankFields(BaseModel):
-    """The fields that say how documents are reranked.
+    """The fields that say how documents are reranked."""
 
-    Args:
-        top_n: Most documents to keep. Default all.
-        min_score: Leave out documents below this probability, 0 to 1. Default none.
-        fuse: Whether scores are fused with the similarity. Default (None) wherever the reranker can.
-        on_error: "raise", or "skip" to leave out documents whose video cannot be read.
-        not_video: "raise" at a document that names no video, "keep" to let it follow the videos, or "drop" it.
-    """
-
-    top_n: int | None = Field(default=None, gt=0, description="Most documents to keep.")
-    min_score: float | None = Field(default=None, ge=0, le=1, description="Least probability to keep.")
-    fuse: bool | None = Field(default=None, description="Whether scores are made of similarity and head.")
+    top_n: int | None = Field(default=None, gt=0, description="Most documents to keep; default all.")
+    min_score: float | None = Field(default=None, ge=0, le=1, description="Least probability to keep; default any.")
+    fuse: bool | None = Field(default=None, description="Fuse with similarity; default if possible.")
     on_error: OnError = Field(default="raise", description="What happens if a video cannot be read.")
     not_video: NotVideo = Field(default="raise", description="What happens to a document that is no video.")
 
@@ -285,19 +246,10 @@ def rank_documents(
     *,
     name_of: Callable[[int, T], str],
 ) -> Ranking[T]:
-    """Rank documents by the probability that their video matches the query.
+    """Rank documents by the probability that their video matches the query; all candidates at once, for fusion.
 
-    Args:
-        reranker: Used by one thread at a time.
-        query: Words.
-        documents: Compared with each other where scores are fused, so give all candidates at once.
-        video_of: Returns the video of a document as `VideoReranker.rank` takes it, or None for any other document.
-        options: All but ``top_n`` is seen to here.
-        name_of: Returns what an error says of a document that is no video; its first argument is the position.
-
-    Raises:
-        NotAVideoError: A document names no video, with ``not_video="raise"``.
-        VideoError: A video cannot be read, with ``on_error="raise"``.
+    `video_of` returns a document's video, or None for one that is none, which `name_of` names by its position.
+    `RankFields.top_n` is left to the caller.
     """
     videos: list[tuple[T, object]] = []
     others: list[T] = []
@@ -319,9 +271,9 @@ def rank_documents(
                 show_progress_bar=False,
             )
     read = {each["corpus_id"] for each in ranking}
-    ranked: list[tuple[T, dict[str, float]]] = []
-    for each in ranking:
-        if options.min_score is None or each["score"] >= options.min_score:
-            scores: dict[str, float] = {part: each[part] for part in ("similarity", "match", "score") if part in each}
-            ranked.append((videos[each["corpus_id"]][0], scores))
+    ranked: list[tuple[T, dict[str, float]]] = [
+        (videos[each["corpus_id"]][0], {part: each[part] for part in ("similarity", "match", "score") if part in each})
+        for each in ranking
+        if options.min_score is None or each["score"] >= options.min_score
+    ]
     return Ranking(ranked, [document for place, (document, _) in enumerate(videos) if place not in read], others)

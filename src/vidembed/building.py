@@ -33,8 +33,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-MIN_COSINE = 0.99999
-"""Least cosine between the saved model's vector and the hidden state that it stands for."""
+MIN_COSINE = 0.99999  # least cosine between the saved model's vector and the hidden state that it stands for
 
 
 def build(
@@ -168,10 +167,7 @@ def drafted(target: Path) -> Iterator[Path]:
 
 
 def probe_inputs() -> list[Input]:
-    """A video and a text that a saved model is checked with.
-
-    The video is eight frames of fixed noise with a moving edge: nothing about it is constant in time or space.
-    """
+    """A video and a text to check a saved model with. In the video, nothing is constant in time or space."""
     noise = np.random.default_rng(0).integers(0, 128, (8, 112, 112, 3), dtype=np.uint8)  # (T, H, W, C)
     for index, frame in enumerate(noise):
         frame[:, : 14 * (index + 1)] += 100
@@ -203,10 +199,7 @@ def hidden_states(encoder: VideoEncoder, inputs: Sequence[Input]) -> torch.Tenso
 def saved_cosines(
     folder: Path, features: Sequence[Features], wanted: torch.Tensor, *, device: str
 ) -> tuple[float, float]:
-    """Cosines of a saved model's vectors of `probe_inputs` with `wanted` (2, D).
-
-    It is loaded and run on `device` by sentence-transformers alone; `features` are those of the video and the text.
-    """
+    """Cosines of the vectors of `probe_inputs`, by sentence-transformers from `folder`, with `wanted` (2, D)."""
     gc.collect()  # two copies of a 7B model do not fit everywhere
     saved = SentenceTransformer(str(folder), device=device)
     moved = [batch_to_device(batch, saved.device) for batch in features]

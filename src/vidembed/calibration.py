@@ -13,24 +13,15 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from vidembed.errors import BackboneError
-from vidembed.scoring import (
-    PlattScaling,
-    PriorCorrection,
-    ReliabilityCurve,
-    ScoreFusion,
-    checks,
-    reliability_curve,
-    reliability_plot,
-)
-from vidembed.scoring.calibration import sigmoid
+from vidembed.scoring import PlattScaling, PriorCorrection, ScoreFusion, checks
+from vidembed.scoring.calibration import ReliabilityCurve, reliability_curve, reliability_plot, sigmoid
 from vidembed.scoring.checks import FloatArray
 from vidembed.yes_no import Answers, ScoreMode, check_mode
 
 logger = logging.getLogger(__name__)
 
 FILE_NAME = "vidembed_reranker.json"
-FORMAT_VERSION = 2
-"""1 had neither `RerankerConfig.first_stage` nor `RerankerConfig.chat_template`, and is still read."""
+FORMAT_VERSION = 2  # 1 had neither `first_stage` nor `chat_template` of `RerankerConfig`, and is still read
 
 
 @dataclass(frozen=True)
@@ -66,11 +57,7 @@ class RerankerConfig:
         target.write_text(content + "\n", encoding="utf-8")
 
     def check_made_for(self, fields: dict[str, Any], *, name: str) -> None:
-        """Refuse numbers that were fitted on another model or prompt. Another dtype passes; another grid is logged.
-
-        Raises:
-            BackboneError: The model at hand is another.
-        """
+        """Raise BackboneError for numbers of another model or prompt. Another dtype passes; another grid is logged."""
         if self.made_for and self.made_for.get("sampling") != fields.get("sampling"):
             logger.warning("%s: its numbers were fitted with another frame grid", name)
         if differing := differing_fields(self.made_for, fields):
@@ -81,12 +68,7 @@ class RerankerConfig:
 
     @classmethod
     def read(cls, file: str | Path) -> RerankerConfig:
-        """Read the file back.
-
-        Raises:
-            BackboneError: It is of another format, or not such a file.
-            FileNotFoundError: There is no such file.
-        """
+        """Read the file back; BackboneError if it is of another format, or not such a file."""
         again = "Calibrate or save the reranker again."
         try:
             content = json.loads(Path(file).read_text(encoding="utf-8"))
@@ -94,9 +76,8 @@ class RerankerConfig:
         except (ValueError, AttributeError, TypeError) as error:
             raise BackboneError(f"{file}: not a JSON object ({error}). {again}") from error
         if version not in (1, FORMAT_VERSION):
-            raise BackboneError(
-                f"{file}: format_version {version!r}; this vidembed reads 1 and {FORMAT_VERSION}. {again}"
-            )
+            reads = f"this vidembed reads 1 and {FORMAT_VERSION}"
+            raise BackboneError(f"{file}: format_version {version!r}; {reads}. {again}")
         try:
             mode = check_mode(content.pop("mode"))
             parts: dict[str, Any] = {
@@ -116,10 +97,8 @@ class RerankerConfig:
 def differing_fields(made_for: dict[str, Any], fields: dict[str, Any]) -> list[str]:
     """Names of the fields by which a model is another than the one that numbers were fitted on, sorted.
 
-    Args:
-        made_for: `VideoReranker.fingerprint_fields` when they were fitted; empty if that is not known: then none do.
-        fields: The same of the model at hand. The frame grid is not compared, nor are weights of another dtype, whose
-            digest differs by rounding.
+    `made_for` and `fields` are `VideoReranker.fingerprint_fields` then and now; if the first is empty, none differ. The
+    frame grid is not compared, nor are weights of another dtype, whose digest differs by rounding.
     """
     there, here = (json.loads(json.dumps(one)) for one in (made_for, fields))  # tuples become lists
     passed = {"sampling", "dtype"}
@@ -128,8 +107,7 @@ def differing_fields(made_for: dict[str, Any], fields: dict[str, Any]) -> list[s
     return sorted(key for key in {*there, *here} - passed if made_for and there.get(key) != here.get(key))
 
 
-FOLDS = 5
-"""Default number of folds (ours)."""
+FOLDS = 5  # default number of folds (ours)
 
 
 @dataclass(frozen=True)
@@ -171,16 +149,10 @@ class CalibrationReport:
 
     def to_dict(self) -> dict[str, Any]:
         """The numbers of the report, JSON-able, errors rounded to four decimals."""
-        return {
-            "mode": self.mode,
-            "pairs": self.pairs,
-            "matches": self.matches,
-            "skipped": self.skipped,
-            "calibration_error_before": round(self.ece_before, 4),
-            "calibration_error_after": round(self.ece_after, 4),
-            "calibration_error_fused": None if self.ece_fused is None else round(self.ece_fused, 4),
-            "fit": asdict(self.fit),
-        }
+        counts = {name: getattr(self, name) for name in ("mode", "pairs", "matches", "skipped")}
+        eces = {"before": self.ece_before, "after": self.ece_after, "fused": self.ece_fused}
+        errors = {f"calibration_error_{name}": None if ece is None else round(ece, 4) for name, ece in eces.items()}
+        return {**counts, **errors, "fit": asdict(self.fit)}
 
     def plot(self, path: str | Path) -> None:
         """Draw reliability before and after; errors as `vidembed.scoring.reliability_plot`."""
@@ -190,7 +162,6 @@ class CalibrationReport:
 def calibrate(
     answers: Answers,
     labels: ArrayLike,
-    *,
     mode: ScoreMode,
     correction: PriorCorrection,
     groups: Sequence[str],
@@ -198,21 +169,10 @@ def calibrate(
     folds: int = FOLDS,
     seed: int = 0,
 ) -> CalibrationReport:
-    """Fit on labelled pairs, and report by cross-fitting.
+    """Fit on labelled pairs, and report by cross-fitting; else as `VideoReranker.calibrate`.
 
-    Args:
-        answers: Of P pairs; those without a score are left out and counted.
-        labels: ``(P,)``, 1 where the video matches the sentence.
-        mode: Score mode.
-        correction: Weights of the priors before, for the report.
-        groups: ``(P,)`` names, here the sentences: pairs of one group are never fitted on and reported on at once.
-        first_stage: ``(P,)`` similarities of the same pairs, to fit a fusion too; each group is one query's candidates.
-        folds: Parts that the groups are dealt into, at least 2.
-        seed: Of the deal.
-
-    Raises:
-        ValueError: One class only (in all, or in a fold's other pairs), fewer groups than 2, or an argument of another
-            shape.
+    `correction` are the weights of the priors before, for the report. Pairs of one of the `groups` (P,), which are
+    sentences, are never fitted on and reported on at once.
     """
     flags = checks.labels("labels", labels, len(answers.yes_no))
     similarity = None if first_stage is None else checks.vector("first_stage", first_stage, length=flags.size)
@@ -246,16 +206,9 @@ def calibrate(
             fused[held] = part.fusion(odds, similarity[held], names[held].tolist())
     fit = fit_numbers(answers, flags, mode, similarity, names.tolist())
     before = sigmoid(answers.log_odds(mode, correction))
-    return CalibrationReport(
-        mode=mode,
-        pairs=int(flags.size),
-        matches=int(flags.sum()),
-        skipped=int((~kept).sum()),
-        fit=fit,
-        before=reliability_curve(before, flags),
-        after=reliability_curve(after, flags),
-        fused=None if fused is None else reliability_curve(fused, flags),
-    )
+    counts = int(flags.size), int(flags.sum()), int((~kept).sum())
+    curves = reliability_curve(before, flags), reliability_curve(after, flags)
+    return CalibrationReport(mode, *counts, fit, *curves, None if fused is None else reliability_curve(fused, flags))
 
 
 def fit_numbers(
@@ -268,26 +221,20 @@ def fit_numbers(
     """Fit prior weights (in mode "prior_corrected"), Platt scaling and, with similarities, fusion on all pairs."""
     correction = PriorCorrection()
     if mode == "prior_corrected":
-        correction = PriorCorrection.fit(
-            answers.yes_no, flags, video_prior=answers.video_prior, text_prior=answers.text_prior
-        )
+        priors = {"video_prior": answers.video_prior, "text_prior": answers.text_prior}
+        correction = PriorCorrection.fit(answers.yes_no, flags, **priors)
     odds = answers.log_odds(mode, correction)
     fusion = None if similarity is None else ScoreFusion.fit(odds, similarity, flags, queries)
     return Fit(correction, PlattScaling.fit(odds, flags, kind="log_odds"), fusion)
 
 
 class Ranking(list[dict[str, Any]]):
-    """The result of `VideoReranker.rank`: a list of dicts, best first.
-
-    Attributes:
-        asked: Documents that the head was asked about.
-        candidates: Documents given.
-    """
+    """The result of `VideoReranker.rank`: a list of dicts, best first."""
 
     def __init__(self, results: Sequence[dict[str, Any]], *, asked: int, candidates: int) -> None:
         super().__init__(results)
-        self.asked = asked
-        self.candidates = candidates
+        self.asked = asked  # documents that the head was asked about
+        self.candidates = candidates  # documents given
 
     @property
     def passes_saved(self) -> int:

@@ -17,9 +17,7 @@ if TYPE_CHECKING:
     from vidembed.calibration import RerankerConfig
 
 TAGS: Final = ("video-text-retrieval", "vidembed")
-TRAINED_TAG: Final = "generated_from_trainer"
-"""What the trainers of sentence-transformers tag a model with."""
-
+TRAINED_TAG: Final = "generated_from_trainer"  # what the trainers of sentence-transformers tag a model with
 _UNTRAINED: Final = " No weight was trained."
 _HOOK: Final = "import vidembed  # it knows the name\n"
 _IMPORT: Final = "from sentence_transformers import SentenceTransformer\n"
@@ -102,10 +100,7 @@ def updated(card: str, name: str, *, before: str, now: str) -> str:
 
 
 def shown_name(data: BaseModelCardData, path: str, model_name: str | None) -> str:
-    """How the reader of a card loads the model: by its name on the Hub or the one given, else by its folder `path`.
-
-    As in sentence-transformers, a `model_name` that is no path becomes the ``model_id`` of `data`, if that has none.
-    """
+    """How a reader loads the model: by its name on the Hub, which a `model_name` that is no path becomes; or `path`."""
     if model_name and not data.model_id and not Path(model_name).exists():
         data.model_id = model_name
     return data.model_id or loading_name(path)

@@ -1,4 +1,4 @@
-"""``vidembed_config.json`` of a checkpoint, and the digests that a fingerprint is made of."""
+"""``vidembed_config.json`` of a checkpoint."""
 
 from __future__ import annotations
 
@@ -36,11 +36,7 @@ class CheckpointConfig:
 
     @classmethod
     def read(cls, file: str | Path) -> CheckpointConfig:
-        """Read a file that `write` wrote.
-
-        Raises:
-            BackboneError: It is of a newer format, or not such a file.
-        """
+        """Read a file that `write` wrote; BackboneError if it is of a newer format, or not such a file."""
         content = json.loads(Path(file).read_text(encoding="utf-8"))
         version = content.pop("format_version", None)
         content.pop("layer_definition", None)

@@ -30,25 +30,16 @@ from vidembed.pipeline import (
 )
 from vidembed.scoring.checks import FloatArray
 from vidembed.video.clip import PICTURE_VERSION
-from vidembed.visual_cache import VisualTokenCache, visual_key
-from vidembed.yes_no import (
-    VIDEO_PART,
-    Answers,
-    AnswerTokens,
-    HeadReader,
-    Pair,
-    VideoPrompt,
-    as_pair,
-    by_video,
-    check_indexed,
-    rendered,
-)
+from vidembed.visual_cache import visual_key
+from vidembed.yes_no import VIDEO_PART, Answers, HeadReader, as_pair, by_video, check_indexed, rendered
 
 if TYPE_CHECKING:
     from sentence_transformers.base.modules.transformer import ProcessingKwargs
 
     from vidembed.backbone.load import Features
     from vidembed.encoder import VideoEncoder
+    from vidembed.visual_cache import VisualTokenCache
+    from vidembed.yes_no import AnswerTokens, Pair, VideoPrompt
 
 logger = logging.getLogger(__name__)
 
@@ -92,26 +83,17 @@ class AskOptions:
 
 
 class PrefixSharingCrossEncoder(VideoModel, CrossEncoder):
-    """A CrossEncoder that reads the answers of its own head, each video prefilled once.
+    """A CrossEncoder that reads the answers of its own head, each video prefilled once."""
 
-    Attributes:
-        shared_prefix: Whether to prefill each video once; False runs one pass per pair.
-        visual_cache: Where visual tokens are kept from call to call, or None.
-    """
-
-    shared_prefix: bool
-    visual_cache: VisualTokenCache | None
+    shared_prefix: bool  # whether to prefill each video once; else one pass per pair
+    visual_cache: VisualTokenCache | None  # where visual tokens are kept from call to call
     _answer_tokens: AnswerTokens
     _parts: Parts | None = None
     _argument = "pairs"
 
     @property
     def parts(self) -> Parts:
-        """The parts of the model, found when it is loaded, and again where the model or its head is another since.
-
-        Raises:
-            BackboneError: The model has no language model head.
-        """
+        """The parts of the model, found again where model or head is another since; BackboneError without a head."""
         model, known = self._transformer.model, self._parts
         if known is None or known.base is not model.base_model or known.head is not getattr(model, "lm_head", None):
             known = find_parts(model)
@@ -132,10 +114,7 @@ class PrefixSharingCrossEncoder(VideoModel, CrossEncoder):
         return {**super().fingerprint_fields(), "adapters": self.weights}
 
     def preprocess(self, inputs: Sequence[Any], prompt: str | None = None, **kwargs: Any) -> Features:
-        """As in sentence-transformers, for each kind of pair that `predict` takes: whole left-padded prompts, one each.
-
-        Texts alone are taken too: its trainer counts the tokens of a column.
-        """
+        """As in sentence-transformers: left-padded prompts of pairs, or texts alone, whose tokens trainers count."""
         if inputs and all(isinstance(item, str) for item in inputs):
             return self._features(list(inputs), None, prompt=prompt, **kwargs)
         options = AskOptions(prompt=prompt, processing_kwargs=kwargs.get("processing_kwargs"))
@@ -249,23 +228,18 @@ class PrefixSharingCrossEncoder(VideoModel, CrossEncoder):
             if np.isfinite([*answer, prior]).all():
                 found[:3, pair.index] = *answer, prior
                 continue
-            options.skip(
-                InputError(
-                    f"pairs[{pair.index}] {name_of(pair.video)}: the model gave an answer that is not finite. In "
-                    "float16 activations can overflow: load with model_kwargs={'dtype': 'bfloat16'} or 'float32'."
-                )
+            reason = (
+                "the model gave an answer that is not finite. In float16 activations can overflow: load with "
+                "model_kwargs={'dtype': 'bfloat16'} or 'float32'."
             )
+            options.skip(InputError(f"pairs[{pair.index}] {name_of(pair.video)}: {reason}"))
 
     def _prepare_groups(self, groups: Sequence[list[Pair]], options: AskOptions) -> Iterator[Prepared | Failed]:
         """Decode each video and process it with an empty sentence; or find it in the cache, already seen."""
         cache, made_by = self.visual_cache, {}
         if cache is not None:
-            made_by = {
-                **self.fingerprint_fields(),
-                "prompt": options.prompt,
-                "processing": repr(options.processing_kwargs),
-                "decoder": [self.video_backend, PICTURE_VERSION],
-            }
+            asked = {"prompt": options.prompt, "processing": repr(options.processing_kwargs)}
+            made_by = {**self.fingerprint_fields(), **asked, "decoder": [self.video_backend, PICTURE_VERSION]}
         threads = max(1, core_count() // self.decode_workers)
 
         def prepare(index: int, group: list[Pair]) -> Prepared:
@@ -299,14 +273,9 @@ class PrefixSharingCrossEncoder(VideoModel, CrossEncoder):
     def answers_and_embeddings(
         self, texts: Sequence[str], videos: Sequence[Any], encoder: VideoEncoder, **kwargs: Any
     ) -> tuple[Answers, np.ndarray]:
-        """Ask every text of every video and embed the videos, with one prefill a video for both.
+        """Ask every text (T) of every video (V), as `answers`, and embed the videos, with one prefill a video for both.
 
-        Args:
-            texts: T sentences.
-            videos: V videos.
-            encoder: Made of the same weights (`VideoReranker.encoder`), with ``prefix=None``: the prompts must begin
-                alike.
-            **kwargs: As `answers`.
+        The encoder is made of the same weights (`VideoReranker.encoder`), with ``prefix=None``, to begin prompts alike.
 
         Returns:
             Answers of ``V * T`` pairs, all texts of the first video first; and the videos' vectors ``(V, D)`` float32,
@@ -330,15 +299,10 @@ class PrefixSharingCrossEncoder(VideoModel, CrossEncoder):
     def answers_and_similarities(
         self, inputs: Sequence[Any], encoder: VideoEncoder, **kwargs: Any
     ) -> tuple[Answers, FloatArray]:
-        """Ask the head about pairs, and compare sentence and video of each by an encoder.
+        """Ask the head about N pairs, as `answers`, and compare sentence and video of each by an encoder.
 
         Where encoder and reranker share weights and the beginning of their prompts, one prefill a video serves both;
         else the encoder runs each video by itself.
-
-        Args:
-            inputs: N pairs, as `predict` takes.
-            encoder: The first stage.
-            **kwargs: As `answers`.
 
         Returns:
             Answers of the pairs, and their cosines (N,) float64; both NaN where a pair failed.
@@ -348,14 +312,12 @@ class PrefixSharingCrossEncoder(VideoModel, CrossEncoder):
         similarity = np.full(len(inputs), np.nan)
         texts = list(dict.fromkeys(pair.text for pair in pairs))
         how: dict[str, Any] = {"on_error": options.on_error, "show_progress_bar": False}
-        queries: dict[str, np.ndarray] = {}
-        if texts:
-            vectors = encoder.encode_query([{"text": text} for text in texts], **how)
-            queries = dict(zip(texts, vectors, strict=True))
+        queries = dict(zip(texts, encoder.encode_query([{"text": text} for text in texts], **how), strict=True))
 
         def compare(pairs: list[Pair], vector: np.ndarray) -> None:
-            for pair in pairs:
-                similarity[pair.index] = _cosine(queries[pair.text], vector)
+            for pair in pairs:  # (D,) each; shorter than 1 if they were truncated
+                one, other = queries[pair.text].astype(np.float64), vector.astype(np.float64)
+                similarity[pair.index] = one @ other / (np.linalg.norm(one) * np.linalg.norm(other))
 
         if self._why_apart(encoder, options.prompt) is None:
             embed = _shared_embedding(encoder, options.prompt)
@@ -394,11 +356,6 @@ def pairs_of(inputs: Sequence[object], options: AskOptions) -> Iterator[Pair]:
             yield as_pair(index, item)
         except InputError as error:
             options.skip(error)
-
-
-def _cosine(one: np.ndarray, other: np.ndarray) -> float:
-    one, other = one.astype(np.float64), other.astype(np.float64)  # (D,) each; shorter than 1 if they were truncated
-    return float(one @ other / (np.linalg.norm(one) * np.linalg.norm(other)))
 
 
 def _shared_embedding(encoder: VideoEncoder, prompt: str | None) -> Callable[[VideoPrompt], np.ndarray]:

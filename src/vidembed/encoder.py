@@ -53,23 +53,17 @@ Result: TypeAlias = "torch.Tensor | dict[str, object]"
 _STANDARD_KEYS = ("type", "pooling_mode", "include_prompt")
 _STANDARD = [{"type": "Pooling", "pooling_mode": "lasttoken", "include_prompt": True}, {"type": "Normalize"}]
 
+# padded tokens per batch: the context length of the supported models, so that their longest video still fits
 MAX_BATCH_TOKENS = 32_768
-"""Padded tokens per batch: the context length of the supported models, so that their longest video still fits."""
 
 
 @dataclass(frozen=True)
 class EncodedItem:
-    """One result of `VideoEncoder.encode_stream`.
+    """One result of `VideoEncoder.encode_stream`."""
 
-    Attributes:
-        index: Position among the inputs.
-        embedding: The vector (D,) float32, or None when the input failed.
-        error: Why it failed, or None.
-    """
-
-    index: int
-    embedding: np.ndarray | None
-    error: Exception | None
+    index: int  # position among the inputs
+    embedding: np.ndarray | None  # the vector (D,) float32, or None when the input failed
+    error: Exception | None  # why it failed, or None
 
 
 class EncodeOptions(TypedDict, total=False):
@@ -178,14 +172,8 @@ class VideoEncoder(VideoModel, SentenceTransformer):
         template = eol_template(backbone.processor, prefix=self._prefix_asked, name=backbone.name)
         module = as_transformer_module(view, backbone.processor, chat_template=template)
         self.backbone = backbone
-        self.checkpoint_config = CheckpointConfig(
-            layer=layer,
-            depth=parts.depth,
-            model_type=parts.architecture.model_type,
-            source=portable_name(backbone.name),
-            prefix=self._prefix_asked,
-            sampling=Sampling().as_dict(),
-        )
+        kind, source, grid = parts.architecture.model_type, portable_name(backbone.name), Sampling().as_dict()
+        self.checkpoint_config = CheckpointConfig(layer, parts.depth, kind, source, self._prefix_asked, grid)
         return [module, Pooling(module.get_embedding_dimension(), "lasttoken"), Normalize()]
 
     @property
@@ -194,10 +182,7 @@ class VideoEncoder(VideoModel, SentenceTransformer):
         return self.checkpoint_config.layer if self.checkpoint_config else None
 
     def reranker(self, **kwargs: Any) -> VideoReranker:
-        """Make a reranker on the same weights, with this encoder's frame grid.
-
-        Args:
-            **kwargs: As `VideoReranker` takes, for example ``mode``.
+        """Make a reranker on the same weights, with this encoder's frame grid; `kwargs` as `VideoReranker` takes.
 
         Raises:
             BackboneError: This encoder was loaded from a cut checkpoint, which holds no head.
@@ -214,7 +199,7 @@ class VideoEncoder(VideoModel, SentenceTransformer):
         return VideoReranker(backbone=self.backbone, **{**shared, **kwargs})
 
     def _write_settings(self, path: str) -> None:
-        if (config := self._current_config()) is not None:
+        if config := self._current_config():
             config.write(path)
 
     def _current_config(self) -> CheckpointConfig | None:
@@ -363,30 +348,18 @@ class VideoEncoder(VideoModel, SentenceTransformer):
         Args:
             inputs: As `encode` takes, any number of them.
             batch_size: Most inputs per batch; ``max_batch_tokens`` bounds it too.
-            on_error: "raise", or "skip" to yield the error in the place of the vector.
+            on_error: "raise" as `encode` does, or "skip" to yield the error in the place of the vector.
             show_progress_bar: Whether to show a bar; by default only if the log level is INFO or DEBUG.
             prompt: As in `encode`.
             truncate_dim: As in `encode`.
 
         Yields:
             An `EncodedItem` per input, in input order.
-
-        Raises:
-            VideoError: A video could not be decoded, with ``on_error="raise"``.
-            InputError: Another input failed, with ``on_error="raise"``.
-            ValueError: An argument is out of range.
         """
         check_on_error(on_error)
+        bar, size = wants_bar(show_progress_bar), truncate_dim if truncate_dim is not None else self.truncate_dim
         results = self._results(
-            inputs,
-            prompt=prompt,
-            batch_size=batch_size,
-            show_progress_bar=wants_bar(show_progress_bar),
-            output_value="sentence_embedding",
-            save_to_cpu=True,
-            normalize_embeddings=False,
-            truncate_dim=truncate_dim if truncate_dim is not None else self.truncate_dim,
-            on_error=on_error,
+            inputs, prompt=prompt, batch_size=batch_size, show_progress_bar=bar, truncate_dim=size, on_error=on_error
         )
         for index, value in enumerate(results):
             vector = value.float().numpy() if isinstance(value, torch.Tensor) else None
@@ -395,8 +368,7 @@ class VideoEncoder(VideoModel, SentenceTransformer):
     def is_singular_input(self, inputs: object) -> bool:  # type: ignore[override]
         """As in sentence-transformers, for every kind of input that `encode` takes.
 
-        Raises:
-            ValueError: `inputs` is neither one input nor a list of them, but a Series, a generator, a set.
+        ValueError if `inputs` is neither one input nor a list of them, but a Series, a generator, a set.
         """
         if not super().is_singular_input(inputs):
             return False
@@ -444,7 +416,7 @@ class VideoEncoder(VideoModel, SentenceTransformer):
         *,
         batch_size: int,
         show_progress_bar: bool,
-        output_value: str | None,
+        output_value: str | None = "sentence_embedding",
         prompt: str | None = None,
         processing_kwargs: ProcessingKwargs | None = None,
         task: str | None = None,
@@ -481,9 +453,9 @@ class VideoEncoder(VideoModel, SentenceTransformer):
         batch: list[Prepared],
         *,
         output_value: str | None,
-        save_to_cpu: bool,
-        normalize_embeddings: bool,
         truncate_dim: int | None,
+        save_to_cpu: bool = True,
+        normalize_embeddings: bool = False,
         device: str | torch.device | None = None,
         **forward_kwargs: Any,
     ) -> list[Result]:
@@ -503,10 +475,10 @@ class VideoEncoder(VideoModel, SentenceTransformer):
                 for row in range(len(batch))
             ]
         values: torch.Tensor = outputs[output_value]  # (B, D) or (B, S_max, D)
-        if output_value != "token_embeddings":
-            values = nn.functional.normalize(values, dim=1) if normalize_embeddings else values
-            values = values.cpu() if save_to_cpu else values
-        return list(values)
+        if output_value == "token_embeddings":
+            return list(values)
+        values = nn.functional.normalize(values, dim=1) if normalize_embeddings else values
+        return list(values.cpu() if save_to_cpu else values)
 
 
 def _finite(item: Prepared | Failed, vector: Result | Failed, on_error: OnError) -> Result | Failed:

@@ -1,8 +1,4 @@
-"""What both models share: loading, fingerprints, decoding ahead of the model in threads, batches formed by tokens.
-
-While the model runs on one batch, worker threads decode the next videos and run the processor on them. Memory stays
-bounded: at most twice as many jobs as threads are prepared and not yet in a batch.
-"""
+"""What both models share: loading, fingerprints, decoding ahead of the model in threads, batches formed by tokens."""
 
 from __future__ import annotations
 
@@ -53,21 +49,15 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 TEXT_CHUNK = 64  # texts per call of the tokenizer: rendering is per text, the call is not
-
-_PIXEL_SETTINGS = (
+WEIGHT_SAMPLES = 64  # values per tensor: enough to tell any two trained or merged models apart, cheap at 7B parameters
+_PIXEL_SETTINGS = (  # numbers of an image or video processor that change pixels; not its class or the library's version
     *("size", "do_resize", "resample", "do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std"),
     *("patch_size", "temporal_patch_size", "merge_size", "use_token_compression", "cap_pixels_per_frame"),
 )
-"""The numbers of an image or video processor that change pixels; not its class or the library's version."""
-
-WEIGHT_SAMPLES = 64
-"""Values read per tensor: enough to tell any two trained or merged models apart, cheap at 7B parameters."""
-
 _WRAPPED = "base_layer"  # where an adapter layer of PEFT keeps the layer that it wraps
-
+# fast tokenizers hold padding and truncation as state, which one thread could change under another; decoding, the long
+# part, runs outside. Of the module and not of a model, which process pools pickle.
 _PROCESSOR_LOCK = threading.Lock()
-"""Fast tokenizers hold padding and truncation as state, which one thread could change under another. Decoding, the
-long part, runs outside. Of the module and not of a model, which process pools pickle."""
 
 
 class VideoModel(BaseModel):
@@ -107,7 +97,7 @@ class VideoModel(BaseModel):
             self._settings_file = load_file_path(name, self._settings_name, **{key: kwargs[key] for key in hub})
         self.video_backend = video_backend
         self.allow_url = allow_url
-        self.decode_workers = decode_workers or default_workers()
+        self.decode_workers = decode_workers or min(8, core_count())  # more decoders wait on memory, not on cores
 
     @property
     def _transformer(self) -> Transformer:
@@ -132,8 +122,7 @@ class VideoModel(BaseModel):
         """Save a checkpoint that plain sentence-transformers loads, and this model's own settings beside it.
 
         Raises:
-            BackboneError: The model has adapter layers that no model class would read back: their blocks would be
-                random after loading.
+            BackboneError: Adapter layers are in the model that would be read back as random blocks.
         """
         if not safe_serialization:
             raise ValueError("safe_serialization=False is refused: weights are saved as safetensors only.")
@@ -190,9 +179,6 @@ class VideoModel(BaseModel):
         self, model_name_or_path: str, *_args: Any, **kwargs: Any
     ) -> tuple[list[nn.Module] | OrderedDict[str, nn.Module], dict[str, Any]]:
         """Called, by keywords, for a model that is no checkpoint of sentence-transformers: cut the MLLM."""
-        if kwargs.pop("trust_remote_code", False):
-            reason = "trust_remote_code=True is refused: supported models load with transformers' own classes."
-            raise BackboneError(reason)
         folder, offline = kwargs.pop("cache_folder", None), kwargs.pop("local_files_only", False)
         backbone = load_backbone(model_name_or_path, cache_dir=folder, local_files_only=offline or None, **kwargs)
         return self._modules_of(backbone), {}
@@ -211,14 +197,14 @@ class VideoModel(BaseModel):
 
     def _prepare(self, index: int, item: object, *, threads: int = 1, **options: Any) -> Prepared:
         """Decode one input and run the processor on it; `options` are those of `_features`."""
-        row = ARCHITECTURES.get(self._transformer.config.model_type)
-        least = row.min_frames if row else 1
+        least = getattr(ARCHITECTURES.get(self._transformer.config.model_type), "min_frames", 1)
         loaded, metadata = load_input(
             item, self.sampling, backend=self.video_backend, allow_url=self.allow_url, min_frames=least, threads=threads
         )
         name = name_of(item)
-        features = self._features([loaded], [f"{self._argument}[{index}] {name}"], metadata, **options)
-        return Prepared(index, name, features)
+        return Prepared(
+            index, name, self._features([loaded], [f"{self._argument}[{index}] {name}"], metadata, **options)
+        )
 
     def _prepare_texts(self, indices: Sequence[int], items: Sequence[object], **options: Any) -> list[Prepared]:
         names = [name_of(item) for item in items]
@@ -271,19 +257,13 @@ class VideoModel(BaseModel):
 
 @torch.no_grad()
 def weights_digest(model: nn.Module) -> str:
-    """Hash name, shape and `WEIGHT_SAMPLES` evenly spaced values of every parameter and persistent buffer.
+    """SHA-256 hex digest of name, shape and `WEIGHT_SAMPLES` evenly spaced values of every parameter and saved buffer.
 
-    Nothing is kept between calls: the values are read each time, since neither the address nor the version counter of a
-    tensor shows every change (writes through ``.data`` and to inference tensors leave both as they were). Adapter
-    layers that apply no adapter count as the layers that they wrap, so that switching an adapter off gives the digest
-    of the plain model; those that apply one count with its name and scale.
-
-    Returns:
-        A SHA-256 hex digest. It changes with training, merging an adapter or a cast, not with the device. It does not
-        see an edit that touches none of the sampled values, such as one row of an embedding table.
-
-    Raises:
-        ValueError: A tensor is on the device "meta" and has no values.
+    Nothing is kept between calls: neither the address nor the version counter of a tensor shows every change (writes
+    through ``.data`` and to inference tensors leave both). Adapter layers that apply no adapter count as the layers
+    that they wrap; those that apply one count with its name and scale. The digest changes with training, merging an
+    adapter or a cast, not with the device; an edit that touches none of the sampled values, such as one row of an
+    embedding table, it does not see. ValueError for a tensor on the device "meta", which has no values.
     """
     adapters, saved = applied_adapters(model), model.state_dict(keep_vars=True)
     stored = [*model.named_parameters(), *(one for one in model.named_buffers() if one[0] in saved)]  # tied ones once
@@ -291,8 +271,7 @@ def weights_digest(model: nn.Module) -> str:
     tensors = {name: tensor for name, tensor in named if name is not None}
     digest = hashlib.sha256()
     for name, values in sorted(_sampled(tensors).items()):
-        digest.update(f"{name}{tuple(tensors[name].shape)}".encode())
-        digest.update(values)
+        digest.update(f"{name}{tuple(tensors[name].shape)}".encode() + values)
     for name, applied in sorted(adapters.items()):
         if applied:
             digest.update(f"{name}{sorted(applied.items())}".encode())
@@ -329,8 +308,7 @@ def _sampled(tensors: Mapping[str, torch.Tensor]) -> dict[str, bytes]:
     for parts in picked.values():
         values = torch.cat(list(parts.values())).cpu().numpy().astype("<f4")
         ends = np.cumsum([len(part) for part in parts.values()])
-        for name, part in zip(parts, np.split(values, ends[:-1]), strict=True):
-            found[name] = part.tobytes()
+        found |= {name: part.tobytes() for name, part in zip(parts, np.split(values, ends[:-1]), strict=True)}
     return found
 
 
@@ -342,8 +320,7 @@ def fields_digest(fields: Mapping[str, object]) -> str:
 def applied_adapters(model: nn.Module) -> dict[str, dict[str, float | None]]:
     """The adapters that each adapter layer of PEFT applies now, and the scale of each, by the name of the layer.
 
-    Empty for a layer that computes what it wraps and nothing else: its adapters are switched off, or already added to
-    its weights.
+    Empty for a layer whose adapters are switched off, or already added to its weights.
     """
     found: dict[str, dict[str, float | None]] = {}
     for name, layer in model.named_modules():
@@ -365,14 +342,13 @@ def applied_adapters(model: nn.Module) -> dict[str, dict[str, float | None]]:
 
 def max_positions(config: PretrainedConfig | None) -> int | None:
     """Tokens that a model takes in all; None if its config does not say."""
-    limit: int | None = getattr(config and config.get_text_config(), "max_position_embeddings", None)
-    return limit
+    return getattr(config and config.get_text_config(), "max_position_embeddings", None)
 
 
 def check_context(config: PretrainedConfig, tokens: int, name: str, *, parts: str = "") -> None:
-    """Raise InputError for a prompt that exceeds the context of the model, since its vector would look like any other.
+    """Raise InputError for a prompt of `tokens` (visual ones too) that exceeds the context of the model.
 
-    `tokens` are those of the whole prompt, visual ones too; `name` and `parts` (what they are of) are for the error.
+    Its vector would look like any other. `name` and `parts` (what the tokens are of) are for the error.
     """
     limit = max_positions(config)
     if limit is not None and tokens > limit:
@@ -400,11 +376,6 @@ def core_count() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def default_workers() -> int:
-    """Inputs prepared at once: one per core, at most 8 (more decoders than that wait on memory, not on cores)."""
-    return min(8, core_count())
-
-
 @dataclass(frozen=True)
 class Failed:
     """An input that could not be prepared or embedded."""
@@ -423,15 +394,10 @@ def prepare_ahead(
     on_error: OnError,
     workers: int,
 ) -> Iterator[Prepared | Failed]:
-    """Prepare inputs in threads, as many as `workers`, and yield them in input order.
+    """Prepare inputs by `prepare` in threads, as many as `workers`, and yield them in input order.
 
-    Args:
-        inputs: Read lazily, ahead by at most twice `workers`.
-        prepare: Decodes one input and runs the processor on it.
-        prepare_texts: Runs the processor on several texts; without it, each is prepared by itself.
-        name: Names an input.
-        on_error: "raise" raises the first input's error, VideoError or InputError; "skip" yields it as `Failed`.
-        workers: Number of threads.
+    `inputs` is read lazily, ahead by at most twice `workers`. Texts are prepared several at a time by `prepare_texts`,
+    without it each by itself. An error is raised, with "skip" yielded as `Failed`; `name` names its input.
     """
 
     def prepare_chunk(chunk: list[tuple[int, T]]) -> tuple[list[Prepared | Failed], list[Warning]]:
@@ -489,7 +455,7 @@ def token_batches(
 ) -> Iterator[list[Prepared | Failed]]:
     """Group inputs, in order, into batches of at most `max_items` prepared rows and `max_tokens` padded tokens.
 
-    An input longer than `max_tokens` is a batch of its own. Failed inputs stay in their places and count for nothing.
+    A longer input is a batch of its own. Failed inputs stay in their places and count for nothing.
     """
     batch: list[Prepared | Failed] = []
     rows = width = 0

@@ -1,8 +1,7 @@
-"""Names under ``vidembed/``: what is bundled with the package, and what was built locally.
+"""Names under ``vidembed/``: a model bundled with the package, else one in the store, else an error; no hub is asked.
 
-A name resolves to a checkpoint bundled with the package, else to one built into the model store, and else is an error:
-no hub is asked for it. ``hf://vidembed/<name>`` is the model of that name on the Hugging Face Hub. The store is
-``$VIDEMBED_HOME/models``, by default ``~/.cache/vidembed/models``.
+``hf://vidembed/<name>`` is that name on the Hugging Face Hub. The store is ``$VIDEMBED_HOME/models``, by default
+``~/.cache/vidembed/models``.
 """
 
 from __future__ import annotations
@@ -62,7 +61,7 @@ def model_path(name: str) -> Path:
     """
     folder = find_model(name)
     if folder is None:
-        names, bare = model_names(), check_name(name)
+        names, bare = model_names(), name.removeprefix(NAMESPACE)
         close = difflib.get_close_matches(bare, [known.removeprefix(NAMESPACE) for known in names], n=1)
         hint = f" Did you mean {NAMESPACE + close[0]!r}?" if close else ""
         raise FileNotFoundError(
@@ -98,10 +97,9 @@ def portable_name(name: str) -> str:
 
 
 def loading_name(folder: str | Path) -> str:
-    """What to paste into a constructor to load a folder: its `own_name`, or else a path.
+    """What to paste into a constructor to load a folder: its `own_name`, else a path that works where it was given.
 
-    A relative path stays as it was given, since it works where it was given. Of an absolute path, which would work on
-    this machine only, the last part is left, which works beside the folder.
+    Of an absolute path, which would work on this machine only, the last part is left, which works beside the folder.
     """
     path = Path(folder)
     if name := own_name(path):
@@ -111,13 +109,9 @@ def loading_name(folder: str | Path) -> str:
 
 
 def resolve_model(name_or_path: str) -> str:
-    """Resolve ``vidembed/<name>`` to a local directory; anything else, and a folder of that name, comes back as it is.
+    """Resolve ``vidembed/<name>`` to a local directory, and ``hf://vidembed/<name>`` to the name on the Hub.
 
-    ``hf://vidembed/<name>`` becomes the bare name, which sentence-transformers looks up on the Hub.
-
-    Raises:
-        ValueError: ``<name>`` is no plain name.
-        FileNotFoundError: No such model is bundled or built; the message lists those that are.
+    Anything else, and a folder of that name, comes back as it is; raises as `model_path`.
     """
     if name_or_path.startswith(HUB + NAMESPACE):
         return name_or_path.removeprefix(HUB)

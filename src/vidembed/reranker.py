@@ -22,30 +22,22 @@ from vidembed.backbone import BackboneError, LayerError
 from vidembed.backbone.cut import as_transformer_module
 from vidembed.backbone.load import Backbone
 from vidembed.backbone.templates import match_template
-from vidembed.calibration import (
-    FILE_NAME,
-    FOLDS,
-    CalibrationReport,
-    FirstStage,
-    Ranking,
-    RerankerConfig,
-    calibrate,
-    differing_fields,
-)
+from vidembed.calibration import FILE_NAME, FOLDS, FirstStage, Ranking, RerankerConfig, calibrate, differing_fields
 from vidembed.cross_encoder import AskOptions, PredictOptions, PrefixSharingCrossEncoder, pairs_of
 from vidembed.pipeline import OnError, check_on_error
 from vidembed.registry import portable_name
-from vidembed.scoring import MarginPolicy, PlattScaling, PriorCorrection, ScoreFusion, checks
+from vidembed.scoring import MarginPolicy, PlattScaling, checks
 from vidembed.scoring.calibration import sigmoid
 from vidembed.scoring.checks import FloatArray
 from vidembed.video import Sampling
 from vidembed.video.fetch import UrlAccess
 from vidembed.visual_cache import VisualTokenCache
-from vidembed.yes_no import Answers, PairInput, ScoreMode, answer_tokens, as_pair, check_indexed, check_mode
+from vidembed.yes_no import PairInput, ScoreMode, answer_tokens, as_pair, check_indexed, check_mode
 
 if TYPE_CHECKING:
     from sentence_transformers.base.modules.transformer import ProcessingKwargs
 
+    from vidembed.calibration import CalibrationReport
     from vidembed.encoder import VideoEncoder
 
 logger = logging.getLogger(__name__)
@@ -122,9 +114,7 @@ class VideoReranker(PrefixSharingCrossEncoder):
         if isinstance(calibration, (str, Path)):
             calibration = RerankerConfig.read(calibration)
         super().__init__(model_name_or_path, backbone, video_backend, allow_url, decode_workers, **kwargs)
-        saved = calibration
-        if saved is None and self._settings_file is not None:
-            saved = RerankerConfig.read(self._settings_file)
+        saved = calibration or (RerankerConfig.read(self._settings_file) if self._settings_file else None)
         config = saved or RerankerConfig()
         self.source = config.source or (backbone.name if backbone is not None else str(model_name_or_path))
         self.sampling = sampling or (Sampling(**config.sampling) if config.sampling else Sampling())
@@ -133,11 +123,11 @@ class VideoReranker(PrefixSharingCrossEncoder):
         self._answer_tokens = answer_tokens(self.tokenizer, name=self.source)
         self._parts = self.parts  # refuses a model without its head
         self._mode: ScoreMode = config.mode
-        self.prior_correction: PriorCorrection = config.prior_correction
-        self.calibration: PlattScaling | None = config.calibration
-        self.fusion: ScoreFusion | None = config.fusion
+        self.prior_correction = config.prior_correction
+        self.calibration = config.calibration
+        self.fusion = config.fusion
         self._made_for = config.made_for if config.calibration or config.fusion else {}
-        self.first_stage: FirstStage | None = config.first_stage
+        self.first_stage = config.first_stage
         self._first_stage_encoders: list[VideoEncoder] = []  # in a list, for it is no part of this module
         if self.backbone is None and config.chat_template is not None:  # the MLLM that a saved reranker holds
             processor = copy.copy(self._transformer.processor)
@@ -215,9 +205,8 @@ class VideoReranker(PrefixSharingCrossEncoder):
             ValueError: The fusion was fitted with another encoder, or there is none.
         """
         if self.first_stage is None or self.first_stage.fingerprint != encoder.fingerprint:
-            raise ValueError(
-                "encoder: the fusion of this reranker was fitted with another encoder; calibrate it with this one."
-            )
+            reason = "the fusion of this reranker was fitted with another encoder; calibrate it with this one."
+            raise ValueError(f"encoder: {reason}")
         self._first_stage_encoders = [encoder]
 
     def _first_stage_encoder(self) -> VideoEncoder:
@@ -230,9 +219,8 @@ class VideoReranker(PrefixSharingCrossEncoder):
             self._first_stage_encoders = [self.encoder()]
         encoder, known = self._first_stage_encoders[0], self.first_stage
         if encoder.backbone is not self.backbone and known is not None and encoder.fingerprint != known.fingerprint:
-            raise ValueError(
-                "first_stage='own': the encoder was changed since the fusion was fitted with it. Calibrate again."
-            )
+            reason = "the encoder was changed since the fusion was fitted with it. Calibrate again."
+            raise ValueError(f"first_stage='own': {reason}")
         return encoder.to(self.device)
 
     def _first_stage_of(self, encoder: VideoEncoder) -> FirstStage:
@@ -255,9 +243,8 @@ class VideoReranker(PrefixSharingCrossEncoder):
     def _write_settings(self, path: str) -> None:
         config = self._config_to_save()
         if (config.calibration, config.fusion) != (self.calibration, self.fusion):
-            logger.warning(
-                "%s: calibration and fusion are left out; they were fitted on the model before it changed", path
-            )
+            reason = "they were fitted on the model before it changed"
+            logger.warning("%s: calibration and fusion are left out; %s", path, reason)
         config.write(path)
 
     def _config_to_save(self) -> RerankerConfig:
@@ -285,11 +272,10 @@ class VideoReranker(PrefixSharingCrossEncoder):
         self.scoring_config.write(file)
 
     def calibration_applies(self) -> bool:
-        """Whether `calibration` and `fusion` were fitted on the model as it is now, which each scoring asks.
+        """Whether `calibration` and `fusion` were fitted on the model as it is now.
 
-        Returns:
-            False after a trainer has trained the model: until `calibrate` is called again, scores come without
-            them, and the log says so.
+        False after a trainer has trained the model: until `calibrate` is called again, scores come without them, and
+        the log says so.
 
         Raises:
             BackboneError: The model was changed in another way, such as by switching an adapter.
@@ -402,20 +388,15 @@ class VideoReranker(PrefixSharingCrossEncoder):
         **_host: object,
     ) -> torch.Tensor:
         """What `predict` and the workers of process pools call."""
-        options = AskOptions(self._priors, prompt, on_error, show_progress_bar, device, processing_kwargs)
-        odds = self._log_odds(self._ask(list(pairs_of(inputs, options)), len(inputs), options))
+        options = AskOptions(
+            self.mode == "prior_corrected", prompt, on_error, show_progress_bar, device, processing_kwargs
+        )
+        answers = self._ask(list(pairs_of(inputs, options)), len(inputs), options)
+        odds = answers.log_odds(self.mode, self.prior_correction)  # (N,)
         if self.calibration is not None and self.calibration_applies():
             odds = self.calibration.slope * odds + self.calibration.intercept
         values = torch.from_numpy(odds).float()
         return values if activation_fn is None else activation_fn(values)
-
-    @property
-    def _priors(self) -> bool:
-        return self.mode == "prior_corrected"
-
-    def _log_odds(self, answers: Answers) -> FloatArray:
-        """Log-odds of the mode, before calibration (N,)."""
-        return answers.log_odds(self.mode, self.prior_correction)
 
     def rank(  # type: ignore[override]
         self,
@@ -457,9 +438,8 @@ class VideoReranker(PrefixSharingCrossEncoder):
             if first_stage != "own":
                 raise ValueError(f"first_stage={first_stage!r}: give similarities, 'own' or None.")
             if policy is not None:
-                raise ValueError(
-                    "policy: it needs the similarities before the head is asked; give them instead of 'own'."
-                )
+                reason = "it needs the similarities before the head is asked; give them instead of 'own'."
+                raise ValueError(f"policy: {reason}")
             encoder, first_stage = self._first_stage_encoder(), None
         if top_k is not None and top_k < 1:
             raise ValueError(f"top_k={top_k}: at least 1, or None for all documents.")
@@ -496,11 +476,12 @@ class VideoReranker(PrefixSharingCrossEncoder):
             return {"score": np.ma.asarray(self.predict(pairs, **kwargs))}
         if "activation_fn" in kwargs:
             raise ValueError("activation_fn: a fused score is a probability already; leave first_stage or it out.")
+        priors = self.mode == "prior_corrected"
         if encoder is None:
-            odds = self._log_odds(self.answers(pairs, priors=self._priors, **kwargs))  # (M,)
+            odds = self.answers(pairs, priors=priors, **kwargs).log_odds(self.mode, self.prior_correction)  # (M,)
         else:
-            answers, similarity = self.answers_and_similarities(pairs, encoder, priors=self._priors, **kwargs)
-            odds, known = self._log_odds(answers), np.isfinite(similarity)
+            answers, similarity = self.answers_and_similarities(pairs, encoder, priors=priors, **kwargs)
+            odds, known = answers.log_odds(self.mode, self.prior_correction), np.isfinite(similarity)
             similarity = np.where(known, similarity, float(similarity[known].min()) if known.any() else 0.0)
         assert similarity is not None  # noqa: S101 - given or found
         scaling = self.calibration or PlattScaling(1.0, 0.0)
@@ -543,21 +524,12 @@ class VideoReranker(PrefixSharingCrossEncoder):
         """
         if encoder is not None and first_stage is None:
             raise ValueError("encoder: it says what gave first_stage; give the similarities too.")
-        answers = self.answers(pairs, priors=self._priors, **kwargs)
-        missing = answers.missing
-        report = calibrate(
-            answers,
-            labels,
-            mode=self.mode,
-            correction=self.prior_correction,
-            groups=["" if missing[index] else as_pair(index, pair).text for index, pair in enumerate(pairs)],
-            first_stage=first_stage,
-            folds=folds,
-            seed=seed,
-        )
-        self.prior_correction = report.fit.prior_correction
-        self.calibration = report.fit.calibration
-        self.fusion = report.fit.fusion
+        answers = self.answers(pairs, priors=self.mode == "prior_corrected", **kwargs)
+        failed = answers.missing.tolist()
+        texts = ["" if failed[index] else as_pair(index, pair).text for index, pair in enumerate(pairs)]
+        report = calibrate(answers, labels, self.mode, self.prior_correction, texts, first_stage, folds, seed)
+        fit = report.fit
+        self.prior_correction, self.calibration, self.fusion = fit.prior_correction, fit.calibration, fit.fusion
         self._made_for = self.fingerprint_fields()
         self.first_stage = None if encoder is None else self._first_stage_of(encoder)
         self._first_stage_encoders = []

@@ -1,11 +1,11 @@
 """Visual tokens kept from call to call, so that a live query neither decodes a video nor runs the vision tower.
 
-Visual tokens are several times smaller than the keys and values of a prefix (8 times for a 7B Qwen2.5-VL), and do not
-depend on the sentence.
+They are several times smaller than the keys and values of a prefix (8 times for a 7B Qwen2.5-VL).
 """
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import threading
@@ -26,12 +26,8 @@ from vidembed.video import Sampling, VideoSegment
 
 logger = logging.getLogger(__name__)
 
-RAM_BYTES = 2 * 2**30
-"""Default bound of what is kept in memory: about 290 videos of 1,024 tokens for a 7B model in bfloat16 (ours)."""
-
-DISK_BYTES = 20 * 2**30
-"""Default bound of the folder (ours)."""
-
+RAM_BYTES = 2 * 2**30  # default bound (ours): about 290 videos of 1,024 tokens for a 7B model in bfloat16
+DISK_BYTES = 20 * 2**30  # default bound (ours)
 _SUFFIX = ".safetensors"
 
 
@@ -81,13 +77,9 @@ class VisualTokenCache:
         self._kept: OrderedDict[str, dict[str, torch.Tensor]] = OrderedDict()
         self._bytes = 0
 
-    def __getstate__(self) -> dict[str, Any]:
-        """For process pools: the settings; each process has a memory of its own, and the folder is shared."""
-        return {"folder": self.folder, "ram_bytes": self.ram_bytes, "disk_bytes": self.disk_bytes}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Start with an empty memory."""
-        self.__init__(**state)  # type: ignore[misc]
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For process pools: the settings; each process starts with an empty memory, and the folder is shared."""
+        return functools.partial(type(self), ram_bytes=self.ram_bytes, disk_bytes=self.disk_bytes), (self.folder,)
 
     @property
     def nbytes(self) -> int:
@@ -173,12 +165,9 @@ def _nbytes(tensors: dict[str, torch.Tensor]) -> int:
 
 
 def visual_key(video: object, sampling: Sampling, maker: Mapping[str, object]) -> str | None:
-    """Name the visual tokens of a video: equal names mean equal tokens.
+    """SHA-256 hex digest of all that a video's visual tokens depend on; None for what is no local file, and not kept.
 
-    Returns:
-        A SHA-256 hex digest of the file's absolute path, size and time of last write, the segment, the grid and the
-        `maker` (what else the tokens depend on, JSON-able: weights, pixels, prompt, decoder); None for what is no local
-        file (URLs, bytes, arrays, handles), which is not kept.
+    `maker` holds what they depend on beside file, segment and grid: weights, pixels, prompt, decoder.
     """
     segment = video if isinstance(video, VideoSegment) else None
     source = segment.path if segment is not None else video

@@ -10,15 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast, get_args
 import numpy as np
 import torch
 
-from vidembed.backbone.prefix import (
-    VideoPrefix,
-    logits_of,
-    model_inputs,
-    no_prefix,
-    prefill,
-    prefix_length,
-    read_suffixes,
-)
+from vidembed.backbone.prefix import logits_of, model_inputs, no_prefix, prefill, prefix_length, read_suffixes
 from vidembed.errors import BackboneError, InputError
 from vidembed.inputs import Input, kind_of
 from vidembed.scoring import PriorCorrection
@@ -30,6 +22,7 @@ if TYPE_CHECKING:
 
     from vidembed.backbone import Parts
     from vidembed.backbone.load import Features
+    from vidembed.backbone.prefix import VideoPrefix
 
 Against = Literal["vocabulary", "no"]
 ScoreMode = Literal["yes", "yes_no", "prior_corrected"]
@@ -37,10 +30,8 @@ SCORE_MODES: tuple[ScoreMode, ...] = get_args(ScoreMode)
 PairInput: TypeAlias = "tuple[Input, Input] | list[Input] | Mapping[str, Any]"
 """One pair of `VideoReranker.predict`."""
 
-HEAD_ROWS = 256
-"""Rows of logits in float32 at a time: 150 MiB with a vocabulary of 152k (ours)."""
-VIDEO_PART = {"type": "video", "video": "placeholder"}
-"""A video in a chat message of which the template alone is rendered."""
+HEAD_ROWS = 256  # rows of logits in float32 at a time: 150 MiB with a vocabulary of 152k (ours)
+VIDEO_PART = {"type": "video", "video": "placeholder"}  # in a chat message of which the template alone is rendered
 
 
 @dataclass(frozen=True)
@@ -52,11 +43,7 @@ class AnswerTokens:
 
 
 def answer_tokens(tokenizer: PreTrainedTokenizerBase, *, name: str) -> AnswerTokens:
-    """Find the answer tokens of a tokenizer.
-
-    Raises:
-        BackboneError: "Yes" or "No" is not a single token, so its probability cannot be read off one position.
-    """
+    """Find the answer tokens of a tokenizer; BackboneError if "Yes" or "No" is not one token, read off one position."""
 
     def variants(word: str) -> tuple[int, ...]:
         ids, lower = (tokenizer.encode(form, add_special_tokens=False) for form in (word, word.lower()))
@@ -71,16 +58,10 @@ def answer_tokens(tokenizer: PreTrainedTokenizerBase, *, name: str) -> AnswerTok
 
 
 def yes_log_odds(logits: torch.Tensor, answers: AnswerTokens, *, against: Against) -> torch.Tensor:
-    """Log-odds of Yes; their sigmoid is a probability.
+    """Log-odds of Yes (N,) float32 from float32 logits of the first answer token (N, V).
 
-    Args:
-        logits: Float32 logits of the first answer token (N, V).
-        answers: Token ids.
-        against: "vocabulary": the affirmative tokens against all others, whose sigmoid is their share of the softmax
-            over the whole vocabulary (VidVec, section 3.3). "no": "Yes" against "No" alone.
-
-    Returns:
-        (N,) float32.
+    Against "vocabulary", their sigmoid is the share of the affirmative tokens in the softmax over the whole vocabulary
+    (VidVec, section 3.3); against "no", "Yes" is compared with "No" alone.
     """
     if against == "no":
         return logits[:, answers.yes[0]] - logits[:, answers.no[0]]
@@ -124,31 +105,18 @@ class Answers:
         return replace(self, **{name: change(values) for name, values in vars(self).items() if values is not None})
 
     def log_odds(self, mode: ScoreMode, correction: PriorCorrection | None = None) -> FloatArray:
-        """Log-odds of a match in a score mode.
+        """Log-odds of a match in a score mode (N,) float64, NaN where a pair was skipped.
 
-        Args:
-            mode: "yes", "yes_no", or "prior_corrected": ``yes_no`` less the weighted priors.
-            correction: Weights of the priors; default ``PriorCorrection()``, the whole of both.
-
-        Returns:
-            (N,) float64, NaN where a pair was skipped.
-
-        Raises:
-            ValueError: `mode` is not known, or needs a prior that was not asked.
+        In mode "prior_corrected", they are ``yes_no`` less the priors, weighted by `correction` (default: wholly);
+        ValueError for a prior that was not asked.
         """
-        check_mode(mode)
-        if mode == "yes":
-            return self.yes
-        corrected = self.yes_no
-        if mode == "yes_no":
-            return corrected
-        weights = correction or PriorCorrection()
-        priors = {"video_prior": (self.video_prior, weights.video_weight)}
-        priors["text_prior"] = (self.text_prior, weights.text_weight)
-        for name, (prior, weight) in priors.items():
+        if check_mode(mode) != "prior_corrected":
+            return self.yes if mode == "yes" else self.yes_no
+        corrected, weights = self.yes_no, correction or PriorCorrection()
+        for name, weight in (("video_prior", weights.video_weight), ("text_prior", weights.text_weight)):
             if weight == 0:
                 continue
-            if prior is None:
+            if (prior := getattr(self, name)) is None:
                 raise ValueError(f"mode='prior_corrected' needs {name} at weight {weight}: ask with priors=True.")
             corrected = corrected - weight * prior
         return corrected
@@ -167,11 +135,7 @@ class Pair:
 
 
 def as_pair(index: int, pair: object) -> Pair:
-    """Find out which side is the text of (text, video), (video, text) or ``{"text": ..., "video": ...}``.
-
-    Raises:
-        InputError: It is not one text and one video, or the text is empty; the message names the pair.
-    """
+    """Find out which side is the text; InputError, which names the pair, if it is not one text and one video."""
     if isinstance(pair, Mapping):
         if set(pair) != {"text", "video"}:
             raise InputError(f"pairs[{index}] has keys {sorted(map(str, pair))}; allowed are 'text' and 'video', both.")
@@ -295,11 +259,10 @@ class HeadReader:
         return self._log_odds(hidden)[1]
 
     def _log_odds(self, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        against: tuple[Against, Against] = ("vocabulary", "no")
         rows: list[torch.Tensor] = []
         for chunk in torch.split(hidden, HEAD_ROWS):
             logits = logits_of(self.parts, chunk)  # (C, V)
-            both = [yes_log_odds(logits, self.answers, against=over) for over in against]
+            both = [yes_log_odds(logits, self.answers, against=over) for over in get_args(Against)]
             rows.append(torch.stack(both).double().cpu())  # (2, C)
         whole, against_no = torch.cat(rows, dim=1)  # (N,) each
         return whole, against_no

@@ -1,7 +1,6 @@
-"""The table of what differs between the supported video architectures, and nothing else.
+"""The table of what differs between the supported video architectures.
 
-Everything the rest of the package needs to know about an architecture is a field of `Architecture`. A new one is
-added by a row here and by a random small model of it in ``tests/backbone/tiny.py``, whose tests then all run on it.
+A new one is a row here and a random small model of it in ``tests/backbone/tiny.py``, whose tests then all run on it.
 """
 
 from __future__ import annotations
@@ -47,8 +46,8 @@ ARCHITECTURES: dict[str, Architecture] = {
     )
 }
 
+# model types of remote-code checkpoints, and the native type that `vidembed.backbone.load` turns them into
 REMOTE_CODE_TYPES: dict[str, str] = {"videollama3_qwen2": "video_llama_3"}
-"""Model types of remote-code checkpoints, and the native type that `vidembed.backbone.load` turns them into."""
 
 
 def architecture_of(config: object, *, name: str) -> Architecture:

@@ -1,8 +1,7 @@
 """A decoder cut after block `layer`, as a view that shares every weight with the full model.
 
-Reading the output of block l is the same as running a decoder of l blocks whose final norm has unit weight: RMSNorm
-with unit weight only rescales a vector, and cosine similarity does not see its scale. The cut model neither runs nor
-stores what comes after, and it is an ordinary transformers model.
+Its final norm gets unit weight: such an RMSNorm only rescales a vector, and cosine similarity does not see its scale.
+The cut model neither runs nor stores what comes after, and it is an ordinary transformers model.
 """
 
 from __future__ import annotations
@@ -52,13 +51,12 @@ def cut(model: nn.Module, layer: int, *, name: str | None = None) -> PreTrainedM
     if layer != -1:
         decoder.norm = _unit_norm(parts, name=name)
     view = _shallow(parts.base)
-    config = copy.deepcopy(parts.base.config)
-    text_config: Any = config.get_text_config()  # of a class of its own in each architecture
+    view.config = copy.deepcopy(parts.base.config)
+    text_config: Any = view.config.get_text_config()  # of a class of its own in each architecture
     text_config.num_hidden_layers = blocks
     if getattr(text_config, "layer_types", None):
         text_config.layer_types = list(text_config.layer_types)[:blocks]
     decoder.config = text_config
-    view.config = config
     setattr(view, parts.decoder_name, decoder)
     return view
 
@@ -73,10 +71,7 @@ def _shallow(module: M) -> M:
 
 
 def without_hooks(module: M) -> M:
-    """A second tree of module objects on the same parameters, without forward hooks, so that it can be pickled.
-
-    transformers' capturing hooks are local functions, which no process pool can send to a worker.
-    """
+    """A second tree of modules on the same parameters, without hooks: those of transformers do not pickle."""
     clone = _shallow(module)
     registries = clone.__dict__
     registries["_forward_hooks"].clear()
@@ -131,17 +126,11 @@ def as_transformer_module(
     chat_template: str,
     task: Literal["feature-extraction", "any-to-any"] = "feature-extraction",
 ) -> Transformer:
-    """Wrap a loaded model, sharing its weights, to render inputs with a chat template; its processor is left as it was.
-
-    Returns:
-        A plain `Transformer` (no subclass: its class name is what ``modules.json`` will carry) of a
-        ``transformer_task`` of sentence-transformers.
-    """
+    """Wrap a loaded model, sharing its weights, as a plain `Transformer`: the class that ``modules.json`` will name."""
     with tempfile.TemporaryDirectory(prefix="vidembed-") as folder:
         processor.save_pretrained(folder)
-        module = _InMemoryTransformer(
-            model, folder, transformer_task=task, processor_kwargs={"chat_template": chat_template}
-        )
+        options = {"chat_template": chat_template}
+        module = _InMemoryTransformer(model, folder, transformer_task=task, processor_kwargs=options)
     module.__class__ = Transformer
     processor = module.processor
     processor.tokenizer.padding_side = "left"

@@ -18,17 +18,16 @@ from vidembed.errors import BackboneError, UnsupportedBackboneError
 
 logger = logging.getLogger(__name__)
 
+# what a processor gives a model: tensors by name, and what sentence-transformers adds (``modality``, a string)
 Features: TypeAlias = dict[str, Any]
-"""What a processor gives a model: tensors by name, and what sentence-transformers adds (``modality``, a string)."""
-
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
+# names of the original VideoLLaMA3 to native ones: transformers' ``from_pretrained(key_mapping=...)``
 KEY_MAPPING: dict[str, str] = {
     r"^model\.vision_encoder\.(?:vision_tower\.)?": "model.vision_model.",
     r"^model\.mm_projector\.": "model.projector.",
     r"^model\.(embed_tokens|layers|norm)\.": r"model.language_model.\1.",
 }
-"""From names of the original VideoLLaMA3 to native ones: transformers' ``from_pretrained(key_mapping=...)``."""
 
 _IMAGE_TOKEN, _VIDEO_TOKEN = "<|image_pad|>", "<|video_pad|>"
 _NOT_TEXT = frozenset(
@@ -72,9 +71,8 @@ def check_device(device: str | None) -> None:
         torch.empty(0, device=device)  # None is always to be had
     except (RuntimeError, AssertionError) as error:
         reason = str(error).partition("\n")[0]
-        raise ValueError(
-            f"device={device!r} is not to be had here ({reason}); leave it out for the best there is."
-        ) from error
+        advice = "leave it out for the best there is."
+        raise ValueError(f"device={device!r} is not to be had here ({reason}); {advice}") from error
 
 
 def load_backbone(
@@ -85,20 +83,11 @@ def load_backbone(
     config_kwargs: dict[str, Any] | None = None,
     **hub_kwargs: Any,
 ) -> Backbone:
-    """Load a video MLLM and its processor.
+    """Load a video MLLM of a supported architecture, or an original remote-code VideoLLaMA3, and its processor.
 
-    Args:
-        name_or_path: Directory or Hub name of a model of a supported architecture, or of an original remote-code
-            VideoLLaMA3 checkpoint, which is remapped onto the native class.
-        model_kwargs: For ``from_pretrained`` of the model, for example ``{"dtype": "bfloat16"}``.
-        processor_kwargs: For ``AutoProcessor.from_pretrained``.
-        config_kwargs: For ``AutoConfig.from_pretrained``.
-        **hub_kwargs: ``revision``, ``token``, ``cache_dir``, ``local_files_only``.
-
-    Raises:
-        UnsupportedBackboneError: The architecture is not in the table or has no video support.
-        BackboneError: The processor is missing or incomplete, or the dtype is unknown.
-        OSError: The files cannot be found or read (from transformers).
+    The three dicts are for ``from_pretrained`` of model, ``AutoProcessor`` and ``AutoConfig``; `hub_kwargs` are
+    ``revision``, ``token``, ``cache_dir`` and ``local_files_only``. UnsupportedBackboneError for another architecture,
+    BackboneError for what is missing or refused, OSError of transformers for files that cannot be read.
     """
     name = str(name_or_path)
     path = Path(name)
@@ -106,8 +95,7 @@ def load_backbone(
         raise BackboneError(f"{name}: not a model directory; it must hold config.json and safetensors weights.")
     model_kwargs = {"dtype": "auto", **(model_kwargs or {})}
     check_dtype(model_kwargs["dtype"])
-    model_kwargs.pop("use_safetensors", None)  # it is always asked for
-    if model_kwargs.pop("trust_remote_code", False):
+    if any([model_kwargs.pop("trust_remote_code", False), hub_kwargs.pop("trust_remote_code", False)]):
         raise BackboneError("trust_remote_code=True is refused: supported models load with transformers' own classes.")
     hub_kwargs = {key: value for key, value in hub_kwargs.items() if value is not None}
 
@@ -127,9 +115,8 @@ def load_backbone(
         processor = _load_processor(name, **hub_kwargs, **(processor_kwargs or {}))
 
     model_class = getattr(transformers, architecture_of(config, name=name).conditional_class)
-    model, info = model_class.from_pretrained(
-        name, config=config, use_safetensors=True, output_loading_info=True, **hub_kwargs, **model_kwargs
-    )
+    options = {**hub_kwargs, **model_kwargs, "use_safetensors": True, "output_loading_info": True}
+    model, info = model_class.from_pretrained(name, config=config, **options)
     missing = sorted(info["missing_keys"])
     if missing == ["lm_head.weight"]:
         raise BackboneError(
@@ -168,9 +155,8 @@ def _native_config(original: dict[str, Any], *, name: str) -> VideoLlama3Config:
     """Translate the ``config.json`` of an original VideoLLaMA3 checkpoint."""
     projector = original.get("mm_projector_type", "mlp2x_gelu")
     if projector != "mlp2x_gelu":
-        raise UnsupportedBackboneError(
-            f"{name}: mm_projector_type {projector!r} has no native counterpart; only 'mlp2x_gelu' does."
-        )
+        reason = f"mm_projector_type {projector!r} has no native counterpart; only 'mlp2x_gelu' does."
+        raise UnsupportedBackboneError(f"{name}: {reason}")
     vision = original.get("vision_encoder_config")
     if not isinstance(vision, dict):
         raise UnsupportedBackboneError(
@@ -202,12 +188,8 @@ def _native_processor(name: str, config: VideoLlama3Config, **hub_kwargs: Any) -
     config.image_token_id = vocabulary[_IMAGE_TOKEN]
     config.video_token_id = vocabulary[_VIDEO_TOKEN]
     vision_config: Any = config.vision_config
-    patch_size = vision_config.patch_size
+    image_processor = transformers.VideoLlama3ImageProcessor(patch_size=vision_config.patch_size)
+    video_processor = VideoLlama3VideoProcessor(patch_size=vision_config.patch_size)
     processor_class: Any = VideoLlama3Processor  # untyped
-    processor: VideoLlama3Processor = processor_class(
-        image_processor=transformers.VideoLlama3ImageProcessor(patch_size=patch_size),
-        tokenizer=tokenizer,
-        video_processor=VideoLlama3VideoProcessor(patch_size=patch_size),
-        chat_template=CHAT_TEMPLATE,
-    )
+    processor: VideoLlama3Processor = processor_class(image_processor, tokenizer, video_processor, CHAT_TEMPLATE)
     return processor

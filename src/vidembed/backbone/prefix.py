@@ -1,8 +1,6 @@
-"""One prefill of a video, shared by every sentence that is asked of it.
+"""One prefill of a video, shared by every sentence that is asked of it, since their prompts begin alike.
 
-With the video first in the prompt, all prompts about one video begin alike. The keys and values of that beginning are
-computed once; each sentence then costs its own few tokens. Sentences are packed into one row: a mask keeps each to the
-prefix and to itself, and its positions are those that it would have alone.
+Sentences are packed into one row: a mask keeps each to the prefix and to itself, its positions are those it has alone.
 """
 
 from __future__ import annotations
@@ -24,12 +22,10 @@ if TYPE_CHECKING:
     from vidembed.backbone.architectures import Parts
     from vidembed.backbone.load import Features
 
+# suffix tokens per pass: longer rows spend their time on masked attention, shorter ones on calls (measured on CPU)
 PACKED_TOKENS = 512
-"""Suffix tokens per pass: longer rows spend their time on masked attention, shorter ones on calls (measured on CPU)."""
-MASKED_ATTENTION = ("sdpa", "eager")
-"""Attention implementations that take a mask of their own form; flash attention does not."""
+MASKED_ATTENTION = ("sdpa", "eager")  # attention that takes a mask of its own form; flash attention does not
 VISUAL = "visual."
-
 _PIXELS = "pixel_values_videos"
 _TOKENS = VISUAL + "tokens"  # (V, D)
 _DEEPSTACK = VISUAL + "deepstack."  # one (V, D) per level, Qwen3-VL only
@@ -57,14 +53,12 @@ def has_pixels(features: Features) -> bool:
 
 def model_inputs(features: Features) -> Features:
     """Keyword arguments of the base model: without bookkeeping, and visual tokens as it takes them."""
-    inputs = {
-        name: value for name, value in features.items() if name not in _BOOKKEEPING and not name.startswith(VISUAL)
-    }
+    names = [name for name in features if name not in _BOOKKEEPING and not name.startswith(VISUAL)]
+    inputs = {name: features[name] for name in names}
     if _TOKENS in features:
         levels = sorted((name for name in features if name.startswith(_DEEPSTACK)), key=lambda name: (len(name), name))
-        output = SimpleNamespace(
-            pooler_output=(features[_TOKENS],), deepstack_features=[(features[name],) for name in levels]
-        )
+        deepstack = [(features[name],) for name in levels]
+        output = SimpleNamespace(pooler_output=(features[_TOKENS],), deepstack_features=deepstack)
         inputs["mm_encoder_outputs"] = {"video": output}
     return inputs
 
@@ -90,11 +84,7 @@ def can_share_prefix(parts: Parts) -> bool:
 
 
 def prefix_length(input_ids: torch.Tensor, media_token_ids: Sequence[int]) -> int:
-    """Number of tokens of a prompt (1, S) up to and including the last of some ids: placeholders of videos and images.
-
-    Raises:
-        ValueError: The prompt holds no visual token.
-    """
+    """Tokens of a prompt (1, S) up to and including the last of the media ids; ValueError if it holds none."""
     is_media = torch.isin(input_ids[0], torch.tensor(list(media_token_ids), device=input_ids.device))  # (S,)
     if not bool(is_media.any()):
         raise ValueError("the prompt holds no visual token, so there is no prefix to share")
@@ -105,17 +95,14 @@ def prefix_length(input_ids: torch.Tensor, media_token_ids: Sequence[int]) -> in
 def prefill(parts: Parts, features: Features) -> VideoPrefix:
     """Run the beginning of a prompt up to its last visual token, and keep its keys and values.
 
-    `features` are those of one whole prompt, suffix included, since positions depend on the whole; with pixels or with
-    what `encode_visual` made of them.
+    `features` are those of one whole prompt, suffix included, since positions depend on the whole.
     """
     config: Any = parts.base.config  # of a class of its own in each architecture
     length = prefix_length(features["input_ids"], (config.video_token_id, config.image_token_id))
     positions = _positions(parts, features)  # (3, 1, S) or None
-    inputs = {
-        key: value[:, :length] if key in _PER_TOKEN else value
-        for key, value in model_inputs(features).items()
-        if key != "attention_mask"
-    }
+    inputs = model_inputs(features)
+    inputs.pop("attention_mask", None)
+    inputs |= {key: inputs[key][:, :length] for key in _PER_TOKEN if key in inputs}
     if positions is not None:
         inputs["position_ids"] = positions[:, :, :length]
     cache = DynamicCache(config=config)
@@ -170,9 +157,7 @@ def read_suffixes(
     """Hidden state (N, D) of the last token of each prompt that begins with `prefix`, after the final norm.
 
     `suffixes` are the token ids after the prefix, one non-empty list per prompt; `max_tokens` of them go in one pass.
-
-    Raises:
-        UnsupportedBackboneError: The attention implementation takes no mask of its own.
+    UnsupportedBackboneError if the attention implementation takes no mask of its own.
     """
     if not can_share_prefix(parts):
         found = getattr(parts.base.config, "_attn_implementation", None)
@@ -180,11 +165,8 @@ def read_suffixes(
             f"attn_implementation={found!r} cannot keep packed sentences apart. Load the model "
             f"with one of {MASKED_ATTENTION}, or score pairs one by one with shared_prefix=False."
         )
-    rows = [
-        _read_pack(parts, prefix, [suffixes[index] for index in pack])
-        for pack in packs([len(suffix) for suffix in suffixes], max_tokens)
-    ]
-    return torch.cat(rows)
+    parted = packs([len(suffix) for suffix in suffixes], max_tokens)
+    return torch.cat([_read_pack(parts, prefix, [suffixes[index] for index in pack]) for pack in parted])
 
 
 def _read_pack(parts: Parts, prefix: VideoPrefix, suffixes: list[Sequence[int]]) -> torch.Tensor:
@@ -205,13 +187,8 @@ def _read_pack(parts: Parts, prefix: VideoPrefix, suffixes: list[Sequence[int]])
     if parts.architecture.position_dims > 1:
         positions = positions[None].expand(parts.architecture.position_dims, -1, -1)  # (3, 1, T)
     cache = Cache(layers=[_FrozenLayer(keys, values) for keys, values in prefix.keys_values])
-    output = parts.decoder(
-        inputs_embeds=embeddings,
-        attention_mask=mask,
-        position_ids=positions,
-        **_as_argument(parts.decoder, cache),
-        use_cache=True,
-    )
+    inputs = {"inputs_embeds": embeddings, "attention_mask": mask, "position_ids": positions}
+    output = parts.decoder(**inputs, **_as_argument(parts.decoder, cache), use_cache=True)
     last: torch.Tensor = output.last_hidden_state[0, starts + lengths - 1]  # (N, D)
     return last
 

@@ -1,10 +1,6 @@
-"""The "in one word" prompts, written as a chat template around the model's own message format.
+"""The prompts of VidVec (arXiv 2602.08099, sections 3.2 and 4) as chat templates, so that stock loaders build them.
 
-The prompt of a checkpoint lives in its ``chat_template.jinja``, which sees whether a message holds a video, an image
-or text, so that stock sentence-transformers builds it with no code of ours. Header, media placeholders and footer are
-taken from what the model's own template renders; only the instruction is added.
-
-Source of the prompts: VidVec, arXiv 2602.08099, sections 3.2 and 4.
+Header, media placeholders and footer are what the model's own template renders; only the instruction is added.
 """
 
 from __future__ import annotations
@@ -19,8 +15,7 @@ if TYPE_CHECKING:
 
 TEXT_PROMPT = "Summarize above sentence in one word:"
 VIDEO_PROMPT = "Summarize above video in one word:"
-IMAGE_PROMPT = "Summarize above image in one word:"
-"""The paper has no images; this follows its form."""
+IMAGE_PROMPT = "Summarize above image in one word:"  # the paper has no images; this follows its form
 
 ZERO_SHOT_PREFIX = "Recover the main subject or subjects, appearance and setting, and main activity in the video"
 """What the paper puts before the prompt for its results with the model as it is (VidVec-ZS)."""
@@ -54,8 +49,8 @@ _EOL_TEMPLATE = """\
 
 _STARTS_AS_TEXT = "namespace(kind='text'"  # of the template above: what a message without media is taken for
 
+# VidVec, section 3.3
 MATCH_QUESTION = "Does the video match the sentence? Answer with a single word - Yes or No."
-"""VidVec, section 3.3."""
 
 _MATCH_TEMPLATE = """\
 {#- video-first matching prompt after VidVec, arXiv 2602.08099; written by vidembed -#}
@@ -92,8 +87,7 @@ _CLOSING = re.compile(r"/|end", re.IGNORECASE)  # </think>, <|end_of_thought|>, 
 def _message_format(processor: ProcessorMixin, *, name: str) -> dict[str, str]:
     """The values of the names in the templates above, read off what the model's own chat template renders.
 
-    HEADER comes before the content when the user gave no system message, FOOTER after it, up to where the answer would
-    begin. The template is rendered with ``enable_thinking=False`` if it knows that variable.
+    HEADER comes before the content without a system message, FOOTER after it, up to where the answer would begin.
     """
     if processor.chat_template is None:
         raise TemplateError(
@@ -161,8 +155,8 @@ def eol_template(processor: ProcessorMixin, *, prefix: str | None = None, name: 
     """Write the chat template that ends every input in its "in one word" prompt.
 
     A message with a video gets the video prompt, else one with an image the image prompt, else the text prompt. The
-    render ends where the answer would begin, so the last token is the readout position. A system message (that is
-    how sentence-transformers passes its ``prompt``) takes the place of the model's default one.
+    last token is the readout position. A system message, such as sentence-transformers' ``prompt``, takes the place of
+    the model's default one.
 
     Args:
         processor: The model's, with its own chat template.
@@ -170,8 +164,7 @@ def eol_template(processor: ProcessorMixin, *, prefix: str | None = None, name: 
         name: How to name the model in an error.
 
     Raises:
-        TemplateError: The model's own chat template is missing, drops or alters the content, or opens a thought by a
-            tag whose closing tag is not known.
+        TemplateError: The model's own template is missing, alters the content, or leaves a thought open.
     """
     values = _message_format(processor, name=name)
     if prefix:
@@ -181,10 +174,9 @@ def eol_template(processor: ProcessorMixin, *, prefix: str | None = None, name: 
 
 
 def stand_in_template(template: str) -> str:
-    """Rewrite an `eol_template` so that a text gets the video's prompt, or raise TemplateError for another template.
+    """Rewrite an `eol_template` so that a text gets the video's prompt; TemplateError for another template.
 
-    For training on texts alone; pass it per call, so that no checkpoint holds it. The render of a caption differs from
-    that of a video in the placeholder only.
+    For training on texts alone, per call: a caption then differs from a video in the placeholder only.
     """
     if template.count(_STARTS_AS_TEXT) != 1:
         raise TemplateError(
@@ -195,11 +187,7 @@ def stand_in_template(template: str) -> str:
 
 
 def match_template(processor: ProcessorMixin, *, question: str = MATCH_QUESTION, name: str = "the model") -> str:
-    """Write the chat template of the reranker: the video, then the sentence, then a question to answer with Yes or No.
-
-    The video comes first for either order of a pair, so that all sentences asked of one video share the beginning of
-    their prompts. Raises as `eol_template`.
-    """
+    """Write the reranker's chat template: the video, first in either order of a pair, the sentence, the question."""
     return _fill(_MATCH_TEMPLATE, {**_message_format(processor, name=name), "MATCH_QUESTION": question})
 
 
