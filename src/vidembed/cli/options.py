@@ -89,9 +89,6 @@ def misuse_of(*errors: type[Exception]) -> Iterator[None]:
         raise ValueError(str(error)) from error
 
 
-# -- options of every command ------------------------------------------------------------------------------------------
-
-
 def _version(value: bool) -> None:
     if value:
         typer.echo(f"vidembed {vidembed.__version__}")
@@ -138,9 +135,6 @@ def _show_warning(message: Warning | str, category: type[Warning], *place: Any, 
         _show_in_python(message, category, *place, **more)
 
 
-# -- output ------------------------------------------------------------------------------------------------------------
-
-
 def plain(text: str) -> str:
     """Return text on one line, with an escape in place of what cannot be printed, if there is any."""
     return text if text.isprintable() else printable(text)
@@ -180,9 +174,6 @@ def print_facts(facts: Mapping[str, object]) -> None:
     print_table(["", "value"], rows)
 
 
-# -- checks of options, before anything is done ------------------------------------------------------------------------
-
-
 def fill(kind: type[T], given: Mapping[str, object]) -> T:
     """Make a dataclass of the options that have the names of its fields; None leaves a field at its default."""
     names = {field.name for field in fields(kind)}
@@ -215,8 +206,6 @@ def check_score(mode: str | None) -> None:
 
         check_mode(mode)
 
-
-# -- options of several commands ---------------------------------------------------------------------------------------
 
 Device = Annotated[str | None, Option(help="Torch device, such as cpu or cuda.")]
 Dtype = Annotated[str | None, Option(help="float32, bfloat16 or float16. Default: the model's.")]

@@ -55,32 +55,21 @@ class _Job(Generic[T, R]):
 class Batcher(Generic[T, R]):
     """Runs items of several requests in one call, on one thread, in the order of the requests.
 
-    A request of more items than fit into a batch is run in parts, between which the others have their turn: a short one
-    waits for the batch at hand and for one part of each long one.
-
-    Args:
-        run: Returns one result for each item. An exception is that of every request in the batch; then each request is
-            run again on its own, so that one does not fail for another's items.
-        max_items: Most items of a batch. A request of no more is never cut.
-        wait_s: How long the first request of a batch waits for others, seconds.
-        max_queue: Items that may wait.
-        observe: Called with the number of items of each batch, on the thread.
+    A request of more than `max_items` is run in parts, between which the others have their turn. Where `run` fails for
+    a batch, each of its requests is run again on its own, so that one does not fail for another's items.
     """
 
     def __init__(
         self,
         run: Callable[[list[T]], Sequence[R]],
         *,
-        max_items: int,
-        wait_s: float,
-        max_queue: int,
-        observe: Callable[[int], None] = lambda _count: None,
+        max_items: int,  # of a batch
+        wait_s: float,  # that the first request of a batch waits for others
+        max_queue: int,  # items that may wait
+        observe: Callable[[int], None] = lambda _count: None,  # gets the number of items of each batch, on the thread
     ) -> None:
         self._run = run
-        self._max_items = max_items
-        self._wait_s = wait_s
-        self._max_queue = max_queue
-        self._observe = observe
+        self._max_items, self._wait_s, self._max_queue, self._observe = max_items, wait_s, max_queue, observe
         self._jobs: deque[_Job[T, R]] = deque()
         self._changed = threading.Condition()
         self._closed = False
@@ -99,10 +88,7 @@ class Batcher(Generic[T, R]):
         return self._thread.is_alive() and not self._closed
 
     async def submit(self, items: Sequence[T]) -> list[R]:
-        """Run items, together with those of other requests, or raise `QueueFullError` if too many wait.
-
-        If the caller is cancelled before its batch has begun, its items are not run.
-        """
+        """Run items, unless the caller is cancelled before; or raise `QueueFullError`: too many wait."""
         return (await self._put(items, None)).results if items else []
 
     async def call(self, function: Callable[[], S]) -> S:
@@ -133,8 +119,6 @@ class Batcher(Generic[T, R]):
             self._changed.notify_all()
         await job.future
         return job
-
-    # -- on the thread -------------------------------------------------------------------------------------------------
 
     def _work(self) -> None:
         while (batch := self._next()) is not None:

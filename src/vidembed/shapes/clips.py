@@ -89,14 +89,8 @@ def sample_clips(n: int, split: Split = "test", seed: int = 0) -> list[ClipRecor
 def write_clip(scene: Scene, path: str | Path, *, side: int = FILE_SIDE, fps: int = FILE_FPS) -> Path:
     """Write a scene as an H.264 file (yuv420p) of 4 seconds, and return its path, whose suffix decides the container.
 
-    Args:
-        scene: What to show.
-        path: Of the file, ``.mp4`` as a rule.
-        side: Height and width in pixels.
-        fps: Frames a second.
-
     Raises:
-        ValueError: `side` is odd or not positive, or `fps` not positive.
+        ValueError: `side`, the height and width in pixels, is odd or not positive, or `fps` not positive.
     """
     if side < 2 or side % 2:
         raise ValueError(f"side must be an even number of pixels, got {side}")
