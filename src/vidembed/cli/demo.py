@@ -57,7 +57,7 @@ def command(
     to = out / f"index-{clips}-{seed}"
     if not (folder / "captions.jsonl").is_file():  # written last
         write_clips(folder, clips, split="test", seed=seed, progress=True)
-    asked = model_options(open_if_there(to), model, device=device)
+    asked = model_options(open_if_there(to), model, None, {}, device)
     encoder = asked.load()
     report = index_videos([folder], to, encoder, model=asked.name, layer=asked.layer)
     show_report(report)

@@ -44,18 +44,14 @@ class BenchmarkOptions:
     seed: int = 0
 
     def read(self, out: Path | None, stack: ExitStack) -> tuple[Benchmark, Benchmark | None]:
-        """Read, or draw, the benchmark and the validation set; drawn clips without `out` go with `stack`.
-
-        Raises ValueError if an option does not go with the benchmark, and as `read_benchmark` and `draw_world`.
-        """
+        """Read, or draw, the benchmark and the validation set; drawn clips without `out` go with `stack`."""
         from vidembed.evaluation import BENCHMARKS, read_benchmark
         from vidembed.evaluation.shapes import CLIPS, WORLDS, draw_world
 
-        name = self.benchmark
+        name, files = self.benchmark, {"videos": self.videos, "split": self.split}
         if name in WORLDS:
-            files = {"annotations": self.annotations, "videos": self.videos, "split": self.split}
             why = f"{name} draws its own videos, and others for validation; leave it out"
-            cli.refuse({**files, "validation": self.validation}, why)
+            cli.refuse({"annotations": self.annotations, **files, "validation": self.validation}, why)
             if out is None:
                 out = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vidembed-")))
             clips = CLIPS if self.clips is None else self.clips
@@ -72,8 +68,7 @@ class BenchmarkOptions:
         benchmark = read_benchmark(
             name,
             annotations=self.annotations,
-            videos=self.videos,
-            split=self.split,
+            **files,
             allow_missing=self.allow_missing,
             check_counts=self.check_counts,
         )
@@ -159,20 +154,10 @@ def evaluate_command(
             head = load_reranker(reranker, encoder, model=model, mode=score, calibration=calibration, device=device)
             if dtype is not None and encoder.backbone is None:
                 head.to(encoder.dtype)
+        how = {name: given[name] for name in ("out", "on_error", "batch_size", "seed")} | {"validation": fitted_on}
+        how |= {"reranker": head, "reranker_name": reranker or "", "k": rerank}
         result = evaluate(
-            measured_on,
-            encoder,
-            reranker=head,
-            k=rerank,
-            validation=fitted_on,
-            temperatures=temperatures,
-            out=out,
-            model_name=model,
-            reranker_name=reranker or "",
-            on_error=on_error,
-            batch_size=batch_size,
-            seed=seed,
-            show_progress_bar=True,
+            measured_on, encoder, model_name=model, temperatures=temperatures, show_progress_bar=True, **how
         )
     if out is not None:
         cli.say(f"Wrote {out / 'result.json'}, {out / 'report.md'} and {out / 'report.html'}")
@@ -216,9 +201,8 @@ def show(result: EvaluationResult) -> None:
         cli.say(f"{len(result.benchmark.missing)} videos without a file were left out.")
     for name, tally in result.work.items():
         if tally["per_second"]:
-            cli.say(
-                f"{tally['per_second']:.2f} {name} a second ({tally['computed']} computed, {tally['cached']} cached)"
-            )
+            counts = f"{tally['computed']} computed, {tally['cached']} cached"
+            cli.say(f"{tally['per_second']:.2f} {name} a second ({counts})")
 
 
 def compare_command(
@@ -278,7 +262,8 @@ def compare_command(
         asked = cli.fill(BenchmarkOptions, given)
         with ExitStack() as stack:
             measured_on, fitted_on = asked.read(out, stack)
-            temperatures = temperatures_of(temperature)
+            how = {name: given[name] for name in ("on_error", "batch_size", "seed")}
+            how |= {"validation": fitted_on, "temperatures": temperatures_of(temperature)}
             for name in names:
                 load_any(name, device=device, dtype=dtype)  # all of them, before the first one is run
                 gc.collect()  # two models do not fit everywhere
@@ -286,19 +271,10 @@ def compare_command(
             for number, name in enumerate(names, start=1):
                 cli.say(f"{number} of {len(names)}: {name}")
                 slug = re.sub(r"[^A-Za-z0-9._-]+", "-", str(name))[-80:].strip(".-") or "model"
-                result = evaluate(
-                    measured_on,
-                    load_any(name, device=device, dtype=dtype),
-                    validation=fitted_on,
-                    temperatures=temperatures,
-                    out=None if out is None else out / f"{number}-{slug}",
-                    model_name=str(name),
-                    on_error=on_error,
-                    batch_size=batch_size,
-                    seed=seed,
-                    show_progress_bar=True,
-                )
-                found.append(result)
+                how["out"] = None if out is None else out / f"{number}-{slug}"
+                encoder = load_any(name, device=device, dtype=dtype)
+                found.append(evaluate(measured_on, encoder, model_name=str(name), show_progress_bar=True, **how))
+                del encoder
                 gc.collect()
     comparison = compare(found, seed=seed)
     if out is not None:
@@ -382,16 +358,14 @@ def reproduce_command(
         require("plot", "matplotlib", purpose="out")
     import torch
 
-    from vidembed import reproduce
+    from vidembed.reproduce import as_text, measure, write
 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    result, curves = reproduce.measure(
-        clips=clips, layer_clips=layer_clips, fit_clips=fit_clips, seed=seed, device=device
-    )
+    result, curves = measure(clips=clips, layer_clips=layer_clips, fit_clips=fit_clips, seed=seed, device=device)
     if out is not None:
-        for file in reproduce.write(result, curves, out):
+        for file in write(result, curves, out):
             cli.say(f"Wrote {file}")
     if as_json:
         cli.print_json(result)
     else:
-        typer.echo(reproduce.as_text(result))
+        typer.echo(as_text(result))

@@ -22,14 +22,7 @@ from rich.text import Text
 from typer import Option
 
 import vidembed
-from vidembed.errors import (
-    IndexBusyError,
-    IndexDamagedError,
-    IndexingStoppedError,
-    MissingExtraError,
-    VideoError,
-    VideoTruncated,
-)
+from vidembed import errors
 from vidembed.text import printable
 
 if TYPE_CHECKING:
@@ -48,10 +41,7 @@ _show_in_python = warnings.showwarning
 
 
 class ErrorsToExitCodes(typer.core.TyperGroup):
-    """The commands, with errors shown as one paragraph on stderr and turned into exit codes.
-
-    With `--debug`, or `VIDEMBED_DEBUG=1`, errors keep their traceback.
-    """
+    """The commands, with errors shown as one paragraph on stderr and turned into exit codes."""
 
     def invoke(self, ctx: Any) -> Any:  # typer's own type of it is private
         """Run the command."""
@@ -64,11 +54,11 @@ class ErrorsToExitCodes(typer.core.TyperGroup):
             # The reader of stdout, such as `head`, is gone; without this, flushing at exit complains.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(NOTHING_DONE) from None
-        except IndexingStoppedError as error:
+        except errors.IndexingStoppedError as error:
             raise failed(error, NOTHING_DONE) from error
-        except (ValueError, VideoError, MissingExtraError, IndexBusyError) as error:
+        except (ValueError, errors.VideoError, errors.MissingExtraError, errors.IndexBusyError) as error:
             raise failed(error, MISUSE) from error
-        except (IndexDamagedError, FloatingPointError, OSError) as error:
+        except (errors.IndexDamagedError, FloatingPointError, OSError) as error:
             raise failed(error, NOTHING_DONE) from error
 
 
@@ -81,11 +71,11 @@ def failed(error: Exception, code: int) -> typer.Exit:
 
 
 @contextmanager
-def misuse_of(*errors: type[Exception]) -> Iterator[None]:
+def misuse_of(*kinds: type[Exception]) -> Iterator[None]:
     """Turn errors that come from a wrong option, such as a model that is not there, into a ValueError."""
     try:
         yield
-    except errors as error:
+    except kinds as error:
         raise ValueError(str(error)) from error
 
 
@@ -129,7 +119,7 @@ class PlainFormatter(logging.Formatter):
 
 def _show_warning(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
     """Show what a video lacks as a message; the line of code that found it helps nobody here."""
-    if issubclass(category, VideoTruncated):
+    if issubclass(category, errors.VideoTruncated):
         say(f"Warning: {message}")
     else:
         _show_in_python(message, category, *place, **more)
@@ -212,10 +202,8 @@ Dtype = Annotated[str | None, Option(help="float32, bfloat16 or float16. Default
 BatchSize = Annotated[int, Option(min=1, help="Inputs embedded at once.")]
 Overwrite = Annotated[bool, Option("--overwrite", help="Replace what is there.")]
 Merge: TypeAlias = Literal["moments", "videos", "none"]
-
 # of what reads an index
 IndexModel = Annotated[str | None, Option(help="Load the model from here. Default: the name stored in the index.")]
-
 # of what reranks when it is asked to
 Reranker = Annotated[
     str | None, Option(help="With --rerank: a saved reranker or a video MLLM. Default: the one that fits the model.")
@@ -224,10 +212,8 @@ ScoreMode = Annotated[
     str | None, Option(help="With --rerank: yes, yes_no or prior_corrected. Default: the reranker's own.")
 ]
 Calibration = Annotated[Path | None, Option(help="With --rerank: file that `vidembed calibrate` wrote.")]
-
 # of what reads captioned videos
 PairVideos = Annotated[Path | None, Option(help="Folder of the videos that --pairs names. Default: the file's own.")]
-
 # of what evaluates on a benchmark
 Annotations = Annotated[Path | None, Option(help="The published annotation file, or the folder that holds it.")]
 BenchmarkVideos = Annotated[Path | None, Option(help="Folder of the videos.")]

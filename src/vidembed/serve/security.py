@@ -45,11 +45,10 @@ LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bounds of requests; above one, the answer is an error that names it. All must be positive.
+    """Bounds of requests; above one, the answer is an error that names it.
 
     Raises:
-        ValueError: One is not a positive finite number, the queue could never take the longest request, or a decoder
-            could not start in its memory.
+        ValueError: One is not positive and finite, or the queue or a decoder's memory is too small to be of use.
     """
 
     max_items: int = 2048  # inputs of one embeddings request: as many as OpenAI takes; they are run in batches

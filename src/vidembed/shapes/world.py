@@ -83,11 +83,9 @@ class Scene:
     @property
     def attributes(self) -> dict[str, str]:
         """The described attributes by name; the corner object's three are ``"none"`` without one."""
-        named = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in {"corner", "seed"}}
-        for f in fields(CornerObject):
-            key = f.name if f.name == "corner" else f"corner_{f.name}"
-            named[key] = getattr(self.corner, f.name) if self.corner else "none"
-        return named
+        corner = self.corner or CornerObject("none", "none", "none")
+        named = {name: getattr(self, name) for name in _VALUES}
+        return named | {"corner_shape": corner.shape, "corner_colour": corner.colour, "corner": corner.corner}
 
 
 HELD_OUT: Final = frozenset(
