@@ -71,8 +71,7 @@ def command(
         return {uri for uri, record in records.items() if attributes.items() <= record.attributes.items()}
 
     short = [
-        (one.summary, described({name: one.attributes[name] for name in SUMMARY_ATTRIBUTES}))
-        for one in records.values()
+        (one.summary, described({key: one.attributes[key] for key in SUMMARY_ATTRIBUTES})) for one in records.values()
     ]
     by_caption = _ask(index, encoder, [(one.caption, {uri}) for uri, one in records.items()])
     by_summary = _ask(index, encoder, short, k=LOOKED_AT)

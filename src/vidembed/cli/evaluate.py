@@ -48,10 +48,11 @@ class BenchmarkOptions:
         from vidembed.evaluation import BENCHMARKS, read_benchmark
         from vidembed.evaluation.shapes import CLIPS, WORLDS, draw_world
 
-        name, files = self.benchmark, {"videos": self.videos, "split": self.split}
+        name = self.benchmark
+        own = {"videos": self.videos, "split": self.split}
         if name in WORLDS:
             why = f"{name} draws its own videos, and others for validation; leave it out"
-            cli.refuse({"annotations": self.annotations, **files, "validation": self.validation}, why)
+            cli.refuse({"annotations": self.annotations, **own, "validation": self.validation}, why)
             if out is None:
                 out = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vidembed-")))
             clips = CLIPS if self.clips is None else self.clips
@@ -66,22 +67,18 @@ class BenchmarkOptions:
             what = "its annotation file or the folder that holds it"
             raise ValueError(f"annotations: {name} needs --annotations, {what}")
         benchmark = read_benchmark(
-            name,
-            annotations=self.annotations,
-            **files,
-            allow_missing=self.allow_missing,
-            check_counts=self.check_counts,
+            name, annotations=self.annotations, **own, allow_missing=self.allow_missing, check_counts=self.check_counts
         )
         if self.validation is None:
             return benchmark, None
-        return benchmark, read_benchmark(
+        name, own = (
             self.validation_format or "custom",
-            annotations=self.validation,
-            videos=self.validation_videos,
-            split=self.validation_split,
-            allow_missing=self.allow_missing and self.validation_format not in (None, "custom"),
-            check_counts=False,  # it is another split than the published one
+            {"videos": self.validation_videos, "split": self.validation_split},
         )
+        skip = self.allow_missing and name != "custom"
+        # Another split than the published one has other counts.
+        other = read_benchmark(name, annotations=self.validation, **own, allow_missing=skip, check_counts=False)
+        return benchmark, other
 
 
 def evaluate_command(
@@ -155,10 +152,8 @@ def evaluate_command(
             if dtype is not None and encoder.backbone is None:
                 head.to(encoder.dtype)
         how = {name: given[name] for name in ("out", "on_error", "batch_size", "seed")} | {"validation": fitted_on}
-        how |= {"reranker": head, "reranker_name": reranker or "", "k": rerank}
-        result = evaluate(
-            measured_on, encoder, model_name=model, temperatures=temperatures, show_progress_bar=True, **how
-        )
+        how |= {"reranker": head, "reranker_name": reranker or "", "k": rerank, "show_progress_bar": True}
+        result = evaluate(measured_on, encoder, model_name=model, temperatures=temperatures, **how)
     if out is not None:
         cli.say(f"Wrote {out / 'result.json'}, {out / 'report.md'} and {out / 'report.html'}")
     if as_json:

@@ -34,9 +34,7 @@ NOTHING_DONE = 1
 MISUSE = 2
 PATH_VANISHED = 3
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
-
 DEBUG_VARIABLE = "VIDEMBED_DEBUG"
-
 _show_in_python = warnings.showwarning
 
 

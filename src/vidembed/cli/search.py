@@ -165,17 +165,15 @@ def check_index(index: VideoIndex, options: SearchKeywords) -> None:
         open_bank(index)
 
 
-def look_again(
-    hits: Hits, head: VideoReranker, query: str, count: int, *, context: bool, fingerprint: str
-) -> list[Hit]:
-    """Return hits with the first `count` ordered by a reranker, and name those that it could not look at."""
+def look_again(hits: Hits, head: VideoReranker, query: str, k: int, *, context: bool, fingerprint: str) -> list[Hit]:
+    """Return hits with the first `k` ordered by a reranker, and name those that it could not look at."""
     from vidembed.index import rerank
     from vidembed.index.table import name_of
 
-    looked_at = rerank(hits[:count], head, query, context=context, fingerprint=fingerprint)
+    looked_at = rerank(hits[:k], head, query, context=context, fingerprint=fingerprint)
     if lost := [name_of(hit.uri) for hit in looked_at if hit.probability is None]:
         cli.say(f"Not looked at, since the video is gone or cannot be read: {', '.join(lost)}.")
-    return [*looked_at, *hits[count:]]
+    return [*looked_at, *hits[k:]]
 
 
 def explain(hits: Hits, *, compact: str | None = None) -> None:

@@ -252,8 +252,7 @@ def _cohere(body: schemas.CohereEmbedRequest, results: Mapping[str, Embedded], v
 def _add_rerank(app: FastAPI, engine: Engine) -> None:
     async def rank(
         query: str, documents: Sequence[schemas.Entry], *, param: str, model: str | None
-    ) -> list[tuple[int, float, str]]:
-        """Return the place of each document, its probability and its URI."""
+    ) -> list[tuple[int, float, str]]:  # place, probability and URI of each
         check_count(param, len(documents), engine.limits.max_documents)
         check_length("query", query, engine.limits.max_chars)
         if not engine.rerankers:
@@ -299,23 +298,21 @@ def _add_rerank(app: FastAPI, engine: Engine) -> None:
 
 
 def _add_search(app: FastAPI, engine: Engine) -> None:
-    async def answer(given: schemas.SearchOptions) -> schemas.SearchResponse:
-        k = min(_USUAL_K, engine.limits.max_k) if given.k is None else given.k
-        check_length("q", given.q, engine.limits.max_chars)
+    async def answer(what: schemas.SearchOptions) -> schemas.SearchResponse:
+        k = min(_USUAL_K, engine.limits.max_k) if what.k is None else what.k
+        check_length("q", what.q, engine.limits.max_chars)
         check_count("k", k, engine.limits.max_k)
-        check_count("rerank", given.rerank, engine.limits.max_rerank)
-        keep = _filter_of(given)
+        check_count("rerank", what.rerank, engine.limits.max_rerank)
+        keep = _filter_of(what)
         with engine.admitted():
-            hits = await engine.search(
-                given.q, k=k, count=given.rerank, keep=keep, merge=given.merge, around=given.around
-            )
+            hits = await engine.search(what.q, k=k, count=what.rerank, keep=keep, merge=what.merge, around=what.around)
         found = []
         for hit in hits:
             media_id = engine.media_id(hit)
             media = None if media_id is None else f"/media/{media_id}"
             found.append(schemas.SearchHit(**asdict(hit), name=printable(file_name_of(hit.uri)), media=media))
         how = hits.method
-        return schemas.SearchResponse(query=given.q, approximate=how.approximate, method=how.to_dict(), hits=found)
+        return schemas.SearchResponse(query=what.q, approximate=how.approximate, method=how.to_dict(), hits=found)
 
     options: dict[str, Any] = {"response_model_exclude_none": True, "responses": errors(*MODEL_ERRORS)}
 

@@ -8,7 +8,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Generic, TypeVar
 
 logger = logging.getLogger(__name__)
@@ -52,6 +52,7 @@ class _Job(Generic[T, R]):
             logger.debug("an answer came after the server had stopped")
 
 
+@dataclass(eq=False)
 class Batcher(Generic[T, R]):
     """Runs items of several requests in one call, on one thread, in the order of the requests.
 
@@ -59,17 +60,15 @@ class Batcher(Generic[T, R]):
     a batch, each of its requests is run again on its own, so that one does not fail for another's items.
     """
 
-    def __init__(
-        self,
-        run: Callable[[list[T]], Sequence[R]],
-        *,
-        max_items: int,  # of a batch
-        wait_s: float,  # that the first request of a batch waits for others
-        max_queue: int,  # items that may wait
-        observe: Callable[[int], None] = lambda _count: None,  # gets the number of items of each batch, on the thread
-    ) -> None:
-        self._run = run
-        self._max_items, self._wait_s, self._max_queue, self._observe = max_items, wait_s, max_queue, observe
+    run: Callable[[list[T]], Sequence[R]]  # returns one result for each item
+    _: KW_ONLY
+    max_items: int  # of a batch
+    wait_s: float  # that the first request of a batch waits for others
+    max_queue: int  # items that may wait
+    observe: Callable[[int], None] = lambda _count: None  # gets the number of items of each batch, on the thread
+
+    def __post_init__(self) -> None:
+        """Start the thread."""
         self._jobs: deque[_Job[T, R]] = deque()
         self._changed = threading.Condition()
         self._closed = False
@@ -113,8 +112,8 @@ class Batcher(Generic[T, R]):
             if self._closed:
                 raise QueueFullError("the server is stopping")
             waiting = sum(other.left for other in self._jobs)
-            if waiting + job.left > self._max_queue:
-                raise QueueFullError(f"{waiting} inputs wait for the model; at most {self._max_queue} may")
+            if waiting + job.left > self.max_queue:
+                raise QueueFullError(f"{waiting} inputs wait for the model; at most {self.max_queue} may")
             self._jobs.append(job)
             self._changed.notify_all()
         await job.future
@@ -124,7 +123,7 @@ class Batcher(Generic[T, R]):
         while (batch := self._next()) is not None:
             if batch := [(job, items) for job, items in batch if not job.future.cancelled()]:
                 if count := sum(len(items) for _, items in batch):
-                    self._observe(count)
+                    self.observe(count)
                 self._run_batch(batch)
 
     def _next(self) -> list[tuple[_Job[T, R], Sequence[T]]] | None:
@@ -138,10 +137,10 @@ class Batcher(Generic[T, R]):
             if batch[0][0].alone is not None:
                 return batch
             count = len(batch[0][1])
-            until = time.monotonic() + self._wait_s
-            while count < self._max_items and not self._closed:
+            until = time.monotonic() + self.wait_s
+            while count < self.max_items and not self._closed:
                 if self._waits():
-                    if self._jobs[0].alone is not None or count + self._jobs[0].left > self._max_items:
+                    if self._jobs[0].alone is not None or count + self._jobs[0].left > self.max_items:
                         break
                     batch.append(self._take())
                     count += len(batch[-1][1])
@@ -158,7 +157,7 @@ class Batcher(Generic[T, R]):
     def _take(self) -> tuple[_Job[T, R], Sequence[T]]:
         """Take the next part of the first request; the rest of it waits behind the others."""
         job = self._jobs.popleft()
-        items = job.items[job.taken : job.taken + self._max_items]
+        items = job.items[job.taken : job.taken + self.max_items]
         job.taken += len(items)
         if job.alone is None and job.left:
             self._jobs.append(job)
@@ -169,7 +168,7 @@ class Batcher(Generic[T, R]):
         try:
             if job.alone is not None:
                 job.alone()
-            results = list(self._run(items)) if items else []
+            results = list(self.run(items)) if items else []
             if len(results) != len(items):
                 raise RuntimeError(f"the model gave {len(results)} results for {len(items)} inputs")  # noqa: TRY301
         except Exception as error:  # noqa: BLE001 - whatever the model raises is the request's, not the thread's

@@ -40,8 +40,7 @@ T = TypeVar("T")
 
 _Words: TypeAlias = "tuple[str, Task]"  # to embed, and which of the model's prompts they get
 
-AT_ONCE = 8
-"""Videos of a request that are decoded and held in memory together (our choice); the next ones follow."""
+AT_ONCE = 8  # videos of a request that are decoded and held in memory together (our choice); the next ones follow
 
 _PROMPTS: tuple[Task, ...] = ("query", "document")
 

@@ -43,14 +43,13 @@ FRESH_S = 30.0  # after so long the list of files is read anew
 MISSED_S = 1.0  # or after so long, for an id that is not in it
 MAX_FIELD_BYTES = 2**12
 FIELDS = frozenset({"model", "encoding_format", "dimensions", "user"})
-PAGE = {
+PAGE = {  # files of the search page by route, with their media types
     "/": ("index.html", "text/html; charset=utf-8"),
     "/page.js": ("page.js", "text/javascript; charset=utf-8"),
     "/page.css": ("page.css", "text/css; charset=utf-8"),
     "/icon.svg": ("icon.svg", "image/svg+xml"),
     "/favicon.ico": ("icon.svg", "image/svg+xml"),  # what browsers ask for where no page names an icon
 }
-"""Files of the search page by route, with their media types."""
 _RANGE = re.compile(rb"bytes=([0-9]{0,18})-([0-9]{0,18})")
 
 

@@ -35,8 +35,7 @@ logger = logging.getLogger(__name__)
 
 MAX_MESSAGE = 600  # characters
 MAX_PARAM = 100
-FORM = "form "
-"""How the name of a form of a request begins, where one address takes several; it is not part of a parameter's name."""
+FORM = "form "  # how the name of a form of a request begins, where one address takes several; no parameter's name does
 UPLOAD_PATH = "/v1/embeddings/video"
 FORM_OVERHEAD = 2**16  # bytes of a form besides the file: its other fields and the lines between
 _PLACE = re.compile(r"\s*\(\[Errno.*\)", re.DOTALL)  # the system's message ends in the path of the file
@@ -247,6 +246,7 @@ def check_origins(origins: Collection[str]) -> None:
             raise ValueError(f"cors-origin: got {origin!r}; an origin is {form}")
 
 
+@dataclass(eq=False, repr=False)  # the key is in no log
 class Guard:
     """ASGI middleware. It also keeps errors inside: a client gets an id, the log has the traceback.
 
@@ -254,14 +254,11 @@ class Guard:
     keep a page of another site from reaching a loopback address through a name of its own (DNS rebinding).
     """
 
-    def __init__(
-        self, app: ASGIApp, limits: Limits, metrics: Metrics, api_key: str | None, hosts: Collection[str] | None
-    ) -> None:
-        self.app = app
-        self._limits = limits
-        self._metrics = metrics
-        self._key = None if api_key is None else api_key.encode()
-        self._hosts = None if hosts is None else frozenset(host.lower() for host in hosts)
+    app: ASGIApp
+    limits: Limits
+    metrics: Metrics
+    api_key: str | None
+    hosts: Collection[str] | None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
@@ -282,7 +279,7 @@ class Guard:
                     headers["Cache-Control"] = "no-store"
             await send(message)
 
-        with self._metrics.active.track_inprogress():
+        with self.metrics.active.track_inprogress():
             try:
                 self._check(scope)
                 await self.app(scope, self._bounded(scope, receive), send_guarded)
@@ -300,18 +297,19 @@ class Guard:
         route = getattr(scope.get("route"), "path", "other")
         # Any word can stand for a method; a label for each would fill the memory.
         method = scope["method"] if scope["method"] in HTTPMethod.__members__ else "other"
-        self._metrics.requests.labels(route, method, str(status)).inc()
-        self._metrics.seconds.labels(route).observe(time.perf_counter() - began)
+        self.metrics.requests.labels(route, method, str(status)).inc()
+        self.metrics.seconds.labels(route).observe(time.perf_counter() - began)
 
     def _check(self, scope: Scope) -> None:
         headers = Headers(scope=scope)
         host = re.sub(r":\d*$", "", headers.get("host", "").strip().lower())
-        if self._hosts is not None and host not in self._hosts:
+        if self.hosts is not None and host not in map(str.lower, self.hosts):
             message = "Host: this server answers only under its own names; add one with --allow-host"
             raise ApiError(421, message, code="wrong_host")
-        if self._key is not None and not OPEN.fullmatch(scope["path"]):
+        if self.api_key is not None and not OPEN.fullmatch(scope["path"]):
+            key = self.api_key.encode()
             scheme, _, given = headers.get("authorization", "").partition(" ")
-            if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode("latin-1"), self._key):
+            if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode("latin-1"), key):
                 message = "Authorization: the key is missing or wrong; send 'Authorization: Bearer KEY'"
                 raise ApiError(401, message, code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
         declared = headers.get("content-length", "")
@@ -320,7 +318,7 @@ class Guard:
 
     def _check_size(self, scope: Scope, size: int) -> None:
         is_upload = scope["path"] == UPLOAD_PATH
-        most = self._limits.max_upload_bytes + FORM_OVERHEAD if is_upload else self._limits.max_body_bytes
+        most = self.limits.max_upload_bytes + FORM_OVERHEAD if is_upload else self.limits.max_body_bytes
         if size > most:
             raise ApiError(413, f"the body is larger than {most} bytes", code="body_too_large")
 
@@ -333,9 +331,9 @@ class Guard:
             if not more:
                 return await receive()  # waits for the client to go
             try:
-                message = await asyncio.wait_for(receive(), self._limits.read_timeout_s)
+                message = await asyncio.wait_for(receive(), self.limits.read_timeout_s)
             except TimeoutError as error:
-                reason = f"no more of the body came for {self._limits.read_timeout_s:g} s"
+                reason = f"no more of the body came for {self.limits.read_timeout_s:g} s"
                 raise ApiError(408, reason, code="body_timeout") from error
             read += len(message.get("body", b""))
             more = message["type"] == "http.request" and message.get("more_body", False)

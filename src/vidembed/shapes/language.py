@@ -19,8 +19,7 @@ EVENT_CLAUSES: Final = {
     "disappear": ("and then disappears", "before it disappears"),
     "change": ("and then changes colour", "before it changes colour"),
 }
-SUMMARY_ATTRIBUTES: Final = ("shape", "colour", "direction", "event")
-"""The attributes that a summary names."""
+SUMMARY_ATTRIBUTES: Final = ("shape", "colour", "direction", "event")  # that a summary names
 
 
 def pick(rng: np.random.Generator, options: tuple[str, ...]) -> str:

@@ -29,14 +29,10 @@ _VALUES: Final = {
     "event": EVENTS,
 }
 
-DURATION: Final = 4.0
-"""Length of a clip in seconds."""
-SAMPLE_FPS: Final = 2.0
-"""Frames a second that the model sees: the 2 per second of VidVec (arXiv 2602.08099, section 4)."""
-FRAMES: Final = int(DURATION * SAMPLE_FPS)
-"""Frames of a clip that the model sees: 8."""
-FRAME_SIZE: Final = 84
-"""Side in pixels of the frames that the model sees: six patches of 14."""
+DURATION: Final = 4.0  # of a clip in seconds
+SAMPLE_FPS: Final = 2.0  # frames a second that the model sees: those of VidVec (arXiv 2602.08099, section 4)
+FRAMES: Final = int(DURATION * SAMPLE_FPS)  # of a clip that the model sees: 8
+FRAME_SIZE: Final = 84  # side in pixels of the frames that the model sees: six patches of 14
 
 _RGB: Final = {
     "red": (222, 40, 40),
