@@ -8,7 +8,6 @@ from contextvars import ContextVar
 
 # ruff: noqa: N818 - the names say what was found, as users read them in reports
 
-
 _INNER = {"vidembed", "sentence_transformers", "torch"}
 """Packages through which a call of ours goes: the host's `encode`, decorated by torch, calls our methods."""
 kept_warnings: ContextVar[list[Warning] | None] = ContextVar("kept_warnings", default=None)
@@ -99,23 +98,14 @@ class VideoTruncated(UserWarning):
 
 
 def warn(warning: Warning) -> None:
-    """Warn at the line of the caller; or keep the warning where `kept_warnings` is set."""
-    kept = kept_warnings.get()
-    if kept is None:
-        warnings.warn(warning, stacklevel=caller_level())
-    else:
+    """Warn at the line outside of `_INNER` that led to the call; or keep the warning where `kept_warnings` is set."""
+    if (kept := kept_warnings.get()) is not None:
         kept.append(warning)
-
-
-def caller_level() -> int:
-    """Return the `stacklevel` for `warnings.warn` that names the line outside of `_INNER` which led to the call.
-
-    As `skip_file_prefixes` does, from Python 3.12 on.
-    """
-    frame, level = sys._getframe(1), 1  # noqa: SLF001 - public by its documentation
+        return
+    frame, level = sys._getframe(), 1  # noqa: SLF001 - public by its documentation; `skip_file_prefixes` is of 3.12
     while frame.f_back is not None and str(frame.f_globals.get("__name__")).partition(".")[0] in _INNER:
         frame, level = frame.f_back, level + 1
-    return level
+    warnings.warn(warning, stacklevel=level)
 
 
 def warn_truncated(text: str) -> None:

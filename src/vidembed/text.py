@@ -14,13 +14,7 @@ from vidembed.errors import MissingExtraError
 
 @contextmanager
 def replacing(file: Path) -> Iterator[Path]:
-    """Give a path to write to, force what was written to the disk and move it to `file`; or leave `file` as it was.
-
-    The draft lies beside `file`, empty, with the same suffix and the permissions that the process gives to new files.
-
-    Raises:
-        OSError: The folder is not there or cannot be written to, or the disk is full.
-    """
+    """Give an empty file beside `file` to write to, then force it to the disk and move it to `file`; or leave that."""
     draft = file.with_name(f".draft-{secrets.token_hex(8)}{file.suffix}")
     os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     try:
@@ -34,21 +28,15 @@ def replacing(file: Path) -> Iterator[Path]:
 
 
 def write_atomically(file: Path, content: bytes | str) -> None:
-    """Write all of a file, or none of it; text as UTF-8. Raises as `replacing`."""
+    """Write all of a file, or none of it; text as UTF-8."""
     with replacing(file) as draft:
         draft.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
 
 
 def require(extra: str, *packages: str, purpose: str) -> None:
-    """Check that packages of an extra are installed, without importing them.
-
-    Raises:
-        MissingExtraError: One is not; the message names `purpose`, the packages and the command that installs them.
-    """
-    if missing := [name for name in packages if importlib.util.find_spec(name) is None]:
-        raise MissingExtraError(
-            f'{purpose} needs {", ".join(missing)}, which is not installed; pip install "vidembed[{extra}]"'
-        )
+    """Raise `MissingExtraError` unless the packages of an extra are installed; imports none of them."""
+    if missing := ", ".join(name for name in packages if importlib.util.find_spec(name) is None):
+        raise MissingExtraError(f'{purpose} needs {missing}, which is not installed; pip install "vidembed[{extra}]"')
 
 
 def require_train_extra() -> None:
@@ -58,8 +46,5 @@ def require_train_extra() -> None:
 
 def printable(text: str) -> str:
     """Return `text` on one line with what cannot be printed, such as a newline in a file name, written as an escape."""
-    if text.isprintable():
-        return text
-    return "".join(
-        char if char.isprintable() else char.encode("unicode_escape", "surrogatepass").decode("ascii") for char in text
-    )
+    escaped = (c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode("ascii") for c in text)
+    return text if text.isprintable() else "".join(escaped)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,18 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from vidembed.index import Hit
+    from vidembed.video import VideoSegment
 
 DEFAULT_SUFFIX = ".mkv"  # of a video whose own kind of file is not written; Matroska holds most codecs
-
-
-@dataclass(frozen=True, slots=True)
-class Stretch:
-    """A stretch of a video to cut, in seconds; `score` if it is a hit. No end is that of the video."""
-
-    source: Path
-    start: float
-    end: float | None
-    score: float | None = None
 
 
 def command(
@@ -64,9 +54,9 @@ def command(
     if folder is None:
         why = "it is for a search; give --in INDEX, and words in place of a video"
         cli.refuse({"--hit": hit, "--top": top, "--model": model, "--device": device}, why)
-        stretch = _of_file(what, start, end, around)
+        segment = _of_file(what, start, end, around)
         check_out(out, force=force)
-        done = [_cut(stretch, out, force=force)]
+        done = [_cut(segment, out, force=force)]
     else:
         check_query(what)
         if start is not None or end is not None:
@@ -81,7 +71,7 @@ def command(
         hits = search(index, asked.load(), what, k=top or hit or 1, name=asked.name, merge=merge, around=around)
         if top is None and len(hits) < (hit or 1):
             raise ValueError(f"hit: got {hit or 1}; the search has {len(hits)} hits")
-        done = [_cut(_of_hit(hits[-1]), out, force=force)] if top is None else _cut_all(hits, out, force=force)
+        done = [_cut_hit(hits[-1], out, force=force)] if top is None else _cut_all(hits, out, force=force)
     if as_json:
         cli.print_json(done if top is not None else done[0])
     else:
@@ -112,7 +102,7 @@ def _target_is_out() -> Iterator[None]:
         raise ValueError(message.replace("have it replaced", "replace it with --force")) from error
 
 
-def _of_file(what: str, start: float | None, end: float | None, around: float) -> Stretch:
+def _of_file(what: str, start: float | None, end: float | None, around: float) -> VideoSegment:
     """Read the name of a video, with the times of its URI or of the options."""
     from vidembed.uri import parse_video_uri
     from vidembed.video import VideoSegment
@@ -127,17 +117,19 @@ def _of_file(what: str, start: float | None, end: float | None, around: float) -
     if start is None and end is None:
         raise ValueError("from, to: give at least one of them, in seconds; to copy a whole video, copy its file")
     asked = VideoSegment(source, start or 0.0, end)  # checks the times
-    return Stretch(source, max(0.0, asked.start - around), None if end is None else end + around)
+    return VideoSegment(source, max(0.0, asked.start - around), None if end is None else end + around)
 
 
-def _of_hit(hit: Hit) -> Stretch:
+def _cut_hit(hit: Hit, target: Path, *, force: bool) -> dict[str, object]:
     from vidembed.index.table import is_local, path_of
+    from vidembed.video import VideoSegment
 
     if not is_local(hit.uri):
         raise ValueError(f"in: the hit {hit.uri!r} is no file of this machine; copy it here, and cut the copy")
     if hit.context_start_s is None or hit.context_end_s is None:
         raise RuntimeError("the search was not asked for what is around hits")
-    return Stretch(path_of(hit.uri), hit.context_start_s, hit.context_end_s, hit.score)
+    segment = VideoSegment(path_of(hit.uri), hit.context_start_s, hit.context_end_s)
+    return _cut(segment, target, force=force) | {"score": hit.score}
 
 
 def _cut_all(hits: Sequence[Hit], out: Path, *, force: bool) -> list[dict[str, object]]:
@@ -157,30 +149,31 @@ def _cut_all(hits: Sequence[Hit], out: Path, *, force: bool) -> list[dict[str, o
     done = []
     for hit, target in zip(hits, targets, strict=True):
         try:
-            done.append(_cut(_of_hit(hit), target, force=force))
+            done.append(_cut_hit(hit, target, force=force))
         except (VideoError, ValueError) as error:
             cli.say(f"Not cut: {error}")
     return done
 
 
-def _cut(stretch: Stretch, target: Path, *, force: bool) -> dict[str, object]:
-    """Cut one stretch, and return what the file holds."""
+def _cut(segment: VideoSegment, target: Path, *, force: bool) -> dict[str, object]:
+    """Cut a segment, and return what the file holds."""
     from vidembed.index.gallery import time_range
     from vidembed.video.trim import cut_clip
 
     with _target_is_out():
-        made = cut_clip(stretch.source, target, stretch.start, stretch.end, overwrite=force)
-    cli.say(f"Wrote {made.path}: {time_range(made.start_s, made.end_s)} of {stretch.source}")
-    if made.start_s < stretch.start:
-        cli.say(f"It begins {stretch.start - made.start_s:.3f} s early, at a key frame: nothing is encoded again.")
+        made = cut_clip(segment.path, target, segment.start, segment.end, overwrite=force)
+    source = str(segment.path)
+    cli.say(f"Wrote {made.path}: {time_range(made.start_s, made.end_s)} of {source}")
+    if made.start_s < segment.start:
+        cli.say(f"It begins {segment.start - made.start_s:.3f} s early, at a key frame: nothing is encoded again.")
     if made.left_out:
         cli.say(f"Left out: {', '.join(made.left_out)}.")
     return {
         "path": str(made.path.absolute()),
-        "source": str(stretch.source),
-        "asked_start_s": stretch.start,
-        "asked_end_s": stretch.end,
+        "source": source,
+        "asked_start_s": segment.start,
+        "asked_end_s": segment.end,
         "start_s": made.start_s,
         "end_s": made.end_s,
         "left_out": list(made.left_out),
-    } | ({} if stretch.score is None else {"score": stretch.score})
+    }

@@ -57,7 +57,7 @@ def command(
     to = out / f"index-{clips}-{seed}"
     if not (folder / "captions.jsonl").is_file():  # written last
         write_clips(folder, clips, split="test", seed=seed, progress=True)
-    asked = model_options(open_if_there(to), model, device=device)
+    asked = model_options(open_if_there(to), model, None, {}, device)
     encoder = asked.load()
     report = index_videos([folder], to, encoder, model=asked.name, layer=asked.layer)
     show_report(report)
@@ -71,8 +71,7 @@ def command(
         return {uri for uri, record in records.items() if attributes.items() <= record.attributes.items()}
 
     short = [
-        (one.summary, described({name: one.attributes[name] for name in SUMMARY_ATTRIBUTES}))
-        for one in records.values()
+        (one.summary, described({key: one.attributes[key] for key in SUMMARY_ATTRIBUTES})) for one in records.values()
     ]
     by_caption = _ask(index, encoder, [(one.caption, {uri}) for uri, one in records.items()])
     by_summary = _ask(index, encoder, short, k=LOOKED_AT)

@@ -44,18 +44,15 @@ class BenchmarkOptions:
     seed: int = 0
 
     def read(self, out: Path | None, stack: ExitStack) -> tuple[Benchmark, Benchmark | None]:
-        """Read, or draw, the benchmark and the validation set; drawn clips without `out` go with `stack`.
-
-        Raises ValueError if an option does not go with the benchmark, and as `read_benchmark` and `draw_world`.
-        """
+        """Read, or draw, the benchmark and the validation set; drawn clips without `out` go with `stack`."""
         from vidembed.evaluation import BENCHMARKS, read_benchmark
         from vidembed.evaluation.shapes import CLIPS, WORLDS, draw_world
 
         name = self.benchmark
+        own = {"videos": self.videos, "split": self.split}
         if name in WORLDS:
-            files = {"annotations": self.annotations, "videos": self.videos, "split": self.split}
             why = f"{name} draws its own videos, and others for validation; leave it out"
-            cli.refuse({**files, "validation": self.validation}, why)
+            cli.refuse({"annotations": self.annotations, **own, "validation": self.validation}, why)
             if out is None:
                 out = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vidembed-")))
             clips = CLIPS if self.clips is None else self.clips
@@ -70,23 +67,18 @@ class BenchmarkOptions:
             what = "its annotation file or the folder that holds it"
             raise ValueError(f"annotations: {name} needs --annotations, {what}")
         benchmark = read_benchmark(
-            name,
-            annotations=self.annotations,
-            videos=self.videos,
-            split=self.split,
-            allow_missing=self.allow_missing,
-            check_counts=self.check_counts,
+            name, annotations=self.annotations, **own, allow_missing=self.allow_missing, check_counts=self.check_counts
         )
         if self.validation is None:
             return benchmark, None
-        return benchmark, read_benchmark(
+        name, own = (
             self.validation_format or "custom",
-            annotations=self.validation,
-            videos=self.validation_videos,
-            split=self.validation_split,
-            allow_missing=self.allow_missing and self.validation_format not in (None, "custom"),
-            check_counts=False,  # it is another split than the published one
+            {"videos": self.validation_videos, "split": self.validation_split},
         )
+        skip = self.allow_missing and name != "custom"
+        # Another split than the published one has other counts.
+        other = read_benchmark(name, annotations=self.validation, **own, allow_missing=skip, check_counts=False)
+        return benchmark, other
 
 
 def evaluate_command(
@@ -159,21 +151,9 @@ def evaluate_command(
             head = load_reranker(reranker, encoder, model=model, mode=score, calibration=calibration, device=device)
             if dtype is not None and encoder.backbone is None:
                 head.to(encoder.dtype)
-        result = evaluate(
-            measured_on,
-            encoder,
-            reranker=head,
-            k=rerank,
-            validation=fitted_on,
-            temperatures=temperatures,
-            out=out,
-            model_name=model,
-            reranker_name=reranker or "",
-            on_error=on_error,
-            batch_size=batch_size,
-            seed=seed,
-            show_progress_bar=True,
-        )
+        how = {name: given[name] for name in ("out", "on_error", "batch_size", "seed")} | {"validation": fitted_on}
+        how |= {"reranker": head, "reranker_name": reranker or "", "k": rerank, "show_progress_bar": True}
+        result = evaluate(measured_on, encoder, model_name=model, temperatures=temperatures, **how)
     if out is not None:
         cli.say(f"Wrote {out / 'result.json'}, {out / 'report.md'} and {out / 'report.html'}")
     if as_json:
@@ -216,9 +196,8 @@ def show(result: EvaluationResult) -> None:
         cli.say(f"{len(result.benchmark.missing)} videos without a file were left out.")
     for name, tally in result.work.items():
         if tally["per_second"]:
-            cli.say(
-                f"{tally['per_second']:.2f} {name} a second ({tally['computed']} computed, {tally['cached']} cached)"
-            )
+            counts = f"{tally['computed']} computed, {tally['cached']} cached"
+            cli.say(f"{tally['per_second']:.2f} {name} a second ({counts})")
 
 
 def compare_command(
@@ -278,7 +257,8 @@ def compare_command(
         asked = cli.fill(BenchmarkOptions, given)
         with ExitStack() as stack:
             measured_on, fitted_on = asked.read(out, stack)
-            temperatures = temperatures_of(temperature)
+            how = {name: given[name] for name in ("on_error", "batch_size", "seed")}
+            how |= {"validation": fitted_on, "temperatures": temperatures_of(temperature)}
             for name in names:
                 load_any(name, device=device, dtype=dtype)  # all of them, before the first one is run
                 gc.collect()  # two models do not fit everywhere
@@ -286,19 +266,10 @@ def compare_command(
             for number, name in enumerate(names, start=1):
                 cli.say(f"{number} of {len(names)}: {name}")
                 slug = re.sub(r"[^A-Za-z0-9._-]+", "-", str(name))[-80:].strip(".-") or "model"
-                result = evaluate(
-                    measured_on,
-                    load_any(name, device=device, dtype=dtype),
-                    validation=fitted_on,
-                    temperatures=temperatures,
-                    out=None if out is None else out / f"{number}-{slug}",
-                    model_name=str(name),
-                    on_error=on_error,
-                    batch_size=batch_size,
-                    seed=seed,
-                    show_progress_bar=True,
-                )
-                found.append(result)
+                how["out"] = None if out is None else out / f"{number}-{slug}"
+                encoder = load_any(name, device=device, dtype=dtype)
+                found.append(evaluate(measured_on, encoder, model_name=str(name), show_progress_bar=True, **how))
+                del encoder
                 gc.collect()
     comparison = compare(found, seed=seed)
     if out is not None:
@@ -382,16 +353,14 @@ def reproduce_command(
         require("plot", "matplotlib", purpose="out")
     import torch
 
-    from vidembed import reproduce
+    from vidembed.reproduce import as_text, measure, write
 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    result, curves = reproduce.measure(
-        clips=clips, layer_clips=layer_clips, fit_clips=fit_clips, seed=seed, device=device
-    )
+    result, curves = measure(clips=clips, layer_clips=layer_clips, fit_clips=fit_clips, seed=seed, device=device)
     if out is not None:
-        for file in reproduce.write(result, curves, out):
+        for file in write(result, curves, out):
             cli.say(f"Wrote {file}")
     if as_json:
         cli.print_json(result)
     else:
-        typer.echo(reproduce.as_text(result))
+        typer.echo(as_text(result))

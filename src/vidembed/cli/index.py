@@ -106,7 +106,7 @@ def index_command(
     if engine == "local":
         find_videos(paths, VIDEO_SUFFIXES, indexed=existing.files if existing else tuple)
     sampling = {name: given[name] for name in ("fps", "max_frames") if given[name] is not None}
-    asked = model_options(existing, model, layer=layer, sampling=sampling, device=device)
+    asked = model_options(existing, model, layer, sampling, device)
     options |= {"model": asked.name, "layer": asked.layer}
     if engine == "local":
         report = index_videos(paths, to, asked.load(), decode_workers=decode_workers, **options)
@@ -128,22 +128,17 @@ def index_command(
 
 
 def model_options(
-    index: VideoIndex | None,
-    model: str | None,
-    *,
-    layer: int | None = None,
-    sampling: dict[str, float] | None = None,
-    device: str | None,
+    index: VideoIndex | None, model: str | None, layer: int | None, sampling: dict[str, float], device: str | None
 ) -> ModelOptions:
     """Return how to load the model: as the index was made, where nothing else is given."""
     from vidembed.index.table import ModelOptions, stored_name
     from vidembed.video import Sampling
 
     name = stored_name(model) if model is not None else index.meta.model if index else DEFAULT_MODEL
-    asked = ModelOptions(name, layer, sampling or {}, device)
+    asked = ModelOptions(name, layer, sampling, device)
     if index is not None and name == index.meta.model:
         layer = index.meta.layer if layer is None else layer
-        asked = ModelOptions(name, layer, {**index.meta.sampling, **asked.sampling}, device)
+        asked = ModelOptions(name, layer, {**index.meta.sampling, **sampling}, device)
     Sampling(**asked.sampling)  # checks the values
     if name == DEFAULT_MODEL:
         cli.say(SHAPES_WARNING)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import json
 import logging
 import re
@@ -45,6 +46,7 @@ def build_command(
     overwrite: cli.Overwrite = False,
 ) -> None:
     """Make a search model of a video MLLM: a plain sentence-transformers checkpoint, checked before it is written."""
+    given = locals()  # all options by their names
     if (out is None) == (name is None):
         raise ValueError("out: give --out DIR or --name NAME, one of them")
     if layer != "auto" and not re.fullmatch(r"\s*[+-]?\d+\s*", layer):
@@ -52,18 +54,9 @@ def build_command(
     from vidembed.building import build
 
     with cli.misuse_of(OSError):  # no such model, or --out is taken
-        written = build(
-            mllm,
-            layer="auto" if layer == "auto" else int(layer),
-            pairs=pairs,
-            videos=videos,
-            out=out,
-            name=name,
-            prefix="zero-shot" if prefix else None,
-            dtype=dtype,
-            device=device,
-            overwrite=overwrite,
-        )
+        same = {each: given[each] for each in ("pairs", "videos", "out", "name", "dtype", "device", "overwrite")}
+        same |= {"layer": layer if layer == "auto" else int(layer), "prefix": "zero-shot" if prefix else None}
+        written = build(mllm, **same)
     typer.echo(str(written))
 
 
@@ -204,11 +197,9 @@ def _write(analyses: Sequence[LayerAnalysis], out: Path | None, plot: Path | Non
         out.mkdir(parents=True, exist_ok=True)
         taken: set[str] = set()
         for analysis in analyses:
-            stem = plain = "layers-" + (re.sub(r"[^A-Za-z0-9._-]+", "-", analysis.model)[-80:] or "model")
-            number = 1
-            while stem in taken:  # two folders of the same name
-                number += 1
-                stem = f"{plain}-{number}"
+            plain = "layers-" + (re.sub(r"[^A-Za-z0-9._-]+", "-", analysis.model)[-80:] or "model")
+            numbered = (f"{plain}-{number}" for number in itertools.count(2))  # two folders of the same name
+            stem = next(each for each in itertools.chain([plain], numbered) if each not in taken)
             taken.add(stem)
             analysis.save(out / f"{stem}.json")
             cli.say(f"Wrote {out / f'{stem}.json'}")

@@ -22,14 +22,7 @@ from rich.text import Text
 from typer import Option
 
 import vidembed
-from vidembed.errors import (
-    IndexBusyError,
-    IndexDamagedError,
-    IndexingStoppedError,
-    MissingExtraError,
-    VideoError,
-    VideoTruncated,
-)
+from vidembed import errors
 from vidembed.text import printable
 
 if TYPE_CHECKING:
@@ -41,17 +34,12 @@ NOTHING_DONE = 1
 MISUSE = 2
 PATH_VANISHED = 3
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
-
 DEBUG_VARIABLE = "VIDEMBED_DEBUG"
-
 _show_in_python = warnings.showwarning
 
 
 class ErrorsToExitCodes(typer.core.TyperGroup):
-    """The commands, with errors shown as one paragraph on stderr and turned into exit codes.
-
-    With `--debug`, or `VIDEMBED_DEBUG=1`, errors keep their traceback.
-    """
+    """The commands, with errors shown as one paragraph on stderr and turned into exit codes."""
 
     def invoke(self, ctx: Any) -> Any:  # typer's own type of it is private
         """Run the command."""
@@ -64,11 +52,11 @@ class ErrorsToExitCodes(typer.core.TyperGroup):
             # The reader of stdout, such as `head`, is gone; without this, flushing at exit complains.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(NOTHING_DONE) from None
-        except IndexingStoppedError as error:
+        except errors.IndexingStoppedError as error:
             raise failed(error, NOTHING_DONE) from error
-        except (ValueError, VideoError, MissingExtraError, IndexBusyError) as error:
+        except (ValueError, errors.VideoError, errors.MissingExtraError, errors.IndexBusyError) as error:
             raise failed(error, MISUSE) from error
-        except (IndexDamagedError, FloatingPointError, OSError) as error:
+        except (errors.IndexDamagedError, FloatingPointError, OSError) as error:
             raise failed(error, NOTHING_DONE) from error
 
 
@@ -81,15 +69,12 @@ def failed(error: Exception, code: int) -> typer.Exit:
 
 
 @contextmanager
-def misuse_of(*errors: type[Exception]) -> Iterator[None]:
+def misuse_of(*kinds: type[Exception]) -> Iterator[None]:
     """Turn errors that come from a wrong option, such as a model that is not there, into a ValueError."""
     try:
         yield
-    except errors as error:
+    except kinds as error:
         raise ValueError(str(error)) from error
-
-
-# -- options of every command ------------------------------------------------------------------------------------------
 
 
 def _version(value: bool) -> None:
@@ -132,13 +117,10 @@ class PlainFormatter(logging.Formatter):
 
 def _show_warning(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
     """Show what a video lacks as a message; the line of code that found it helps nobody here."""
-    if issubclass(category, VideoTruncated):
+    if issubclass(category, errors.VideoTruncated):
         say(f"Warning: {message}")
     else:
         _show_in_python(message, category, *place, **more)
-
-
-# -- output ------------------------------------------------------------------------------------------------------------
 
 
 def plain(text: str) -> str:
@@ -180,9 +162,6 @@ def print_facts(facts: Mapping[str, object]) -> None:
     print_table(["", "value"], rows)
 
 
-# -- checks of options, before anything is done ------------------------------------------------------------------------
-
-
 def fill(kind: type[T], given: Mapping[str, object]) -> T:
     """Make a dataclass of the options that have the names of its fields; None leaves a field at its default."""
     names = {field.name for field in fields(kind)}
@@ -216,17 +195,13 @@ def check_score(mode: str | None) -> None:
         check_mode(mode)
 
 
-# -- options of several commands ---------------------------------------------------------------------------------------
-
 Device = Annotated[str | None, Option(help="Torch device, such as cpu or cuda.")]
 Dtype = Annotated[str | None, Option(help="float32, bfloat16 or float16. Default: the model's.")]
 BatchSize = Annotated[int, Option(min=1, help="Inputs embedded at once.")]
 Overwrite = Annotated[bool, Option("--overwrite", help="Replace what is there.")]
 Merge: TypeAlias = Literal["moments", "videos", "none"]
-
 # of what reads an index
 IndexModel = Annotated[str | None, Option(help="Load the model from here. Default: the name stored in the index.")]
-
 # of what reranks when it is asked to
 Reranker = Annotated[
     str | None, Option(help="With --rerank: a saved reranker or a video MLLM. Default: the one that fits the model.")
@@ -235,10 +210,8 @@ ScoreMode = Annotated[
     str | None, Option(help="With --rerank: yes, yes_no or prior_corrected. Default: the reranker's own.")
 ]
 Calibration = Annotated[Path | None, Option(help="With --rerank: file that `vidembed calibrate` wrote.")]
-
 # of what reads captioned videos
 PairVideos = Annotated[Path | None, Option(help="Folder of the videos that --pairs names. Default: the file's own.")]
-
 # of what evaluates on a benchmark
 Annotations = Annotated[Path | None, Option(help="The published annotation file, or the folder that holds it.")]
 BenchmarkVideos = Annotated[Path | None, Option(help="Folder of the videos.")]

@@ -14,7 +14,6 @@ from vidembed.cli import options as cli
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from vidembed.encoder import VideoEncoder
     from vidembed.index import Hit, Hits, VideoIndex
     from vidembed.index.search import SearchKeywords
     from vidembed.reranker import VideoReranker
@@ -101,7 +100,8 @@ def command(
         files = {"calibration": calibration, "visual_cache": visual_cache}
         head = load_reranker(reranker, encoder, model=asked.name, mode=score, device=device, **files)
         for hits, each in zip(results, words, strict=True):
-            hits[:] = look_again(hits, head, each, rerank, context=rerank_around, encoder=encoder)[:k]
+            again = look_again(hits, head, each, rerank, context=rerank_around, fingerprint=encoder.fingerprint)
+            hits[:] = again[:k]
     if html is not None:
         write_sheet(html, list(zip(words, results, strict=True)))
     for each, hits in zip(words, results, strict=True):
@@ -165,17 +165,15 @@ def check_index(index: VideoIndex, options: SearchKeywords) -> None:
         open_bank(index)
 
 
-def look_again(
-    hits: Sequence[Hit], head: VideoReranker, query: str, count: int, *, context: bool, encoder: VideoEncoder
-) -> list[Hit]:
-    """Return hits with the first `count` ordered by a reranker, and name those that it could not look at."""
+def look_again(hits: Hits, head: VideoReranker, query: str, k: int, *, context: bool, fingerprint: str) -> list[Hit]:
+    """Return hits with the first `k` ordered by a reranker, and name those that it could not look at."""
     from vidembed.index import rerank
     from vidembed.index.table import name_of
 
-    looked_at = rerank(hits[:count], head, query, context=context, fingerprint=encoder.fingerprint)
+    looked_at = rerank(hits[:k], head, query, context=context, fingerprint=fingerprint)
     if lost := [name_of(hit.uri) for hit in looked_at if hit.probability is None]:
         cli.say(f"Not looked at, since the video is gone or cannot be read: {', '.join(lost)}.")
-    return [*looked_at, *hits[count:]]
+    return [*looked_at, *hits[k:]]
 
 
 def explain(hits: Hits, *, compact: str | None = None) -> None:

@@ -13,8 +13,6 @@ from vidembed.cli import options as cli
 from vidembed.text import require
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
-
     from vidembed.serve import Engine
 
 KEY_VARIABLE = "VIDEMBED_API_KEY"
@@ -115,7 +113,7 @@ def command(
             root=root,
             limits=limits,
         )
-        _run(engine, listening, host=host, names=allow_host or (), api_key=api_key, cors_origins=cors_origin or ())
+        _run(engine, listening, host, allow_host or [], api_key or None, cors_origin or [])
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -134,13 +132,7 @@ def _public_name(name: str) -> str:
 
 
 def _run(
-    engine: Engine,
-    listening: socket.socket,
-    *,
-    host: str,
-    names: Collection[str],
-    api_key: str | None,
-    cors_origins: Collection[str],
+    engine: Engine, listening: socket.socket, host: str, names: list[str], api_key: str | None, cors_origins: list[str]
 ) -> None:
     import uvicorn
 
@@ -153,7 +145,7 @@ def _run(
         is_loopback = host == "localhost"
     # None is any name, on an address that other machines reach
     hosts = [*LOOPBACK, host, *names] if is_loopback else list(names) or None
-    app = create_app(engine, api_key=api_key or None, hosts=hosts, cors_origins=cors_origins)
+    app = create_app(engine, api_key=api_key, hosts=hosts, cors_origins=cors_origins)
     address = listening.getsockname()
     shown = f"[{address[0]}]" if ":" in address[0] else address[0]
     cli.say(f"Serving {engine.model} on http://{shown}:{address[1]}/")

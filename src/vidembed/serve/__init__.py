@@ -1,7 +1,4 @@
-"""`vidembed serve`: one model and one index behind HTTP, with the requests that clients of OpenAI and Cohere send.
-
-`create_app` makes the ASGI application of an `Engine`. Importing this package needs the `serve` extra, and no torch.
-"""
+"""`vidembed serve`: one model and one index behind HTTP, for clients of OpenAI and Cohere. Needs the `serve` extra."""
 
 from __future__ import annotations
 

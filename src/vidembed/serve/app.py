@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import uuid
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -20,7 +20,7 @@ import vidembed
 from vidembed.index import Condition, Filter
 from vidembed.index.table import file_name_of
 from vidembed.serve import schemas, security
-from vidembed.serve.engine import Embedded, Engine, Ranked, vector_of
+from vidembed.serve.engine import Embedded, Engine, vector_of
 from vidembed.serve.media import ID_PATTERN, add_page, keep_one_range, media_type, uploaded, video_of
 from vidembed.serve.openapi import MODEL_ERRORS, document, errors, upload_body
 from vidembed.serve.security import UPLOAD_PATH, ApiError, bad_value, check_count, check_length
@@ -31,17 +31,12 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-_DESCRIPTION = "Embeds words and videos, reranks videos, and searches an index. Errors have the form of OpenAI's."
 _USUAL_K = 10
 Version = Literal["1", "2"]  # of Cohere's API
 
 
 def create_app(
-    engine: Engine,
-    *,
-    api_key: str | None = None,
-    hosts: Collection[str] | None = None,
-    cors_origins: Collection[str] = (),
+    engine: Engine, *, api_key: str | None = None, hosts: Sequence[str] | None = None, cors_origins: Sequence[str] = ()
 ) -> FastAPI:
     """Return the ASGI application of an engine. It ends the engine's thread when it shuts down.
 
@@ -66,7 +61,7 @@ def create_app(
     app = FastAPI(
         title="vidembed",
         version=vidembed.__version__,
-        description=_DESCRIPTION,
+        description="Embeds words and videos, reranks videos, and searches an index. Errors have the form of OpenAI's.",
         lifespan=lifespan,
         docs_url=None,  # FastAPI's pages load scripts from elsewhere
         redoc_url=None,
@@ -85,21 +80,14 @@ def create_app(
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
-            names = {"models": engine.models, "rerankers": engine.rerankers}
-            app.openapi_schema = document(app, engine.limits, **names, keyed=api_key is not None)
+            app.openapi_schema = document(app, engine, keyed=api_key is not None)
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]
-    _add_models(app, engine)
-    _add_embeddings(app, engine)
-    _add_rerank(app, engine)
-    _add_search(app, engine)
-    _add_operations(app, engine)
+    for add in (_add_models, _add_embeddings, _add_rerank, _add_search, _add_operations):
+        add(app, engine)
     add_page(app)
     return app
-
-
-# -- embeddings --------------------------------------------------------------------------------------------------------
 
 
 def _add_models(app: FastAPI, engine: Engine) -> None:
@@ -261,13 +249,10 @@ def _cohere(body: schemas.CohereEmbedRequest, results: Mapping[str, Embedded], v
     }
 
 
-# -- reranking ---------------------------------------------------------------------------------------------------------
-
-
 def _add_rerank(app: FastAPI, engine: Engine) -> None:
     async def rank(
         query: str, documents: Sequence[schemas.Entry], *, param: str, model: str | None
-    ) -> tuple[list[Ranked], list[str]]:
+    ) -> list[tuple[int, float, str]]:  # place, probability and URI of each
         check_count(param, len(documents), engine.limits.max_documents)
         check_length("query", query, engine.limits.max_chars)
         if not engine.rerankers:
@@ -277,14 +262,14 @@ def _add_rerank(app: FastAPI, engine: Engine) -> None:
         uris = [each.video if isinstance(each, schemas.Video) else schemas.text_of(each) for each in documents]
         videos = [video_of(uri, root=engine.root, param=f"{param}[{number}]") for number, uri in enumerate(uris)]
         with engine.admitted():
-            return await engine.rank(query, videos, param=param), uris
+            return [(place, score, uris[place]) for place, score in await engine.rank(query, videos, param=param)]
 
     async def answer(body: schemas.RerankRequest, version: Version | None) -> schemas.RerankResponse:
-        ranked, uris = await rank(body.query, body.documents, param="documents", model=body.model)
+        ranked = await rank(body.query, body.documents, param="documents", model=body.model)
         results = []
-        for each in ranked[: body.top_n or None]:
-            document = schemas.RerankDocument(text=uris[each.index]) if body.return_documents else None
-            results.append(schemas.RerankResult(index=each.index, relevance_score=each.score, document=document))
+        for place, score, uri in ranked[: body.top_n or None]:
+            document = schemas.RerankDocument(text=uri) if body.return_documents else None
+            results.append(schemas.RerankResult(index=place, relevance_score=score, document=document))
         units = schemas.BilledUnits(search_units=1)
         meta = version and schemas.Meta(api_version=schemas.ApiVersion(version=version), billed_units=units)
         model = engine.reranker_model or ""
@@ -307,36 +292,27 @@ def _add_rerank(app: FastAPI, engine: Engine) -> None:
         """The same, as vLLM's with `documents`, or as text-embeddings-inference's with `texts`."""
         if isinstance(body, schemas.RerankRequest):
             return await answer(body, None)
-        ranked, uris = await rank(body.query, body.texts, param="texts", model=None)
-        return [
-            schemas.TeiRank(index=each.index, score=each.score, text=uris[each.index] if body.return_text else None)
-            for each in ranked
-        ]
-
-
-# -- search ------------------------------------------------------------------------------------------------------------
+        ranked = await rank(body.query, body.texts, param="texts", model=None)
+        keep = body.return_text
+        return [schemas.TeiRank(index=place, score=score, text=uri if keep else None) for place, score, uri in ranked]
 
 
 def _add_search(app: FastAPI, engine: Engine) -> None:
-    async def answer(asked: schemas.SearchOptions) -> schemas.SearchResponse:
-        k = min(_USUAL_K, engine.limits.max_k) if asked.k is None else asked.k
-        check_length("q", asked.q, engine.limits.max_chars)
+    async def answer(what: schemas.SearchOptions) -> schemas.SearchResponse:
+        k = min(_USUAL_K, engine.limits.max_k) if what.k is None else what.k
+        check_length("q", what.q, engine.limits.max_chars)
         check_count("k", k, engine.limits.max_k)
-        check_count("rerank", asked.rerank, engine.limits.max_rerank)
-        keep = _filter_of(asked)
+        check_count("rerank", what.rerank, engine.limits.max_rerank)
+        keep = _filter_of(what)
         with engine.admitted():
-            hits = await engine.search(
-                asked.q, k=k, count=asked.rerank, keep=keep, merge=asked.merge, around=asked.around
-            )
+            hits = await engine.search(what.q, k=k, count=what.rerank, keep=keep, merge=what.merge, around=what.around)
         found = []
         for hit in hits:
             media_id = engine.media_id(hit)
             media = None if media_id is None else f"/media/{media_id}"
             found.append(schemas.SearchHit(**asdict(hit), name=printable(file_name_of(hit.uri)), media=media))
-        method = hits.method
-        return schemas.SearchResponse(
-            query=asked.q, approximate=method.approximate, method=method.to_dict(), hits=found
-        )
+        how = hits.method
+        return schemas.SearchResponse(query=what.q, approximate=how.approximate, method=how.to_dict(), hits=found)
 
     options: dict[str, Any] = {"response_model_exclude_none": True, "responses": errors(*MODEL_ERRORS)}
 
@@ -378,9 +354,6 @@ def _filter_of(asked: schemas.SearchOptions) -> Filter:
         return Filter(asked.path, asked.after, asked.before, tuple(conditions))
     except ValueError as error:
         raise ApiError(400, str(error), code="invalid_value", param=str(error).partition(":")[0]) from error
-
-
-# -- operations --------------------------------------------------------------------------------------------------------
 
 
 def _add_operations(app: FastAPI, engine: Engine) -> None:

@@ -8,7 +8,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Generic, TypeVar
 
 logger = logging.getLogger(__name__)
@@ -52,35 +52,23 @@ class _Job(Generic[T, R]):
             logger.debug("an answer came after the server had stopped")
 
 
+@dataclass(eq=False)
 class Batcher(Generic[T, R]):
     """Runs items of several requests in one call, on one thread, in the order of the requests.
 
-    A request of more items than fit into a batch is run in parts, between which the others have their turn: a short one
-    waits for the batch at hand and for one part of each long one.
-
-    Args:
-        run: Returns one result for each item. An exception is that of every request in the batch; then each request is
-            run again on its own, so that one does not fail for another's items.
-        max_items: Most items of a batch. A request of no more is never cut.
-        wait_s: How long the first request of a batch waits for others, seconds.
-        max_queue: Items that may wait.
-        observe: Called with the number of items of each batch, on the thread.
+    A request of more than `max_items` is run in parts, between which the others have their turn. Where `run` fails for
+    a batch, each of its requests is run again on its own, so that one does not fail for another's items.
     """
 
-    def __init__(
-        self,
-        run: Callable[[list[T]], Sequence[R]],
-        *,
-        max_items: int,
-        wait_s: float,
-        max_queue: int,
-        observe: Callable[[int], None] = lambda _count: None,
-    ) -> None:
-        self._run = run
-        self._max_items = max_items
-        self._wait_s = wait_s
-        self._max_queue = max_queue
-        self._observe = observe
+    run: Callable[[list[T]], Sequence[R]]  # returns one result for each item
+    _: KW_ONLY
+    max_items: int  # of a batch
+    wait_s: float  # that the first request of a batch waits for others
+    max_queue: int  # items that may wait
+    observe: Callable[[int], None] = lambda _count: None  # gets the number of items of each batch, on the thread
+
+    def __post_init__(self) -> None:
+        """Start the thread."""
         self._jobs: deque[_Job[T, R]] = deque()
         self._changed = threading.Condition()
         self._closed = False
@@ -99,10 +87,7 @@ class Batcher(Generic[T, R]):
         return self._thread.is_alive() and not self._closed
 
     async def submit(self, items: Sequence[T]) -> list[R]:
-        """Run items, together with those of other requests, or raise `QueueFullError` if too many wait.
-
-        If the caller is cancelled before its batch has begun, its items are not run.
-        """
+        """Run items, unless the caller is cancelled before; or raise `QueueFullError`: too many wait."""
         return (await self._put(items, None)).results if items else []
 
     async def call(self, function: Callable[[], S]) -> S:
@@ -127,20 +112,18 @@ class Batcher(Generic[T, R]):
             if self._closed:
                 raise QueueFullError("the server is stopping")
             waiting = sum(other.left for other in self._jobs)
-            if waiting + job.left > self._max_queue:
-                raise QueueFullError(f"{waiting} inputs wait for the model; at most {self._max_queue} may")
+            if waiting + job.left > self.max_queue:
+                raise QueueFullError(f"{waiting} inputs wait for the model; at most {self.max_queue} may")
             self._jobs.append(job)
             self._changed.notify_all()
         await job.future
         return job
 
-    # -- on the thread -------------------------------------------------------------------------------------------------
-
     def _work(self) -> None:
         while (batch := self._next()) is not None:
             if batch := [(job, items) for job, items in batch if not job.future.cancelled()]:
                 if count := sum(len(items) for _, items in batch):
-                    self._observe(count)
+                    self.observe(count)
                 self._run_batch(batch)
 
     def _next(self) -> list[tuple[_Job[T, R], Sequence[T]]] | None:
@@ -154,10 +137,10 @@ class Batcher(Generic[T, R]):
             if batch[0][0].alone is not None:
                 return batch
             count = len(batch[0][1])
-            until = time.monotonic() + self._wait_s
-            while count < self._max_items and not self._closed:
+            until = time.monotonic() + self.wait_s
+            while count < self.max_items and not self._closed:
                 if self._waits():
-                    if self._jobs[0].alone is not None or count + self._jobs[0].left > self._max_items:
+                    if self._jobs[0].alone is not None or count + self._jobs[0].left > self.max_items:
                         break
                     batch.append(self._take())
                     count += len(batch[-1][1])
@@ -174,7 +157,7 @@ class Batcher(Generic[T, R]):
     def _take(self) -> tuple[_Job[T, R], Sequence[T]]:
         """Take the next part of the first request; the rest of it waits behind the others."""
         job = self._jobs.popleft()
-        items = job.items[job.taken : job.taken + self._max_items]
+        items = job.items[job.taken : job.taken + self.max_items]
         job.taken += len(items)
         if job.alone is None and job.left:
             self._jobs.append(job)
@@ -185,7 +168,7 @@ class Batcher(Generic[T, R]):
         try:
             if job.alone is not None:
                 job.alone()
-            results = list(self._run(items)) if items else []
+            results = list(self.run(items)) if items else []
             if len(results) != len(items):
                 raise RuntimeError(f"the model gave {len(results)} results for {len(items)} inputs")  # noqa: TRY301
         except Exception as error:  # noqa: BLE001 - whatever the model raises is the request's, not the thread's

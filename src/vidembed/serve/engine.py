@@ -10,7 +10,7 @@ from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -38,13 +38,11 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-AT_ONCE = 8
-"""Videos of a request that are decoded and held in memory together (our choice); the next ones follow."""
+_Words: TypeAlias = "tuple[str, Task]"  # to embed, and which of the model's prompts they get
+
+AT_ONCE = 8  # videos of a request that are decoded and held in memory together (our choice); the next ones follow
 
 _PROMPTS: tuple[Task, ...] = ("query", "document")
-
-
-# -- results -----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,19 +54,8 @@ class Embedded:
     error: Exception | None = None  # why it failed
 
 
-@dataclass(frozen=True, slots=True)
-class Ranked:
-    """A document of a rerank request: its place there, and the probability that it matches the query."""
-
-    index: int
-    score: float
-
-
 def vector_of(embedded: Embedded, param: str, dimensions: int | None = None) -> NDArray[np.float32]:
-    """Return the vector of an input, cut to its first numbers and scaled to length 1, shape (dimensions,).
-
-    Raises `unusable` of the input's error, or RuntimeError if the model gave no usable vector.
-    """
+    """Return the vector of an input, cut to `dimensions` and scaled to length 1, (dimensions,); or raise its error."""
     if embedded.error is not None:
         raise unusable(param, embedded.error)
     if embedded.vector is None:
@@ -78,9 +65,6 @@ def vector_of(embedded: Embedded, param: str, dimensions: int | None = None) -> 
     if not np.isfinite(norm) or norm == 0:
         raise RuntimeError(f"{param}: the vector has length {norm}; finite and above 0 is needed")
     return np.asarray(vector / norm, dtype=np.float32)
-
-
-# -- decoding ----------------------------------------------------------------------------------------------------------
 
 
 class Decoder:
@@ -96,10 +80,9 @@ class Decoder:
 
     @asynccontextmanager
     async def clips(self, videos: Sequence[VideoSegment], sampling: Sampling) -> AsyncIterator[list[Clip | VideoError]]:
-        """Read up to `AT_ONCE` videos; yield the clip of each, or why it cannot be read.
+        """Read up to `AT_ONCE` videos, each once; yield the clip of each, or why it cannot be read.
 
-        The same one is read once, and is one object. Others wait until the caller leaves, which should be when the
-        model has seen the clips: so the memory that clips take is bounded.
+        Others wait until the caller leaves, when the model has seen the clips: so the memory that they take is bounded.
         """
         async with self._turns:
             if self._closed:
@@ -137,26 +120,16 @@ def _take(reading: Reading) -> Clip | VideoError:
     return clip
 
 
-# -- the engine --------------------------------------------------------------------------------------------------------
-
-
-class _Words(NamedTuple):
-    """Words to embed, and which of the model's prompts they get."""
-
-    text: str
-    task: Task
-
-
 class Engine:
     """One encoder, and if there are a reranker and an index, those.
 
     Args:
         encoder: Embeds words and videos.
-        model: Name that requests give for it.
-        aliases: Other names for it.
+        model: Name that requests give for it; `aliases` are others.
+        aliases: See `model`.
         reranker: Asked whether videos match words.
-        reranker_model: Name that rerank requests give for it.
-        reranker_aliases: Other names for it.
+        reranker_model: Name that rerank requests give for it; `reranker_aliases` are others.
+        reranker_aliases: See `reranker_model`.
         index: To search; made by this encoder.
         root: Folder whose files requests may name by URI; None is nowhere.
         limits: Of requests.
@@ -193,8 +166,7 @@ class Engine:
         if index is not None:
             index.meta.require_model(encoder, name=model)
             folder = index.folder
-            # A handle of its own, since the other may be in use.
-            self.media = MediaLibrary(lambda: VideoIndex.open(folder).files())
+            self.media = MediaLibrary(lambda: VideoIndex.open(folder).files())  # since the other may be in use
         # Those that wait for the index should take no thread.
         self._index_lock, self._index_turn = threading.Lock(), asyncio.Lock()
         self.decoder = Decoder(self.limits, backend=encoder.video_backend)
@@ -239,26 +211,25 @@ class Engine:
         """
         return await self._in_time(self._embed_all(items, task))
 
-    async def rank(self, query: str, videos: Sequence[VideoSegment], *, param: str = "documents") -> list[Ranked]:
-        """Return videos by the probability that they match words, most probable first; ties in their order.
+    async def rank(
+        self, query: str, videos: Sequence[VideoSegment], *, param: str = "documents"
+    ) -> list[tuple[int, float]]:
+        """Return the places of videos with the probability that they match words, most probable first.
 
-        Raises:
-            ApiError: 400 for a video, `param`, that cannot be read or asked about; 503; 504, also for reading.
+        Raises ApiError: 400 for a video, `param`, that cannot be read or asked about; 503; 504, also for reading.
         """
         reranker = self._reranker()
         names = [f"{param}[{number}]" for number in range(len(videos))]
         groups = [self._score(reranker, query, part, names=names, at=first) for first, part in _parts(videos)]
         ranked = [each for group in await self._in_time(_all(groups)) for each in group]
-        return sorted(ranked, key=lambda each: (-each.score, each.index))
+        return sorted(ranked, key=lambda each: (-each[1], each[0]))
 
     async def search(
         self, query: str, *, k: int, count: int, keep: Filter | None, merge: Merge, around: float | None
     ) -> Hits:
         """Search the index as `vidembed.index.search`, and ask the reranker about the first `count` hits.
 
-        Raises:
-            ApiError: 400 the query cannot be searched, a condition does not fit the index, or there is no reranker; 404
-                there is no index; 503, 504.
+        Raises ApiError: 400 for a query, a condition or the lack of a reranker; 404 there is no index; 503, 504.
         """
         index = self.index
         if index is None:
@@ -297,8 +268,8 @@ class Engine:
         return self.reranker
 
     async def _embed_all(self, items: Sequence[str | VideoSegment], task: Task) -> list[Embedded]:
-        texts = [(place, _Words(item, task)) for place, item in enumerate(items) if isinstance(item, str)]
-        texts.sort(key=lambda pair: len(pair[1].text))  # texts of one batch are padded to the longest of them
+        texts = [(place, (item, task)) for place, item in enumerate(items) if isinstance(item, str)]
+        texts.sort(key=lambda pair: len(pair[1][0]))  # texts of one batch are padded to the longest of them
         videos = [(place, item) for place, item in enumerate(items) if not isinstance(item, str)]
         groups: list[Coroutine[None, None, list[Embedded]]] = [self.batcher.submit([item for _, item in texts])]
         groups += [self._embed_videos([item for _, item in part]) for _, part in _parts(videos)]
@@ -313,20 +284,20 @@ class Engine:
 
     async def _score(
         self, reranker: VideoReranker, query: str, videos: Sequence[VideoSegment], *, names: Sequence[str], at: int
-    ) -> list[Ranked]:
+    ) -> list[tuple[int, float]]:
         async with self.decoder.clips(videos, reranker.sampling) as found:
-            clips = []
+            pairs = []
             for number, clip in enumerate(found, at):
                 if isinstance(clip, VideoError):
                     raise unusable(names[number], clip)
-                clips.append(clip)
-            scores = await self.batcher.call(lambda: _predict(reranker, query, clips))
+                pairs.append(({"text": query}, clip))
+            scores = await self.batcher.call(lambda: reranker.predict(pairs, on_error="skip", show_progress_bar=False))
         for number, score in enumerate(scores, at):
-            if score is None:
+            if score is np.ma.masked:
                 reason = "the query is too long with this video, or holds a marker that the model keeps for itself"
                 message = f"{names[number]}: the model cannot be asked about it; {reason}"
                 raise ApiError(400, message, code="invalid_value", param=names[number])
-        return [Ranked(number, score) for number, score in enumerate(scores, at) if score is not None]
+        return [(number, float(score)) for number, score in enumerate(scores, at)]
 
     async def _in_turn(self, look: Callable[[], Hits]) -> Hits:
         async with self._index_turn:
@@ -344,25 +315,21 @@ class Engine:
     def _embed(self, items: list[_Words | Clip]) -> list[Embedded]:
         """Embed a batch. On the model thread."""
         found = [Embedded(None, 0, RuntimeError("the model gave no result"))] * len(items)
-        words = [(place, item) for place, item in enumerate(items) if isinstance(item, _Words)]
+        words = [(place, *item) for place, item in enumerate(items) if isinstance(item, tuple)]
         for task in _PROMPTS:
-            if texts := {place: item.text for place, item in words if item.task == task}:
+            if texts := {place: text for place, text, its_task in words if its_task == task}:
                 for place, result in zip(texts, self._embed_texts([*texts.values()], task), strict=True):
                     found[place] = result
-        videos = [place for place, item in enumerate(items) if not isinstance(item, _Words)]
-        if videos:
-            sources = [items[place] for place in videos]
-            for each in self.encoder.encode_stream(
-                sources, batch_size=self.limits.batch_items, on_error="skip", show_progress_bar=False
-            ):
-                found[videos[each.index]] = Embedded(each.embedding, 0, each.error)
+        if clips := {place: item for place, item in enumerate(items) if isinstance(item, Clip)}:
+            places, sources, size = [*clips], [*clips.values()], self.limits.batch_items
+            for each in self.encoder.encode_stream(sources, batch_size=size, on_error="skip", show_progress_bar=False):
+                found[places[each.index]] = Embedded(each.embedding, 0, each.error)
         return found
 
     def _embed_texts(self, texts: list[str], task: Task) -> list[Embedded]:
         encode = self.encoder.encode_query if task == "query" else self.encoder.encode_document
+        given = [{"text": text} for text in texts]  # since a bare string could be taken for the path of a video
         try:
-            # Dicts, since a bare string could be taken for the path of a video.
-            given = [{"text": text} for text in texts]
             vectors = np.asarray(encode(given, show_progress_bar=False), dtype=np.float32)  # (N, D)
         except ValueError as error:  # such as a marker of the model's own among the words
             if len(texts) == 1:
@@ -386,8 +353,3 @@ async def _all(groups: Iterable[Coroutine[None, None, T]]) -> list[T]:
     except BaseExceptionGroup as failed:
         raise failed.exceptions[0] from None
     return [task.result() for task in tasks]
-
-
-def _predict(reranker: VideoReranker, query: str, clips: Sequence[Clip]) -> list[float | None]:
-    scores = reranker.predict([({"text": query}, clip) for clip in clips], on_error="skip", show_progress_bar=False)
-    return [None if score is np.ma.masked else float(score) for score in scores]

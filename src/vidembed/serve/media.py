@@ -38,29 +38,25 @@ if TYPE_CHECKING:
 
     from vidembed.index.table import IndexedFile
 
-
 ID_PATTERN = "^[0-9a-f]{32}$"
 FRESH_S = 30.0  # after so long the list of files is read anew
 MISSED_S = 1.0  # or after so long, for an id that is not in it
 MAX_FIELD_BYTES = 2**12
 FIELDS = frozenset({"model", "encoding_format", "dimensions", "user"})
-PAGE = {
+PAGE = {  # files of the search page by route, with their media types
     "/": ("index.html", "text/html; charset=utf-8"),
     "/page.js": ("page.js", "text/javascript; charset=utf-8"),
     "/page.css": ("page.css", "text/css; charset=utf-8"),
     "/icon.svg": ("icon.svg", "image/svg+xml"),
     "/favicon.ico": ("icon.svg", "image/svg+xml"),  # what browsers ask for where no page names an icon
 }
-"""Files of the search page by route, with their media types."""
 _RANGE = re.compile(rb"bytes=([0-9]{0,18})-([0-9]{0,18})")
 
 
 class MediaLibrary:
-    """Finds a file of the index by its id.
+    """Finds a file of the index, which `files` returns by URI, by its id; no client's path reaches the file system.
 
-    An id is the keyed hash of the file's URI under a key of this process: it cannot be guessed, so whoever has it was
-    given it by a search. Every id is looked up among the files of the index, which `files` returns by URI, and the file
-    must still be in the state in which it was indexed. No path from a client reaches the file system.
+    An id is a hash under a key of this process: it cannot be guessed, so whoever has it was given it by a search.
     """
 
     def __init__(self, files: Callable[[], Mapping[str, IndexedFile]]) -> None:
@@ -75,11 +71,7 @@ class MediaLibrary:
         return hmac.new(self._key, uri.encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()[:32]
 
     def find(self, media_id: str) -> Path:
-        """Return the file with an id. Blocks while the index is read.
-
-        Raises:
-            LookupError: There is none, or it is gone, no regular file, or was changed since it was indexed.
-        """
+        """Return the file with an id, as it was indexed, or raise LookupError. Blocks while the index is read."""
         with self._lock:
             age = time.monotonic() - self._read_at
             if age > FRESH_S or (media_id not in self._known and age > MISSED_S):
@@ -90,11 +82,10 @@ class MediaLibrary:
             raise LookupError("media: no file of the index has this id; search again")
         path = path_of(file.uri)
         try:
-            mode = path.stat().st_mode
-            state = FileState.of(path)
+            is_same = stat.S_ISREG(path.stat().st_mode) and FileState.of(path) == file.state
         except OSError as error:
             raise LookupError("media: the file is gone or cannot be read; index its folder again") from error
-        if not stat.S_ISREG(mode) or state != file.state:
+        if not is_same:
             raise LookupError("media: the file was changed since it was indexed; index its folder again")
         return path
 
@@ -106,11 +97,7 @@ def media_type(path: Path) -> str:
 
 
 def keep_one_range(scope: MutableMapping[str, Any], size: int) -> None:
-    """Take a ``Range`` header out of a request unless it is one range of bytes, which is all that players ask for.
-
-    A server may ignore the header (RFC 9110, section 14.2); then the whole file is the answer. For a range that a file
-    of `size` bytes does not have, it is 416.
-    """
+    """Ignore, as a server may (RFC 9110, section 14.2), a ``Range`` header that is not one range of bytes."""
     ranges = [value.strip() for name, value in scope["headers"] if name == b"range"]
     found = _RANGE.fullmatch(ranges[0]) if len(ranges) == 1 else None
     first, last = found.groups() if found else (b"", b"")
@@ -122,11 +109,7 @@ def keep_one_range(scope: MutableMapping[str, Any], size: int) -> None:
 
 
 def video_of(uri: str, *, root: Path | None, param: str) -> VideoSegment:
-    """Return the video that a URI names, if it is a file inside `root`. No address is ever fetched.
-
-    Raises:
-        ApiError: 400, it is no video URI, its scheme is not `file`, it is outside `root`, or there is no `root`.
-    """
+    """Return the video that a URI names, if it is a file inside `root`; or raise a 400. No address is ever fetched."""
     if root is None and uri.startswith("video+"):
         message = f"{param}: this server reads no files; start it with --root FOLDER, or upload the video"
         raise ApiError(400, message, code="files_not_allowed", param=param)
@@ -134,10 +117,8 @@ def video_of(uri: str, *, root: Path | None, param: str) -> VideoSegment:
         found = parse_video_uri(uri, allowed_schemes=("file",), root=root)
     except VideoUriError:
         # The parser's own message names the root, which is not the client's to know.
-        message = (
-            f"{param}: not an allowed video URI; it must be video+file:///..., inside the folder that the server "
-            "allows, with times as #t=10,20 if any"
-        )
+        form = "video+file:///..., inside the folder that the server allows, with times as #t=10,20 if any"
+        message = f"{param}: not an allowed video URI; it must be {form}"
         raise ApiError(400, message, code="video_uri_not_allowed", param=param) from None
     if found is None:
         message = f"{param}: words, and no video URI; write it as video+file:///folder/video.mp4"
@@ -147,14 +128,7 @@ def video_of(uri: str, *, root: Path | None, param: str) -> VideoSegment:
 
 @asynccontextmanager
 async def uploaded(request: Request, *, max_bytes: int) -> AsyncIterator[tuple[Path, dict[str, str]]]:
-    """Read a form of one file, ``file``, and some short fields, into a temporary file that is removed after.
-
-    Yields:
-        The file, and the other fields.
-
-    Raises:
-        ApiError: 400, the form is another one or has an empty file; 413 or 408 as the body is read.
-    """
+    """Yield the ``file`` of a form as a temporary file, and the other fields of the form."""
     if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
         raise ApiError(400, "Content-Type: multipart/form-data is needed, with the video as 'file'", code="bad_form")
     with tempfile.TemporaryDirectory(prefix="vidembed-upload-", ignore_cleanup_errors=True) as folder:
@@ -183,8 +157,7 @@ def _parts(form: FormData) -> tuple[UploadFile, dict[str, str]]:
         if name == "file":
             continue
         if name not in FIELDS or not isinstance(value, str) or name in fields:
-            allowed = ", ".join(sorted(FIELDS))
-            message = f"the form has a part that is not allowed; allowed are file, {allowed}"
+            message = f"the form has a part that is not allowed; allowed are file, {', '.join(sorted(FIELDS))}"
             raise ApiError(400, message, code="bad_form")
         fields[name] = value
     return file, fields

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from fastapi.openapi.utils import get_openapi
 
 from vidembed.serve.schemas import ErrorResponse
-from vidembed.serve.security import UPLOAD_PATH, Limits, is_open
+from vidembed.serve.security import OPEN, UPLOAD_PATH
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
+
+    from vidembed.serve.engine import Engine
 
 _ERRORS = {
     400: "The request cannot be answered as it is; `param` names the part.",
@@ -25,8 +26,7 @@ _ERRORS = {
     503: "Too much to do; try again after Retry-After seconds.",
     504: "The model took too long.",
 }
-MODEL_ERRORS = (400, 401, 404, 408, 413, 503, 504)
-"""Of the routes that ask the model."""
+MODEL_ERRORS = (400, 401, 404, 408, 413, 503, 504)  # of the routes that ask the model
 
 
 def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -47,26 +47,25 @@ def upload_body() -> dict[str, Any]:
     return {"required": True, "content": {"multipart/form-data": {"schema": form}}}
 
 
-def document(
-    app: FastAPI, limits: Limits, *, models: Sequence[str], rerankers: Sequence[str], keyed: bool
-) -> dict[str, Any]:
+def document(app: FastAPI, engine: Engine, *, keyed: bool) -> dict[str, Any]:
     """Return FastAPI's document with this server's limits, names of models and errors, and the key if it is `keyed`."""
     schema = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
     for path, operations in schema["paths"].items():
         for operation in operations.values():
             operation["responses"].pop("422", None)  # FastAPI's; here invalid requests are 400
-            if keyed and not is_open(path):
+            if keyed and not OPEN.fullmatch(path):
                 operation["security"] = [{"key": []}]
     components = schema["components"]["schemas"]
     for name in ("HTTPValidationError", "ValidationError"):
         components.pop(name, None)
     if keyed:
         schema["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
-    _set_limits(schema, limits, models=models, rerankers=rerankers)
+    _set_limits(schema, engine)
     return schema
 
 
-def _set_limits(schema: dict[str, Any], limits: Limits, *, models: Sequence[str], rerankers: Sequence[str]) -> None:
+def _set_limits(schema: dict[str, Any], engine: Engine) -> None:
+    limits, models, rerankers = engine.limits, engine.models, engine.rerankers
     form = schema["paths"][UPLOAD_PATH]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]
     search = {each["name"]: each["schema"] for each in schema["paths"]["/search"]["get"]["parameters"]}
     (asked,) = schema["paths"]["/v1/models/{model}"]["get"]["parameters"]
@@ -74,9 +73,9 @@ def _set_limits(schema: dict[str, Any], limits: Limits, *, models: Sequence[str]
     components = schema["components"]["schemas"].items()
     bodies = {name: each["properties"] for name, each in components if name.endswith("Request")}
     for fields in (form["properties"], bodies["EmbeddingsRequest"], bodies["CohereEmbedRequest"]):
-        _set(fields["model"], "string", enum=list(models))
+        _set(fields["model"], "string", enum=models)
     if rerankers:
-        _set(bodies["RerankRequest"]["model"], "string", enum=list(rerankers))
+        _set(bodies["RerankRequest"]["model"], "string", enum=rerankers)
     for body, name in (("EmbeddingsRequest", "input"), ("TeiEmbedRequest", "inputs"), ("CohereEmbedRequest", "texts")):
         _set(bodies[body][name], "array", maxItems=limits.max_items)
         _set(bodies[body][name], "string", maxLength=limits.max_chars)

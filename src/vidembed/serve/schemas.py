@@ -1,6 +1,5 @@
 """Bodies of requests and answers of other servers and of this package's own search.
 
-Embeddings are as OpenAI, Cohere and text-embeddings-inference (TEI) have them, reranking as Cohere, Jina, vLLM and TEI.
 Fields that cannot change an answer are taken and not used. Of those that could, only the values that this server
 follows are declared; another one is refused by name.
 
@@ -26,14 +25,12 @@ MAX_CONDITION_CHARS = 1000
 MAX_AROUND_S = 3600.0
 
 Task = Literal["query", "document"]
+TeiPrompt = Literal["query", "document", "passage"]
 Encoding = Literal["float", "base64"]
 Text = Annotated[str, Field(min_length=1, pattern=r"\S")]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Vectors = list[list[float]]
 Direction = Literal["left", "right", "Left", "Right"]
-
-
-# -- requests ----------------------------------------------------------------------------------------------------------
 
 
 def _allow_null(schema: dict[str, Any]) -> None:
@@ -110,9 +107,8 @@ def _check_items(value: object, needed: str) -> object:
         try:
             words.encode()
         except UnicodeEncodeError:
-            raise PydanticCustomError(
-                "unicode", f"{where}got half of a surrogate pair, which is no character"
-            ) from None
+            message = f"{where}got half of a surrogate pair, which is no character"
+            raise PydanticCustomError("unicode", message) from None
     return value
 
 
@@ -178,9 +174,7 @@ class EmbeddingsRequest(VllmBody):
     dimensions: Dimensions = None
     embedding_type: Encoding | None = Field(None, description="Jina's name of `encoding_format`.")
     task: Literal["retrieval.query", "retrieval.passage"] | None = Field(None, description=f"Jina's. {_PROMPT}")
-    input_type: Literal["query", "document", "passage"] | None = Field(
-        None, description=f"Voyage's, NVIDIA's. {_PROMPT}"
-    )
+    input_type: TeiPrompt | None = Field(None, description=f"Voyage's, NVIDIA's. {_PROMPT}")
     normalized: Literal[True] = Field(True, description="Jina's; vectors always have length 1.")
     late_chunking: Literal[False] = Field(False, description="Jina's; each input is embedded by itself.")
     truncate: bool = Field(False, description="Jina's; an input that is too long is refused, never cut.")
@@ -202,7 +196,7 @@ class TeiEmbedRequest(Body):
     """TEI's request for embeddings, which Hugging Face's InferenceClient sends too. It names no model."""
 
     inputs: Inputs
-    prompt_name: Literal["query", "document", "passage"] = Field("query", description=_PROMPT)
+    prompt_name: TeiPrompt = Field("query", description=_PROMPT)
     dimensions: Dimensions = None
     normalize: Literal[True] = Field(True, description="Vectors always have length 1.")
     truncate: bool = Field(False, description="An input that is too long is refused, never cut.")
@@ -293,9 +287,6 @@ class SearchOptions(Options):
 
 class SearchRequest(SearchOptions, Body):
     """A search of the index, as a body has it."""
-
-
-# -- answers -----------------------------------------------------------------------------------------------------------
 
 
 class Embedding(BaseModel):

@@ -10,7 +10,7 @@ import re
 import reprlib
 import secrets
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from http import HTTPMethod
@@ -35,24 +35,19 @@ logger = logging.getLogger(__name__)
 
 MAX_MESSAGE = 600  # characters
 MAX_PARAM = 100
-FORM = "form "
-"""How the name of a form of a request begins, where one address takes several; it is not part of a parameter's name."""
+FORM = "form "  # how the name of a form of a request begins, where one address takes several; no parameter's name does
 UPLOAD_PATH = "/v1/embeddings/video"
 FORM_OVERHEAD = 2**16  # bytes of a form besides the file: its other fields and the lines between
 _PLACE = re.compile(r"\s*\(\[Errno.*\)", re.DOTALL)  # the system's message ends in the path of the file
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
 
-# -- limits ------------------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bounds of requests; above one, the answer is an error that names it. All must be positive.
+    """Bounds of requests; above one, the answer is an error that names it.
 
     Raises:
-        ValueError: One is not a positive finite number, the queue could never take the longest request, or a decoder
-            could not start in its memory.
+        ValueError: One is not positive and finite, or the queue or a decoder's memory is too small to be of use.
     """
 
     max_items: int = 2048  # inputs of one embeddings request: as many as OpenAI takes; they are run in batches
@@ -87,27 +82,17 @@ class Limits:
             raise ValueError(f"decode_memory_bytes: got {got}; at least {MIN_MEMORY_BYTES} are needed")
 
 
-# -- errors ------------------------------------------------------------------------------------------------------------
-
-
 class ApiError(HTTPException):
-    """An error that is answered to the client.
+    """An error that is answered to the client. It must hold nothing of the server's inside.
 
-    It is a `HTTPException`, since FastAPI passes only those on when they are raised while a body is read. `code` is its
-    short name, for programs, and `param` the part of the request that it is about, such as ``input[3]``. The message
-    must hold nothing of the server's inside.
+    FastAPI passes only a `HTTPException` on that is raised while a body is read. `code` is its short name, for
+    programs, and `param` the part of the request that it is about, such as ``input[3]``.
     """
 
     def __init__(
-        self,
-        status: int,
-        message: str,
-        *,
-        code: str,
-        param: str | None = None,
-        headers: Mapping[str, str] | None = None,
+        self, status: int, detail: str, *, code: str, param: str | None = None, headers: Mapping[str, str] | None = None
     ) -> None:
-        super().__init__(status, message, headers)
+        super().__init__(status, detail, headers)
         self.code = code
         self.param = param
 
@@ -121,8 +106,7 @@ class ApiError(HTTPException):
 
 
 def _short(text: str, most: int) -> str:
-    text = printable(text)
-    return text if len(text) <= most else f"{text[: most - 4]} ..."
+    return text if len(text := printable(text)) <= most else f"{text[: most - 4]} ..."
 
 
 def busy(message: str, *, retry_after_s: int = 1) -> ApiError:
@@ -140,19 +124,15 @@ def bad_value(param: str) -> Iterator[None]:
 
 
 def unusable(param: str, error: Exception) -> ApiError | RuntimeError:
-    """Return the answer to an input that failed: the reason, without the name of a file of the server.
-
-    It is 400 for a video that cannot be read or that crashed its decoder, or an input that cannot be prepared; 504 for
-    a video that was not read in time; a RuntimeError for what is the server's fault.
-    """
+    """Return the answer to an input that failed, or a RuntimeError if that is the server's fault."""
     if isinstance(error, DecodeTimeout):
         message = "the video was not read within the time that this server gives one; send a shorter or smaller one"
         headers = {"x-should-retry": "false"}  # OpenAI's client, which would send the video again, obeys
         return ApiError(504, f"{param}: DecodeTimeout: {message}", code="decode_timeout", param=param, headers=headers)
     if isinstance(error, VideoError) and not isinstance(error, BackendUnavailable):
         code = "decoder_crashed" if isinstance(error, DecoderCrashed) else "invalid_video"
-        reason = _PLACE.sub("", error.reason)
-        return ApiError(400, f"{param}: {type(error).__name__}: {reason}", code=code, param=param)
+        message = f"{param}: {type(error).__name__}: {_PLACE.sub('', error.reason)}"
+        return ApiError(400, message, code=code, param=param)
     if isinstance(error, (ValueError, OSError)) and not isinstance(error, VideoError):
         logger.warning("%s: %s", param, error)
         message = "the model cannot take it; it is too long, or holds a marker that the model keeps for itself"
@@ -198,22 +178,15 @@ def _validation_error(_: Request, error: RequestValidationError) -> JSONResponse
 def invalid(first: Mapping[str, Any]) -> ApiError:
     """Return the answer to a request that does not fit its schema, by the first of pydantic's errors."""
     location = [*first["loc"], *([first["ctx"]["param"]] if first["type"] == "unknown_parameter" else [])]
-    param = _short(_param(location), MAX_PARAM)
+    parts = (part for part in location if not (isinstance(part, str) and part.startswith(FORM)))
+    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts)  # as .documents[2].video
+    param = _short(path.removeprefix("."), MAX_PARAM)
     message = str(first["msg"]).removeprefix("Value error, ")
     has_value = first["type"] != "missing" and "got " not in message
     got = f"; got {reprlib.repr(first['input'])}" if has_value else ""
     codes = {"missing": "missing_required_parameter", "unknown_parameter": "unknown_parameter"}
     code = codes.get(first["type"], "invalid_value")
     return ApiError(400, f"{param}: {message}{got}" if param else message, code=code, param=param or None)
-
-
-def _param(location: Sequence[str | int]) -> str:
-    """Return where an error is, as ``documents[2].video``."""
-    parts = (part for part in location if not (isinstance(part, str) and part.startswith(FORM)))
-    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts).removeprefix(".")
-
-
-# -- figures -----------------------------------------------------------------------------------------------------------
 
 
 class Metrics:
@@ -239,8 +212,6 @@ class Metrics:
         return generate_latest(self._registry)
 
 
-# -- before every route ------------------------------------------------------------------------------------------------
-
 # Nothing of the page comes from elsewhere, and nothing of it is inline.
 _PAGE_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; media-src 'self'; connect-src 'self'; "
@@ -255,15 +226,10 @@ _HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
 }
 # The page holds nothing; a media id is given out by a search alone, and a <video> cannot send a key.
-_OPEN = re.compile(r"/|/page\.(js|css)|/icon\.svg|/favicon\.ico|/health(/live|/ready)?|/openapi\.json|/media/[^/]*")
+OPEN = re.compile(r"/|/page\.(js|css)|/icon\.svg|/favicon\.ico|/health(/live|/ready)?|/openapi\.json|/media/[^/]*")
 
 # As browsers write it: https://fetch.spec.whatwg.org/#origin-header
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(\[[0-9a-f:]+\]|[^\s/:?#@\[\]A-Z]+)(:[0-9]{1,5})?")
-
-
-def is_open(path: str) -> bool:
-    """Whether no key is asked for at this path."""
-    return _OPEN.fullmatch(path) is not None
 
 
 def check_api_key(api_key: str | None) -> None:
@@ -274,38 +240,25 @@ def check_api_key(api_key: str | None) -> None:
 
 def check_origins(origins: Collection[str]) -> None:
     """Raise ValueError for what no browser sends as the origin of a page, and that is not ``*``."""
+    form = "https://HOST, with :PORT unless it is the usual one, in small letters and without a path, or * for any site"
     for origin in origins:
         if origin != "*" and not _ORIGIN.fullmatch(origin):
-            raise ValueError(
-                f"cors-origin: got {origin!r}; an origin is https://HOST, with :PORT unless it is the usual one, in "
-                "small letters and without a path, or * for any site"
-            )
+            raise ValueError(f"cors-origin: got {origin!r}; an origin is {form}")
 
 
+@dataclass(eq=False, repr=False)  # the key is in no log
 class Guard:
     """ASGI middleware. It also keeps errors inside: a client gets an id, the log has the traceback.
 
-    The checks of host and key are not starlette's and FastAPI's: `TrustedHostMiddleware` answers 400, and `HTTPBearer`
-    runs after the route is known and the body is read.
-
-    `hosts` are the names that ``Host`` may have, without the port; None for any. They keep a page of another site from
-    reaching a server on the loopback address through a name of its own (DNS rebinding).
+    starlette's `TrustedHostMiddleware` answers 400, and FastAPI's `HTTPBearer` runs after the body is read. `hosts`
+    keep a page of another site from reaching a loopback address through a name of its own (DNS rebinding).
     """
 
-    def __init__(
-        self,
-        app: ASGIApp,
-        *,
-        limits: Limits,
-        metrics: Metrics,
-        api_key: str | None = None,
-        hosts: Collection[str] | None = None,
-    ) -> None:
-        self.app = app
-        self._limits = limits
-        self._metrics = metrics
-        self._key = None if api_key is None else api_key.encode()
-        self._hosts = None if hosts is None else frozenset(host.lower() for host in hosts)
+    app: ASGIApp
+    limits: Limits
+    metrics: Metrics
+    api_key: str | None
+    hosts: Collection[str] | None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
@@ -326,7 +279,7 @@ class Guard:
                     headers["Cache-Control"] = "no-store"
             await send(message)
 
-        with self._metrics.active.track_inprogress():
+        with self.metrics.active.track_inprogress():
             try:
                 self._check(scope)
                 await self.app(scope, self._bounded(scope, receive), send_guarded)
@@ -344,18 +297,19 @@ class Guard:
         route = getattr(scope.get("route"), "path", "other")
         # Any word can stand for a method; a label for each would fill the memory.
         method = scope["method"] if scope["method"] in HTTPMethod.__members__ else "other"
-        self._metrics.requests.labels(route, method, str(status)).inc()
-        self._metrics.seconds.labels(route).observe(time.perf_counter() - began)
+        self.metrics.requests.labels(route, method, str(status)).inc()
+        self.metrics.seconds.labels(route).observe(time.perf_counter() - began)
 
     def _check(self, scope: Scope) -> None:
         headers = Headers(scope=scope)
         host = re.sub(r":\d*$", "", headers.get("host", "").strip().lower())
-        if self._hosts is not None and host not in self._hosts:
+        if self.hosts is not None and host not in map(str.lower, self.hosts):
             message = "Host: this server answers only under its own names; add one with --allow-host"
             raise ApiError(421, message, code="wrong_host")
-        if self._key is not None and not is_open(scope["path"]):
+        if self.api_key is not None and not OPEN.fullmatch(scope["path"]):
+            key = self.api_key.encode()
             scheme, _, given = headers.get("authorization", "").partition(" ")
-            if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode("latin-1"), self._key):
+            if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode("latin-1"), key):
                 message = "Authorization: the key is missing or wrong; send 'Authorization: Bearer KEY'"
                 raise ApiError(401, message, code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
         declared = headers.get("content-length", "")
@@ -364,7 +318,7 @@ class Guard:
 
     def _check_size(self, scope: Scope, size: int) -> None:
         is_upload = scope["path"] == UPLOAD_PATH
-        most = self._limits.max_upload_bytes + FORM_OVERHEAD if is_upload else self._limits.max_body_bytes
+        most = self.limits.max_upload_bytes + FORM_OVERHEAD if is_upload else self.limits.max_body_bytes
         if size > most:
             raise ApiError(413, f"the body is larger than {most} bytes", code="body_too_large")
 
@@ -377,9 +331,9 @@ class Guard:
             if not more:
                 return await receive()  # waits for the client to go
             try:
-                message = await asyncio.wait_for(receive(), self._limits.read_timeout_s)
+                message = await asyncio.wait_for(receive(), self.limits.read_timeout_s)
             except TimeoutError as error:
-                reason = f"no more of the body came for {self._limits.read_timeout_s:g} s"
+                reason = f"no more of the body came for {self.limits.read_timeout_s:g} s"
                 raise ApiError(408, reason, code="body_timeout") from error
             read += len(message.get("body", b""))
             more = message["type"] == "http.request" and message.get("more_body", False)

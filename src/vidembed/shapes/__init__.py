@@ -1,8 +1,4 @@
-"""The embedded world of moving shapes, and the small MLLM trained in it that vidembed ships.
-
-The world is for trying, testing and documenting without a download: clips are drawn from a seed, captions are exact,
-and a share of the combinations is held out of training.
-"""
+"""The embedded world of moving shapes, to try and test without a download, and the small MLLM trained in it."""
 
 from __future__ import annotations
 

@@ -17,10 +17,8 @@ from tqdm import tqdm
 from vidembed.shapes import language
 from vidembed.shapes.world import DURATION, FRAME_SIZE, Scene, Split, render, sample_scene, sample_times
 
-FILE_FPS: Final = 8
-"""Frames a second of the files: 32 frames, of which sampling at 2 a second takes every fourth."""
-FILE_SIDE: Final = 2 * FRAME_SIZE
-"""Side of the files' frames in pixels: twice what the model sees, so that halved chroma (yuv420p) costs it little."""
+FILE_FPS: Final = 8  # of the files: 32 frames, of which sampling at 2 a second takes every fourth
+FILE_SIDE: Final = 2 * FRAME_SIZE  # pixels: twice what the model sees, so that halved chroma (yuv420p) costs it little
 _CRF: Final = "18"  # x264's constant quality: small files, hardly visible loss
 
 
@@ -89,14 +87,8 @@ def sample_clips(n: int, split: Split = "test", seed: int = 0) -> list[ClipRecor
 def write_clip(scene: Scene, path: str | Path, *, side: int = FILE_SIDE, fps: int = FILE_FPS) -> Path:
     """Write a scene as an H.264 file (yuv420p) of 4 seconds, and return its path, whose suffix decides the container.
 
-    Args:
-        scene: What to show.
-        path: Of the file, ``.mp4`` as a rule.
-        side: Height and width in pixels.
-        fps: Frames a second.
-
     Raises:
-        ValueError: `side` is odd or not positive, or `fps` not positive.
+        ValueError: `side`, the height and width in pixels, is odd or not positive, or `fps` not positive.
     """
     if side < 2 or side % 2:
         raise ValueError(f"side must be an even number of pixels, got {side}")
@@ -119,11 +111,7 @@ def write_clip(scene: Scene, path: str | Path, *, side: int = FILE_SIDE, fps: in
 def write_clips(
     folder: str | Path, n: int, split: Split = "test", seed: int = 0, *, progress: bool = False
 ) -> list[tuple[Path, ClipRecord]]:
-    """Write the clips of `sample_clips` as ``<name>.mp4``, with ``captions.jsonl`` beside them; `folder` is made.
-
-    Returns:
-        Each file's path with its record, in order.
-    """
+    """Write `sample_clips` as ``<name>.mp4`` with ``captions.jsonl`` to `folder`; return paths with their records."""
     folder = Path(folder)
     records = sample_clips(n, split, seed)
     folder.mkdir(parents=True, exist_ok=True)

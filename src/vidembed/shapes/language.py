@@ -6,18 +6,11 @@ from typing import Final
 
 import numpy as np
 
-from vidembed.shapes.world import Scene, vary
+from vidembed.shapes.world import EVENTS, Scene, vary
 
 ADVERBS: Final = {"slow": "slowly", "fast": "quickly"}
 WARDS: Final = {"left": "leftward", "right": "rightward", "up": "upward", "down": "downward"}
-EVENT_TAGS: Final = {
-    "straight": "straight",
-    "turn": "turns",
-    "bounce": "bounces",
-    "stop": "stops",
-    "disappear": "disappears",
-    "change": "changes",
-}
+EVENT_TAGS: Final = {event: event if event == "straight" else f"{event}s" for event in EVENTS}
 EVENT_CLAUSES: Final = {
     "straight": ("and keeps going straight", "and goes on straight"),
     "turn": ("and then turns", "before it turns"),
@@ -26,8 +19,7 @@ EVENT_CLAUSES: Final = {
     "disappear": ("and then disappears", "before it disappears"),
     "change": ("and then changes colour", "before it changes colour"),
 }
-SUMMARY_ATTRIBUTES: Final = ("shape", "colour", "direction", "event")
-"""The attributes that a summary names."""
+SUMMARY_ATTRIBUTES: Final = ("shape", "colour", "direction", "event")  # that a summary names
 
 
 def pick(rng: np.random.Generator, options: tuple[str, ...]) -> str:
@@ -43,13 +35,8 @@ def caption(scene: Scene, rng: np.random.Generator) -> str:
     way = f"{direction} {adverb}" if rng.random() < 0.5 else f"{adverb} {direction}"
     event = pick(rng, EVENT_CLAUSES[scene.event])
     place = f"a {scene.background} background"
-    form = int(rng.integers(3))
-    if form == 0:
-        first = f"A {mover} {verb} {way} on {place} {event}."
-    elif form == 1:
-        first = f"On {place}, a {mover} {verb} {way} {event}."
-    else:
-        first = f"A {mover} {verb} {way} {event}, on {place}."
+    forms = f"A {mover} {verb} {way} on {place} {event}.", f"On {place}, a {mover} {verb} {way} {event}."
+    first = pick(rng, (*forms, f"A {mover} {verb} {way} {event}, on {place}."))
     if scene.corner is None:
         second = pick(rng, ("The corners are empty.", "No shape is in a corner."))
     else:
@@ -94,10 +81,8 @@ def question(scene: Scene, rng: np.random.Generator) -> tuple[str, str]:
         pairs.append(("What is in the corner?", "The corners are empty."))
     else:
         still = f"{scene.corner.colour} {scene.corner.shape}"
-        pairs += [
-            ("What is in the corner?", f"A still {still}."),
-            (f"Where is the still {still}?", f"In the {scene.corner.corner} corner."),
-        ]
+        pairs.append(("What is in the corner?", f"A still {still}."))
+        pairs.append((f"Where is the still {still}?", f"In the {scene.corner.corner} corner."))
     return pairs[int(rng.integers(len(pairs)))]
 
 

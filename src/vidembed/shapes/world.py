@@ -1,7 +1,4 @@
-"""The world of moving shapes: what a clip can hold, which combinations are held out, and how frames are drawn.
-
-Everything here is a pure function of its arguments.
-"""
+"""The world of moving shapes: what a clip can hold, which combinations are held out, and how frames are drawn."""
 
 from __future__ import annotations
 
@@ -32,14 +29,10 @@ _VALUES: Final = {
     "event": EVENTS,
 }
 
-DURATION: Final = 4.0
-"""Length of a clip in seconds."""
-SAMPLE_FPS: Final = 2.0
-"""Frames a second that the model sees: the 2 per second of VidVec (arXiv 2602.08099, section 4)."""
-FRAMES: Final = int(DURATION * SAMPLE_FPS)
-"""Frames of a clip that the model sees: 8."""
-FRAME_SIZE: Final = 84
-"""Side in pixels of the frames that the model sees: six patches of 14."""
+DURATION: Final = 4.0  # of a clip in seconds
+SAMPLE_FPS: Final = 2.0  # frames a second that the model sees: those of VidVec (arXiv 2602.08099, section 4)
+FRAMES: Final = int(DURATION * SAMPLE_FPS)  # of a clip that the model sees: 8
+FRAME_SIZE: Final = 84  # side in pixels of the frames that the model sees: six patches of 14
 
 _RGB: Final = {
     "red": (222, 40, 40),
@@ -86,11 +79,9 @@ class Scene:
     @property
     def attributes(self) -> dict[str, str]:
         """The described attributes by name; the corner object's three are ``"none"`` without one."""
-        named = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in {"corner", "seed"}}
-        for f in fields(CornerObject):
-            key = f.name if f.name == "corner" else f"corner_{f.name}"
-            named[key] = getattr(self.corner, f.name) if self.corner else "none"
-        return named
+        corner = self.corner or CornerObject("none", "none", "none")
+        named = {name: getattr(self, name) for name in _VALUES}
+        return named | {"corner_shape": corner.shape, "corner_colour": corner.colour, "corner": corner.corner}
 
 
 HELD_OUT: Final = frozenset(
@@ -120,11 +111,8 @@ def sample_scene(rng: np.random.Generator, split: Split) -> Scene:
         corner = None
         if pick[7] < 0.85:
             corner = CornerObject(choose(SHAPES, 8), choose(COLOURS, 9), choose(CORNERS, 10))
-        scene = Scene(
-            **{name: choose(values, i) for i, (name, values) in enumerate(_VALUES.items())},
-            corner=corner,
-            seed=int(pick[11] * 2**31),
-        )
+        chosen = {name: choose(values, i) for i, (name, values) in enumerate(_VALUES.items())}
+        scene = Scene(**chosen, corner=corner, seed=int(pick[11] * 2**31))
         if split_of(scene) == split:
             return scene
 
@@ -132,8 +120,7 @@ def sample_scene(rng: np.random.Generator, split: Split) -> Scene:
 def vary(scene: Scene, rng: np.random.Generator, among: tuple[str, ...] | None = None) -> Scene:
     """Return a scene of the same seed that differs in one described attribute, `among` those named, or any.
 
-    A corner object stays one. The scene may fall in the other split: it is a wrong description, never a clip to train
-    on.
+    A corner object stays one. The scene may be of the other split: it is a wrong description, never trained on.
     """
     pools: dict[str, tuple[str, ...]] = dict(_VALUES)
     if scene.corner is not None:
@@ -165,21 +152,11 @@ def _coverage(shape: str, dx: NDArray[np.float32], dy: NDArray[np.float32], r: f
         inside = np.minimum(r - distance, distance - 0.55 * r)
     else:
         raise ValueError(f"shape must be one of {SHAPES}, got {shape!r}")
-    cover: NDArray[np.float32] = np.clip(inside * side + 0.5, 0.0, 1.0).astype(np.float32)
-    return cover
+    return np.clip(inside * side + 0.5, 0.0, 1.0).astype(np.float32)
 
 
 def render(scene: Scene, times: NDArray[np.float64], side: int = FRAME_SIZE) -> NDArray[np.uint8]:
-    """Draw a scene at given times.
-
-    Args:
-        scene: What to show.
-        times: Presentation times in seconds, shape (T,), within [0, `DURATION`].
-        side: Height and width of the frames in pixels.
-
-    Returns:
-        RGB frames, shape (T, side, side, 3).
-    """
+    """Draw a scene at times in seconds, (T,), within [0, `DURATION`]: RGB frames, (T, side, side, 3)."""
     rng = np.random.default_rng(scene.seed)
     t_event, along, across, light, turn = rng.uniform(size=5)
     new_colour = [c for c in COLOURS if c != scene.colour][int(rng.integers(len(COLOURS) - 1))]
@@ -190,8 +167,8 @@ def render(scene: Scene, times: NDArray[np.float64], side: int = FRAME_SIZE) -> 
 
     def offset(t: NDArray[np.float64]) -> NDArray[np.float64]:  # (T, 2), from the start
         first = np.minimum(t, t_event)[:, None] * step
-        way: NDArray[np.float64] = first + np.maximum(t - t_event, 0.0)[:, None] * after
-        return speed * way
+        way: NDArray[np.float64] = speed * (first + np.maximum(t - t_event, 0.0)[:, None] * after)
+        return way
 
     # Slide the whole path so that it stays in the frame, random where there is room, central where there is none.
     path = offset(np.array([0.0, t_event, DURATION]))
