@@ -35,7 +35,8 @@ MUXERS = {
     **{suffix: suffix[1:] for suffix in (".mov", ".webm", ".avi", ".3gp", ".3g2", ".flv")},
 }
 """File name suffixes that a cut can have, and FFmpeg's name of the container that is written."""
-INTERLEAVE_S = Fraction(10)  # seconds that a stream may lie behind another: FFmpeg's `max_interleave_delta`
+# Seconds that a stream may lie behind another: `max_interleave_delta`, https://ffmpeg.org/ffmpeg-formats.html
+INTERLEAVE_S = Fraction(10)
 
 _EPSILON = Fraction(clip.TIME_EPSILON)
 _SUGGESTED = (".mp4", ".mov", ".mkv", ".webm", ".ts", ".m2ts", ".3gp", ".flv", ".wmv")
