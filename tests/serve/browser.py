@@ -40,6 +40,7 @@ class Browser:
                 "--headless",
                 "--no-sandbox",  # test machines often are containers, and run as root
                 "--disable-gpu",
+                "--allow-pre-commit-input",  # else clicks and keys before the first picture of a page are dropped
                 "--disable-dev-shm-usage",
                 "--mute-audio",
                 "--remote-debugging-port=0",
@@ -113,12 +114,22 @@ class Browser:
         self.command("Input.dispatchKeyEvent", type="keyUp", **about)
 
     def click(self, selector: str) -> None:
+        """Wait until the element is drawn where the pointer goes, click it, and wait until the page has the click."""
+        name = json.dumps(selector)
+        self.wait(
+            f"""new Promise(done => requestAnimationFrame(() => {{
+                const box = document.querySelector({name}).getBoundingClientRect()
+                const [x, y] = [box.x + box.width / 2, box.y + box.height / 2]
+                window.target = {{ x, y, clicked: false }}
+                done(document.querySelector({name}).contains(document.elementFromPoint(x, y)))
+            }}))"""
+        )
         place = self.evaluate(
-            f"(() => {{ const box = document.querySelector({json.dumps(selector)}).getBoundingClientRect();"
-            " return [box.x + box.width / 2, box.y + box.height / 2] })()"
+            "addEventListener('click', () => { target.clicked = true }, { capture: true, once: true }), target"
         )
         for kind in ("mousePressed", "mouseReleased"):
-            self.command("Input.dispatchMouseEvent", type=kind, x=place[0], y=place[1], button="left", clickCount=1)
+            self.command("Input.dispatchMouseEvent", type=kind, x=place["x"], y=place["y"], button="left", clickCount=1)
+        self.wait("target.clicked")
 
     def close(self) -> None:
         for kind in (signal.SIGTERM, signal.SIGKILL):
