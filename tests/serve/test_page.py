@@ -113,8 +113,11 @@ def test_filters_narrow_a_search_and_stay_in_the_address(process: Served, open_b
 def test_what_is_shown_later_moves_nothing(process: Served, open_browser: Callable[..., Browser]) -> None:
     browser = open_browser()
     browser.open(f"{process.address}/")
-    places = """((shown) => { document.getElementById('rerank-option').hidden = !shown; return [...document.querySelectorAll(
-        '#form input:not(#rerank), #form summary, #status')].map(each => JSON.stringify(each.getBoundingClientRect()))})"""
+    fields = "#form input:not(#rerank), #form summary, #status"
+    places = f"""(shown => {{
+        document.getElementById('rerank-option').hidden = !shown
+        return [...document.querySelectorAll('{fields}')].map(each => JSON.stringify(each.getBoundingClientRect()))
+    }})"""
     assert browser.evaluate(f"{places}(false)") == browser.evaluate(f"{places}(true)")
 
 
