@@ -312,7 +312,7 @@ def item_name(source: object) -> str:
     elif hasattr(source, "read"):
         file_name = getattr(source, "name", None)
         name = f"<file {file_name}>" if isinstance(file_name, str) else "<file object>"
-    shown, half = name if name.isprintable() else printable(name), (MAX_NAME_LENGTH - 3) // 2
+    shown, half = printable(name), (MAX_NAME_LENGTH - 3) // 2
     return shown if len(shown) <= MAX_NAME_LENGTH else f"{shown[:half]}...{shown[-half:]}"
 
 
@@ -476,7 +476,7 @@ def assemble(
     truncated = declared_duration is not None and min(due) - stop > TRUNCATED_S
     if truncated:
         found = f"it ends at {video_end:.2f} s, before the {declared_duration:.2f} s it declares"
-        errors.warn_truncated(f"{item}: {found}; only what is there is used")
+        errors.warn(errors.VideoTruncated(f"{item}: {found}; only what is there is used"))
     duration = stop - start
     shown = np.maximum(times - start, 0.0)  # (T,)
     counted = count / duration if duration > 0 else 1.0  # a still of no length: any rate puts it at time 0
