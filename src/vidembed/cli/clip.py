@@ -10,7 +10,6 @@ import typer
 from typer import Argument, Option
 
 from vidembed.cli import options as cli
-from vidembed.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -76,7 +75,7 @@ def command(
     if as_json:
         cli.print_json(done if top is not None else done[0])
     else:
-        typer.echo("".join(f"{printable(str(each['path']))}\n" for each in done), nl=False)
+        typer.echo("".join(f"{cli.plain(str(each['path']))}\n" for each in done), nl=False)
     if not done:
         cli.say("Nothing was cut.")
         raise typer.Exit(cli.NOTHING_DONE)

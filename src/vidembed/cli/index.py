@@ -11,7 +11,6 @@ from typer import Argument, Option
 
 from vidembed.cli import options as cli
 from vidembed.cli.search import read_queries
-from vidembed.text import printable
 
 if TYPE_CHECKING:
     from vidembed.index import Report, VideoIndex
@@ -179,7 +178,7 @@ def show(report: Report) -> None:
         "pruned" if report.pruned else "gone": len(report.gone),
     }
     done = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
-    held = f"{printable(report.index)} holds {report.files} files, {report.segments} segments"
+    held = f"{cli.plain(report.index)} holds {report.files} files, {report.segments} segments"
     typer.echo(f"{done or 'Nothing done'}. {held}.")
     if report.quarantined:
         cli.say(f"{report.quarantined} of the skipped files went into quarantine; `--retry` tries them again.")

@@ -123,14 +123,19 @@ def _show_warning(message: Warning | str, category: type[Warning], *place: Any, 
         _show_in_python(message, category, *place, **more)
 
 
+def plain(text: str) -> str:
+    """Return text on one line, with an escape in place of what cannot be printed, if there is any."""
+    return text if text.isprintable() else printable(text)
+
+
 def shown(text: str) -> str:
     """Return text with what a terminal would act on written as an escape, and every line but the first indented."""
-    return "\n    ".join(map(printable, text.rstrip("\n").split("\n")))
+    return "\n    ".join(map(plain, text.rstrip("\n").split("\n")))
 
 
 def say(message: str) -> None:
     """Write a line to stderr; stdout is for results. Whatever names are in it, it is one line, and text."""
-    typer.echo(printable(message), err=True)
+    typer.echo(plain(message), err=True)
 
 
 def print_json(value: object) -> None:
@@ -140,11 +145,11 @@ def print_json(value: object) -> None:
 
 def print_table(columns: list[str], rows: list[list[str]], *, title: str | None = None) -> None:
     """Write a table to stdout. All of it is plain text: markup and control characters in names mean nothing."""
-    table = Table(title=None if title is None else Text(printable(title)), title_justify="left")
+    table = Table(title=None if title is None else Text(plain(title)), title_justify="left")
     for column in columns:
-        table.add_column(Text(printable(column)), overflow="fold")
+        table.add_column(Text(plain(column)), overflow="fold")
     for row in rows:
-        table.add_row(*(Text(printable(cell)) for cell in row))
+        table.add_row(*(Text(plain(cell)) for cell in row))
     console = Console(file=sys.stdout)
     if not console.is_terminal:
         console.width = 200  # a file or a pipe has no width; names should not be folded at 80

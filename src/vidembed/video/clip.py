@@ -312,7 +312,7 @@ def item_name(source: object) -> str:
     elif hasattr(source, "read"):
         file_name = getattr(source, "name", None)
         name = f"<file {file_name}>" if isinstance(file_name, str) else "<file object>"
-    shown, half = printable(name), (MAX_NAME_LENGTH - 3) // 2
+    shown, half = name if name.isprintable() else printable(name), (MAX_NAME_LENGTH - 3) // 2
     return shown if len(shown) <= MAX_NAME_LENGTH else f"{shown[:half]}...{shown[-half:]}"
 
 
