@@ -19,7 +19,6 @@ from vidembed.uri import (
     content_fingerprint,
     decoded_path,
     document_video,
-    find_video_uri,
     is_video_path,
     names_video,
     parse_video_uri,
@@ -176,16 +175,6 @@ def test_schemes_come_in_either_case() -> None:
     assert parse_video_uri("video+file://localhost/a.mp4#t=1.") == VideoRef(Path("/a.mp4"), 1.0)
 
 
-def test_find_takes_the_last_line() -> None:
-    ref = VideoRef(Path("/a.mp4"), 1.0, 2.0)
-    for text in (ref.uri, f"  {ref.uri}\n", f"title: x\nfile: y\n\n{ref.uri}", f"video+file:///b.mp4\r\n{ref.uri}"):
-        assert find_video_uri(text) == ref
-    for text in ("", "words", f"see {ref.uri}", f"{ref.uri}\nwords", "x" * 10 + ref.uri):
-        assert find_video_uri(text) is None
-    with pytest.raises(VideoUriError, match="'ftp' is not allowed"):
-        find_video_uri("title: x\nvideo+ftp://h/a.mp4")
-
-
 def test_long_text_is_cheap() -> None:
     begun = time.perf_counter()
     for text in (
@@ -195,7 +184,6 @@ def test_long_text_is_cheap() -> None:
         "x" * 10**7 + "video+file:///a.mp4" + " " * MAX_URI_LENGTH,
     ):
         assert parse_video_uri(text) is None
-        assert find_video_uri(text) is None
     for hard in ("video+file:///" + "#t=1" * 4000, "video+file:///a#t=" + "1" * 16_000 + "x"):
         with pytest.raises(VideoUriError):
             parse_video_uri(hard)
@@ -265,8 +253,6 @@ def test_root_confines(tmp_path: Path) -> None:
     for text in (*bad, climbing, escaped):
         with pytest.raises(VideoUriError, match="outside root"):
             parse_video_uri(text, root=root)
-        with pytest.raises(VideoUriError, match="outside root"):
-            find_video_uri(f"title: x\n{text}", root=str(root))
 
 
 def test_a_link_to_itself_is_left_for_reading(tmp_path: Path) -> None:

@@ -17,13 +17,14 @@ if TYPE_CHECKING:
     from vidembed.encoder import EncodedItem, VideoEncoder
     from vidembed.registry import model_names, model_path
     from vidembed.reranker import VideoReranker
-    from vidembed.video import Clip, Sampling, VideoError, VideoFrames, VideoSegment, load_video, probe
+    from vidembed.video import Clip, DecodeLimits, Sampling, VideoError, VideoFrames, VideoSegment, load_video, probe
     from vidembed.visual_cache import VisualTokenCache
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Clip",
+    "DecodeLimits",
     "EncodedItem",
     "Sampling",
     "VideoEncoder",
@@ -47,7 +48,9 @@ _MODULES = {
     "vidembed.reranker": ("VideoReranker",),
     "vidembed.visual_cache": ("VisualTokenCache",),
     "vidembed.registry": ("model_names", "model_path"),
-    "vidembed.video": ("Clip", "Sampling", "VideoError", "VideoFrames", "VideoSegment", "load_video", "probe"),
+    "vidembed.video": (
+        *("Clip", "DecodeLimits", "Sampling", "VideoError", "VideoFrames", "VideoSegment", "load_video", "probe"),
+    ),
 }
 
 

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+import jinja2
+
 from vidembed.checkpoint import LAYER_DEFINITION, CheckpointConfig
 from vidembed.registry import NAMESPACE, loading_name
 
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from vidembed.calibration import RerankerConfig
 
 TAGS: Final = ("video-text-retrieval", "vidembed")
+_TAGS: Final = ("sentence-transformers", *TAGS)
 TRAINED_TAG: Final = "generated_from_trainer"  # what the trainers of sentence-transformers tag a model with
 _UNTRAINED: Final = " No weight was trained."
 _HOOK: Final = "import vidembed  # it knows the name\n"
@@ -24,27 +27,13 @@ _IMPORT: Final = "from sentence_transformers import SentenceTransformer\n"
 _PATH: Final = "  # the path of this folder, from where you run it"
 _LOADED: Final = re.compile(rf'\b(VideoEncoder|SentenceTransformer)\("(?:[^"\\\n]|\\.)*"\)(?:{_PATH})?')
 
-
-def model_card(name: str, config: CheckpointConfig, cosines: tuple[float, float] | None = None) -> str:
-    """The README.md of an encoder; `cosines` with the full model's hidden state are those of a model just built."""
-    layer = "the last block, with its trained final norm," if config.layer == -1 else f"block {config.layer}"
-    untrained, row = "", ""
-    if cosines is not None:
-        untrained, values = _UNTRAINED, f"{cosines[0]:.8f} (one video), {cosines[1]:.8f} (one text)"
-        row = f"| cosine with the hidden state of the full model | {values} |\n"
-    return f"""{heading(name)}
-A video, image and text embedding model: {layer} of the {config.depth} decoder blocks of `{config.source}`
-(`{config.model_type}`), read at the last token of a "in one word" prompt, as VidVec does (arXiv 2602.08099).
-It is a plain sentence-transformers checkpoint.{untrained}
-
-{encoder_usage(name, config)}{row}"""
-
-
-def heading(name: str, *tags: str, library: str = "sentence-transformers", pipeline: str = "feature-extraction") -> str:
-    """The metadata of a card for the Hub, and its title: of a path the last part, any other name as it is."""
-    lines = "\n".join(f"- {tag}" for tag in ("sentence-transformers", *tags, *TAGS))
-    title = name.rpartition("/")[2] if name.startswith(".") else name
-    return f"---\nlibrary_name: {library}\npipeline_tag: {pipeline}\ntags:\n{lines}\n---\n\n# {title}\n"
+_CARDS: Final = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(Path(__file__).with_name("cards")),
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    keep_trailing_newline=True,
+    autoescape=False,  # noqa: S701 - Markdown
+)
 
 
 def quoted(name: str) -> str:
@@ -57,35 +46,22 @@ def path_note(name: str) -> str:
     return _PATH if name.startswith(".") else ""
 
 
+def render(template: str, name: str, **values: object) -> str:
+    """A card, or a part of one, of a file of the folder ``cards``; `values` are what it names beside these."""
+    known: dict[str, object] = {"name": name, "quoted": quoted(name), "path_note": path_note(name)}
+    known |= {"imports": _imports(name), "layer_definition": LAYER_DEFINITION, "untrained": _UNTRAINED}
+    known |= {"library": "sentence-transformers", "pipeline": "feature-extraction", "tags": _TAGS}
+    return _CARDS.get_template(template).render(known | values)
+
+
+def model_card(name: str, config: CheckpointConfig, cosines: tuple[float, float] | None = None) -> str:
+    """The README.md of an encoder; `cosines` with the full model's hidden state are those of a model just built."""
+    return render("encoder.md", name, config=config, cosines=cosines)
+
+
 def encoder_usage(name: str, config: CheckpointConfig | None = None) -> str:
     """How to use an encoder, with and without vidembed, and of `config` how its vectors are made; the snippets run."""
-    table = ""
-    if config is not None:
-        table = f"""
-| | |
-| --- | --- |
-| layer | {config.layer} of {config.depth}: {LAYER_DEFINITION} |
-| prompt prefix | {f"`{config.prefix}`" if config.prefix else "none"} |
-| frames | {config.sampling} |
-| similarity | cosine |
-| fingerprint | `{config.fingerprint}` |
-"""
-    return f"""```python
-{_imports(name)}
-model = SentenceTransformer({quoted(name)}){path_note(name)}
-text = model.encode(["a dog runs on the beach"])
-```
-
-With vidembed (`pip install vidembed`), frames are chosen by presentation time and decoded ahead of the model:
-
-```python
-from vidembed import VideoEncoder
-
-model = VideoEncoder({quoted(name)}){path_note(name)}
-video = model.encode(["clip.mp4"])
-score = model.similarity(model.encode({{"text": "a dog runs on the beach"}}), video)
-```
-{table}"""
+    return render("encoder_usage.md", name, config=config)
 
 
 def _imports(name: str) -> str:
@@ -121,30 +97,10 @@ def write_with_usage(file: Path, write: Callable[[], None], data: BaseModelCardD
 
 def reranker_card(name: str, config: RerankerConfig) -> str:
     """The README.md of a reranker."""
-    return f"""{heading(name, "cross-encoder", pipeline="text-ranking")}
-A reranker for videos and texts: the head of `{config.source}`, asked whether the video matches the sentence (VidVec,
-arXiv 2602.08099, section 3.3). It is a plain sentence-transformers `CrossEncoder` checkpoint.
-
-{reranker_usage(name, config)}"""
+    tags = ("sentence-transformers", "cross-encoder", *TAGS)
+    return render("reranker.md", name, config=config, tags=tags, pipeline="text-ranking")
 
 
 def reranker_usage(name: str, config: RerankerConfig) -> str:
     """How to use a reranker, and how its scores are made; the snippet runs."""
-    calibration = "none"
-    if config.calibration is not None:
-        calibration = f"sigmoid({config.calibration.slope:.3f} * log-odds {config.calibration.intercept:+.3f})"
-    return f"""```python
-from vidembed import VideoReranker
-
-reranker = VideoReranker({quoted(name)}){path_note(name)}
-reranker.rank("a dog runs on the beach", ["a.mp4", "b.mp4"])
-```
-
-| | |
-| --- | --- |
-| score mode | {config.mode}; stock sentence-transformers scores yes_no, without the calibration |
-| calibration | {calibration} |
-| fused with a first stage | {"yes, in `rank(..., first_stage=...)`" if config.fusion else "no"} |
-| weights | {config.weights} |
-| frames | {config.sampling} |
-"""
+    return render("reranker_usage.md", name, config=config)

@@ -14,7 +14,7 @@ from sentence_transformers.util import batch_to_device
 from tqdm.auto import tqdm
 
 from vidembed.backbone import BackboneError, Parts, find_parts
-from vidembed.backbone.prefix import can_share_prefix, encode_visual, has_pixels, read_suffixes
+from vidembed.backbone.prefix import can_share_prefix, encode_visual, read_suffixes
 from vidembed.errors import InputError
 from vidembed.inputs import Prepared, collate, name_of
 from vidembed.pipeline import (
@@ -44,7 +44,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _KEY = "cache_key"
-_NOT_KEPT = ("pixel_values_videos", "modality", "attention_mask")
+_PIXELS = "pixel_values_videos"
+_NOT_KEPT = (_PIXELS, "modality", "attention_mask")
 
 
 class PredictOptions(TypedDict, total=False):
@@ -248,7 +249,7 @@ class PrefixSharingCrossEncoder(VideoModel, CrossEncoder):
             if cache is not None and key is not None and (found := cache.get(key)) is not None:
                 return Prepared(index, name_of(pair.video), dict(found))
             prepared = self._prepare_pair(replace(pair, text=""), options, threads=threads)
-            if key is not None and has_pixels(prepared.features):
+            if key is not None and _PIXELS in prepared.features and "pixel_values" not in prepared.features:
                 prepared.features[_KEY] = key
             return prepared
 
@@ -360,8 +361,7 @@ def pairs_of(inputs: Sequence[object], options: AskOptions) -> Iterator[Pair]:
 
 def _shared_embedding(encoder: VideoEncoder, prompt: str | None) -> Callable[[VideoPrompt], np.ndarray]:
     """What makes an encoder's vector of a video (D,) from the prefix that the reranker has prefilled."""
-    assert encoder.transformers_model is not None  # noqa: S101 - an encoder always has one
-    view = find_parts(encoder.transformers_model)
+    view = encoder.parts
     eol = list(encoder.processor.tokenizer.encode(_around_video(encoder, prompt)[1], add_special_tokens=False))
 
     def embed(video: VideoPrompt) -> np.ndarray:

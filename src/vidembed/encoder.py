@@ -17,7 +17,7 @@ from sentence_transformers.util import batch_to_device, truncate_embeddings
 from torch import nn
 from tqdm.auto import tqdm
 
-from vidembed.backbone import ZERO_SHOT_PREFIX, BackboneError, LayerError, cut, eol_template, find_parts
+from vidembed.backbone import ZERO_SHOT_PREFIX, BackboneError, LayerError, Parts, cut, eol_template, find_parts
 from vidembed.backbone.cut import as_transformer_module
 from vidembed.backbone.load import Backbone
 from vidembed.card import TAGS, TRAINED_TAG, encoder_usage, model_card, shown_name, updated, write_with_usage
@@ -180,6 +180,11 @@ class VideoEncoder(VideoModel, SentenceTransformer):
     def layer(self) -> int | None:
         """The decoder block that is read (-1: the last, with its trained norm); None if the checkpoint does not say."""
         return self.checkpoint_config.layer if self.checkpoint_config else None
+
+    @property
+    def parts(self) -> Parts:
+        """The parts of the model that runs: the MLLM's, cut after the layer."""
+        return find_parts(self._transformer.model)
 
     def reranker(self, **kwargs: Any) -> VideoReranker:
         """Make a reranker on the same weights, with this encoder's frame grid; `kwargs` as `VideoReranker` takes.

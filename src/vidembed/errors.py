@@ -108,11 +108,6 @@ def warn(warning: Warning) -> None:
     warnings.warn(warning, stacklevel=level)
 
 
-def warn_truncated(text: str) -> None:
-    """Warn with :class:`VideoTruncated`, at the line outside of this package."""
-    warn(VideoTruncated(text))
-
-
 class BackboneError(ValueError):
     """A model cannot be used as a video backbone; the message says what to change."""
 

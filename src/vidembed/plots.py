@@ -52,9 +52,13 @@ def plot_layers(analyses: Sequence[LayerAnalysis], path: str | Path, *, x: Axis 
 
     Args:
         analyses: One or more, in the order of the legend.
-        path: File to write; its suffix is the format: .png, .svg or .pdf, or else a ValueError.
+        path: File to write; its suffix is the format: .png, .svg or .pdf.
         x: "block" for the number of the block, "depth" for its share of the model's blocks, "auto" for the number
             where all models have the same depth.
+
+    Raises:
+        ValueError: There are no analyses, or `path` or `x` is none of those allowed.
+        MissingExtraError: matplotlib is not installed.
     """
     path = check_plot(path)
     if not analyses:

@@ -35,8 +35,6 @@ from vidembed.visual_cache import VisualTokenCache
 from vidembed.yes_no import PairInput, ScoreMode, answer_tokens, as_pair, check_indexed, check_mode
 
 if TYPE_CHECKING:
-    from sentence_transformers.base.modules.transformer import ProcessingKwargs
-
     from vidembed.calibration import CalibrationReport
     from vidembed.encoder import VideoEncoder
 
@@ -379,18 +377,12 @@ class VideoReranker(PrefixSharingCrossEncoder):
         self,
         inputs: list[PairInput],
         *,
-        prompt: str | None,
-        show_progress_bar: bool,
         activation_fn: Callable[[torch.Tensor], torch.Tensor] | None,
-        device: str | torch.device | None = None,
-        on_error: OnError = "raise",
-        processing_kwargs: ProcessingKwargs | None = None,
-        **_host: object,
+        **given: Any,
     ) -> torch.Tensor:
-        """What `predict` and the workers of process pools call."""
-        options = AskOptions(
-            self.mode == "prior_corrected", prompt, on_error, show_progress_bar, device, processing_kwargs
-        )
+        """What `predict` and the workers of process pools call; not all that is `given` is used."""
+        asked = {name: value for name, value in given.items() if name in AskOptions.__annotations__}
+        options = AskOptions(priors=self.mode == "prior_corrected", **asked)
         answers = self._ask(list(pairs_of(inputs, options)), len(inputs), options)
         odds = answers.log_odds(self.mode, self.prior_correction)  # (N,)
         if self.calibration is not None and self.calibration_applies():

@@ -46,5 +46,6 @@ def require_train_extra() -> None:
 
 def printable(text: str) -> str:
     """Return `text` on one line with what cannot be printed, such as a newline in a file name, written as an escape."""
-    escaped = (c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode("ascii") for c in text)
-    return text if text.isprintable() else "".join(escaped)
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode("ascii") for c in text)

@@ -22,7 +22,7 @@ from vidembed.video.clip import content_fingerprint, is_finite_number
 from vidembed.video.segments import Windows
 
 __all__ = ["VIDEO_SUFFIXES", "VideoRef", "VideoUriError", "content_fingerprint", "decoded_path", "document_video"]
-__all__ += ["find_video_uri", "is_video_path", "names_video", "parse_video_uri", "segment_times", "video_uri"]
+__all__ += ["is_video_path", "names_video", "parse_video_uri", "segment_times", "video_uri"]
 
 SCHEMES: Final = ("file", "http", "https")  # what can stand behind ``video+``
 MAX_URI_LENGTH: Final = (
@@ -126,15 +126,6 @@ def parse_video_uri(
         if not Path(os.path.realpath(source)).is_relative_to(folder):
             raise VideoUriError(f"{shown}: its file is outside root={str(root)!r} (links resolved)")
     return VideoRef(source, start, end)
-
-
-def find_video_uri(
-    text: str, *, allowed_schemes: Collection[str] = ("file",), root: str | os.PathLike[str] | None = None
-) -> VideoRef | None:
-    """As `parse_video_uri`, for the last line of a text: a framework may have put metadata in front of the URI."""
-    words = text.strip()
-    last = words[max(words.rfind("\n"), words.rfind("\r")) + 1 :].lstrip()
-    return parse_video_uri(last, allowed_schemes=allowed_schemes, root=root)
 
 
 def is_video_path(path: str | os.PathLike[str]) -> bool:

@@ -73,10 +73,9 @@ def yes_log_odds(logits: torch.Tensor, answers: AnswerTokens, *, against: Agains
 
 def check_mode(mode: str) -> ScoreMode:
     """Return `mode`, or raise ValueError if it is not known."""
-    for known in SCORE_MODES:
-        if mode == known:
-            return known
-    raise ValueError(f"mode={mode!r} is not known. Allowed: {', '.join(SCORE_MODES)}.")
+    if mode not in SCORE_MODES:
+        raise ValueError(f"mode={mode!r} is not known. Allowed: {', '.join(SCORE_MODES)}.")
+    return mode
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,9 +18,9 @@ from transformers import PretrainedConfig
 
 from vidembed.analysis.measure import Bootstrap, Half, Relation, margin_over, measure_prompt, relation_of, split_halves
 from vidembed.analysis.result import LayerAnalysis, Sample
-from vidembed.backbone import BackboneError, LayerError, architecture_of, find_parts
-from vidembed.backbone.architectures import REMOTE_CODE_TYPES, Parts
-from vidembed.backbone.load import Backbone, check_device, check_dtype
+from vidembed.backbone import BackboneError, LayerError, architecture_of
+from vidembed.backbone.architectures import REMOTE_CODE_TYPES
+from vidembed.backbone.load import Backbone, check_dtype
 from vidembed.captions import CaptionedVideo, read_captioned_videos
 from vidembed.encoder import VideoEncoder
 from vidembed.evaluation.metrics import RESAMPLES
@@ -120,7 +120,7 @@ def analyze_layers(
     best = max(names, key=lambda name: measured[name][1].merit)
     others = {name: readout for name, (_, readout) in measured.items() if name != best}
     chosen = measured[best][1]
-    parts = _parts(encoder)
+    parts = encoder.parts
     source = model.name if isinstance(model, Backbone) else str(model)
     return LayerAnalysis(
         model=Path(source).name if Path(source).exists() else source,
@@ -191,7 +191,6 @@ def _sample(
 
 def open_mllm(model: str | Path | Backbone, *, device: str | None, dtype: str | None, **kwargs: Any) -> VideoEncoder:
     """Load a full MLLM, or take a loaded one, as an encoder that runs every block; `kwargs` always hold ``prefix``."""
-    check_device(device)
     if isinstance(model, Backbone):
         if dtype is not None:
             raise ValueError(f"dtype={dtype!r}: the backbone is loaded already; load it with the dtype that is wanted.")
@@ -240,7 +239,7 @@ def every_layer(encoder: VideoEncoder) -> Iterator[list[torch.Tensor | None]]:
     Each result is ``(L + 1, D)`` float32: the output of blocks 1 to L before any norm, then that of the final norm.
     Yielded are the states of the current forward pass, (B, D) of each; None between passes.
     """
-    parts = _parts(encoder)
+    parts = encoder.parts
     held: list[torch.Tensor | None] = [None] * (parts.depth + 1)
 
     def keep(place: int) -> Callable[..., None]:
@@ -277,7 +276,7 @@ def read_states(
     Also the error of each failed input, by its position among videos, then texts; "skip" leaves its states at NaN.
     """
     inputs: list[Input] = [*({"video": video} for video in videos), *({"text": text} for text in texts)]
-    layers, width = _parts(encoder).depth + 1, encoder.get_embedding_dimension()
+    layers, width = encoder.parts.depth + 1, encoder.get_embedding_dimension()
     states = np.full((layers, len(inputs), width or 0), np.nan, dtype=np.float32)  # (L + 1, V + T, D)
     failed: dict[int, Exception] = {}
     with every_layer(encoder):
@@ -288,9 +287,3 @@ def read_states(
             else:
                 states[:, item.index] = item.embedding
     return states[:, : len(videos)], states[:, len(videos) :], failed
-
-
-def _parts(encoder: VideoEncoder) -> Parts:
-    model = encoder.transformers_model
-    assert model is not None  # noqa: S101 - an encoder always has one
-    return find_parts(model)

@@ -46,11 +46,6 @@ def encode_visual(parts: Parts, features: Features) -> Features:
     return kept
 
 
-def has_pixels(features: Features) -> bool:
-    """Whether the features hold the pixels of a video, and of nothing else."""
-    return _PIXELS in features and "pixel_values" not in features
-
-
 def model_inputs(features: Features) -> Features:
     """Keyword arguments of the base model: without bookkeeping, and visual tokens as it takes them."""
     names = [name for name in features if name not in _BOOKKEEPING and not name.startswith(VISUAL)]

@@ -1,11 +1,13 @@
 """The prompts of VidVec (arXiv 2602.08099, sections 3.2 and 4) as chat templates, so that stock loaders build them.
 
-Header, media placeholders and footer are what the model's own template renders; only the instruction is added.
+Header, media placeholders and footer are what the model's own template renders; only the instruction is added. The
+names in capitals in ``eol.jinja`` and ``match.jinja`` stand for these.
 """
 
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vidembed.errors import TemplateError
@@ -20,63 +22,15 @@ IMAGE_PROMPT = "Summarize above image in one word:"  # the paper has no images; 
 ZERO_SHOT_PREFIX = "Recover the main subject or subjects, appearance and setting, and main activity in the video"
 """What the paper puts before the prompt for its results with the model as it is (VidVec-ZS)."""
 
-_EOL_TEMPLATE = """\
-{#- one-word prompts of VidVec, arXiv 2602.08099; written by vidembed -#}
-{%- set ns = namespace(kind='text', body='', system=none) -%}
-{%- for message in messages -%}
-  {%- set items = message['content'] -%}
-  {%- if items is string -%}{%- set items = [{'type': 'text', 'text': items}] -%}{%- endif -%}
-  {%- for item in items -%}
-    {%- if message['role'] == 'system' -%}
-      {%- set ns.system = (ns.system or '') + item['text'] -%}
-    {%- elif item['type'] == 'video' -%}
-      {%- set ns.kind = 'video' -%}
-      {%- set ns.body = ns.body + VIDEO_MARK -%}
-    {%- elif item['type'] == 'image' -%}
-      {%- if ns.kind == 'text' -%}{%- set ns.kind = 'image' -%}{%- endif -%}
-      {%- set ns.body = ns.body + IMAGE_MARK -%}
-    {%- else -%}
-      {%- set ns.body = ns.body + item['text'] -%}
-    {%- endif -%}
-  {%- endfor -%}
-{%- endfor -%}
-{{- HEADER if ns.system is none else SYSTEM_START + ns.system + SYSTEM_END -}}
-{{- ns.body -}}
-{%- if not ns.body.endswith('\\n') -%}{{- '\\n' -}}{%- endif -%}
-{{- {'text': TEXT_PROMPT, 'image': IMAGE_PROMPT, 'video': VIDEO_PROMPT}[ns.kind] -}}
-{{- FOOTER -}}
-"""
+_FOLDER = Path(__file__).parent
+_EOL_TEMPLATE = (_FOLDER / "eol.jinja").read_text(encoding="utf-8")
 
 _STARTS_AS_TEXT = "namespace(kind='text'"  # of the template above: what a message without media is taken for
 
 # VidVec, section 3.3
 MATCH_QUESTION = "Does the video match the sentence? Answer with a single word - Yes or No."
 
-_MATCH_TEMPLATE = """\
-{#- video-first matching prompt after VidVec, arXiv 2602.08099; written by vidembed -#}
-{%- set ns = namespace(media='', text='', system=none) -%}
-{%- for message in messages -%}
-  {%- set items = message['content'] -%}
-  {%- if items is string -%}{%- set items = [{'type': 'text', 'text': items}] -%}{%- endif -%}
-  {%- for item in items -%}
-    {%- if message['role'] == 'system' -%}
-      {%- set ns.system = (ns.system or '') + item['text'] -%}
-    {%- elif item['type'] == 'video' -%}
-      {%- set ns.media = ns.media + VIDEO_MARK -%}
-    {%- elif item['type'] == 'image' -%}
-      {%- set ns.media = ns.media + IMAGE_MARK -%}
-    {%- else -%}
-      {%- set ns.text = ns.text + item['text'] -%}
-    {%- endif -%}
-  {%- endfor -%}
-{%- endfor -%}
-{{- HEADER if ns.system is none else SYSTEM_START + ns.system + SYSTEM_END -}}
-{{- ns.media -}}
-{%- if not ns.media.endswith('\\n') -%}{{- '\\n' -}}{%- endif -%}
-{{- ns.text + '\\n' -}}
-{{- MATCH_QUESTION -}}
-{{- FOOTER -}}
-"""
+_MATCH_TEMPLATE = (_FOLDER / "match.jinja").read_text(encoding="utf-8")
 
 _SYSTEM, _TEXT = "\ue000system\ue000", "\ue000text\ue000"  # private use: in no template
 

@@ -12,7 +12,7 @@ import os
 import sqlite3
 import struct
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -56,7 +56,7 @@ def _digest(*parts: str) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-class ScoreCache:
+class ScoreCache(AbstractContextManager["ScoreCache"]):
     """Vectors and answers by model and input, in a folder, which is made if missing, or else in memory for one run.
 
     Raises:
@@ -76,10 +76,6 @@ class ScoreCache:
             with self._database:
                 self._database.executescript(f"{_TABLE}PRAGMA user_version = {SCHEMA};")
 
-    def __enter__(self) -> ScoreCache:
-        """Return the cache."""
-        return self
-
     def __exit__(self, *_: object) -> None:
         """Close the file."""
         self.close()
@@ -92,12 +88,11 @@ class ScoreCache:
         """The vectors that are there, by input, ``(D,)`` each; a ValueError if the file is damaged."""
         found: dict[str, NDArray[np.float32]] = {}
         with self._explained():
-            for key in inputs:
-                if (blob := self._get("vector", model, key)) is not None:
-                    vector = np.frombuffer(blob if len(blob) % 4 == 0 else b"", dtype="<f4")
-                    if not vector.size or not np.isfinite(vector).all():
-                        raise sqlite3.DatabaseError("a vector is cut off or not finite")
-                    found[key] = vector
+            for key, blob in self._there(("vector", model), inputs):
+                vector = np.frombuffer(blob if len(blob) % 4 == 0 else b"", dtype="<f4")
+                if not vector.size or not np.isfinite(vector).all():
+                    raise sqlite3.DatabaseError("a vector is cut off or not finite")
+                found[key] = vector
         return found
 
     def put_vectors(self, model: str, vectors: Iterable[tuple[str, NDArray[np.float32]]]) -> None:
@@ -107,8 +102,8 @@ class ScoreCache:
     def answers(self, model: str, video: str, texts: Iterable[str]) -> dict[str, Answer]:
         """The answers about one video that are there, by text."""
         with self._explained():
-            found = {text: self._get("answer", model, video, text) for text in texts}
-            return {text: Answer(*struct.unpack("<2d", blob)) for text, blob in found.items() if blob is not None}
+            found = self._there(("answer", model, video), texts)
+            return {text: Answer(*struct.unpack("<2d", blob)) for text, blob in found}
 
     def put_answers(self, model: str, answers: Iterable[tuple[str, str, Answer]]) -> None:
         """Keep answers, each of a video and a text, in one commit."""
@@ -118,17 +113,17 @@ class ScoreCache:
     def priors(self, model: str, inputs: Iterable[str]) -> dict[str, float]:
         """The log-odds of Yes of videos without a text, and of texts without a video, that are there."""
         with self._explained():
-            found = {key: self._get("prior", model, key) for key in inputs}
-            return {key: struct.unpack("<d", blob)[0] for key, blob in found.items() if blob is not None}
+            return {key: struct.unpack("<d", blob)[0] for key, blob in self._there(("prior", model), inputs)}
 
     def put_priors(self, model: str, priors: Iterable[tuple[str, float]]) -> None:
         """Keep priors in one commit."""
         self._put((("prior", model, key), struct.pack("<d", float(value))) for key, value in priors)
 
-    def _get(self, *names: str) -> bytes | None:
-        found = self._database.execute("SELECT value FROM entries WHERE key = ?", (_entry(names),))
-        row: tuple[bytes] | None = found.fetchone()
-        return None if row is None else row[0]
+    def _there(self, names: tuple[str, ...], last: Iterable[str]) -> Iterator[tuple[str, bytes]]:
+        """Yield the entries that are there, each by the last of its names."""
+        for key in last:
+            found = self._database.execute("SELECT value FROM entries WHERE key = ?", (_entry((*names, key)),))
+            yield from ((key, value) for (value,) in found)
 
     def _put(self, entries: Iterable[tuple[tuple[str, ...], bytes]]) -> None:
         rows = ((_entry(names), value) for names, value in entries)

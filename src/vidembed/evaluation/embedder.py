@@ -12,7 +12,6 @@ import torch
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 
-from vidembed.backbone.load import check_device, check_dtype
 from vidembed.encoder import VideoEncoder
 from vidembed.errors import BackboneError, LayerError, MissingExtraError
 from vidembed.evaluation.cache import model_key
@@ -167,8 +166,6 @@ def load_encoder(model: ModelName, *, device: str | None = None, dtype: str | No
     Its dtype is "float32", "bfloat16", "float16", or by default the model's own. A ValueError if there is no such
     model, it takes no video, or an argument is out of range.
     """
-    check_device(device)
-    check_dtype(dtype)
     kwargs = None if dtype is None else {"dtype": dtype}
     try:
         return VideoEncoder(model.name, layer=model.layer, device=device, model_kwargs=kwargs)

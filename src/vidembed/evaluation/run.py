@@ -6,7 +6,7 @@ import functools
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, NoReturn, get_args
 
@@ -190,7 +190,7 @@ class TwoStageSearch:
                 self._answer(benchmark, reranker, model, (videos, texts), rows)
                 for place, of_video in rows.items():
                     asked = [texts[row] for row in of_video]
-                    odds[of_video, place] = found = _cached_log_odds(reranker, self.cache, model, videos[place], asked)
+                    odds[of_video, place] = found = self._cached(reranker, model, videos[place], asked)
                     if lost := int(np.isnan(found).sum()):
                         reason = f"no answer about {lost} of {len(of_video)} texts; the log says why"
                         failures.append(Failure(benchmark.video_ids[place], str(benchmark.videos[place]), reason))
@@ -237,6 +237,17 @@ class TwoStageSearch:
         found = ((video, text, Answer(float(answers.yes[at]), float(answers.yes_no[at]))) for at, video, text in there)
         self.cache.put_answers(model, found)
 
+    def _cached(self, reranker: VideoReranker, model: str, video: str, texts: Sequence[str]) -> FloatArray:
+        """Log-odds in the reranker's mode of one video's pairs ``(n,)``, NaN where there is no answer."""
+        known, nothing = self.cache.answers(model, video, texts), Answer(np.nan, np.nan)
+        yes, yes_no = np.array([astuple(known.get(text, nothing)) for text in texts]).T
+        answers = Answers(yes, yes_no)
+        if reranker.mode == "prior_corrected":
+            priors = self.cache.priors(model, [video, *texts])
+            text_prior = np.array([priors.get(text, np.nan) for text in texts])
+            answers = Answers(yes, yes_no, np.full(len(texts), priors.get(video, np.nan)), text_prior)
+        return answers.log_odds(reranker.mode, reranker.prior_correction)
+
     def _bar(self, what: str, total: int, unit: str) -> tqdm[NoReturn]:
         return tqdm(total=total, desc=what, unit=unit, disable=not self.show_progress_bar)
 
@@ -246,21 +257,6 @@ def _key(path: Path) -> str | None:
         return video_key(path)
     except OSError:  # what reading it will say
         return None
-
-
-def _cached_log_odds(
-    reranker: VideoReranker, cache: ScoreCache, model: str, video: str, texts: Sequence[str]
-) -> FloatArray:
-    """Log-odds in the reranker's mode of one video's pairs ``(n,)``, NaN where there is no answer."""
-    known = cache.answers(model, video, texts)
-    found = [known.get(text, Answer(np.nan, np.nan)) for text in texts]
-    yes, yes_no = np.array([one.yes for one in found]), np.array([one.yes_no for one in found])
-    answers = Answers(yes, yes_no, None, None)
-    if reranker.mode == "prior_corrected":
-        priors = cache.priors(model, [video, *texts])
-        text_prior = np.array([priors.get(text, np.nan) for text in texts])
-        answers = Answers(yes, yes_no, np.full(len(texts), priors.get(video, np.nan)), text_prior)
-    return answers.log_odds(reranker.mode, reranker.prior_correction)
 
 
 def evaluate(

@@ -24,9 +24,13 @@ def as_array(name: str, value: ArrayLike) -> NDArray[Any]:
         raise ValueError(f"{name}: expected an array of numbers, got {type(value).__name__}: {error}") from error
 
 
-def _floats(
+def finite(
     name: str, value: ArrayLike, layout: str = "(...)", *, ndim: int | None = None, least: str = ""
 ) -> FloatArray:
+    """Return ``value`` as a finite float64 array, by default of any shape; errors as for `matrix`.
+
+    With `ndim`, it has so many axes, at least one value, and `layout` and `least` say so in the error.
+    """
     array = as_array(name, value)
     if array.dtype.kind not in "iuf":
         raise ValueError(f"{name}: expected a numeric array of shape {layout}, got dtype {array.dtype}")
@@ -44,7 +48,7 @@ def _floats(
 def matrix(name: str, value: ArrayLike, *, rows: str = "Q", columns: str = "N", width: int | None = None) -> FloatArray:
     """Return ``value`` as a finite, non-empty float64 matrix, of `width` columns if given; else a ValueError."""
     layout = f"({rows}, {columns})"
-    array = _floats(name, value, layout, ndim=2, least="row and one column")
+    array = finite(name, value, layout, ndim=2, least="row and one column")
     if width is not None and array.shape[1] != width:
         raise ValueError(f"{name}: expected shape {layout} with {columns} = {width}, got {array.shape}")
     return array
@@ -52,15 +56,10 @@ def matrix(name: str, value: ArrayLike, *, rows: str = "Q", columns: str = "N", 
 
 def vector(name: str, value: ArrayLike, *, axis: str = "N", length: int | None = None) -> FloatArray:
     """Return ``value`` as a finite, non-empty float64 vector; arguments and errors as for `matrix`."""
-    array = _floats(name, value, f"({axis},)", ndim=1, least="value")
+    array = finite(name, value, f"({axis},)", ndim=1, least="value")
     if length is not None and array.size != length:
         raise ValueError(f"{name}: expected shape ({axis},) with {axis} = {length}, got {array.shape}")
     return array
-
-
-def finite(name: str, value: ArrayLike) -> FloatArray:
-    """Return ``value`` as a finite float64 array of any shape; errors as for `matrix`."""
-    return _floats(name, value)
 
 
 def in_unit_interval(name: str, array: FloatArray) -> FloatArray:

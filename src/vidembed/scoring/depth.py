@@ -20,6 +20,9 @@ class MarginPolicy(SavedNumbers):
     Of candidates with scores ``s`` and ``top_k`` places, those with ``s >= s_(top_k) - margin`` are asked about, where
     ``s_(top_k)`` is the ``top_k``-th highest. The ``top_k`` best are always among them. The others would have to gain
     more than the margin, which is in the unit of the scores and at least 0, to enter the top.
+
+    Raises:
+        ValueError: The margin is below 0 or not a finite number.
     """
 
     margin: float
@@ -55,6 +58,10 @@ class MarginPolicy(SavedNumbers):
             positives: ``(Q, K)`` booleans, which candidates are right; rows without any count as missed either way.
             top_k: Places to be filled: recall is counted at `top_k`.
             max_loss: Share of queries, from 0 to 1, that may lose their right candidate. Default 0.005 (ours).
+
+        Raises:
+            ValueError: Shapes differ, a score is not finite, `positives` are no booleans, `top_k` is below 1, or
+                `max_loss` is out of range.
         """
         first = matrix("first_stage", first_stage, columns="K")
         second = matrix("reranked", reranked, columns="K", width=first.shape[1])

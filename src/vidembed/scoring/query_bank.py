@@ -33,6 +33,9 @@ class QueryBank:
         size: ``B``, the number of bank queries.
         log_normalizer: ``(N,)`` float64, ``log sum_b exp(beta * scores[b, j])`` of each video.
         activation: ``(N,)`` booleans, whether a video is the top-1 of some bank query; of videos that tie, each is.
+
+    Raises:
+        ValueError: `scores` is not a finite ``(B, N)`` matrix, `beta` is not above 0, or their product overflows.
     """
 
     def __init__(self, scores: ArrayLike, *, beta: float = DEFAULT_BETA) -> None:

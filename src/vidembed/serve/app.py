@@ -116,9 +116,13 @@ def _add_embeddings(app: FastAPI, engine: Engine) -> None:
             message = f"{name}: got {dimensions}; this model gives vectors of {engine.dimension}"
             raise ApiError(400, message, code="invalid_value", param=name)
 
-    async def embed(items: Mapping[str, str | VideoSegment], task: schemas.Task) -> dict[str, Embedded]:
-        results = await engine.embed([*items.values()], task=task)
-        return dict(zip(items, results, strict=True))
+    async def embed(
+        items: Mapping[str, str | VideoSegment], task: schemas.Task, write: Callable[[dict[str, Embedded]], object]
+    ) -> Response:
+        results = dict(zip(items, await engine.embed([*items.values()], task=task), strict=True))
+        # in a thread, since thousands of vectors take seconds, which other requests should not wait
+        content = await asyncio.to_thread(lambda: to_json(write(results)))
+        return Response(content, media_type="application/json")
 
     @app.post("/v1/embeddings", **openai)
     @app.post("/embeddings", **openai)
@@ -127,8 +131,8 @@ def _add_embeddings(app: FastAPI, engine: Engine) -> None:
         items = _items(engine, "input", body.input)
         check(body.model, body.dimensions)
         with engine.admitted():
-            results = await embed(items, schemas.task_of(body.task or body.input_type))
-            return await _json(lambda: _openai(engine, body, results))
+            task = schemas.task_of(body.task or body.input_type)
+            return await embed(items, task, lambda found: _openai(engine, body, found))
 
     @app.post(UPLOAD_PATH, openapi_extra={"requestBody": upload_body()}, **openai)
     async def embed_upload(request: Request) -> Response:
@@ -137,8 +141,7 @@ def _add_embeddings(app: FastAPI, engine: Engine) -> None:
             async with uploaded(request, max_bytes=engine.limits.max_upload_bytes) as (path, fields):
                 body = _upload_options(fields)
                 check(body.model, body.dimensions)
-                results = await embed({"file": VideoSegment(path)}, "query")
-                return await _json(lambda: _openai(engine, body, results))
+                return await embed({"file": VideoSegment(path)}, "query", lambda found: _openai(engine, body, found))
 
     @app.post("/embed", response_model=schemas.Vectors, **options)
     async def embed_tei(body: schemas.TeiEmbedRequest) -> Response:
@@ -146,15 +149,14 @@ def _add_embeddings(app: FastAPI, engine: Engine) -> None:
         items = _items(engine, "inputs", body.inputs)
         check(None, body.dimensions)
         with engine.admitted():
-            results = await embed(items, schemas.task_of(body.prompt_name))
-            return await _json(lambda: [vector.tolist() for vector in _vectors(results, body.dimensions)])
+            task = schemas.task_of(body.prompt_name)
+            return await embed(items, task, lambda found: [v.tolist() for v in _vectors(found, body.dimensions)])
 
     async def embed_cohere(body: schemas.CohereEmbedRequest, version: Version) -> Response:
         items = _items(engine, "texts", body.texts)
         check(body.model, body.output_dimension, name="output_dimension")
         with engine.admitted():
-            results = await embed(items, schemas.task_of(body.input_type))
-            return await _json(lambda: _cohere(body, results, version))
+            return await embed(items, schemas.task_of(body.input_type), lambda found: _cohere(body, found, version))
 
     @app.post("/v1/embed", response_model=schemas.CohereEmbedResponse, **options)
     async def embed_cohere_v1(body: schemas.CohereEmbedRequest) -> Response:
@@ -202,12 +204,6 @@ def _check_model(name: str | None, served: Sequence[str]) -> None:
     if name is not None and name not in served:
         message = f"model: {name!r} is not served here; served is {', '.join(map(repr, served))}"
         raise ApiError(404, message, code="model_not_found", param="model")
-
-
-async def _json(make: Callable[[], object]) -> Response:
-    """Write an answer. In a thread, since thousands of vectors take seconds, which other requests should not wait."""
-    content = await asyncio.to_thread(lambda: to_json(make()))
-    return Response(content, media_type="application/json")
 
 
 def _vectors(results: Mapping[str, Embedded], dimensions: int | None) -> list[NDArray[np.float32]]:

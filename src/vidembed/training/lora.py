@@ -16,8 +16,8 @@ from torch import nn
 from vidembed.backbone import ReadoutMismatchError, find_parts
 from vidembed.backbone.load import Features
 from vidembed.building import MIN_COSINE, checked_target, drafted, probe_inputs, saved_cosines
-from vidembed.card import encoder_usage, heading, path_note, quoted
-from vidembed.checkpoint import FILE_NAME, LAYER_DEFINITION, CheckpointConfig
+from vidembed.card import render
+from vidembed.checkpoint import FILE_NAME, CheckpointConfig
 from vidembed.encoder import VideoEncoder
 from vidembed.inputs import Input
 from vidembed.registry import loading_name
@@ -64,6 +64,10 @@ class LanguageAdapter:
 
     The encoder's model gets the layers in place, so `encode` runs with them. Blocks that it shares with the full MLLM
     (`VideoEncoder.backbone`) have them there too. All weights are frozen but the adapter's, which are float32.
+
+    Raises:
+        MissingExtraError: A package of the extra ``train`` is not installed.
+        UnsupportedBackboneError: The encoder's model is of no supported architecture.
     """
 
     def __init__(self, encoder: VideoEncoder, settings: LoraSettings | None = None) -> None:
@@ -104,7 +108,9 @@ class LanguageAdapter:
     def load(self, folder: str | Path) -> None:
         """Put the weights of an adapter that `save` wrote into this one.
 
-        A FileNotFoundError if there is none, and a ValueError if it is of another model, layer or rank.
+        Raises:
+            FileNotFoundError: There is none in `folder`.
+            ValueError: It is of another model, layer or rank.
         """
         from peft import set_peft_model_state_dict  # noqa: PLC0415 - of the extra
         from safetensors.torch import load_file  # noqa: PLC0415 - with it
@@ -231,42 +237,6 @@ def write_facts(folder: Path, name: str, alignment: Mapping[str, object]) -> Non
 
 
 def _card(name: str, config: CheckpointConfig, alignment: Mapping[str, object]) -> str:
-    def settings(key: str) -> str:
-        values = alignment.get(key)
-        return ", ".join(f"{one} {value}" for one, value in values.items()) if isinstance(values, dict) else ""
-
     merged = alignment.get("output", "merged") == "merged"
-    loading = (
-        f"It is a plain sentence-transformers checkpoint.\n\n{encoder_usage(name)}".rstrip()
-        if merged
-        else f"""It is a PEFT adapter of the base model (the class without the head). To make a checkpoint of it:
-
-```python
-from vidembed.training import merge_adapter
-
-merge_adapter("{config.source if "/" in config.source else "MODEL"}", {quoted(name)}, "CHECKPOINT"){path_note(name)}
-```"""
-    )
-    layer = "the last block, with its trained final norm" if config.layer == -1 else f"block {config.layer}"
-    rows = {
-        "layer": f"{layer}, of {config.depth}: {LAYER_DEFINITION}",
-        "prompt prefix": f"`{config.prefix}`" if config.prefix else "none",
-        "frames": config.sampling,
-        "similarity": "cosine",
-        "pairs": f"{alignment.get('pairs', '?')} of caption and summary, {alignment.get('steps', '?')} steps",
-        "LoRA": settings("lora"),
-        "training": settings("training"),
-        "fingerprint": f"`{config.fingerprint}`" if config.fingerprint else "of the merged checkpoint",
-    }
-    table = "\n".join(f"| {key} | {value} |" for key, value in rows.items())
-    return f"""{heading(name, library="sentence-transformers" if merged else "peft")}
-A video, image and text embedding model: `{config.source}` (`{config.model_type}`), its language model aligned with
-pairs of texts as VidVec does (arXiv 2602.08099, sections 3.4 and 3.5). No video was used, and no weight of the vision
-tower was changed. {loading}
-
-| | |
-| --- | --- |
-{table}
-
-`{ALIGNMENT_FILE}` holds the settings and measurements, `train_log.jsonl` every step.
-"""
+    library = "sentence-transformers" if merged else "peft"
+    return render("aligned.md", name, library=library, config=config, merged=merged, alignment=alignment)

@@ -41,6 +41,9 @@ def dual_softmax_loss(scores: Tensor, same: Tensor | None = None, *, prior: Tens
         same: (B, B) booleans: off-diagonal entries that are no negatives, because the texts are the same. They take
             no part in any softmax, and the factor B is the number of entries that do. Default: none.
         prior: (B, B) cosines over the prior temperature. Default: the scores.
+
+    Raises:
+        ValueError: `scores` is not square, or `same` has another shape or a True on its diagonal.
     """
     if scores.ndim != 2 or scores.shape[0] != scores.shape[1]:
         raise ValueError(f"scores: expected a square matrix with the pairs on its diagonal, got {tuple(scores.shape)}.")

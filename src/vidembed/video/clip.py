@@ -476,7 +476,7 @@ def assemble(
     truncated = declared_duration is not None and min(due) - stop > TRUNCATED_S
     if truncated:
         found = f"it ends at {video_end:.2f} s, before the {declared_duration:.2f} s it declares"
-        errors.warn_truncated(f"{item}: {found}; only what is there is used")
+        errors.warn(errors.VideoTruncated(f"{item}: {found}; only what is there is used"))
     duration = stop - start
     shown = np.maximum(times - start, 0.0)  # (T,)
     counted = count / duration if duration > 0 else 1.0  # a still of no length: any rate puts it at time 0

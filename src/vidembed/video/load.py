@@ -41,7 +41,7 @@ def load_video(
         sampling: How frames are chosen and how large they may be.
         backend: ``"pyav"`` (default) or ``"decord"`` (extra ``decord``; local mp4, mov, mkv, webm files).
         allow_url: Whether http and https addresses may be fetched (see `vidembed.video.fetch.UrlAccess`).
-        limits: On time, a download included, and on its bytes. Default: 600 s and 2 GiB.
+        limits: On time, a download included, and on its bytes (``vidembed.DecodeLimits``). Default: 600 s and 2 GiB.
         threads: Decoding threads of PyAV, at least 1. Default 4; 1 does the least work, for a caller that reads several
             videos at once. Frames are the same.
         stream: Index of a video stream in its container (``VideoInfo.streams`` of :func:`vidembed.video.load`).

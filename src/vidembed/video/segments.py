@@ -13,7 +13,7 @@ from typing import Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from vidembed.errors import BackendUnavailable, MissingExtraError, VideoTooLarge, warn_truncated
+from vidembed.errors import BackendUnavailable, MissingExtraError, VideoTooLarge, VideoTruncated, warn
 from vidembed.text import require
 from vidembed.video import clip
 from vidembed.video.clip import Deadline, DecodeLimits, VideoSource
@@ -297,7 +297,7 @@ def lay_out(
     extent, cuts = survey(source, cut, item=item, allow_url=allow_url, limits=limits, threads=threads)
     if extent.is_truncated:
         found = f"it ends at {extent.end:.2f} s, before the {extent.declared:.2f} s it declares"
-        warn_truncated(f"{item}: {found}; only what is there is cut")
+        warn(VideoTruncated(f"{item}: {found}; only what is there is cut"))
     try:
         duration, segments = _cut(cut, cuts, extent)
     except ValueError as error:

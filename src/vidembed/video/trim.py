@@ -18,7 +18,7 @@ from av.container import InputContainer, OutputContainer
 from av.stream import Disposition, Stream
 from av.video.reformatter import ColorRange
 
-from vidembed.errors import CorruptVideo, InvalidVideoInput, UnsupportedCodec, warn_truncated
+from vidembed.errors import CorruptVideo, InvalidVideoInput, UnsupportedCodec, VideoTruncated, warn
 from vidembed.text import replacing
 from vidembed.video import clip
 from vidembed.video.clip import Deadline, DecodeLimits, SingleSource, VideoSegment
@@ -167,7 +167,8 @@ class _Cutter:
         excerpt = Excerpt(target, round(float(main.begins_s - zero), 6), round(float(main.ends_s - zero), 6), left_out)
         due = min(bound for bound in (end, declared, excerpt.end_s + 1e9) if bound is not None)
         if declared is not None and not main.done and due - excerpt.end_s > clip.TRUNCATED_S:
-            warn_truncated(f"{self.item}: what can be read ends at {excerpt.end_s:.2f} s, before {due:.2f} s")
+            found = f"what can be read ends at {excerpt.end_s:.2f} s, before {due:.2f} s"
+            warn(VideoTruncated(f"{self.item}: {found}"))
         return excerpt
 
     def _plan(self, start: Fraction, end: Fraction | None) -> _Plan:
