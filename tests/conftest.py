@@ -16,6 +16,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 from tests.backbone import tiny
 from tests.clips import write_folder
@@ -25,6 +26,10 @@ from vidembed.backbone import find_parts
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell does so to what it starts in the background
     signal.signal(signal.SIGINT, signal.default_int_handler)  # tests of Ctrl-C send it to themselves and to processes
+
+# no test is timed, and each run tries the same examples
+settings.register_profile("here", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("here")
 
 SHARED = ("tests/ray/", "tests/serve/test_page.py", "tests/serve/test_process.py")
 """Folders, and files of one folder, whose tests share something that is slow to start: a cluster, a server."""

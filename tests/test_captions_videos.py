@@ -194,7 +194,7 @@ class TestErrors:
             read_captioned_videos(jsonl(folder, ROW), videos=folder / "nowhere")
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     texts=st.lists(st.text(st.characters(exclude_categories=["Cs"])).filter(str.strip), min_size=1, max_size=4),
     escaped=st.booleans(),
@@ -204,7 +204,7 @@ def test_any_text_survives(folder: Path, texts: list[str], escaped: bool) -> Non
     assert [pair.text for pair in got] == [text.strip() for text in texts]
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(content=st.binary(max_size=300), suffix=st.sampled_from([".jsonl", ".csv"]))
 def test_any_bytes_are_read_or_refused(folder: Path, content: bytes, suffix: str) -> None:
     file = folder / f"noise{suffix}"

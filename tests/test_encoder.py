@@ -91,7 +91,7 @@ class TestInvariance:
         distances = 1 - together @ together.T + 2 * np.eye(len(inputs))
         assert distances.min() > 1e-6  # no two inputs share a vector: the comparison above bites
 
-    @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(data=st.data())
     def test_order_batch_size_and_token_budget_do_not_matter(
         self, encoder: VideoEncoder, clips: list[Path], data: st.DataObject

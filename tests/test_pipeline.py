@@ -37,7 +37,7 @@ def run(inputs: Any, *, workers: int = 2, on_error: Any = "raise", delay: float 
     return prepare_ahead(inputs, one, texts, name=str, on_error=on_error, workers=workers)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     st.lists(st.one_of(st.integers(0, 9), st.text(max_size=5))),
     st.integers(1, 4),

@@ -85,7 +85,7 @@ def test_by_hand() -> None:
     assert row.v2t_dual is None
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.integers(0, 99), st.randoms(use_true_random=False))
 def test_order_of_pairs_does_not_matter(seed: int, random: Any) -> None:
     texts, videos, mask = problem(seed, 14, 8, layers=1)

@@ -77,7 +77,7 @@ class TestMeasure:
             assert found[f"{way}_MnR"] == pytest.approx(ranks(matrix, np.arange(20)).mean())
         assert found["t2v_dual_softmax_MnR"] < found["t2v_MnR"]
 
-    @settings(max_examples=25, deadline=None)
+    @settings(max_examples=25)
     @given(st.data())
     def test_order_of_the_videos_does_not_matter(self, data: st.DataObject) -> None:
         count = data.draw(st.integers(1, 7))

@@ -131,7 +131,7 @@ class TestSeveralPositives:
         columns = np.random.default_rng(1).integers(0, 9, 20)
         assert average_precision(scores, columns) == pytest.approx(1 / ranks(scores, columns))
 
-    @settings(max_examples=40, deadline=None)
+    @settings(max_examples=40)
     @given(problems(columns=5), st.integers(1, 6))
     def test_the_worst_of_the_orders_that_ties_allow(self, problem: tuple[np.ndarray, np.ndarray], k: int) -> None:
         scores, mask = problem
@@ -140,7 +140,7 @@ class TestSeveralPositives:
         wanted = [least(*row, lambda right: slow_ndcg(right, k)) for row in rows]
         assert ndcg_at(scores, mask, k=k) == pytest.approx(wanted)
 
-    @settings(max_examples=50, deadline=None)  # the first call of scikit-learn is slow
+    @settings(max_examples=50)  # the first call of scikit-learn is slow
     @given(st.integers(0, 10_000), st.integers(1, 12))
     def test_against_scikit_learn_without_ties(self, seed: int, k: int) -> None:
         rng = np.random.default_rng(seed)

@@ -118,7 +118,7 @@ def test_conditions(index: VideoIndex) -> None:
     st.floats(0.1, 12),
     st.integers(1, 40),
 )
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 def test_a_filtered_search_is_the_ranking_of_what_fits(
     index: VideoIndex, pattern: str, after: float, length: float, k: int
 ) -> None:
@@ -141,7 +141,7 @@ def test_a_filtered_search_is_the_ranking_of_what_fits(
     k=st.integers(1, 60),
     before=st.none() | st.integers(1, 10),
 )
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_lancedb_ranks_one_query_as_a_pass_over_the_vectors_ranks_many(
     tmp_path_factory: pytest.TempPathFactory, seed: int, distinct: int, k: int, before: int | None
 ) -> None:

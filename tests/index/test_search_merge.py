@@ -146,7 +146,7 @@ def indexes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, VideoIndex]:
     }
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     name=st.sampled_from(["few long", "many short", "apart", "one"]),
     seed=st.integers(0, 50),

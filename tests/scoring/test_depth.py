@@ -41,7 +41,7 @@ def recall(second: np.ndarray, right: np.ndarray, asked: np.ndarray, top_k: int)
     return float(np.mean(hits))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 10_000), st.sampled_from([1, 3]), st.sampled_from([0.0, 0.05, 0.3]))
 def test_fit_keeps_its_word(seed: int, top_k: int, max_loss: float) -> None:
     rng = np.random.default_rng(seed)

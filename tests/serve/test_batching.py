@@ -230,7 +230,7 @@ def test_results_of_another_number_are_no_results() -> None:
     batcher.close()
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(st.lists(st.integers(0, 99), max_size=5), max_size=8), st.integers(1, 6))
 def test_every_request_gets_its_own_results(requests: list[list[int]], max_items: int) -> None:
     sizes: list[int] = []

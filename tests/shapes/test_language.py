@@ -26,7 +26,7 @@ def words(text: str) -> list[str]:
 
 
 @given(seeds)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_captions_tell_every_attribute(seed):
     rng = np.random.default_rng(seed)
     scene = sample_scene(rng, "train")
@@ -44,7 +44,7 @@ def test_captions_tell_every_attribute(seed):
 
 
 @given(seeds)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_summaries_tell_what_they_promise_and_no_more(seed):
     rng = np.random.default_rng(seed)
     scene = sample_scene(rng, "train")
@@ -54,7 +54,7 @@ def test_summaries_tell_what_they_promise_and_no_more(seed):
 
 
 @given(seeds)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_different_attributes_give_different_tags(seed):
     rng = np.random.default_rng(seed)
     scene = sample_scene(rng, "train")
@@ -72,7 +72,7 @@ def test_wrong_sentences_of_records_differ_in_one_attribute():
 
 
 @given(seeds)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_answers_name_the_attribute(seed):
     rng = np.random.default_rng(seed)
     scene = sample_scene(rng, "train")

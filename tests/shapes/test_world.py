@@ -23,7 +23,7 @@ def centroid(frame: np.ndarray) -> tuple[float, float]:
 
 
 @given(seeds, splits)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_same_seed_gives_the_same_scene_and_pixels(seed, split):
     one, two = (sample_scene(np.random.default_rng(seed), split) for _ in range(2))
     assert one == two
@@ -37,7 +37,7 @@ def test_scene_seed_changes_the_pixels_but_not_the_attributes():
 
 
 @given(seeds, splits)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_scenes_stay_in_their_split(seed, split):
     assert split_of(sample_scene(np.random.default_rng(seed), split)) == split
 
@@ -58,7 +58,7 @@ def test_unknown_split_is_refused():
 
 
 @given(seeds)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_vary_changes_exactly_one_attribute(seed):
     rng = np.random.default_rng(seed)
     scene = sample_scene(rng, "train")
@@ -69,7 +69,7 @@ def test_vary_changes_exactly_one_attribute(seed):
 
 
 @given(seeds, st.sampled_from(["shape", "colour", "event"]))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_vary_keeps_to_the_attributes_asked_for(seed, name):
     rng = np.random.default_rng(seed)
     scene = sample_scene(rng, "train")

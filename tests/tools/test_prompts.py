@@ -12,7 +12,7 @@ seeds = st.integers(0, 2**32 - 1)
 
 
 @given(seeds)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_tags_and_keywords_hold_the_same_words(seed):
     rng = np.random.default_rng(seed)
     scene = sample_scene(rng, "train")
@@ -20,7 +20,7 @@ def test_tags_and_keywords_hold_the_same_words(seed):
 
 
 @given(seeds, st.booleans(), st.sampled_from([0.0, 0.5, 1.0]), st.sampled_from([0.0, 1.0]))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_statements_are_right_or_wrong_as_asked(seed, true, hard, claims):
     rng = np.random.default_rng(seed)
     scene = sample_scene(rng, "train")
@@ -37,7 +37,7 @@ def test_statements_are_right_or_wrong_as_asked(seed, true, hard, claims):
 
 
 @given(seeds, st.booleans())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_statements_without_claims_are_those_of_the_world(seed, true):
     scene = sample_scene(np.random.default_rng(seed), "train")
     one, two = (np.random.default_rng(seed) for _ in range(2))

@@ -181,7 +181,7 @@ def test_sound_of_many_samples(monkeypatch: pytest.MonkeyPatch) -> None:
         load_video(movie(track(sample_size=len(picture)), track(**sound, tick=2), data=picture))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.recursive(
         st.binary(max_size=24),

@@ -446,7 +446,7 @@ def test_https_does_not_become_http(fake: Fake, monkeypatch: pytest.MonkeyPatch)
     assert fake.connected == [(PUBLIC, 443)]
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(
         st.sampled_from(

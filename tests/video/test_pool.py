@@ -156,7 +156,7 @@ def test_scenes_equal_load_video(zoo: Zoo, pool: DecodePool, name: str) -> None:
     check(reading, zoo.path(name), list(layout.segments))
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_segments_equal_load_video(zoo: Zoo, pool: DecodePool, data: st.DataObject) -> None:
     name = data.draw(st.sampled_from(["seek.mp4", "seek_open.mp4", "gap.mp4", "h264.ts"]))

@@ -31,7 +31,7 @@ from vidembed.video.segments import lay_out
 from vidembed.video.trim import cut_clip
 
 RATE, FRAMES = 10, 60
-few = settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+few = settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def silence(stream: Any, seconds: float) -> list[Any]:

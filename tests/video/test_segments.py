@@ -118,7 +118,7 @@ def test_one_pass_equals_one_by_one(zoo: Zoo, name: str) -> None:
         equal(clip, load_video(VideoSegment(path, start, end)))
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_windows_equal_one_by_one(zoo: Zoo, data: st.DataObject) -> None:
     name = data.draw(st.sampled_from(["seek.mp4", "seek_open.mp4", "gap.mp4", "h264.ts"]))

@@ -155,7 +155,7 @@ def test_nothing_is_encoded_again(zoo: Zoo, tmp_path: Path, name: str, suffix: s
             assert np.array_equal(frame.to_ndarray(), of_source[round(time, 2)])
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     name=st.sampled_from(["seek.mp4", "seek.mkv", "seek_open.mp4", "vfr.mp4", "start5.ts", "gap.mkv", "mpeg4_b.avi"]),
     data=st.data(),
@@ -482,7 +482,7 @@ def test_bad_sources(zoo: Zoo, tmp_path: Path) -> None:
     assert not (tmp_path / "cut.mkv").exists()
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     name=st.sampled_from(["with_audio.mp4", "long_audio.mkv", "start5.ts", "mpeg4_b.avi", "vp9.webm", "hevc.mp4"]),
     suffix=st.sampled_from([".mp4", ".mkv", ".mov", ".ts"]),
