@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, closing, contextmanager, suppress
-from dataclasses import dataclass, field
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal, TypedDict, Unpack
+from typing import TYPE_CHECKING, Literal, TypedDict, Unpack
 
 import numpy as np
 from tqdm.auto import tqdm
@@ -20,27 +20,22 @@ from vidembed.errors import IndexMismatchError
 from vidembed.index.commit import (
     KINDS,
     LOCK_FILE,
-    VANISHED,
     Committer,
     GracefulStop,
     Job,
-    Problem,
     Quarantine,
     Report,
     locked,
     writing_to,
 )
+from vidembed.index.files import find_videos, make_plan
 from vidembed.index.search import Derived, refresh
 from vidembed.index.table import (
     TABLE_FOLDER,
     IndexedFile,
     IndexMeta,
     VideoIndex,
-    canonical,
-    is_local,
-    path_of,
     require_index_extra,
-    uri_of,
 )
 from vidembed.video import VIDEO_SUFFIXES, VideoError, item_name
 from vidembed.video.clip import (
@@ -61,8 +56,6 @@ if TYPE_CHECKING:
     from vidembed.video.segments import Cut
 
 STOPPING = "Interrupted: the batch at hand is finished first. Ctrl-C again ends at once."
-UNKNOWN_TIME: Final = -1
-"""The time of last write where a store has none. Such a file is read again in every run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,222 +117,6 @@ class RunKeywords(TypedDict, total=False):
     max_memory_bytes: int | None
     progress: bool
     derived: Derived | None
-
-
-# -- what there is -----------------------------------------------------------------------------------------------------
-
-
-@dataclass(slots=True)
-class Listing:
-    """What a walk found. Nothing is known about what `unreadable` and `vanished` paths hold."""
-
-    files: list[Path] = field(default_factory=list)  # the videos, absolute, each real file once, sorted by path
-    roots: list[Path] = field(default_factory=list)  # the folders that were walked
-    unreadable: list[tuple[Path, OSError]] = field(default_factory=list)  # folders that could not be listed, and why
-    # Paths that were named, of which the index has files and where there is no video now, with what is the matter: a
-    # drive that is not mounted, say.
-    vanished: list[tuple[Path, str]] = field(default_factory=list)
-
-    def knows(self, path: Path) -> bool:
-        """Whether the walk would have met `path`: it is under a root and not where nothing is known."""
-        return any(path.is_relative_to(root) for root in self.roots) and not any(
-            path.is_relative_to(folder) for folder, _ in (*self.unreadable, *self.vanished)
-        )
-
-    def is_gone(self, uri: str) -> bool:
-        """Whether a file is under a folder that was walked, and no longer on disk."""
-        return is_local(uri) and self.knows(path := path_of(uri)) and is_gone(path)
-
-    @property
-    def problems(self) -> list[Problem]:
-        """The folders that could not be listed and the paths that vanished, as they stand in a report."""
-        paths = {path for path, _ in self.vanished}
-        return [
-            Problem(uri_of(path), type(error).__name__, error.strerror or str(error))
-            for path, error in self.unreadable
-            if path not in paths
-        ] + [vanished(uri_of(path), reason) for path, reason in self.vanished]
-
-
-def vanished(uri: str, reason: str) -> Problem:
-    """Return a path that vanished, for that reason, as it stands in a report."""
-    return Problem(
-        uri,
-        VANISHED,
-        f"{reason}, and the index has files of it, which stay. If a drive is not mounted, mount it and run again; if "
-        "the files were deleted, name a folder above it that still holds videos, with --prune",
-    )
-
-
-def is_gone(path: Path) -> bool:
-    """Whether a file is not there any more. One that cannot be reached may be."""
-    try:
-        path.lstat()
-    except OSError as error:
-        return isinstance(error, FileNotFoundError | NotADirectoryError)
-    return False
-
-
-_EMPTY = "holds no video"
-_OF_A_STORE = "; addresses of stores are for the Ray engine (--engine ray, or vidembed.ray.index_videos_ray)"
-
-
-def find_videos(
-    paths: Sequence[str | os.PathLike[str]],
-    suffixes: Iterable[str],
-    *,
-    indexed: Callable[[], Iterable[str]] = tuple,
-    or_none: bool = False,
-) -> Listing:
-    """List the videos among `paths`: files as they are, folders walked to the bottom.
-
-    In folders, files are taken by suffix (either case), names that begin with a dot are left out, and links are
-    followed, each real folder once, so loops end. A file given by name is taken whatever it is called. A real file is
-    listed once: under a name of its own where there is one, else under the first link in sorted order.
-
-    Args:
-        paths: Files and folders, at least one.
-        suffixes: File suffixes with their dot, such as `.mp4`.
-        indexed: Returns the URIs that the index has. Called only if a path does not exist or holds no video; one of
-            which the index has files, all of them gone, is then noted in `Listing.vanished`.
-        or_none: Allow that there is no video at all.
-
-    Raises:
-        ValueError: There are no paths, one does not exist (and has not vanished), or there is no video in any of them.
-        OSError: A path cannot be reached (and has not vanished).
-    """
-    if not paths:
-        raise ValueError("paths: none given; name at least one video or folder")
-    listing = Listing()
-    wanted = tuple(sorted({suffix.lower() for suffix in suffixes}))
-    found: set[tuple[str, str]] = set()  # path, and path of the real file
-    empty: list[tuple[set[Path], str, Exception | None]] = []  # the path and where it leads, reason, error
-    for given in paths:
-        path = canonical(given)
-        real = Path(os.path.realpath(path))
-        try:
-            if path.is_dir():
-                listing.roots.append(real)
-                videos = set(_walk(str(real), wanted, listing))
-                found |= videos
-                if not videos:
-                    shut = next((error for folder, error in listing.unreadable if folder == real), None)
-                    empty.append(({real}, _EMPTY if shut is None else f"cannot be read ({shut.strerror})", None))
-            elif path.exists():
-                found.add((str(path), str(real)))
-            else:
-                elsewhere = "" if "://" not in str(given) else _OF_A_STORE
-                missing = ValueError(f"path: {str(given)!r} does not exist{elsewhere}")
-                empty.append(({path, real}, "does not exist", missing))
-        except OSError as error:
-            empty.append(({path, real}, f"cannot be read ({error.strerror})", error))
-    listing.files = [Path(path) for path in _one_name_each(found)]
-    had = [path_of(uri) for uri in indexed() if is_local(uri)] if empty else []
-    for places, reason, failure in empty:
-        under = {path: [file for file in had if file.is_relative_to(path)] for path in places}
-        lost = [path for path, files in under.items() if files and (reason != _EMPTY or all(map(is_gone, files)))]
-        if not lost and failure is not None:
-            raise failure
-        listing.vanished += [(path, reason) for path in lost]
-    if not listing.files and not or_none:
-        given_names = ", ".join(repr(str(path)) for path in paths)
-        raise ValueError(
-            f"paths: no video in {given_names}; looked for files ending in {', '.join(wanted)}"
-            + "".join(f"; {folder} could not be read ({error.strerror})" for folder, error in listing.unreadable)
-            + "".join(f"; {path} {reason}, and the index has files of it" for path, reason in listing.vanished)
-        )
-    return listing
-
-
-def _walk(root: str, suffixes: tuple[str, ...], listing: Listing) -> Iterator[tuple[str, str]]:
-    """Yield the visible videos under `root`, each with the path of the real file; note unreadable folders in `listing`.
-
-    All real folders come before any linked one, so a link never takes the place of the folder that it points to. Paths
-    are strings, and only links are resolved: a folder of 100,000 files takes about as long as to list it.
-    """
-    seen: set[str] = set()
-    pending = [root]
-    while pending:
-        links: list[str] = []
-        for top in sorted(pending, key=_by_parts):
-            folders = [(top, os.path.realpath(top))]
-            while folders:
-                folder, real = folders.pop()
-                if real in seen:
-                    continue
-                seen.add(real)
-                try:
-                    with os.scandir(folder) as listed:
-                        entries = [entry for entry in listed if not entry.name.startswith(".")]
-                except OSError as error:
-                    listing.unreadable.append((Path(folder), error))
-                    continue
-                for entry in entries:
-                    is_link, is_folder = entry.is_symlink(), False
-                    with suppress(OSError):  # a link that points to itself, say; reported when it is read
-                        is_folder = entry.is_dir()
-                    if is_folder and is_link:
-                        links.append(entry.path)
-                    elif is_folder:
-                        folders.append((entry.path, os.path.join(real, entry.name)))  # noqa: PTH118 - quick
-                    elif entry.name.lower().endswith(suffixes):
-                        own = entry.path if real == folder else os.path.join(real, entry.name)  # noqa: PTH118 - quick
-                        yield entry.path, os.path.realpath(own) if is_link else own
-        pending = links
-
-
-def _by_parts(path: str) -> str:
-    """Return what sorts paths part by part, as `Path` does: no name has a NUL, and no character is below it."""
-    return os.path.normcase(path).replace(os.sep, "\0")
-
-
-def _one_name_each(found: Iterable[tuple[str, str]]) -> list[str]:
-    """Return one path for each real file, sorted: the one that is not a link where there is one, else the first."""
-    names = {real: path for path, real in found if path == real}
-    for path, real in sorted((pair for pair in found if pair[0] != pair[1]), key=lambda pair: _by_parts(pair[0])):
-        names.setdefault(real, path)
-    return sorted(names.values(), key=_by_parts)
-
-
-@dataclass(slots=True)
-class Plan:
-    """The files of a run, sorted by what must be done with them."""
-
-    unchanged: list[IndexedFile] = field(default_factory=list)  # neither size nor time of last write has changed
-    jobs: list[Job] = field(default_factory=list)  # new, or written to since
-    gone: list[IndexedFile] = field(default_factory=list)  # under a folder of this run, and no longer there
-
-    def add(self, job: Job, *, rehash: bool) -> None:
-        """Add a file, in the state that it has now."""
-        previous = job.previous
-        if previous is not None and not rehash and job.state == previous.state and job.state.mtime_ns != UNKNOWN_TIME:
-            self.unchanged.append(previous)
-        else:
-            self.jobs.append(job)
-
-
-def make_plan(listing: Listing, indexed: Mapping[str, IndexedFile], *, rehash: bool = False) -> Plan:
-    """Sort the files of a run, in the order of their paths; `indexed` are those in the index, by URI.
-
-    A file whose size and time of last write are those stored is taken to be unchanged, as git and rsync do, unless
-    `rehash` is given. Content decides for the others, once they are read. A file of the index that the walk left out
-    (its name has no video suffix, say) but that is on disk is treated as found.
-    """
-    plan = Plan()
-    paths = {uri_of(path): path for path in listing.files}
-    for uri, file in sorted(indexed.items()):
-        if uri in paths or not is_local(uri) or not listing.knows(path := path_of(uri)):
-            continue
-        if is_gone(path):
-            plan.gone.append(file)
-        else:
-            paths[uri] = path
-    for uri, path in sorted(paths.items(), key=lambda item: item[1]):
-        job = Job(path, uri, indexed.get(uri))
-        with suppress(OSError):  # reported when the file is read
-            job.state = FileState.of(path)
-        plan.add(job, rehash=rehash)
-    return plan
 
 
 # -- the index of a run ------------------------------------------------------------------------------------------------

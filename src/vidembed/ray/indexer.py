@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
@@ -16,32 +16,12 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from vidembed.errors import IndexMismatchError
-from vidembed.index.commit import KINDS, Committer, Job, Problem, Report
-from vidembed.index.ingest import (
-    Listing,
-    Plan,
-    RunKeywords,
-    RunOptions,
-    find_videos,
-    make_plan,
-    open_for_writing,
-    open_if_there,
-    vanished,
-    writing,
-)
-from vidembed.index.table import IndexedFile, is_local, path_of
+from vidembed.index.commit import KINDS, Committer, Job, Report
+from vidembed.index.files import make_plan
+from vidembed.index.ingest import RunKeywords, RunOptions, open_for_writing, open_if_there, writing
+from vidembed.index.table import is_local
 from vidembed.ray.cluster import Pipeline, RemoteModel, Resources, connected, cores
-from vidembed.ray.stores import (
-    MAX_FILE_BYTES,
-    Address,
-    FileSystem,
-    StoreListing,
-    clean,
-    is_address,
-    list_stores,
-    open_store,
-)
-from vidembed.video import VIDEO_SUFFIXES
+from vidembed.ray.stores import MAX_FILE_BYTES, FileSystem, find
 from vidembed.video.clip import FileState, Sampling
 
 if TYPE_CHECKING:
@@ -58,73 +38,6 @@ COMMIT_EVERY_S = 5.0
 """Seconds from commit to commit at least, so that files which are done in quick succession share one (our choice)."""
 COMMIT_ROWS = 4096
 """Rows at which a commit does not wait (our choice)."""
-
-
-# -- what there is -----------------------------------------------------------------------------------------------------
-
-
-@dataclass(slots=True)
-class Found:
-    """The files that a run is about: local ones, and those in stores."""
-
-    local: Listing = field(default_factory=Listing)
-    stored: StoreListing = field(default_factory=StoreListing)
-
-    @property
-    def problems(self) -> list[Problem]:
-        """What could not be listed and what vanished, as it stands in a report."""
-        unreadable = [Problem(uri, type(error).__name__, clean(error)) for uri, error in self.stored.unreadable.items()]
-        return self.local.problems + unreadable + [vanished(uri, reason) for uri, reason in self.stored.vanished]
-
-    def is_gone(self, uri: str) -> bool:
-        """Whether a file is under a folder of this run, and no longer there."""
-        return self.local.is_gone(uri) or (self.stored.knows(uri) and uri not in self.stored.files)
-
-
-def find(
-    paths: Sequence[str | os.PathLike[str]],
-    *,
-    filesystem: FileSystem | None = None,
-    indexed: Callable[[], Iterable[str]] = tuple,
-) -> Found:
-    """List the videos among paths and URIs of files and folders; `indexed` returns the URIs that the index has.
-
-    ValueError if there are none, one does not exist or cannot be read, or there is no video in any of them.
-    """
-    if not paths:
-        raise ValueError("paths: none given; name at least one video or folder")
-    uris = [str(path) for path in paths if is_address(str(path)) and not is_local(str(path))]
-    others = [path_of(str(path)) if is_local(str(path)) else path for path in paths if str(path) not in set(uris)]
-    found = Found()
-    if uris:
-        found.stored = list_stores(uris, VIDEO_SUFFIXES, filesystem=filesystem, indexed=indexed)
-    if others:
-        found.local = find_videos(others, VIDEO_SUFFIXES, indexed=indexed, or_none=bool(found.stored.files))
-    elif not found.stored.files:
-        raise ValueError(
-            f"paths: no video in {', '.join(uris)}; looked for files ending in {', '.join(sorted(VIDEO_SUFFIXES))}"
-            + "".join(f"; {uri} {reason}, and the index has files of it" for uri, reason in found.stored.vanished)
-        )
-    return found
-
-
-def plan(
-    found: Found, indexed: Mapping[str, IndexedFile], *, rehash: bool, filesystem: FileSystem | None = None
-) -> Plan:
-    """Sort the files of a run by what must be done with them, as `make_plan` does; those in stores come last."""
-    made = make_plan(found.local, indexed, rehash=rehash)
-    states = dict(found.stored.files)
-    for uri, file in indexed.items():
-        if is_local(uri) or uri in states or not found.stored.knows(uri):
-            continue
-        try:  # the listing left it out, since its name has no video suffix, say
-            states[uri] = open_store(address := Address.parse(uri), filesystem).state(address)
-        except FileNotFoundError:
-            made.gone.append(file)
-    for uri, state in sorted(states.items()):
-        made.add(Job(Path("/", Address.parse(uri).path), uri, indexed.get(uri), state), rehash=rehash)
-    made.gone.sort(key=lambda file: file.uri)
-    return made
 
 
 # -- what comes back ---------------------------------------------------------------------------------------------------
@@ -306,10 +219,8 @@ def index_videos_ray(
     resources = Resources(workers, decoders, num_cpus, num_gpus)
     where = Path(folder)
     existing = open_if_there(where)
-    search = partial(find, paths, filesystem=filesystem)
-    found = search(
-        indexed=existing.files if existing else tuple
-    )  # what is cheap to find wrong comes before the cluster
+    search = partial(find, paths, filesystem=filesystem)  # what is cheap to find wrong comes before the cluster
+    found = search(indexed=existing.files if existing else tuple)
     load: ModelOptions = {
         "model": model,
         "layer": layer,
@@ -331,7 +242,7 @@ def index_videos_ray(
         with writing(where, remote, asked, model=model, layer=layer, backend="pyav") as (committer, files):
             if asked.wait:  # what was found before may be hours old
                 found = search(indexed=lambda: files)
-            todo = plan(found, files, rehash=asked.rehash, filesystem=filesystem)
+            todo = make_plan(found, files, rehash=asked.rehash)
             committer.begin(files, found.problems, unchanged=len(todo.unchanged), gone=todo.gone)
             pipeline = Pipeline(load, decoding, remote.sampling, committer.meta.cut, resources)
             with tqdm(

@@ -12,9 +12,9 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final, TypeAlias
@@ -33,8 +33,10 @@ from vidembed.errors import (
     VideoPermission,
     VideoTooLarge,
 )
-from vidembed.index.ingest import UNKNOWN_TIME
+from vidembed.index.commit import Problem
+from vidembed.index.files import UNKNOWN_TIME, Listing, find_videos
 from vidembed.index.table import canonical, is_local, path_of, uri_of
+from vidembed.video import VIDEO_SUFFIXES
 from vidembed.video.clip import FileState, check_regular, content_fingerprint, item_name
 
 if TYPE_CHECKING:
@@ -143,17 +145,22 @@ class Store:
     filesystem: fsspec.AbstractFileSystem
     base: str  # path within it of the address without a path
 
-    def find(self, address: Address) -> tuple[bool, Iterator[tuple[str, FileState | Exception]]]:
-        """Return whether there is a folder, and the URI of each file in it (or of the one file) with its state.
+    def find(self, address: Address) -> tuple[bool, dict[str, FileState | Problem]]:
+        """Return whether there is a folder, and the files in it (or the one file) by URI, each with its state.
 
-        Whatever the store has for one file, the others are listed: in place of the state, an error says what is wrong.
+        Whatever the store has for one file, the others are listed: in place of the state is what is wrong with it.
         """
-        info = self.filesystem.info(path := self._path(address))
-        if info["type"] == "file":
-            return False, iter([self._entry(address, info)])
-        inside = self.filesystem.find(path, detail=True).items()
+        try:
+            info = self.filesystem.info(path := self._path(address))
+            if info["type"] == "file":
+                return False, dict([self._entry(address, info)])
+            inside = self.filesystem.find(path, detail=True).items()
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise OSError(clean(error)) from error
         base = self.base.strip("/")
-        return True, (
+        return True, dict(
             self._entry(replace(address, path=name.lstrip("/").removeprefix(base).lstrip("/")), info)
             for name, info in inside
             if info["type"] == "file"
@@ -175,12 +182,13 @@ class Store:
     def _path(self, address: Address) -> str:
         return f"{self.base.rstrip('/')}/{address.path}".rstrip("/")
 
-    def _entry(self, address: Address, info: Mapping[str, object]) -> tuple[str, FileState | Exception]:
+    def _entry(self, address: Address, info: Mapping[str, object]) -> tuple[str, FileState | Problem]:
         try:
             return address.uri, self._state(info)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is this file's problem
             shown = address.path.encode("utf-8", "backslashreplace").decode()
-            return replace(address, path=shown).uri, error
+            uri = replace(address, path=shown).uri
+            return uri, Problem(uri, type(error).__name__, clean(error))
 
     def _state(self, info: Mapping[str, object]) -> FileState:
         size = int(info["size"])  # type: ignore[call-overload] # what is no number raises
@@ -230,79 +238,28 @@ def open_store(address: Address, filesystem: FileSystem | None = None) -> Store:
         ) from error
 
 
-@dataclass(slots=True)
-class StoreListing:
-    """The videos in stores, by URI.
-
-    In `vanished` are URIs that were named, of which the index has files and where there is no video now, each with the
-    reason. Nothing is known about what they hold.
-    """
-
-    files: dict[str, FileState] = field(default_factory=dict)  # time UNKNOWN_TIME where the store has none
-    roots: list[str] = field(default_factory=list)  # folders that were listed, each with a slash at its end
-    unreadable: dict[str, Exception] = field(default_factory=dict)  # videos with a state that makes no sense
-    vanished: list[tuple[str, str]] = field(default_factory=list)
-
-    def knows(self, uri: str) -> bool:
-        """Whether the listing would have had `uri`."""
-        lost = tuple(root.rstrip("/") + "/" for root, _ in self.vanished)
-        return uri.startswith(tuple(self.roots)) and not uri.startswith(lost) and uri not in self.unreadable
-
-
-def list_stores(
-    uris: Iterable[str],
-    suffixes: Iterable[str],
+def find(
+    paths: Sequence[str | os.PathLike[str]],
     *,
     filesystem: FileSystem | None = None,
     indexed: Callable[[], Iterable[str]] = tuple,
-) -> StoreListing:
-    """List the videos at URIs: files as they are, folders to the bottom.
+) -> Listing:
+    """List the videos among paths and URIs of files and folders; arguments and errors are those of `find_videos`."""
+    here: list[str | os.PathLike[str]] = []
+    there: list[str] = []
+    for path in paths:
+        if is_local(text := str(path)):
+            here.append(path_of(text))
+        elif is_address(text):
+            there.append(Address.parse(text).uri)
+        else:
+            here.append(path)
 
-    In folders, files are taken by suffix (with its dot, either case), and those with a part of their path that begins
-    with a dot are left out. A file given by name is taken whatever it is called. `indexed` returns the URIs that the
-    index has, as for `vidembed.index.ingest.find_videos`.
+    def list_store(uri: str) -> tuple[bool, dict[str, FileState | Problem]]:
+        address = Address.parse(uri)
+        return open_store(address, filesystem).find(address)
 
-    Raises:
-        ValueError: Something is not there, and it has not vanished.
-        OSError: Likewise, where a store refuses.
-    """
-    listing = StoreListing()
-    wanted = tuple({suffix.lower() for suffix in suffixes})
-    had: list[str] | None = None  # what the index has, read at need
-    for given in uris:
-        address = Address.parse(given)
-        uri = address.uri
-        root = uri.rstrip("/") + "/"
-        there: dict[str, FileState | Exception] = {}
-        failure: Exception | None = None
-        reason, is_folder = "holds no video", False
-        try:
-            is_folder, found = open_store(address, filesystem).find(address)
-            there = dict(found)
-        except FileNotFoundError:
-            reason, failure = "does not exist", ValueError(f"path: {uri!r} does not exist")
-        except OSError as error:
-            reason = f"cannot be listed ({clean(error)})"
-            failure = OSError(f"path: {uri!r} cannot be listed: {clean(error)}")
-        videos = there
-        if is_folder:
-            listing.roots.append(root)
-            videos = {
-                file: state
-                for file, state in there.items()
-                if file.lower().endswith(wanted) and "/." not in f"/{file.removeprefix(root)}"
-            }
-        listing.files.update((file, state) for file, state in videos.items() if isinstance(state, FileState))
-        listing.unreadable.update((file, error) for file, error in videos.items() if isinstance(error, Exception))
-        if videos:
-            continue
-        had = list(indexed()) if had is None else had
-        under = [file for file in had if file == uri or file.startswith(root)]
-        if under and not any(file in there for file in under):
-            listing.vanished.append((uri, reason))
-        elif failure is not None:
-            raise failure
-    return listing
+    return find_videos(here, VIDEO_SUFFIXES, uris=there, list_store=list_store, indexed=indexed)
 
 
 @dataclass(frozen=True, slots=True)
