@@ -3,7 +3,6 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from vidembed.index.commit import Problem
 from vidembed.index.files import Listing, make_plan
 from vidembed.index.table import IndexedFile, uri_of
 from vidembed.video.clip import FileState, content_fingerprint
@@ -44,7 +43,7 @@ def test_what_is_not_under_a_root_is_not_gone(tmp_path: Path) -> None:
     assert make_plan(listed([a], [here]), indexed).gone == []
     assert make_plan(listed([a], [here, elsewhere]), indexed).gone == [indexed[uri_of(b)]]
     shut = listed([a], [tmp_path])
-    shut.unreadable[uri_of(elsewhere)] = Problem(uri_of(elsewhere), "PermissionError", "")
+    shut.unreadable[uri_of(elsewhere)] = PermissionError()
     assert make_plan(shut, indexed).gone == []
 
 

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from pyarrow import fs
 
 from tests.ray import s3
-from vidembed.index.files import UNKNOWN_TIME
-from vidembed.ray.stores import Address, clean, find, is_address, open_store
+from vidembed.index.files import UNKNOWN_TIME, clean
+from vidembed.ray.stores import Address, find, is_address, open_store
 from vidembed.video.clip import FileState
 
 NAMES = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=30)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -17,12 +18,24 @@ from vidembed.video.clip import FileState
 UNKNOWN_TIME: Final = -1
 """The time of last write where a store has none. Such a file is read again in every run."""
 
-ListStore: TypeAlias = Callable[[str], tuple[bool, dict[str, FileState | Problem]]]
+MAX_MESSAGE: Final = 400
+"""Characters of a store's own message that are passed on."""
+
+ListStore: TypeAlias = Callable[[str], tuple[bool, dict[str, FileState | Exception]]]
 """Lists a URI of a store: whether it is a folder, and its files (or the one file) by URI, each with its state or what
 is wrong with it. Raises OSError, which is FileNotFoundError where there is nothing."""
 
 _EMPTY = "holds no video"
+_SECRETS = ((re.compile(r"(://)[^\s/@'\"]+@"), r"\1...@"), (re.compile(r"(://[^\s?'\"]+)\?[^\s'\"]*"), r"\1?..."))
 _OF_A_STORE = "; addresses of stores are for the Ray engine (--engine ray, or vidembed.ray.index_videos_ray)"
+
+
+def clean(error: object) -> str:
+    """Return the message of a store's error on one line, of bounded length, without what may be a secret in a URL."""
+    text = " ".join(str(error).split())
+    for pattern, instead in _SECRETS:
+        text = pattern.sub(instead, text)
+    return text if len(text) <= MAX_MESSAGE else text[: MAX_MESSAGE - 3] + "..."
 
 
 @dataclass(slots=True)
@@ -32,7 +45,7 @@ class Listing:
     # The videos: those of this machine, each real file once, sorted by path; those in stores with the state there.
     files: dict[str, FileState | None] = field(default_factory=dict)
     roots: list[str] = field(default_factory=list)  # the folders that were listed, each with a slash at its end
-    unreadable: dict[str, Problem] = field(default_factory=dict)  # folders of this machine, and videos of stores
+    unreadable: dict[str, Exception] = field(default_factory=dict)  # folders of this machine, and videos of stores
     # Places that were named, of which the index has files and where there is no video now, with what is the matter: a
     # drive that is not mounted, say.
     vanished: dict[str, str] = field(default_factory=dict)
@@ -64,8 +77,14 @@ class Listing:
             "and the index has files of it, which stay. If a drive is not mounted, mount it and run again; if the "
             "files were deleted, name a folder above it that still holds videos, with --prune"
         )
-        unreadable = [problem for uri, problem in self.unreadable.items() if uri not in self.vanished]
-        return unreadable + [Problem(uri, VANISHED, f"{why}, {advice}") for uri, why in self.vanished.items()]
+        unreadable = {uri: error for uri, error in self.unreadable.items() if uri not in self.vanished}
+        return [Problem(uri, type(error).__name__, _reason(error)) for uri, error in unreadable.items()] + [
+            Problem(uri, VANISHED, f"{reason}, {advice}") for uri, reason in self.vanished.items()
+        ]
+
+
+def _reason(error: Exception) -> str:
+    return clean(getattr(error, "strerror", None) or error)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +143,7 @@ def find_videos(
         raise ValueError(
             f"paths: no video in {', '.join([*(repr(str(path)) for path in paths), *uris])}; looked for files ending "
             f"in {', '.join(wanted)}"
-            + "".join(f"; {name_of(uri)} could not be read ({why.message})" for uri, why in listing.unreadable.items())
+            + "".join(f"; {name_of(uri)} could not be read ({_reason(why)})" for uri, why in listing.unreadable.items())
             + "".join(f"; {name_of(uri)} {why}, and the index has files of it" for uri, why in listing.vanished.items())
         )
     return listing
@@ -150,7 +169,7 @@ def _list_local(
                 found |= videos
                 if not videos:
                     shut = listing.unreadable.get(uri_of(real))
-                    yield _Empty((uri_of(real),), f"cannot be read ({shut.message})" if shut else _EMPTY)
+                    yield _Empty((uri_of(real),), f"cannot be read ({_reason(shut)})" if shut else _EMPTY)
             elif path.exists():
                 found.add((str(path), str(real)))
             else:
@@ -158,7 +177,7 @@ def _list_local(
                 missing = ValueError(f"path: {str(given)!r} does not exist{elsewhere}")
                 yield _Empty(names, "does not exist", missing)
         except OSError as error:
-            yield _Empty(names, f"cannot be read ({error.strerror})", error)
+            yield _Empty(names, f"cannot be read ({_reason(error)})", error)
     # A real file has the name that is not a link where there is one, else the first.
     named = {real: name for name, real in found if name == real}
     for name, real_name in sorted(found, key=lambda names: _by_parts(names[0])):
@@ -187,8 +206,7 @@ def _walk(root: str, suffixes: tuple[str, ...], listing: Listing) -> Iterator[tu
                     with os.scandir(folder) as listed:
                         entries = [entry for entry in listed if not entry.name.startswith(".")]
                 except OSError as error:
-                    uri = uri_of(Path(folder))
-                    listing.unreadable[uri] = Problem(uri, type(error).__name__, error.strerror or str(error))
+                    listing.unreadable[uri_of(Path(folder))] = error
                     continue
                 for entry in entries:
                     is_link, is_folder = entry.is_symlink(), False
@@ -220,20 +238,20 @@ def _list_stored(
             yield _Empty((uri,), "does not exist", ValueError(f"path: {uri!r} does not exist"))
             continue
         except OSError as error:
-            failure = OSError(f"path: {uri!r} cannot be listed: {error}")
-            yield _Empty((uri,), f"cannot be listed ({error})", failure)
+            failure = OSError(f"path: {uri!r} cannot be listed: {clean(error)}")
+            yield _Empty((uri,), f"cannot be listed ({clean(error)})", failure)
             continue
         root, is_empty = _as_folder(uri), True
         if is_folder:
             listing.roots.append(root)
         for file, state in files.items():
-            known = None if isinstance(state, Problem) else state
+            known = None if isinstance(state, Exception) else state
             hidden = "/." in f"/{file.removeprefix(root)}"
             if is_folder and (hidden or not file.lower().endswith(suffixes)):
                 listing.others[file] = known
                 continue
             is_empty = False
-            if isinstance(state, Problem):
+            if isinstance(state, Exception):
                 listing.unreadable[file] = state
             else:
                 listing.files[file] = state

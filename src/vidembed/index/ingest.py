@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypedDict, Unpack
+from typing import TYPE_CHECKING, Literal, NoReturn, TypedDict, Unpack
 
 import numpy as np
 from tqdm.auto import tqdm
@@ -31,10 +31,12 @@ from vidembed.index.commit import (
 from vidembed.index.files import find_videos, make_plan
 from vidembed.index.search import Derived, refresh
 from vidembed.index.table import (
+    NO_VECTOR,
     TABLE_FOLDER,
     IndexedFile,
     IndexMeta,
     VideoIndex,
+    is_vector,
     require_index_extra,
 )
 from vidembed.video import VIDEO_SUFFIXES, VideoError, item_name
@@ -123,11 +125,7 @@ class RunKeywords(TypedDict, total=False):
 
 
 def open_if_there(folder: Path) -> VideoIndex | None:
-    """Open the index in `folder`, or return None if one can be made there.
-
-    Raises:
-        ValueError: `folder` is a file, or holds other things. Other errors are those of `VideoIndex.open`.
-    """
+    """Open the index in `folder`, or return None if one can be made there; ValueError if neither can be."""
     require_index_extra()
     if VideoIndex.exists(folder):
         return VideoIndex.open(folder)
@@ -142,22 +140,15 @@ def open_if_there(folder: Path) -> VideoIndex | None:
 
 
 def open_for_writing(folder: Path, encoder: IndexedModel, model: str, cut: Cut | None) -> VideoIndex | None:
-    """Open the index in `folder` if there is one, and refuse it if a run cannot add to it.
-
-    `model` is what the encoder was loaded as; without `cut`, files are cut as the index has it. Raises as
-    `open_if_there`.
-
-    Raises:
-        IndexMismatchError: The index is of another model or cut otherwise.
-    """
+    """Open the index in `folder` if there is one; IndexMismatchError if it is of another model, or cut otherwise."""
     if (index := open_if_there(folder)) is None:
         return None
     index.meta.require_model(encoder, name=model)
     if cut is not None and cut != index.meta.cut:
         raise IndexMismatchError(
             f"segment: asked for {_segments_of(cut)}, and the index in {str(folder)!r} has "
-            f"{_segments_of(index.meta.cut)}; "
-            "leave --segment, --overlap and --scenes out to go on as before, or make another index"
+            f"{_segments_of(index.meta.cut)}; leave --segment, --overlap and --scenes out to go on as before, or make "
+            "another index"
         )
     return index
 
@@ -176,8 +167,7 @@ def writing(
 ) -> Iterator[tuple[Committer, dict[str, IndexedFile]]]:
     """Hold an index for a run, and after the block, bring up to date what is made from its rows.
 
-    `model` and `layer` load the encoder again, and `backend` decodes. Yields what stores the files, and those that the
-    index has, by URI. Raises as `index_videos`.
+    Yields what stores the files, and those that the index has, by URI.
     """
     if options.derived is not None:
         options.derived.check(encoder.get_embedding_dimension())
@@ -198,18 +188,19 @@ def writing(
 # -- the run -----------------------------------------------------------------------------------------------------------
 
 
-class Run:
-    """The state of one run.
+def files_bar(total: int, *, progress: bool) -> tqdm[NoReturn]:
+    """Return the bar over the files of a run."""
+    return tqdm(total=total, desc="Indexing", unit="file", disable=not progress, dynamic_ncols=True)
 
-    Files are read before the model needs them, so a job joins the queue before its vectors exist. Jobs are settled in
-    the order of the queue, which is that of the paths.
-    """
+
+class Run:
+    """The state of one run. Files are read before the model needs them: a job is queued before its vectors exist."""
 
     def __init__(self, committer: Committer, encoder: VideoEncoder, pool: DecodePool) -> None:
         self._committer = committer
         self._encoder = encoder
         self._pool = pool
-        self._queue: deque[Job] = deque()
+        self._queue: deque[Job] = deque()  # in the order of the paths, in which they are settled
         self._awaited: dict[int, tuple[Job, int]] = {}  # input number -> job and position in its windows
         self._first_with: dict[str, Job] = {}  # content -> the job that embeds it
 
@@ -220,14 +211,11 @@ class Run:
             stop = stack.enter_context(GracefulStop(STOPPING if progress else ""))
             inputs = self._inputs(jobs, stop)
             stack.callback(inputs.close)
-            stream = self._encoder.encode_stream(
-                inputs, batch_size=batch_size, on_error="skip", show_progress_bar=False
-            )
+            encode = partial(self._encoder.encode_stream, on_error="skip", show_progress_bar=False)
+            stream = encode(inputs, batch_size=batch_size)
             if close := getattr(stream, "close", None):
                 stack.callback(close)  # its threads end with it
-            bar = stack.enter_context(
-                tqdm(total=len(jobs), desc="Indexing", unit="file", disable=not progress, dynamic_ncols=True)
-            )
+            bar = stack.enter_context(files_bar(len(jobs), progress=progress))
             try:
                 for item in stream:
                     self._take(item)
@@ -292,11 +280,8 @@ class Run:
             reading.cancel()
 
     def _prepared(self, planned: Sequence[Job]) -> Generator[Job, None, None]:
-        """Yield jobs in order: with state and content, and decoding if the model must see the file.
-
-        Contents are hashed in threads. Up to two files a worker are hashed, and as many decoding, before one is taken.
-        """
-        most = 2 * self._pool.workers
+        """Yield jobs in order: with state and content, hashed in threads, and decoding if the model must see it."""
+        most = 2 * self._pool.workers  # hashed, and as many decoding, before one is taken
         remaining = iter(planned)
         hashing: deque[Future[Job]] = deque()
         ready: deque[Job] = deque()
@@ -365,10 +350,10 @@ class Run:
             job.fail(type(item.error).__name__, at + getattr(item.error, "reason", str(item.error)))
             return
         vector = np.asarray(item.embedding, dtype=np.float32).reshape(-1)  # (D,)
-        if vector.shape != (self._committer.meta.dimension,) or not np.isfinite(vector).all() or not vector.any():
-            job.fail("InternalError", f"{at}the model gave a vector that is zero, not finite or of the wrong length")
-        else:
+        if is_vector(vector, self._committer.meta.dimension):
             job.vectors[position] = vector
+        else:
+            job.fail("InternalError", f"{at}{NO_VECTOR}")
 
 
 def index_videos(

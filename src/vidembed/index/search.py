@@ -191,9 +191,7 @@ def search(
     asked = SearchOptions(**options)
     check_query(query)
     index.meta.require_model(encoder, name=name)
-    # A dict, since a bare string could be taken for the path of a video.
-    vector = np.asarray(encoder.encode_query({"text": query}), dtype=np.float64).reshape(-1)  # (D,)
-    return _nearest(index, unit_queries(vector[None], index.meta.dimension), asked)[0]
+    return _nearest(index, encode_queries(encoder, [query], dimension=index.meta.dimension), asked)[0]
 
 
 def search_many(
@@ -222,9 +220,8 @@ def search_many(
 
 def nearest(index: VideoIndex, vector: NDArray[np.float64], **options: Unpack[SearchKeywords]) -> Hits:
     """Search as `search` does, for a vector, shape (D,); RuntimeError for one that is zero, not finite or too long."""
-    asked = SearchOptions(**options)
     queries = unit_queries(np.asarray(vector, dtype=np.float64)[None], index.meta.dimension)  # (1, D)
-    return _nearest(index, queries, asked)[0]
+    return _nearest(index, queries, SearchOptions(**options))[0]
 
 
 def _nearest(index: VideoIndex, queries: NDArray[np.float64], asked: SearchOptions) -> list[Hits]:
@@ -406,13 +403,11 @@ def rerank(
     """
     segments: dict[int, VideoSegment] = {}  # of the hits that are files of this machine, by position
     for place, hit in enumerate(hits):
-        start, end = hit.start_s, hit.end_s
-        if context:
-            if hit.context_start_s is None or hit.context_end_s is None:
-                raise ValueError(
-                    f"context: the hit {hit.uri!r} says nothing of what is around it; search with around=SECONDS"
-                )
-            start, end = hit.context_start_s, hit.context_end_s
+        start, end = (hit.context_start_s, hit.context_end_s) if context else (hit.start_s, hit.end_s)
+        if start is None or end is None:
+            raise ValueError(
+                f"context: the hit {hit.uri!r} says nothing of what is around it; search with around=SECONDS"
+            )
         if is_local(hit.uri):
             segments[place] = VideoSegment(path_of(hit.uri), start, end)
     asked: dict[int, Hit] = {}
@@ -429,8 +424,7 @@ def rerank(
                     "head alone. Calibrate it with this encoder (vidembed calibrate --encoder)."
                 )
         documents = list(segments.values())
-        ranking = reranker.rank({"text": query}, documents, first_stage=similarities, on_error="skip")
-        for found in ranking:
+        for found in reranker.rank({"text": query}, documents, first_stage=similarities, on_error="skip"):
             place = places[found["corpus_id"]]
             asked[place] = replace(hits[place], probability=found["score"])
     rest = [hit for place, hit in enumerate(hits) if place not in asked]
@@ -449,7 +443,7 @@ def load_reranker(
     visual_cache: Path | None = None,
     device: str | None = None,
 ) -> VideoReranker:
-    """Load the reranker that goes with the encoder of an index. It gets the frame grid of the encoder.
+    """Load the reranker that goes with the encoder of an index, with its frame grid; ValueError where there is none.
 
     Args:
         name: A reranker, or a video MLLM with its head. None: the encoder's own MLLM if it holds it, else
@@ -460,9 +454,6 @@ def load_reranker(
         calibration: File that `VideoReranker.save_calibration` wrote.
         visual_cache: Folder to keep visual tokens in from search to search; None for nowhere.
         device: Torch device. None: that of the encoder.
-
-    Raises:
-        ValueError: There is no such reranker, or none that the encoder names.
     """
     from vidembed.reranker import VideoReranker  # noqa: PLC0415 - it brings torch
     from vidembed.visual_cache import VisualTokenCache  # noqa: PLC0415 - it brings torch
@@ -524,15 +515,14 @@ class Derived:
 def refresh(index: VideoIndex, encoder: QueryEncoder, derived: Derived | None = None, *, progress: bool = True) -> None:
     """Bring the ANN index and the query bank of an index up to date, or make them, as `derived` asks for.
 
-    An interruption leaves each as it was, or stale and therefore unused. Compact copies, as earlier versions made them,
-    are removed. Nobody else may be writing to the index. Raises as `vidembed.index.ann.refresh` and `bank.refresh`.
+    An interruption leaves each as it was, or stale and therefore unused. Nobody else may be writing to the index.
     """
     derived = derived or Derived()
     quantize = next(iter(derived.compact), None)
     written = ann.refresh(index, exact_up_to=derived.exact_up_to, quantize=quantize)  # first: it makes a version
     if derived.query_bank is not None or index.derived(bank.FILE).exists():
         written |= bank.refresh(index, encoder, derived.query_bank, beta=derived.beta, progress=progress)
-    for file in index.compact_copies():
+    for file in index.compact_copies():  # of earlier versions
         file.unlink(missing_ok=True)
     if written:
         index.flush()

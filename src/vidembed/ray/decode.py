@@ -10,7 +10,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypedDict
 
 from vidembed.errors import VideoError
-from vidembed.ray.stores import MAX_FILE_BYTES, Fetched, Fetcher, FileSystem, clean
+from vidembed.index.files import clean
+from vidembed.ray.stores import MAX_FILE_BYTES, Fetched, Fetcher, FileSystem
 from vidembed.video.clip import Clip, DecodeLimits, FileState, Sampling
 from vidembed.video.pool import DecodePool
 from vidembed.video.worker import clip_message, read_clip

@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 from vidembed.errors import IndexMismatchError
 from vidembed.index.commit import KINDS, Committer, Job, Report
 from vidembed.index.files import make_plan
-from vidembed.index.ingest import RunKeywords, RunOptions, open_for_writing, open_if_there, writing
+from vidembed.index.ingest import RunKeywords, RunOptions, files_bar, open_for_writing, open_if_there, writing
 from vidembed.index.table import is_local
 from vidembed.ray.cluster import Pipeline, RemoteModel, Resources, connected, cores
 from vidembed.ray.stores import MAX_FILE_BYTES, FileSystem, find
@@ -44,17 +44,10 @@ COMMIT_ROWS = 4096
 
 
 class Collector:
-    """Puts files together from rows, which come back in any order, and has those that are whole stored.
-
-    Its methods raise `IndexingStoppedError` where a file cannot be indexed and the run is to end there, and
-    `IndexWriteError`.
-
-    Attributes:
-        again: Files whose content was known when the run began, and is no more; they must be decoded after all.
-    """
+    """Puts files together from rows, which come back in any order, and has those that are whole stored."""
 
     def __init__(self, committer: Committer, bar: tqdm[NoReturn]) -> None:
-        self.again: list[Job] = []
+        self.again: list[Job] = []  # to be decoded after all: their contents were known when the run began
         self._committer = committer
         self._bar = bar
         self._open: dict[str, Job] = {}
@@ -138,10 +131,7 @@ class Collector:
 
 
 class KnownContents:
-    """Whether a content (SHA-256, hex) is known, so that it need not be decoded, by its first eight bytes.
-
-    It can be wrong for one in 2**64 contents over the number of those that are known, and `Collector` checks again.
-    """
+    """Whether a content (SHA-256, hex) is known, by its first eight bytes; `Collector` checks again."""
 
     def __init__(self, contents: Iterable[str]) -> None:
         self._first = np.unique(np.fromiter((int(each[:16], 16) for each in contents), dtype=np.uint64))  # (N,), sorted
@@ -245,9 +235,7 @@ def index_videos_ray(
             todo = make_plan(found, files, rehash=asked.rehash)
             committer.begin(files, found.problems, unchanged=len(todo.unchanged), gone=todo.gone)
             pipeline = Pipeline(load, decoding, remote.sampling, committer.meta.cut, resources)
-            with tqdm(
-                total=len(todo.jobs), desc="Indexing", unit="file", disable=not asked.progress, dynamic_ncols=True
-            ) as bar:
+            with files_bar(len(todo.jobs), progress=asked.progress) as bar:
                 _embed(todo.jobs, pipeline, Collector(committer, bar), committer.known_contents)
             committer.finish(found.is_gone)
     return committer.report

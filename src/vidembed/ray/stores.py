@@ -33,8 +33,7 @@ from vidembed.errors import (
     VideoPermission,
     VideoTooLarge,
 )
-from vidembed.index.commit import Problem
-from vidembed.index.files import UNKNOWN_TIME, Listing, find_videos
+from vidembed.index.files import UNKNOWN_TIME, Listing, clean, find_videos
 from vidembed.index.table import canonical, is_local, path_of, uri_of
 from vidembed.video import VIDEO_SUFFIXES
 from vidembed.video.clip import FileState, check_regular, content_fingerprint, item_name
@@ -45,15 +44,12 @@ if TYPE_CHECKING:
 FileSystem: TypeAlias = "fs.FileSystem | fsspec.AbstractFileSystem"
 """What users give to reach a store with options and credentials of their own."""
 
-MAX_MESSAGE: Final = 400
-"""Characters of a store's own message that are passed on."""
 MAX_FILE_BYTES: Final = 16 * 2**30
 """Default limit on the size of one file that is copied from a store: over any film, below most disks (our choice)."""
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")  # two characters or more: "C:" is a drive
 _CONTAINER_BEFORE_HOST = frozenset({"abfs", "abfss"})  # container@account.dfs.core.windows.net
 _TIMES = ("mtime", "LastModified", "last_modified", "updated", "modified", "created")  # names that stores of fsspec use
-_SECRETS = ((re.compile(r"(://)[^\s/@'\"]+@"), r"\1...@"), (re.compile(r"(://[^\s?'\"]+)\?[^\s'\"]*"), r"\1?..."))
 _CHUNK = 8 * 2**20  # bytes; each is a request to most stores
 _FOLDER = "vidembed-ray-"
 _DRAFT = "vidembed-draft-"  # until it is locked
@@ -66,14 +62,6 @@ def is_address(text: str) -> bool:
     return _SCHEME.match(text) is not None
 
 
-def clean(error: object) -> str:
-    """Return the message of a store's error on one line, of bounded length, without what may be a secret in a URL."""
-    text = " ".join(str(error).split())
-    for pattern, instead in _SECRETS:
-        text = pattern.sub(instead, text)
-    return text if len(text) <= MAX_MESSAGE else text[: MAX_MESSAGE - 3] + "..."
-
-
 @dataclass(frozen=True, slots=True)
 class Address:
     """A place in a store."""
@@ -84,10 +72,7 @@ class Address:
 
     @classmethod
     def parse(cls, text: str) -> Address:
-        """Read a URI; characters that should be encoded and are not, such as a space, are taken as they are.
-
-        ValueError if it has a user name, a password, options or a fragment in it, or is of http(s).
-        """
+        """Read a URI, encoded or not; ValueError if it has credentials or options in it, or is of http(s)."""
         found = _SCHEME.match(text)
         if found is None:
             raise ValueError(f"path: got {text!r}; a URI such as s3://bucket/folder is needed")
@@ -145,20 +130,12 @@ class Store:
     filesystem: fsspec.AbstractFileSystem
     base: str  # path within it of the address without a path
 
-    def find(self, address: Address) -> tuple[bool, dict[str, FileState | Problem]]:
-        """Return whether there is a folder, and the files in it (or the one file) by URI, each with its state.
-
-        Whatever the store has for one file, the others are listed: in place of the state is what is wrong with it.
-        """
-        try:
-            info = self.filesystem.info(path := self._path(address))
-            if info["type"] == "file":
-                return False, dict([self._entry(address, info)])
-            inside = self.filesystem.find(path, detail=True).items()
-        except FileNotFoundError:
-            raise
-        except OSError as error:
-            raise OSError(clean(error)) from error
+    def find(self, address: Address) -> tuple[bool, dict[str, FileState | Exception]]:
+        """Return whether there is a folder, and the files in it (or the one) by URI, each with state or error."""
+        info = self.filesystem.info(path := self._path(address))
+        if info["type"] == "file":
+            return False, dict([self._entry(address, info)])
+        inside = self.filesystem.find(path, detail=True).items()
         base = self.base.strip("/")
         return True, dict(
             self._entry(replace(address, path=name.lstrip("/").removeprefix(base).lstrip("/")), info)
@@ -182,13 +159,12 @@ class Store:
     def _path(self, address: Address) -> str:
         return f"{self.base.rstrip('/')}/{address.path}".rstrip("/")
 
-    def _entry(self, address: Address, info: Mapping[str, object]) -> tuple[str, FileState | Problem]:
+    def _entry(self, address: Address, info: Mapping[str, object]) -> tuple[str, FileState | Exception]:
         try:
             return address.uri, self._state(info)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is this file's problem
             shown = address.path.encode("utf-8", "backslashreplace").decode()
-            uri = replace(address, path=shown).uri
-            return uri, Problem(uri, type(error).__name__, clean(error))
+            return replace(address, path=shown).uri, error
 
     def _state(self, info: Mapping[str, object]) -> FileState:
         size = int(info["size"])  # type: ignore[call-overload] # what is no number raises
@@ -212,9 +188,8 @@ def _nanoseconds(moment: object) -> int:
 
 
 def open_store(address: Address, filesystem: FileSystem | None = None) -> Store:
-    """Return the store that an address is in: with pyarrow's client where it has one for the scheme, else fsspec's.
+    """Return the store that an address is in: with `filesystem`, else pyarrow's client for the scheme, else fsspec's.
 
-    A `filesystem` is used instead, as it was made. As in Ray Data, the paths within it are URIs without their scheme.
     ValueError if nothing that is installed reads the scheme.
     """
     from pyarrow import ArrowInvalid, ArrowNotImplementedError, fs  # noqa: PLC0415 - it takes a while
@@ -225,7 +200,7 @@ def open_store(address: Address, filesystem: FileSystem | None = None) -> Store:
         elif not isinstance(filesystem, fsspec.AbstractFileSystem):
             needed = "a pyarrow.fs.FileSystem or an fsspec.AbstractFileSystem is needed"
             raise ValueError(f"filesystem: got a {type(filesystem).__name__}; {needed}")
-        return Store(filesystem, address.authority)
+        return Store(filesystem, address.authority)  # as in Ray Data, its paths are URIs without their scheme
     with contextlib.suppress(ArrowInvalid, ArrowNotImplementedError):
         found, base = fs.FileSystem.from_uri(address.root)
         return Store(ArrowFileSystem(found), base)
@@ -245,21 +220,15 @@ def find(
     indexed: Callable[[], Iterable[str]] = tuple,
 ) -> Listing:
     """List the videos among paths and URIs of files and folders; arguments and errors are those of `find_videos`."""
-    here: list[str | os.PathLike[str]] = []
-    there: list[str] = []
-    for path in paths:
-        if is_local(text := str(path)):
-            here.append(path_of(text))
-        elif is_address(text):
-            there.append(Address.parse(text).uri)
-        else:
-            here.append(path)
+    stored = [text for text in map(str, paths) if is_address(text) and not is_local(text)]
+    others = [path_of(str(path)) if is_local(str(path)) else path for path in paths if str(path) not in set(stored)]
 
-    def list_store(uri: str) -> tuple[bool, dict[str, FileState | Problem]]:
+    def list_store(uri: str) -> tuple[bool, dict[str, FileState | Exception]]:
         address = Address.parse(uri)
         return open_store(address, filesystem).find(address)
 
-    return find_videos(here, VIDEO_SUFFIXES, uris=there, list_store=list_store, indexed=indexed)
+    uris = [Address.parse(text).uri for text in stored]
+    return find_videos(others, VIDEO_SUFFIXES, uris=uris, list_store=list_store, indexed=indexed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,10 +241,7 @@ class Fetched:
 
 
 class Fetcher:
-    """Gets files by path or URI, with a limit on the size of one that is copied.
-
-    Closed by `close`, or with the process: what a killed one left, the next removes.
-    """
+    """Gets files by path or URI. Closed by `close`, or with the process: what a killed one left, the next removes."""
 
     def __init__(self, *, filesystem: FileSystem | None = None, max_bytes: int = MAX_FILE_BYTES) -> None:
         self._filesystem = filesystem
@@ -302,13 +268,13 @@ class Fetcher:
     def fetch(self, uri: str, listed: FileState | None = None) -> Iterator[Fetched]:
         """Get a file for the length of a block: a local one where it is, another as a copy that is removed then.
 
-        If it was `listed` before, that is the state that it has, and must still have. Raises kinds of `VideoError`.
+        A copy must still have the state in which it was `listed`. Raises kinds of `VideoError`.
         """
         if is_local(uri):
             item = item_name(path := path_of(uri))
             check_regular(str(path), item)  # reading a pipe could wait for ever
             with _as_video_error(item):
-                state = FileState.of(path)
+                state = FileState.of(path)  # before it is read
                 file = Fetched(path, content_fingerprint(path), state)
             yield file
             return
