@@ -11,7 +11,7 @@ import logging
 import re
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -318,9 +318,10 @@ def _read(index: VideoIndex) -> Ann | None:
     """Return what was written of an ANN index, or None where that is nothing, damaged, or of another model."""
     record = read_record(index.derived(_RECORD)) or {}
     known = {each.name: record[each.name] for each in fields(Ann) if each.name in record}
-    if any(each.name not in known for each in fields(Ann) if each.default is MISSING):
+    try:
+        ann = Ann(**known)
+    except TypeError:
         return None
-    ann = Ann(**known)
     recalls = [ann.recall] if ann.full_recall is None else [ann.recall, ann.full_recall]
     if any(not isinstance(recall, dict) or set(recall) != {str(k) for k in MEASURED_K} for recall in recalls):
         return None

@@ -285,11 +285,11 @@ class Quarantine:
 
     def tidy(self, in_index: Container[str], is_gone: Callable[[str], bool]) -> None:
         """Write the file anew without what is in the index by now or gone from disk, and without doubles."""
-        kept = [entry for uri, entry in sorted(self.entries.items()) if uri not in in_index and not is_gone(uri)]
-        self.entries = {entry.uri: entry for entry in kept}
+        kept = {uri: each for uri, each in sorted(self.entries.items()) if uri not in in_index and not is_gone(uri)}
+        self.entries = kept
         self._unwritten.clear()
         if kept:
-            write_atomically(self._file, b"".join(entry.line for entry in kept))
+            write_atomically(self._file, b"".join(entry.line for entry in kept.values()))
         else:
             self._file.unlink(missing_ok=True)
 
@@ -297,18 +297,14 @@ class Quarantine:
 def read(folder: Path) -> dict[str, Entry]:
     """Return the quarantine list of an index, by URI; a line that cannot be read is logged and left out."""
     entries: dict[str, Entry] = {}
-    try:
-        lines = (folder / QUARANTINE_FILE).read_bytes().splitlines()
-    except FileNotFoundError:
-        return entries
-    for number, line in enumerate(lines, 1):
-        try:
-            entry = Entry(**json.loads(line))
-        except (ValueError, TypeError) as error:
-            # Such files are only tried again.
-            logger.warning("%s, line %d: not an entry (%s); left out", QUARANTINE_FILE, number, error)
-            continue
-        entries[entry.uri] = entry
+    with suppress(FileNotFoundError):
+        for number, line in enumerate((folder / QUARANTINE_FILE).read_bytes().splitlines(), 1):
+            try:
+                entry = Entry(**json.loads(line))
+            except (ValueError, TypeError) as error:  # such files are only tried again
+                logger.warning("%s, line %d: not an entry (%s); left out", QUARANTINE_FILE, number, error)
+            else:
+                entries[entry.uri] = entry
     return entries
 
 

@@ -104,23 +104,15 @@ def find_videos(
     list_store: ListStore | None = None,
     indexed: Callable[[], Iterable[str]] = tuple,
 ) -> Listing:
-    """List the videos among `paths` and `uris`: files as they are, folders to the bottom.
+    """List the videos among `paths` and, by `list_store`, `uris`: files as they are, folders to the bottom.
 
-    In folders, files are taken by suffix (either case), and names that begin with a dot are left out. A file given by
-    name is taken whatever it is called. On this machine links are followed, each real folder once, so loops end, and a
-    real file is listed once: under a name of its own where there is one, else under the first link in sorted order.
+    In folders, files are taken by suffix, such as `.mp4` (either case), and names that begin with a dot are left out. A
+    file given by name is taken whatever it is called. On this machine links are followed, each real folder once, so
+    loops end, and a real file is listed once: under its own name if it has one here, else under the first link.
 
-    Args:
-        paths: Files and folders of this machine.
-        suffixes: File suffixes with their dot, such as `.mp4`.
-        uris: Files and folders of stores, as the index writes them. With `paths`, at least one.
-        list_store: Lists one of `uris`.
-        indexed: Returns the URIs that the index has. Called only if a place does not exist or holds no video; one of
-            which the index has files, all of them gone, is then noted in `Listing.vanished`.
-
-    Raises:
-        ValueError: There are no paths, one does not exist (and has not vanished), or there is no video in any of them.
-        OSError: A path or store cannot be reached (and has not vanished).
+    `indexed` returns the URIs that the index has. It is called only if a place does not exist or holds no video; one of
+    which the index has files, all of them gone, is then noted in `Listing.vanished`. Otherwise that is a ValueError, as
+    is no video in any place, or an OSError where one cannot be reached.
     """
     if not paths and not uris:
         raise ValueError("paths: none given; name at least one video or folder")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
@@ -28,12 +28,11 @@ from vidembed.index.commit import (
     locked,
     writing_to,
 )
-from vidembed.index.files import find_videos, make_plan
+from vidembed.index.files import Listing, find_videos, make_plan
 from vidembed.index.search import Derived, refresh
 from vidembed.index.table import (
     NO_VECTOR,
     TABLE_FOLDER,
-    IndexedFile,
     IndexMeta,
     VideoIndex,
     is_vector,
@@ -163,12 +162,17 @@ def _segments_of(cut: Cut | None) -> str:
 
 @contextmanager
 def writing(
-    folder: Path, encoder: IndexedModel, options: RunOptions, *, model: str, layer: int | None, backend: str
-) -> Iterator[tuple[Committer, dict[str, IndexedFile]]]:
-    """Hold an index for a run, and after the block, bring up to date what is made from its rows.
-
-    Yields what stores the files, and those that the index has, by URI.
-    """
+    folder: Path,
+    encoder: IndexedModel,
+    options: RunOptions,
+    find: Callable[..., Listing],
+    found: Listing,
+    *,
+    model: str,
+    layer: int | None,
+    backend: str,
+) -> Iterator[tuple[Committer, list[Job]]]:
+    """Hold an index for a run over what was `found`; yield what stores the files, and those that must be read."""
     if options.derived is not None:
         options.derived.check(encoder.get_embedding_dimension())
     decoder: dict[str, object] = {"vidembed": version("vidembed"), "av": version("av"), "backend": backend}
@@ -179,7 +183,13 @@ def writing(
         meta = index.meta if index else IndexMeta.of(encoder, model, layer=layer, cut=options.cut)
         quarantine = Quarantine(folder, decoder, retry=options.retry)
         committer = Committer(folder, index, meta, report=report, quarantine=quarantine, on_error=options.on_error)
-        yield committer, index.files() if index else {}
+        files = index.files() if index else {}
+        if options.wait:  # what was found before may be hours old
+            found = find(indexed=lambda: files)
+        plan = make_plan(found, files, rehash=options.rehash)
+        committer.begin(files, found.problems, unchanged=len(plan.unchanged), gone=plan.gone)
+        yield committer, plan.jobs
+        committer.finish(found.is_gone)
         if committer.index is not None:
             with writing_to(folder):
                 refresh(committer.index, encoder, options.derived, progress=options.progress)
@@ -325,8 +335,8 @@ class Run:
             return
         if (first := self._first_with.setdefault(job.content, job)) is not job:
             job.twin = first
-            return
-        job.reading = self._pool.submit(job.path, self._encoder.sampling, cut=self._committer.meta.cut)
+        else:
+            job.reading = self._pool.submit(job.path, self._encoder.sampling, cut=self._committer.meta.cut)
 
     def _fail(self, job: Job, error: VideoError, at: str = "") -> None:
         job.fail(type(error).__name__, at + error.reason)
@@ -405,14 +415,10 @@ def index_videos(
     where, backend = Path(folder), encoder.video_backend
     index = open_for_writing(where, encoder, model, asked.cut)  # refuse before anything is written
     find = partial(find_videos, paths, VIDEO_SUFFIXES)
-    listing = find(indexed=index.files if index else tuple)
+    found = find(indexed=index.files if index else tuple)
     limits = DecodeLimits(timeout_s=asked.timeout_s, max_memory_bytes=asked.max_memory_bytes)
     pool = DecodePool(workers=decode_workers, limits=limits, backend=backend)
-    with pool, writing(where, encoder, asked, model=model, layer=layer, backend=backend) as (committer, files):
-        if asked.wait:  # what was found before may be hours old
-            listing = find(indexed=lambda: files)
-        plan = make_plan(listing, files, rehash=asked.rehash)
-        committer.begin(files, listing.problems, unchanged=len(plan.unchanged), gone=plan.gone)
-        Run(committer, encoder, pool).embed(plan.jobs, batch_size=asked.batch_size, progress=asked.progress)
-        committer.finish(listing.is_gone)
+    held = writing(where, encoder, asked, find, found, model=model, layer=layer, backend=backend)
+    with pool, held as (committer, jobs):
+        Run(committer, encoder, pool).embed(jobs, batch_size=asked.batch_size, progress=asked.progress)
     return committer.report

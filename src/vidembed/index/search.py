@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 from bisect import bisect_left, bisect_right
@@ -236,7 +237,7 @@ def _nearest(index: VideoIndex, queries: NDArray[np.float64], asked: SearchOptio
         return _ranked(index, queries, asked, k, built, count)
     # Ever more rows are ranked until there are `k` hits after merging, or no more rows. The depth grows by a factor, so
     # that even where all rows are of one video there are few rankings.
-    files: int | None = None  # counted only if it matters
+    files = functools.cache(lambda: len(index.files()))  # counted only if it matters
     # Every row is read for an exact ranking, so its first one may as well go deeper.
     depth = _DEEPER * k if built is None else k
     found: dict[int, Hits] = {}
@@ -246,9 +247,7 @@ def _nearest(index: VideoIndex, queries: NDArray[np.float64], asked: SearchOptio
         for place, each in zip(left.tolist(), ranked, strict=True):
             hits = merged(each, asked.merge, k=k)
             no_more = len(each) >= count or (built is None and len(each) < depth)
-            if len(hits) < k and asked.merge == "videos" and files is None:
-                files = len(index.files())
-            if len(hits) == k or len(hits) == files or no_more:
+            if len(hits) == k or no_more or (asked.merge == "videos" and len(hits) == files()):
                 found[place] = Hits(hits, replace(each.method, merge=asked.merge))
         left = np.array([place for place in left.tolist() if place not in found], dtype=np.intp)
         if depth >= ann.MAX_K:
@@ -286,22 +285,20 @@ def _ranked(
 def _hits(rows: Sequence[Row], method: Method, around: float | None) -> Hits:
     hits = Hits([], method)
     for row in rows:
-        start = end = None
+        hit = Hit(row.uri, row.start_s, row.end_s, row.score, recall=method.recall)
         if around is not None:
-            start = round(max(0.0, row.start_s - around), 6)
             # A segment's end is rounded, a duration is not.
-            end = round(max(row.end_s, min(row.duration, row.end_s + around)), 6)
-        found = row.uri, row.start_s, row.end_s, row.score
-        hits.append(Hit(*found, recall=method.recall, context_start_s=start, context_end_s=end))
+            end = max(row.end_s, min(row.duration, row.end_s + around))
+            start = max(0.0, row.start_s - around)
+            hit = replace(hit, context_start_s=round(start, 6), context_end_s=round(end, 6))
+        hits.append(hit)
     return hits
 
 
 def overlap(one: Hit, other: Hit) -> float:
-    """Return the share of the shorter of two hits that lies in both, 0 to 1; 0 for hits of different videos.
-
-    This is the overlap coefficient (Szymkiewicz-Simpson: intersection over minimum). Intersection over union, the usual
-    measure, is small for a short scene within a long window, though both show the same.
-    """
+    """Return the share of the shorter of two hits that lies in both, 0 to 1; 0 for hits of different videos."""
+    # The overlap coefficient (Szymkiewicz-Simpson: intersection over minimum). Intersection over union, the usual
+    # measure, is small for a short scene within a long window, though both show the same.
     shorter = min(one.end_s - one.start_s, other.end_s - other.start_s)
     if one.uri != other.uri or shorter <= 0:
         return 0.0
@@ -528,21 +525,6 @@ def refresh(index: VideoIndex, encoder: QueryEncoder, derived: Derived | None = 
         index.flush()
 
 
-class SearchFacts(TypedDict):
-    """How an index is searched, as it stands in JSON."""
-
-    exact_up_to: int
-    quantize: str | None
-    ann: dict[str, object] | None
-    query_bank: dict[str, object] | None
-
-
-def facts(index: VideoIndex) -> SearchFacts:
-    """Return what `vidembed info` says of how an index is searched."""
-    settings = ann.settings(index)
-    return {
-        "exact_up_to": settings.exact_up_to,
-        "quantize": settings.quantize,
-        "ann": ann.facts(index),
-        "query_bank": bank.facts(index),
-    }
+def facts(index: VideoIndex) -> dict[str, Any]:
+    """Return what `vidembed info` says of how an index is searched: its settings, ANN index and query bank."""
+    return {**ann.settings(index)._asdict(), "ann": ann.facts(index), "query_bank": bank.facts(index)}

@@ -490,9 +490,8 @@ class VideoIndex:
         ]
         if None in taken:
             self._user_columns(nullable=True)
-        if added:
-            for column, values in zip(added, old.select(names).take(pa.array(taken, pa.int64())).columns, strict=True):
-                rows = rows.append_column(column, values)
+        for column in added:
+            rows = rows.append_column(column, old.column(column.name).take(pa.array(taken, pa.int64())))
         self._merge(rows, {*uris, *from_uris})
 
     def remove(self, uris: Sequence[str]) -> None:

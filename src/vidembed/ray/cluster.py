@@ -200,12 +200,7 @@ class RemoteModel:
         self._model = model
         self._resources = resources
         self.facts = self._ask(lambda stage: stage.facts)
-        self.sampling = self.facts.sampling
-
-    @property
-    def fingerprint(self) -> str:
-        """SHA-256 of all that makes the vectors, hex."""
-        return self.facts.fingerprint
+        self.fingerprint, self.sampling = self.facts.fingerprint, self.facts.sampling
 
     def fingerprint_fields(self) -> dict[str, Any]:
         """Return the same, readable."""

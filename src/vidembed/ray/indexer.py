@@ -17,7 +17,6 @@ from tqdm.auto import tqdm
 
 from vidembed.errors import IndexMismatchError
 from vidembed.index.commit import KINDS, Committer, Job, Report
-from vidembed.index.files import make_plan
 from vidembed.index.ingest import RunKeywords, RunOptions, files_bar, open_for_writing, open_if_there, writing
 from vidembed.index.table import is_local
 from vidembed.ray.cluster import Pipeline, RemoteModel, Resources, connected, cores
@@ -229,15 +228,10 @@ def index_videos_ray(
     with connected(address, resources):
         remote = RemoteModel(load, resources)
         open_for_writing(where, remote, model, asked.cut)  # refuse before anything is written
-        with writing(where, remote, asked, model=model, layer=layer, backend="pyav") as (committer, files):
-            if asked.wait:  # what was found before may be hours old
-                found = search(indexed=lambda: files)
-            todo = make_plan(found, files, rehash=asked.rehash)
-            committer.begin(files, found.problems, unchanged=len(todo.unchanged), gone=todo.gone)
+        held = writing(where, remote, asked, search, found, model=model, layer=layer, backend="pyav")
+        with held as (committer, jobs), files_bar(len(jobs), progress=asked.progress) as bar:
             pipeline = Pipeline(load, decoding, remote.sampling, committer.meta.cut, resources)
-            with files_bar(len(todo.jobs), progress=asked.progress) as bar:
-                _embed(todo.jobs, pipeline, Collector(committer, bar), committer.known_contents)
-            committer.finish(found.is_gone)
+            _embed(jobs, pipeline, Collector(committer, bar), committer.known_contents)
     return committer.report
 
 
