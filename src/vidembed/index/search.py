@@ -5,9 +5,11 @@ from __future__ import annotations
 import functools
 import logging
 import math
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left, bisect_right, insort
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, Unpack, get_args
 
 import numpy as np
@@ -325,22 +327,20 @@ def merge_moments(hits: Sequence[Hit], *, limit: float = OVERLAP, k: int | None 
     if not 0 <= limit < 1:
         raise ValueError(f"limit: got {limit}; a share of at least 0 and below 1 is needed")
     kept: list[Hit] = []
-    # Of each video, starts and ends of what is kept. One of two that are kept never lies within the other, so both rise
+    # What is kept of each video, by time. One of two that are kept never lies within the other, so starts and ends rise
     # together, and those that a hit can overlap lie side by side.
-    taken: dict[str, tuple[list[float], list[float]]] = {}
+    taken: dict[str, list[Hit]] = {}
+    start, end = attrgetter("start_s"), attrgetter("end_s")
     for hit in hits:
-        starts, ends = taken.setdefault(hit.uri, ([], []))
-        first, behind = bisect_right(ends, hit.start_s), bisect_left(starts, hit.end_s)
-        near = (replace(hit, start_s=starts[place], end_s=ends[place]) for place in range(first, behind))
-        if any(overlap(hit, other) > limit for other in near):
+        others = taken.setdefault(hit.uri, [])
+        near = slice(bisect_right(others, hit.start_s, key=end), bisect_left(others, hit.end_s, key=start))
+        if any(overlap(hit, other) > limit for other in others[near]):
             continue
         kept.append(hit)
         if len(kept) == k:
             break
         if hit.end_s > hit.start_s:  # one without length overlaps nothing
-            place = bisect_left(starts, hit.start_s)
-            starts.insert(place, hit.start_s)
-            ends.insert(place, hit.end_s)
+            insort(others, hit, key=start)
     return kept
 
 
@@ -356,17 +356,16 @@ def merge_videos(hits: Sequence[Hit], *, k: int | None = None) -> list[Hit]:
         the last of them.
     """
     best: dict[str, Hit] = {}
-    met: dict[str, int] = {}
-    since: dict[str, int] = {}  # met since the last that was kept
-    for hit in hits:
-        since[hit.uri] = since.get(hit.uri, 0) + (hit.segments or 1)
+    last = 0  # how many hits there are up to the last that is kept
+    for place, hit in enumerate(hits, 1):
         if hit.uri not in best:
-            best[hit.uri] = hit
-            met |= {uri: met.get(uri, 0) + count for uri, count in since.items()}
-            since.clear()
+            best[hit.uri], last = hit, place
             if len(best) == k:
                 break
-    return [replace(hit, segments=met[uri]) for uri, hit in best.items()]
+    segments: Counter[str] = Counter()
+    for hit in hits[:last]:
+        segments[hit.uri] += hit.segments or 1
+    return [replace(hit, segments=segments[uri]) for uri, hit in best.items()]
 
 
 def merged(hits: Sequence[Hit], merge: Merge, *, k: int) -> list[Hit]:
