@@ -5,13 +5,18 @@ from pathlib import Path
 
 import pytest
 
-from vidembed.index.ingest import find_videos
+from vidembed.index.files import Listing, find_videos
+from vidembed.index.table import path_of, uri_of
 
 SUFFIXES = {".mp4", ".mov"}
 
 
 def names(root: Path, *paths: Path) -> list[str]:
-    return [str(path.relative_to(root)) for path in find_videos(paths or [root], SUFFIXES).files]
+    return [str(path.relative_to(root)) for path in files(find_videos(paths or [root], SUFFIXES))]
+
+
+def files(listing: Listing) -> list[Path]:
+    return list(map(path_of, listing.files))
 
 
 def touch(root: Path, *files: str) -> None:
@@ -86,7 +91,7 @@ def test_only_links_are_resolved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_paths_are_sorted_part_by_part(tmp_path: Path) -> None:
     touch(tmp_path, "a/z.mp4", "a-b/c.mp4", "a.mp4", "a b/c.mp4", "A/x.mp4")
-    listed = find_videos([tmp_path], SUFFIXES).files
+    listed = files(find_videos([tmp_path], SUFFIXES))
     assert listed == sorted(listed)
 
 
@@ -98,9 +103,9 @@ def test_an_unreadable_folder_is_noted(tmp_path: Path) -> None:
         listing = find_videos([tmp_path], SUFFIXES)
     finally:
         (tmp_path / "shut").chmod(0o755)
-    assert [path.name for path, _ in listing.unreadable] == ["shut"]
-    assert not listing.knows(tmp_path / "shut" / "b.mp4")
-    assert listing.knows(tmp_path / "a.mp4")
+    assert [path_of(uri).name for uri in listing.unreadable] == ["shut"]
+    assert not listing.knows(uri_of(tmp_path / "shut" / "b.mp4"))
+    assert listing.knows(uri_of(tmp_path / "a.mp4"))
 
 
 def test_unreadable_folders_are_noted_when_listing_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,8 +119,8 @@ def test_unreadable_folders_are_noted_when_listing_fails(tmp_path: Path, monkeyp
 
     monkeypatch.setattr(os, "scandir", scandir)
     listing = find_videos([tmp_path], SUFFIXES)
-    assert [path.name for path in listing.files] == ["a.mp4"]
-    assert not listing.knows(tmp_path.resolve() / "shut" / "b.mp4")
+    assert [path.name for path in files(listing)] == ["a.mp4"]
+    assert not listing.knows(uri_of(tmp_path.resolve() / "shut" / "b.mp4"))
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,9 @@ import pytest
 from pyarrow import fs
 
 from vidembed.index.commit import Job
-from vidembed.index.ingest import UNKNOWN_TIME
-from vidembed.index.table import IndexedFile, uri_of
-from vidembed.ray.indexer import Found, find, plan
-from vidembed.ray.stores import Address, Store
+from vidembed.index.files import UNKNOWN_TIME, Listing, make_plan
+from vidembed.index.table import IndexedFile, path_of, uri_of
+from vidembed.ray.stores import Address, Store, find
 from vidembed.video.clip import FileState
 
 
@@ -39,12 +38,13 @@ def test_paths_and_uris_together(tmp_path: Path, store: Any) -> None:
     touch(tmp_path / "here/a.mp4")
     touch(tmp_path / "there/c d.mp4")
     found = find(["s3://bucket/v", tmp_path / "here", uri_of(tmp_path / "there/c d.mp4")], filesystem=store)
-    assert [path.name for path in found.local.files] == ["a.mp4", "c d.mp4"]
-    assert list(found.stored.files) == ["s3://bucket/v/b.mp4"]
-    todo = plan(found, {}, rehash=False, filesystem=store)
+    *here, there = found.files
+    assert [path_of(uri).name for uri in here] == ["a.mp4", "c d.mp4"]
+    assert there == "s3://bucket/v/b.mp4"
+    todo = make_plan(found, {})
     assert names(todo.jobs) == ["a.mp4", "c%20d.mp4", "b.mp4"]
     assert [job.state for job in todo.jobs] == [FileState.of(job.path) for job in todo.jobs[:2]] + [
-        found.stored.files["s3://bucket/v/b.mp4"]
+        found.files["s3://bucket/v/b.mp4"]
     ]
 
 
@@ -54,18 +54,18 @@ def test_what_is_in_the_index_as_it_is_needs_no_work(tmp_path: Path, store: Any)
     known["s3://bucket/v/b.mp4"] = indexed("s3://bucket/v/b.mp4", FileState(1, 1))
     del known["s3://bucket/v/c.mp4"]
     found = find(["s3://bucket"], filesystem=store)
-    todo = plan(found, known, rehash=False, filesystem=store)
+    todo = make_plan(found, known)
     assert (len(todo.unchanged), names(todo.jobs), todo.gone) == (1, ["b.mp4", "c.mp4"], [])
     assert [job.previous for job in todo.jobs] == [known["s3://bucket/v/b.mp4"], None]
     assert [job.state for job in todo.jobs] == [states["s3://bucket/v/b.mp4"], states["s3://bucket/v/c.mp4"]]
-    assert plan(found, known, rehash=True, filesystem=store).unchanged == []
+    assert make_plan(found, known, rehash=True).unchanged == []
 
 
 def test_without_a_time_a_file_is_read_again() -> None:
     uri, state = "timed://box/a.mp4", FileState(3, UNKNOWN_TIME)
-    found = Found()
-    found.stored.files[uri] = state
-    todo = plan(found, {uri: indexed(uri, state)}, rehash=False)
+    found = Listing()
+    found.files[uri] = state
+    todo = make_plan(found, {uri: indexed(uri, state)})
     assert (len(todo.unchanged), names(todo.jobs)) == (0, ["a.mp4"])
 
 
@@ -76,7 +76,7 @@ def test_what_is_gone(tmp_path: Path, store: Any) -> None:
     known = {uri: indexed(uri, FileState(1, 1)) for uri in uris}
     known["s3://bucket/v/odd.dat"] = indexed("s3://bucket/v/odd.dat", state)
     found = find(["s3://bucket/v"], filesystem=store)
-    todo = plan(found, known, rehash=False, filesystem=store)
+    todo = make_plan(found, known)
     assert [file.uri for file in todo.gone] == ["s3://bucket/v/gone.mp4"]
     assert (len(todo.unchanged), names(todo.jobs)) == (1, ["here.mp4"])
     assert [uri for uri in known if found.is_gone(uri)] == ["s3://bucket/v/gone.mp4", "s3://bucket/v/odd.dat"]
@@ -105,7 +105,7 @@ def test_a_named_store_that_holds_no_video_any_more(
     found = find(["s3://bucket/v", "s3://bucket/drive"], filesystem=store, indexed=known.keys)
     (problem,) = found.problems
     assert (problem.uri, problem.kind) == ("s3://bucket/drive", "PathVanished")
-    todo = plan(found, known, rehash=False, filesystem=store)
+    todo = make_plan(found, known)
     assert ([file.uri for file in todo.gone], names(todo.jobs)) == ([gone], ["here.mp4"])
     assert not found.is_gone(lost)
 
@@ -116,7 +116,7 @@ def test_a_local_folder_that_vanished_does_not_end_a_run_over_a_store(tmp_path: 
     lost = uri_of(tmp_path / "drive" / "a.mp4")
     found = find(["s3://bucket/v", tmp_path / "drive"], filesystem=store, indexed=lambda: [lost])
     assert [problem.uri for problem in found.problems] == [uri_of(tmp_path / "drive")]
-    todo = plan(found, {lost: indexed(lost, FileState(1, 1))}, rehash=False, filesystem=store)
+    todo = make_plan(found, {lost: indexed(lost, FileState(1, 1))})
     assert (todo.gone, names(todo.jobs)) == ([], ["here.mp4"])
 
 
@@ -125,7 +125,7 @@ def test_local_files_that_are_gone(tmp_path: Path, store: Any) -> None:
     touch(tmp_path / "here/a.mp4")
     gone = uri_of(tmp_path / "here" / "gone.mp4")
     found = find(["s3://bucket/v", tmp_path / "here"], filesystem=store)
-    todo = plan(found, {gone: indexed(gone, FileState(1, 1))}, rehash=False, filesystem=store)
+    todo = make_plan(found, {gone: indexed(gone, FileState(1, 1))})
     assert [file.uri for file in todo.gone] == [gone]
     assert found.is_gone(gone)
     assert not found.is_gone(uri_of(tmp_path / "here" / "a.mp4"))

@@ -13,14 +13,8 @@ from hypothesis import strategies as st
 from pyarrow import fs
 
 from tests.ray import s3
-from vidembed.index.ingest import UNKNOWN_TIME
-from vidembed.ray.stores import (
-    Address,
-    clean,
-    is_address,
-    list_stores,
-    open_store,
-)
+from vidembed.index.files import UNKNOWN_TIME, clean
+from vidembed.ray.stores import Address, find, is_address, open_store
 from vidembed.video.clip import FileState
 
 NAMES = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=30)
@@ -99,7 +93,7 @@ def test_s3_is_listed_and_read(bucket: Path) -> None:
     touch(
         bucket, "clips/b.MP4", "clips/deep/a b.mov", "clips/notes.txt", "clips/.hidden.mp4", "clips/.no/c.mp4", "d.mp4"
     )
-    listing = list_stores(["s3://b/clips"], {".mp4", ".mov"})
+    listing = find(["s3://b/clips"])
     assert sorted(listing.files) == ["s3://b/clips/b.MP4", "s3://b/clips/deep/a%20b.mov"]
     assert listing.roots == ["s3://b/clips/"]
     address = Address.parse("s3://b/clips/deep/a%20b.mov")
@@ -112,8 +106,8 @@ def test_s3_is_listed_and_read(bucket: Path) -> None:
 
 def test_a_whole_bucket_and_a_named_file(bucket: Path) -> None:
     touch(bucket, "a.mp4", "b.gz")
-    assert sorted(list_stores(["s3://b"], {".mp4"}).files) == ["s3://b/a.mp4"]
-    listing = list_stores(["s3://b/b.gz"], {".mp4"})
+    assert sorted(find(["s3://b"]).files) == ["s3://b/a.mp4"]
+    listing = find(["s3://b/b.gz"])
     assert (sorted(listing.files), listing.roots) == (["s3://b/b.gz"], [])
     address = Address.parse("s3://b/b.gz")
     assert open_store(address).open(address).read(9) == b"xxxx"  # as it is, whatever its name says
@@ -122,7 +116,7 @@ def test_a_whole_bucket_and_a_named_file(bucket: Path) -> None:
 def test_what_is_not_there_is_refused(bucket: Path, memory: Any) -> None:
     for uri in ("s3://b/none", "memory://none/a.mp4"):
         with pytest.raises(ValueError, match=f"'{uri}' does not exist"):
-            list_stores([uri], {".mp4"})
+            find([uri])
     with pytest.raises(FileNotFoundError):
         open_store(address := Address.parse("s3://b/none.mp4")).state(address)
 
@@ -130,7 +124,7 @@ def test_what_is_not_there_is_refused(bucket: Path, memory: Any) -> None:
 def test_fsspec_reads_what_pyarrow_does_not(memory: Any) -> None:
     memory.pipe("/box/a b.mp4", b"xyz")
     memory.pipe("/box/c.txt", b"")
-    listing = list_stores(["memory://box"], {".mp4"})
+    listing = find(["memory://box"])
     [(uri, state)] = listing.files.items()
     assert uri == "memory://box/a%20b.mp4"
     assert abs(state.mtime_ns / 1e9 - datetime.now(UTC).timestamp()) < 100
@@ -142,18 +136,18 @@ def test_fsspec_reads_what_pyarrow_does_not(memory: Any) -> None:
 def test_a_given_file_system_is_used(tmp_path: Path, memory: Any) -> None:
     touch(tmp_path, "box/a.mp4")
     local = fs.SubTreeFileSystem(str(tmp_path), fs.LocalFileSystem())
-    listing = list_stores(["s3://box"], {".mp4"}, filesystem=local)
+    listing = find(["s3://box"], filesystem=local)
     assert listing.files == {"s3://box/a.mp4": FileState(9, (tmp_path / "box/a.mp4").stat().st_mtime_ns)}
     memory.pipe("/box/b.mp4", b"xyz")
-    assert list(list_stores(["gs://box"], {".mp4"}, filesystem=memory).files) == ["gs://box/b.mp4"]
+    assert list(find(["gs://box"], filesystem=memory).files) == ["gs://box/b.mp4"]
     with pytest.raises(ValueError, match="filesystem: got a str"):
-        list_stores(["s3://box"], {".mp4"}, filesystem="s3")
+        find(["s3://box"], filesystem="s3")
 
 
 @pytest.mark.parametrize("scheme", ["nosuch", "box"])
 def test_an_unknown_scheme_is_refused(scheme: str) -> None:
     with pytest.raises(ValueError, match=f"neither pyarrow nor fsspec reads '{scheme}'"):
-        list_stores([f"{scheme}://a/b.mp4"], {".mp4"})
+        find([f"{scheme}://a/b.mp4"])
 
 
 @pytest.mark.parametrize(
@@ -192,7 +186,7 @@ def test_whatever_a_store_tells_of_one_file_the_others_are_listed(name: str, siz
             odd = {"type": "file", "size": size, "mtime": mtime}
             return {f"box/a{name}.mp4": odd, "box/fine.mp4": {"type": "file", "size": 3, "mtime": 1}}
 
-    listing = list_stores(["odd://box"], {".mp4"}, filesystem=Odd())
+    listing = find(["odd://box"], filesystem=Odd())
     assert listing.files["odd://box/fine.mp4"] == FileState(3, 10**9)
     for uri in {*listing.files, *listing.unreadable}:
         assert uri.isascii()

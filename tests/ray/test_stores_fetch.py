@@ -25,7 +25,7 @@ from vidembed.errors import (
     VideoNotFound,
     VideoTooLarge,
 )
-from vidembed.index.ingest import UNKNOWN_TIME
+from vidembed.index.files import UNKNOWN_TIME
 from vidembed.index.table import uri_of
 from vidembed.ray.stores import Fetcher
 from vidembed.video.clip import FileState

@@ -10,8 +10,8 @@ from pathlib import Path
 from langchain_core.document_loaders import BaseLoader
 from langchain_core.documents import Document
 from vidembed.adapters import OnError, read_video_file
-from vidembed.index.ingest import find_videos
-from vidembed.index.table import canonical
+from vidembed.index.files import find_videos
+from vidembed.index.table import canonical, path_of
 from vidembed.uri import VIDEO_SUFFIXES
 from vidembed.video import VideoError, item_name
 from vidembed.video.segments import Windows
@@ -89,13 +89,14 @@ class VideoLoader(BaseLoader):
 
     def _files(self) -> list[Path]:
         listing = find_videos([self.path], VIDEO_SUFFIXES)
-        for folder, error in listing.unreadable:
+        for uri, error in listing.unreadable.items():
             if self.on_error == "raise":
                 raise error
+            folder = path_of(uri)
             self.skipped[str(folder)] = error
             logger.warning("skipped %s: %s", folder, error)
-        files = listing.files
-        root = listing.roots[0] if listing.roots else None
+        files = [path_of(uri) for uri in listing.files]
+        root = path_of(listing.roots[0]) if listing.roots else None
         if root is not None and not self.recursive:
             files = [file for file in files if file.parent == root]
         if root is not None and self.glob is not None:

@@ -86,7 +86,8 @@ def index_command(
     """Index videos, so that they can be searched. Run again, it does only what is new or changed."""
     given = locals()  # all options by their names
     from vidembed.index import Derived, index_videos
-    from vidembed.index.ingest import find_videos, open_if_there
+    from vidembed.index.files import find_videos
+    from vidembed.index.ingest import open_if_there
     from vidembed.video import VIDEO_SUFFIXES
 
     bank = None if query_bank is None else read_queries(query_bank)

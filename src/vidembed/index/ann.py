@@ -11,7 +11,7 @@ import logging
 import re
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -24,13 +24,12 @@ from vidembed.text import write_atomically
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from lancedb.index import IndexConfig
     from numpy.typing import NDArray
 
 SAMPLE = 200  # rows; a recall@10 of 0.95 is then known to about +-0.01 (2000 hits, two standard errors)
 SEED = 0
-MOVED = 0.5
-AWAY = 0.5
+MOVED = 0.5  # times the difference of two other stored vectors
+AWAY = 0.5  # in a random direction
 MEASURED_K = (10, 100)
 MAX_K = max(MEASURED_K)
 TARGET_RECALL = 0.95
@@ -72,15 +71,11 @@ class Sample:
     def least_effort(
         self, index: VideoIndex, efforts: Iterable[tuple[int, int]]
     ) -> tuple[tuple[int, int], dict[str, float]]:
-        """Return the first effort with which `find` reaches the target, else the last, and its mean recall by k.
-
-        A row counts if its score is that of the exact search's k-th or better, so it does not matter which of equals is
-        found.
-        """
+        """Return the first effort with which `find` reaches the target, else the last, and its mean recall by k."""
         for effort in efforts:
             recall = {}
             for k in MEASURED_K:
-                shares = [
+                shares = [  # a row counts if its score is that of the exact search's k-th: any of equals will do
                     sum(row.score >= truth[:k][-1] - _TIE for row in find(index, query, k, effort)) / len(truth[:k])
                     for query, truth in zip(self.queries, self.truth, strict=True)
                 ]
@@ -91,12 +86,7 @@ class Sample:
 
 
 def draw(index: VideoIndex) -> Sample:
-    """Draw a sample from the version at hand, and rank all rows for it in one pass.
-
-    A query is a stored vector, moved: by `MOVED` times the difference of two other stored vectors, and by `AWAY` in a
-    random direction. Text lies like that to video: near some of it, and away from all of it. A stored vector as it is
-    would be too easy a query: quantization finds its neighbours far better than those of a text.
-    """
+    """Draw queries from the version at hand, and rank all rows for them in one pass."""
     rng = np.random.default_rng(SEED)
     ids = np.sort(np.concatenate([batch.column(ROW_ID).to_numpy() for batch in index.scan(["start_s"])]))  # (N,)
     count = min(SAMPLE, len(ids))
@@ -106,6 +96,8 @@ def draw(index: VideoIndex) -> Sample:
     order = np.argsort(taken.column(ROW_ID).to_numpy())
     vectors = unit(np.stack(taken.column("vector").to_pylist()))[order][place.reshape(chosen.shape)]  # (3, S, D)
     away = unit(rng.normal(size=vectors.shape[1:]))  # (S, D)
+    # A query is a stored vector, moved: text lies like that to video, near some of it and away from all of it. A stored
+    # vector as it is would be too easy: quantization finds its neighbours far better than those of a text.
     queries = unit(vectors[0] + MOVED * (vectors[1] - vectors[2]) + AWAY * away)
     ranked = rank(index.scan(RANKED), queries, k=MAX_K)
     return Sample(queries, [np.array([row.score for row in rows]) for rows in ranked])
@@ -142,10 +134,7 @@ class Ann:
 
 
 def find(index: VideoIndex, query: NDArray[np.float64], k: int, effort: tuple[int, int]) -> list[Row]:
-    """Return the rows that the ANN index finds for a unit vector, shape (D,), by exact cosine.
-
-    `effort` is the number of partitions looked into, and of candidates per hit compared by their full vectors.
-    """
+    """Return the rows that the ANN index finds for a unit vector, shape (D,), by exact cosine; see `EFFORTS`."""
     return rank(index.nearest(query, limit=k + SPARE, effort=effort).to_batches(), query[None], k=k)[0]
 
 
@@ -159,16 +148,14 @@ class Settings(NamedTuple):
 def settings(index: VideoIndex) -> Settings:
     """Return the settings last given to `refresh`, or the default. A record that cannot be read is logged."""
     file = index.derived(_SETTINGS)
-    if file.exists():
-        record = read_record(file) or {}
-        exact_up_to, quantize = record.get("exact_up_to"), record.get("quantize")
-        if type(exact_up_to) is int and exact_up_to >= 0 and quantize in {None, *KINDS}:
-            return Settings(exact_up_to, quantize)
-        logger.warning(
-            "%s cannot be read, and searches are exact up to %d segments; index again with --exact-up-to",
-            file,
-            EXACT_UP_TO,
-        )
+    if not file.exists():
+        return Settings()
+    record = read_record(file) or {}
+    exact_up_to, quantize = record.get("exact_up_to"), record.get("quantize")
+    if type(exact_up_to) is int and exact_up_to >= 0 and quantize in {None, *KINDS}:
+        return Settings(exact_up_to, quantize)
+    unread = "%s cannot be read, and searches are exact up to %d segments; index again with --exact-up-to"
+    logger.warning(unread, file, EXACT_UP_TO)
     return Settings()
 
 
@@ -195,21 +182,14 @@ def check_quantization(name: str, dimension: int | None = None) -> None:
 
 def stored(index: VideoIndex) -> Ann | None:
     """Return the measured ANN index of the version at hand, whether or not it is good, or None where there is none."""
-    return _measured(ann, index.ann) if (ann := _read(index)) is not None else None
-
-
-def _measured(ann: Ann | None, now: IndexConfig | None) -> Ann | None:
+    if (ann := _read(index)) is None or (now := index.ann) is None:
+        return None
     # LanceDB gives the index a new id when it is built or its rows are moved: then it is not what was measured.
-    return ann if ann is not None and now is not None and str(now.index_uuid) == ann.index_uuid else None
+    return ann if str(now.index_uuid) == ann.index_uuid else None
 
 
 def usable(index: VideoIndex, k: int) -> Ann | None:
-    """Return the ANN index if a search for `k` hits may use it, else None: then the search is exact.
-
-    It may if there are more rows than the setting `exact_up_to`, the index is the one that was measured, with the
-    vectors of the same model and about as many rows, its recall is good, and `k` is no more than what recall was
-    measured at.
-    """
+    """Return the ANN index if its recall is known and good for `k` hits of so many rows, else None: search exactly."""
     if k > MAX_K or (ann := stored(index)) is None or not ann.good:
         return None
     rows = len(index)
@@ -217,40 +197,30 @@ def usable(index: VideoIndex, k: int) -> Ann | None:
 
 
 def quantized(index: VideoIndex, name: str) -> Ann:
-    """Return the ANN index of that quantization, for a search that looks into all of it whatever the number of rows.
-
-    Raises:
-        ValueError: There is none, or `name` is none.
-        IndexMismatchError: It is not the one that was measured, or too many rows came or went since.
-    """
+    """Return the ANN index of a quantization; ValueError where there is none, IndexMismatchError for a stale one."""
     check_quantization(name, index.meta.dimension)
     remedy = f"run `vidembed index` again with --quantize {name}, or search without it"
     now = index.ann
     if now is None or now.index_type != KINDS[name]:
         raise ValueError(f"compact: the index has no {name} quantization; {remedy}")
-    ann = _measured(_read(index), now)
+    ann = stored(index)
     if ann is None or ann.full_recall is None or not ann.fits(len(index)):
         raise IndexMismatchError(f"compact: recall of {name} was measured in another state of the index; {remedy}")
     return ann
 
 
 def refresh(index: VideoIndex, *, exact_up_to: int | None = None, quantize: str | None = None) -> bool:
-    """Build the ANN index, bring it up to date, measure it, or remove it, as settings and number of rows ask for.
+    """Build the ANN index, bring it up to date, measure it, or remove it; return whether anything was written.
 
-    There is none up to `exact_up_to` rows, but with `quantize` (`int8` or `binary`) there is one of that quantization
-    however few rows there are. Both are remembered by later runs, which need not give them (None). One that cannot be
-    built is logged, and searches stay exact. Nobody else may be writing to the index. Returns whether anything was
-    written.
-
-    Raises:
-        ValueError: `exact_up_to` is negative, or `quantize` is no quantization.
+    There is none up to `exact_up_to` rows, but with `quantize` there is one of that quantization however few rows there
+    are. Both are remembered by later runs (None). One that cannot be built is logged, and searches stay exact. Nobody
+    else may be writing to the index. ValueError for values out of range.
     """
     check_threshold(exact_up_to)
     if quantize is not None:
         check_quantization(quantize, index.meta.dimension)
     index.latest()
-    given = settings(index)
-    written = False
+    given, written = settings(index), False
     if exact_up_to is not None or quantize is not None:
         given = Settings(given.exact_up_to if exact_up_to is None else exact_up_to, quantize or given.quantize)
         before = read_record(index.derived(_SETTINGS)) or {}
@@ -282,7 +252,7 @@ def facts(index: VideoIndex) -> dict[str, object] | None:
     now = index.ann
     if now is None:
         return None
-    if (ann := _measured(_read(index), now)) is None:
+    if (ann := stored(index)) is None:
         return {"kind": str(now.index_type), "used": False, "why_not": "it was not measured; index again"}
     why_not = None
     if not ann.good:
@@ -292,13 +262,9 @@ def facts(index: VideoIndex) -> dict[str, object] | None:
     elif not ann.fits(len(index)):
         why_not = "too many rows came or went since; index again"
     hidden = {"index_uuid", "stamp", "model_fingerprint"}
-    return {
-        **{key: value for key, value in asdict(ann).items() if key not in hidden and value is not None},
-        "rows_not_in_it": now.num_unindexed_rows,
-        "bytes": now.size_bytes,
-        "used": why_not is None,
-        **({} if why_not is None else {"why_not": why_not}),
-    }
+    shown = {key: value for key, value in asdict(ann).items() if key not in hidden}
+    shown |= {"rows_not_in_it": now.num_unindexed_rows, "bytes": now.size_bytes, "used": why_not is None}
+    return {key: value for key, value in {**shown, "why_not": why_not}.items() if value is not None}
 
 
 def _build_and_measure(index: VideoIndex, known: Ann | None, name: str, *, full: bool) -> None:
@@ -323,7 +289,7 @@ def _build_and_measure(index: VideoIndex, known: Ann | None, name: str, *, full:
         raise RuntimeError("LanceDB made none")
     sample = draw(index)
     (nprobes, refine), recall = sample.least_effort(index, EFFORTS)
-    full_refine, full_recall = None, None
+    full_refine = full_recall = None
     if full:
         (_, full_refine), full_recall = sample.least_effort(index, [(rows, times) for times in FULL_REFINES])
     record = Ann(
@@ -352,9 +318,10 @@ def _read(index: VideoIndex) -> Ann | None:
     """Return what was written of an ANN index, or None where that is nothing, damaged, or of another model."""
     record = read_record(index.derived(_RECORD)) or {}
     known = {each.name: record[each.name] for each in fields(Ann) if each.name in record}
-    if any(each.name not in known for each in fields(Ann) if each.default is MISSING):
+    try:
+        ann = Ann(**known)
+    except TypeError:
         return None
-    ann = Ann(**known)
     recalls = [ann.recall] if ann.full_recall is None else [ann.recall, ann.full_recall]
     if any(not isinstance(recall, dict) or set(recall) != {str(k) for k in MEASURED_K} for recall in recalls):
         return None
@@ -369,10 +336,7 @@ def write_record(file: Path, record: Mapping[str, object]) -> None:
 
 
 def read_record(file: Path) -> dict[str, Any] | None:
-    """Read what `write_record` wrote, or return None where there is no such file or it is not that.
-
-    What is made from the rows is never needed to answer: without it, searches are exact.
-    """
+    """Read what `write_record` wrote, or return None where there is no such file: without it, searches are exact."""
     try:
         record = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -55,6 +55,10 @@ class StoredBank:
         if not np.isfinite(self.log_normalizer).all():
             raise ValueError(f"query bank: a value is not finite at beta={self.beta}; a smaller beta is needed")
 
+    def is_of(self, index: VideoIndex) -> bool:
+        """Whether it was made by the model of an index, of the version at hand."""
+        return self.model_fingerprint == index.meta.model_fingerprint and self.stamp == index.stamp()
+
     def places(self, row_ids: Sequence[int] | NDArray[np.uint64]) -> NDArray[np.intp]:
         """Return the positions of rows in `row_ids`, shape (N,)."""
         return np.searchsorted(self.row_ids, np.asarray(row_ids, dtype=np.uint64))
@@ -93,13 +97,8 @@ def refresh(
 ) -> bool:
     """Make the bank of an index, or bring the one that it has up to date; return whether anything was written.
 
-    Without `queries`, those that the index has stay, if any, and are not encoded again; without `beta`, so does the
-    inverse temperature (`DEFAULT_BETA` in a new bank). Nobody else may be writing to the index.
-
-    Raises:
-        ValueError: There are no queries or too many, or one is empty.
-        IndexMismatchError: The bank at hand was made by another model.
-        RuntimeError: The model gave no usable vector for a query.
+    What is not given stays; queries are then not encoded again. Nobody else may be writing to the index. ValueError for
+    queries that cannot be a bank, IndexMismatchError if the one at hand was made by another model.
     """
     index.latest()
     known = _read(index)
@@ -120,40 +119,23 @@ def refresh(
             return False
         beta = known.beta if beta is None else beta
     bank = _summed_up(index, vectors, beta, progress=progress)
-    metadata = {
-        "kind": _KIND,
-        "format_version": str(FORMAT_VERSION),
-        "model_fingerprint": bank.model_fingerprint,
-        "stamp": bank.stamp,
-        "beta": float(bank.beta).hex(),
-    }
+    metadata = {"kind": _KIND, "format_version": str(FORMAT_VERSION), "beta": float(bank.beta).hex()}
+    metadata |= {"model_fingerprint": bank.model_fingerprint, "stamp": bank.stamp}
+    tensors: dict[str, NDArray[Any]] = {"vectors": bank.vectors, "row_ids": bank.row_ids.view(np.int64)}
+    tensors |= {"log_normalizer": bank.log_normalizer, "activation": bank.activation}
     index.derived(FILE).parent.mkdir(exist_ok=True)
     with replacing(index.derived(FILE)) as draft:
-        save_file(
-            {
-                "vectors": bank.vectors,
-                "row_ids": bank.row_ids.view(np.int64),
-                "log_normalizer": bank.log_normalizer,
-                "activation": bank.activation,
-            },
-            draft,
-            metadata=metadata,
-        )
+        save_file(tensors, draft, metadata=metadata)
     return True
 
 
 def open_bank(index: VideoIndex) -> StoredBank:
-    """Return the bank of the version at hand.
-
-    Raises:
-        ValueError: The index has none.
-        IndexMismatchError: It is about another version of the index, or made by another model.
-    """
+    """Return the bank of the version at hand; ValueError where there is none, IndexMismatchError for a stale one."""
     remedy = "run `vidembed index` again with --query-bank FILE, or search without --bank"
     stored = _read(index)
     if stored is None:
         raise ValueError(f"bank: the index has no query bank that can be read; {remedy}")
-    if stored.model_fingerprint != index.meta.model_fingerprint or stored.stamp != index.stamp():
+    if not stored.is_of(index):
         raise IndexMismatchError(f"bank: the query bank was made for another state of the index; {remedy}")
     return stored
 
@@ -165,8 +147,8 @@ def facts(index: VideoIndex) -> dict[str, object] | None:
     stored = _read(index)
     if stored is None:
         return {"fresh": False, "why_not": "it cannot be read"}
-    fresh = stored.model_fingerprint == index.meta.model_fingerprint and stored.stamp == index.stamp()
     share = round(float(stored.activation.mean()), 6) if len(stored.row_ids) else 0.0
+    fresh = stored.is_of(index)
     return {"queries": len(stored.vectors), "beta": stored.beta, "activated_share": share, "fresh": fresh}
 
 
@@ -222,15 +204,9 @@ def _read(index: VideoIndex) -> StoredBank | None:
             tensors = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118 - not a dict
         if metadata["kind"] != _KIND or metadata["format_version"] != str(FORMAT_VERSION):
             return None
-        bank = StoredBank(
-            vectors=tensors["vectors"],
-            beta=float.fromhex(metadata["beta"]),
-            row_ids=tensors["row_ids"].view(np.uint64),
-            log_normalizer=tensors["log_normalizer"],
-            activation=tensors["activation"],
-            model_fingerprint=metadata["model_fingerprint"],
-            stamp=metadata["stamp"],
-        )
-    except (OSError, SafetensorError, KeyError, ValueError):
+        tensors["row_ids"] = tensors["row_ids"].view(np.uint64)
+        about = {name: metadata[name] for name in ("model_fingerprint", "stamp")}
+        bank = StoredBank(beta=float.fromhex(metadata["beta"]), **tensors, **about)
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
         return None
     return bank if bank.vectors.shape[1] == index.meta.dimension else None

@@ -169,17 +169,13 @@ def uninterrupted() -> Iterator[None]:
 
 
 class GracefulStop:
-    """While it is entered, the first Ctrl-C only asks to stop, and the second interrupts at once.
-
-    Another handler than Python's own stays, and nothing is changed in threads other than the main one. `notice` is a
-    line for stderr when the first Ctrl-C comes; empty for none.
-    """
+    """While it is entered, the first Ctrl-C only asks to stop, and the second interrupts at once."""
 
     def __init__(self, notice: str = "") -> None:
         self.asked = False  # whether to stop
-        self._notice = notice
+        self._notice = notice  # for stderr when the first Ctrl-C comes; empty for none
         self._idle = False
-        self._installed = False
+        self._installed = False  # not where there is another handler than Python's own, or in other threads
 
     def __enter__(self) -> Self:
         """Take Ctrl-C over."""
@@ -249,9 +245,8 @@ class Quarantine:
         self.entries = read(folder)  # by URI
         self._file = folder / QUARANTINE_FILE
         self._retry = retry
-        self._by_content = {
-            entry.content_fingerprint: entry for entry in self.entries.values() if entry.decoder == self.decoder
-        }
+        same = (entry for entry in self.entries.values() if entry.decoder == self.decoder)
+        self._by_content = {entry.content_fingerprint: entry for entry in same}
         self._unwritten: list[Entry] = []
 
     def of_file(self, uri: str, state: FileState) -> Entry | None:
@@ -290,11 +285,11 @@ class Quarantine:
 
     def tidy(self, in_index: Container[str], is_gone: Callable[[str], bool]) -> None:
         """Write the file anew without what is in the index by now or gone from disk, and without doubles."""
-        kept = [entry for uri, entry in sorted(self.entries.items()) if uri not in in_index and not is_gone(uri)]
-        self.entries = {entry.uri: entry for entry in kept}
+        kept = {uri: each for uri, each in sorted(self.entries.items()) if uri not in in_index and not is_gone(uri)}
+        self.entries = kept
         self._unwritten.clear()
         if kept:
-            write_atomically(self._file, b"".join(entry.line for entry in kept))
+            write_atomically(self._file, b"".join(entry.line for entry in kept.values()))
         else:
             self._file.unlink(missing_ok=True)
 
@@ -302,18 +297,14 @@ class Quarantine:
 def read(folder: Path) -> dict[str, Entry]:
     """Return the quarantine list of an index, by URI; a line that cannot be read is logged and left out."""
     entries: dict[str, Entry] = {}
-    try:
-        lines = (folder / QUARANTINE_FILE).read_bytes().splitlines()
-    except FileNotFoundError:
-        return entries
-    for number, line in enumerate(lines, 1):
-        try:
-            entry = Entry(**json.loads(line))
-        except (ValueError, TypeError) as error:
-            # Such files are only tried again.
-            logger.warning("%s, line %d: not an entry (%s); left out", QUARANTINE_FILE, number, error)
-            continue
-        entries[entry.uri] = entry
+    with suppress(FileNotFoundError):
+        for number, line in enumerate((folder / QUARANTINE_FILE).read_bytes().splitlines(), 1):
+            try:
+                entry = Entry(**json.loads(line))
+            except (ValueError, TypeError) as error:  # such files are only tried again
+                logger.warning("%s, line %d: not an entry (%s); left out", QUARANTINE_FILE, number, error)
+            else:
+                entries[entry.uri] = entry
     return entries
 
 
@@ -351,27 +342,20 @@ class Committer:
         return self._contents | self.quarantine.contents
 
     def take_known(self, job: Job) -> bool:
-        """Give a job what index or quarantine list had for its content before the run; False where neither has it.
-
-        A new file of the same content as one that is gone takes over its rows.
-        """
+        """Give a job what index or quarantine list had for its content before the run; False where neither has it."""
         found = None
         if self.index is not None and job.content in self._contents:
             found = self.index.segments(content_fingerprint=job.content)
         if found is not None:
             job.duration, job.stored = found
-            if job.previous is None and (gone := self._gone.get(job.content)):
+            if job.previous is None and (gone := self._gone.get(job.content)):  # whose rows it takes over
                 job.moved_from = gone.pop(0)
         elif (entry := self.quarantine.of_content(job.content)) is not None:
             job.fail(entry.kind, entry.reason)
         return job.problem is not None or job.stored is not None
 
     def settle(self, queue: deque[Job], bar: tqdm[NoReturn]) -> None:
-        """Take jobs that are done off the head of `queue`, and store them, in one commit for the rows of several files.
-
-        IndexWriteError if they cannot be written, IndexingStoppedError if a file cannot be indexed and the run is to
-        end there.
-        """
+        """Store the jobs that are done at the head of `queue`; IndexingStoppedError if one is to end the run."""
         while queue and queue[0].done:
             with uninterrupted():
                 problem = self._settle_group(queue, bar)
@@ -380,10 +364,7 @@ class Committer:
                 raise IndexingStoppedError(f"{name_of(problem.uri)}: {problem.kind}: {problem.message}")
 
     def finish(self, is_gone: Callable[[str], bool]) -> None:
-        """Remove what is gone from disk if the run is to prune, tidy the table and the quarantine list, and count.
-
-        `is_gone` says whether a file, by its URI, was looked for and is no longer there. Raises IndexWriteError.
-        """
+        """Prune if the run is to, tidy the table and the quarantine list, and count; `is_gone` is the listing's."""
         report, index = self.report, self.index
         report.gone = [uri for uri in report.gone if uri not in self._moved]
         if index is None:
@@ -448,10 +429,7 @@ class Committer:
         return True
 
     def _file_rows(self, job: Job) -> FileRows | None:
-        """Return the rows to store for a finished job, or note its problem.
-
-        They are built here, file by file, so that what cannot be a row fails for its own file and not for the commit.
-        """
+        """Return the rows to store for a finished job, or note its problem."""
         if job.problem is None and job.stored is None and job.twin is None and not job.is_as_it_was():
             job.fail("ChangedWhileRead", "the file was written to while it was being read; run again")
         if (twin := job.twin) is not None:  # the outcome of an earlier file with the same content
@@ -465,7 +443,7 @@ class Committer:
                 job.duration, job.stored = found
         if job.problem is not None:
             return None
-        try:
+        try:  # here, so that what cannot be a row fails for its own file and not for the commit
             segments = job.stored
             if segments is None:
                 segments = [Segment(start, end, job.vectors[place]) for place, (start, end) in enumerate(job.windows)]
@@ -508,14 +486,10 @@ def writing_to(folder: Path) -> Iterator[None]:
 def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
     """Hold the folder of an index for one writer; make it where there is none, and remove it if nothing came of it.
 
-    With `wait`, wait for another process to end. The system frees the lock when a process ends, however it ends.
-
-    Raises:
-        IndexBusyError: Another process holds it, and `wait` is False.
-        IndexWriteError: The folder cannot be made or written to.
+    IndexBusyError if another process holds it and it is not to `wait`, IndexWriteError if it cannot be made.
     """
     fresh = not folder.exists()
-    lock = FileLock(folder / LOCK_FILE)
+    lock = FileLock(folder / LOCK_FILE)  # the system frees it when a process ends, however it ends
     try:
         while not (folder / LOCK_FILE).exists() or not lock.is_locked:  # the run before may take the folder away
             lock.release()

@@ -172,11 +172,7 @@ class Filter:
 
 
 def check_query(query: str, k: int = 1, *, name: str = "query") -> None:
-    """Refuse what no search can answer. Messages call the query `name`.
-
-    Raises:
-        ValueError: The query is empty or longer than `MAX_QUERY_CHARS`, or `k` is not positive.
-    """
+    """Refuse, with ValueError, what no search can answer. Messages call the query `name`."""
     if not query.strip():
         raise ValueError(f"{name}: got {query!r}; some words are needed")
     if len(query) > MAX_QUERY_CHARS:
@@ -195,11 +191,7 @@ def encode_queries(encoder: QueryEncoder, queries: Sequence[str], *, dimension: 
 
 
 def unit_queries(vectors: NDArray[np.float64], dimension: int) -> NDArray[np.float64]:
-    """Return vectors at length one, shape (Q, D).
-
-    Raises:
-        RuntimeError: One is of another length than `dimension`, not finite, or zero. The message says which.
-    """
+    """Return vectors at length one, shape (Q, D); RuntimeError for one of another length, not finite or zero."""
     norms = np.linalg.norm(vectors, axis=1)  # (Q,)
     for number, norm in enumerate(norms):
         if vectors.shape[1] != dimension or not np.isfinite(norm) or norm == 0:
@@ -224,16 +216,11 @@ class Row(NamedTuple):
 
 @dataclass(slots=True)
 class Ranking:
-    """The `k` best rows of each query, kept while batches go by.
+    """The `k` best rows of each query, kept while batches go by."""
 
-    Attributes:
-        queries: Unit vectors, shape (Q, D).
-        k: Rows to keep of each.
-        offset: From row ids, shape (N,), to what is subtracted from each row's cosine to order by, shape (N,).
-    """
-
-    queries: NDArray[np.float64]
+    queries: NDArray[np.float64]  # (Q, D), of length one
     k: int
+    # From row ids, shape (N,), to what is subtracted from each row's cosine to order by, shape (N,).
     offset: Callable[[NDArray[np.uint64]], NDArray[np.float64]] | None = None
     _coarse_queries: NDArray[np.float32] = field(init=False)  # (D, Q)
     _kept: list[list[Row]] = field(init=False)

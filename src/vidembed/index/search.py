@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left, bisect_right, insort
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, Unpack, get_args
 
 import numpy as np
@@ -191,9 +194,7 @@ def search(
     asked = SearchOptions(**options)
     check_query(query)
     index.meta.require_model(encoder, name=name)
-    # A dict, since a bare string could be taken for the path of a video.
-    vector = np.asarray(encoder.encode_query({"text": query}), dtype=np.float64).reshape(-1)  # (D,)
-    return _nearest(index, unit_queries(vector[None], index.meta.dimension), asked)[0]
+    return _nearest(index, encode_queries(encoder, [query], dimension=index.meta.dimension), asked)[0]
 
 
 def search_many(
@@ -222,9 +223,8 @@ def search_many(
 
 def nearest(index: VideoIndex, vector: NDArray[np.float64], **options: Unpack[SearchKeywords]) -> Hits:
     """Search as `search` does, for a vector, shape (D,); RuntimeError for one that is zero, not finite or too long."""
-    asked = SearchOptions(**options)
     queries = unit_queries(np.asarray(vector, dtype=np.float64)[None], index.meta.dimension)  # (1, D)
-    return _nearest(index, queries, asked)[0]
+    return _nearest(index, queries, SearchOptions(**options))[0]
 
 
 def _nearest(index: VideoIndex, queries: NDArray[np.float64], asked: SearchOptions) -> list[Hits]:
@@ -239,7 +239,7 @@ def _nearest(index: VideoIndex, queries: NDArray[np.float64], asked: SearchOptio
         return _ranked(index, queries, asked, k, built, count)
     # Ever more rows are ranked until there are `k` hits after merging, or no more rows. The depth grows by a factor, so
     # that even where all rows are of one video there are few rankings.
-    files: int | None = None  # counted only if it matters
+    files = functools.cache(lambda: len(index.files()))  # counted only if it matters
     # Every row is read for an exact ranking, so its first one may as well go deeper.
     depth = _DEEPER * k if built is None else k
     found: dict[int, Hits] = {}
@@ -249,9 +249,7 @@ def _nearest(index: VideoIndex, queries: NDArray[np.float64], asked: SearchOptio
         for place, each in zip(left.tolist(), ranked, strict=True):
             hits = merged(each, asked.merge, k=k)
             no_more = len(each) >= count or (built is None and len(each) < depth)
-            if len(hits) < k and asked.merge == "videos" and files is None:
-                files = len(index.files())
-            if len(hits) == k or len(hits) == files or no_more:
+            if len(hits) == k or no_more or (asked.merge == "videos" and len(hits) == files()):
                 found[place] = Hits(hits, replace(each.method, merge=asked.merge))
         left = np.array([place for place in left.tolist() if place not in found], dtype=np.intp)
         if depth >= ann.MAX_K:
@@ -289,22 +287,20 @@ def _ranked(
 def _hits(rows: Sequence[Row], method: Method, around: float | None) -> Hits:
     hits = Hits([], method)
     for row in rows:
-        start = end = None
+        hit = Hit(row.uri, row.start_s, row.end_s, row.score, recall=method.recall)
         if around is not None:
-            start = round(max(0.0, row.start_s - around), 6)
             # A segment's end is rounded, a duration is not.
-            end = round(max(row.end_s, min(row.duration, row.end_s + around)), 6)
-        found = row.uri, row.start_s, row.end_s, row.score
-        hits.append(Hit(*found, recall=method.recall, context_start_s=start, context_end_s=end))
+            end = max(row.end_s, min(row.duration, row.end_s + around))
+            start = max(0.0, row.start_s - around)
+            hit = replace(hit, context_start_s=round(start, 6), context_end_s=round(end, 6))
+        hits.append(hit)
     return hits
 
 
 def overlap(one: Hit, other: Hit) -> float:
-    """Return the share of the shorter of two hits that lies in both, 0 to 1; 0 for hits of different videos.
-
-    This is the overlap coefficient (Szymkiewicz-Simpson: intersection over minimum). Intersection over union, the usual
-    measure, is small for a short scene within a long window, though both show the same.
-    """
+    """Return the share of the shorter of two hits that lies in both, 0 to 1; 0 for hits of different videos."""
+    # The overlap coefficient (Szymkiewicz-Simpson: intersection over minimum). Intersection over union, the usual
+    # measure, is small for a short scene within a long window, though both show the same.
     shorter = min(one.end_s - one.start_s, other.end_s - other.start_s)
     if one.uri != other.uri or shorter <= 0:
         return 0.0
@@ -331,22 +327,20 @@ def merge_moments(hits: Sequence[Hit], *, limit: float = OVERLAP, k: int | None 
     if not 0 <= limit < 1:
         raise ValueError(f"limit: got {limit}; a share of at least 0 and below 1 is needed")
     kept: list[Hit] = []
-    # Of each video, starts and ends of what is kept. One of two that are kept never lies within the other, so both rise
+    # What is kept of each video, by time. One of two that are kept never lies within the other, so starts and ends rise
     # together, and those that a hit can overlap lie side by side.
-    taken: dict[str, tuple[list[float], list[float]]] = {}
+    taken: dict[str, list[Hit]] = {}
+    start, end = attrgetter("start_s"), attrgetter("end_s")
     for hit in hits:
-        starts, ends = taken.setdefault(hit.uri, ([], []))
-        first, behind = bisect_right(ends, hit.start_s), bisect_left(starts, hit.end_s)
-        near = (replace(hit, start_s=starts[place], end_s=ends[place]) for place in range(first, behind))
-        if any(overlap(hit, other) > limit for other in near):
+        others = taken.setdefault(hit.uri, [])
+        near = slice(bisect_right(others, hit.start_s, key=end), bisect_left(others, hit.end_s, key=start))
+        if any(overlap(hit, other) > limit for other in others[near]):
             continue
         kept.append(hit)
         if len(kept) == k:
             break
         if hit.end_s > hit.start_s:  # one without length overlaps nothing
-            place = bisect_left(starts, hit.start_s)
-            starts.insert(place, hit.start_s)
-            ends.insert(place, hit.end_s)
+            insort(others, hit, key=start)
     return kept
 
 
@@ -362,17 +356,16 @@ def merge_videos(hits: Sequence[Hit], *, k: int | None = None) -> list[Hit]:
         the last of them.
     """
     best: dict[str, Hit] = {}
-    met: dict[str, int] = {}
-    since: dict[str, int] = {}  # met since the last that was kept
-    for hit in hits:
-        since[hit.uri] = since.get(hit.uri, 0) + (hit.segments or 1)
+    last = 0  # how many hits there are up to the last that is kept
+    for place, hit in enumerate(hits, 1):
         if hit.uri not in best:
-            best[hit.uri] = hit
-            met |= {uri: met.get(uri, 0) + count for uri, count in since.items()}
-            since.clear()
+            best[hit.uri], last = hit, place
             if len(best) == k:
                 break
-    return [replace(hit, segments=met[uri]) for uri, hit in best.items()]
+    segments: Counter[str] = Counter()
+    for hit in hits[:last]:
+        segments[hit.uri] += hit.segments or 1
+    return [replace(hit, segments=segments[uri]) for uri, hit in best.items()]
 
 
 def merged(hits: Sequence[Hit], merge: Merge, *, k: int) -> list[Hit]:
@@ -406,13 +399,11 @@ def rerank(
     """
     segments: dict[int, VideoSegment] = {}  # of the hits that are files of this machine, by position
     for place, hit in enumerate(hits):
-        start, end = hit.start_s, hit.end_s
-        if context:
-            if hit.context_start_s is None or hit.context_end_s is None:
-                raise ValueError(
-                    f"context: the hit {hit.uri!r} says nothing of what is around it; search with around=SECONDS"
-                )
-            start, end = hit.context_start_s, hit.context_end_s
+        start, end = (hit.context_start_s, hit.context_end_s) if context else (hit.start_s, hit.end_s)
+        if start is None or end is None:
+            raise ValueError(
+                f"context: the hit {hit.uri!r} says nothing of what is around it; search with around=SECONDS"
+            )
         if is_local(hit.uri):
             segments[place] = VideoSegment(path_of(hit.uri), start, end)
     asked: dict[int, Hit] = {}
@@ -429,8 +420,7 @@ def rerank(
                     "head alone. Calibrate it with this encoder (vidembed calibrate --encoder)."
                 )
         documents = list(segments.values())
-        ranking = reranker.rank({"text": query}, documents, first_stage=similarities, on_error="skip")
-        for found in ranking:
+        for found in reranker.rank({"text": query}, documents, first_stage=similarities, on_error="skip"):
             place = places[found["corpus_id"]]
             asked[place] = replace(hits[place], probability=found["score"])
     rest = [hit for place, hit in enumerate(hits) if place not in asked]
@@ -449,7 +439,7 @@ def load_reranker(
     visual_cache: Path | None = None,
     device: str | None = None,
 ) -> VideoReranker:
-    """Load the reranker that goes with the encoder of an index. It gets the frame grid of the encoder.
+    """Load the reranker that goes with the encoder of an index, with its frame grid; ValueError where there is none.
 
     Args:
         name: A reranker, or a video MLLM with its head. None: the encoder's own MLLM if it holds it, else
@@ -460,9 +450,6 @@ def load_reranker(
         calibration: File that `VideoReranker.save_calibration` wrote.
         visual_cache: Folder to keep visual tokens in from search to search; None for nowhere.
         device: Torch device. None: that of the encoder.
-
-    Raises:
-        ValueError: There is no such reranker, or none that the encoder names.
     """
     from vidembed.reranker import VideoReranker  # noqa: PLC0415 - it brings torch
     from vidembed.visual_cache import VisualTokenCache  # noqa: PLC0415 - it brings torch
@@ -524,35 +511,19 @@ class Derived:
 def refresh(index: VideoIndex, encoder: QueryEncoder, derived: Derived | None = None, *, progress: bool = True) -> None:
     """Bring the ANN index and the query bank of an index up to date, or make them, as `derived` asks for.
 
-    An interruption leaves each as it was, or stale and therefore unused. Compact copies, as earlier versions made them,
-    are removed. Nobody else may be writing to the index. Raises as `vidembed.index.ann.refresh` and `bank.refresh`.
+    An interruption leaves each as it was, or stale and therefore unused. Nobody else may be writing to the index.
     """
     derived = derived or Derived()
     quantize = next(iter(derived.compact), None)
     written = ann.refresh(index, exact_up_to=derived.exact_up_to, quantize=quantize)  # first: it makes a version
     if derived.query_bank is not None or index.derived(bank.FILE).exists():
         written |= bank.refresh(index, encoder, derived.query_bank, beta=derived.beta, progress=progress)
-    for file in index.compact_copies():
+    for file in index.compact_copies():  # of earlier versions
         file.unlink(missing_ok=True)
     if written:
         index.flush()
 
 
-class SearchFacts(TypedDict):
-    """How an index is searched, as it stands in JSON."""
-
-    exact_up_to: int
-    quantize: str | None
-    ann: dict[str, object] | None
-    query_bank: dict[str, object] | None
-
-
-def facts(index: VideoIndex) -> SearchFacts:
-    """Return what `vidembed info` says of how an index is searched."""
-    settings = ann.settings(index)
-    return {
-        "exact_up_to": settings.exact_up_to,
-        "quantize": settings.quantize,
-        "ann": ann.facts(index),
-        "query_bank": bank.facts(index),
-    }
+def facts(index: VideoIndex) -> dict[str, Any]:
+    """Return what `vidembed info` says of how an index is searched: its settings, ANN index and query bank."""
+    return {**ann.settings(index)._asdict(), "ann": ann.facts(index), "query_bank": bank.facts(index)}

@@ -51,6 +51,7 @@ ROW_ID = "_rowid"  # LanceDB's name of the column; a row keeps its id within a v
 ANN_NAME = "ann"
 RANKED = ("uri", "start_s", "end_s", "duration", "vector")  # what a ranking needs of a row, with its id
 COMPACT_EVERY = 512  # commits; each adds a fragment, and lists all of them anew
+NO_VECTOR = "the model gave a vector that is zero, not finite or of the wrong length"
 _META_KEY = b"vidembed"
 _KEEP_VERSIONS = timedelta(minutes=5)  # a search reads one version, for seconds
 _COPY = re.compile(r"compact-(int8|binary|float32)(-[1-9]\d*)?(-[0-9a-f]{32}-\w+\.npy|\.json)")
@@ -59,10 +60,7 @@ logger = logging.getLogger(__name__)
 
 
 def require_index_extra() -> tuple[ModuleType, ModuleType]:
-    """Return lancedb and pyarrow, imported here since they take a second, which `--help` need not wait for.
-
-    MissingExtraError if they are not installed, or cannot be loaded.
-    """
+    """Return lancedb and pyarrow, imported here since they take a second; MissingExtraError if they cannot be."""
     try:
         return importlib.import_module("lancedb"), importlib.import_module("pyarrow")
     except ImportError as error:
@@ -75,10 +73,8 @@ def require_index_extra() -> tuple[ModuleType, ModuleType]:
 
 
 def canonical(path: str | os.PathLike[str]) -> Path:
-    """Return `path` absolute, with links resolved in its folders but not in its last part.
-
-    The last part keeps the name the user gave: stores such as git-annex link `holiday.mp4` to a hash without a suffix.
-    """
+    """Return `path` absolute, with links resolved in its folders but not in its last part."""
+    # The last part keeps the name the user gave: git-annex, say, links `holiday.mp4` to a hash without a suffix.
     absolute = Path(path).expanduser().absolute()
     if absolute.name in {"", ".."}:
         return Path(os.path.realpath(absolute))
@@ -197,11 +193,7 @@ class IndexMeta:
 
     @classmethod
     def of(cls, encoder: IndexedModel, name: str, *, layer: int | None, cut: Cut | None) -> IndexMeta:
-        """Describe a new index of a model that `name` and `layer` load again.
-
-        Raises:
-            RuntimeError: The model does not say how long its vectors are.
-        """
+        """Describe a new index of a model that `name` and `layer` load again."""
         if (dimension := encoder.get_embedding_dimension()) is None:
             raise RuntimeError(f"model: {name!r} does not say how long its vectors are")
         windows = cut if isinstance(cut, Windows) else None
@@ -240,12 +232,7 @@ class IndexMeta:
 
     @classmethod
     def from_json(cls, text: str | bytes) -> IndexMeta:
-        """Read what `to_json` wrote.
-
-        Raises:
-            IndexDamagedError: It is not such a description.
-            IndexMismatchError: It was written by a later version.
-        """
+        """Read what `to_json` wrote; IndexDamagedError if it is not that, IndexMismatchError for a later version's."""
         try:
             fields = json.loads(text)
             if fields["schema_version"] <= SCHEMA_VERSION:
@@ -260,13 +247,8 @@ class IndexMeta:
         )
 
     def require_model(self, model: QueryEncoder, *, name: str) -> None:
-        """Refuse a model, loaded as `name`, other than the one that made the vectors, or that one with other weights.
-
-        Raises:
-            IndexMismatchError: The fingerprints differ. The message says both, and the fields that differ.
-        """
-        fingerprint = model.fingerprint
-        if fingerprint == self.model_fingerprint:
+        """Refuse, with IndexMismatchError, a model loaded as `name` of another fingerprint than that of the vectors."""
+        if (fingerprint := model.fingerprint) == self.model_fingerprint:
             return
         now = json.loads(json.dumps(model.fingerprint_fields()))  # as the index has them: tuples are lists
         stored = self.fingerprint_fields
@@ -321,6 +303,11 @@ def segment_id(uri: str, start_s: float, end_s: float) -> str:
     return str(uuid.uuid5(uuid.NAMESPACE_URL, f"{uri}#t={start_s:.6f},{end_s:.6f}"))
 
 
+def is_vector(vector: NDArray[np.float32], dimension: int) -> bool:
+    """Whether a row can have this vector: of the right length, finite and not zero."""
+    return vector.shape == (dimension,) and bool(np.isfinite(vector).all() and vector.any())
+
+
 def own_schema(dimension: int) -> pa.Schema:
     """Return the columns of vidembed, for vectors of `dimension` numbers."""
     _, pa = require_index_extra()
@@ -339,17 +326,13 @@ def own_rows(file: FileRows, meta: IndexMeta) -> pa.Table:
     vectors = np.stack([segment.vector for segment in file.segments]).astype(np.float32, copy=False)  # (S, D)
     if vectors.shape[1] != meta.dimension:
         raise RuntimeError(f"{file.uri}: vectors of length {vectors.shape[1]} for an index of {meta.dimension}")
-    count = len(file.segments)
-    columns = {
+    same = {"uri": file.uri, "duration": file.duration, "content_fingerprint": file.content_fingerprint}
+    same |= {**asdict(file.state), "model_fingerprint": meta.model_fingerprint}
+    columns = {name: [value] * len(file.segments) for name, value in same.items()}
+    columns |= {
         "id": [segment_id(file.uri, segment.start_s, segment.end_s) for segment in file.segments],
-        "uri": [file.uri] * count,
         "start_s": [segment.start_s for segment in file.segments],
         "end_s": [segment.end_s for segment in file.segments],
-        "duration": [file.duration] * count,
-        "content_fingerprint": [file.content_fingerprint] * count,
-        "size": [file.state.size] * count,
-        "mtime_ns": [file.state.mtime_ns] * count,
-        "model_fingerprint": [meta.model_fingerprint] * count,
         "vector": pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), meta.dimension),
     }
     return pa.table(columns, schema=own_schema(meta.dimension))
@@ -429,13 +412,9 @@ class VideoIndex:
 
     def files(self) -> dict[str, IndexedFile]:
         """Return the files in the index, by URI."""
-        _, pa = require_index_extra()
         keys = ["uri", "content_fingerprint", "size", "mtime_ns"]
-        if not (batches := list(self._table.search().select(keys).to_batches())):
-            return {}
-        grouped = (
-            pa.Table.from_batches(batches).group_by(keys).aggregate([([], "count_all")]).select([*keys, "count_all"])
-        )
+        found = self._table.search().select(keys).to_arrow()
+        grouped = found.group_by(keys).aggregate([([], "count_all")]).select([*keys, "count_all"])
         rows = zip(*(column.to_pylist() for column in grouped.columns), strict=True)
         return {uri: IndexedFile(uri, content, FileState(*state), count) for uri, content, *state, count in rows}
 
@@ -511,9 +490,8 @@ class VideoIndex:
         ]
         if None in taken:
             self._user_columns(nullable=True)
-        if added:
-            for column, values in zip(added, old.select(names).take(pa.array(taken, pa.int64())).columns, strict=True):
-                rows = rows.append_column(column, values)
+        for column in added:
+            rows = rows.append_column(column, old.column(column.name).take(pa.array(taken, pa.int64())))
         self._merge(rows, {*uris, *from_uris})
 
     def remove(self, uris: Sequence[str]) -> None:
@@ -542,8 +520,7 @@ class VideoIndex:
     def stamp(self) -> str:
         """Return the SHA-256 of the manifest of the version at hand, hex: it names all data files and the model.
 
-        What is derived from the rows is good for the version with the same stamp, and for no other. IndexDamagedError
-        if the manifest is gone, since the version is old and another run removed it.
+        IndexDamagedError if the manifest is gone, since the version is old and another run removed it.
         """
         version = int(self._table.version)
         # LanceDB has two ways to name manifests: counting down from 2^64 - 1 in new tables, and up in old ones.

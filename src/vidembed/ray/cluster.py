@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from vidembed.errors import ClusterError, MissingExtraError
+from vidembed.index.files import clean
 from vidembed.ray.decode import DecodeVideos
 from vidembed.ray.embed import EmbedVideos
-from vidembed.ray.stores import clean
 from vidembed.video.segments import Scenes
 
 if TYPE_CHECKING:
@@ -66,14 +66,9 @@ class Resources:
 
 @contextmanager
 def connected(address: str | None, resources: Resources) -> Iterator[None]:
-    """Join a cluster for the length of a block: the one at an address as `ray.init` takes it, such as `auto`.
+    """Join a cluster for the length of a block, or start one that ends with it; see `index_videos_ray`.
 
-    Without one, it is the cluster that this process has joined already, else that of the variable `RAY_ADDRESS`, else
-    one that is started here, with enough CPUs for `resources`, and ends with the block.
-
-    Raises:
-        ClusterError: It cannot be reached or started.
-        ValueError: One that is started here has too few GPUs.
+    ClusterError if it cannot be reached or started, ValueError if one that is started here has too few GPUs.
     """
     ray = require_ray()
     if ray.is_initialized():
@@ -114,15 +109,10 @@ def cores() -> int:
 
 def _warn_if_small(ray: ModuleType, resources: Resources) -> None:
     """Warn where the cluster has too little by now; one that grows may have more soon."""
-    there = ray.cluster_resources()
+    short = "the cluster has %g %ss and %g are asked for: it works with fewer actors, or waits for more"
     for kind, wanted in resources.total.items():
-        if there.get(kind, 0) < wanted:
-            logger.warning(
-                "the cluster has %g %ss and %g are asked for: it works with fewer actors, or waits for more",
-                there.get(kind, 0),
-                kind,
-                wanted,
-            )
+        if (there := ray.cluster_resources().get(kind, 0)) < wanted:
+            logger.warning(short, there, kind, wanted)
 
 
 def require_ray() -> ModuleType:
@@ -149,11 +139,7 @@ class Pipeline:
     def rows(
         self, files: Sequence[tuple[str, FileState | None]], known: Callable[[str], bool] | None
     ) -> Generator[pa.Table, None, None]:
-        """Decode and embed files; yield tables as `EmbedVideos` returns them, as they are done, in any order.
-
-        `files` are URIs, each with its state if it was listed. An actor that is killed is started again by Ray, and its
-        tasks with it, without end.
-        """
+        """Decode and embed files, URIs with their states; yield tables as `EmbedVideos` returns them, in any order."""
         ray = require_ray()
         import pyarrow as pa  # noqa: PLC0415 - it takes a while
 
@@ -171,16 +157,15 @@ class Pipeline:
             for most in (self.resources.decoders, self.resources.workers)
         )
         data_logger = logging.getLogger("ray.data")
-        level = data_logger.level
         with _cluster_errors(ray), ExitStack() as stack:
+            stack.callback(data_logger.setLevel, data_logger.level)
             data_logger.setLevel(logging.ERROR)  # it logs every execution, and options that were set here
-            stack.callback(data_logger.setLevel, level)
             dataset = ray.data.from_arrow(blocks)
             dataset.context.target_max_block_size = BLOCK_BYTES
             dataset.context.raise_original_map_exception = True
             dataset.context.enable_progress_bars = False
             dataset.context.print_on_execution_start = False
-            dataset = dataset.map_batches(
+            dataset = dataset.map_batches(  # an actor that is killed is started again, and its tasks with it
                 DecodeVideos,
                 batch_format="pyarrow",
                 batch_size=None,
@@ -209,21 +194,13 @@ def segments_a_call(sampling: Sampling, cut: Cut | None, batch_size: int) -> int
 
 
 class RemoteModel:
-    """The model of a run, on a worker, as the index needs it here: its facts, and vectors of queries.
-
-    It holds a worker of the forward stage's size while it is asked, and none between.
-    """
+    """The model of a run, on a worker that it holds while it is asked: its facts, and vectors of queries."""
 
     def __init__(self, model: ModelOptions, resources: Resources) -> None:
         self._model = model
         self._resources = resources
         self.facts = self._ask(lambda stage: stage.facts)
-        self.sampling = self.facts.sampling
-
-    @property
-    def fingerprint(self) -> str:
-        """SHA-256 of all that makes the vectors, hex."""
-        return self.facts.fingerprint
+        self.fingerprint, self.sampling = self.facts.fingerprint, self.facts.sampling
 
     def fingerprint_fields(self) -> dict[str, Any]:
         """Return the same, readable."""
@@ -239,10 +216,9 @@ class RemoteModel:
         return vectors
 
     def _ask(self, question: Callable[[EmbedVideos], T]) -> T:
-        ray = require_ray()
-        needs = {"num_cpus": self._resources.num_cpus, "num_gpus": self._resources.num_gpus}
+        ray, needs = require_ray(), self._resources
         # The process of the worker ends with its one task, and with it the model's hold on a GPU.
-        task = ray.remote(max_calls=1, **needs)(question)
+        task = ray.remote(max_calls=1, num_cpus=needs.num_cpus, num_gpus=needs.num_gpus)(question)
         with _cluster_errors(ray):
             answer: T = ray.get(task.remote(EmbedVideos(**self._model)))
             return answer

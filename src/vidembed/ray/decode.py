@@ -10,7 +10,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypedDict
 
 from vidembed.errors import VideoError
-from vidembed.ray.stores import MAX_FILE_BYTES, Fetched, Fetcher, FileSystem, clean
+from vidembed.index.files import clean
+from vidembed.ray.stores import MAX_FILE_BYTES, Fetched, Fetcher, FileSystem
 from vidembed.video.clip import Clip, DecodeLimits, FileState, Sampling
 from vidembed.video.pool import DecodePool
 from vidembed.video.worker import clip_message, read_clip
@@ -62,12 +63,11 @@ class _Row:
         import pyarrow as pa  # noqa: PLC0415 - it takes a while, which --help need not wait for
 
         values: dict[str, object] = {field.name: getattr(self, field.name) for field in fields(self)}
-        values[FRAMES] = None
         if self.clip is not None:
             message, arrays = clip_message(self.clip)
             values[CLIP] = json.dumps({**message, "sampling": sampling.as_dict()})
             values[FRAMES] = b"".join(arrays)
-        return pa.table({name: [value] for name, value in values.items()}, schema=_schema())
+        return pa.Table.from_pylist([values], schema=_schema())
 
 
 def _schema() -> pa.Schema:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 
-from vidembed.index.table import load_model, segment_id
+from vidembed.index.table import NO_VECTOR, is_vector, load_model, segment_id
 from vidembed.ray.decode import CLIP, ERROR, FRAMES, DecodeVideos, as_table, clip_at, error_text
 from vidembed.video.clip import Sampling
 
@@ -168,12 +168,10 @@ class EmbedVideos:
                 errors[place] = error_text(outcome, at)
                 continue
             vector = np.asarray(outcome, dtype=np.float32).reshape(-1)  # (D,)
-            if vector.shape == (facts.dimension,) and np.isfinite(vector).all() and vector.any():
+            if is_vector(vector, facts.dimension):
                 vectors[place] = vector
             else:
-                errors[place] = (
-                    f"InternalError: {at}the model gave a vector that is zero, not finite or of the wrong length"
-                )
+                errors[place] = f"InternalError: {at}{NO_VECTOR}"
         rows = zip(uris, starts, ends, strict=True)
         ids = [None if start is None else segment_id(uri, start, end) for uri, start, end in rows]
         made = table.drop_columns([CLIP, FRAMES, ERROR])

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
@@ -16,32 +16,11 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from vidembed.errors import IndexMismatchError
-from vidembed.index.commit import KINDS, Committer, Job, Problem, Report
-from vidembed.index.ingest import (
-    Listing,
-    Plan,
-    RunKeywords,
-    RunOptions,
-    find_videos,
-    make_plan,
-    open_for_writing,
-    open_if_there,
-    vanished,
-    writing,
-)
-from vidembed.index.table import IndexedFile, is_local, path_of
+from vidembed.index.commit import KINDS, Committer, Job, Report
+from vidembed.index.ingest import RunKeywords, RunOptions, files_bar, open_for_writing, open_if_there, writing
+from vidembed.index.table import is_local
 from vidembed.ray.cluster import Pipeline, RemoteModel, Resources, connected, cores
-from vidembed.ray.stores import (
-    MAX_FILE_BYTES,
-    Address,
-    FileSystem,
-    StoreListing,
-    clean,
-    is_address,
-    list_stores,
-    open_store,
-)
-from vidembed.video import VIDEO_SUFFIXES
+from vidembed.ray.stores import MAX_FILE_BYTES, FileSystem, find
 from vidembed.video.clip import FileState, Sampling
 
 if TYPE_CHECKING:
@@ -60,88 +39,14 @@ COMMIT_ROWS = 4096
 """Rows at which a commit does not wait (our choice)."""
 
 
-# -- what there is -----------------------------------------------------------------------------------------------------
-
-
-@dataclass(slots=True)
-class Found:
-    """The files that a run is about: local ones, and those in stores."""
-
-    local: Listing = field(default_factory=Listing)
-    stored: StoreListing = field(default_factory=StoreListing)
-
-    @property
-    def problems(self) -> list[Problem]:
-        """What could not be listed and what vanished, as it stands in a report."""
-        unreadable = [Problem(uri, type(error).__name__, clean(error)) for uri, error in self.stored.unreadable.items()]
-        return self.local.problems + unreadable + [vanished(uri, reason) for uri, reason in self.stored.vanished]
-
-    def is_gone(self, uri: str) -> bool:
-        """Whether a file is under a folder of this run, and no longer there."""
-        return self.local.is_gone(uri) or (self.stored.knows(uri) and uri not in self.stored.files)
-
-
-def find(
-    paths: Sequence[str | os.PathLike[str]],
-    *,
-    filesystem: FileSystem | None = None,
-    indexed: Callable[[], Iterable[str]] = tuple,
-) -> Found:
-    """List the videos among paths and URIs of files and folders; `indexed` returns the URIs that the index has.
-
-    ValueError if there are none, one does not exist or cannot be read, or there is no video in any of them.
-    """
-    if not paths:
-        raise ValueError("paths: none given; name at least one video or folder")
-    uris = [str(path) for path in paths if is_address(str(path)) and not is_local(str(path))]
-    others = [path_of(str(path)) if is_local(str(path)) else path for path in paths if str(path) not in set(uris)]
-    found = Found()
-    if uris:
-        found.stored = list_stores(uris, VIDEO_SUFFIXES, filesystem=filesystem, indexed=indexed)
-    if others:
-        found.local = find_videos(others, VIDEO_SUFFIXES, indexed=indexed, or_none=bool(found.stored.files))
-    elif not found.stored.files:
-        raise ValueError(
-            f"paths: no video in {', '.join(uris)}; looked for files ending in {', '.join(sorted(VIDEO_SUFFIXES))}"
-            + "".join(f"; {uri} {reason}, and the index has files of it" for uri, reason in found.stored.vanished)
-        )
-    return found
-
-
-def plan(
-    found: Found, indexed: Mapping[str, IndexedFile], *, rehash: bool, filesystem: FileSystem | None = None
-) -> Plan:
-    """Sort the files of a run by what must be done with them, as `make_plan` does; those in stores come last."""
-    made = make_plan(found.local, indexed, rehash=rehash)
-    states = dict(found.stored.files)
-    for uri, file in indexed.items():
-        if is_local(uri) or uri in states or not found.stored.knows(uri):
-            continue
-        try:  # the listing left it out, since its name has no video suffix, say
-            states[uri] = open_store(address := Address.parse(uri), filesystem).state(address)
-        except FileNotFoundError:
-            made.gone.append(file)
-    for uri, state in sorted(states.items()):
-        made.add(Job(Path("/", Address.parse(uri).path), uri, indexed.get(uri), state), rehash=rehash)
-    made.gone.sort(key=lambda file: file.uri)
-    return made
-
-
 # -- what comes back ---------------------------------------------------------------------------------------------------
 
 
 class Collector:
-    """Puts files together from rows, which come back in any order, and has those that are whole stored.
-
-    Its methods raise `IndexingStoppedError` where a file cannot be indexed and the run is to end there, and
-    `IndexWriteError`.
-
-    Attributes:
-        again: Files whose content was known when the run began, and is no more; they must be decoded after all.
-    """
+    """Puts files together from rows, which come back in any order, and has those that are whole stored."""
 
     def __init__(self, committer: Committer, bar: tqdm[NoReturn]) -> None:
-        self.again: list[Job] = []
+        self.again: list[Job] = []  # to be decoded after all: their contents were known when the run began
         self._committer = committer
         self._bar = bar
         self._open: dict[str, Job] = {}
@@ -225,10 +130,7 @@ class Collector:
 
 
 class KnownContents:
-    """Whether a content (SHA-256, hex) is known, so that it need not be decoded, by its first eight bytes.
-
-    It can be wrong for one in 2**64 contents over the number of those that are known, and `Collector` checks again.
-    """
+    """Whether a content (SHA-256, hex) is known, by its first eight bytes; `Collector` checks again."""
 
     def __init__(self, contents: Iterable[str]) -> None:
         self._first = np.unique(np.fromiter((int(each[:16], 16) for each in contents), dtype=np.uint64))  # (N,), sorted
@@ -306,10 +208,8 @@ def index_videos_ray(
     resources = Resources(workers, decoders, num_cpus, num_gpus)
     where = Path(folder)
     existing = open_if_there(where)
-    search = partial(find, paths, filesystem=filesystem)
-    found = search(
-        indexed=existing.files if existing else tuple
-    )  # what is cheap to find wrong comes before the cluster
+    search = partial(find, paths, filesystem=filesystem)  # what is cheap to find wrong comes before the cluster
+    found = search(indexed=existing.files if existing else tuple)
     load: ModelOptions = {
         "model": model,
         "layer": layer,
@@ -328,17 +228,10 @@ def index_videos_ray(
     with connected(address, resources):
         remote = RemoteModel(load, resources)
         open_for_writing(where, remote, model, asked.cut)  # refuse before anything is written
-        with writing(where, remote, asked, model=model, layer=layer, backend="pyav") as (committer, files):
-            if asked.wait:  # what was found before may be hours old
-                found = search(indexed=lambda: files)
-            todo = plan(found, files, rehash=asked.rehash, filesystem=filesystem)
-            committer.begin(files, found.problems, unchanged=len(todo.unchanged), gone=todo.gone)
+        held = writing(where, remote, asked, search, found, model=model, layer=layer, backend="pyav")
+        with held as (committer, jobs), files_bar(len(jobs), progress=asked.progress) as bar:
             pipeline = Pipeline(load, decoding, remote.sampling, committer.meta.cut, resources)
-            with tqdm(
-                total=len(todo.jobs), desc="Indexing", unit="file", disable=not asked.progress, dynamic_ncols=True
-            ) as bar:
-                _embed(todo.jobs, pipeline, Collector(committer, bar), committer.known_contents)
-            committer.finish(found.is_gone)
+            _embed(jobs, pipeline, Collector(committer, bar), committer.known_contents)
     return committer.report
 
 

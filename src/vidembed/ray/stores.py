@@ -12,9 +12,9 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final, TypeAlias
@@ -33,8 +33,9 @@ from vidembed.errors import (
     VideoPermission,
     VideoTooLarge,
 )
-from vidembed.index.ingest import UNKNOWN_TIME
+from vidembed.index.files import UNKNOWN_TIME, Listing, clean, find_videos
 from vidembed.index.table import canonical, is_local, path_of, uri_of
+from vidembed.video import VIDEO_SUFFIXES
 from vidembed.video.clip import FileState, check_regular, content_fingerprint, item_name
 
 if TYPE_CHECKING:
@@ -43,15 +44,12 @@ if TYPE_CHECKING:
 FileSystem: TypeAlias = "fs.FileSystem | fsspec.AbstractFileSystem"
 """What users give to reach a store with options and credentials of their own."""
 
-MAX_MESSAGE: Final = 400
-"""Characters of a store's own message that are passed on."""
 MAX_FILE_BYTES: Final = 16 * 2**30
 """Default limit on the size of one file that is copied from a store: over any film, below most disks (our choice)."""
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")  # two characters or more: "C:" is a drive
 _CONTAINER_BEFORE_HOST = frozenset({"abfs", "abfss"})  # container@account.dfs.core.windows.net
 _TIMES = ("mtime", "LastModified", "last_modified", "updated", "modified", "created")  # names that stores of fsspec use
-_SECRETS = ((re.compile(r"(://)[^\s/@'\"]+@"), r"\1...@"), (re.compile(r"(://[^\s?'\"]+)\?[^\s'\"]*"), r"\1?..."))
 _CHUNK = 8 * 2**20  # bytes; each is a request to most stores
 _FOLDER = "vidembed-ray-"
 _DRAFT = "vidembed-draft-"  # until it is locked
@@ -64,14 +62,6 @@ def is_address(text: str) -> bool:
     return _SCHEME.match(text) is not None
 
 
-def clean(error: object) -> str:
-    """Return the message of a store's error on one line, of bounded length, without what may be a secret in a URL."""
-    text = " ".join(str(error).split())
-    for pattern, instead in _SECRETS:
-        text = pattern.sub(instead, text)
-    return text if len(text) <= MAX_MESSAGE else text[: MAX_MESSAGE - 3] + "..."
-
-
 @dataclass(frozen=True, slots=True)
 class Address:
     """A place in a store."""
@@ -82,10 +72,7 @@ class Address:
 
     @classmethod
     def parse(cls, text: str) -> Address:
-        """Read a URI; characters that should be encoded and are not, such as a space, are taken as they are.
-
-        ValueError if it has a user name, a password, options or a fragment in it, or is of http(s).
-        """
+        """Read a URI, encoded or not; ValueError if it has credentials or options in it, or is of http(s)."""
         found = _SCHEME.match(text)
         if found is None:
             raise ValueError(f"path: got {text!r}; a URI such as s3://bucket/folder is needed")
@@ -143,17 +130,14 @@ class Store:
     filesystem: fsspec.AbstractFileSystem
     base: str  # path within it of the address without a path
 
-    def find(self, address: Address) -> tuple[bool, Iterator[tuple[str, FileState | Exception]]]:
-        """Return whether there is a folder, and the URI of each file in it (or of the one file) with its state.
-
-        Whatever the store has for one file, the others are listed: in place of the state, an error says what is wrong.
-        """
+    def find(self, address: Address) -> tuple[bool, dict[str, FileState | Exception]]:
+        """Return whether there is a folder, and the files in it (or the one) by URI, each with state or error."""
         info = self.filesystem.info(path := self._path(address))
         if info["type"] == "file":
-            return False, iter([self._entry(address, info)])
+            return False, dict([self._entry(address, info)])
         inside = self.filesystem.find(path, detail=True).items()
         base = self.base.strip("/")
-        return True, (
+        return True, dict(
             self._entry(replace(address, path=name.lstrip("/").removeprefix(base).lstrip("/")), info)
             for name, info in inside
             if info["type"] == "file"
@@ -204,9 +188,8 @@ def _nanoseconds(moment: object) -> int:
 
 
 def open_store(address: Address, filesystem: FileSystem | None = None) -> Store:
-    """Return the store that an address is in: with pyarrow's client where it has one for the scheme, else fsspec's.
+    """Return the store that an address is in: with `filesystem`, else pyarrow's client for the scheme, else fsspec's.
 
-    A `filesystem` is used instead, as it was made. As in Ray Data, the paths within it are URIs without their scheme.
     ValueError if nothing that is installed reads the scheme.
     """
     from pyarrow import ArrowInvalid, ArrowNotImplementedError, fs  # noqa: PLC0415 - it takes a while
@@ -217,7 +200,7 @@ def open_store(address: Address, filesystem: FileSystem | None = None) -> Store:
         elif not isinstance(filesystem, fsspec.AbstractFileSystem):
             needed = "a pyarrow.fs.FileSystem or an fsspec.AbstractFileSystem is needed"
             raise ValueError(f"filesystem: got a {type(filesystem).__name__}; {needed}")
-        return Store(filesystem, address.authority)
+        return Store(filesystem, address.authority)  # as in Ray Data, its paths are URIs without their scheme
     with contextlib.suppress(ArrowInvalid, ArrowNotImplementedError):
         found, base = fs.FileSystem.from_uri(address.root)
         return Store(ArrowFileSystem(found), base)
@@ -230,79 +213,22 @@ def open_store(address: Address, filesystem: FileSystem | None = None) -> Store:
         ) from error
 
 
-@dataclass(slots=True)
-class StoreListing:
-    """The videos in stores, by URI.
-
-    In `vanished` are URIs that were named, of which the index has files and where there is no video now, each with the
-    reason. Nothing is known about what they hold.
-    """
-
-    files: dict[str, FileState] = field(default_factory=dict)  # time UNKNOWN_TIME where the store has none
-    roots: list[str] = field(default_factory=list)  # folders that were listed, each with a slash at its end
-    unreadable: dict[str, Exception] = field(default_factory=dict)  # videos with a state that makes no sense
-    vanished: list[tuple[str, str]] = field(default_factory=list)
-
-    def knows(self, uri: str) -> bool:
-        """Whether the listing would have had `uri`."""
-        lost = tuple(root.rstrip("/") + "/" for root, _ in self.vanished)
-        return uri.startswith(tuple(self.roots)) and not uri.startswith(lost) and uri not in self.unreadable
-
-
-def list_stores(
-    uris: Iterable[str],
-    suffixes: Iterable[str],
+def find(
+    paths: Sequence[str | os.PathLike[str]],
     *,
     filesystem: FileSystem | None = None,
     indexed: Callable[[], Iterable[str]] = tuple,
-) -> StoreListing:
-    """List the videos at URIs: files as they are, folders to the bottom.
+) -> Listing:
+    """List the videos among paths and URIs of files and folders; arguments and errors are those of `find_videos`."""
+    stored = [text for text in map(str, paths) if is_address(text) and not is_local(text)]
+    others = [path_of(str(path)) if is_local(str(path)) else path for path in paths if str(path) not in set(stored)]
 
-    In folders, files are taken by suffix (with its dot, either case), and those with a part of their path that begins
-    with a dot are left out. A file given by name is taken whatever it is called. `indexed` returns the URIs that the
-    index has, as for `vidembed.index.ingest.find_videos`.
+    def list_store(uri: str) -> tuple[bool, dict[str, FileState | Exception]]:
+        address = Address.parse(uri)
+        return open_store(address, filesystem).find(address)
 
-    Raises:
-        ValueError: Something is not there, and it has not vanished.
-        OSError: Likewise, where a store refuses.
-    """
-    listing = StoreListing()
-    wanted = tuple({suffix.lower() for suffix in suffixes})
-    had: list[str] | None = None  # what the index has, read at need
-    for given in uris:
-        address = Address.parse(given)
-        uri = address.uri
-        root = uri.rstrip("/") + "/"
-        there: dict[str, FileState | Exception] = {}
-        failure: Exception | None = None
-        reason, is_folder = "holds no video", False
-        try:
-            is_folder, found = open_store(address, filesystem).find(address)
-            there = dict(found)
-        except FileNotFoundError:
-            reason, failure = "does not exist", ValueError(f"path: {uri!r} does not exist")
-        except OSError as error:
-            reason = f"cannot be listed ({clean(error)})"
-            failure = OSError(f"path: {uri!r} cannot be listed: {clean(error)}")
-        videos = there
-        if is_folder:
-            listing.roots.append(root)
-            videos = {
-                file: state
-                for file, state in there.items()
-                if file.lower().endswith(wanted) and "/." not in f"/{file.removeprefix(root)}"
-            }
-        listing.files.update((file, state) for file, state in videos.items() if isinstance(state, FileState))
-        listing.unreadable.update((file, error) for file, error in videos.items() if isinstance(error, Exception))
-        if videos:
-            continue
-        had = list(indexed()) if had is None else had
-        under = [file for file in had if file == uri or file.startswith(root)]
-        if under and not any(file in there for file in under):
-            listing.vanished.append((uri, reason))
-        elif failure is not None:
-            raise failure
-    return listing
+    uris = [Address.parse(text).uri for text in stored]
+    return find_videos(others, VIDEO_SUFFIXES, uris=uris, list_store=list_store, indexed=indexed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -315,10 +241,7 @@ class Fetched:
 
 
 class Fetcher:
-    """Gets files by path or URI, with a limit on the size of one that is copied.
-
-    Closed by `close`, or with the process: what a killed one left, the next removes.
-    """
+    """Gets files by path or URI. Closed by `close`, or with the process: what a killed one left, the next removes."""
 
     def __init__(self, *, filesystem: FileSystem | None = None, max_bytes: int = MAX_FILE_BYTES) -> None:
         self._filesystem = filesystem
@@ -345,13 +268,13 @@ class Fetcher:
     def fetch(self, uri: str, listed: FileState | None = None) -> Iterator[Fetched]:
         """Get a file for the length of a block: a local one where it is, another as a copy that is removed then.
 
-        If it was `listed` before, that is the state that it has, and must still have. Raises kinds of `VideoError`.
+        A copy must still have the state in which it was `listed`. Raises kinds of `VideoError`.
         """
         if is_local(uri):
             item = item_name(path := path_of(uri))
             check_regular(str(path), item)  # reading a pipe could wait for ever
             with _as_video_error(item):
-                state = FileState.of(path)
+                state = FileState.of(path)  # before it is read
                 file = Fetched(path, content_fingerprint(path), state)
             yield file
             return

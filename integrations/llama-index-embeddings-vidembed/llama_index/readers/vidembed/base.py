@@ -14,7 +14,8 @@ from llama_index.core.schema import Document
 
 from llama_index.readers.vidembed.nodes import video_fields, video_resource
 from vidembed.adapters import OnError, read_video_file, stable_id
-from vidembed.index.ingest import find_videos
+from vidembed.index.files import find_videos
+from vidembed.index.table import path_of
 from vidembed.uri import VIDEO_SUFFIXES, VideoRef
 from vidembed.video import VideoError, item_name
 
@@ -74,7 +75,7 @@ class VideoReader(BasePydanticReader):
         return self._documents(Path(file), dict(extra_info or {}))
 
     def _documents(self, path: Path, extra_info: dict[str, Any]) -> Iterator[Document]:
-        for file in find_videos([path], VIDEO_SUFFIXES).files:
+        for file in map(path_of, find_videos([path], VIDEO_SUFFIXES).files):
             try:
                 document = self._document(file, extra_info)
             except (VideoError, OSError) as error:
