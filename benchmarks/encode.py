@@ -35,9 +35,10 @@ from tests.clips import write_video
 from benchmarks.common import environment, keep
 from vidembed import VideoEncoder, load_video
 from vidembed import registry as hook
-from vidembed.backbone import eol_template, find_parts
+from vidembed.backbone.architectures import find_parts
 from vidembed.backbone.cut import as_transformer_module
 from vidembed.backbone.load import load_backbone
+from vidembed.backbone.templates import eol_template
 
 BATCH = 4
 M_MMAP_THRESHOLD = -3  # of glibc's malloc.h

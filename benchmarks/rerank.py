@@ -34,7 +34,7 @@ from transformers import AutoModelForImageTextToText
 from benchmarks.common import environment, keep
 from vidembed import VideoFrames, VideoReranker, load_video
 from vidembed import registry as hook
-from vidembed.backbone import find_parts
+from vidembed.backbone.architectures import find_parts
 from vidembed.backbone.load import Backbone
 from vidembed.backbone.prefix import prefill, prefix_length
 from vidembed.backbone.templates import MATCH_QUESTION

@@ -22,7 +22,7 @@ from tests.backbone import tiny
 from tests.clips import write_folder
 from vidembed import VideoReranker
 from vidembed import registry as hook
-from vidembed.backbone import find_parts
+from vidembed.backbone.architectures import find_parts
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell does so to what it starts in the background
     signal.signal(signal.SIGINT, signal.default_int_handler)  # tests of Ctrl-C send it to themselves and to processes

@@ -15,8 +15,9 @@ from sentence_transformers import SentenceTransformer
 import vidembed
 from tests.backbone import tiny
 from vidembed import Sampling, VideoEncoder, VideoFrames, build
-from vidembed.backbone import BackboneError, LayerError, ReadoutMismatchError, cut
+from vidembed.backbone.cut import cut
 from vidembed.checkpoint import CheckpointConfig
+from vidembed.errors import BackboneError, LayerError, ReadoutMismatchError
 
 GetModel = Callable[[str], Path]
 

@@ -12,8 +12,9 @@ import torch
 from sentence_transformers import CrossEncoder
 
 from vidembed import VideoReranker
-from vidembed.backbone import BackboneError, find_parts
+from vidembed.backbone.architectures import find_parts
 from vidembed.calibration import RerankerConfig, calibrate
+from vidembed.errors import BackboneError
 from vidembed.scoring import PlattScaling, PriorCorrection, ScoreFusion, expected_calibration_error
 from vidembed.yes_no import Answers
 

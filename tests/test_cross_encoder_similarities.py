@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from vidembed import Sampling, VideoEncoder, VideoReranker, VisualTokenCache
-from vidembed.backbone import find_parts
+from vidembed.backbone.architectures import find_parts
 
 TEXTS = ["a red square", "a blue circle moves to the left"]
 

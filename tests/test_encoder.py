@@ -23,9 +23,8 @@ from transformers.video_utils import VideoMetadata
 from tests.backbone import tiny
 from tests.clips import moving_square, write_folder
 from vidembed import Sampling, VideoEncoder, VideoError, VideoFrames, VideoSegment, build
-from vidembed.backbone import BackboneError, LayerError
 from vidembed.building import hidden_states
-from vidembed.errors import InputError
+from vidembed.errors import BackboneError, InputError, LayerError
 from vidembed.inputs import load_input
 
 GetModel = Callable[[str], Path]

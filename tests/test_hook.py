@@ -28,7 +28,7 @@ from vidembed import VideoEncoder, VideoReranker, build
 from vidembed import registry as hook
 from vidembed import registry as models
 from vidembed.analysis.layers import check_mllm as analyze_layers_of
-from vidembed.backbone import BackboneError, LayerError
+from vidembed.errors import BackboneError, LayerError
 from vidembed.shapes import ClipRecord, write_clips
 
 

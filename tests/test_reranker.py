@@ -15,9 +15,9 @@ from sentence_transformers import CrossEncoder
 from tests.backbone import tiny
 from tests.clips import moving_square, write_folder
 from vidembed import VideoEncoder, VideoError, VideoFrames, VideoReranker, VideoSegment
-from vidembed.backbone import BackboneError, find_parts
+from vidembed.backbone.architectures import find_parts
 from vidembed.backbone.prefix import logits_of, packs, prefill, read_suffixes
-from vidembed.errors import InputError
+from vidembed.errors import BackboneError, InputError
 from vidembed.inputs import load_input
 from vidembed.yes_no import AnswerTokens, answer_tokens, yes_log_odds
 

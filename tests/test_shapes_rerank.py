@@ -13,7 +13,7 @@ from sentence_transformers import CrossEncoder
 
 import vidembed
 from vidembed import VideoEncoder, VideoReranker
-from vidembed.backbone import BackboneError
+from vidembed.errors import BackboneError
 from vidembed.evaluation.metrics import ranks, recall_at
 from vidembed.shapes import CHECKPOINT, ClipRecord, write_clips
 

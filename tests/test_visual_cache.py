@@ -14,7 +14,7 @@ import torch
 
 from tests.clips import moving_square, write_video
 from vidembed import Sampling, VideoFrames, VideoReranker, VideoSegment, VisualTokenCache
-from vidembed.backbone import find_parts
+from vidembed.backbone.architectures import find_parts
 from vidembed.visual_cache import visual_key
 
 TEXTS = ["a red square", "b"]

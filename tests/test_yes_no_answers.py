@@ -11,7 +11,7 @@ import torch
 from sentence_transformers import CrossEncoder
 
 from vidembed import VideoReranker
-from vidembed.backbone import find_parts
+from vidembed.backbone.architectures import find_parts
 from vidembed.errors import InputError
 from vidembed.inputs import load_input
 from vidembed.scoring import PriorCorrection, prior_corrected

@@ -18,12 +18,13 @@ from sentence_transformers.util import batch_to_device
 from torch import nn
 
 from vidembed.analysis.layers import Pairs, analyze_layers, checked_pairs, open_mllm
-from vidembed.backbone import ReadoutMismatchError, capture_block, check_layer, find_parts
+from vidembed.backbone.architectures import capture_block, check_layer, find_parts
 from vidembed.backbone.load import check_dtype
 from vidembed.backbone.prefix import model_inputs
 from vidembed.card import model_card
 from vidembed.checkpoint import FILE_NAME, CheckpointConfig
 from vidembed.encoder import VideoEncoder
+from vidembed.errors import ReadoutMismatchError
 from vidembed.inputs import Input
 from vidembed.registry import check_name, loading_name, store_dir
 from vidembed.video import Sampling, VideoFrames

@@ -13,9 +13,9 @@ from sentence_transformers import CrossEncoder
 from sentence_transformers.util import batch_to_device
 from tqdm.auto import tqdm
 
-from vidembed.backbone import BackboneError, Parts, find_parts
+from vidembed.backbone.architectures import Parts, find_parts
 from vidembed.backbone.prefix import can_share_prefix, encode_visual, read_suffixes
-from vidembed.errors import InputError
+from vidembed.errors import BackboneError, InputError
 from vidembed.inputs import Prepared, collate, name_of
 from vidembed.pipeline import (
     Failed,

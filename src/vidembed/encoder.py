@@ -17,12 +17,13 @@ from sentence_transformers.util import batch_to_device, truncate_embeddings
 from torch import nn
 from tqdm.auto import tqdm
 
-from vidembed.backbone import ZERO_SHOT_PREFIX, BackboneError, LayerError, Parts, cut, eol_template, find_parts
-from vidembed.backbone.cut import as_transformer_module
+from vidembed.backbone.architectures import Parts, find_parts
+from vidembed.backbone.cut import as_transformer_module, cut
 from vidembed.backbone.load import Backbone
+from vidembed.backbone.templates import ZERO_SHOT_PREFIX, eol_template
 from vidembed.card import TAGS, TRAINED_TAG, encoder_usage, model_card, shown_name, updated, write_with_usage
 from vidembed.checkpoint import FILE_NAME, CheckpointConfig
-from vidembed.errors import InputError
+from vidembed.errors import BackboneError, InputError, LayerError
 from vidembed.inputs import Input, Prepared, collate, is_text, kind_of, load_input, name_of
 from vidembed.pipeline import (
     Failed,

@@ -23,10 +23,10 @@ from sentence_transformers.base.model import BaseModel
 from sentence_transformers.base.modules import Transformer
 from sentence_transformers.util.file_io import load_file_path
 
-from vidembed.backbone import ARCHITECTURES, BackboneError
+from vidembed.backbone.architectures import ARCHITECTURES
 from vidembed.backbone.cut import declare_sampling, without_hooks
 from vidembed.backbone.load import Backbone, check_device, check_dtype, load_backbone
-from vidembed.errors import InputError, kept_warnings, warn
+from vidembed.errors import BackboneError, InputError, kept_warnings, warn
 from vidembed.inputs import Prepared, is_text, load_input, name_of, split_rows
 from vidembed.registry import resolve_model
 from vidembed.video import VideoError

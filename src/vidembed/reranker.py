@@ -18,12 +18,12 @@ from sentence_transformers.cross_encoder.modules import LogitScore
 from torch import nn
 
 from vidembed import card
-from vidembed.backbone import BackboneError, LayerError
 from vidembed.backbone.cut import as_transformer_module
 from vidembed.backbone.load import Backbone
 from vidembed.backbone.templates import match_template
 from vidembed.calibration import FILE_NAME, FOLDS, FirstStage, Ranking, RerankerConfig, calibrate, differing_fields
 from vidembed.cross_encoder import AskOptions, PredictOptions, PrefixSharingCrossEncoder, pairs_of
+from vidembed.errors import BackboneError, LayerError
 from vidembed.pipeline import OnError, check_on_error
 from vidembed.registry import portable_name
 from vidembed.scoring import MarginPolicy, PlattScaling, checks

@@ -20,7 +20,7 @@ from vidembed.video import VideoSegment
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, ProcessorMixin
 
-    from vidembed.backbone import Parts
+    from vidembed.backbone.architectures import Parts
     from vidembed.backbone.load import Features
     from vidembed.backbone.prefix import VideoPrefix
 

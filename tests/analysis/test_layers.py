@@ -16,10 +16,9 @@ import vidembed
 from tests.backbone import tiny
 from vidembed import Sampling, VideoEncoder, VideoError, analyze_layers, build
 from vidembed.analysis import LayerAnalysis
-from vidembed.backbone import BackboneError
 from vidembed.backbone.load import Backbone, load_backbone
 from vidembed.captions import CaptionedVideo
-from vidembed.errors import AnnotationError
+from vidembed.errors import AnnotationError, BackboneError
 from vidembed.evaluation import median_rank, ranks, recall_at
 
 GetModel = Callable[[str], Path]

@@ -16,9 +16,10 @@ import torch
 from tests.backbone import tiny
 from vidembed import VideoEncoder, VideoError
 from vidembed.analysis.layers import every_layer, open_mllm, read_states, with_prefix
-from vidembed.backbone import ZERO_SHOT_PREFIX, BackboneError, capture_block, find_parts
+from vidembed.backbone.architectures import capture_block, find_parts
+from vidembed.backbone.templates import ZERO_SHOT_PREFIX
 from vidembed.captions import CaptionedVideo
-from vidembed.errors import InputError
+from vidembed.errors import BackboneError, InputError
 
 GetModel = Callable[[str], Path]
 Pairs = list[CaptionedVideo]

@@ -11,8 +11,10 @@ from torch import nn
 from transformers import AutoModel
 
 from tests.backbone import tiny
-from vidembed.backbone import LayerError, UnsupportedBackboneError, capture_block, check_layer, cut, find_parts
+from vidembed.backbone.architectures import capture_block, check_layer, find_parts
+from vidembed.backbone.cut import cut
 from vidembed.backbone.load import load_backbone
+from vidembed.errors import LayerError, UnsupportedBackboneError
 
 
 def features(processor: Any, *, text: str = "", frames: int = 0) -> dict[str, Any]:

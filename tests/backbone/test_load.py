@@ -13,8 +13,9 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from tests.backbone import tiny
-from vidembed.backbone import BackboneError, UnsupportedBackboneError, find_parts
+from vidembed.backbone.architectures import find_parts
 from vidembed.backbone.load import load_backbone
+from vidembed.errors import BackboneError, UnsupportedBackboneError
 
 GetModel = Callable[[str], Path]
 

@@ -14,8 +14,10 @@ from safetensors.torch import load_file, save_file
 
 from tests.backbone import tiny
 from tests.backbone.test_cut import features
-from vidembed.backbone import UnsupportedBackboneError, eol_template, find_parts
+from vidembed.backbone.architectures import find_parts
 from vidembed.backbone.load import load_backbone
+from vidembed.backbone.templates import eol_template
+from vidembed.errors import UnsupportedBackboneError
 
 ORIGINAL = (  # native name -> the name in the published modeling file
     (r"^model\.vision_model\.", "model.vision_encoder."),

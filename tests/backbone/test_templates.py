@@ -13,8 +13,14 @@ from sentence_transformers import SentenceTransformer
 from tests.backbone import tiny
 from vidembed import VideoEncoder, VideoReranker
 from vidembed import registry as hook
-from vidembed.backbone import ZERO_SHOT_PREFIX, TemplateError, eol_template
-from vidembed.backbone.templates import MATCH_QUESTION, match_template, stand_in_template
+from vidembed.backbone.templates import (
+    MATCH_QUESTION,
+    ZERO_SHOT_PREFIX,
+    eol_template,
+    match_template,
+    stand_in_template,
+)
+from vidembed.errors import TemplateError
 
 HEAD = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
 FOOT = "<|im_end|>\n<|im_start|>assistant\n"

@@ -12,8 +12,7 @@ from sentence_transformers import SentenceTransformer
 
 from tests.evaluation.stand_ins import plain_benchmark
 from vidembed import VideoEncoder, model_path
-from vidembed.backbone import LayerError
-from vidembed.errors import MissingExtraError
+from vidembed.errors import LayerError, MissingExtraError
 from vidembed.evaluation.benchmark import Benchmark
 from vidembed.evaluation.embedder import ModelName, embedder_of, load_any, load_encoder
 from vidembed.evaluation.run import evaluate

@@ -20,9 +20,8 @@ from sentence_transformers import SentenceTransformer
 from tests.clips import moving_square
 from tests.training.conftest import make_pairs
 from vidembed import VideoEncoder, VideoFrames, build
-from vidembed.backbone import BackboneError, LayerError, ReadoutMismatchError
 from vidembed.checkpoint import CheckpointConfig
-from vidembed.errors import AnnotationError
+from vidembed.errors import AnnotationError, BackboneError, LayerError, ReadoutMismatchError
 from vidembed.inputs import load_input
 from vidembed.shapes import CHECKPOINT, iterate_clips
 from vidembed.training import (

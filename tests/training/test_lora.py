@@ -16,7 +16,7 @@ from torch import nn
 from tests.clips import moving_square
 from tests.training.conftest import filled
 from vidembed import VideoEncoder, VideoFrames
-from vidembed.backbone import find_parts
+from vidembed.backbone.architectures import find_parts
 from vidembed.errors import MissingExtraError
 from vidembed.shapes import CHECKPOINT
 from vidembed.training import LanguageAdapter, LoraSettings

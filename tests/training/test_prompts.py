@@ -13,9 +13,8 @@ from tests.backbone import tiny
 from tests.clips import moving_square
 from tests.training.conftest import make_pairs
 from vidembed import VideoEncoder, VideoFrames
-from vidembed.backbone import ZERO_SHOT_PREFIX, TemplateError, eol_template
-from vidembed.backbone.templates import stand_in_template
-from vidembed.errors import AnnotationError
+from vidembed.backbone.templates import ZERO_SHOT_PREFIX, eol_template, stand_in_template
+from vidembed.errors import AnnotationError, TemplateError
 from vidembed.shapes import CHECKPOINT
 from vidembed.training import TextPair
 from vidembed.training.trainer import PairCollator, context_length, fit_context, stand_in_kwargs, tokenize

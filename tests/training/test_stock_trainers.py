@@ -16,7 +16,7 @@ from sentence_transformers.sentence_transformer.losses import MultipleNegativesR
 
 from tests.cards import run_snippets
 from vidembed import VideoEncoder, VideoReranker
-from vidembed.backbone import BackboneError
+from vidembed.errors import BackboneError
 from vidembed.index import IndexMismatchError, VideoIndex, index_videos, search
 from vidembed.shapes import ClipRecord, write_clips
 

@@ -18,11 +18,11 @@ from transformers import PretrainedConfig
 
 from vidembed.analysis.measure import Bootstrap, Half, Relation, margin_over, measure_prompt, relation_of, split_halves
 from vidembed.analysis.result import LayerAnalysis, Sample
-from vidembed.backbone import BackboneError, LayerError, architecture_of
-from vidembed.backbone.architectures import REMOTE_CODE_TYPES
+from vidembed.backbone.architectures import REMOTE_CODE_TYPES, architecture_of
 from vidembed.backbone.load import Backbone, check_dtype
 from vidembed.captions import CaptionedVideo, read_captioned_videos
 from vidembed.encoder import VideoEncoder
+from vidembed.errors import BackboneError, LayerError
 from vidembed.evaluation.metrics import RESAMPLES
 from vidembed.inputs import Input
 from vidembed.pipeline import OnError, check_on_error, wants_bar

@@ -17,11 +17,11 @@ from sentence_transformers.base.evaluation import BaseEvaluator
 from sentence_transformers.util import is_sentence_transformer_model
 from transformers import set_seed
 
-from vidembed.backbone import BackboneError
 from vidembed.backbone.load import check_dtype
 from vidembed.building import checked_target, drafted
 from vidembed.captions import TextPair
 from vidembed.encoder import VideoEncoder
+from vidembed.errors import BackboneError
 from vidembed.plots import can_plot, plot_curves, read_log
 from vidembed.registry import loading_name, resolve_model
 from vidembed.text import require_train_extra, write_atomically

@@ -13,12 +13,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from vidembed.backbone import ReadoutMismatchError, find_parts
+from vidembed.backbone.architectures import find_parts
 from vidembed.backbone.load import Features
 from vidembed.building import MIN_COSINE, checked_target, drafted, probe_inputs, saved_cosines
 from vidembed.card import render
 from vidembed.checkpoint import FILE_NAME, CheckpointConfig
 from vidembed.encoder import VideoEncoder
+from vidembed.errors import ReadoutMismatchError
 from vidembed.inputs import Input
 from vidembed.registry import loading_name
 from vidembed.text import require_train_extra
