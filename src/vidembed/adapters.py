@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypeVar
 from weakref import WeakKeyDictionary
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, Field, field_validator
 
 from vidembed.errors import NotAVideoError
@@ -24,8 +25,6 @@ from vidembed.video.clip import check_regular
 from vidembed.video.segments import Windows, lay_out
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from vidembed.encoder import VideoEncoder
     from vidembed.reranker import VideoReranker
 

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from torch import nn
 
 from vidembed.analysis.layers import Pairs, analyze_layers, checked_pairs, open_mllm
 from vidembed.backbone.architectures import capture_block, check_layer, find_parts
-from vidembed.backbone.load import check_dtype
+from vidembed.backbone.load import Features, check_dtype
 from vidembed.backbone.prefix import model_inputs
 from vidembed.card import model_card
 from vidembed.checkpoint import FILE_NAME, CheckpointConfig
@@ -28,9 +28,6 @@ from vidembed.errors import ReadoutMismatchError
 from vidembed.inputs import Input
 from vidembed.registry import check_name, loading_name, store_dir
 from vidembed.video import Sampling, VideoFrames
-
-if TYPE_CHECKING:
-    from vidembed.backbone.load import Features
 
 logger = logging.getLogger(__name__)
 

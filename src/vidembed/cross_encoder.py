@@ -30,16 +30,25 @@ from vidembed.pipeline import (
 )
 from vidembed.scoring.checks import FloatArray
 from vidembed.video.clip import PICTURE_VERSION
-from vidembed.visual_cache import visual_key
-from vidembed.yes_no import VIDEO_PART, Answers, HeadReader, as_pair, by_video, check_indexed, rendered
+from vidembed.visual_cache import VisualTokenCache, visual_key
+from vidembed.yes_no import (
+    VIDEO_PART,
+    Answers,
+    AnswerTokens,
+    HeadReader,
+    Pair,
+    VideoPrompt,
+    as_pair,
+    by_video,
+    check_indexed,
+    rendered,
+)
 
 if TYPE_CHECKING:
     from sentence_transformers.base.modules.transformer import ProcessingKwargs
 
     from vidembed.backbone.load import Features
     from vidembed.encoder import VideoEncoder
-    from vidembed.visual_cache import VisualTokenCache
-    from vidembed.yes_no import AnswerTokens, Pair, VideoPrompt
 
 logger = logging.getLogger(__name__)
 

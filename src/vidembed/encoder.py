@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 
 from vidembed.backbone.architectures import Parts, find_parts
 from vidembed.backbone.cut import as_transformer_module, cut
-from vidembed.backbone.load import Backbone
+from vidembed.backbone.load import Backbone, Features
 from vidembed.backbone.templates import ZERO_SHOT_PREFIX, eol_template
 from vidembed.card import TAGS, TRAINED_TAG, encoder_usage, model_card, shown_name, updated, write_with_usage
 from vidembed.checkpoint import FILE_NAME, CheckpointConfig
@@ -44,7 +44,6 @@ from vidembed.video import Sampling, VideoError
 if TYPE_CHECKING:
     from sentence_transformers.base.modules.transformer import ProcessingKwargs
 
-    from vidembed.backbone.load import Features
     from vidembed.reranker import VideoReranker
     from vidembed.video.fetch import UrlAccess
 

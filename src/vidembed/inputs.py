@@ -20,7 +20,16 @@ from sentence_transformers.base.modality import infer_modality
 from torch.nn.functional import pad
 
 from vidembed.errors import VideoTooLarge
-from vidembed.video import VIDEO_SUFFIXES, Clip, InvalidVideoInput, VideoError, VideoFrames, VideoSegment, load_video
+from vidembed.video import (
+    VIDEO_SUFFIXES,
+    Clip,
+    InvalidVideoInput,
+    Sampling,
+    VideoError,
+    VideoFrames,
+    VideoSegment,
+    load_video,
+)
 from vidembed.video.clip import DecodeLimits, is_url, item_name
 from vidembed.video.container import open_source
 from vidembed.video.picture import MAX_AREA, MAX_SIDE, check_size
@@ -29,7 +38,6 @@ if TYPE_CHECKING:
     from sentence_transformers.base.modality_types import SingleInput, VideoDict
 
     from vidembed.backbone.load import Features
-    from vidembed.video import Sampling
     from vidembed.video.fetch import UrlAccess
 
 IMAGE_LIMITS: Final = DecodeLimits(timeout_s=60.0, max_bytes=2**28)  # of an image that is fetched (our choice)

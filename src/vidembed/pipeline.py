@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, NoReturn, TypeVar, cast
 
 import numpy as np
@@ -25,21 +26,17 @@ from sentence_transformers.util.file_io import load_file_path
 
 from vidembed.backbone.architectures import ARCHITECTURES
 from vidembed.backbone.cut import declare_sampling, without_hooks
-from vidembed.backbone.load import Backbone, check_device, check_dtype, load_backbone
+from vidembed.backbone.load import Backbone, Features, check_device, check_dtype, load_backbone
 from vidembed.errors import BackboneError, InputError, kept_warnings, warn
 from vidembed.inputs import Prepared, is_text, load_input, name_of, split_rows
 from vidembed.registry import resolve_model
-from vidembed.video import VideoError
+from vidembed.video import Sampling, VideoError
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from sentence_transformers.base.modules.transformer import ProcessingKwargs
     from torch import nn
     from transformers import PretrainedConfig
 
-    from vidembed.backbone.load import Features
-    from vidembed.video import Sampling
     from vidembed.video.fetch import UrlAccess
 
 logger = logging.getLogger(__name__)

@@ -21,7 +21,16 @@ from vidembed import card
 from vidembed.backbone.cut import as_transformer_module
 from vidembed.backbone.load import Backbone
 from vidembed.backbone.templates import match_template
-from vidembed.calibration import FILE_NAME, FOLDS, FirstStage, Ranking, RerankerConfig, calibrate, differing_fields
+from vidembed.calibration import (
+    FILE_NAME,
+    FOLDS,
+    CalibrationReport,
+    FirstStage,
+    Ranking,
+    RerankerConfig,
+    calibrate,
+    differing_fields,
+)
 from vidembed.cross_encoder import AskOptions, PredictOptions, PrefixSharingCrossEncoder, pairs_of
 from vidembed.errors import BackboneError, LayerError
 from vidembed.pipeline import OnError, check_on_error
@@ -35,7 +44,6 @@ from vidembed.visual_cache import VisualTokenCache
 from vidembed.yes_no import PairInput, ScoreMode, answer_tokens, as_pair, check_indexed, check_mode
 
 if TYPE_CHECKING:
-    from vidembed.calibration import CalibrationReport
     from vidembed.encoder import VideoEncoder
 
 logger = logging.getLogger(__name__)

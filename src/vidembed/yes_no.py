@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast, get_args
 import numpy as np
 import torch
 
-from vidembed.backbone.prefix import logits_of, model_inputs, no_prefix, prefill, prefix_length, read_suffixes
+from vidembed.backbone.prefix import (
+    VideoPrefix,
+    logits_of,
+    model_inputs,
+    no_prefix,
+    prefill,
+    prefix_length,
+    read_suffixes,
+)
 from vidembed.errors import BackboneError, InputError
 from vidembed.inputs import Input, kind_of
 from vidembed.scoring import PriorCorrection
@@ -22,7 +30,6 @@ if TYPE_CHECKING:
 
     from vidembed.backbone.architectures import Parts
     from vidembed.backbone.load import Features
-    from vidembed.backbone.prefix import VideoPrefix
 
 Against = Literal["vocabulary", "no"]
 ScoreMode = Literal["yes", "yes_no", "prior_corrected"]

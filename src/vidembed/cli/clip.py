@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,8 +13,6 @@ from typer import Argument, Option
 from vidembed.cli import options as cli
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
     from vidembed.index import Hit
     from vidembed.video import VideoSegment
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from math import comb
 from pathlib import Path
@@ -17,8 +18,6 @@ from vidembed.cli.index import show as show_report
 from vidembed.cli.search import write_sheet
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
     from vidembed.encoder import VideoEncoder
     from vidembed.index import Hit, VideoIndex
     from vidembed.reranker import VideoReranker

@@ -7,6 +7,7 @@ import itertools
 import json
 import logging
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -16,8 +17,6 @@ from typer import Argument, Option
 from vidembed.cli import options as cli
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from vidembed.analysis import LayerAnalysis
     from vidembed.reranker import VideoReranker
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,8 +13,6 @@ from typer import Argument, Option
 from vidembed.cli import options as cli
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from vidembed.index import Hit, Hits, VideoIndex
     from vidembed.index.search import SearchKeywords
     from vidembed.reranker import VideoReranker

@@ -27,7 +27,7 @@ from mteb.models import ModelMeta
 from mteb.models.abs_encoder import get_prompt_name
 from mteb.models.sentence_transformer_wrapper import SentenceTransformerEncoderWrapper
 from mteb.results import TaskResult
-from mteb.types import PromptType
+from mteb.types import BatchedInput, PromptType
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
@@ -37,7 +37,6 @@ from vidembed.video import VideoError, VideoFrames
 
 if TYPE_CHECKING:
     from mteb.abstasks.task_metadata import TaskMetadata
-    from mteb.types import BatchedInput
     from torch.utils.data import DataLoader
 
 logger = logging.getLogger(__name__)

@@ -12,19 +12,16 @@ import re
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING, Any, NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vidembed.errors import IndexMismatchError
 from vidembed.index.rows import SPARE, Row, rank, unit
 from vidembed.index.table import FORMAT_VERSION, RANKED, ROW_ID, VideoIndex
 from vidembed.text import write_atomically
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from numpy.typing import NDArray
 
 SAMPLE = 200  # rows; a recall@10 of 0.95 is then known to about +-0.01 (2000 hits, two standard errors)
 SEED = 0

@@ -10,23 +10,19 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from tqdm.auto import tqdm
 
 from vidembed.errors import IndexMismatchError
 from vidembed.index.rows import Ranking, Row, check_query, encode_queries, matrix, unit
-from vidembed.index.table import FORMAT_VERSION, RANKED, ROW_ID, VideoIndex
+from vidembed.index.table import FORMAT_VERSION, RANKED, ROW_ID, QueryEncoder, VideoIndex
 from vidembed.scoring.query_bank import DEFAULT_BETA, DEFAULT_BLOCK_BYTES, QueryBank
 from vidembed.text import replacing
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from vidembed.index.table import QueryEncoder
 
 MAX_QUERIES = 20_000  # at 3584 dimensions 287 MB of vectors
 FILE = "query-bank.safetensors"

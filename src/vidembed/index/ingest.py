@@ -33,12 +33,13 @@ from vidembed.index.search import Derived, refresh
 from vidembed.index.table import (
     NO_VECTOR,
     TABLE_FOLDER,
+    IndexedModel,
     IndexMeta,
     VideoIndex,
     is_vector,
     require_index_extra,
 )
-from vidembed.video import VIDEO_SUFFIXES, VideoError, item_name
+from vidembed.video import VIDEO_SUFFIXES, Clip, VideoError, item_name
 from vidembed.video.clip import (
     DEFAULT_MEMORY_BYTES,
     DEFAULT_TIMEOUT_S,
@@ -48,13 +49,10 @@ from vidembed.video.clip import (
     content_fingerprint,
 )
 from vidembed.video.pool import DecodePool
-from vidembed.video.segments import Scenes
+from vidembed.video.segments import Cut, Scenes
 
 if TYPE_CHECKING:
     from vidembed.encoder import EncodedItem, VideoEncoder
-    from vidembed.index.table import IndexedModel
-    from vidembed.video import Clip
-    from vidembed.video.segments import Cut
 
 STOPPING = "Interrupted: the batch at hand is finished first. Ctrl-C again ends at once."
 

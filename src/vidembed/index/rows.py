@@ -10,10 +10,12 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vidembed.index.table import (
     RANKED,
     ROW_ID,
+    QueryEncoder,
     VideoIndex,
     among,
     file_name_of,
@@ -26,9 +28,6 @@ from vidembed.index.table import (
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    from numpy.typing import NDArray
-
-    from vidembed.index.table import QueryEncoder
 
 MAX_QUERY_CHARS = 10_000
 MAX_PATTERN_CHARS = 4096  # the longest path of Linux (PATH_MAX)

@@ -10,23 +10,20 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from operator import attrgetter
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, Unpack, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vidembed.index import ann, bank
 from vidembed.index.rows import Filter, Row, check_query, encode_queries, rank_all, unit_queries
-from vidembed.index.table import is_local, path_of
+from vidembed.index.table import QueryEncoder, VideoIndex, is_local, path_of
 from vidembed.registry import NAMESPACE, find_model
 from vidembed.video import VideoSegment
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from numpy.typing import NDArray
-
     from vidembed.encoder import VideoEncoder
-    from vidembed.index.table import QueryEncoder, VideoIndex
     from vidembed.reranker import VideoReranker
 
 MAX_QUERIES = 10_000

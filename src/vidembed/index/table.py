@@ -28,6 +28,7 @@ from urllib.parse import unquote, unquote_to_bytes, urlsplit
 from urllib.request import url2pathname
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vidembed.errors import IndexDamagedError, IndexMismatchError, MissingExtraError
 from vidembed.video.clip import FileState
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from lancedb.index import IndexConfig, IvfRq, IvfSq
     from lancedb.table import LanceTable
-    from numpy.typing import NDArray
 
     from vidembed.encoder import VideoEncoder
     from vidembed.video import Sampling

@@ -9,25 +9,21 @@ import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from vidembed.errors import ClusterError, MissingExtraError
 from vidembed.index.files import clean
-from vidembed.ray.decode import DecodeVideos
-from vidembed.ray.embed import EmbedVideos
-from vidembed.video.segments import Scenes
+from vidembed.ray.decode import DecodeVideos, DecodingOptions
+from vidembed.ray.embed import EmbedVideos, ModelOptions
+from vidembed.video.segments import Cut, Scenes
 
 if TYPE_CHECKING:
-    from types import ModuleType
-
     import numpy as np
     import pyarrow as pa
     from numpy.typing import NDArray
 
-    from vidembed.ray.decode import DecodingOptions
-    from vidembed.ray.embed import ModelOptions
     from vidembed.video.clip import FileState, Sampling
-    from vidembed.video.segments import Cut
 
 logger = logging.getLogger(__name__)
 

@@ -8,19 +8,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vidembed.index.table import NO_VECTOR, is_vector, load_model, segment_id
-from vidembed.ray.decode import CLIP, ERROR, FRAMES, DecodeVideos, as_table, clip_at, error_text
-from vidembed.video.clip import Sampling
+from vidembed.ray.decode import CLIP, ERROR, FRAMES, Batch, DecodeVideos, DecodingOptions, as_table, clip_at, error_text
+from vidembed.video.clip import Clip, Sampling
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    from numpy.typing import NDArray
     from typing_extensions import Unpack
 
     from vidembed.encoder import EncodedItem, VideoEncoder
-    from vidembed.ray.decode import Batch, DecodingOptions
-    from vidembed.video.clip import Clip
     from vidembed.video.segments import Cut
 
 logger = logging.getLogger(__name__)

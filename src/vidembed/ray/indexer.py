@@ -10,7 +10,7 @@ from contextlib import closing, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any, NoReturn, Unpack
 
 import numpy as np
 from tqdm.auto import tqdm
@@ -24,8 +24,6 @@ from vidembed.ray.stores import MAX_FILE_BYTES, FileSystem, find
 from vidembed.video.clip import FileState, Sampling
 
 if TYPE_CHECKING:
-    from typing import NoReturn
-
     import pyarrow as pa
 
     from vidembed.ray.decode import DecodingOptions

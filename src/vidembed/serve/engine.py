@@ -13,28 +13,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vidembed.errors import VideoError
-from vidembed.index import Hits, VideoIndex, rerank
+from vidembed.index import Filter, Hit, Hits, VideoIndex, rerank
 from vidembed.index.rows import check_query
-from vidembed.index.search import nearest
+from vidembed.index.search import Merge, nearest
 from vidembed.index.table import is_local
 from vidembed.serve.batching import Batcher, QueueFullError
 from vidembed.serve.media import MediaLibrary
 from vidembed.serve.security import ApiError, Limits, Metrics, bad_value, busy, unusable
-from vidembed.video import Clip, DecodeLimits, VideoSegment
-from vidembed.video.pool import DecodePool
+from vidembed.video import Clip, DecodeLimits, Sampling, VideoSegment
+from vidembed.video.pool import DecodePool, Reading
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from vidembed.encoder import VideoEncoder
-    from vidembed.index import Filter, Hit
-    from vidembed.index.search import Merge
     from vidembed.reranker import VideoReranker
     from vidembed.serve.schemas import Task
-    from vidembed.video import Sampling
-    from vidembed.video.pool import Reading
 
 T = TypeVar("T")
 

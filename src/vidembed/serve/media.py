@@ -20,12 +20,12 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from starlette.datastructures import UploadFile
+from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from vidembed.errors import VideoUriError
-from vidembed.index.table import is_local, path_of
+from vidembed.index.table import IndexedFile, is_local, path_of
 from vidembed.serve.security import ApiError
 from vidembed.uri import parse_video_uri
 from vidembed.video import VideoSegment
@@ -33,10 +33,7 @@ from vidembed.video.clip import FileState
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
-    from starlette.datastructures import FormData
     from starlette.requests import Request
-
-    from vidembed.index.table import IndexedFile
 
 ID_PATTERN = "^[0-9a-f]{32}$"
 FRESH_S = 30.0  # after so long the list of files is read anew
