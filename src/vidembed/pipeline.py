@@ -23,6 +23,8 @@ import torch
 from sentence_transformers.base.model import BaseModel
 from sentence_transformers.base.modules import Transformer
 from sentence_transformers.util.file_io import load_file_path
+from torch import nn
+from transformers import PretrainedConfig
 
 from vidembed.backbone.architectures import ARCHITECTURES
 from vidembed.backbone.cut import declare_sampling, without_hooks
@@ -31,13 +33,10 @@ from vidembed.errors import BackboneError, InputError, kept_warnings, warn
 from vidembed.inputs import Prepared, is_text, load_input, name_of, split_rows
 from vidembed.registry import resolve_model
 from vidembed.video import Sampling, VideoError
+from vidembed.video.fetch import UrlAccess
 
 if TYPE_CHECKING:
     from sentence_transformers.base.modules.transformer import ProcessingKwargs
-    from torch import nn
-    from transformers import PretrainedConfig
-
-    from vidembed.video.fetch import UrlAccess
 
 logger = logging.getLogger(__name__)
 

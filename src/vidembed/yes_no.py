@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast, get_args
 
 import numpy as np
 import torch
+from transformers import PreTrainedTokenizerBase, ProcessorMixin
 
 from vidembed.backbone.prefix import (
     VideoPrefix,
@@ -26,8 +27,6 @@ from vidembed.scoring.checks import FloatArray
 from vidembed.video import VideoSegment
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase, ProcessorMixin
-
     from vidembed.backbone.architectures import Parts
     from vidembed.backbone.load import Features
 

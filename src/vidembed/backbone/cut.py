@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import torch
 from sentence_transformers.base.modules import Transformer
 from torch import nn
+from transformers import PretrainedConfig, PreTrainedModel, ProcessorMixin
 from transformers.utils.output_capturing import maybe_install_capturing_hooks
 
 from vidembed.backbone.architectures import Parts, check_layer, find_parts
 from vidembed.errors import UnsupportedBackboneError
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedModel, ProcessorMixin
-
     from vidembed.video.clip import Sampling
 
 M = TypeVar("M", bound=nn.Module)

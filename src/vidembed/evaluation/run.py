@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, NoReturn, get_args
 
 import numpy as np
+from sentence_transformers import SentenceTransformer
 from tqdm.auto import tqdm
 
 from vidembed.evaluation import result as results
@@ -27,8 +28,6 @@ from vidembed.video.clip import content_fingerprint
 from vidembed.yes_no import Answers
 
 if TYPE_CHECKING:
-    from sentence_transformers import SentenceTransformer
-
     from vidembed.reranker import VideoReranker
 
 logger = logging.getLogger(__name__)

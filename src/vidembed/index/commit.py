@@ -14,21 +14,18 @@ from dataclasses import KW_ONLY, asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Final, Literal, NoReturn, Self
+from typing import Final, Literal, NoReturn, Self
 
+import numpy as np
 from filelock import FileLock, Timeout
+from numpy.typing import NDArray
+from tqdm.auto import tqdm
 
 from vidembed.errors import IndexBusyError, IndexingStoppedError, IndexWriteError
 from vidembed.index.table import FileRows, IndexedFile, IndexMeta, Segment, VideoIndex, name_of, own_rows
 from vidembed.text import write_atomically
 from vidembed.video.clip import FileState
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-    from tqdm.auto import tqdm
-
-    from vidembed.video.pool import Reading
+from vidembed.video.pool import Reading
 
 LOCK_FILE = "vidembed.lock"
 QUARANTINE_FILE = "quarantine.jsonl"

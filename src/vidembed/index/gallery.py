@@ -7,16 +7,13 @@ import io
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from PIL import Image
 
+from vidembed.index.search import Hit
 from vidembed.index.table import file_name_of, is_local, path_of
 from vidembed.text import printable
 from vidembed.video import Sampling, VideoError, VideoSegment, load_video
-
-if TYPE_CHECKING:
-    from vidembed.index.search import Hit
 
 THUMBNAIL_PIXELS = 320 * 180
 _TEMPLATE = Path(__file__).with_suffix(".html")

@@ -12,18 +12,18 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from vidembed.errors import ClusterError, MissingExtraError
 from vidembed.index.files import clean
 from vidembed.ray.decode import DecodeVideos, DecodingOptions
 from vidembed.ray.embed import EmbedVideos, ModelOptions
+from vidembed.video.clip import FileState, Sampling
 from vidembed.video.segments import Cut, Scenes
 
 if TYPE_CHECKING:
-    import numpy as np
     import pyarrow as pa
-    from numpy.typing import NDArray
-
-    from vidembed.video.clip import FileState, Sampling
 
 logger = logging.getLogger(__name__)
 

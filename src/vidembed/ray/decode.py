@@ -14,12 +14,11 @@ from vidembed.index.files import clean
 from vidembed.ray.stores import MAX_FILE_BYTES, Fetched, Fetcher, FileSystem
 from vidembed.video.clip import Clip, DecodeLimits, FileState, Sampling
 from vidembed.video.pool import DecodePool
+from vidembed.video.segments import Cut
 from vidembed.video.worker import clip_message, read_clip
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-    from vidembed.video.segments import Cut
 
 Batch: TypeAlias = "pa.Table | Mapping[str, Iterable[object]]"
 """A batch as Ray Data hands it over, in any of its forms; also a `pandas.DataFrame`."""

@@ -20,14 +20,13 @@ from vidembed.index.commit import KINDS, Committer, Job, Report
 from vidembed.index.ingest import RunKeywords, RunOptions, files_bar, open_for_writing, open_if_there, writing
 from vidembed.index.table import is_local
 from vidembed.ray.cluster import Pipeline, RemoteModel, Resources, connected, cores
+from vidembed.ray.decode import DecodingOptions
+from vidembed.ray.embed import ModelOptions
 from vidembed.ray.stores import MAX_FILE_BYTES, FileSystem, find
 from vidembed.video.clip import FileState, Sampling
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-    from vidembed.ray.decode import DecodingOptions
-    from vidembed.ray.embed import ModelOptions
 
 WAVE_FILES = 50_000
 """Files of one Ray Data execution, which keeps notes of each block to its end; then models are loaded anew (ours)."""

@@ -8,10 +8,12 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
+import numpy as np
 from fastapi import FastAPI, Path, Query, Request
 from fastapi.responses import FileResponse, JSONResponse, Response
+from numpy.typing import NDArray
 from pydantic import ValidationError
 from pydantic_core import to_json
 from starlette.middleware.cors import CORSMiddleware
@@ -26,10 +28,6 @@ from vidembed.serve.openapi import MODEL_ERRORS, document, errors, upload_body
 from vidembed.serve.security import UPLOAD_PATH, ApiError, bad_value, check_count, check_length
 from vidembed.text import printable
 from vidembed.video import VideoSegment
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 _USUAL_K = 10
 Version = Literal["1", "2"]  # of Cohere's API

@@ -18,10 +18,12 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Mutable
 from contextlib import asynccontextmanager
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from fastapi import FastAPI
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
+from starlette.requests import Request
 from starlette.responses import Response
 
 from vidembed.errors import VideoUriError
@@ -30,10 +32,6 @@ from vidembed.serve.security import ApiError
 from vidembed.uri import parse_video_uri
 from vidembed.video import VideoSegment
 from vidembed.video.clip import FileState
-
-if TYPE_CHECKING:
-    from fastapi import FastAPI
-    from starlette.requests import Request
 
 ID_PATTERN = "^[0-9a-f]{32}$"
 FRESH_S = 30.0  # after so long the list of files is read anew

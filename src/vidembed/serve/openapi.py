@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
+from vidembed.serve.engine import Engine
 from vidembed.serve.schemas import ErrorResponse
 from vidembed.serve.security import OPEN, UPLOAD_PATH
-
-if TYPE_CHECKING:
-    from fastapi import FastAPI
-
-    from vidembed.serve.engine import Engine
 
 _ERRORS = {
     400: "The request cannot be answered as it is; `param` names the part.",
