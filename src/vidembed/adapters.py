@@ -39,9 +39,6 @@ _locks: WeakKeyDictionary[object, threading.RLock] = WeakKeyDictionary()
 _locks_lock = threading.Lock()
 
 
-# -- models ------------------------------------------------------------------------------------------------------------
-
-
 def lock_of(model: VideoEncoder | VideoReranker) -> threading.RLock:
     """Return the lock of a model's weights. Tokenizers and the hooks of a shared prefix are not made for threads."""
     weights = model if model.backbone is None else model.backbone.model
@@ -128,9 +125,6 @@ def to_floats(vector: NDArray[np.float32], *, shortened: bool) -> list[float]:
     return values
 
 
-# -- texts and files ---------------------------------------------------------------------------------------------------
-
-
 class Gate(BaseModel):
     """The fields that say which files and addresses text may name; text could make this machine fetch addresses."""
 
@@ -193,9 +187,6 @@ def stable_id(*parts: str) -> str:
 def storable(value: str | os.PathLike[str]) -> str:
     """Return a name as UTF-8: stores take no other. The URI keeps its bytes."""
     return os.fsencode(value).decode("utf-8", "backslashreplace")
-
-
-# -- reranking ---------------------------------------------------------------------------------------------------------
 
 
 class RerankerFields(BaseModel):

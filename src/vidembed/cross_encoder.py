@@ -148,8 +148,6 @@ class PrefixSharingCrossEncoder(VideoModel, CrossEncoder):
             and not all(isinstance(side, dict) and set(side) == {"text", "video"} for side in inputs)
         )
 
-    # -- asking ------------------------------------------------------------------------------------------------------
-
     def answers(
         self,
         inputs: Sequence[Any],
@@ -277,8 +275,6 @@ class PrefixSharingCrossEncoder(VideoModel, CrossEncoder):
         kept = {name: torch.as_tensor(value) for name, value in seen.items() if name not in _NOT_KEPT}
         self.visual_cache.put(key, kept)
         return seen
-
-    # -- with an encoder ---------------------------------------------------------------------------------------------
 
     def answers_and_embeddings(
         self, texts: Sequence[str], videos: Sequence[Any], encoder: VideoEncoder, **kwargs: Any

@@ -156,8 +156,6 @@ class VideoEncoder(VideoModel, SentenceTransformer):
         self.sampling = sampling or (Sampling(**config.sampling) if config else Sampling())
         self.max_batch_tokens = max_batch_tokens
 
-    # -- loading and saving ------------------------------------------------------------------------------------------
-
     def _modules_of(self, backbone: Backbone) -> list[nn.Module]:
         parts = find_parts(backbone.model, name=backbone.name)
         layer = self._layer_asked
@@ -248,8 +246,6 @@ class VideoEncoder(VideoModel, SentenceTransformer):
             "default_prompt_name": self.default_prompt_name,
             "truncate_dim": self.truncate_dim,
         }
-
-    # -- encoding ----------------------------------------------------------------------------------------------------
 
     @overload  # type: ignore[override]
     def encode(

@@ -248,9 +248,6 @@ class VideoModel(BaseModel):
         return dict(features)
 
 
-# -- fingerprints ------------------------------------------------------------------------------------------------------
-
-
 @torch.no_grad()
 def weights_digest(model: nn.Module) -> str:
     """SHA-256 hex digest of name, shape and `WEIGHT_SAMPLES` evenly spaced values of every parameter and saved buffer.
@@ -331,9 +328,6 @@ def applied_adapters(model: nn.Module) -> dict[str, dict[str, float | None]]:
             names = [] if merged else [active] if isinstance(active, str) else active
             found[name] = {adapter: scales.get(adapter) for adapter in names}
     return found
-
-
-# -- batches -----------------------------------------------------------------------------------------------------------
 
 
 def max_positions(config: PretrainedConfig | None) -> int | None:

@@ -120,8 +120,6 @@ def resolve_model(name_or_path: str) -> str:
     return str(model_path(name_or_path))
 
 
-# -- the hook ----------------------------------------------------------------------------------------------------------
-
 _LIBRARY = "sentence_transformers"
 _CLASSES = {"SentenceTransformer": "VideoEncoder", "CrossEncoder": "VideoReranker"}
 _FILES = ("vidembed_config.json", "vidembed_reranker.json")  # what vidembed writes beside the weights

@@ -144,8 +144,6 @@ class VideoReranker(PrefixSharingCrossEncoder):
         if mode is not None:
             self.mode = mode
 
-    # -- loading and saving ------------------------------------------------------------------------------------------
-
     def _modules_of(self, backbone: Backbone) -> list[nn.Module]:
         self.backbone = backbone
         tokens = answer_tokens(backbone.processor.tokenizer, name=backbone.name)
@@ -195,8 +193,6 @@ class VideoReranker(PrefixSharingCrossEncoder):
         shared = {"sampling": self.sampling, "video_backend": self.video_backend, "allow_url": self.allow_url}
         return VideoEncoder(layer=layer, backbone=self.backbone, **{**shared, **known, **kwargs})
 
-    # -- the first stage ---------------------------------------------------------------------------------------------
-
     @property
     def can_fuse(self) -> bool:
         """Whether ``rank(..., first_stage="own")`` is possible: a fusion, and the encoder that it was fitted with."""
@@ -243,8 +239,6 @@ class VideoReranker(PrefixSharingCrossEncoder):
     def __getstate__(self) -> dict[str, Any]:
         """For process pools: without what belongs to the full MLLM."""
         return {**super().__getstate__(), "_first_stage_encoders": [], "_parts": None}
-
-    # -- saving ------------------------------------------------------------------------------------------------------
 
     def _write_settings(self, path: str) -> None:
         config = self._config_to_save()
@@ -312,8 +306,6 @@ class VideoReranker(PrefixSharingCrossEncoder):
             first_stage=self.first_stage,
             chat_template=None if self.backbone is None else str(self.backbone.processor.chat_template),
         )
-
-    # -- scoring -----------------------------------------------------------------------------------------------------
 
     @overload  # type: ignore[override]
     def predict(
@@ -488,8 +480,6 @@ class VideoReranker(PrefixSharingCrossEncoder):
         match = sigmoid(scaling.slope * odds + scaling.intercept)
         values = {"score": self.fusion(odds, similarity), "similarity": similarity, "match": match}
         return {name: np.ma.MaskedArray(each, mask=np.isnan(odds)) for name, each in values.items()}
-
-    # -- calibration -------------------------------------------------------------------------------------------------
 
     def calibrate(
         self,

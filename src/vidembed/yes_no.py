@@ -127,9 +127,6 @@ class Answers:
         return corrected
 
 
-# -- pairs -------------------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Pair:
     """One pair to score."""
@@ -184,9 +181,6 @@ def by_video(pairs: Sequence[Pair]) -> list[list[Pair]]:
             key = (os.fspath(video.path), video.start, video.end)
         groups.setdefault(key, []).append(pair)
     return list(groups.values())
-
-
-# -- the head ----------------------------------------------------------------------------------------------------------
 
 
 def rendered(processor: ProcessorMixin, prompt: str | None, *content: dict[str, Any]) -> str:

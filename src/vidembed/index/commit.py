@@ -146,9 +146,6 @@ class Job:
             return False
 
 
-# -- interruptions -----------------------------------------------------------------------------------------------------
-
-
 @contextmanager
 def uninterrupted() -> Iterator[None]:
     """Hold back Ctrl-C within the block, and deliver it at its end. Signals reach the main thread only."""
@@ -205,9 +202,6 @@ class GracefulStop:
             raise KeyboardInterrupt
         if self._notice:
             os.write(2, f"\n{self._notice}\n".encode())  # print() may be interrupted in the middle of itself
-
-
-# -- quarantine --------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,9 +297,6 @@ def read(folder: Path) -> dict[str, Entry]:
             else:
                 entries[entry.uri] = entry
     return entries
-
-
-# -- storing -----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(slots=True)

@@ -118,9 +118,6 @@ class RunKeywords(TypedDict, total=False):
     derived: Derived | None
 
 
-# -- the index of a run ------------------------------------------------------------------------------------------------
-
-
 def open_if_there(folder: Path) -> VideoIndex | None:
     """Open the index in `folder`, or return None if one can be made there; ValueError if neither can be."""
     require_index_extra()
@@ -193,9 +190,6 @@ def writing(
                 refresh(committer.index, encoder, options.derived, progress=options.progress)
 
 
-# -- the run -----------------------------------------------------------------------------------------------------------
-
-
 def files_bar(total: int, *, progress: bool) -> tqdm[NoReturn]:
     """Return the bar over the files of a run."""
     return tqdm(total=total, desc="Indexing", unit="file", disable=not progress, dynamic_ncols=True)
@@ -236,8 +230,6 @@ class Run:
                 raise KeyboardInterrupt
         if self._queue:
             raise RuntimeError(f"encode_stream ended before {self._queue[0].path} had all of its vectors")
-
-    # -- what the model must see ---------------------------------------------------------------------------------------
 
     def _inputs(self, planned: Sequence[Job], stop: GracefulStop) -> Generator[Clip, None, None]:
         """Yield clips in order. Files that need no model, and files that fail, only join the queue."""
@@ -345,8 +337,6 @@ class Run:
             return ""
         start, end = job.windows[position]
         return f"at {start:g} to {end:g} s: "
-
-    # -- what the model gave -------------------------------------------------------------------------------------------
 
     def _take(self, item: EncodedItem) -> None:
         """Hand a vector or an error to the job that it belongs to."""

@@ -69,9 +69,6 @@ def require_index_extra() -> tuple[ModuleType, ModuleType]:
         ) from error
 
 
-# -- names of files ----------------------------------------------------------------------------------------------------
-
-
 def canonical(path: str | os.PathLike[str]) -> Path:
     """Return `path` absolute, with links resolved in its folders but not in its last part."""
     # The last part keeps the name the user gave: git-annex, say, links `holiday.mp4` to a hash without a suffix.
@@ -109,9 +106,6 @@ def path_of(uri: str) -> Path:
     if os.name == "nt":
         return Path(url2pathname(f"//{parts.netloc}{parts.path}" if parts.netloc else parts.path))
     return Path(os.fsdecode(unquote_to_bytes(parts.path)))
-
-
-# -- the model of an index ---------------------------------------------------------------------------------------------
 
 
 class QueryEncoder(Protocol):
@@ -262,9 +256,6 @@ class IndexMeta:
             f"fingerprint {fingerprint[:12]}; their vectors cannot be compared "
             f"({'; '.join(differing) or 'no field differs'}). Use the model of the index, or make another index"
         )
-
-
-# -- rows --------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)

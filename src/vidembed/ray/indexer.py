@@ -36,9 +36,6 @@ COMMIT_ROWS = 4096
 """Rows at which a commit does not wait (our choice)."""
 
 
-# -- what comes back ---------------------------------------------------------------------------------------------------
-
-
 class Collector:
     """Puts files together from rows, which come back in any order, and has those that are whole stored."""
 
@@ -136,9 +133,6 @@ class KnownContents:
         """Return whether a content is known."""
         wanted = np.uint64(int(content[:16], 16))
         return bool((self._first[np.searchsorted(self._first, wanted) :][:1] == wanted).any())
-
-
-# -- the run -----------------------------------------------------------------------------------------------------------
 
 
 def index_videos_ray(

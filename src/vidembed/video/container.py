@@ -334,7 +334,7 @@ def start_on_player(container: InputContainer, stream: VideoStream, first: Fract
     return round(start, 6) if START_TOLERANCE_S < start <= MAX_TIME else 0.0
 
 
-# -- what an MP4 or QuickTime file declares in its boxes, added up before FFmpeg allocates for it ----------------------
+# What an MP4 or QuickTime file declares in its boxes is added up before FFmpeg allocates for it.
 
 ENCRYPTED = (
     "encrypted (DRM): its pictures cannot be decoded without a key, and none is taken here; give a copy that is not"
