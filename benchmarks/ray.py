@@ -287,7 +287,7 @@ def storage(folder: Path, files: int, *, segments: int = 6, dimension: int = 8) 
 _MEMORY = """
 import json, sys
 from vidembed.index import VideoIndex
-from vidembed.ray.indexer import Found, plan
+from vidembed.index.files import Listing, make_plan
 
 def resident(key="VmRSS"):
     return 1024 * next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(key + ":"))
@@ -296,9 +296,7 @@ index = VideoIndex.open(sys.argv[1])
 len(index)
 before = resident()
 files = index.files()
-found = Found()
-found.stored.files = {uri + ".new": file.state for uri, file in files.items()}
-todo = plan(found, files, rehash=False)
+todo = make_plan(Listing({uri + ".new": file.state for uri, file in files.items()}), files)
 assert len(todo.jobs) == len(files)
 print(json.dumps({"files": len(files), "resident": resident() - before, "peak": resident("VmHWM") - before}))
 """
