@@ -17,7 +17,7 @@ from sentence_transformers.util import batch_to_device, truncate_embeddings
 from torch import nn
 from tqdm.auto import tqdm
 
-from vidembed.backbone.architectures import Parts, find_parts
+from vidembed.backbone.architectures import PUBLISHED_LAYERS, Parts, find_parts
 from vidembed.backbone.cut import as_transformer_module, cut
 from vidembed.backbone.load import Backbone, Features
 from vidembed.backbone.templates import ZERO_SHOT_PREFIX, eol_template
@@ -38,8 +38,9 @@ from vidembed.pipeline import (
     wants_bar,
     weights_digest,
 )
+from vidembed.proof import can_join
 from vidembed.registry import portable_name
-from vidembed.video import Sampling, VideoError
+from vidembed.video import Sampling, VideoError, VideoFrames
 
 if TYPE_CHECKING:
     from sentence_transformers.base.modules.transformer import ProcessingKwargs
@@ -160,7 +161,7 @@ class VideoEncoder(VideoModel, SentenceTransformer):
         parts = find_parts(backbone.model, name=backbone.name)
         layer = self._layer_asked
         if layer is None:
-            known = parts.architecture.published_depth
+            known = PUBLISHED_LAYERS.get(parts.model_type)
             hint = f" VidVec reads layer {known[1]} of {known[0]} of the 7B model of this kind." if known else ""
             raise LayerError(
                 f"{backbone.name} is a multimodal language model, not a checkpoint: pass layer=1..{parts.depth} to "
@@ -170,7 +171,7 @@ class VideoEncoder(VideoModel, SentenceTransformer):
         template = eol_template(backbone.processor, prefix=self._prefix_asked, name=backbone.name)
         module = as_transformer_module(view, backbone.processor, chat_template=template)
         self.backbone = backbone
-        kind, source, grid = parts.architecture.model_type, portable_name(backbone.name), Sampling().as_dict()
+        kind, source, grid = parts.model_type, portable_name(backbone.name), Sampling().as_dict()
         self.checkpoint_config = CheckpointConfig(layer, parts.depth, kind, source, self._prefix_asked, grid)
         return [module, Pooling(module.get_embedding_dimension(), "lasttoken"), Normalize()]
 
@@ -391,11 +392,26 @@ class VideoEncoder(VideoModel, SentenceTransformer):
             return {}
         if not all(is_text(item) for item in inputs):
             rows = [self._prepare(index, item, prompt=prompt, **kwargs) for index, item in enumerate(inputs)]
+            if len(rows) > 1 and any(row.has_media for row in rows) and not self._joins():
+                raise ValueError(
+                    f"inputs: got {len(rows)} with videos or images in one batch, and those of this model "
+                    f"({type(self.processor).__name__}) cannot be joined. Give them one at a time, as encode does."
+                )
             return collate(rows, pad_token_id=self.tokenizer.pad_token_id or 0)
         uncut = (kwargs.get("processing_kwargs") or {}).get("text", {}).get("truncation") is False
         # who wants texts uncut counts their tokens
         names = None if uncut else [f"inputs[{index}] {name_of(item)}" for index, item in enumerate(inputs)]
         return self._features([load_input(item, self.sampling)[0] for item in inputs], names, prompt=prompt, **kwargs)
+
+    def _joins(self) -> bool:
+        """Whether prompts with media can be joined into one batch; tried once on the processor."""
+
+        def prepare(videos: list[VideoFrames]) -> Features:
+            loaded = [load_input(video, self.sampling) for video in videos]
+            return self._features([item for item, _ in loaded], None, [one for _, meta in loaded for one in meta])
+
+        model, pad_token_id = self._transformer.model, self.tokenizer.pad_token_id or 0
+        return can_join(model, prepare, pad_token_id=pad_token_id)
 
     def _inference(  # type: ignore[override]
         self, inputs: list[Input], *, output_value: str | None, truncate_dim: int | None, **options: Any
@@ -440,7 +456,8 @@ class VideoEncoder(VideoModel, SentenceTransformer):
         )
         embed = HalvingRunner(functools.partial(self._embed_batch, output_value=output_value, task=task, **readout))
         with tqdm(total=total, desc="Encoding", unit="input", disable=not show_progress_bar) as bar:
-            for batch in token_batches(prepared, max_items=batch_size, max_tokens=self.max_batch_tokens):
+            most = self.max_batch_tokens
+            for batch in token_batches(prepared, max_items=batch_size, max_tokens=most, joins=self._joins):
                 values = iter(embed([item for item in batch if isinstance(item, Prepared)]))
                 results: list[Result | Failed] = [item if isinstance(item, Failed) else next(values) for item in batch]
                 if output_value == "sentence_embedding":

@@ -113,7 +113,7 @@ class BackboneError(ValueError):
 
 
 class UnsupportedBackboneError(BackboneError):
-    """The architecture is not in the table of `vidembed.backbone.architectures`, or lacks video support."""
+    """transformers has no video language model of this type, or its parts are not laid out as expected."""
 
 
 class LayerError(BackboneError):

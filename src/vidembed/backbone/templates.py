@@ -49,8 +49,11 @@ def _message_format(processor: ProcessorMixin, *, name: str) -> dict[str, str]:
             "model as chat_template.jinja (published instruct models have it)."
         )
     text = {"type": "text", "text": _TEXT}
+    # named, since smolvlm takes another one for a message with a video
+    options: dict[str, Any] = {"chat_template": processor.chat_template}
     # not to every template: transformers warns of variables that a template does not have
-    options = {"enable_thinking": False} if "enable_thinking" in str(processor.chat_template) else {}
+    if "enable_thinking" in str(processor.chat_template):
+        options["enable_thinking"] = False
 
     apply_chat_template: Any = processor.apply_chat_template  # its types say less than it takes
 
@@ -75,8 +78,10 @@ def _message_format(processor: ProcessorMixin, *, name: str) -> dict[str, str]:
     for kind in ("video", "image"):
         # tokenize=False renders the template only: the placeholder file is never opened
         start, _ = split(render({"type": kind, kind: "placeholder"}, text), _TEXT, f"the user text after a {kind}")
-        mark = values[f"{kind.upper()}_MARK"] = start.removeprefix(header)
-        if not start.startswith(header) or not mark.strip():
+        # smolvlm writes "User:" before media and "User: " before text
+        opening = header if start.startswith(header) else header.rstrip(" ")
+        mark = values[f"{kind.upper()}_MARK"] = start.removeprefix(opening)
+        if not start.startswith(opening) or not mark.strip():
             raise TemplateError(
                 f"{name}: its chat template writes no placeholder for a {kind}; rendered {start!r}. It needs one of a "
                 f"model that takes {kind}s."
