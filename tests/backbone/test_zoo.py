@@ -15,7 +15,7 @@ from tests.backbone import tiny, zoo
 from vidembed import VideoEncoder, VideoReranker
 from vidembed.backbone.architectures import TESTED_TYPES, capture_block, find_parts
 from vidembed.backbone.prefix import model_inputs
-from vidembed.errors import LayerError
+from vidembed.errors import LayerChosen, LayerError
 from vidembed.proof import SENTENCES, probe_video
 
 LAYERS = (2, 4, -1)  # gemma4 can end at every second block
@@ -108,6 +108,11 @@ def test_a_shared_prefix_answers_as_whole_prompts_do(mllm: Path) -> None:
 def test_a_cut_that_transformers_cannot_express_names_those_that_it_can(zoo_mllm: GetModel) -> None:
     with pytest.raises(LayerError, match=r"layer=3.*full_attention.*Allowed: 2, 4, 6, or -1"):
         VideoEncoder(zoo_mllm("gemma4"), layer=3, device="cpu")
+
+
+def test_default_layer_is_one_at_which_the_model_can_be_cut(zoo_mllm: GetModel) -> None:
+    with pytest.warns(LayerChosen, match="block 4 of 6"):
+        assert VideoEncoder(zoo_mllm("gemma4"), device="cpu").layer == 4
 
 
 def test_videos_that_cannot_be_joined_are_refused_as_one_batch(zoo_mllm: GetModel) -> None:

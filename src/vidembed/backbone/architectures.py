@@ -15,9 +15,6 @@ from transformers.models.auto.video_processing_auto import VIDEO_PROCESSOR_MAPPI
 
 from vidembed.errors import LayerError, UnsupportedBackboneError
 
-# depth and layer that the paper reads without training (section 4), by model type
-PUBLISHED_LAYERS: dict[str, tuple[int, int]] = {"video_llama_3": (28, 24)}
-
 # model types of remote-code checkpoints, and the native type that `vidembed.backbone.load` turns them into
 REMOTE_CODE_TYPES: dict[str, str] = {"videollama3_qwen2": "video_llama_3"}
 
