@@ -54,7 +54,8 @@ def cut(model: nn.Module, layer: int, *, name: str | None = None) -> PreTrainedM
     vars(view).update({key: value for key, value in vars(parts.base).items() if key in _SET_BY_LOADING})
     if layer != -1:
         setattr(view.get_submodule(parts.decoder_name), parts.norm_name, _unit_norm(parts.norm, name=name))
-    return view.train(parts.base.training)
+    view.train(parts.base.training)
+    return view
 
 
 def default_layer(model: nn.Module, *, name: str | None = None) -> int:

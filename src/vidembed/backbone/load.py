@@ -121,7 +121,8 @@ def load_backbone(
             config.model_type,
         )
     options = {**hub_kwargs, **model_kwargs, "use_safetensors": True, "output_loading_info": True}
-    model, info = model_class.from_pretrained(name, config=config, **options)
+    loaded: Any = model_class.from_pretrained(name, config=config, **options)
+    model, info = loaded
     missing = sorted(info["missing_keys"])
     if missing == ["lm_head.weight"]:
         raise BackboneError(
