@@ -23,7 +23,7 @@ from vidembed.backbone.prefix import model_inputs
 from vidembed.backbone.templates import TEXT_PROMPT, VIDEO_PROMPT, open_thought
 from vidembed.building import hidden_states
 from vidembed.encoder import VideoEncoder
-from vidembed.errors import LayerError
+from vidembed.errors import TemplateError, UnsupportedBackboneError
 from vidembed.inputs import Input
 from vidembed.pipeline import VideoModel, max_positions
 from vidembed.proof import SENTENCES, probe_video
@@ -45,6 +45,7 @@ COSINE_LIMITS = {"float32": 1e-6, "bfloat16": 5e-3, "float16": 1e-3}
 LOG_ODDS_LIMITS = {"float32": 1e-3, "bfloat16": 0.5, "float16": 0.1}
 LIKELY_ANSWER = 0.5  # least share of Yes and No variants at the answer's place that is no reason for a note (ours)
 _ANSWERS = ("Yes", "yes", " Yes", " yes", "No", "no", " No", " no")
+_OF_THE_MODEL = (UnsupportedBackboneError, TemplateError)  # errors of loading that are a result
 _PICTURE = (640, 360)  # width and height of the video whose tokens are counted
 
 
@@ -112,6 +113,7 @@ def check_model(
 
     Raises:
         LayerError: `layer` is not a block of the model.
+        BackboneError: The checkpoint is not complete, or the dtype unknown.
         OSError: There is no such model.
     """
     name = str(model) if isinstance(model, (str, Path)) else model.name
@@ -167,11 +169,12 @@ class _Run:
         try:
             found = check()
             detail, values, made = found.detail, found.values, found.made
-        except (LayerError, OSError):  # asked for what is not there
-            raise
         except _Stop as stop:
             status, detail, values = stop.status, stop.detail, stop.values
-        except Exception as error:
+        except Exception as error:  # whatever goes wrong in a model is the result
+            asked_wrongly = isinstance(error, (ValueError, OSError)) and not isinstance(error, _OF_THE_MODEL)
+            if name == "load" and asked_wrongly:
+                raise
             logger.debug("check %s failed", name, exc_info=True)
             known = type(error).__module__.startswith("vidembed")
             status, detail, values = "fail", f"{'' if known else f'{type(error).__name__}: '}{error}", {}
@@ -246,7 +249,8 @@ class _Recorder:
     """A video processor that keeps what its calls are told of the videos."""
 
     def __init__(self, wrapped: Any) -> None:
-        self.wrapped, self.metadata = wrapped, []
+        self.wrapped = wrapped
+        self.metadata: list[Any] = []
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         self.metadata.append(kwargs.get("video_metadata"))
@@ -266,10 +270,10 @@ def _check_times(encoder: VideoEncoder) -> _Found:
         fast_features, slow_features = (encoder.preprocess([one]) for one in (video, slow))
     finally:
         processor.video_processor = recorder.wrapped
-    told = [_times(one) for one in recorder.metadata]
+    told = [_times(one) or [] for one in recorder.metadata]
     wanted = [[round(index / one.fps, 6) for index in range(len(one.array))] for one in (video, slow)]
     grid = encoder.sampling.fps
-    if len(told) != 2 or any(one is None for one in told):
+    if len(told) != 2 or not all(told):
         raise _Stop("fail", "the video processor is not told when the frames of a video are shown")
     if any(max(times) > asked[-1] or sorted(times) != times for times, asked in zip(told, wanted, strict=True)):
         raise _Stop("fail", f"the video processor is told {told} s for frames at {wanted} s")

@@ -73,9 +73,9 @@ def check_command(
     """Prove on your own model what vidembed relies on; exits with 1 if anything fails."""
     from vidembed.check import check_model
 
-    how = {"prefix": "zero-shot" if prefix else None, "device": device, "model_kwargs": {"dtype": dtype or "auto"}}
+    how: dict[str, Any] = {"device": device, "model_kwargs": {"dtype": dtype or "auto"}}
     with cli.misuse_of(OSError):  # no such model
-        found = check_model(model, layer=layer, **how)
+        found = check_model(model, layer=layer, prefix="zero-shot" if prefix else None, **how)
     if as_json:
         cli.print_json(found.to_dict())
     else:
