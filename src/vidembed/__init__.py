@@ -13,6 +13,7 @@ from vidembed import registry as _hook
 
 if TYPE_CHECKING:
     from vidembed.analysis import analyze_layers
+    from vidembed.backbone.options import ModelOptions
     from vidembed.building import build
     from vidembed.encoder import EncodedItem, VideoEncoder
     from vidembed.registry import model_names, model_path
@@ -26,6 +27,7 @@ __all__ = [
     "Clip",
     "DecodeLimits",
     "EncodedItem",
+    "ModelOptions",
     "Sampling",
     "VideoEncoder",
     "VideoError",
@@ -43,6 +45,7 @@ __all__ = [
 
 _MODULES = {
     "vidembed.analysis": ("analyze_layers",),
+    "vidembed.backbone.options": ("ModelOptions",),
     "vidembed.building": ("build",),
     "vidembed.encoder": ("EncodedItem", "VideoEncoder"),
     "vidembed.reranker": ("VideoReranker",),
