@@ -61,6 +61,7 @@ class ModelOptions:
     model_kwargs: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        """Check what can be checked without torch."""
         if self.dtype not in (None, *DTYPES):
             raise ValueError(f"dtype={self.dtype!r} is not known. Allowed: {', '.join(DTYPES)}.")
         if self.quantize not in (None, *get_args(Quantization)):
@@ -141,6 +142,24 @@ def _torchao_config(quantize: Quantization, device: torch.device) -> TorchAoConf
     return TorchAoConfig(torchao.Int4WeightOnlyConfig(group_size=INT4_GROUP, int4_packing_format="tile_packed_to_4d"))
 
 
+def kwargs_of(options: ModelOptions | None) -> dict[str, Any]:
+    """Return `ModelOptions.kwargs`; nothing for None."""
+    return {} if options is None else options.kwargs()
+
+
+def with_dtype(kwargs: Mapping[str, Any], dtype: str | None) -> dict[str, Any]:
+    """Return arguments of a model with a dtype among its `model_kwargs`; None leaves them as they are."""
+    if dtype is None:
+        return dict(kwargs)
+    return {**kwargs, "model_kwargs": {**(kwargs.get("model_kwargs") or {}), "dtype": dtype}}
+
+
+def refuse_quantization(kwargs: Mapping[str, Any], why: str) -> None:
+    """Raise ValueError where arguments of a model ask for quantized weights."""
+    if "quantization_config" in (kwargs.get("model_kwargs") or {}):
+        raise ValueError(f"quantize: {why}")
+
+
 def quantization_of(config: object) -> str | None:
     """Name the quantization of a model by its config, such as "torchao Int8WeightOnlyConfig"; None for one without."""
     found = getattr(config, "quantization_config", None)
@@ -168,8 +187,8 @@ def log_loaded(model: PreTrainedModel, *, name: str) -> None:
         head = model.get_output_embeddings()
         left = [key for key, one in layers.items() if type(one.weight) is torch.nn.Parameter and one is not head]
         some = f"; not {', '.join(left[:3])}{', ...' if len(left) > 3 else ''}" if left else ""
-        level = logging.WARNING if left else logging.INFO
-        logger.log(level, "%s: %s, %d of %d linear layers%s", name, quantization, len(layers) - len(left), len(layers), some)
+        count = f"{len(layers) - len(left)} of {len(layers)} linear layers"
+        logger.log(logging.WARNING if left else logging.INFO, "%s: %s, %s%s", name, quantization, count, some)
     if model.device.type != "cpu" or not hasattr(torch.cpu, "get_capabilities"):  # of torch 2.10
         return
     dtype, has = str(model.dtype).removeprefix("torch."), torch.cpu.get_capabilities()
