@@ -13,6 +13,7 @@ from vidembed import registry as _hook
 
 if TYPE_CHECKING:
     from vidembed.analysis import analyze_layers
+    from vidembed.backbone.options import ModelOptions
     from vidembed.building import build
     from vidembed.check import ModelCheck, check_model
     from vidembed.encoder import EncodedItem, VideoEncoder
@@ -28,6 +29,7 @@ __all__ = [
     "DecodeLimits",
     "EncodedItem",
     "ModelCheck",
+    "ModelOptions",
     "Sampling",
     "VideoEncoder",
     "VideoError",
@@ -46,6 +48,7 @@ __all__ = [
 
 _MODULES = {
     "vidembed.analysis": ("analyze_layers",),
+    "vidembed.backbone.options": ("ModelOptions",),
     "vidembed.building": ("build",),
     "vidembed.check": ("ModelCheck", "check_model"),
     "vidembed.encoder": ("EncodedItem", "VideoEncoder"),

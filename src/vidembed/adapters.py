@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field, field_validator
 
+from vidembed.backbone.options import ModelOptions
 from vidembed.errors import NotAVideoError
 from vidembed.uri import SCHEMES, VideoRef, content_fingerprint, document_video, parse_video_uri
 from vidembed.video import item_name
@@ -54,34 +55,40 @@ def load_encoder(
     device: str | None = None,
     fps: float | None = None,
     max_frames: int | None = None,
+    model_options: ModelOptions | None = None,
     model_kwargs: Mapping[str, Any] | None = None,
 ) -> VideoEncoder:
     """Load an encoder from the fields of an adapter: arguments of `VideoEncoder`, and two of its `Sampling`."""
-    fields = {"layer": "layer", "device": "device", "truncate_dim": "dimensions", "allow_url": "allowed_schemes"}
-    _check_model_kwargs(model_kwargs or {}, fields)
+    fields = {"layer": "layer", "truncate_dim": "dimensions", "allow_url": "allowed_schemes"}
+    kwargs = _kwargs(device, model_options, model_kwargs or {}, fields)
     from vidembed import VideoEncoder  # noqa: PLC0415 - it brings torch
 
-    encoder = VideoEncoder(model, layer=layer, device=device, allow_url=allow_url, **(model_kwargs or {}))
+    encoder = VideoEncoder(model, layer=layer, allow_url=allow_url, **kwargs)
     sampling = encoder.sampling
     encoder.sampling = replace(sampling, fps=fps or sampling.fps, max_frames=max_frames or sampling.max_frames)
     return encoder
 
 
 def load_reranker(
-    model: str, *, allow_url: bool, device: str | None = None, model_kwargs: Mapping[str, Any] | None = None
+    model: str,
+    *,
+    allow_url: bool,
+    device: str | None = None,
+    model_options: ModelOptions | None = None,
+    model_kwargs: Mapping[str, Any] | None = None,
 ) -> VideoReranker:
     """Load a reranker from the fields of an adapter."""
-    _check_model_kwargs(model_kwargs or {}, {"device": "device", "allow_url": "allowed_schemes"})
+    kwargs = _kwargs(device, model_options, model_kwargs or {}, {"allow_url": "allowed_schemes"})
     from vidembed import VideoReranker  # noqa: PLC0415 - it brings torch
 
-    return VideoReranker(model, device=device, allow_url=allow_url, **(model_kwargs or {}))
+    return VideoReranker(model, allow_url=allow_url, **kwargs)
 
 
-def reranker_of(encoder: VideoEncoder, model: str) -> VideoReranker:
+def reranker_of(encoder: VideoEncoder, model: str, options: ModelOptions | None = None) -> VideoReranker:
     """Return `vidembed.index.search.load_reranker` of an encoder and a name; it reads what the encoder may read."""
     from vidembed.index.search import load_reranker as load_fitting  # noqa: PLC0415 - it brings torch
 
-    reranker = load_fitting(None, encoder, model=model)
+    reranker = load_fitting(None, encoder, model=model, options=options)
     reranker.allow_url = encoder.allow_url
     return reranker
 
@@ -111,10 +118,18 @@ def check_dimensions(encoder: VideoEncoder, dimensions: int | None, model: str) 
         raise ValueError(f"dimensions: got {dimensions}; {model} gives vectors of {whole}")
 
 
-def _check_model_kwargs(given: Mapping[str, Any], fields: Mapping[str, str]) -> None:
-    for argument, field in fields.items():
-        if argument in given:
+def _kwargs(
+    device: str | None, options: ModelOptions | None, more: Mapping[str, Any], fields: Mapping[str, str]
+) -> dict[str, Any]:
+    """Arguments of a model by an adapter's fields; ValueError for one of `model_kwargs` that is another field's."""
+    if device is not None and options is not None and (options.device is not None or options.device_map is not None):
+        raise ValueError(f"device: got {device!r}, and model_options says where the model goes too; give it once")
+    kwargs = {} if options is None else (options if device is None else replace(options, device=device)).kwargs()
+    taken = {"device": "device", **fields, **dict.fromkeys(kwargs, "model_options")}
+    for argument, field in taken.items():
+        if argument in more:
             raise ValueError(f"model_kwargs: {argument!r} is set by the field {field!r}; give it there")
+    return {**({"device": device} if options is None else {}), **kwargs, **more}
 
 
 def to_floats(vector: NDArray[np.float32], *, shortened: bool) -> list[float]:
@@ -194,6 +209,7 @@ class RerankerFields(BaseModel):
 
     model: str = Field(default=DEFAULT_RERANKER, description="Name of the model.")
     device: str | None = Field(default=None, description="Torch device.")
+    model_options: ModelOptions | None = Field(default=None, description="How the model is loaded.")
     model_kwargs: dict[str, Any] = Field(default_factory=dict, description="More arguments of VideoReranker.")
 
 

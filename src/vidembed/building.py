@@ -19,6 +19,7 @@ from torch import nn
 from vidembed.analysis.layers import Pairs, analyze_layers, checked_pairs, open_mllm
 from vidembed.backbone.architectures import capture_block, check_layer, find_parts
 from vidembed.backbone.load import Features, check_dtype
+from vidembed.backbone.options import refuse_quantization, with_dtype
 from vidembed.backbone.prefix import model_inputs
 from vidembed.card import model_card
 from vidembed.checkpoint import FILE_NAME, CheckpointConfig
@@ -69,7 +70,7 @@ def build(
         dtype: "float32", "bfloat16", "float16", or None for the dtype of the MLLM.
         device: Where to run the check, for example "cuda"; default as sentence-transformers chooses.
         overwrite: Replace `out` if it exists.
-        **hub_kwargs: ``revision``, ``token``, ``cache_folder``, ``local_files_only``.
+        **hub_kwargs: ``revision``, ``token``, ``cache_folder``, ``local_files_only``; and ``model_kwargs``.
 
     Returns:
         The folder written.
@@ -86,6 +87,7 @@ def build(
     if (out is None) == (name is None):
         raise ValueError(f"give out=FOLDER or name=NAME, one of them; got out={out!r}, name={name!r}.")
     check_dtype(dtype)
+    refuse_quantization(hub_kwargs, "a checkpoint holds its weights as they are; quantize it where it is loaded.")
     target = checked_target(store_dir() / check_name(name) if name is not None else str(out), overwrite=overwrite)
 
     note = ""
@@ -96,8 +98,8 @@ def build(
     else:
         if pairs is not None or videos is not None:
             raise ValueError(f'layer={layer!r}: pairs and videos are for layer="auto", which chooses on them.')
-        hub_kwargs["model_kwargs"] = {"dtype": dtype} if dtype else None
-        encoder = VideoEncoder(mllm, layer=layer, prefix=prefix, sampling=sampling, device=device, **hub_kwargs)
+        kwargs = with_dtype(hub_kwargs, dtype)
+        encoder = VideoEncoder(mllm, layer=layer, prefix=prefix, sampling=sampling, device=device, **kwargs)
     config = encoder.checkpoint_config
     assert config is not None  # noqa: S101 - set whenever an MLLM is cut
     probes = probe_inputs()
@@ -174,7 +176,8 @@ def hidden_states(encoder: VideoEncoder, inputs: Sequence[Input]) -> torch.Tenso
     """The full model's hidden state of the last prompt token at the encoder's layer, for each input (N, D)."""
     assert encoder.backbone is not None and encoder.layer is not None  # noqa: S101, PT018
     model: nn.Module = encoder.backbone.model
-    model.to(encoder.device)
+    if encoder.backbone.model.device != encoder.device:  # in inference mode, quantized weights cannot be moved
+        model.to(encoder.device)
     parts = find_parts(model, name=encoder.backbone.name)
     block = check_layer(encoder.layer, parts.depth, name=encoder.backbone.name)
     rows = []

@@ -21,6 +21,7 @@ from vidembed import proof
 from vidembed.backbone.architectures import Parts, find_parts
 from vidembed.backbone.cut import as_transformer_module, cut, default_layer
 from vidembed.backbone.load import Backbone, Features
+from vidembed.backbone.options import ModelOptions, kwargs_of
 from vidembed.backbone.templates import ZERO_SHOT_PREFIX, eol_template
 from vidembed.card import TAGS, TRAINED_TAG, encoder_usage, model_card, shown_name, updated, write_with_usage
 from vidembed.checkpoint import FILE_NAME, CheckpointConfig
@@ -511,3 +512,31 @@ def _finite(item: Prepared | Failed, vector: Result | Failed, on_error: OnError)
         "activations can overflow: load with model_kwargs={'dtype': 'bfloat16'} or 'float32'."
     )
     return report(Failed(item.index, item.name, error), on_error)
+
+
+def load_encoder(
+    name: str,
+    *,
+    layer: int | None = None,
+    sampling: Mapping[str, Any] | None = None,
+    options: ModelOptions | None = None,
+) -> VideoEncoder:
+    """Load an encoder as commands, workers and the server do.
+
+    Args:
+        name: As `VideoEncoder` takes it.
+        layer: Decoder layer, for a model that is not a vidembed checkpoint.
+        sampling: Fields of `Sampling` to set; the others stay as the checkpoint has them.
+        options: How it is loaded. Default: as the checkpoint has it, on the best device.
+
+    Raises:
+        ValueError: There is no such model, it takes no video, or an argument is out of range.
+    """
+    try:
+        encoder = VideoEncoder(name, layer=layer, **kwargs_of(options))
+    except OSError as error:  # what transformers raises for a model that it cannot find
+        where = "" if Path(name).exists() else "is no folder here, no model of the store, and "
+        raise ValueError(f"model: {name!r} {where}cannot be loaded: {error}") from error
+    if sampling:
+        encoder.sampling = replace(encoder.sampling, **sampling)
+    return encoder

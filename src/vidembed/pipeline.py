@@ -28,6 +28,7 @@ from transformers import PretrainedConfig
 
 from vidembed.backbone.cut import declare_sampling, without_hooks
 from vidembed.backbone.load import Backbone, Features, check_device, check_dtype, load_backbone
+from vidembed.backbone.options import check_quantized_once, log_loaded, quantization_of
 from vidembed.errors import BackboneError, InputError, kept_warnings, warn
 from vidembed.inputs import Prepared, is_text, load_input, name_of, split_rows
 from vidembed.registry import resolve_model
@@ -49,6 +50,7 @@ _PIXEL_SETTINGS = (  # numbers of an image or video processor that change pixels
     *("size", "do_resize", "resample", "do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std"),
     *("patch_size", "temporal_patch_size", "merge_size", "use_token_compression", "cap_pixels_per_frame"),
 )
+_PACKED = "__tensor_flatten__"  # of tensors of torchao, which are made of others
 _WRAPPED = "base_layer"  # where an adapter layer of PEFT keeps the layer that it wraps
 # fast tokenizers hold padding and truncation as state, which one thread could change under another; decoding, the long
 # part, runs outside. Of the module and not of a model, which process pools pickle.
@@ -86,7 +88,13 @@ class VideoModel(BaseModel):
             kwargs.setdefault("device", str(next(backbone.model.parameters()).device))
         if name is not None:
             kwargs["model_kwargs"] = {**(kwargs.get("model_kwargs") or {}), "use_safetensors": True}
+            if "quantization_config" in kwargs["model_kwargs"]:
+                hub = {key: kwargs[key] for key in ("token", "revision", "local_files_only") if key in kwargs}
+                raw, _ = PretrainedConfig.get_config_dict(name, cache_dir=kwargs.get("cache_folder"), **hub)
+                check_quantized_once(raw, kwargs["model_kwargs"], name=name)
         super().__init__(name, **kwargs)
+        if name is not None:
+            log_loaded(self._transformer.model, name=str(model_name_or_path))
         if name is not None and self.backbone is None:
             hub = {"token", "cache_folder", "revision", "local_files_only"} & set(kwargs)
             self._settings_file = load_file_path(name, self._settings_name, **{key: kwargs[key] for key in hub})
@@ -122,6 +130,11 @@ class VideoModel(BaseModel):
         if not safe_serialization:
             raise ValueError("safe_serialization=False is refused: weights are saved as safetensors only.")
         model = self._transformer.model
+        if quantized := next((name for name, tensor in model.named_parameters() if hasattr(tensor, _PACKED)), None):
+            raise BackboneError(
+                f"{quantized} is quantized, and such weights are not saved: save the model without quantize, and "
+                "give that where it is loaded."
+            )
         layer = next(iter(applied_adapters(model)), None)
         known = getattr(model, "_hf_peft_config_loaded", False) or type(model).__module__.startswith("peft.")
         if layer is not None and not known:
@@ -147,6 +160,7 @@ class VideoModel(BaseModel):
         for kind in ("video_processor", "image_processor"):
             values: dict[str, object] = getattr(processor, kind).to_dict()
             pixels[kind] = {name: values[name] for name in _PIXEL_SETTINGS if values.get(name) is not None}
+        quantization = quantization_of(module.config)
         return {
             "model_type": module.config.model_type,
             "chat_template": hashlib.sha256(str(processor.chat_template).encode()).hexdigest(),
@@ -154,6 +168,7 @@ class VideoModel(BaseModel):
             "weights": weights_digest(module.model),
             "sampling": self.sampling.as_dict(),
             "dtype": str(self.dtype).removeprefix("torch."),
+            **({} if quantization is None else {"quantization": quantization}),
         }
 
     @property
@@ -272,7 +287,7 @@ def weights_digest(model: nn.Module) -> str:
     adapters, saved = applied_adapters(model), model.state_dict(keep_vars=True)
     stored = [*model.named_parameters(), *(one for one in model.named_buffers() if one[0] in saved)]  # tied ones once
     named = ((_name_in_use(name, adapters), tensor) for name, tensor in stored)
-    tensors = {name: tensor for name, tensor in named if name is not None}
+    tensors = {part: each for name, tensor in named if name is not None for part, each in _unpacked(name, tensor)}
     digest = hashlib.sha256()
     for name, values in sorted(_sampled(tensors).items()):
         digest.update(f"{name}{tuple(tensors[name].shape)}".encode() + values)
@@ -280,6 +295,14 @@ def weights_digest(model: nn.Module) -> str:
         if applied:
             digest.update(f"{name}{sorted(applied.items())}".encode())
     return digest.hexdigest()
+
+
+def _unpacked(name: str, tensor: torch.Tensor) -> list[tuple[str, torch.Tensor]]:
+    """The tensor by its name, or those that a quantized one is made of."""
+    if not hasattr(tensor, _PACKED):
+        return [(name, tensor)]
+    parts = {part: getattr(tensor, part) for part in tensor.__tensor_flatten__()[0]}
+    return [(f"{name}.{part}", each) for part, each in parts.items() if each is not None]
 
 
 def _name_in_use(name: str, adapters: Mapping[str, Mapping[str, object]]) -> str | None:

@@ -40,7 +40,7 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         calls.append({"name": name, **how, "encoder": encoder})
         return encoder
 
-    monkeypatch.setattr("vidembed.index.table.load_model", load)
+    monkeypatch.setattr("vidembed.encoder.load_encoder", load)
     return calls
 
 

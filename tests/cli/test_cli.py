@@ -176,9 +176,9 @@ def test_demo(checkpoint: Path, tmp_path: Path) -> None:
 
 
 FAKE = """
-import vidembed.index.table
+import vidembed.encoder
 from tests.index.fakes import FakeEncoder
-vidembed.index.table.load_model = lambda name, **_: FakeEncoder(name, delay=0.05)
+vidembed.encoder.load_encoder = lambda name, **_: FakeEncoder(name, delay=0.05)
 """
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from tests.cli.conftest import vidembed
 from vidembed.cli.demo import Asked, recall_row
+from vidembed.encoder import load_encoder
 from vidembed.index import Hit, VideoIndex, search
-from vidembed.index.table import load_model
 from vidembed.shapes import sample_clips, write_clips
 
 
@@ -22,7 +22,7 @@ def test_the_bundled_model_finds_clips_by_their_captions(tmp_path: Path) -> None
     clips = write_clips(tmp_path / "clips", 12, seed=5)
     report = json.loads(vidembed("index", tmp_path / "clips", "--to", tmp_path / "ix", "--json").stdout)
     assert (report["model"], report["indexed"]) == ("vidembed/shapes", 12)
-    index, encoder = VideoIndex.open(tmp_path / "ix"), load_model("vidembed/shapes")
+    index, encoder = VideoIndex.open(tmp_path / "ix"), load_encoder("vidembed/shapes")
     first = [search(index, encoder, record.caption, k=1)[0].uri == path.as_uri() for path, record in clips]
     assert sum(first) >= 8  # by chance: 1
 

@@ -203,7 +203,7 @@ def test_ctrl_c(clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("vidembed.index.table.load_model", interrupted)
+    monkeypatch.setattr("vidembed.encoder.load_encoder", interrupted)
     result = vidembed("index", clips, "--to", tmp_path / "ix", "--model", "fake")
     assert result.exit_code == 130
     assert "goes on from there" in result.stderr

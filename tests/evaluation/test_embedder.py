@@ -12,10 +12,14 @@ from sentence_transformers import SentenceTransformer
 
 from tests.evaluation.stand_ins import plain_benchmark
 from vidembed import VideoEncoder, model_path
+from vidembed.backbone.options import ModelOptions
+from vidembed.encoder import load_encoder
 from vidembed.errors import LayerChosen, MissingExtraError
 from vidembed.evaluation.benchmark import Benchmark
-from vidembed.evaluation.embedder import ModelName, embedder_of, load_any, load_encoder
+from vidembed.evaluation.embedder import ModelName, embedder_of, load_any
 from vidembed.evaluation.run import evaluate
+
+CPU = ModelOptions(device="cpu")
 
 
 def test_names_with_and_without_a_layer(tmp_path: Path) -> None:
@@ -31,23 +35,23 @@ def test_names_with_and_without_a_layer(tmp_path: Path) -> None:
 
 def test_layer_of_an_mllm(tiny_mllm: Callable[[str], Path]) -> None:
     folder = str(tiny_mllm("qwen2_5_vl"))
-    assert load_any(ModelName(folder, 1), device="cpu").layer == 1
+    assert load_any(ModelName(folder, 1), CPU).layer == 1
     with pytest.warns(LayerChosen, match="block 5 of 6"):
-        assert load_any(ModelName(folder), device="cpu").layer == 5
+        assert load_any(ModelName(folder), CPU).layer == 5
 
 
 def test_dtype(tiny_mllm: Callable[[str], Path]) -> None:
     import torch
 
-    encoder = load_encoder(ModelName("vidembed/shapes"), device="cpu", dtype="bfloat16")
+    encoder = load_encoder("vidembed/shapes", options=ModelOptions(device="cpu", dtype="bfloat16"))
     assert encoder.dtype == torch.bfloat16
     with pytest.raises(ValueError, match="dtype='int3'"):
-        load_encoder(ModelName("vidembed/shapes"), dtype="int3")
+        load_encoder("vidembed/shapes", options=ModelOptions(dtype="int3"))
 
 
 def test_no_such_model(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="nowhere"):
-        load_any(ModelName(str(tmp_path / "nowhere")), device="cpu")
+        load_any(ModelName(str(tmp_path / "nowhere")), CPU)
 
 
 def test_a_model_of_text_alone_is_refused(tmp_path: Path) -> None:
@@ -59,7 +63,7 @@ def test_a_model_of_text_alone_is_refused(tmp_path: Path) -> None:
         str(tmp_path / "text")
     )
     with pytest.raises(ValueError, match="no video"):
-        load_any(ModelName(str(tmp_path / "text")), device="cpu")
+        load_any(ModelName(str(tmp_path / "text")), CPU)
 
 
 # -- a SentenceTransformer that is no VideoEncoder ------------------------------------------------------------------

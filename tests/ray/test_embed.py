@@ -11,6 +11,7 @@ import pytest
 
 from tests.clips import moving_square, write_video
 from tests.ray.fakes import DIMENSION, SAMPLING, ClipEncoder, FakeEmbed
+from vidembed.backbone.options import ModelOptions
 from vidembed.index.table import segment_id, uri_of
 from vidembed.ray import DecodeVideos, EmbedVideos
 from vidembed.ray import embed as module
@@ -184,7 +185,7 @@ def test_settings_are_checked_before_a_worker_has_them(options: dict[str, Any], 
 def test_the_real_model(clips: list[Path]) -> None:
     from vidembed import VideoEncoder
 
-    stage = EmbedVideos("vidembed/shapes", device="cpu", workers=1)
+    stage = EmbedVideos("vidembed/shapes", model_options=ModelOptions(device="cpu"), workers=1)
     encoder = VideoEncoder("vidembed/shapes", device="cpu")
     table = stage({"uri": [str(path) for path in clips]})
     assert np.array_equal(np.stack(vectors(table)), encoder.encode(clips))  # type: ignore[arg-type]

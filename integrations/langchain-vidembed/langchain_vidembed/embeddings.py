@@ -19,13 +19,14 @@ from vidembed.adapters import (
     to_floats,
     warn_of_default,
 )
+from vidembed.backbone.options import ModelOptions
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
     from vidembed import EncodedItem
 
-_LOADING = frozenset({"model", "layer", "dimensions", "fps", "max_frames", "device", "model_kwargs"})
+_LOADING = frozenset({"model", "layer", "dimensions", "fps", "max_frames", "device", "model_options", "model_kwargs"})
 _ENCODE_KWARGS = frozenset({"prompt", "show_progress_bar"})
 
 
@@ -48,6 +49,8 @@ class VideoEmbeddings(Gate, Embeddings):
         max_frames: Most frames of one video. Default what the model says.
         device: Torch device. Default the best there is.
         batch_size: Most inputs per batch. Default 8.
+        model_options: How the model is loaded: `vidembed.ModelOptions`, or a dict of its fields, such as
+            ``{"quantize": "int8"}``.
         model_kwargs: More arguments of `VideoEncoder`, such as ``{"revision": ...}``.
         encode_kwargs: More arguments of `VideoEncoder.encode_stream` for documents: ``prompt``, ``show_progress_bar``.
         on_error: "raise", or "skip" to leave out videos that cannot be read, where something can be left out: in
@@ -70,6 +73,7 @@ class VideoEmbeddings(Gate, Embeddings):
     fps: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     max_frames: int | None = Field(default=None, gt=0)
     device: str | None = None
+    model_options: ModelOptions | None = None
     batch_size: int = Field(default=8, gt=0)
     model_kwargs: dict[str, Any] = Field(default_factory=dict)
     encode_kwargs: dict[str, Any] = Field(default_factory=dict)
@@ -103,6 +107,7 @@ class VideoEmbeddings(Gate, Embeddings):
             self.model,
             layer=self.layer,
             device=self.device,
+            model_options=self.model_options,
             fps=self.fps,
             max_frames=self.max_frames,
             allow_url=self.wants_urls,

@@ -9,7 +9,7 @@ from vidembed.adapters import Gate, RerankerFields, check_ready, load_reranker, 
 
 from langchain_vidembed.embeddings import VideoEmbeddings
 
-_LOADING = frozenset({"model", "device", "model_kwargs"})
+_LOADING = frozenset({"model", "device", "model_options", "model_kwargs"})
 
 
 class RerankerModel(RerankerFields, Gate):
@@ -19,6 +19,7 @@ class RerankerModel(RerankerFields, Gate):
         model: Any name that `vidembed.VideoReranker` takes. Default the bundled one, which knows only drawn shapes; a
             warning says so.
         device: Torch device. Default the best there is.
+        model_options: How the model is loaded, as for `VideoEmbeddings`.
         model_kwargs: More arguments of `VideoReranker`, such as ``{"mode": "yes"}``.
         reranker: A `VideoReranker` that is loaded already, in the place of what says how to load one.
         **fields: Those of `vidembed.adapters.Gate`: ``allowed_schemes``, ``root``.
@@ -48,7 +49,11 @@ class RerankerModel(RerankerFields, Gate):
 
     def _load(self) -> None:
         self.reranker = load_reranker(
-            self.model, device=self.device, allow_url=self.wants_urls, model_kwargs=self.model_kwargs
+            self.model,
+            device=self.device,
+            allow_url=self.wants_urls,
+            model_options=self.model_options,
+            model_kwargs=self.model_kwargs,
         )
         self._loaded_by_name = True
 
@@ -66,7 +71,7 @@ class RerankerModel(RerankerFields, Gate):
         Raises:
             ValueError: There is no such reranker.
         """
-        reranker = reranker_of(embeddings.encoder, embeddings.model)
+        reranker = reranker_of(embeddings.encoder, embeddings.model, embeddings.model_options)
         shared = {"allowed_schemes": embeddings.allowed_schemes, "root": embeddings.root}
         return cls(**{**shared, "reranker": reranker, **fields})
 

@@ -19,6 +19,7 @@ from vidembed.analysis.measure import Bootstrap, Half, Relation, margin_over, me
 from vidembed.analysis.result import LayerAnalysis, Sample
 from vidembed.backbone.architectures import REMOTE_CODE_TYPES, conditional_class
 from vidembed.backbone.load import Backbone, check_dtype
+from vidembed.backbone.options import with_dtype
 from vidembed.captions import CaptionedVideo, read_captioned_videos
 from vidembed.encoder import VideoEncoder
 from vidembed.errors import BackboneError, LayerError
@@ -80,7 +81,7 @@ def analyze_layers(
         dtype: "float32", "bfloat16", "float16", or None for the dtype of the MLLM.
         device: Where to run, for example "cuda"; default as sentence-transformers chooses.
         show_progress_bar: Whether to show bars; by default only if the log level is INFO or DEBUG.
-        **hub_kwargs: ``revision``, ``token``, ``cache_folder``, ``local_files_only``.
+        **hub_kwargs: ``revision``, ``token``, ``cache_folder``, ``local_files_only``; and ``model_kwargs``.
 
     Raises:
         AnnotationError: The file of pairs cannot be used.
@@ -198,9 +199,8 @@ def open_mllm(model: str | Path | Backbone, *, device: str | None, dtype: str | 
         return VideoEncoder(backbone=model, layer=-1, **kwargs)
     # prefix is for an MLLM: a checkpoint would refuse it before it is known to be one
     prefix = kwargs.pop("prefix")
-    model_kwargs = {"dtype": dtype} if dtype else None
     try:
-        encoder = VideoEncoder(model, layer=-1, device=device, model_kwargs=model_kwargs, **kwargs)
+        encoder = VideoEncoder(model, layer=-1, device=device, **with_dtype(kwargs, dtype))
     except LayerError as error:  # -1 is a layer of every MLLM
         raise _cut_already(model) from error
     if encoder.backbone is None:

@@ -13,13 +13,13 @@ from transformers import PretrainedConfig, PreTrainedModel, ProcessorMixin, Vide
 from transformers.models.video_llama_3.video_processing_video_llama_3 import VideoLlama3VideoProcessor
 
 from vidembed.backbone.architectures import REMOTE_CODE_TYPES, TESTED_TYPES, conditional_class
+from vidembed.backbone.options import DTYPES
 from vidembed.errors import BackboneError, UnsupportedBackboneError
 
 logger = logging.getLogger(__name__)
 
 # what a processor gives a model: tensors by name, and what sentence-transformers adds (``modality``, a string)
 Features: TypeAlias = dict[str, Any]
-DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 # names of the original VideoLLaMA3 to native ones: transformers' ``from_pretrained(key_mapping=...)``
 KEY_MAPPING: dict[str, str] = {

@@ -40,4 +40,4 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "demo": demo.command,
 }
 for _name, _command in _COMMANDS.items():
-    app.command(_name)(_command)
+    app.command(_name)(options.takes_model_options(_command))

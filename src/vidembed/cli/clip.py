@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from typer import Argument, Option
 
+from vidembed.backbone.options import ModelOptions
 from vidembed.cli import options as cli
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def command(
     model: Annotated[
         str | None, Option(help="With --in: load the model from here. Default: the name in the index.")
     ] = None,
-    device: Annotated[str | None, Option(help="With --in: torch device, such as cpu or cuda.")] = None,
+    model_options: ModelOptions | None = None,
     force: Annotated[bool, Option("--force", help="Replace files that exist.")] = False,
     as_json: Annotated[bool, Option("--json", help="Write what was cut to stdout as JSON.")] = False,
 ) -> None:
@@ -52,7 +53,7 @@ def command(
     SearchOptions(merge=merge, around=around)
     if folder is None:
         why = "it is for a search; give --in INDEX, and words in place of a video"
-        cli.refuse({"--hit": hit, "--top": top, "--model": model, "--device": device}, why)
+        cli.refuse({"--hit": hit, "--top": top, "--model": model, "--device and the like": model_options}, why)
         segment = _of_file(what, start, end, around)
         check_out(out, force=force)
         done = [_cut(segment, out, force=force)]
@@ -66,8 +67,10 @@ def command(
         from vidembed.index import VideoIndex, search
 
         index = VideoIndex.open(folder)
-        asked = index.meta.model_options(model, device=device)
-        hits = search(index, asked.load(), what, k=top or hit or 1, name=asked.name, merge=merge, around=around)
+        encoder = index.meta.load_encoder(model, model_options)
+        hits = search(
+            index, encoder, what, k=top or hit or 1, name=model or index.meta.model, merge=merge, around=around
+        )
         if top is None and len(hits) < (hit or 1):
             raise ValueError(f"hit: got {hit or 1}; the search has {len(hits)} hits")
         done = [_cut_hit(hits[-1], out, force=force)] if top is None else _cut_all(hits, out, force=force)

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from typer import Option
 
+from vidembed.backbone.options import ModelOptions
 from vidembed.cli import options as cli
-from vidembed.cli.index import DEFAULT_MODEL, model_options
+from vidembed.cli.index import DEFAULT_MODEL, asked_model
 from vidembed.cli.index import show as show_report
 from vidembed.cli.search import write_sheet
 
@@ -42,9 +43,10 @@ def command(
     clips: Annotated[int, Option(min=2, max=5000, help="How many clips to draw.")] = 60,
     seed: Annotated[int, Option(min=0, help="Decides which clips.")] = 0,
     model: Annotated[str, Option(help="Model to search with.")] = DEFAULT_MODEL,
-    device: cli.Device = None,
+    model_options: ModelOptions | None = None,
 ) -> None:
     """Draw clips that the bundled model has never seen, index them, search them in words, and say how well it went."""
+    from vidembed.encoder import load_encoder
     from vidembed.index import VideoIndex, index_videos
     from vidembed.index.ingest import open_if_there
     from vidembed.index.search import load_reranker
@@ -56,9 +58,9 @@ def command(
     to = out / f"index-{clips}-{seed}"
     if not (folder / "captions.jsonl").is_file():  # written last
         write_clips(folder, clips, split="test", seed=seed, progress=True)
-    asked = model_options(open_if_there(to), model, None, {}, device)
-    encoder = asked.load()
-    report = index_videos([folder], to, encoder, model=asked.name, layer=asked.layer)
+    name, layer, sampling = asked_model(open_if_there(to), model, None, {})
+    encoder = load_encoder(name, layer=layer, sampling=sampling, options=model_options)
+    report = index_videos([folder], to, encoder, model=name, layer=layer)
     show_report(report)
     if not report.any_in_index:
         raise typer.Exit(cli.NOTHING_DONE)
@@ -77,7 +79,7 @@ def command(
     rows = [recall_row("long caption", by_caption, clips), recall_row("short caption", by_summary, clips)]
     best = by_summary
     if model == DEFAULT_MODEL:  # its reranker comes with it
-        best = _look_again(by_summary, load_reranker(None, encoder, model=model, device=device))
+        best = _look_again(by_summary, load_reranker(None, encoder, model=model, options=model_options))
         rows.append(recall_row("short caption, reranked", best, clips))
     shown = _chosen(best)
     typer.echo("\nShort captions: the surest of those that were found, and one that was not if there is one.")

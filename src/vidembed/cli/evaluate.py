@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from typer import Argument, Option
 
+from vidembed.backbone.options import ModelOptions, kwargs_of
 from vidembed.cli import options as cli
 from vidembed.text import write_atomically
 
@@ -125,8 +126,7 @@ def evaluate_command(
     seed: cli.Seed = 0,
     layer: Annotated[int | None, Option(help="Decoder layer to read, for a video MLLM.")] = None,
     batch_size: cli.BatchSize = 32,
-    device: cli.Device = None,
-    dtype: cli.Dtype = None,
+    model_options: ModelOptions | None = None,
     as_json: Annotated[bool, Option("--json", help="Write the result to stdout as JSON.")] = False,
 ) -> None:
     """Measure a model on a retrieval benchmark: raw, with dual-softmax, reranked, and both; run again, it goes on."""
@@ -141,16 +141,15 @@ def evaluate_command(
     asked = cli.fill(BenchmarkOptions, given)
     with ExitStack() as stack:
         measured_on, fitted_on = asked.read(out, stack)
-        from vidembed.evaluation.embedder import ModelName, load_encoder
+        from vidembed.encoder import load_encoder
         from vidembed.evaluation.run import evaluate
         from vidembed.index.search import load_reranker
 
-        encoder = load_encoder(ModelName(model, layer), device=device, dtype=dtype)
+        encoder = load_encoder(model, layer=layer, options=model_options)
         head = None
         if rerank is not None:
-            head = load_reranker(reranker, encoder, model=model, mode=score, calibration=calibration, device=device)
-            if dtype is not None and encoder.backbone is None:
-                head.to(encoder.dtype)
+            how = {"mode": score, "calibration": calibration, "options": model_options}
+            head = load_reranker(reranker, encoder, model=model, **how)
         how = {name: given[name] for name in ("out", "on_error", "batch_size", "seed")} | {"validation": fitted_on}
         how |= {"reranker": head, "reranker_name": reranker or "", "k": rerank, "show_progress_bar": True}
         result = evaluate(measured_on, encoder, model_name=model, temperatures=temperatures, **how)
@@ -232,8 +231,7 @@ def compare_command(
     clips: Annotated[int | None, Option(help="Videos to draw for shapes and shapes-short.")] = None,
     seed: cli.Seed = 0,
     batch_size: cli.BatchSize = 32,
-    device: cli.Device = None,
-    dtype: cli.Dtype = None,
+    model_options: ModelOptions | None = None,
     as_json: Annotated[bool, Option("--json", help="Write the comparison to stdout as JSON.")] = False,
 ) -> None:
     """Compare models on one benchmark, raw and with dual-softmax: recalls, and paired differences to the first."""
@@ -260,14 +258,14 @@ def compare_command(
             how = {name: given[name] for name in ("on_error", "batch_size", "seed")}
             how |= {"validation": fitted_on, "temperatures": temperatures_of(temperature)}
             for name in names:
-                load_any(name, device=device, dtype=dtype)  # all of them, before the first one is run
+                load_any(name, model_options)  # all of them, before the first one is run
                 gc.collect()  # two models do not fit everywhere
             found = []
             for number, name in enumerate(names, start=1):
                 cli.say(f"{number} of {len(names)}: {name}")
                 slug = re.sub(r"[^A-Za-z0-9._-]+", "-", str(name))[-80:].strip(".-") or "model"
                 how["out"] = None if out is None else out / f"{number}-{slug}"
-                encoder = load_any(name, device=device, dtype=dtype)
+                encoder = load_any(name, model_options)
                 found.append(evaluate(measured_on, encoder, model_name=str(name), show_progress_bar=True, **how))
                 del encoder
                 gc.collect()
@@ -294,7 +292,7 @@ def mteb_command(
         str | None, Option(help="All tasks of a benchmark of mteb, such as 'MVEB(text, video, v1)'.")
     ] = None,
     out: Annotated[Path, Option(help="Folder of the results; mteb makes results/MODEL/REVISION in it.")] = Path(),
-    device: cli.Device = None,
+    model_options: ModelOptions | None = None,
     batch_size: cli.BatchSize = 32,
     frames: Annotated[
         Literal["file", "mteb"],
@@ -310,8 +308,9 @@ def mteb_command(
     from vidembed.backbone.load import check_device
     from vidembed.evaluation.mteb import run_tasks
 
-    check_device(device)
-    runs = run_tasks(model, names, benchmark=benchmark, out=out, device=device, batch_size=batch_size, frames=frames)
+    kwargs = kwargs_of(model_options)
+    check_device(kwargs.get("device"))
+    runs = run_tasks(model, names, benchmark=benchmark, out=out, batch_size=batch_size, frames=frames, **kwargs)
     for run in runs:
         cli.say(f"{'Kept' if run.kept else 'Wrote'} {run.file}")
     if as_json:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from typer import Argument, Option
 
+from vidembed.backbone.options import ModelOptions
 from vidembed.cli import options as cli
 from vidembed.cli.search import read_queries
 
 if TYPE_CHECKING:
     from vidembed.index import Report, VideoIndex
-    from vidembed.index.table import ModelOptions
     from vidembed.video.segments import Cut
 
 DEFAULT_MODEL = "vidembed/shapes"
@@ -60,7 +60,7 @@ def index_command(
     ] = None,
     timeout: Annotated[float, Option(help="Seconds that the decoder may work on one file; then it is killed.")] = 600.0,
     max_memory: Annotated[float, Option(help="GiB of memory that one decoder may take (Linux).")] = 8.0,
-    device: cli.Device = None,
+    model_options: ModelOptions | None = None,
     fps: Annotated[float | None, Option(help="Frames looked at per second. Default: the model's.")] = None,
     max_frames: Annotated[int | None, Option(help="Most frames of a segment. Default: the model's.")] = None,
     quantize: Annotated[
@@ -107,15 +107,19 @@ def index_command(
     if engine == "local":
         find_videos(paths, VIDEO_SUFFIXES, indexed=existing.files if existing else tuple)
     sampling = {name: given[name] for name in ("fps", "max_frames") if given[name] is not None}
-    asked = model_options(existing, model, layer, sampling, device)
-    options |= {"model": asked.name, "layer": asked.layer}
+    name, layer, sampling = asked_model(existing, model, layer, sampling)
+    options |= {"model": name, "layer": layer}
     if engine == "local":
-        report = index_videos(paths, to, asked.load(), decode_workers=decode_workers, **options)
+        from vidembed.encoder import load_encoder
+
+        encoder = load_encoder(name, layer=layer, sampling=sampling, options=model_options)
+        report = index_videos(paths, to, encoder, decode_workers=decode_workers, **options)
     else:
         from vidembed.ray import index_videos_ray
 
-        options |= {"sampling": asked.sampling, "device": device, "decoders": decode_workers, "address": address}
-        report = index_videos_ray(paths, to, workers=workers or 1, num_gpus=num_gpus or 0, **options)
+        options |= {"sampling": sampling, "decoders": decode_workers, "address": address}
+        options |= {"model_options": model_options, "workers": workers or 1, "num_gpus": num_gpus or 0}
+        report = index_videos_ray(paths, to, **options)
     if as_json:
         cli.print_json(report.to_dict())
     else:
@@ -128,22 +132,21 @@ def index_command(
         raise typer.Exit(cli.PATH_VANISHED)
 
 
-def model_options(
-    index: VideoIndex | None, model: str | None, layer: int | None, sampling: dict[str, float], device: str | None
-) -> ModelOptions:
-    """Return how to load the model: as the index was made, where nothing else is given."""
-    from vidembed.index.table import ModelOptions, stored_name
+def asked_model(
+    index: VideoIndex | None, model: str | None, layer: int | None, sampling: dict[str, Any]
+) -> tuple[str, int | None, dict[str, Any]]:
+    """Return name, layer and sampling of the model to load: as the index was made, where nothing else is given."""
+    from vidembed.index.table import stored_name
     from vidembed.video import Sampling
 
     name = stored_name(model) if model is not None else index.meta.model if index else DEFAULT_MODEL
-    asked = ModelOptions(name, layer, sampling, device)
     if index is not None and name == index.meta.model:
         layer = index.meta.layer if layer is None else layer
-        asked = ModelOptions(name, layer, {**index.meta.sampling, **sampling}, device)
-    Sampling(**asked.sampling)  # checks the values
+        sampling = {**index.meta.sampling, **sampling}
+    Sampling(**sampling)  # checks the values
     if name == DEFAULT_MODEL:
         cli.say(SHAPES_WARNING)
-    return asked
+    return name, layer, sampling
 
 
 def cut_of(segment: float | None, overlap: float | None, *, scenes: bool) -> Cut | None:

@@ -8,12 +8,14 @@ import json
 import logging
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from typer import Argument, Option
 
+from vidembed.backbone.options import ModelOptions, kwargs_of
 from vidembed.cli import options as cli
 
 if TYPE_CHECKING:
@@ -40,8 +42,7 @@ def build_command(
         str | None, Option(help="Name in the model store, instead of --out; it loads as vidembed/NAME.")
     ] = None,
     prefix: Annotated[bool, Option(help="Put the paper's zero-shot line before each prompt.")] = True,
-    dtype: cli.Dtype = None,
-    device: Annotated[str | None, Option(help="Torch device for the check, such as cuda.")] = None,
+    model_options: ModelOptions | None = None,
     overwrite: cli.Overwrite = False,
 ) -> None:
     """Make a search model of a video MLLM: a plain sentence-transformers checkpoint, checked before it is written."""
@@ -53,7 +54,8 @@ def build_command(
     from vidembed.building import build
 
     with cli.misuse_of(OSError):  # no such model, or --out is taken
-        same = {each: given[each] for each in ("pairs", "videos", "out", "name", "dtype", "device", "overwrite")}
+        same = {each: given[each] for each in ("pairs", "videos", "out", "name", "overwrite")}
+        same |= kwargs_of(model_options)
         same |= {"layer": layer if layer == "auto" else int(layer), "prefix": "zero-shot" if prefix else None}
         written = build(mllm, **same)
     typer.echo(str(written))
@@ -66,16 +68,15 @@ def check_command(
         int | None, Option(help="Decoder layer to read, from 1; -1 is the last. Default: the checkpoint's, or 24/28.")
     ] = None,
     prefix: Annotated[bool, Option(help="Put the paper's zero-shot line before each prompt.")] = True,
-    device: cli.Device = None,
-    dtype: cli.Dtype = None,
+    model_options: ModelOptions | None = None,
     as_json: Annotated[bool, Option("--json", help="Write the result to stdout as JSON, and nothing else.")] = False,
 ) -> None:
     """Prove on your own model what vidembed relies on; exits with 1 if anything fails."""
     from vidembed.check import check_model
 
-    how: dict[str, Any] = {"device": device, "model_kwargs": {"dtype": dtype or "auto"}}
+    line = "zero-shot" if prefix else None
     with cli.misuse_of(OSError):  # no such model
-        found = check_model(model, layer=layer, prefix="zero-shot" if prefix else None, **how)
+        found = check_model(model, layer=layer, prefix=line, **kwargs_of(model_options))
     if as_json:
         cli.print_json(found.to_dict())
     else:
@@ -128,8 +129,7 @@ def train_command(
         bool, Option("--adapter/--merge", help="Write the PEFT adapter alone, or a merged checkpoint (default).")
     ] = False,
     restart: Annotated[bool, Option("--restart", help="Do not go on from an interrupted run.")] = False,
-    dtype: Annotated[str | None, Option(help="float32 or bfloat16. Default: the model's.")] = None,
-    device: Annotated[str | None, Option(help="cpu or cuda. Default: the best there is.")] = None,
+    model_options: ModelOptions | None = None,
     overwrite: cli.Overwrite = False,
 ) -> None:
     """Align a model with pairs of captions and summaries, without any video: a light LoRA on the language model."""
@@ -140,7 +140,7 @@ def train_command(
     require_train_extra()
     if logging.getLogger("vidembed").getEffectiveLevel() > logging.WARNING:  # rows left out are not to pass unseen
         logging.getLogger("vidembed.training").setLevel(logging.WARNING)
-    same = ("layer", "prefix", "held_out", "every", "max_tokens", "too_long", "overwrite", "dtype", "device")
+    same = ("layer", "prefix", "held_out", "every", "max_tokens", "too_long", "overwrite")
     with cli.misuse_of(OSError):  # no such model or file, or --out is taken
         written = align(
             model,
@@ -152,6 +152,7 @@ def train_command(
             resume=not restart,
             progress=True,
             **{name: given[name] for name in same},
+            **kwargs_of(model_options),
         )
     cli.say(_summary(json.loads((written / "alignment.json").read_text(encoding="utf-8"))))
     typer.echo(str(written))
@@ -183,8 +184,7 @@ def layers_command(
         Literal["both", "none", "zero-shot"],
         Option(help="The line before each prompt: the paper's, none, or one after the other."),
     ] = "zero-shot",
-    device: cli.Device = None,
-    dtype: cli.Dtype = None,
+    model_options: ModelOptions | None = None,
     plot: Annotated[Path | None, Option(help="Draw Recall@1 by layer to this .png, .svg or .pdf file.")] = None,
     as_json: Annotated[bool, Option("--json", help="Write the figures to stdout as JSON.")] = False,
 ) -> None:
@@ -193,13 +193,13 @@ def layers_command(
     cli.check_file("plot", plot)
     from vidembed.analysis import analyze_layers
     from vidembed.analysis.layers import check_mllm, checked_pairs
-    from vidembed.backbone.load import check_device, check_dtype
+    from vidembed.backbone.load import check_device
     from vidembed.plots import check_plot
 
     if plot is not None:
         check_plot(plot)
-    check_device(device)
-    check_dtype(dtype)
+    kwargs = kwargs_of(model_options)
+    check_device(kwargs.get("device"))
     rows = checked_pairs(pairs, videos)
     analyses: list[LayerAnalysis] = []
     with cli.misuse_of(OSError):  # no such model
@@ -207,7 +207,7 @@ def layers_command(
             check_mllm(name)  # all of them, before the first one is run
         for name in model:
             lines = _PREFIXES[prefix]
-            found = analyze_layers(name, rows, prefixes=lines, device=device, dtype=dtype, show_progress_bar=True)
+            found = analyze_layers(name, rows, prefixes=lines, show_progress_bar=True, **kwargs)
             analyses.append(found)
             gc.collect()  # two models do not fit everywhere
     _write(analyses, out, plot)
@@ -266,7 +266,7 @@ def calibrate_command(
     candidates: Annotated[int, Option("-k", "--candidates", min=2, help="Hits used of each caption.")] = 10,
     score: Annotated[str | None, Option(help="yes, yes_no or prior_corrected. Default: the reranker's own.")] = None,
     plot: Annotated[Path | None, Option(help="Draw reliability before and after: .png, .svg or .pdf.")] = None,
-    device: cli.Device = None,
+    model_options: ModelOptions | None = None,
     as_json: Annotated[bool, Option("--json", help="Write the report to stdout as JSON.")] = False,
 ) -> None:
     """Fit what makes a reranker's scores calibrated probabilities, and say how far off they are."""
@@ -285,15 +285,15 @@ def calibrate_command(
     if labelled == (encoder is not None):
         needed = "leave --encoder out" if labelled else "give --encoder, or a column label"
         raise ValueError(f"pairs: {pairs} has {'a' if labelled else 'no'} column label; {needed}")
-    reranker = _uncalibrated(model, score, device)
+    reranker = _uncalibrated(model, score, model_options)
     if encoder is None:
         asked = [({"text": row.text}, row.video) for row in rows]
         report = reranker.calibrate(asked, [bool(row.label) for row in rows], show_progress_bar=True)
     else:
+        from vidembed.encoder import load_encoder
         from vidembed.evaluation.two_stage import first_stage_candidates
-        from vidembed.index.table import load_model
 
-        first = load_model(encoder, layer=layer, device=device)
+        first = load_encoder(encoder, layer=layer, options=model_options and replace(model_options, revision=None))
         found = first_stage_candidates(first, rows, k=candidates)
         if found.missed:
             cli.say(f"{found.missed} captions do not have their video among the first {candidates} hits.")
@@ -313,14 +313,14 @@ def calibrate_command(
     cli.say(f"Wrote {out}")
 
 
-def _uncalibrated(model: str, score: str | None, device: str | None) -> VideoReranker:
+def _uncalibrated(model: str, score: str | None, options: ModelOptions | None) -> VideoReranker:
     """Load a reranker without the calibration that it may have, since it is fitted anew."""
     from vidembed.reranker import VideoReranker
     from vidembed.yes_no import check_mode
 
     mode = None if score is None else check_mode(score)
     try:
-        reranker = VideoReranker(model, device=device)
+        reranker = VideoReranker(model, **kwargs_of(options))
     except OSError as error:
         raise ValueError(f"model: {model!r} cannot be loaded: {error}") from error
     reranker.calibration = reranker.fusion = reranker.first_stage = None

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import json
 import logging
 import os
 import sys
 import traceback
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
@@ -23,6 +25,7 @@ from typer import Option
 
 import vidembed
 from vidembed import errors
+from vidembed.backbone.options import ModelOptions, Quantization
 from vidembed.text import printable
 
 if TYPE_CHECKING:
@@ -105,6 +108,8 @@ def setup(*, debug: bool) -> None:
     warnings.showwarning = _show_warning
     logging.basicConfig(handlers=[handler], force=True)
     logging.getLogger("vidembed").setLevel(logging.DEBUG if debug else logging.ERROR)
+    if not debug:  # what is slow, or not quantized, is not to pass unseen
+        logging.getLogger("vidembed.backbone.options").setLevel(logging.WARNING)
 
 
 class PlainFormatter(logging.Formatter):
@@ -195,8 +200,66 @@ def check_score(mode: str | None) -> None:
         check_mode(mode)
 
 
+def takes_model_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command that has a parameter `model_options` the options of `_LOADING` in its place.
+
+    The model's `--quantize` is named `--quantize-model` too, and only so where vectors have an option of that word.
+    """
+    parameters = dict(inspect.signature(command, eval_str=True).parameters)
+    if parameters.pop("model_options", None) is None:
+        return command
+    words = ["--quantize-model", *([] if {"quantize", "quantized"} & set(parameters) else ["--quantize"])]
+    quantize = Option(*words, help="Load weights in 8 or 4 bits (extra: quantize).", rich_help_panel=_PANEL)
+    kinds = {**_LOADING, "quantize_model": Annotated[Quantization | None, quantize]}
+
+    @functools.wraps(command)
+    def run(**given: Any) -> None:
+        asked = {name: given.pop(name) for name in kinds}
+        command(**given, model_options=_model_options(asked))
+
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    parameters |= {
+        name: inspect.Parameter(name, keyword, default=None, annotation=kind) for name, kind in kinds.items()
+    }
+    del run.__wrapped__  # type: ignore[attr-defined]  # its signature is another one
+    run.__signature__ = inspect.Signature([*parameters.values()])  # type: ignore[attr-defined]
+    run.__annotations__ = {name: each.annotation for name, each in parameters.items()}
+    return run
+
+
+def _model_options(given: Mapping[str, Any]) -> ModelOptions | None:
+    """Make them of what was given; None where nothing was."""
+    named = {"attn": "attn_implementation", "quantize_model": "quantize"}
+    fields_given = {named.get(name, name): value for name, value in given.items() if value is not None}
+    if "model_kwargs" in fields_given:
+        try:
+            fields_given["model_kwargs"] = json.loads(fields_given["model_kwargs"])
+        except json.JSONDecodeError as error:
+            shape = """a JSON object such as '{"max_memory": {"0": "8GB"}}'"""
+            raise ValueError(f"model-kwargs: {error}; expected {shape}") from error
+    return ModelOptions(**fields_given) if fields_given else None
+
+
+_PANEL = "Loading the model"
+_LOADING: dict[str, Any] = {
+    "device": Annotated[str | None, Option(help="Torch device, such as cpu or cuda.", rich_help_panel=_PANEL)],
+    "device_map": Annotated[
+        str | None, Option(help="Instead of --device: auto spreads it over all GPUs.", rich_help_panel=_PANEL)
+    ],
+    "dtype": Annotated[
+        str | None, Option(help="float32, bfloat16 or float16. Default: the model's.", rich_help_panel=_PANEL)
+    ],
+    "attn": Annotated[
+        str | None, Option(help="Attention: sdpa, eager, flash_attention_2, ...", rich_help_panel=_PANEL)
+    ],
+    "revision": Annotated[
+        str | None, Option(help="Commit, tag or branch of a model on the Hub.", rich_help_panel=_PANEL)
+    ],
+    "model_kwargs": Annotated[
+        str | None, Option(metavar="JSON", help="More arguments of from_pretrained.", rich_help_panel=_PANEL)
+    ],
+}
 Device = Annotated[str | None, Option(help="Torch device, such as cpu or cuda.")]
-Dtype = Annotated[str | None, Option(help="float32, bfloat16 or float16. Default: the model's.")]
 BatchSize = Annotated[int, Option(min=1, help="Inputs embedded at once.")]
 Overwrite = Annotated[bool, Option("--overwrite", help="Replace what is there.")]
 Merge: TypeAlias = Literal["moments", "videos", "none"]

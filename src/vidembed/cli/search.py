@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from typer import Argument, Option
 
+from vidembed.backbone.options import ModelOptions
 from vidembed.cli import options as cli
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def command(
     rerank_around: Annotated[
         bool, Option("--rerank-around", help="With --rerank: ask about hits with the seconds of --around.")
     ] = False,
-    device: cli.Device = None,
+    model_options: ModelOptions | None = None,
     queries: Annotated[
         Path | None, Option(help="Search each line of this UTF-8 file, and write a JSON line for each.")
     ] = None,
@@ -89,15 +90,15 @@ def command(
     cli.check_file("html", html)
     index = VideoIndex.open(folder)
     check_index(index, options)
-    asked = index.meta.model_options(model, device=device)
-    encoder = asked.load()
+    name = model or index.meta.model
+    encoder = index.meta.load_encoder(model, model_options)
     if queries is None:
-        results = [search(index, encoder, words[0], name=asked.name, **options)]
+        results = [search(index, encoder, words[0], name=name, **options)]
     else:
-        results = search_many(index, encoder, words, name=asked.name, **options)
+        results = search_many(index, encoder, words, name=name, **options)
     if rerank is not None:
         files = {"calibration": calibration, "visual_cache": visual_cache}
-        head = load_reranker(reranker, encoder, model=asked.name, mode=score, device=device, **files)
+        head = load_reranker(reranker, encoder, model=name, mode=score, options=model_options, **files)
         for hits, each in zip(results, words, strict=True):
             again = look_again(hits, head, each, rerank, context=rerank_around, fingerprint=encoder.fingerprint)
             hits[:] = again[:k]

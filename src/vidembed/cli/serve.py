@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Option
 
+from vidembed.backbone.options import ModelOptions
 from vidembed.cli import options as cli
 from vidembed.text import require
 
@@ -50,7 +51,7 @@ def command(
             "Can be repeated. Default: none."
         ),
     ] = None,
-    device: cli.Device = None,
+    model_options: ModelOptions | None = None,
     max_items: Annotated[int | None, Option(help="Most inputs of an embeddings request.")] = None,
     max_videos: Annotated[int | None, Option(help="Most videos among them.")] = None,
     max_documents: Annotated[int | None, Option(help="Most documents of a rerank request.")] = None,
@@ -72,9 +73,9 @@ def command(
     """Serve embeddings, reranking and a search page over HTTP."""
     given = locals()  # all options by their names
     require("serve", "fastapi", "uvicorn", "python_multipart", "prometheus_client", purpose="serving")
+    from vidembed.encoder import load_encoder
     from vidembed.index import VideoIndex
     from vidembed.index.search import load_reranker
-    from vidembed.index.table import ModelOptions
     from vidembed.serve import Engine, Limits
     from vidembed.serve.security import check_api_key, check_origins
 
@@ -95,19 +96,21 @@ def command(
         raise ValueError("model: give --model NAME, or an index with --in FOLDER, whose model is taken")
     with _listen(host, port) as listening:  # before the model is loaded, which takes a while
         index = None if folder is None else VideoIndex.open(folder)
-        plain = ModelOptions(model or "", device=device)
-        asked = plain if index is None else index.meta.model_options(model, device=device)
-        encoder = asked.load()
+        name = model or (index.meta.model if index else "")
+        if index is None:
+            encoder = load_encoder(name, options=model_options)
+        else:
+            encoder = index.meta.load_encoder(name, model_options)
         head = None
         if with_reranker:
             files = {"calibration": calibration, "visual_cache": visual_cache}
-            head = load_reranker(reranker, encoder, model=asked.name, device=device, **files)
+            head = load_reranker(reranker, encoder, model=name, options=model_options, **files)
         engine = Engine(
             encoder,
-            model=_public_name(asked.name),
+            model=_public_name(name),
             aliases=alias or (),
             reranker=head,
-            reranker_model=None if head is None else _public_name(reranker or f"{asked.name}-rerank"),
+            reranker_model=None if head is None else _public_name(reranker or f"{name}-rerank"),
             reranker_aliases=reranker_alias or (),
             index=index,
             root=root,

@@ -12,7 +12,8 @@ import torch
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 
-from vidembed.encoder import VideoEncoder
+from vidembed.backbone.options import ModelOptions, kwargs_of
+from vidembed.encoder import VideoEncoder, load_encoder
 from vidembed.errors import BackboneError, LayerError, MissingExtraError
 from vidembed.evaluation.cache import model_key
 from vidembed.pipeline import fields_digest, weights_digest
@@ -160,29 +161,15 @@ class ModelName:
             raise ValueError(f"model: {text!r}: expected NAME or NAME@LAYER, LAYER being a whole number") from error
 
 
-def load_encoder(model: ModelName, *, device: str | None = None, dtype: str | None = None) -> VideoEncoder:
-    """Load a `VideoEncoder` onto a torch device, by default the best there is.
-
-    Its dtype is "float32", "bfloat16", "float16", or by default the model's own. A ValueError if there is no such
-    model, it takes no video, or an argument is out of range.
-    """
-    kwargs = None if dtype is None else {"dtype": dtype}
-    try:
-        return VideoEncoder(model.name, layer=model.layer, device=device, model_kwargs=kwargs)
-    except OSError as error:  # what transformers raises for a model that it cannot find
-        raise ValueError(f"model: {model.name!r} cannot be loaded: {error}") from error
-
-
-def load_any(model: ModelName, *, device: str | None = None, dtype: str | None = None) -> SentenceTransformer:
+def load_any(model: ModelName, options: ModelOptions | None = None) -> SentenceTransformer:
     """As `load_encoder`; but a SentenceTransformer that takes video where the model can be no `VideoEncoder`."""
     try:
-        return load_encoder(model, device=device, dtype=dtype)
+        return load_encoder(model.name, layer=model.layer, options=options)
     except (BackboneError, AttributeError, TypeError) as error:  # of an architecture that vidembed does not know
         if model.layer is not None or isinstance(error, LayerError):
             raise
-        kwargs = None if dtype is None else {"dtype": dtype}
         try:
-            plain = SentenceTransformer(resolve_model(model.name), device=device, model_kwargs=kwargs)
+            plain = SentenceTransformer(resolve_model(model.name), **kwargs_of(options))
             embedder_of(plain)
         except OSError as other:
             raise ValueError(f"model: {model.name!r} cannot be loaded: {other}") from error

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, Unpack, ge
 import numpy as np
 from numpy.typing import NDArray
 
+from vidembed.backbone.options import ModelOptions
 from vidembed.index import ann, bank
 from vidembed.index.rows import Filter, Row, check_query, encode_queries, rank_all, unit_queries
 from vidembed.index.table import QueryEncoder, VideoIndex, is_local, path_of
@@ -434,7 +435,7 @@ def load_reranker(
     mode: Any = None,
     calibration: Path | None = None,
     visual_cache: Path | None = None,
-    device: str | None = None,
+    options: ModelOptions | None = None,
 ) -> VideoReranker:
     """Load the reranker that goes with the encoder of an index, with its frame grid; ValueError where there is none.
 
@@ -446,7 +447,8 @@ def load_reranker(
         mode: Score mode; None for the reranker's own.
         calibration: File that `VideoReranker.save_calibration` wrote.
         visual_cache: Folder to keep visual tokens in from search to search; None for nowhere.
-        device: Torch device. None: that of the encoder.
+        options: How the encoder was loaded, for a reranker with weights of its own; its device is by default that of
+            the encoder, and its revision the newest.
     """
     from vidembed.reranker import VideoReranker  # noqa: PLC0415 - it brings torch
     from vidembed.visual_cache import VisualTokenCache  # noqa: PLC0415 - it brings torch
@@ -465,9 +467,11 @@ def load_reranker(
                     "is no name that can be loaded). Give --reranker: the video MLLM, or a saved reranker."
                 )
         how: dict[str, Any] = {"mode": mode, "calibration": calibration, "visual_cache": cache}
-        device = device or str(encoder.device)
+        if options is None or (options.device is None and options.device_map is None):
+            options = replace(options or ModelOptions(), device=str(encoder.device))
+        how |= replace(options, revision=None).kwargs()
         try:
-            reranker = VideoReranker(name, sampling=encoder.sampling, device=device, **how)
+            reranker = VideoReranker(name, sampling=encoder.sampling, **how)
         except OSError as error:
             raise ValueError(f"reranker: {name!r} cannot be loaded: {error}") from error
     known = reranker.first_stage

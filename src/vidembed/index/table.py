@@ -18,8 +18,8 @@ import os
 import re
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import ModuleType
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from lancedb.index import IndexConfig, IvfRq, IvfSq
     from lancedb.table import LanceTable
 
+    from vidembed.backbone.options import ModelOptions
     from vidembed.encoder import VideoEncoder
     from vidembed.video import Sampling
 
@@ -133,36 +134,6 @@ class IndexedModel(QueryEncoder, Protocol):
         """Return the length of a vector."""
 
 
-@dataclass(frozen=True, slots=True)
-class ModelOptions:
-    """How an encoder is loaded; the arguments of `load_model`."""
-
-    name: str  # as `VideoEncoder` takes it
-    layer: int | None = None  # decoder layer, for a model that is not a vidembed checkpoint
-    sampling: Mapping[str, Any] = field(default_factory=dict)  # fields of `Sampling` to set; others stay as they are
-    device: str | None = None  # torch device, such as `cuda`; None: the best there is
-
-    def load(self) -> VideoEncoder:
-        """Load the encoder; raises as `load_model`."""
-        return load_model(self.name, layer=self.layer, sampling=self.sampling, device=self.device)
-
-
-def load_model(
-    name: str, *, layer: int | None = None, sampling: Mapping[str, Any] | None = None, device: str | None = None
-) -> VideoEncoder:
-    """Load the encoder that an index needs; see `ModelOptions`. ValueError for a model or argument that cannot be."""
-    from vidembed.encoder import VideoEncoder  # noqa: PLC0415 - it brings torch, which an index does not need
-
-    try:
-        encoder = VideoEncoder(name, layer=layer, device=device)
-    except OSError as error:  # what transformers raises for a model that it cannot find
-        where = "" if Path(name).exists() else "is no folder here, no model of the store, and "
-        raise ValueError(f"model: {name!r} {where}cannot be loaded: {error}") from error
-    if sampling:
-        encoder.sampling = replace(encoder.sampling, **sampling)
-    return encoder
-
-
 def stored_name(name: str) -> str:
     """Return the name to store for a model: a folder by its absolute path, so that a search finds it from anywhere."""
     path = Path(name).expanduser()
@@ -213,9 +184,11 @@ class IndexMeta:
             return cut_from_dict(self.scenes)
         return None if self.segment_s is None else Windows(self.segment_s, self.overlap_s)
 
-    def model_options(self, name: str | None = None, *, device: str | None = None) -> ModelOptions:
-        """Return how to load the model again, from `name` if it lies elsewhere now."""
-        return ModelOptions(name or self.model, self.layer, self.sampling, device)
+    def load_encoder(self, name: str | None = None, options: ModelOptions | None = None) -> VideoEncoder:
+        """Load the model again, from `name` if it lies elsewhere now; raises as `vidembed.encoder.load_encoder`."""
+        from vidembed.encoder import load_encoder  # noqa: PLC0415 - it brings torch, which an index does not need
+
+        return load_encoder(name or self.model, layer=self.layer, sampling=self.sampling, options=options)
 
     def to_json(self) -> str:
         """Return the description as JSON. Without scenes, it is one that version 1 reads."""

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from vidembed.errors import ClusterError, MissingExtraError
 from vidembed.index.files import clean
 from vidembed.ray.decode import DecodeVideos, DecodingOptions
-from vidembed.ray.embed import EmbedVideos, ModelOptions
+from vidembed.ray.embed import EmbeddingOptions, EmbedVideos
 from vidembed.video.clip import FileState, Sampling
 from vidembed.video.segments import Cut, Scenes
 
@@ -126,7 +126,7 @@ def require_ray() -> ModuleType:
 class Pipeline:
     """How files become rows on a cluster."""
 
-    model: ModelOptions
+    model: EmbeddingOptions
     decoding: DecodingOptions
     sampling: Sampling
     cut: Cut | None
@@ -192,7 +192,7 @@ def segments_a_call(sampling: Sampling, cut: Cut | None, batch_size: int) -> int
 class RemoteModel:
     """The model of a run, on a worker that it holds while it is asked: its facts, and vectors of queries."""
 
-    def __init__(self, model: ModelOptions, resources: Resources) -> None:
+    def __init__(self, model: EmbeddingOptions, resources: Resources) -> None:
         self._model = model
         self._resources = resources
         self.facts = self._ask(lambda stage: stage.facts)

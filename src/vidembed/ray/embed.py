@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
-from vidembed.index.table import NO_VECTOR, is_vector, load_model, segment_id
+from vidembed.index.table import NO_VECTOR, is_vector, segment_id
 from vidembed.ray.decode import CLIP, ERROR, FRAMES, Batch, DecodeVideos, DecodingOptions, as_table, clip_at, error_text
 from vidembed.video.clip import Clip, Sampling
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from typing_extensions import Unpack
 
+    from vidembed.backbone.options import ModelOptions
     from vidembed.encoder import EncodedItem, VideoEncoder
     from vidembed.video.segments import Cut
 
@@ -37,13 +38,13 @@ class ModelFacts:
     sampling: Sampling  # which frames it looks at
 
 
-class ModelOptions(TypedDict, total=False):
-    """Arguments of `EmbedVideos` that say which model it loads, and how."""
+class EmbeddingOptions(TypedDict, total=False):
+    """Arguments of `EmbedVideos` but those of `DecodingOptions`."""
 
     model: str
     layer: int | None
     sampling: Mapping[str, Any] | None
-    device: str | None
+    model_options: ModelOptions | None
     batch_size: int
     workers: int | None
 
@@ -61,7 +62,7 @@ class EmbedVideos:
         model: Name or path, as `VideoEncoder` takes it; a path must be there on every machine.
         layer: Decoder layer, for a model that is not a vidembed checkpoint.
         sampling: Fields of `vidembed.video.Sampling` to set; the others stay as the checkpoint has them.
-        device: Torch device, such as `cuda`. None: the best there is.
+        model_options: How the model is loaded. Default: as the checkpoint has it, on the best device.
         batch_size: Segments handed to the model at once. Default 32; its limit on tokens holds besides.
         workers: Threads that prepare segments for the model. Default: as `VideoEncoder`.
         cut: How files are cut into segments where it decodes by itself. None: a file is one segment.
@@ -79,7 +80,7 @@ class EmbedVideos:
         *,
         layer: int | None = None,
         sampling: Sampling | Mapping[str, Any] | None = None,
-        device: str | None = None,
+        model_options: ModelOptions | None = None,
         batch_size: int = 32,
         workers: int | None = None,
         cut: Cut | None = None,
@@ -91,7 +92,7 @@ class EmbedVideos:
         self.model = model
         self.layer = layer
         self.sampling = sampling.as_dict() if isinstance(sampling, Sampling) else dict(sampling or {})
-        self.device = device
+        self.model_options = model_options
         self.batch_size = batch_size
         self.workers = workers
         # Made here to refuse unknown options; it gets the sampling of the model where that is loaded.
@@ -118,13 +119,16 @@ class EmbedVideos:
 
     def load(self) -> VideoEncoder:
         """Load the model. A subclass may return another one."""
-        encoder = load_model(self.model, layer=self.layer, sampling=self.sampling, device=self.device)
+        from vidembed.encoder import load_encoder  # noqa: PLC0415 - it brings torch
+
+        encoder = load_encoder(self.model, layer=self.layer, sampling=self.sampling, options=self.model_options)
         if self.workers is not None:
             encoder.decode_workers = self.workers
         return encoder
 
     def _once(self) -> tuple[VideoEncoder, ModelFacts]:
-        key = repr((type(self), self.model, self.layer, sorted(self.sampling.items()), self.device, self.workers))
+        asked = (type(self), self.model, self.layer, sorted(self.sampling.items()), self.model_options, self.workers)
+        key = repr(asked)
         if key not in loaded:
             encoder = self.load()
             dimension = encoder.get_embedding_dimension()

@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any, NoReturn, Unpack
 import numpy as np
 from tqdm.auto import tqdm
 
+from vidembed.backbone.options import ModelOptions
 from vidembed.errors import IndexMismatchError
 from vidembed.index.commit import KINDS, Committer, Job, Report
 from vidembed.index.ingest import RunKeywords, RunOptions, files_bar, open_for_writing, open_if_there, writing
 from vidembed.index.table import is_local
 from vidembed.ray.cluster import Pipeline, RemoteModel, Resources, connected, cores
 from vidembed.ray.decode import DecodingOptions
-from vidembed.ray.embed import ModelOptions
+from vidembed.ray.embed import EmbeddingOptions
 from vidembed.ray.stores import MAX_FILE_BYTES, FileSystem, find
 from vidembed.video.clip import FileState, Sampling
 
@@ -147,7 +148,7 @@ def index_videos_ray(
     decoders: int | None = None,
     num_cpus: float = 1,
     num_gpus: float = 0,
-    device: str | None = None,
+    model_options: ModelOptions | None = None,
     filesystem: FileSystem | None = None,
     max_bytes: int = MAX_FILE_BYTES,
     **options: Unpack[RunKeywords],
@@ -174,7 +175,7 @@ def index_videos_ray(
             the cluster is started here; else two for each of `workers`.
         num_cpus: CPUs of an actor that embeds. Default 1.
         num_gpus: GPUs of an actor that embeds; a fraction shares one. Default 0.
-        device: Torch device of the workers. Default: `cuda` with GPUs, else `cpu`.
+        model_options: How the workers load the model. Its device is by default `cuda` with GPUs, else `cpu`.
         filesystem: A `pyarrow.fs.FileSystem` or `fsspec.AbstractFileSystem` for all URIs. Default: by scheme, with
             credentials from each machine's environment.
         max_bytes: Limit on the size of a file that is copied from a store. Default 16 GiB.
@@ -201,11 +202,14 @@ def index_videos_ray(
     existing = open_if_there(where)
     search = partial(find, paths, filesystem=filesystem)  # what is cheap to find wrong comes before the cluster
     found = search(indexed=existing.files if existing else tuple)
-    load: ModelOptions = {
+    loading = model_options or ModelOptions()
+    if loading.device is None and loading.device_map is None:
+        loading = replace(loading, device="cuda" if num_gpus else "cpu")
+    load: EmbeddingOptions = {
         "model": model,
         "layer": layer,
         "sampling": dict(sampling or {}),
-        "device": device or ("cuda" if num_gpus else "cpu"),
+        "model_options": loading,
         "batch_size": asked.batch_size,
         "workers": max(1, int(num_cpus)),
     }

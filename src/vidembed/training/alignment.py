@@ -18,6 +18,7 @@ from sentence_transformers.util import is_sentence_transformer_model
 from transformers import set_seed
 
 from vidembed.backbone.load import check_dtype
+from vidembed.backbone.options import refuse_quantization, with_dtype
 from vidembed.building import checked_target, drafted
 from vidembed.captions import TextPair
 from vidembed.encoder import VideoEncoder
@@ -93,7 +94,7 @@ def align(
         dtype: "float32" or "bfloat16", of the frozen weights; None for the dtype of the model.
         device: "cpu", or None for the best there is; choose a GPU with ``CUDA_VISIBLE_DEVICES``.
         progress: Whether to show a bar.
-        **hub_kwargs: ``revision``, ``token``, ``cache_folder``, ``local_files_only``.
+        **hub_kwargs: ``revision``, ``token``, ``cache_folder``, ``local_files_only``; and ``model_kwargs``.
 
     Raises:
         MissingExtraError: A package of the extra ``train`` is not installed.
@@ -116,6 +117,7 @@ def align(
     if every is not None and every < 1:
         raise ValueError(f"every={every!r}: expected at least 1 step.")
     check_dtype(dtype)
+    refuse_quantization(hub_kwargs, "an adapter cannot be merged into quantized weights; leave it out.")
     readout = {name: value for name, value in (("layer", layer), ("prefix", prefix)) if value is not None}
     encoder = _load(mllm, readout, dtype, device=device, **hub_kwargs)
     fitting = fit_context(encoder, pairs, max_tokens=max_tokens, too_long=too_long)
@@ -181,10 +183,10 @@ def _load(
     mllm: str | Path, readout: dict[str, Any], dtype: str | None, *, device: str | None, **hub_kwargs: Any
 ) -> VideoEncoder:
     """An encoder of the last layer without a prefix, unless `readout` or a checkpoint has others."""
-    if not is_sentence_transformer_model(resolve_model(str(mllm)), **hub_kwargs):
+    of_the_hub = {name: value for name, value in hub_kwargs.items() if name != "model_kwargs"}
+    if not is_sentence_transformer_model(resolve_model(str(mllm)), **of_the_hub):
         readout = {"layer": -1, "prefix": None, **readout}
-    model_kwargs = {"dtype": dtype} if dtype else None
-    encoder = VideoEncoder(mllm, device=device, model_kwargs=model_kwargs, **readout, **hub_kwargs)
+    encoder = VideoEncoder(mllm, device=device, **readout, **with_dtype(hub_kwargs, dtype))
     if encoder.dtype == torch.float16:
         remedy = "Pass dtype='bfloat16' or 'float32'."
         raise BackboneError(f"{mllm}: its weights are float16, in which gradients underflow. {remedy}")

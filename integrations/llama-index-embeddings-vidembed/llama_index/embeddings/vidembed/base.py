@@ -27,6 +27,7 @@ from vidembed.adapters import (
     to_floats,
     warn_of_default,
 )
+from vidembed.backbone.options import ModelOptions
 from vidembed.video import VideoError, item_name
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ logger = logging.getLogger(__name__)
 dispatcher = instrumentation.get_dispatcher(__name__)  # type: ignore[attr-defined]  # not in its __all__
 
 Vector = list[float]
-_LOADING = ("layer", "fps", "max_frames", "device", "model_kwargs")
+_LOADING = ("layer", "fps", "max_frames", "device", "model_options", "model_kwargs")
 _OF_THIS_PROCESS = frozenset({"callback_manager", "rate_limiter"})
 
 
@@ -64,6 +65,8 @@ class VideoEmbedding(Gate, MultiModalEmbedding):
         query_instruction: Put before queries, as a prompt. Default what the model says.
         text_instruction: Put before texts that are documents, as a prompt. Default none.
         device: Torch device. Default the best there is.
+        model_options: How the model is loaded: `vidembed.ModelOptions`, or a dict of its fields, such as
+            ``{"quantize": "int8"}``.
         model_kwargs: More arguments of `VideoEncoder`, such as ``{"revision": ...}``.
         on_error: "raise", or "skip" to leave out what cannot be read, and log it: nodes that this is called with, as
             pipelines do, get no embedding, which keeps them out of stores, and `get_video_embeddings` gives None.
@@ -92,6 +95,7 @@ class VideoEmbedding(Gate, MultiModalEmbedding):
     query_instruction: str | None = Field(default=None, description="Prompt of queries.")
     text_instruction: str | None = Field(default=None, description="Prompt of texts that are documents.")
     device: str | None = Field(default=None, description="Torch device.")
+    model_options: ModelOptions | None = Field(default=None, description="How the model is loaded.")
     model_kwargs: dict[str, Any] = Field(default_factory=dict, description="More arguments of VideoEncoder.")
     on_error: OnError = Field(default="raise", description="What happens if a video cannot be read.")
     fingerprint: str | None = Field(default=None, description="Of the model's vectors.")
@@ -131,6 +135,7 @@ class VideoEmbedding(Gate, MultiModalEmbedding):
             self.model_name,
             layer=self.layer,
             device=self.device,
+            model_options=self.model_options,
             fps=self.fps,
             max_frames=self.max_frames,
             allow_url=self.wants_urls,

@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 dispatcher = instrumentation.get_dispatcher(__name__)  # type: ignore[attr-defined]  # not in its __all__
 
 RETRIEVAL_SCORE = "retrieval_score"
-_LOADING = ("device", "model_kwargs")
+_LOADING = ("device", "model_options", "model_kwargs")
 
 
 class VideoRerank(RankFields, RerankerFields, Gate, BaseNodePostprocessor):
@@ -56,6 +56,7 @@ class VideoRerank(RankFields, RerankerFields, Gate, BaseNodePostprocessor):
         keep_retrieval_score: Whether to keep the score of the store in ``metadata["retrieval_score"]``, of a copy of
             the node. Default False.
         device: Torch device. Default the best there is.
+        model_options: How the model is loaded, as for `VideoEmbedding`.
         model_kwargs: More arguments of `VideoReranker`, such as ``{"mode": "yes"}``.
         fuse: Whether to use the similarity. Default (None) wherever the reranker can; False for the head alone.
         on_error: "raise", or "skip" to leave out nodes whose video cannot be read, and log them.
@@ -96,7 +97,11 @@ class VideoRerank(RankFields, RerankerFields, Gate, BaseNodePostprocessor):
     def _load(self) -> None:
         check_loadable(self.model, "reranker")
         self._reranker = load_reranker(
-            self.model, device=self.device, allow_url=self.wants_urls, model_kwargs=self.model_kwargs
+            self.model,
+            device=self.device,
+            allow_url=self.wants_urls,
+            model_options=self.model_options,
+            model_kwargs=self.model_kwargs,
         )
         self._loaded_by_name = True
 
@@ -115,7 +120,7 @@ class VideoRerank(RankFields, RerankerFields, Gate, BaseNodePostprocessor):
         Raises:
             ValueError: There is no such reranker.
         """
-        reranker = reranker_of(embedding.encoder, embedding.model_name)
+        reranker = reranker_of(embedding.encoder, embedding.model_name, embedding.model_options)
         shared = {"allowed_schemes": embedding.allowed_schemes, "root": embedding.root}
         return cls(**{**shared, "reranker": reranker, **fields})
 
