@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import socket
 import subprocess
 import sys
@@ -131,7 +132,7 @@ def test_it_loads_no_model_and_streams_its_answers(served: str) -> None:
 @pytest.mark.parametrize("to_file", [False, True])
 def test_a_terminal_has_a_prompt(served: str, tmp_path: Path, to_file: bool) -> None:
     ours, theirs = pty.openpty()
-    environment = {**os.environ, "TERM": "dumb", "COLUMNS": "200"}
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "200"}
     with (tmp_path / "out").open("wb") as out:
         stdout = out if to_file else theirs
         running = subprocess.Popen(
@@ -139,16 +140,16 @@ def test_a_terminal_has_a_prompt(served: str, tmp_path: Path, to_file: bool) -> 
         )
     os.close(theirs)
 
-    def read_to(text: bytes) -> bytes:
+    def read_to(pattern: bytes) -> bytes:
         seen = b""
-        while text not in seen:
+        while not re.search(pattern, seen, re.DOTALL):
             seen += os.read(ours, 2**16)
         return seen
 
     assert b"One query a line" in read_to(b"> ")
     # Twice to the left: lines are edited where the terminal shows them. An echo of the line holds the prompt again.
     os.write(ours, b"green\n" if to_file else b"gren\x1b[D\x1b[De\n")
-    shown = read_to(b"> " if to_file else "┘".encode())
+    shown = read_to(b"green.*> " if to_file else "┘.*> ".encode())
     os.write(ours, b"\x04")
     assert running.wait(60) == 0
     os.close(ours)
@@ -287,6 +288,25 @@ def test_nobody_is_there() -> None:
     assert f"Error: server: '{address}' does not answer: " in result.stderr
     assert "refused" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(("noise", "says"), [(b"SSH-2.0-OpenSSH\r\n", "BadStatusLine"), (b"", "RemoteDisconnected")])
+def test_a_server_that_speaks_no_http(noise: bytes, says: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def speak() -> None:
+            connection, _ = listening.accept()
+            with connection:
+                connection.recv(2**16)
+                connection.sendall(noise)
+
+        thread = threading.Thread(target=speak)
+        thread.start()
+        result = vidembed("search", "red", "--server", f"http://127.0.0.1:{listening.getsockname()[1]}")
+        thread.join()
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert f"does not answer: {says}" in result.stderr
+    assert "SSH" not in result.stderr
 
 
 Answers = Callable[..., tuple[str, list[dict[str, str]]]]
