@@ -136,6 +136,10 @@ class IndexMismatchError(ValueError):
     """The index was made by another model, with other settings or by a later version."""
 
 
+class ServerRefusedError(ValueError):
+    """A server cannot be asked so, whatever the query: its address, the key or an option is not what it takes."""
+
+
 class IndexDamagedError(RuntimeError):
     """The index is there and cannot be read."""
 

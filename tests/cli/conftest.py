@@ -44,9 +44,9 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     return calls
 
 
-def vidembed(*arguments: object) -> Result:
-    """Run the command line in this process."""
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+def vidembed(*arguments: object, typed: str | bytes | None = None) -> Result:
+    """Run the command line in this process, with `typed` as its standard input, which is no terminal."""
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments], input=typed)
     if result.exception and not isinstance(result.exception, SystemExit):
         raise result.exception
     return result

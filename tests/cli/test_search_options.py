@@ -109,7 +109,8 @@ def test_queries_and_a_page(index: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--in", "{ix}"], "give words to look for"),
+        (["red"], "in: give the folder of an index with --in DIR, or a running server"),
+        ([], "in: give the folder of an index with --in DIR, or a running server"),
         (["red", "--queries", "{words}", "--in", "{ix}"], "not both"),
         (["--queries", "{nowhere}", "--in", "{ix}"], "is not a file"),
         (["--queries", "{blank}", "--in", "{ix}"], "queries: line 2"),

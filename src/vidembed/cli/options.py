@@ -229,8 +229,7 @@ def takes_model_options(command: Callable[..., None]) -> Callable[..., None]:
 
 def _model_options(given: Mapping[str, Any]) -> ModelOptions | None:
     """Make them of what was given; None where nothing was."""
-    named = {"attn": "attn_implementation", "quantize_model": "quantize"}
-    fields_given = {named.get(name, name): value for name, value in given.items() if value is not None}
+    fields_given = {_FIELDS.get(name, name): value for name, value in given.items() if value is not None}
     if "model_kwargs" in fields_given:
         try:
             fields_given["model_kwargs"] = json.loads(fields_given["model_kwargs"])
@@ -240,6 +239,14 @@ def _model_options(given: Mapping[str, Any]) -> ModelOptions | None:
     return ModelOptions(**fields_given) if fields_given else None
 
 
+def named(options: ModelOptions | None) -> dict[str, object]:
+    """Return what was given of them, by the names of the options of the command line."""
+    words = {value: key for key, value in _FIELDS.items()}
+    found = {} if options is None else {each.name: getattr(options, each.name) for each in fields(options)}
+    return {words.get(name, name).replace("_", "-"): value for name, value in found.items() if value}
+
+
+_FIELDS = {"attn": "attn_implementation", "quantize_model": "quantize"}  # of which the command line has another name
 _PANEL = "Loading the model"
 _LOADING: dict[str, Any] = {
     "device": Annotated[str | None, Option(help="Torch device, such as cpu or cuda.", rich_help_panel=_PANEL)],

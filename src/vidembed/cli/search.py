@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,17 +17,20 @@ from vidembed.backbone.options import ModelOptions
 from vidembed.cli import options as cli
 
 if TYPE_CHECKING:
+    from vidembed.encoder import VideoEncoder
     from vidembed.index import Hit, Hits, VideoIndex
     from vidembed.index.search import SearchKeywords
     from vidembed.reranker import VideoReranker
 
 MAX_QUERIES_BYTES = 2**24
+_LINE_BYTES = 2**16  # of a line that is read: more than any query takes in UTF-8
+_PROMPT = "> "
 
 
 def command(
     *,
-    query: Annotated[str | None, Argument(help="What to look for, in words.")] = None,
-    folder: Annotated[Path, Option("--in", help="Folder of the index.")],
+    query: Annotated[str | None, Argument(help="What to look for, in words. Default: lines of the terminal.")] = None,
+    folder: Annotated[Path | None, Option("--in", help="Folder of the index.")] = None,
     k: Annotated[int, Option("-k", "--top-k", help="Most hits to show.")] = 10,
     as_json: Annotated[bool, Option("--json", help="Write the hits to stdout as JSON, and nothing else.")] = False,
     html: Annotated[Path | None, Option(help="Write a page with a picture of each hit to this file.")] = None,
@@ -63,13 +69,19 @@ def command(
         cli.Merge, Option(help="One hit for segments that overlap, one for each video, or every segment by itself.")
     ] = "moments",
     around: Annotated[float | None, Option(help="Show each hit with so many seconds before and after it, too.")] = None,
+    server: Annotated[
+        str | None, Option(help="Ask a running `vidembed serve` at this URL, with the key of VIDEMBED_API_KEY.")
+    ] = None,
+    timeout: Annotated[
+        float | None, Option(help="With --server: seconds that an answer may take. Default: 90.")
+    ] = None,
 ) -> None:
     """Search an index in words; with --rerank, look at the best hits once more."""
-    from vidembed.index import Condition, Filter, SearchOptions, VideoIndex, search, search_many
+    from vidembed.index import Condition, Filter, SearchOptions, VideoIndex
     from vidembed.index.search import load_reranker
 
     quantized = one_name(quantized, compact)
-    words = words_of(query, queries, k)  # what is cheap to find wrong comes before the model is loaded
+    words = words_of(query, queries)  # what is cheap to find wrong comes before the model is loaded
     options: SearchKeywords = {
         "k": max(k, rerank or 0),
         "exact": exact,
@@ -79,40 +91,49 @@ def command(
         "merge": merge,
         "around": around,
     }
+    SearchOptions(k=k)
     SearchOptions(**options)
     if rerank_around and around is None:
         raise ValueError("rerank-around: it is for --around SECONDS; give the seconds around hits to ask about")
+    files = {"calibration": calibration, "visual_cache": visual_cache}
+    own = {"reranker": reranker, "score": score, "calibration": calibration, "visual-cache": visual_cache}
     if rerank is None:
-        named = {"reranker": reranker, "score": score, "calibration": calibration, "visual-cache": visual_cache}
-        why = "it is for --rerank K; give the number of hits to look at"
-        cli.refuse({**named, "rerank-around": rerank_around}, why)
+        cli.refuse({**own, "rerank-around": rerank_around}, "it is for --rerank K; give the number of hits to look at")
     cli.check_score(score)
     cli.check_file("html", html)
-    index = VideoIndex.open(folder)
-    check_index(index, options)
-    name = model or index.meta.model
-    encoder = index.meta.load_encoder(model, model_options)
-    if queries is None:
-        results = [search(index, encoder, words[0], name=name, **options)]
+    ask: Callable[[Sequence[str]], Iterable[Hits]]
+    if server is not None:
+        from vidembed.cli.client import Server
+
+        own |= {"in": folder, "model": model, "quantized": quantized, "html": html, **cli.named(model_options)}
+        switches = {"exact": exact, "bank": bank, "rerank-around": rerank_around}
+        cli.refuse({**own, **switches}, "it is for an index that is searched here; leave it out, or leave --server out")
+        ask = partial(Server.named(server, timeout).search, options, k, rerank)
     else:
-        results = search_many(index, encoder, words, name=name, **options)
-    if rerank is not None:
-        files = {"calibration": calibration, "visual_cache": visual_cache}
-        head = load_reranker(reranker, encoder, model=name, mode=score, options=model_options, **files)
-        for hits, each in zip(results, words, strict=True):
-            again = look_again(hits, head, each, rerank, context=rerank_around, fingerprint=encoder.fingerprint)
-            hits[:] = again[:k]
+        cli.refuse({"timeout": timeout}, "it is for --server URL")
+        if folder is None:
+            raise ValueError("in: give the folder of an index with --in DIR, or a running server with --server URL")
+        index = VideoIndex.open(folder)
+        check_index(index, options)
+        name = model or index.meta.model
+        encoder = index.meta.load_encoder(model, model_options)
+        look = None
+        if rerank is not None:
+            head = load_reranker(reranker, encoder, model=name, mode=score, options=model_options, **files)
+            look = partial(look_again, head=head, k=rerank, context=rerank_around, fingerprint=encoder.fingerprint)
+        ask = partial(search_index, index, encoder, options, look, name=name)
+    lines = queries is not None or (as_json and words is None)
+    write = partial(write_hits, lines=lines, as_json=as_json, titled=words is None, compact=quantized)
+    found = []
+    for each, hits in answers(ask, words):
+        if rerank is not None:
+            say_lost(hits[:rerank])
+        del hits[k:]
+        write(each, hits)
+        if html is not None:
+            found.append((each, hits))
     if html is not None:
-        write_sheet(html, list(zip(words, results, strict=True)))
-    for each, hits in zip(words, results, strict=True):
-        if queries is not None:
-            line = {"query": each, "search": hits.method.to_dict(), "hits": [hit.to_dict() for hit in hits]}
-            typer.echo(json.dumps(line, ensure_ascii=True))
-        elif as_json:
-            cli.print_json([hit.to_dict() for hit in hits])
-        else:
-            show(hits)
-            explain(hits, compact=quantized)
+        write_sheet(html, found)
 
 
 def one_name(quantized: str | None, compact: str | None) -> str | None:
@@ -122,18 +143,24 @@ def one_name(quantized: str | None, compact: str | None) -> str | None:
     return quantized or compact
 
 
-def words_of(query: str | None, queries: Path | None, k: int) -> list[str]:
-    """Return the query or the lines of the file of queries; raises ValueError at one that cannot be searched."""
+def words_of(query: str | None, queries: Path | None) -> list[str] | None:
+    """Return the query, the lines of the file of queries, or None where neither is given.
+
+    Raises:
+        ValueError: One of them cannot be searched, or both are given.
+    """
     from vidembed.index.rows import check_query
 
-    if query is not None and queries is None:
-        check_query(query, k)
-        return [query]
-    if query is not None or queries is None:
+    if query is not None and queries is not None:
         raise ValueError("query: give words to look for, or a file of queries with --queries, and not both")
+    if query is not None:
+        check_query(query)
+        return [query]
+    if queries is None:
+        return None
     words = read_queries(queries)
     for number, each in enumerate(words, start=1):
-        check_query(each, k, name=f"queries: line {number} of {str(queries)!r}")
+        check_query(each, name=f"queries: line {number} of {str(queries)!r}")
     return words
 
 
@@ -165,15 +192,98 @@ def check_index(index: VideoIndex, options: SearchKeywords) -> None:
         open_bank(index)
 
 
-def look_again(hits: Hits, head: VideoReranker, query: str, k: int, *, context: bool, fingerprint: str) -> list[Hit]:
-    """Return hits with the first `k` ordered by a reranker, and name those that it could not look at."""
-    from vidembed.index import rerank
-    from vidembed.index.table import name_of
+def search_index(
+    index: VideoIndex,
+    encoder: VideoEncoder,
+    options: SearchKeywords,
+    look: Callable[[Hits, str], Hits] | None,
+    words: Sequence[str],
+    *,
+    name: str,
+) -> Iterator[Hits]:
+    """Yield the hits of each query, all of them searched at once, and looked at again if they shall be."""
+    from vidembed.index import search_many
+
+    for query, hits in zip(words, search_many(index, encoder, words, name=name, **options), strict=True):
+        yield hits if look is None else look(hits, query)
+
+
+def look_again(hits: Hits, query: str, *, head: VideoReranker, k: int, context: bool, fingerprint: str) -> Hits:
+    """Return hits with the first `k` ordered by a reranker."""
+    from vidembed.index import Hits, rerank
 
     looked_at = rerank(hits[:k], head, query, context=context, fingerprint=fingerprint)
-    if lost := [name_of(hit.uri) for hit in looked_at if hit.probability is None]:
+    return Hits([*looked_at, *hits[k:]], hits.method)
+
+
+def answers(ask: Callable[[Sequence[str]], Iterable[Hits]], words: Sequence[str] | None) -> Iterator[tuple[str, Hits]]:
+    """Yield queries with their hits; those of the terminal, where there are no `words`, as they come.
+
+    A line of the terminal that cannot be searched is said, and the next one is asked for.
+    """
+    from vidembed.errors import IndexMismatchError, ServerRefusedError
+    from vidembed.index.rows import check_query
+
+    if words is not None:
+        yield from zip(words, ask(words), strict=True)
+        return
+    for line in typed_lines():
+        try:
+            query = (line if isinstance(line, str) else line.decode("utf-8-sig")).rstrip("\r\n")
+            if not query.strip():
+                continue
+            check_query(query)
+            (hits,) = ask([query])
+        except (IndexMismatchError, ServerRefusedError):
+            raise  # so would every other line be
+        except ValueError as error:
+            cli.failed(error, cli.MISUSE)  # said, and not raised
+            continue
+        yield query, hits
+
+
+def typed_lines() -> Iterator[str | bytes]:
+    """Yield lines of standard input: with a prompt and line editing from a terminal, else as bytes."""
+    if not sys.stdin.isatty():
+        source = sys.stdin.buffer
+        while line := source.readline(_LINE_BYTES):
+            rest = line
+            while len(rest) == _LINE_BYTES and not rest.endswith(b"\n"):  # too long in any case
+                rest = source.readline(_LINE_BYTES)
+            yield line
+        return
+    with suppress(ImportError):  # Windows edits lines by itself
+        import readline  # noqa: F401 - `input` uses it when it is there
+    cli.say("One query a line. Ctrl-D ends.")
+    # `input` writes its prompt to stdout, where it belongs to no result only if that is the terminal too.
+    to_terminal = sys.stdout.isatty()
+    try:
+        while True:
+            if not to_terminal:
+                typer.echo(_PROMPT, nl=False, err=True)
+            yield input(_PROMPT if to_terminal else "")
+    except EOFError:
+        typer.echo(err=True)
+
+
+def say_lost(hits: Sequence[Hit]) -> None:
+    """Write to stderr which hits a reranker should have looked at, and could not."""
+    from vidembed.index.table import name_of
+
+    if lost := [name_of(hit.uri) for hit in hits if hit.probability is None]:
         cli.say(f"Not looked at, since the video is gone or cannot be read: {', '.join(lost)}.")
-    return [*looked_at, *hits[k:]]
+
+
+def write_hits(query: str, hits: Hits, *, lines: bool, as_json: bool, titled: bool, compact: str | None) -> None:
+    """Write the hits of a query to stdout: as one line of JSON, as a JSON list, or as a table."""
+    listed = [hit.to_dict() for hit in hits]
+    if lines:
+        typer.echo(json.dumps({"query": query, "search": hits.method.to_dict(), "hits": listed}, ensure_ascii=True))
+    elif as_json:
+        cli.print_json(listed)
+    else:
+        show(hits, title=query if titled else None)
+        explain(hits, compact=compact)
 
 
 def explain(hits: Hits, *, compact: str | None = None) -> None:
@@ -192,7 +302,7 @@ def explain(hits: Hits, *, compact: str | None = None) -> None:
         cli.say("Ordered by cosine: the best segment is no bank query's best, so the query bank changes nothing.")
 
 
-def show(hits: Sequence[Hit]) -> None:
+def show(hits: Sequence[Hit], *, title: str | None = None) -> None:
     """Write hits to stdout as a table. Columns that no hit has a value for are left out."""
     from vidembed.index.gallery import context_range, time_range
     from vidembed.index.table import name_of
@@ -207,7 +317,7 @@ def show(hits: Sequence[Hit]) -> None:
         "file": [name_of(hit.uri) for hit in hits],
     }
     kept = {name: cells for name, cells in columns.items() if name in ("score", "time", "file") or any(cells)}
-    cli.print_table([*kept], [list(row) for row in zip(*kept.values(), strict=True)])
+    cli.print_table([*kept], [list(row) for row in zip(*kept.values(), strict=True)], title=title)
 
 
 def write_sheet(path: Path, results: Sequence[tuple[str, Sequence[Hit]]]) -> None:
