@@ -7,10 +7,11 @@ float32, its tokenizer and its message format become the language model of a Vid
 and projector are random. Then, by the package's own calls:
 
 1. check: `vidembed.check_model`, at a block in the middle and at the last;
-2. layers: captions and summaries of benchmarks/captions.jsonl, written for this script, read at every block; a summary
+2. build: a recipe and a standalone checkpoint, which verify themselves, and what they write;
+3. layers: captions and summaries of benchmarks/captions.jsonl, written for this script, read at every block; a summary
    looks for its caption among all;
-3. alignment: `vidembed.training.align` on one half of the pairs, measured on the other;
-4. reranker: what the head answers, and whether it tells a caption's own summary from another's.
+4. alignment: `vidembed.training.align` on one half of the pairs, measured on the other;
+5. reranker: what the head answers, and whether it tells a caption's own summary from another's.
 
 It shows that the package runs a real tokenizer, 30 blocks and a head tied to the embedding. It says nothing of video,
 for the vision tower is random; and nothing of the paper's claims, which are about video models some 50 times as large.
@@ -39,7 +40,7 @@ from transformers.models.video_llama_3.image_processing_video_llama_3 import Vid
 from transformers.models.video_llama_3.video_processing_video_llama_3 import VideoLlama3VideoProcessor
 
 from benchmarks.common import environment, keep
-from vidembed import VideoEncoder, VideoReranker
+from vidembed import VideoEncoder, VideoReranker, build, check_model
 from vidembed.analysis.layers import every_layer
 from vidembed.backbone.load import CHAT_TEMPLATE, load_backbone
 from vidembed.backbone.prefix import model_inputs
@@ -125,6 +126,20 @@ def read_captions() -> tuple[list[TextPair], list[TextPair]]:
     return [pair for at, pair in enumerate(pairs) if at % 4 < 2], [pair for at, pair in enumerate(pairs) if at % 4 >= 2]
 
 
+def check(folder: Path) -> dict[str, Any]:
+    """What `check_model` finds, by layer."""
+    return {str(layer): check_model(folder, layer=layer, device="cpu").to_dict() for layer in (MIDDLE, -1)}
+
+
+def built(folder: Path, work: Path) -> dict[str, int]:
+    """Bytes that a recipe and a standalone checkpoint take; each is verified by `build` before it is written."""
+    sizes = {}
+    for kind in ("recipe", "standalone"):
+        out = build(folder, layer=MIDDLE, out=work / kind, standalone=kind == "standalone", device="cpu")
+        sizes[kind] = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
+    return sizes
+
+
 def states(encoder: VideoEncoder, pairs: Sequence[TextPair]) -> tuple[np.ndarray, np.ndarray]:
     """Unit states (L + 1, N, D) of captions, in the video's prompt, and of summaries: of every block and the norm."""
     found = []
@@ -190,6 +205,14 @@ def alignment(
     }
 
 
+@torch.inference_mode()
+def answer_shares(reranker: VideoReranker, pair: tuple[str, VideoFrames]) -> torch.Tensor:
+    """Probability (V,) of each token of the vocabulary as the answer about a pair, by the model's own forward pass."""
+    features = model_inputs(reranker.preprocess([pair]))
+    logits: torch.Tensor = reranker[0].model(**features).logits[0, -1]
+    return logits.float().softmax(0)
+
+
 def reranker_answers(folder: Path, pairs: Sequence[TextPair]) -> dict[str, Any]:
     """What the head says: of a caption with its own summary and with its topic neighbour's, and of a random video."""
     reranker = VideoReranker(folder, device="cpu")
@@ -199,10 +222,7 @@ def reranker_answers(folder: Path, pairs: Sequence[TextPair]) -> dict[str, Any]:
     # the prior of a text is what the head says of it with no video in the prompt at all: Yes against No
     odds = reranker.answers([(text, clip) for text in own + other], priors=True).text_prior
     right, wrong = odds[: len(own)], odds[len(own) :]  # (N,) each
-    with torch.inference_mode():
-        features = reranker.preprocess([(pairs[0].summary, clip)])
-        logits = reranker[0].model(**model_inputs(features)).logits[0, -1].float()  # (V,)
-    shares = logits.softmax(0)
+    shares = answer_shares(reranker, (pairs[0].summary, clip))
     tokenizer = reranker.tokenizer
     words = {word: tokenizer.encode(word, add_special_tokens=False) for word in VARIANTS}
     best = shares.topk(5)
@@ -254,16 +274,23 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
         timed("composed", lambda: compose(work / "mllm").name)
+        timed("check", check, work / "mllm")
+        timed("build_bytes", built, work / "mllm", work)
         timed("layers", curve, work / "mllm", train + test)
         timed("reranker", reranker_answers, work / "mllm", test)
         timed("alignment", alignment, work / "mllm", work, train, test, settings)
     print(table(result["layers"]["by_prefix"]))
+    for layer, found in result["check"].items():
+        print(f"\ncheck at layer {layer}:")
+        for item in found["items"]:
+            print(f"  {item['status']:8} {item['name']}: {item['detail']}")
     del result["composed"]
     result |= environment()
     if args.quick:
         print(json.dumps(result, indent=2))
     else:
         keep(__file__, result)
+    sys.exit(not all(found["passed"] for found in result["check"].values()))
 
 
 if __name__ == "__main__":
