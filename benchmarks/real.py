@@ -73,7 +73,7 @@ FRAME = {
 }  # pixels of a frame: few visual tokens, for they mean nothing
 VARIANTS = ("Yes", "yes", "YES", " Yes", " yes", "No", "no", "NO", " No", " no")
 MIDDLE = 26  # 24 of 28 blocks, of 30
-ALIGN = TrainingSettings(batch_size=12, mini_batch_size=12, epochs=8, learning_rate=2e-4)
+ALIGN = TrainingSettings(batch_size=8, mini_batch_size=8, epochs=5, learning_rate=2e-4)
 
 
 def gguf_file() -> Path:
