@@ -325,7 +325,7 @@ def ours(reranker: VideoReranker, pairs: Pairs) -> Run:
         nonlocal videos_seen
         videos_seen += 1
 
-    hook = getattr(parts.base, parts.architecture.vision[0]).register_forward_hook(seen)
+    hook = next(child for child in parts.base.children() if child is not parts.decoder).register_forward_hook(seen)
     reset_peak(reranker.device)
     with mock.patch.object(module, "preprocess", timed):
         begin = now(reranker.device)

@@ -17,12 +17,13 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+from torch import nn
 
 from tests.backbone import tiny
 from tests.clips import write_folder
 from vidembed import VideoReranker
 from vidembed import registry as hook
-from vidembed.backbone.architectures import find_parts
+from vidembed.backbone.architectures import Parts, find_parts
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell does so to what it starts in the background
     signal.signal(signal.SIGINT, signal.default_int_handler)  # tests of Ctrl-C send it to themselves and to processes
@@ -105,4 +106,9 @@ def loud(reranker: VideoReranker) -> VideoReranker:
     """Scales the head, so that logits are of a size at which a wrong prompt shows."""
     with torch.no_grad():
         find_parts(reranker[0].model).head.weight.mul_(20)  # type: ignore[union-attr]
+    assert reranker.sharing is not None  # tried here, so that tests may count the passes of their own calls
     return reranker
+
+
+def vision_tower(parts: Parts) -> nn.Module:
+    return next(child for child in parts.base.children() if child is not parts.decoder)

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.conftest import vision_tower
 from vidembed import Sampling, VideoEncoder, VideoReranker, VisualTokenCache
 from vidembed.backbone.architectures import find_parts
 
@@ -20,7 +21,7 @@ def test_equals_scoring_and_embedding_apart(each_reranker: VideoReranker, clips:
     vectors = encoder.encode(clips)
     parts = find_parts(each_reranker[0].model)  # type: ignore[arg-type]
     calls: list[int] = []
-    hook = getattr(parts.base, parts.architecture.vision[0]).register_forward_hook(lambda *_: calls.append(1))
+    hook = vision_tower(parts).register_forward_hook(lambda *_: calls.append(1))
     answers, embedded = each_reranker.answers_and_embeddings(TEXTS, clips, encoder, priors=True)
     hook.remove()
     assert len(calls) == len(clips)
@@ -84,7 +85,7 @@ def test_own_similarities_are_those_of_the_encoder(each_reranker: VideoReranker,
     expected = each_reranker.rank(text, clips, first_stage=given)
     parts = find_parts(each_reranker[0].model)  # type: ignore[arg-type]
     calls: list[int] = []
-    hook = getattr(parts.base, parts.architecture.vision[0]).register_forward_hook(lambda *_: calls.append(1))
+    hook = vision_tower(parts).register_forward_hook(lambda *_: calls.append(1))
     found = each_reranker.rank(text, clips, first_stage="own")
     hook.remove()
     assert len(calls) == len(clips)  # one prefill a video

@@ -14,6 +14,7 @@ from sentence_transformers import CrossEncoder
 
 from tests.backbone import tiny
 from tests.clips import moving_square, write_folder
+from tests.conftest import vision_tower
 from vidembed import VideoEncoder, VideoError, VideoFrames, VideoReranker, VideoSegment
 from vidembed.backbone.architectures import find_parts
 from vidembed.backbone.prefix import logits_of, packs, prefill, read_suffixes
@@ -89,11 +90,13 @@ class TestSharedPrefix:
         for index, video in enumerate(videos(clips)):
             wanted = torch.stack([oracle_logits(each_reranker, video, text) for text in SENTENCES])  # (N, V)
             for max_tokens in (1, 120, 10_000):
-                hidden = read_suffixes(parts, prefixes[index], suffixes[index], max_tokens=max_tokens)
+                hidden = read_suffixes(parts, prefixes[index], suffixes[index], "packed", max_tokens=max_tokens)
                 assert (logits_of(parts, hidden) - wanted).abs().max() <= 1e-4
-            other = logits_of(parts, read_suffixes(parts, prefixes[index - 1], suffixes[index]))
+            other = logits_of(parts, read_suffixes(parts, prefixes[index - 1], suffixes[index], "packed"))
             assert (other - wanted).abs().max() > 1  # the control: another video shows
-            shuffled = logits_of(parts, read_suffixes(parts, prefixes[index], [s[::-1] for s in suffixes[index]]))
+            shuffled = logits_of(
+                parts, read_suffixes(parts, prefixes[index], [s[::-1] for s in suffixes[index]], "packed")
+            )
             assert (shuffled - wanted).abs().max() > 1
 
     def test_scores_equal_both_ways(self, each_reranker: VideoReranker, clips: list[Path]) -> None:
@@ -119,7 +122,7 @@ class TestSharedPrefix:
         self, each_reranker: VideoReranker, clips: list[Path], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         parts = find_parts(each_reranker[0].model)
-        tower = getattr(parts.base, parts.architecture.vision[0])
+        tower = vision_tower(parts)
         seen = {"vision": 0, "tokens": 0}
         hooks = [
             tower.register_forward_hook(lambda *_: seen.__setitem__("vision", seen["vision"] + 1)),

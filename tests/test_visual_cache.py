@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from tests.clips import moving_square, write_video
+from tests.conftest import vision_tower
 from vidembed import Sampling, VideoFrames, VideoReranker, VideoSegment, VisualTokenCache
 from vidembed.backbone.architectures import find_parts
 from vidembed.visual_cache import visual_key
@@ -23,7 +24,7 @@ TEXTS = ["a red square", "b"]
 def count_vision(reranker: VideoReranker) -> list[int]:
     parts = find_parts(reranker[0].model)  # type: ignore[arg-type]
     calls: list[int] = []
-    getattr(parts.base, parts.architecture.vision[0]).register_forward_hook(lambda *_: calls.append(1))
+    vision_tower(parts).register_forward_hook(lambda *_: calls.append(1))
     return calls
 
 

@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.util import batch_to_device
@@ -26,8 +25,9 @@ from vidembed.checkpoint import FILE_NAME, CheckpointConfig
 from vidembed.encoder import VideoEncoder
 from vidembed.errors import ReadoutMismatchError
 from vidembed.inputs import Input
+from vidembed.proof import probe_video
 from vidembed.registry import check_name, loading_name, store_dir
-from vidembed.video import Sampling, VideoFrames
+from vidembed.video import Sampling
 
 logger = logging.getLogger(__name__)
 
@@ -165,11 +165,8 @@ def drafted(target: Path) -> Iterator[Path]:
 
 
 def probe_inputs() -> list[Input]:
-    """A video and a text to check a saved model with. In the video, nothing is constant in time or space."""
-    noise = np.random.default_rng(0).integers(0, 128, (8, 112, 112, 3), dtype=np.uint8)  # (T, H, W, C)
-    for index, frame in enumerate(noise):
-        frame[:, : 14 * (index + 1)] += 100
-    return [VideoFrames(noise, fps=2.0), {"text": "a person in a red coat walks a dog along the beach at sunset"}]
+    """A video and a text to check a saved model with."""
+    return [probe_video(), {"text": "a person in a red coat walks a dog along the beach at sunset"}]
 
 
 @torch.inference_mode()

@@ -14,7 +14,7 @@ from sentence_transformers.util import batch_to_device
 from tqdm.auto import tqdm
 
 from vidembed.backbone.architectures import Parts, find_parts
-from vidembed.backbone.prefix import can_share_prefix, encode_visual, read_suffixes
+from vidembed.backbone.prefix import Sharing, encode_visual, read_suffixes
 from vidembed.errors import BackboneError, InputError
 from vidembed.inputs import Prepared, collate, name_of
 from vidembed.pipeline import (
@@ -28,6 +28,7 @@ from vidembed.pipeline import (
     prepare_ahead,
     wants_bar,
 )
+from vidembed.proof import find_sharing, probe_video
 from vidembed.scoring.checks import FloatArray
 from vidembed.video.clip import PICTURE_VERSION
 from vidembed.visual_cache import VisualTokenCache, visual_key
@@ -105,12 +106,27 @@ class PrefixSharingCrossEncoder(VideoModel, CrossEncoder):
     def parts(self) -> Parts:
         """The parts of the model, found again where model or head is another since; BackboneError without a head."""
         model, known = self._transformer.model, self._parts
-        if known is None or known.base is not model.base_model or known.head is not getattr(model, "lm_head", None):
+        head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+        if known is None or known.base is not model.base_model or known.head is not head:
             known = find_parts(model)
             if known.head is None:
                 raise BackboneError("the reranker needs the language model head, which this checkpoint does not hold.")
             self._parts = known
         return known
+
+    @property
+    def sharing(self) -> Sharing | None:
+        """How sentences share the prefix of a video, tried once on the model; None is one whole pass per pair."""
+        if not self.shared_prefix:
+            return None
+        device = self.parts.base.device
+
+        def prompt_of(text: str) -> Features:
+            prompt = self._prepare_pair(Pair(0, probe_video(), text), AskOptions()).features
+            moved: Features = batch_to_device(prompt, device)
+            return moved
+
+        return find_sharing(HeadReader(self.parts, self.processor, self._answer_tokens, None, None), prompt_of)
 
     @property
     def weights(self) -> str:
@@ -190,8 +206,7 @@ class PrefixSharingCrossEncoder(VideoModel, CrossEncoder):
         """Answers about `pairs`, at their positions among `count`; after each video, `then` gets its pairs and it."""
         target = self._resolve_inference_device(options.device)
         self.eval()
-        shared = self.shared_prefix and can_share_prefix(self.parts)
-        reader = HeadReader(self.parts, self.processor, self._answer_tokens, options.prompt, shared)
+        reader = HeadReader(self.parts, self.processor, self._answer_tokens, options.prompt, self.sharing)
         found = np.full((4, count), np.nan)  # the fields of `Answers`
         groups = by_video(pairs)
         bar_off = not wants_bar(options.show_progress_bar)
@@ -217,7 +232,7 @@ class PrefixSharingCrossEncoder(VideoModel, CrossEncoder):
         kept, suffixes = [], []
         for pair in pairs:
             try:
-                suffix = video.between + reader.suffix(pair.text)
+                suffix = reader.after(video, pair.text)
                 parts = f"the video takes {video.tokens} tokens and the sentence {len(suffix)}"
                 tokens = video.tokens + len(suffix)
                 check_context(self._transformer.config, tokens, f"pairs[{pair.index}]", parts=parts)
@@ -229,7 +244,7 @@ class PrefixSharingCrossEncoder(VideoModel, CrossEncoder):
         if not kept:
             return
         if options.priors:
-            suffixes.append(video.between + reader.suffix(""))
+            suffixes.append(reader.after(video, ""))
         yes, yes_no = reader.about_video(video, suffixes)  # (n,) each
         prior = yes_no[-1].item() if options.priors else 0.0
         for pair, *answer in zip(kept, yes.tolist(), yes_no.tolist(), strict=False):  # the last may be the prior's
@@ -295,7 +310,7 @@ class PrefixSharingCrossEncoder(VideoModel, CrossEncoder):
             raise ValueError(reason)
         inputs = [{"text": text, "video": video} for video in videos for text in texts]
         vectors = np.full((len(videos), encoder.get_embedding_dimension() or 0), np.nan, dtype=np.float32)
-        embed = _shared_embedding(encoder, options.prompt)
+        embed = self._shared_embedding(encoder, options.prompt)
 
         def keep(pairs: list[Pair], video: VideoPrompt) -> None:
             vectors[[pair.index // len(texts) for pair in pairs]] = embed(video)
@@ -326,7 +341,7 @@ class PrefixSharingCrossEncoder(VideoModel, CrossEncoder):
                 similarity[pair.index] = one @ other / (np.linalg.norm(one) * np.linalg.norm(other))
 
         if self._why_apart(encoder, options.prompt) is None:
-            embed = _shared_embedding(encoder, options.prompt)
+            embed = self._shared_embedding(encoder, options.prompt)
             answers = self._ask(pairs, len(inputs), options, lambda pairs, video: compare(pairs, embed(video)))
         else:
             answers, groups = self._ask(pairs, len(inputs), options), by_video(pairs)
@@ -338,14 +353,29 @@ class PrefixSharingCrossEncoder(VideoModel, CrossEncoder):
         similarity[failed] = np.nan
         return answers.without(failed), similarity
 
+    def _shared_embedding(self, encoder: VideoEncoder, prompt: str | None) -> Callable[[VideoPrompt], np.ndarray]:
+        """What makes an encoder's vector of a video (D,) from the prefix that the reranker has prefilled."""
+        view, sharing = encoder.parts, self.sharing
+        eol = _around_video(encoder, prompt)[1]
+
+        def embed(video: VideoPrompt) -> np.ndarray:
+            assert video.prefix is not None and sharing is not None  # noqa: S101, PT018 - `_why_apart` has seen it
+            after = encoder.processor.tokenizer.encode(video.lead + eol, add_special_tokens=False)
+            prefix = video.prefix.first(view.depth)
+            hidden = read_suffixes(view, prefix, [[*video.between, *after]], sharing)  # (1, D)
+            vector: np.ndarray = torch.nn.functional.normalize(hidden.float(), dim=1)[0].cpu().numpy()
+            return vector[: encoder.get_embedding_dimension()]
+
+        return embed
+
     def _why_apart(self, encoder: VideoEncoder, prompt: str | None) -> str | None:
         """Why one prefill cannot serve both, or None if it can."""
         if encoder.backbone is None or self.backbone is None or encoder.backbone.model is not self.backbone.model:
             return "encoder: it has other weights than this reranker; make it with reranker.encoder(layer=...)."
         if encoder.sampling != self.sampling:
             return f"encoder: its frame grid is {encoder.sampling}, and the reranker's {self.sampling}."
-        if not (self.shared_prefix and can_share_prefix(find_parts(encoder.backbone.model))):
-            return "answers_and_embeddings needs shared_prefix=True, and attention 'sdpa' or 'eager'."
+        if self.sharing is None:
+            return "answers_and_embeddings needs shared_prefix=True, and a model whose sentences can share a prefix."
         own, other = (_around_video(model, prompt)[0] for model in (self, encoder))
         if own != other:
             return (
@@ -362,22 +392,6 @@ def pairs_of(inputs: Sequence[object], options: AskOptions) -> Iterator[Pair]:
             yield as_pair(index, item)
         except InputError as error:
             options.skip(error)
-
-
-def _shared_embedding(encoder: VideoEncoder, prompt: str | None) -> Callable[[VideoPrompt], np.ndarray]:
-    """What makes an encoder's vector of a video (D,) from the prefix that the reranker has prefilled."""
-    view = encoder.parts
-    eol = list(encoder.processor.tokenizer.encode(_around_video(encoder, prompt)[1], add_special_tokens=False))
-
-    def embed(video: VideoPrompt) -> np.ndarray:
-        assert video.prefix is not None  # noqa: S101 - `_why_apart` has seen that it can be shared
-        # the first blocks of the prefix are those that the cut decoder would have made
-        prefix = replace(video.prefix, keys_values=video.prefix.keys_values[: view.depth])
-        hidden = read_suffixes(view, prefix, [video.between + eol])  # (1, D)
-        vector: np.ndarray = torch.nn.functional.normalize(hidden.float(), dim=1)[0].cpu().numpy()
-        return vector[: encoder.get_embedding_dimension()]
-
-    return embed
 
 
 def _around_video(model: VideoModel, prompt: str | None) -> tuple[str, str]:

@@ -55,6 +55,7 @@ _PARTS = ("text", "image", "video")
 _FETCHED_FROM = frozenset({"url", "path", "base64"})  # keys of a message part that processors look behind
 _PER_TOKEN = ("input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids")  # each (1, S)
 _COUNTS = ("num_images_per_sample", "num_videos_per_sample")  # each (1,)
+_OF_TEXT = frozenset({*_PER_TOKEN, *_COUNTS, "modality", "logits_to_keep"})
 
 
 def kind_of(item: object) -> Kind:
@@ -225,6 +226,11 @@ class Prepared:
     index: int  # position among the inputs of the call
     name: str  # in messages
     features: Features  # of it alone: per-token tensors (1, S) and the visual tensors
+
+    @property
+    def has_media(self) -> bool:
+        """Whether it holds a video or an image."""
+        return any(name not in _OF_TEXT for name in self.features)
 
     @property
     def tokens(self) -> int:

@@ -13,7 +13,7 @@ from abc import abstractmethod
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, NoReturn, TypeVar, cast
@@ -26,7 +26,6 @@ from sentence_transformers.util.file_io import load_file_path
 from torch import nn
 from transformers import PretrainedConfig
 
-from vidembed.backbone.architectures import ARCHITECTURES
 from vidembed.backbone.cut import declare_sampling, without_hooks
 from vidembed.backbone.load import Backbone, Features, check_device, check_dtype, load_backbone
 from vidembed.errors import BackboneError, InputError, kept_warnings, warn
@@ -193,7 +192,8 @@ class VideoModel(BaseModel):
 
     def _prepare(self, index: int, item: object, *, threads: int = 1, **options: Any) -> Prepared:
         """Decode one input and run the processor on it; `options` are those of `_features`."""
-        least = getattr(ARCHITECTURES.get(self._transformer.config.model_type), "min_frames", 1)
+        # frames of one temporal patch: with fewer, Qwen3-VL refuses a video
+        least = getattr(self._transformer.processor.video_processor, "temporal_patch_size", None) or 1
         loaded, metadata = load_input(
             item, self.sampling, backend=self.video_backend, allow_url=self.allow_url, min_frames=least, threads=threads
         )
@@ -227,7 +227,7 @@ class VideoModel(BaseModel):
         text = asked.get("text", {})
         process: Callable[..., Features] = functools.partial(super().preprocess, **kwargs, prompt=prompt)
         uncut = {**asked, "video": video, "text": {**text, "truncation": False, "max_length": None}}
-        with _PROCESSOR_LOCK:
+        with _PROCESSOR_LOCK, _no_grid(self._transformer.processor.video_processor):
             if all(isinstance(item, dict) and set(item) == {"text"} for item in items):
                 features = process(items, processing_kwargs={**asked, "video": video})
                 longest = int(features["attention_mask"].sum(1).max())
@@ -246,6 +246,17 @@ class VideoModel(BaseModel):
         for name, tokens in zip(names or (), features["attention_mask"].sum(1).tolist(), strict=names is not None):
             check_context(self._transformer.config, tokens, name)
         return dict(features)
+
+
+@contextmanager
+def _no_grid(video_processor: Any) -> Iterator[None]:
+    """Clear the frame grid of a video processor: smolvlm's samples again by it, whatever ``do_sample_frames`` says."""
+    grid = {name: getattr(video_processor, name) for name in ("fps", "num_frames") if hasattr(video_processor, name)}
+    vars(video_processor).update(dict.fromkeys(grid))
+    try:
+        yield
+    finally:
+        vars(video_processor).update(grid)
 
 
 @torch.no_grad()
@@ -441,21 +452,25 @@ def report(failed: Failed, on_error: OnError) -> Failed:
 
 
 def token_batches(
-    prepared: Iterable[Prepared | Failed], *, max_items: int, max_tokens: int
+    prepared: Iterable[Prepared | Failed], *, max_items: int, max_tokens: int, joins: Callable[[], bool] = lambda: True
 ) -> Iterator[list[Prepared | Failed]]:
     """Group inputs, in order, into batches of at most `max_items` prepared rows and `max_tokens` padded tokens.
 
-    A longer input is a batch of its own. Failed inputs stay in their places and count for nothing.
+    A longer input is a batch of its own, and so is one with media where `joins` says that such cannot be joined. Failed
+    inputs stay in their places and count for nothing.
     """
     batch: list[Prepared | Failed] = []
     rows = width = 0
+    media = False  # in the batch
     for item in prepared:
         if isinstance(item, Prepared):
             width = max(width, item.tokens)
-            if rows and (rows == max_items or width * (rows + 1) > max_tokens):
+            apart = rows and (media or item.has_media) and not joins()
+            if rows and (apart or rows == max_items or width * (rows + 1) > max_tokens):
                 yield batch
-                batch, rows, width = [], 0, item.tokens
+                batch, rows, width, media = [], 0, item.tokens, False
             rows += 1
+            media |= item.has_media
         batch.append(item)
     if batch:
         yield batch

@@ -12,8 +12,10 @@ import torch
 from transformers import PreTrainedTokenizerBase, ProcessorMixin
 
 from vidembed.backbone.prefix import (
+    Sharing,
     VideoPrefix,
     logits_of,
+    media_token_ids,
     model_inputs,
     no_prefix,
     prefill,
@@ -188,7 +190,9 @@ def rendered(processor: ProcessorMixin, prompt: str | None, *content: dict[str, 
     messages: list[dict[str, Any]] = [{"role": "user", "content": list(content)}]
     if prompt:
         messages.insert(0, {"role": "system", "content": [{"type": "text", "text": prompt}]})
-    return str(processor.apply_chat_template(messages, tokenize=False))
+    # named, since smolvlm takes another one for a message with a video
+    apply_chat_template: Any = processor.apply_chat_template  # its types say less than it takes
+    return str(apply_chat_template(messages, tokenize=False, chat_template=processor.chat_template))
 
 
 @dataclass(frozen=True)
@@ -198,6 +202,7 @@ class VideoPrompt:
     features: Features  # of the processor, for the video and an empty sentence
     tokens: int  # prompt tokens up to and including the last visual one
     between: list[int]  # token ids that the processor itself writes after the last visual token
+    lead: str  # or text that it writes there, where its tokens merge with those of the sentence
     prefix: VideoPrefix | None  # what the sentences share, or None where each is read in one whole pass
 
 
@@ -209,50 +214,65 @@ class HeadReader:
     processor: Any  # whose chat template is the matching prompt
     answers: AnswerTokens
     prompt: str | None  # a system message
-    shared: bool  # whether each video is prefilled once; else one whole pass per sentence
-    _suffixes: dict[str, list[int]] = field(default_factory=dict)  # the same sentences are asked of many videos
+    sharing: Sharing | None  # how sentences share the prefix of a video; None is one whole pass per sentence
+    _suffixes: dict[tuple[str, str], list[int]] = field(default_factory=dict)  # a sentence is asked of many videos
 
-    def suffix(self, text: str) -> list[int]:
+    def after(self, video: VideoPrompt, text: str) -> list[int]:
         """Token ids of a prompt after its last visual token; InputError if the sentence holds a video placeholder."""
-        if text not in self._suffixes:
-            mark = str(self.processor.video_token)
-            whole = rendered(self.processor, self.prompt, VIDEO_PART, {"type": "text", "text": text})
-            _, found, after = whole.partition(mark)
-            if not found or mark in after:
-                raise InputError(f"the sentence {text[:80]!r} holds the video placeholder {mark!r}.")
-            self._suffixes[text] = self._ids(after)
-        return self._suffixes[text]
+        return [*video.between, *self._suffix(text, video.lead)]
+
+    def _suffix(self, text: str, lead: str = "") -> list[int]:
+        if (text, lead) not in self._suffixes:
+            self._suffixes[text, lead] = self._ids(lead + self._written_after(text))
+        return self._suffixes[text, lead]
+
+    def _written_after(self, text: str) -> str:
+        """What the chat template writes after the placeholder of a video."""
+        mark = str(self.processor.video_token)
+        whole = rendered(self.processor, self.prompt, VIDEO_PART, {"type": "text", "text": text})
+        _, found, after = whole.partition(mark)
+        if not found or mark in after:
+            raise InputError(f"the sentence {text[:80]!r} holds the video placeholder {mark!r}.")
+        return after
 
     def _ids(self, text: str) -> list[int]:
         return list(self.processor.tokenizer.encode(text, add_special_tokens=False))
 
     def video_prompt(self, features: Features) -> VideoPrompt:
         """Find where the sentences of a video's prompt begin, and prefill what comes before."""
-        config: Any = self.parts.base.config
-        tokens = prefix_length(features["input_ids"], (config.video_token_id, config.image_token_id))
-        tail = features["input_ids"][0, tokens:].tolist()
-        own = self.suffix("")
-        if tail[len(tail) - len(own) :] != own:
+        tokens = prefix_length(features, media_token_ids(self.parts))
+        between, lead = self._between(features["input_ids"][0, tokens:].tolist())
+        prefix = prefill(self.parts, features) if self.sharing else None
+        return VideoPrompt(features, tokens, between, lead, prefix)
+
+    def _between(self, tail: list[int]) -> tuple[list[int], str]:
+        """What the processor writes between the last visual token and the template's text, as ids or as text."""
+        own = self._suffix("")
+        if tail[len(tail) - len(own) :] == own:
+            return tail[: len(tail) - len(own)], ""
+        # line breaks of smolvlm after a video merge with that of the template
+        written = self.processor.tokenizer.decode(tail, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        lead = written.removesuffix(self._written_after(""))
+        if self._suffix("", lead) != tail:
             raise BackboneError(
                 f"{type(self.processor).__name__} does not tokenize the end of a prompt as it does alone; please "
                 "report it with the version of transformers."
             )
-        prefix = prefill(self.parts, features) if self.shared else None
-        return VideoPrompt(features, tokens, tail[: len(tail) - len(own)], prefix)
+        return [], lead
 
     def about_video(self, video: VideoPrompt, suffixes: Sequence[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
         """Log-odds of Yes of each sentence about one video, against the vocabulary and against No, each (N,)."""
-        if video.prefix is not None:
-            hidden = read_suffixes(self.parts, video.prefix, suffixes)  # (N, D)
+        if self.sharing is not None:
+            hidden = self.read_shared(video, suffixes, self.sharing)  # (N, D)
         else:
-            hidden = torch.stack([self._read_alone(video, suffix) for suffix in suffixes])
+            hidden = torch.stack([self.read_alone(video, suffix) for suffix in suffixes])
         return self._log_odds(hidden)
 
     def about_nothing(self, texts: Sequence[str]) -> torch.Tensor:
         """Log-odds of Yes against No of each sentence with no video at all (N,)."""
         prompts = [self._ids(rendered(self.processor, self.prompt, {"type": "text", "text": text})) for text in texts]
-        if self.shared:
-            hidden = read_suffixes(self.parts, no_prefix(self.parts), prompts)  # (N, D)
+        if self.sharing is not None:
+            hidden = read_suffixes(self.parts, no_prefix(self.parts), prompts, self.sharing)  # (N, D)
         else:
             hidden = torch.stack([self._read_text(ids) for ids in prompts])
         return self._log_odds(hidden)[1]
@@ -266,8 +286,13 @@ class HeadReader:
         whole, against_no = torch.cat(rows, dim=1)  # (N,) each
         return whole, against_no
 
+    def read_shared(self, video: VideoPrompt, suffixes: Sequence[list[int]], sharing: Sharing) -> torch.Tensor:
+        """Hidden state (N, D) of the last token of each prompt, from the video's prefix."""
+        prefix = video.prefix or prefill(self.parts, video.features)
+        return read_suffixes(self.parts, prefix, suffixes, sharing)
+
     @torch.inference_mode()
-    def _read_alone(self, video: VideoPrompt, suffix: list[int]) -> torch.Tensor:
+    def read_alone(self, video: VideoPrompt, suffix: list[int]) -> torch.Tensor:
         """Hidden state of the last token of one whole prompt (D,): the plain path, and the oracle of the other."""
         ids = video.features["input_ids"]
         tail = torch.tensor([suffix], device=ids.device)
@@ -281,7 +306,6 @@ class HeadReader:
 
     @torch.inference_mode()
     def _read_text(self, ids: list[int]) -> torch.Tensor:
-        decoder: Any = self.parts.decoder
-        inputs = torch.tensor([ids], device=decoder.embed_tokens.weight.device)  # (1, S)
+        inputs = torch.tensor([ids], device=self.parts.decoder.device)  # (1, S)
         output = self.parts.base(input_ids=inputs, attention_mask=torch.ones_like(inputs), use_cache=False)
         return cast("torch.Tensor", output.last_hidden_state[0, -1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -129,20 +130,35 @@ def test_bad_layer(layer: Any) -> None:
         check_layer(layer, 6, name="m")
 
 
-def test_norm_that_is_no_plain_rmsnorm_is_refused(tiny_mllm: Any) -> None:
-    """A norm that multiplies by 1 + weight (Gemma's), or subtracts the mean, changes direction."""
+class RMSNorm(nn.Module):
+    """y = scale(weight) * x / rms(x)."""
+
+    def __init__(self, scale: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.rand(tiny.HIDDEN))
+        self.scale = scale
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.scale(self.weight) * x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6)
+
+
+@torch.inference_mode()
+def test_norm_of_one_plus_weight_keeps_the_direction_of_the_block(tiny_mllm: Any) -> None:
+    backbone = load_backbone(tiny_mllm("qwen2_vl"))
+    parts = find_parts(backbone.model)
+    parts.decoder.norm = RMSNorm(lambda weight: 1 + weight)
+    inputs = features(backbone.processor, text="a red square")
+    with capture_block(find_parts(backbone.model), 3) as block:
+        parts.base(**inputs)
+    vector = cut(backbone.model, 3)(**inputs).last_hidden_state[0, -1]
+    assert block.hidden is not None
+    assert 1 - torch.cosine_similarity(vector.double(), block.hidden[0, -1].double(), dim=0) <= 1e-6
+
+
+@pytest.mark.parametrize("norm", [RMSNorm(lambda weight: 1 + weight.cumsum(0)), nn.LayerNorm(tiny.HIDDEN)])
+def test_norm_that_changes_the_direction_is_refused(tiny_mllm: Any, norm: nn.Module) -> None:
     model = load_backbone(tiny_mllm("qwen2_vl")).model
-
-    class OnePlusRMSNorm(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.weight = nn.Parameter(torch.rand(tiny.HIDDEN))
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return (1 + self.weight.cumsum(0)) * x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6)
-
-    for norm in (OnePlusRMSNorm(), nn.LayerNorm(tiny.HIDDEN)):
-        find_parts(model).decoder.norm = norm
-        with pytest.raises(UnsupportedBackboneError, match="not a plain RMSNorm"):
-            cut(model, 3)
-        cut(model, -1)  # the trained norm is kept: nothing to refuse
+    find_parts(model).decoder.norm = norm
+    with pytest.raises(UnsupportedBackboneError, match=r"changes the direction.*layer=-1"):
+        cut(model, 3)
+    cut(model, -1)  # the trained norm is kept: nothing to refuse

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ from transformers import PretrainedConfig
 
 from vidembed.analysis.measure import Bootstrap, Half, Relation, margin_over, measure_prompt, relation_of, split_halves
 from vidembed.analysis.result import LayerAnalysis, Sample
-from vidembed.backbone.architectures import REMOTE_CODE_TYPES, architecture_of
+from vidembed.backbone.architectures import REMOTE_CODE_TYPES, conditional_class
 from vidembed.backbone.load import Backbone, check_dtype
 from vidembed.captions import CaptionedVideo, read_captioned_videos
 from vidembed.encoder import VideoEncoder
@@ -124,7 +123,7 @@ def analyze_layers(
     source = model.name if isinstance(model, Backbone) else str(model)
     return LayerAnalysis(
         model=Path(source).name if Path(source).exists() else source,
-        model_type=parts.architecture.model_type,
+        model_type=parts.model_type,
         depth=parts.depth,
         sample=_sample(relation, kept, halves, failed, bootstrap),
         prompts=tuple(prompt for prompt, _ in measured.values()),
@@ -216,7 +215,7 @@ def check_mllm(model: str) -> None:
         raise _cut_already(model)
     model_type = PretrainedConfig.get_config_dict(name)[0].get("model_type")
     if model_type not in REMOTE_CODE_TYPES:
-        architecture_of(SimpleNamespace(model_type=model_type), name=model)
+        conditional_class(model_type, name=model)
 
 
 def _cut_already(model: str | Path) -> BackboneError:

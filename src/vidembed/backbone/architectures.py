@@ -1,64 +1,47 @@
-"""The table of what differs between the supported video architectures.
-
-A new one is a row here and a random small model of it in ``tests/backbone/tiny.py``, whose tests then all run on it.
-"""
+"""Decoder, blocks, norm and head of a loaded model, found in the model itself, and what no model says of itself."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+import transformers
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
+from transformers.models.auto.video_processing_auto import VIDEO_PROCESSOR_MAPPING_NAMES  # type: ignore[attr-defined]
 
 from vidembed.errors import LayerError, UnsupportedBackboneError
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """What differs per architecture."""
-
-    model_type: str  # `config.model_type` of transformers
-    conditional_class: str  # the transformers class that carries the language model head
-    base_class: str  # the transformers class without the head; cut checkpoints are of this class
-    vision: tuple[str, ...]  # submodules of the base model that turn pixels into visual tokens
-    position_dims: int  # rows of ``position_ids``: 3 for multimodal RoPE (time, height, width), 1 for a plain range
-    published_depth: tuple[int, int] | None = None  # depth and layer that the paper reads without training (section 4)
-    min_frames: int = 1  # fewest frames that the processor takes; a shorter video is extended by its last frame
-
-
-ARCHITECTURES: dict[str, Architecture] = {
-    row.model_type: row
-    for row in (
-        Architecture("qwen2_vl", "Qwen2VLForConditionalGeneration", "Qwen2VLModel", ("visual",), 3),
-        Architecture("qwen2_5_vl", "Qwen2_5_VLForConditionalGeneration", "Qwen2_5_VLModel", ("visual",), 3),
-        Architecture("qwen3_vl", "Qwen3VLForConditionalGeneration", "Qwen3VLModel", ("visual",), 3, min_frames=2),
-        Architecture(
-            "video_llama_3",
-            "VideoLlama3ForConditionalGeneration",
-            "VideoLlama3Model",
-            ("vision_model", "projector"),
-            position_dims=1,
-            published_depth=(28, 24),
-        ),
-    )
-}
 
 # model types of remote-code checkpoints, and the native type that `vidembed.backbone.load` turns them into
 REMOTE_CODE_TYPES: dict[str, str] = {"videollama3_qwen2": "video_llama_3"}
 
+# of which a random small model passes cut, batch, reload and prefix tests: tests/backbone/{tiny,zoo}.py
+TESTED_TYPES = frozenset(
+    {
+        *("exaone4_5", "gemma4", "glm46v", "glm4v", "hyperclovax_vision_v2", "internvl", "lfm3_vl"),
+        *("llava_next_video", "llava_onevision", "minicpmv4_6", "minicpmv4_7", "molmo2", "qwen2_5_vl", "qwen2_vl"),
+        *("qwen3_5", "qwen3_5_moe", "qwen3_vl", "qwen3_vl_moe", "smolvlm", "video_llama_3", "video_llava"),
+    }
+)
 
-def architecture_of(config: object, *, name: str) -> Architecture:
-    """The row of a transformers config, or of anything with ``model_type``; UnsupportedBackboneError without one."""
-    model_type = getattr(config, "model_type", None)
-    if model_type in ARCHITECTURES:
-        return ARCHITECTURES[model_type]
+
+def video_types() -> list[str]:
+    """Model types that transformers has both a language model head and a video processor for, sorted."""
+    return sorted(MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES.keys() & VIDEO_PROCESSOR_MAPPING_NAMES.keys())
+
+
+def conditional_class(model_type: str | None, *, name: str) -> type[PreTrainedModel]:
+    """The transformers class with the language model head; UnsupportedBackboneError for no video language model."""
+    if model_type in video_types():
+        found: type[PreTrainedModel] = getattr(transformers, str(MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES[model_type]))
+        return found
     raise UnsupportedBackboneError(
-        f"{name}: model_type {model_type!r} is not a supported video backbone. Supported: {sorted(ARCHITECTURES)}, and "
-        f"remote-code checkpoints of type {sorted(REMOTE_CODE_TYPES)}. To add one, write a row of "
-        "vidembed.backbone.architectures.ARCHITECTURES and a small model of it in tests/backbone/tiny.py."
+        f"{name}: model_type {model_type!r} is no video language model of transformers {transformers.__version__}. "
+        f"Allowed: {', '.join(video_types())}, and remote-code checkpoints of type {', '.join(REMOTE_CODE_TYPES)}."
     )
 
 
@@ -66,12 +49,14 @@ def architecture_of(config: object, *, name: str) -> Architecture:
 class Parts:
     """The parts of a loaded model."""
 
-    architecture: Architecture
+    model: PreTrainedModel  # as it was given
     base: PreTrainedModel  # without the head: vision tower and decoder
     decoder: PreTrainedModel  # the text decoder inside `base`
-    decoder_name: str  # attribute of `base` under which the decoder hangs
+    decoder_name: str  # path of the decoder in `base`
     blocks: nn.ModuleList  # block ``l`` (1-based) is ``blocks[l - 1]``
+    blocks_name: str  # attribute of the decoder
     norm: nn.Module  # after the last block
+    norm_name: str  # attribute of the decoder
     head: nn.Module | None  # of the language model; None when the model was loaded without it
 
     @property
@@ -79,34 +64,53 @@ class Parts:
         """Number of decoder blocks."""
         return len(self.blocks)
 
+    @property
+    def model_type(self) -> str:
+        """Architecture, as transformers names it."""
+        return str(self.base.config.model_type)
+
+    @property
+    def attention(self) -> str | None:
+        """Attention implementation, as transformers names it."""
+        return getattr(self.base.config, "_attn_implementation", None)
+
 
 def find_parts(model: nn.Module, *, name: str | None = None) -> Parts:
     """Find decoder, blocks, norm and head of a transformers model, with or without its language model head.
 
     Raises:
-        UnsupportedBackboneError: The architecture is not supported, or the model is not laid out as expected.
+        UnsupportedBackboneError: It does not hold one decoder of one stack of blocks with one norm after them.
     """
     name = name or type(model).__name__
-    architecture = architecture_of(getattr(model, "config", None), name=name)
-    base, head = model, None
-    if type(model).__name__ == architecture.conditional_class:
-        base, head = model.get_submodule("model"), model.get_submodule("lm_head")
-    if type(base).__name__ != architecture.base_class or not isinstance(base, PreTrainedModel):
+    if not isinstance(model, PreTrainedModel):
         raise UnsupportedBackboneError(
-            f"{name}: expected {architecture.conditional_class} or {architecture.base_class} for model_type "
-            f"{architecture.model_type!r}, got {type(model).__name__}. Load it with transformers' own classes."
+            f"{name}: got a {type(model).__name__}, which is no model of transformers. Load it with transformers' own "
+            "classes."
         )
-    decoder_name = "language_model"
-    decoder = getattr(base, decoder_name, None)
-    missing = [part for part in ("layers", "norm", "embed_tokens") if not hasattr(decoder, part)]
-    missing += [part for part in architecture.vision if not hasattr(base, part)]
-    blocks = getattr(decoder, "layers", None)
-    if not isinstance(decoder, PreTrainedModel) or not isinstance(blocks, nn.ModuleList) or missing:
+    untyped: Any = model  # some of its methods have no types
+    base, decoder = untyped.base_model, untyped.get_decoder()
+    paths = [path for path, module in base.named_modules() if module is decoder and path]
+    depth = getattr(model.config.get_text_config(), "num_hidden_layers", None)
+    width = untyped.get_input_embeddings().weight.shape[-1]
+    children = dict(decoder.named_children())
+    stacks = [key for key, child in children.items() if isinstance(child, nn.ModuleList) and len(child) == depth]
+    norms = [key for key, child in children.items() if _is_norm(child, width)]
+    if not paths or not isinstance(decoder, PreTrainedModel) or len(stacks) != 1 or len(norms) != 1:
         raise UnsupportedBackboneError(
-            f"{name}: {architecture.base_class} has no {missing or [decoder_name]}; this transformers version lays it "
-            "out differently. Please report it with the output of `pip show transformers`."
+            f"{name}: in {type(base).__name__} (model_type {model.config.model_type!r}), the decoder "
+            f"{type(decoder).__name__} at {paths} has the stacks of {depth} blocks {stacks} and the norms {norms}; one "
+            f"of each is needed to cut the model. Tested types: {', '.join(sorted(TESTED_TYPES))}."
         )
-    return Parts(architecture, base, decoder, decoder_name, blocks, decoder.get_submodule("norm"), head)
+    blocks = decoder.get_submodule(stacks[0])
+    assert isinstance(blocks, nn.ModuleList)  # noqa: S101 - looked for above
+    head = None if base is model else untyped.get_output_embeddings()
+    return Parts(model, base, decoder, paths[0], blocks, stacks[0], children[norms[0]], norms[0], head)
+
+
+def _is_norm(module: nn.Module, width: int) -> bool:
+    """Whether a module is a norm of hidden states, and not one of attention heads or of other widths."""
+    shapes = {tuple(parameter.shape) for parameter in module.parameters()}
+    return "norm" in type(module).__name__.lower() and shapes == {(width,)}
 
 
 def check_layer(layer: int, depth: int, *, name: str) -> int:

@@ -7,60 +7,117 @@ The cut model neither runs nor stores what comes after, and it is an ordinary tr
 from __future__ import annotations
 
 import copy
+import json
 import tempfile
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 import torch
 from sentence_transformers.base.modules import Transformer
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel, ProcessorMixin
-from transformers.utils.output_capturing import maybe_install_capturing_hooks
 
 from vidembed.backbone.architectures import Parts, check_layer, find_parts
-from vidembed.errors import UnsupportedBackboneError
+from vidembed.errors import LayerError, UnsupportedBackboneError
 
 if TYPE_CHECKING:
     from vidembed.video.clip import Sampling
 
 M = TypeVar("M", bound=nn.Module)
 
+DEFAULT_SHARE = 24 / 28  # of the depth: what VidVec reads of VideoLLaMA3-7B without training (section 4)
 _OWN_REGISTRIES = ("_parameters", "_buffers", "_modules", "_forward_hooks", "_forward_pre_hooks")
+_SET_BY_LOADING = ("hf_quantizer", "quantization_method", "is_quantized", "_hf_peft_config_loaded", "peft_config")
 
 
 def cut(model: nn.Module, layer: int, *, name: str | None = None) -> PreTrainedModel:
     """Cut a model after decoder block `layer`, 1-based; -1 keeps all blocks with the trained final norm.
 
+    The result is built as a reload would build it, from the shortened config, and takes the weights of the model: what
+    a decoder derives from its config (tables packed over blocks, which blocks share keys and values) is right then.
+
     Returns:
-        The base model (no head) of `layer` blocks, on the same parameters: only the final norm's unit weight is new.
-        With ``layer=-1`` nothing is new. The model itself is left as it was.
+        The base model (no head) of `layer` blocks: new modules on the same parameters, but for the final norm's unit
+        weight. The model itself is left as it was.
 
     Raises:
-        LayerError: `layer` is not a block of the model.
-        UnsupportedBackboneError: The architecture or its final norm is not supported.
+        LayerError: `layer` is not a block of the model, or transformers cannot end a model of its type there.
+        UnsupportedBackboneError: The parts of the model were not found, or its final norm is not supported.
     """
     name = name or type(model).__name__
     parts = find_parts(model, name=name)
     blocks = check_layer(layer, parts.depth, name=name)
-    # transformers hooks the blocks once per decoder object: were the view first to ask for hidden states, the full
-    # decoder would hook the shared blocks again and every index would be off.
-    maybe_install_capturing_hooks(parts.decoder)
-
-    decoder = _shallow(parts.decoder)
-    decoder.layers = parts.blocks[:blocks]
+    config = _cut_config(parts, blocks, name=name)
+    with torch.device("meta"):
+        view = type(parts.base)(config)
+    _take_weights(view, parts.base)
+    vars(view).update({key: value for key, value in vars(parts.base).items() if key in _SET_BY_LOADING})
     if layer != -1:
-        decoder.norm = _unit_norm(parts, name=name)
-    view = _shallow(parts.base)
-    view.config = copy.deepcopy(parts.base.config)
-    text_config: Any = view.config.get_text_config()  # of a class of its own in each architecture
-    text_config.num_hidden_layers = blocks
-    if getattr(text_config, "layer_types", None):
-        text_config.layer_types = list(text_config.layer_types)[:blocks]
-    decoder.config = text_config
-    setattr(view, parts.decoder_name, decoder)
+        setattr(view.get_submodule(parts.decoder_name), parts.norm_name, _unit_norm(parts.norm, name=name))
+    view.train(parts.base.training)
     return view
 
 
-def _shallow(module: M) -> M:
+def default_layer(model: nn.Module, *, name: str | None = None) -> int:
+    """The block at `DEFAULT_SHARE` of the depth, rounded, or the next one before it at which the model can be cut."""
+    name = name or type(model).__name__
+    parts = find_parts(model, name=name)
+    for layer in range(round(parts.depth * DEFAULT_SHARE), 0, -1):
+        with suppress(LayerError):
+            _cut_config(parts, layer, name=name)
+            return layer
+    return -1
+
+
+def _cut_config(parts: Parts, blocks: int, *, name: str) -> PretrainedConfig:
+    """The config of a model that ends after `blocks` blocks, read back as from a file."""
+    config: Any = copy.deepcopy(parts.base.config)
+    text = config.get_text_config()
+    fields = json.loads(json.dumps(text.to_dict()))
+    for key, value in fields.items():
+        if isinstance(value, list) and len(value) == parts.depth:  # one entry a block, such as layer_types
+            fields[key] = value[:blocks]
+        elif isinstance(value, dict) and value and all(index.isdecimal() for index in value):  # per_layer_config
+            fields[key] = {int(index): entry for index, entry in value.items() if int(index) < blocks}
+    fields["num_hidden_layers"] = blocks
+    if fields.get("num_kv_shared_layers"):  # the last ones, of gemma4
+        fields["num_kv_shared_layers"] = max(0, fields["num_kv_shared_layers"] - (parts.depth - blocks))
+    asked = list(fields.get("layer_types") or [])  # before `from_dict`, which may write into it
+    short: Any = type(text).from_dict(fields, attn_implementation=parts.attention, dtype=text.dtype)
+    if asked and list(short.layer_types) != asked:
+        last = short.layer_types[-1]
+        allowed = [str(index) for index, kind in enumerate(text.layer_types, start=1) if kind == last]
+        raise LayerError(
+            f"{name}: layer={blocks}: a {config.model_type} of transformers must end with a block of {last}, and this "
+            f"is one of {asked[-1]}. Allowed: {', '.join(allowed)}, or -1 for all blocks with the trained norm."
+        )
+    if text is config:
+        return cast("PretrainedConfig", short)
+    setattr(config, next(key for key in config.sub_configs if getattr(config, key, None) is text), short)
+    return cast("PretrainedConfig", config)
+
+
+def _take_weights(view: nn.Module, source: nn.Module) -> None:
+    """Put parameters, buffers and tensors of `source` into `view`: the leading part of those packed over the blocks."""
+    for key, wanted in list(view.named_parameters(recurse=False)):
+        found = source.get_parameter(key)
+        if wanted.shape != found.shape:
+            part = found.detach()[tuple(slice(0, size) for size in wanted.shape)].contiguous()
+            found = nn.Parameter(part, requires_grad=found.requires_grad)
+        setattr(view, key, found)
+    for key, _ in list(view.named_buffers(recurse=False)):
+        setattr(view, key, source.get_buffer(key))
+    tensors = {key: value for key, value in vars(source).items() if isinstance(value, torch.Tensor)}
+    vars(view).update({key: value for key, value in tensors.items() if key in vars(view)})
+    children, found_children = vars(view)["_modules"], vars(source)["_modules"]  # None, and of two names, too
+    for key, child in children.items():
+        if child is None or type(child) is not type(found_children[key]):  # quantized, or with an adapter
+            children[key] = found_children[key]
+        else:
+            _take_weights(child, found_children[key])
+
+
+def shallow(module: M) -> M:
     """A second module object on the same parameters, buffers and children."""
     clone = module.__class__.__new__(module.__class__)
     clone.__dict__ = dict(module.__dict__)
@@ -71,7 +128,7 @@ def _shallow(module: M) -> M:
 
 def without_hooks(module: M) -> M:
     """A second tree of modules on the same parameters, without hooks: those of transformers do not pickle."""
-    clone = _shallow(module)
+    clone = shallow(module)
     registries = clone.__dict__
     registries["_forward_hooks"].clear()
     registries.pop("_output_capturing_hooks_installed", None)
@@ -81,22 +138,23 @@ def without_hooks(module: M) -> M:
 
 
 @torch.no_grad()
-def _unit_norm(parts: Parts, *, name: str) -> nn.Module:
-    """The final norm with unit weight, if it multiplies by its weight, not by ``1 + weight``, and subtracts no mean."""
-    norm, parameters = parts.norm, dict(parts.norm.named_parameters())
-    is_plain = "RMSNorm" in type(norm).__name__ and set(parameters) == {"weight"}
-    if is_plain:
-        weight = parameters["weight"]  # (D,)
-        unit = _shallow(norm)
-        unit.weight = nn.Parameter(torch.ones_like(weight), requires_grad=False)
-        if not weight.is_meta:  # there would be nothing to compute on; the build verifies the saved model anyway
-            x = torch.linspace(-1.0, 2.0, len(weight), device=weight.device, dtype=weight.dtype)  # (D,)
-            is_plain = nn.functional.cosine_similarity(unit(x).float(), x.float(), dim=0).item() > 0.9999
-    if not is_plain:
+def _unit_norm(norm: nn.Module, *, name: str) -> nn.Module:
+    """The final norm with unit weight, which must only rescale a vector: it may not subtract a mean or add a bias.
+
+    Where the norm multiplies by ``1 + weight``, it doubles the vector, which its direction does not show either.
+    """
+    unit, weight = shallow(norm), getattr(norm, "weight", None)
+    keeps = isinstance(weight, nn.Parameter) and set(dict(norm.named_parameters())) == {"weight"}
+    if keeps:
+        unit.weight = nn.Parameter(torch.ones_like(cast("nn.Parameter", weight)), requires_grad=False)
+        tried = shallow(norm)
+        tried.weight = nn.Parameter(torch.ones(len(cast("nn.Parameter", weight))), requires_grad=False)  # (D,)
+        x = torch.linspace(-1.0, 2.0, len(tried.weight))  # (D,)
+        keeps = nn.functional.cosine_similarity(tried(x), x, dim=0).item() > 0.9999
+    if not keeps:
         raise UnsupportedBackboneError(
-            f"{name}: its final norm {type(norm).__name__} is not a plain RMSNorm (y = weight * x / rms(x)), so a unit "
-            "weight would change the direction of the vector. Such norms need their own treatment in "
-            "vidembed.backbone.cut."
+            f"{name}: with unit weight its final norm {type(norm).__name__} changes the direction of a vector, so a "
+            "cut checkpoint would not give the output of a block. Allowed: layer=-1, which keeps the trained norm."
         )
     return unit
 
@@ -132,6 +190,11 @@ def as_transformer_module(
         module = _InMemoryTransformer(model, folder, transformer_task=task, processor_kwargs=options)
     module.__class__ = Transformer
     processor = module.processor
+    asked = [{"role": "user", "content": [{"type": "video", "video": "placeholder"}, {"type": "text", "text": "."}]}]
+    render: Any = processor.apply_chat_template  # its types say less than it takes
+    if render(asked, tokenize=False) != render(asked, tokenize=False, chat_template=chat_template):
+        # smolvlm: for a message with a video it takes a template of its own, unless one is named in the call
+        module.processing_kwargs = {**module.processing_kwargs, "chat_template": {"chat_template": chat_template}}
     processor.tokenizer.padding_side = "left"
     video_processor = processor.video_processor
     video_processor.do_sample_frames = True  # stock users pass whole videos (`declare_sampling`); we sample ourselves

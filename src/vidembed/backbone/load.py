@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, TypeAlias
 
 import torch
@@ -13,7 +12,7 @@ import transformers
 from transformers import PretrainedConfig, PreTrainedModel, ProcessorMixin, VideoLlama3Config, VideoLlama3Processor
 from transformers.models.video_llama_3.video_processing_video_llama_3 import VideoLlama3VideoProcessor
 
-from vidembed.backbone.architectures import REMOTE_CODE_TYPES, architecture_of
+from vidembed.backbone.architectures import REMOTE_CODE_TYPES, TESTED_TYPES, conditional_class
 from vidembed.errors import BackboneError, UnsupportedBackboneError
 
 logger = logging.getLogger(__name__)
@@ -109,14 +108,21 @@ def load_backbone(
         processor = _native_processor(name, config, **hub_kwargs)
         model_kwargs["key_mapping"] = KEY_MAPPING
     else:
-        architecture_of(SimpleNamespace(model_type=model_type), name=name)
+        conditional_class(model_type, name=name)  # before the processor is read
         config_kwargs = {**hub_kwargs, **(config_kwargs or {})}
         config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False, **config_kwargs)
         processor = _load_processor(name, **hub_kwargs, **(processor_kwargs or {}))
 
-    model_class = getattr(transformers, architecture_of(config, name=name).conditional_class)
+    model_class = conditional_class(config.model_type, name=name)
+    if config.model_type not in TESTED_TYPES:
+        logger.warning(
+            "%s: model_type %r is not tested here. Its parts are looked for in the model; run `vidembed check` on it.",
+            name,
+            config.model_type,
+        )
     options = {**hub_kwargs, **model_kwargs, "use_safetensors": True, "output_loading_info": True}
-    model, info = model_class.from_pretrained(name, config=config, **options)
+    loaded: Any = model_class.from_pretrained(name, config=config, **options)
+    model, info = loaded
     missing = sorted(info["missing_keys"])
     if missing == ["lm_head.weight"]:
         raise BackboneError(

@@ -49,8 +49,11 @@ def _message_format(processor: ProcessorMixin, *, name: str) -> dict[str, str]:
             "model as chat_template.jinja (published instruct models have it)."
         )
     text = {"type": "text", "text": _TEXT}
+    # named, since smolvlm takes another one for a message with a video
+    options: dict[str, Any] = {"chat_template": processor.chat_template}
     # not to every template: transformers warns of variables that a template does not have
-    options = {"enable_thinking": False} if "enable_thinking" in str(processor.chat_template) else {}
+    if "enable_thinking" in str(processor.chat_template):
+        options["enable_thinking"] = False
 
     apply_chat_template: Any = processor.apply_chat_template  # its types say less than it takes
 
@@ -75,8 +78,10 @@ def _message_format(processor: ProcessorMixin, *, name: str) -> dict[str, str]:
     for kind in ("video", "image"):
         # tokenize=False renders the template only: the placeholder file is never opened
         start, _ = split(render({"type": kind, kind: "placeholder"}, text), _TEXT, f"the user text after a {kind}")
-        mark = values[f"{kind.upper()}_MARK"] = start.removeprefix(header)
-        if not start.startswith(header) or not mark.strip():
+        # smolvlm writes "User:" before media and "User: " before text
+        opening = header if start.startswith(header) else header.rstrip(" ")
+        mark = values[f"{kind.upper()}_MARK"] = start.removeprefix(opening)
+        if not start.startswith(opening) or not mark.strip():
             raise TemplateError(
                 f"{name}: its chat template writes no placeholder for a {kind}; rendered {start!r}. It needs one of a "
                 f"model that takes {kind}s."
@@ -84,12 +89,17 @@ def _message_format(processor: ProcessorMixin, *, name: str) -> dict[str, str]:
     return {**values, "FOOTER": _with_thought_closed(footer, name=name)}
 
 
+def open_thought(prompt: str) -> str | None:
+    """The tag of a thought that a prompt opens and does not close, or None."""
+    tags = _THOUGHT_TAG.findall(prompt)
+    return None if not tags or _CLOSING.search(tags[-1]) else str(tags[-1])
+
+
 def _with_thought_closed(footer: str, *, name: str) -> str:
     """Close the thought that a generation prompt leaves open, as the non-thinking prompts of Qwen and GLM do."""
-    tags = list(_THOUGHT_TAG.finditer(footer))
-    if not tags or _CLOSING.search(tags[-1][0]):
+    opening = open_thought(footer)
+    if opening is None:
         return footer
-    opening = tags[-1][0]
     closing = re.sub("begin|start", "end", opening, flags=re.IGNORECASE)
     if opening.isupper():
         closing = closing.upper()
@@ -102,7 +112,7 @@ def _with_thought_closed(footer: str, *, name: str) -> str:
             "closes it (chat_template.jinja)."
         )
     # Qwen writes two line breaks into the empty thought and two after it; GLM writes none
-    return f"{footer}\n{closing}\n\n" if "\n" in footer[tags[-1].end() :] else footer + closing
+    return f"{footer}\n{closing}\n\n" if "\n" in footer.rpartition(opening)[2] else footer + closing
 
 
 def eol_template(processor: ProcessorMixin, *, prefix: str | None = None, name: str = "the model") -> str:

@@ -57,18 +57,18 @@ def target_modules(model: nn.Module) -> str:
     parts = find_parts(model)
     names = (name for name, module in parts.blocks.named_modules() if isinstance(module, nn.Linear))
     leaves = sorted({name.rpartition(".")[2] for name in names})
-    return rf"{re.escape(parts.decoder_name)}\.layers\.\d+\.(?:\w+\.)*(?:{'|'.join(leaves)})"
+    return rf"{re.escape(parts.decoder_name)}\.{parts.blocks_name}\.\d+\.(?:\w+\.)*(?:{'|'.join(leaves)})"
 
 
 class LanguageAdapter:
     """A LoRA in the language model of an encoder (extra ``train``).
 
-    The encoder's model gets the layers in place, so `encode` runs with them. Blocks that it shares with the full MLLM
-    (`VideoEncoder.backbone`) have them there too. All weights are frozen but the adapter's, which are float32.
+    The encoder's model gets the layers in place, so `encode` runs with them; the full MLLM (`VideoEncoder.backbone`),
+    which has the same weights, does not. All weights are frozen but the adapter's, which are float32.
 
     Raises:
         MissingExtraError: A package of the extra ``train`` is not installed.
-        UnsupportedBackboneError: The encoder's model is of no supported architecture.
+        UnsupportedBackboneError: The decoder of the encoder's model was not found.
     """
 
     def __init__(self, encoder: VideoEncoder, settings: LoraSettings | None = None) -> None:

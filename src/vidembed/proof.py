@@ -1,0 +1,124 @@
+"""What is not known from the code of a model: tried once on it, against the processor's own whole prompts."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, cast, get_args
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from torch.nn.functional import cosine_similarity
+
+from vidembed.backbone.prefix import Sharing, can_pack, model_inputs
+from vidembed.errors import UnsupportedBackboneError
+from vidembed.inputs import Prepared, collate
+from vidembed.video import VideoFrames
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from vidembed.backbone.load import Features
+    from vidembed.yes_no import HeadReader
+
+logger = logging.getLogger(__name__)
+
+SENTENCES = ("a dog runs along the beach", "a person in a red coat closes the door of a small shop in the evening")
+
+# most 1 - cosine between the hidden states of one whole prompt and of a shared prefix (ours: about 100 times rounding)
+_APART = {torch.float32: 1e-4, torch.bfloat16: 5e-3, torch.float16: 5e-3}
+
+_sharing: WeakKeyDictionary[PreTrainedModel, dict[str, Sharing | None]] = WeakKeyDictionary()
+_joins: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
+
+
+def probe_video(seed: int = 0, frames: int = 8) -> VideoFrames:
+    """A video of 112 x 112 pixels at 2 frames per second in which nothing is constant in time or space."""
+    noise = np.random.default_rng(seed).integers(0, 128, (frames, 112, 112, 3), dtype=np.uint8)  # (T, H, W, C)
+    for index, frame in enumerate(noise):
+        frame[:, : 14 * (index + 1)] += 100
+    return VideoFrames(noise, fps=2.0)
+
+
+@torch.inference_mode()
+def find_sharing(reader: HeadReader, prompt_of: Callable[[str], Features]) -> Sharing | None:
+    """How sentences can share the prefix of a video in a model, so that they read as their whole prompts do.
+
+    Args:
+        reader: Of the model, without sharing.
+        prompt_of: Makes the processor's features of the probe video's whole prompt with a sentence, on the device.
+
+    Returns:
+        The first way that gives the hidden states of whole prompts; None if none does, which is logged: every pair is
+        then one whole pass. Remembered with the model.
+
+    Raises:
+        UnsupportedBackboneError: The prompt that is put together of a video and a sentence is not the processor's.
+    """
+    base = reader.parts.base
+    known, attention = _sharing.setdefault(base, {}), str(reader.parts.attention)
+    if attention not in known:
+        known[attention] = _try_sharing(reader, prompt_of)
+    return known[attention]
+
+
+def _try_sharing(reader: HeadReader, prompt_of: Callable[[str], Features]) -> Sharing | None:
+    parts = reader.parts
+    name = type(parts.base).__name__
+    whole = torch.stack(
+        [parts.base(**model_inputs(prompt_of(text)), use_cache=False).last_hidden_state[0, -1] for text in SENTENCES]
+    ).float()  # (N, D)
+    most = _APART.get(parts.base.dtype, max(_APART.values()))
+
+    def differs(hidden: torch.Tensor) -> bool:
+        return not bool((1 - cosine_similarity(hidden.float(), whole, dim=1) <= most).all())
+
+    video = reader.video_prompt(prompt_of(""))
+    suffixes = [reader.after(video, text) for text in SENTENCES]
+    if differs(torch.stack([reader.read_alone(video, suffix) for suffix in suffixes])):
+        raise UnsupportedBackboneError(
+            f"{name}: its processor does not write a sentence after a video as vidembed does, so the head cannot be "
+            "asked about pairs. Embeddings are not concerned. Please report it with the version of transformers."
+        )
+    ways = get_args(Sharing) if can_pack(parts) else ("repeated",)
+    for way in cast("tuple[Sharing, ...]", ways):
+        try:
+            if not differs(reader.read_shared(video, suffixes, way)):
+                return way
+            reason = "its hidden states are not those of whole prompts"
+        except (RuntimeError, ValueError, AttributeError, TypeError, NotImplementedError, IndexError) as error:
+            reason = f"{type(error).__name__}: {error}"
+        logger.info("%s: a prefix that is %s does not serve (%s)", name, way, reason)
+    logger.warning("%s: sentences cannot share the prefix of a video; every pair is one whole pass.", name)
+    return None
+
+
+def can_join(model: PreTrainedModel, prepare: Callable[[list[VideoFrames]], Features], *, pad_token_id: int) -> bool:
+    """Whether `collate` joins prompts with media as the processor does; remembered with the model.
+
+    `prepare` makes the processor's features of some videos at once. molmo2, for one, counts into the whole batch.
+    """
+    if model not in _joins:
+        videos = [probe_video(0, 8), probe_video(1, 4)]
+        try:
+            whole = model_inputs(prepare(videos))
+        except (RuntimeError, ValueError, TypeError, IndexError, KeyError) as error:
+            logger.info("%s: its processor takes one video at a time (%s)", type(model).__name__, error)
+            _joins[model] = False
+            return False
+        alone = [Prepared(index, "", prepare([video])) for index, video in enumerate(videos)]
+        _joins[model] = _equal(whole, alone, pad_token_id)
+        if not _joins[model]:
+            name = type(model).__name__
+            logger.info("%s: videos and images run one at a time, since its batches are not made by joining", name)
+    return _joins[model]
+
+
+def _equal(whole: Features, alone: list[Prepared], pad_token_id: int) -> bool:
+    try:
+        joined = model_inputs(collate(alone, pad_token_id=pad_token_id))
+    except (RuntimeError, TypeError, ValueError):  # shapes that do not fit one another
+        return False
+    pairs = [(value, joined.get(name)) for name, value in whole.items() if isinstance(value, torch.Tensor)]
+    return all(isinstance(other, torch.Tensor) and torch.equal(one, other) for one, other in pairs)
