@@ -53,11 +53,11 @@ def test_lines_of_json_are_those_of_queries(
 
 
 def test_each_table_has_the_query_as_its_title(index: Path) -> None:
-    result = vidembed("search", "--in", index, "-k", 1, typed="red\n\x1b[31mgreen\n")
+    result = vidembed("search", "--in", index, "-k", 1, typed="red\n\x1b[31mgrey\n")
     assert result.exit_code == 0
-    first, second = result.stdout.split("\\x1b[31mgreen")
+    first, second = result.stdout.split("\\x1b[31mgrey")
     assert first.split("\n")[0].strip() == "red"
-    assert ("red.mp4" in first, "green.mp4" in second) == (True, True)
+    assert ("red.mp4" in first, "long.mp4" in second) == (True, True)
     assert "\x1b[31m" not in result.output
     assert "> " not in result.stderr  # no prompt where there is no terminal
 
