@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from vidembed.backbone.architectures import Parts, find_parts
 from vidembed.backbone.prefix import Sharing, encode_visual, read_suffixes
 from vidembed.errors import BackboneError, InputError
-from vidembed.inputs import Prepared, collate, name_of
+from vidembed.inputs import Prepared, collate, load_input, name_of
 from vidembed.pipeline import (
     Failed,
     OnError,
@@ -122,7 +122,8 @@ class PrefixSharingCrossEncoder(VideoModel, CrossEncoder):
         device = self.parts.base.device
 
         def prompt_of(text: str) -> Features:
-            prompt = self._prepare_pair(Pair(0, probe_video(), text), AskOptions()).features
+            loaded, metadata = load_input({"video": probe_video(), "text": text}, self.sampling)
+            prompt = self._features([loaded], None, metadata)  # unnamed: it may exceed the context of the model
             moved: Features = batch_to_device(prompt, device)
             return moved
 
