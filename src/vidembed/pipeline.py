@@ -90,8 +90,8 @@ class VideoModel(BaseModel):
         if name is not None:
             kwargs["model_kwargs"] = {**(kwargs.get("model_kwargs") or {}), "use_safetensors": True}
             if "quantization_config" in kwargs["model_kwargs"]:
-                hub = {key: kwargs[key] for key in ("token", "revision", "local_files_only") if key in kwargs}
-                raw, _ = PretrainedConfig.get_config_dict(name, cache_dir=kwargs.get("cache_folder"), **hub)
+                of_hub = {key: kwargs[key] for key in ("token", "revision", "local_files_only") if key in kwargs}
+                raw, _ = PretrainedConfig.get_config_dict(name, cache_dir=kwargs.get("cache_folder"), **of_hub)
                 check_quantized_once(raw, kwargs["model_kwargs"], name=name)
         super().__init__(name, **kwargs)
         if name is not None:
@@ -288,9 +288,10 @@ def weights_digest(model: nn.Module) -> str:
 
 def _unpacked(name: str, tensor: torch.Tensor) -> list[tuple[str, torch.Tensor]]:
     """The tensor by its name, or those that a quantized one is made of."""
-    if not hasattr(tensor, _PACKED):
+    flatten = getattr(tensor, _PACKED, None)
+    if flatten is None:
         return [(name, tensor)]
-    parts = {part: getattr(tensor, part) for part in tensor.__tensor_flatten__()[0]}
+    parts = {part: getattr(tensor, part) for part in flatten()[0]}
     return [(f"{name}.{part}", each) for part, each in parts.items() if each is not None]
 
 

@@ -184,7 +184,8 @@ def log_loaded(model: PreTrainedModel, *, name: str) -> None:
 
     if (quantization := quantization_of(model.config)) is not None:
         layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, torch.nn.Linear)}
-        head = model.get_output_embeddings()
+        untyped: Any = model
+        head = untyped.get_output_embeddings()
         left = [key for key, one in layers.items() if type(one.weight) is torch.nn.Parameter and one is not head]
         some = f"; not {', '.join(left[:3])}{', ...' if len(left) > 3 else ''}" if left else ""
         count = f"{len(layers) - len(left)} of {len(layers)} linear layers"
