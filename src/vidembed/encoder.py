@@ -20,7 +20,6 @@ from tqdm.auto import tqdm
 from vidembed.backbone.architectures import Parts, find_parts
 from vidembed.backbone.cut import as_transformer_module, cut
 from vidembed.backbone.load import Backbone, Features
-from vidembed.backbone.options import ModelOptions, kwargs_of
 from vidembed.backbone.templates import ZERO_SHOT_PREFIX, eol_template
 from vidembed.card import TAGS, TRAINED_TAG, encoder_usage, model_card, shown_name, updated, write_with_usage
 from vidembed.checkpoint import FILE_NAME, CheckpointConfig
@@ -45,6 +44,7 @@ from vidembed.video import Sampling, VideoError
 if TYPE_CHECKING:
     from sentence_transformers.base.modules.transformer import ProcessingKwargs
 
+    from vidembed.backbone.options import ModelOptions
     from vidembed.reranker import VideoReranker
     from vidembed.video.fetch import UrlAccess
 
@@ -512,8 +512,9 @@ def load_encoder(
     Raises:
         ValueError: There is no such model, it takes no video, or an argument is out of range.
     """
+    kwargs = {} if options is None else options.kwargs()
     try:
-        encoder = VideoEncoder(name, layer=layer, **kwargs_of(options))
+        encoder = VideoEncoder(name, layer=layer, **kwargs)
     except OSError as error:  # what transformers raises for a model that it cannot find
         where = "" if Path(name).exists() else "is no folder here, no model of the store, and "
         raise ValueError(f"model: {name!r} {where}cannot be loaded: {error}") from error

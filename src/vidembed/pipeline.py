@@ -29,7 +29,7 @@ from transformers import PretrainedConfig
 from vidembed.backbone.architectures import ARCHITECTURES
 from vidembed.backbone.cut import declare_sampling, without_hooks
 from vidembed.backbone.load import Backbone, Features, check_device, check_dtype, load_backbone
-from vidembed.backbone.options import check_quantized_once, log_loaded, quantization_of
+from vidembed.backbone.options import check_quantized_once, log_loaded, quantization_name
 from vidembed.errors import BackboneError, InputError, kept_warnings, warn
 from vidembed.inputs import Prepared, is_text, load_input, name_of, split_rows
 from vidembed.registry import resolve_model
@@ -161,7 +161,7 @@ class VideoModel(BaseModel):
         for kind in ("video_processor", "image_processor"):
             values: dict[str, object] = getattr(processor, kind).to_dict()
             pixels[kind] = {name: values[name] for name in _PIXEL_SETTINGS if values.get(name) is not None}
-        quantization = quantization_of(module.config)
+        quantized = getattr(module.config, "quantization_config", None)
         return {
             "model_type": module.config.model_type,
             "chat_template": hashlib.sha256(str(processor.chat_template).encode()).hexdigest(),
@@ -169,7 +169,7 @@ class VideoModel(BaseModel):
             "weights": weights_digest(module.model),
             "sampling": self.sampling.as_dict(),
             "dtype": str(self.dtype).removeprefix("torch."),
-            **({} if quantization is None else {"quantization": quantization}),
+            **({} if quantized is None else {"quantization": quantization_name(quantized)}),
         }
 
     @property
