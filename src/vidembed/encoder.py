@@ -21,7 +21,6 @@ from vidembed import proof
 from vidembed.backbone.architectures import Parts, find_parts
 from vidembed.backbone.cut import as_transformer_module, cut, default_layer
 from vidembed.backbone.load import Backbone, Features
-from vidembed.backbone.options import ModelOptions, kwargs_of
 from vidembed.backbone.templates import ZERO_SHOT_PREFIX, eol_template
 from vidembed.card import TAGS, TRAINED_TAG, encoder_usage, model_card, shown_name, updated, write_with_usage
 from vidembed.checkpoint import FILE_NAME, CheckpointConfig
@@ -46,6 +45,7 @@ from vidembed.video import Sampling, VideoError, VideoFrames
 if TYPE_CHECKING:
     from sentence_transformers.base.modules.transformer import ProcessingKwargs
 
+    from vidembed.backbone.options import ModelOptions
     from vidembed.reranker import VideoReranker
     from vidembed.video.fetch import UrlAccess
 
@@ -532,8 +532,9 @@ def load_encoder(
     Raises:
         ValueError: There is no such model, it takes no video, or an argument is out of range.
     """
+    kwargs = {} if options is None else options.kwargs()
     try:
-        encoder = VideoEncoder(name, layer=layer, **kwargs_of(options))
+        encoder = VideoEncoder(name, layer=layer, **kwargs)
     except OSError as error:  # what transformers raises for a model that it cannot find
         where = "" if Path(name).exists() else "is no folder here, no model of the store, and "
         raise ValueError(f"model: {name!r} {where}cannot be loaded: {error}") from error

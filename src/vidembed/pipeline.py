@@ -28,7 +28,7 @@ from transformers import PretrainedConfig
 
 from vidembed.backbone.cut import declare_sampling, without_hooks
 from vidembed.backbone.load import Backbone, Features, check_device, check_dtype, load_backbone
-from vidembed.backbone.options import check_quantized_once, log_loaded, quantization_of
+from vidembed.backbone.options import check_quantized_once, log_loaded, quantization_name
 from vidembed.errors import BackboneError, InputError, kept_warnings, warn
 from vidembed.inputs import Prepared, is_text, load_input, name_of, split_rows
 from vidembed.registry import resolve_model
@@ -89,8 +89,8 @@ class VideoModel(BaseModel):
         if name is not None:
             kwargs["model_kwargs"] = {**(kwargs.get("model_kwargs") or {}), "use_safetensors": True}
             if "quantization_config" in kwargs["model_kwargs"]:
-                hub = {key: kwargs[key] for key in ("token", "revision", "local_files_only") if key in kwargs}
-                raw, _ = PretrainedConfig.get_config_dict(name, cache_dir=kwargs.get("cache_folder"), **hub)
+                of_hub = {key: kwargs[key] for key in ("token", "revision", "local_files_only") if key in kwargs}
+                raw, _ = PretrainedConfig.get_config_dict(name, cache_dir=kwargs.get("cache_folder"), **of_hub)
                 check_quantized_once(raw, kwargs["model_kwargs"], name=name)
         super().__init__(name, **kwargs)
         if name is not None:
@@ -160,7 +160,7 @@ class VideoModel(BaseModel):
         for kind in ("video_processor", "image_processor"):
             values: dict[str, object] = getattr(processor, kind).to_dict()
             pixels[kind] = {name: values[name] for name in _PIXEL_SETTINGS if values.get(name) is not None}
-        quantization = quantization_of(module.config)
+        quantized = getattr(module.config, "quantization_config", None)
         return {
             "model_type": module.config.model_type,
             "chat_template": hashlib.sha256(str(processor.chat_template).encode()).hexdigest(),
@@ -168,7 +168,7 @@ class VideoModel(BaseModel):
             "weights": weights_digest(module.model),
             "sampling": self.sampling.as_dict(),
             "dtype": str(self.dtype).removeprefix("torch."),
-            **({} if quantization is None else {"quantization": quantization}),
+            **({} if quantized is None else {"quantization": quantization_name(quantized)}),
         }
 
     @property
@@ -299,9 +299,10 @@ def weights_digest(model: nn.Module) -> str:
 
 def _unpacked(name: str, tensor: torch.Tensor) -> list[tuple[str, torch.Tensor]]:
     """The tensor by its name, or those that a quantized one is made of."""
-    if not hasattr(tensor, _PACKED):
+    flatten = getattr(tensor, _PACKED, None)
+    if flatten is None:
         return [(name, tensor)]
-    parts = {part: getattr(tensor, part) for part in tensor.__tensor_flatten__()[0]}
+    parts = {part: getattr(tensor, part) for part in flatten()[0]}
     return [(f"{name}.{part}", each) for part, each in parts.items() if each is not None]
 
 

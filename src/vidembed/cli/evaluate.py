@@ -148,8 +148,9 @@ def evaluate_command(
         encoder = load_encoder(model, layer=layer, options=model_options)
         head = None
         if rerank is not None:
-            how = {"mode": score, "calibration": calibration, "options": model_options}
-            head = load_reranker(reranker, encoder, model=model, **how)
+            head = load_reranker(
+                reranker, encoder, model=model, mode=score, calibration=calibration, options=model_options
+            )
         how = {name: given[name] for name in ("out", "on_error", "batch_size", "seed")} | {"validation": fitted_on}
         how |= {"reranker": head, "reranker_name": reranker or "", "k": rerank, "show_progress_bar": True}
         result = evaluate(measured_on, encoder, model_name=model, temperatures=temperatures, **how)
