@@ -96,7 +96,12 @@ def command(
     if rerank_around and around is None:
         raise ValueError("rerank-around: it is for --around SECONDS; give the seconds around hits to ask about")
     files = {"calibration": calibration, "visual_cache": visual_cache}
-    own = {"reranker": reranker, "score": score, "calibration": calibration, "visual-cache": visual_cache}
+    own: dict[str, object] = {
+        "reranker": reranker,
+        "score": score,
+        "calibration": calibration,
+        "visual-cache": visual_cache,
+    }
     if rerank is None:
         cli.refuse({**own, "rerank-around": rerank_around}, "it is for --rerank K; give the number of hits to look at")
     cli.check_score(score)
