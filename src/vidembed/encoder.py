@@ -22,7 +22,7 @@ from vidembed.backbone.cut import as_transformer_module, cut
 from vidembed.backbone.load import Backbone, Features
 from vidembed.backbone.templates import ZERO_SHOT_PREFIX, eol_template
 from vidembed.card import TAGS, TRAINED_TAG, encoder_usage, model_card, shown_name, updated, write_with_usage
-from vidembed.checkpoint import FILE_NAME, CheckpointConfig
+from vidembed.checkpoint import FILE_NAME, CheckpointConfig, put_adapter
 from vidembed.errors import BackboneError, InputError, LayerError
 from vidembed.inputs import Input, Prepared, collate, is_text, kind_of, load_input, name_of
 from vidembed.pipeline import (
@@ -156,10 +156,17 @@ class VideoEncoder(VideoModel, SentenceTransformer):
             raise BackboneError(f"prefix={prefix!r}: {model_name_or_path} is a checkpoint and carries its prompts.")
         self.sampling = sampling or (Sampling(**config.sampling) if config else Sampling())
         self.max_batch_tokens = max_batch_tokens
+        if config is not None and config.recipe is not None and self.recipe is not None:
+            made = self.fingerprint_fields()
+            given = {"weights", *(["video_processor", "image_processor"] if kwargs.get("processor_kwargs") else [])}
+            config.recipe.check({key: made[key] for key in made if key not in given}, self.recipe.parent)
 
     def _modules_of(self, backbone: Backbone) -> list[nn.Module]:
         parts = find_parts(backbone.model, name=backbone.name)
-        layer = self._layer_asked
+        layer, prefix = self._layer_asked, self._prefix_asked
+        recipe = None if self.recipe is None else CheckpointConfig.read(self.recipe)
+        if recipe is not None:
+            layer, prefix = recipe.layer, recipe.prefix
         if layer is None:
             known = PUBLISHED_LAYERS.get(parts.model_type)
             hint = f" VidVec reads layer {known[1]} of {known[0]} of the 7B model of this kind." if known else ""
@@ -167,12 +174,13 @@ class VideoEncoder(VideoModel, SentenceTransformer):
                 f"{backbone.name} is a multimodal language model, not a checkpoint: pass layer=1..{parts.depth} to "
                 f"VideoEncoder or vidembed.build, or -1 for the last block with its trained final norm.{hint}"
             )
-        view = cut(backbone.model, layer, name=backbone.name)
-        template = eol_template(backbone.processor, prefix=self._prefix_asked, name=backbone.name)
+        view = self._own(cut(backbone.model, layer, name=backbone.name), backbone)
+        if recipe is not None and recipe.recipe is not None and recipe.recipe.adapter and self.recipe is not None:
+            put_adapter(view, self.recipe.parent)
+        template = eol_template(backbone.processor, prefix=prefix, name=backbone.name)
         module = as_transformer_module(view, backbone.processor, chat_template=template)
-        self.backbone = backbone
         kind, source, grid = parts.model_type, portable_name(backbone.name), Sampling().as_dict()
-        self.checkpoint_config = CheckpointConfig(layer, parts.depth, kind, source, self._prefix_asked, grid)
+        self.checkpoint_config = recipe or CheckpointConfig(layer, parts.depth, kind, source, prefix, grid)
         return [module, Pooling(module.get_embedding_dimension(), "lasttoken"), Normalize()]
 
     @property
@@ -200,6 +208,7 @@ class VideoEncoder(VideoModel, SentenceTransformer):
                 "both of one MLLM: VideoEncoder(MLLM, layer=...).reranker()."
             )
         shared = {"sampling": self.sampling, "video_backend": self.video_backend, "allow_url": self.allow_url}
+        shared["device"] = str(self.device)
         return VideoReranker(backbone=self.backbone, **{**shared, **kwargs})
 
     def _write_settings(self, path: str) -> None:
@@ -209,7 +218,7 @@ class VideoEncoder(VideoModel, SentenceTransformer):
     def _current_config(self) -> CheckpointConfig | None:
         """`checkpoint_config`, of the model as it is now."""
         config = self.checkpoint_config
-        return config and replace(config, sampling=self.sampling.as_dict(), fingerprint=self.fingerprint)
+        return config and replace(config, sampling=self.sampling.as_dict(), fingerprint=self.fingerprint, recipe=None)
 
     def _create_model_card(
         self, path: str, model_name: str | None = None, train_datasets: list[str] | None = None
