@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 from collections.abc import Mapping
@@ -10,11 +11,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 from vidembed.backbone.load import Backbone, files_digest, load_backbone
 from vidembed.errors import BackboneError
-from vidembed.registry import NAMESPACE, CONFIG_FILE, find_model, own_name
+from vidembed.registry import CONFIG_FILE, NAMESPACE, find_model, own_name
 from vidembed.text import require
 
 FILE_NAME: Final = CONFIG_FILE
@@ -174,3 +177,16 @@ def put_adapter(model: nn.Module, folder: Path) -> None:
             )
         parameter.data = found[name]
     model.eval()
+
+
+@torch.no_grad()
+def merged(model: PreTrainedModel) -> PreTrainedModel:
+    """A second model, with the updates of its LoRA added to the weights that it has; the first one keeps its own."""
+    plain = copy.deepcopy(model, {id(parameter): parameter for parameter in model.parameters()})
+    for name, layer in list(plain.named_modules()):
+        if hasattr(layer, "base_layer") and hasattr(layer, "get_delta_weight"):
+            base, delta = layer.base_layer, layer.get_delta_weight("default")
+            base.weight = nn.Parameter(base.weight + delta.to(base.weight.dtype), requires_grad=False)
+            plain.set_submodule(name, base)
+    vars(plain).pop("peft_config", None)
+    return plain

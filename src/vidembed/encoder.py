@@ -20,9 +20,10 @@ from tqdm.auto import tqdm
 from vidembed.backbone.architectures import PUBLISHED_LAYERS, Parts, find_parts
 from vidembed.backbone.cut import as_transformer_module, cut
 from vidembed.backbone.load import Backbone, Features
+from vidembed.backbone.sharing import add_user
 from vidembed.backbone.templates import ZERO_SHOT_PREFIX, eol_template
 from vidembed.card import TAGS, TRAINED_TAG, encoder_usage, model_card, shown_name, updated, write_with_usage
-from vidembed.checkpoint import FILE_NAME, CheckpointConfig, put_adapter
+from vidembed.checkpoint import FILE_NAME, CheckpointConfig, merged, put_adapter
 from vidembed.errors import BackboneError, InputError, LayerError
 from vidembed.inputs import Input, Prepared, collate, is_text, kind_of, load_input, name_of
 from vidembed.pipeline import (
@@ -30,6 +31,7 @@ from vidembed.pipeline import (
     HalvingRunner,
     OnError,
     VideoModel,
+    applied_adapters,
     check_on_error,
     core_count,
     prepare_ahead,
@@ -210,6 +212,27 @@ class VideoEncoder(VideoModel, SentenceTransformer):
         shared = {"sampling": self.sampling, "video_backend": self.video_backend, "allow_url": self.allow_url}
         shared["device"] = str(self.device)
         return VideoReranker(backbone=self.backbone, **{**shared, **kwargs})
+
+    def use_modules(self, other: VideoEncoder) -> None:
+        """Run on the modules of an encoder with the same fingerprint, whose weights another model needs anyway."""
+        self[0], self.backbone, self.links, self.linked = other[0], other.backbone, other.links, other.linked
+        if self.backbone is not None:
+            add_user(self.backbone.model, self)
+
+    def save(self, path: str, *args: Any, **kwargs: Any) -> None:
+        """Save a plain checkpoint, of a recipe too: with its weights, and an adapter added to them.
+
+        Raises:
+            BackboneError: Other adapter layers are in the model.
+        """
+        transformer, config = self._transformer, self.checkpoint_config
+        model = transformer.model
+        if config is not None and config.recipe is not None and config.recipe.adapter and applied_adapters(model):
+            transformer.model = merged(model)
+        try:
+            super().save(path, *args, **kwargs)
+        finally:
+            transformer.model = model
 
     def _write_settings(self, path: str) -> None:
         if config := self._current_config():

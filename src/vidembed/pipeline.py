@@ -67,6 +67,7 @@ class VideoModel(BaseModel):
 
     backbone: Backbone | None  # the MLLM that the modules are of, or None for what was loaded from a checkpoint
     links: Links  # parameters on the memory of the MLLM's, with those
+    linked: int  # of them at first
     recipe: Path | None  # file of the recipe that was loaded
     sampling: Sampling
     video_backend: str
@@ -85,7 +86,7 @@ class VideoModel(BaseModel):
     ) -> None:
         check_dtype((kwargs.get("model_kwargs") or {}).get("dtype"))
         check_device(kwargs.get("device"))
-        self.backbone, self.recipe, self.links = None, None, []
+        self.backbone, self.recipe, self.links, self.linked = None, None, [], 0
         self._settings_file: str | None = None  # of the checkpoint that is loaded
         name = None if model_name_or_path is None else resolve_model(str(model_name_or_path))
         if backbone is not None:
@@ -110,8 +111,18 @@ class VideoModel(BaseModel):
     def _own(self, module: PreTrainedModel, backbone: Backbone) -> PreTrainedModel:
         """Modules of this model's own on the weights of an MLLM, of which `module` is all or a cut."""
         own, self.links = own_modules(module, backbone.model, self)
-        self.backbone = backbone
+        self.backbone, self.linked = backbone, len(self.links)
         return own
+
+    def is_on_weights_of(self, other: VideoModel) -> bool:
+        """Whether this model is a cut of the same MLLM, both are as they were made, and in memory once."""
+        if self.backbone is None or other.backbone is None or self.backbone.model is not other.backbone.model:
+            return False
+        if any(used for model in (self, other) for used in applied_adapters(model._transformer.model).values()):  # noqa: SLF001
+            return False
+        there = {id(loaded): own.data_ptr() for own, loaded in other.links}
+        same = all(there.get(id(loaded)) == own.data_ptr() for own, loaded in self.links)
+        return same and len(self.links) == self.linked
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], *args: Any, **kwargs: Any) -> Self:
         """Called by all that moves or casts a model; others on the same weights stay as they are."""

@@ -15,6 +15,7 @@ import transformers
 from transformers import PretrainedConfig, PreTrainedModel, ProcessorMixin, VideoLlama3Config, VideoLlama3Processor
 from transformers.models.video_llama_3.video_processing_video_llama_3 import VideoLlama3VideoProcessor
 from transformers.utils import cached_file
+from transformers.utils.hub import extract_commit_hash
 
 from vidembed.backbone.architectures import REMOTE_CODE_TYPES, TESTED_TYPES, conditional_class
 from vidembed.backbone.sharing import load_once
@@ -131,9 +132,9 @@ def load_backbone(
             name,
             config.model_type,
         )
-    revision = getattr(config, "_commit_hash", None)
+    found = str(cached_file(name, "config.json", **hub_kwargs))
+    folder, revision = Path(found).parent, None if path.exists() else extract_commit_hash(found, None)
     at_commit = {**hub_kwargs, **({"revision": revision} if revision else {})}
-    folder = Path(str(cached_file(name, "config.json", **at_commit))).parent
     options = {**at_commit, **model_kwargs, "use_safetensors": True}
 
     def load() -> PreTrainedModel:
@@ -259,7 +260,6 @@ def _native_config(original: dict[str, Any], *, name: str) -> VideoLlama3Config:
     )
     config.architectures = ["VideoLlama3ForConditionalGeneration"]
     config.dtype = dtype
-    config._commit_hash = original.get("_commit_hash")
     return config
 
 

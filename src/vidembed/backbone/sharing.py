@@ -138,6 +138,8 @@ def after_move(loaded: nn.Module, user: nn.Module) -> Links:
     """
     others, kept, links = _others(loaded, user), [], _links_of(user)
     in_use = {own.data_ptr() for other in others for own, _ in _links_of(other)}
+    present = {id(parameter) for parameter in user.parameters()}
+    links = [link for link in links if id(link[0]) in present]  # torch puts new ones in their place on a few devices
     cast = {own.dtype for own, of in links if own.dtype != of.dtype}
     for own, of in links:
         if own.dtype != of.dtype and others:

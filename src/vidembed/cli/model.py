@@ -265,9 +265,11 @@ def calibrate_command(
         report = reranker.calibrate(asked, [bool(row.label) for row in rows], show_progress_bar=True)
     else:
         from vidembed.evaluation.two_stage import first_stage_candidates
-        from vidembed.index.table import load_model
+        from vidembed.index.search import encoder_beside
+        from vidembed.index.table import ModelOptions
 
-        first = load_model(encoder, layer=layer, device=device)
+        asked = ModelOptions(encoder, layer, device=device)
+        first = encoder_beside(reranker, asked.load, model=encoder, layer=layer)
         found = first_stage_candidates(first, rows, k=candidates)
         if found.missed:
             cli.say(f"{found.missed} captions do not have their video among the first {candidates} hits.")
