@@ -24,7 +24,7 @@ from tests.backbone import tiny
 from tests.clips import moving_square, write_folder
 from vidembed import Sampling, VideoEncoder, VideoError, VideoFrames, VideoSegment, build
 from vidembed.building import hidden_states
-from vidembed.errors import BackboneError, InputError, LayerError
+from vidembed.errors import BackboneError, InputError, LayerChosen, LayerError
 from vidembed.inputs import load_input
 
 GetModel = Callable[[str], Path]
@@ -332,9 +332,9 @@ class TestBadInput:
 
 
 class TestLoading:
-    def test_layer_is_needed_for_an_mllm(self, tiny_mllm: GetModel) -> None:
-        with pytest.raises(LayerError, match=r"pass layer=1\.\.6.*reads layer 24 of 28"):
-            VideoEncoder(tiny_mllm("video_llama_3"))
+    def test_default_layer_of_an_mllm_is_at_the_share_of_the_paper(self, tiny_mllm: GetModel) -> None:
+        with pytest.warns(LayerChosen, match=r"block 5 of 6 .*24 of 28.*--layer auto"):
+            assert VideoEncoder(tiny_mllm("video_llama_3")).layer == 5
 
     @pytest.mark.parametrize("layer", [0, 7, -3])
     def test_unknown_layer(self, tiny_mllm: GetModel, layer: int) -> None:

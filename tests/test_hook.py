@@ -28,7 +28,7 @@ from vidembed import VideoEncoder, VideoReranker, build
 from vidembed import registry as hook
 from vidembed import registry as models
 from vidembed.analysis.layers import check_mllm as analyze_layers_of
-from vidembed.errors import BackboneError, LayerError
+from vidembed.errors import BackboneError, LayerChosen
 from vidembed.shapes import ClipRecord, write_clips
 
 
@@ -167,9 +167,9 @@ class TestKinds:
             opener(name)
 
     @pytest.mark.parametrize("opener", [SentenceTransformer, VideoEncoder])
-    def test_an_mllm_has_no_layer_chosen(self, opener: Callable[[str], Any]) -> None:
-        with pytest.raises(LayerError, match=r"pass layer=1\.\.10 to VideoEncoder or vidembed.build"):
-            opener("vidembed/shapes-mllm")
+    def test_layer_of_an_mllm_is_the_default(self, opener: Callable[[str], Any]) -> None:
+        with pytest.warns(LayerChosen, match="block 9 of 10"):
+            assert opener("vidembed/shapes-mllm").layer == 9
 
 
 def placed(where: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:

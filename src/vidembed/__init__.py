@@ -14,6 +14,7 @@ from vidembed import registry as _hook
 if TYPE_CHECKING:
     from vidembed.analysis import analyze_layers
     from vidembed.building import build
+    from vidembed.check import ModelCheck, check_model
     from vidembed.encoder import EncodedItem, VideoEncoder
     from vidembed.registry import model_names, model_path
     from vidembed.reranker import VideoReranker
@@ -26,6 +27,7 @@ __all__ = [
     "Clip",
     "DecodeLimits",
     "EncodedItem",
+    "ModelCheck",
     "Sampling",
     "VideoEncoder",
     "VideoError",
@@ -35,6 +37,7 @@ __all__ = [
     "VisualTokenCache",
     "analyze_layers",
     "build",
+    "check_model",
     "load_video",
     "model_names",
     "model_path",
@@ -44,6 +47,7 @@ __all__ = [
 _MODULES = {
     "vidembed.analysis": ("analyze_layers",),
     "vidembed.building": ("build",),
+    "vidembed.check": ("ModelCheck", "check_model"),
     "vidembed.encoder": ("EncodedItem", "VideoEncoder"),
     "vidembed.reranker": ("VideoReranker",),
     "vidembed.visual_cache": ("VisualTokenCache",),

@@ -106,7 +106,8 @@ class PrefixSharingCrossEncoder(VideoModel, CrossEncoder):
     def parts(self) -> Parts:
         """The parts of the model, found again where model or head is another since; BackboneError without a head."""
         model, known = self._transformer.model, self._parts
-        if known is None or known.base is not model.base_model or known.head is not model.get_output_embeddings():
+        head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+        if known is None or known.base is not model.base_model or known.head is not head:
             known = find_parts(model)
             if known.head is None:
                 raise BackboneError("the reranker needs the language model head, which this checkpoint does not hold.")

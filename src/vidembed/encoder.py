@@ -17,14 +17,15 @@ from sentence_transformers.util import batch_to_device, truncate_embeddings
 from torch import nn
 from tqdm.auto import tqdm
 
-from vidembed.backbone.architectures import PUBLISHED_LAYERS, Parts, find_parts
-from vidembed.backbone.cut import as_transformer_module, cut
+from vidembed import proof
+from vidembed.backbone.architectures import Parts, find_parts
+from vidembed.backbone.cut import as_transformer_module, cut, default_layer
 from vidembed.backbone.load import Backbone, Features
 from vidembed.backbone.sharing import add_user
 from vidembed.backbone.templates import ZERO_SHOT_PREFIX, eol_template
 from vidembed.card import TAGS, TRAINED_TAG, encoder_usage, model_card, shown_name, updated, write_with_usage
 from vidembed.checkpoint import FILE_NAME, CheckpointConfig, merged, put_adapter
-from vidembed.errors import BackboneError, InputError, LayerError
+from vidembed.errors import BackboneError, InputError, LayerChosen, LayerError, warn
 from vidembed.inputs import Input, Prepared, collate, is_text, kind_of, load_input, name_of
 from vidembed.pipeline import (
     Failed,
@@ -40,7 +41,6 @@ from vidembed.pipeline import (
     wants_bar,
     weights_digest,
 )
-from vidembed.proof import can_join
 from vidembed.registry import portable_name
 from vidembed.video import Sampling, VideoError, VideoFrames
 
@@ -95,8 +95,9 @@ class VideoEncoder(VideoModel, SentenceTransformer):
         model_name_or_path: A vidembed checkpoint (any SentenceTransformer that takes video), or a video MLLM of a
             supported architecture, which is cut on the fly without copying weights. Names ``vidembed/...`` resolve to
             bundled and locally built models first.
-        layer: Which decoder block to read, 1-based, or -1 for the last with its trained final norm. Needed for an
-            MLLM; of a checkpoint it is known, and another value is refused.
+        layer: Which decoder block to read, 1-based, or -1 for the last with its trained final norm. Default for an
+            MLLM: the block at 24/28 of the depth, as in the paper (section 4), which is logged. Of a checkpoint it is
+            known, and another value is refused.
         prefix: For an MLLM only: a line before the content of the prompt. "zero-shot" is what the paper puts there for
             models as they are (`vidembed.backbone.ZERO_SHOT_PREFIX`); None is nothing; other text stands for itself.
         sampling: The frame grid; default what the checkpoint says, else ``Sampling()`` (2 frames per second, at most
@@ -109,7 +110,7 @@ class VideoEncoder(VideoModel, SentenceTransformer):
         **kwargs: Everything `SentenceTransformer` takes (``device``, ``model_kwargs``, ``truncate_dim``, ...).
 
     Raises:
-        LayerError: `layer` is missing, not a block of the model, or not that of the checkpoint.
+        LayerError: `layer` is not a block of the model, or not that of the checkpoint.
         UnsupportedBackboneError: The model is no supported video model.
         BackboneError: The processor is missing, or the dtype unknown.
 
@@ -170,11 +171,13 @@ class VideoEncoder(VideoModel, SentenceTransformer):
         if recipe is not None:
             layer, prefix = recipe.layer, recipe.prefix
         if layer is None:
-            known = PUBLISHED_LAYERS.get(parts.model_type)
-            hint = f" VidVec reads layer {known[1]} of {known[0]} of the 7B model of this kind." if known else ""
-            raise LayerError(
-                f"{backbone.name} is a multimodal language model, not a checkpoint: pass layer=1..{parts.depth} to "
-                f"VideoEncoder or vidembed.build, or -1 for the last block with its trained final norm.{hint}"
+            layer = default_layer(backbone.model, name=backbone.name)
+            warn(
+                LayerChosen(
+                    f"{backbone.name}: no layer is given, so block {layer} of {parts.depth} is read, the share of the "
+                    "depth that the paper reads without training (24 of 28). `vidembed build --layer auto` chooses one "
+                    "on your own captioned videos."
+                )
             )
         view = self._own(cut(backbone.model, layer, name=backbone.name), backbone)
         if recipe is not None and recipe.recipe is not None and recipe.recipe.adapter and self.recipe is not None:
@@ -424,7 +427,7 @@ class VideoEncoder(VideoModel, SentenceTransformer):
             return {}
         if not all(is_text(item) for item in inputs):
             rows = [self._prepare(index, item, prompt=prompt, **kwargs) for index, item in enumerate(inputs)]
-            if len(rows) > 1 and any(row.has_media for row in rows) and not self._joins():
+            if len(rows) > 1 and any(row.has_media for row in rows) and not self.can_join():
                 raise ValueError(
                     f"inputs: got {len(rows)} with videos or images in one batch, and those of this model "
                     f"({type(self.processor).__name__}) cannot be joined. Give them one at a time, as encode does."
@@ -435,7 +438,7 @@ class VideoEncoder(VideoModel, SentenceTransformer):
         names = None if uncut else [f"inputs[{index}] {name_of(item)}" for index, item in enumerate(inputs)]
         return self._features([load_input(item, self.sampling)[0] for item in inputs], names, prompt=prompt, **kwargs)
 
-    def _joins(self) -> bool:
+    def can_join(self) -> bool:
         """Whether prompts with media can be joined into one batch; tried once on the processor."""
 
         def prepare(videos: list[VideoFrames]) -> Features:
@@ -443,7 +446,7 @@ class VideoEncoder(VideoModel, SentenceTransformer):
             return self._features([item for item, _ in loaded], None, [one for _, meta in loaded for one in meta])
 
         model, pad_token_id = self._transformer.model, self.tokenizer.pad_token_id or 0
-        return can_join(model, prepare, pad_token_id=pad_token_id)
+        return proof.can_join(model, prepare, pad_token_id=pad_token_id)
 
     def _inference(  # type: ignore[override]
         self, inputs: list[Input], *, output_value: str | None, truncate_dim: int | None, **options: Any
@@ -489,7 +492,7 @@ class VideoEncoder(VideoModel, SentenceTransformer):
         embed = HalvingRunner(functools.partial(self._embed_batch, output_value=output_value, task=task, **readout))
         with tqdm(total=total, desc="Encoding", unit="input", disable=not show_progress_bar) as bar:
             most = self.max_batch_tokens
-            for batch in token_batches(prepared, max_items=batch_size, max_tokens=most, joins=self._joins):
+            for batch in token_batches(prepared, max_items=batch_size, max_tokens=most, joins=self.can_join):
                 values = iter(embed([item for item in batch if isinstance(item, Prepared)]))
                 results: list[Result | Failed] = [item if isinstance(item, Failed) else next(values) for item in batch]
                 if output_value == "sentence_embedding":

@@ -97,6 +97,10 @@ class VideoTruncated(UserWarning):
     """A video ends more than one second before the duration it declares: what is missing was not embedded."""
 
 
+class LayerChosen(UserWarning):
+    """No layer was given for a video MLLM: the default was chosen."""
+
+
 def warn(warning: Warning) -> None:
     """Warn at the line outside of `_INNER` that led to the call; or keep the warning where `kept_warnings` is set."""
     if (kept := kept_warnings.get()) is not None:

@@ -276,7 +276,7 @@ class VideoModel(BaseModel):
         text = asked.get("text", {})
         process: Callable[..., Features] = functools.partial(super().preprocess, **kwargs, prompt=prompt)
         uncut = {**asked, "video": video, "text": {**text, "truncation": False, "max_length": None}}
-        with _PROCESSOR_LOCK:
+        with _PROCESSOR_LOCK, _no_grid(self._transformer.processor.video_processor):
             if all(isinstance(item, dict) and set(item) == {"text"} for item in items):
                 features = process(items, processing_kwargs={**asked, "video": video})
                 longest = int(features["attention_mask"].sum(1).max())
@@ -291,8 +291,7 @@ class VideoModel(BaseModel):
                             "of the text. Set it higher."
                         )
             else:  # cut, it would lose the end of its prompt, where it is read: that end is kept for texts only
-                with _no_grid(self._transformer.processor.video_processor):
-                    features = process(items, processing_kwargs=uncut)
+                features = process(items, processing_kwargs=uncut)
         for name, tokens in zip(names or (), features["attention_mask"].sum(1).tolist(), strict=names is not None):
             check_context(self._transformer.config, tokens, name)
         return dict(features)

@@ -191,7 +191,8 @@ def rendered(processor: ProcessorMixin, prompt: str | None, *content: dict[str, 
     if prompt:
         messages.insert(0, {"role": "system", "content": [{"type": "text", "text": prompt}]})
     # named, since smolvlm takes another one for a message with a video
-    return str(processor.apply_chat_template(messages, tokenize=False, chat_template=processor.chat_template))
+    apply_chat_template: Any = processor.apply_chat_template  # its types say less than it takes
+    return str(apply_chat_template(messages, tokenize=False, chat_template=processor.chat_template))
 
 
 @dataclass(frozen=True)

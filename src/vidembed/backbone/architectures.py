@@ -5,18 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import transformers
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
-from transformers.models.auto.video_processing_auto import VIDEO_PROCESSOR_MAPPING_NAMES
+from transformers.models.auto.video_processing_auto import VIDEO_PROCESSOR_MAPPING_NAMES  # type: ignore[attr-defined]
 
 from vidembed.errors import LayerError, UnsupportedBackboneError
-
-# depth and layer that the paper reads without training (section 4), by model type
-PUBLISHED_LAYERS: dict[str, tuple[int, int]] = {"video_llama_3": (28, 24)}
 
 # model types of remote-code checkpoints, and the native type that `vidembed.backbone.load` turns them into
 REMOTE_CODE_TYPES: dict[str, str] = {"videollama3_qwen2": "video_llama_3"}
@@ -89,11 +87,11 @@ def find_parts(model: nn.Module, *, name: str | None = None) -> Parts:
             f"{name}: got a {type(model).__name__}, which is no model of transformers. Load it with transformers' own "
             "classes."
         )
-    base, decoder = model.base_model, model.get_decoder()
-    assert isinstance(base, PreTrainedModel)  # noqa: S101 - `base_model` is typed as any module
+    untyped: Any = model  # some of its methods have no types
+    base, decoder = untyped.base_model, untyped.get_decoder()
     paths = [path for path, module in base.named_modules() if module is decoder and path]
     depth = getattr(model.config.get_text_config(), "num_hidden_layers", None)
-    width = model.get_input_embeddings().weight.shape[-1]
+    width = untyped.get_input_embeddings().weight.shape[-1]
     children = dict(decoder.named_children())
     stacks = [key for key, child in children.items() if isinstance(child, nn.ModuleList) and len(child) == depth]
     norms = [key for key, child in children.items() if _is_norm(child, width)]
@@ -105,7 +103,7 @@ def find_parts(model: nn.Module, *, name: str | None = None) -> Parts:
         )
     blocks = decoder.get_submodule(stacks[0])
     assert isinstance(blocks, nn.ModuleList)  # noqa: S101 - looked for above
-    head = None if base is model else model.get_output_embeddings()
+    head = None if base is model else untyped.get_output_embeddings()
     return Parts(model, base, decoder, paths[0], blocks, stacks[0], children[norms[0]], norms[0], head)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import json
 import tempfile
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 import torch
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 M = TypeVar("M", bound=nn.Module)
 
+DEFAULT_SHARE = 24 / 28  # of the depth: what VidVec reads of VideoLLaMA3-7B without training (section 4)
 _OWN_REGISTRIES = ("_parameters", "_buffers", "_modules", "_forward_hooks", "_forward_pre_hooks")
 _SET_BY_LOADING = ("hf_quantizer", "quantization_method", "is_quantized", "_hf_peft_config_loaded", "peft_config")
 
@@ -52,7 +54,19 @@ def cut(model: nn.Module, layer: int, *, name: str | None = None) -> PreTrainedM
     vars(view).update({key: value for key, value in vars(parts.base).items() if key in _SET_BY_LOADING})
     if layer != -1:
         setattr(view.get_submodule(parts.decoder_name), parts.norm_name, _unit_norm(parts.norm, name=name))
-    return view.train(parts.base.training)
+    view.train(parts.base.training)
+    return view
+
+
+def default_layer(model: nn.Module, *, name: str | None = None) -> int:
+    """The block at `DEFAULT_SHARE` of the depth, rounded, or the next one before it at which the model can be cut."""
+    name = name or type(model).__name__
+    parts = find_parts(model, name=name)
+    for layer in range(round(parts.depth * DEFAULT_SHARE), 0, -1):
+        with suppress(LayerError):
+            _cut_config(parts, layer, name=name)
+            return layer
+    return -1
 
 
 def _cut_config(parts: Parts, blocks: int, *, name: str) -> PretrainedConfig:

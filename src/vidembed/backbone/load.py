@@ -148,8 +148,10 @@ def load_backbone(
 
 
 def _load_model(name: str, model_class: Any, config: PretrainedConfig, options: dict[str, Any]) -> PreTrainedModel:
-    model: PreTrainedModel
-    model, info = model_class.from_pretrained(name, config=config, output_loading_info=True, **options)
+    loaded: tuple[PreTrainedModel, Any] = model_class.from_pretrained(
+        name, config=config, output_loading_info=True, **options
+    )
+    model, info = loaded
     missing = sorted(info["missing_keys"])
     if missing == ["lm_head.weight"]:
         raise BackboneError(

@@ -12,7 +12,7 @@ import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from torch import nn
@@ -248,7 +248,8 @@ def _read_pack(parts: Parts, prefix: VideoPrefix, suffixes: list[Sequence[int]])
     positions = (prefix.next_position + within)[None]  # (1, T)
     inputs = {"inputs_embeds": embeddings, "attention_mask": mask, "position_ids": _of_dims(positions, prefix)}
     if prefix.tokens:
-        cache = Cache(layers=[_FrozenLayer(layer.keys, layer.values) for layer in prefix.cache.layers])
+        layers: Any = prefix.cache.layers  # with keys and values, where rows can be packed
+        cache = Cache(layers=[_FrozenLayer(layer.keys, layer.values) for layer in layers])
         inputs |= {**_as_argument(parts.decoder, cache), "use_cache": True}
     output = parts.decoder(**inputs)
     last: torch.Tensor = output.last_hidden_state[0, starts + lengths - 1]  # (N, D)
@@ -268,7 +269,8 @@ def _read_copies(parts: Parts, prefix: VideoPrefix, suffixes: list[Sequence[int]
     positions = (prefix.next_position + torch.arange(max(lengths), device=device)).expand(len(rows), -1)  # (N, T)
     cache = copy.deepcopy(prefix.cache)
     if prefix.tokens:
-        cache.reorder_cache(torch.zeros(len(rows), dtype=torch.long, device=device))
+        first = torch.zeros(len(rows), dtype=torch.long, device=device)
+        cache.reorder_cache(cast("torch.LongTensor", first))
     inputs = {"input_ids": torch.tensor(rows, device=device), "position_ids": _of_dims(positions, prefix)}
     hidden = parts.decoder(**inputs, **_as_argument(parts.decoder, cache), use_cache=True).last_hidden_state
     ends = torch.tensor(lengths, device=device) - 1  # (N,)

@@ -89,12 +89,17 @@ def _message_format(processor: ProcessorMixin, *, name: str) -> dict[str, str]:
     return {**values, "FOOTER": _with_thought_closed(footer, name=name)}
 
 
+def open_thought(prompt: str) -> str | None:
+    """The tag of a thought that a prompt opens and does not close, or None."""
+    tags = _THOUGHT_TAG.findall(prompt)
+    return None if not tags or _CLOSING.search(tags[-1]) else str(tags[-1])
+
+
 def _with_thought_closed(footer: str, *, name: str) -> str:
     """Close the thought that a generation prompt leaves open, as the non-thinking prompts of Qwen and GLM do."""
-    tags = list(_THOUGHT_TAG.finditer(footer))
-    if not tags or _CLOSING.search(tags[-1][0]):
+    opening = open_thought(footer)
+    if opening is None:
         return footer
-    opening = tags[-1][0]
     closing = re.sub("begin|start", "end", opening, flags=re.IGNORECASE)
     if opening.isupper():
         closing = closing.upper()
@@ -107,7 +112,7 @@ def _with_thought_closed(footer: str, *, name: str) -> str:
             "closes it (chat_template.jinja)."
         )
     # Qwen writes two line breaks into the empty thought and two after it; GLM writes none
-    return f"{footer}\n{closing}\n\n" if "\n" in footer[tags[-1].end() :] else footer + closing
+    return f"{footer}\n{closing}\n\n" if "\n" in footer.rpartition(opening)[2] else footer + closing
 
 
 def eol_template(processor: ProcessorMixin, *, prefix: str | None = None, name: str = "the model") -> str:

@@ -29,6 +29,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "serve": serve.command,
     "info": index.info_command,
     "build": model.build_command,
+    "check": model.check_command,
     "layers": model.layers_command,
     "train": model.train_command,
     "calibrate": model.calibrate_command,

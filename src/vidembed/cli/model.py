@@ -63,6 +63,36 @@ def build_command(
     typer.echo(str(written))
 
 
+def check_command(
+    *,
+    model: Annotated[str, Argument(help="Video MLLM, or a checkpoint of one: a folder or a name.")],
+    layer: Annotated[
+        int | None, Option(help="Decoder layer to read, from 1; -1 is the last. Default: the checkpoint's, or 24/28.")
+    ] = None,
+    prefix: Annotated[bool, Option(help="Put the paper's zero-shot line before each prompt.")] = True,
+    device: cli.Device = None,
+    dtype: cli.Dtype = None,
+    as_json: Annotated[bool, Option("--json", help="Write the result to stdout as JSON, and nothing else.")] = False,
+) -> None:
+    """Prove on your own model what vidembed relies on; exits with 1 if anything fails."""
+    from vidembed.check import check_model
+
+    how: dict[str, Any] = {"device": device, "model_kwargs": {"dtype": dtype or "auto"}}
+    with cli.misuse_of(OSError):  # no such model
+        found = check_model(model, layer=layer, prefix="zero-shot" if prefix else None, **how)
+    if as_json:
+        cli.print_json(found.to_dict())
+    else:
+        rows = [
+            [each.status, each.name, each.detail, f"{each.seconds:.1f}", f"{each.peak_mib:,.0f}"]
+            for each in found.items
+        ]
+        cli.print_table(["", "check", "found", "s", "peak MiB"], rows, title=found.model)
+        cli.say("; ".join(f"{what}: {'works' if works else 'does not work'}" for what, works in found.works.items()))
+    if not found.passed:
+        raise typer.Exit(cli.NOTHING_DONE)
+
+
 def train_command(
     *,
     model: Annotated[str, Option(help="Video MLLM, or a vidembed checkpoint to go on from: a folder or a name.")],

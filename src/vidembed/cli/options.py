@@ -116,8 +116,8 @@ class PlainFormatter(logging.Formatter):
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
-    """Show what a video lacks as a message; the line of code that found it helps nobody here."""
-    if issubclass(category, errors.VideoTruncated):
+    """Show our own warnings as a message; the line of code that led to them helps nobody here."""
+    if issubclass(category, (errors.VideoTruncated, errors.LayerChosen)):
         say(f"Warning: {message}")
     else:
         _show_in_python(message, category, *place, **more)
