@@ -18,6 +18,7 @@ from vidembed.cli import options as cli
 from vidembed.text import write_atomically
 
 if TYPE_CHECKING:
+    from vidembed.encoder import VideoEncoder
     from vidembed.evaluation.benchmark import Benchmark
     from vidembed.evaluation.mteb import TaskRun
     from vidembed.evaluation.result import EvaluationResult
@@ -143,17 +144,23 @@ def evaluate_command(
         measured_on, fitted_on = asked.read(out, stack)
         from vidembed.evaluation.embedder import ModelName, load_encoder
         from vidembed.evaluation.run import evaluate
-        from vidembed.index.search import load_reranker
+        from vidembed.index.search import load_reranker, load_stages
 
-        encoder = load_encoder(ModelName(model, layer), device=device, dtype=dtype)
-        head = None
-        if rerank is not None:
-            head = load_reranker(reranker, encoder, model=model, mode=score, calibration=calibration, device=device)
-            if dtype is not None and encoder.backbone is None:
+        def load() -> VideoEncoder:
+            return load_encoder(ModelName(model, layer), device=device, dtype=dtype)
+
+        encoder, head = None, None
+        same = {"model": model, "mode": score, "calibration": calibration, "device": device}
+        if rerank is not None and dtype is None:
+            encoder, head = load_stages(load, reranker, layer=layer, **same)
+        elif rerank is not None:
+            encoder = load()
+            head = load_reranker(reranker, encoder, **same)
+            if encoder.backbone is None:
                 head.to(encoder.dtype)
         how = {name: given[name] for name in ("out", "on_error", "batch_size", "seed")} | {"validation": fitted_on}
         how |= {"reranker": head, "reranker_name": reranker or "", "k": rerank, "show_progress_bar": True}
-        result = evaluate(measured_on, encoder, model_name=model, temperatures=temperatures, **how)
+        result = evaluate(measured_on, encoder or load(), model_name=model, temperatures=temperatures, **how)
     if out is not None:
         cli.say(f"Wrote {out / 'result.json'}, {out / 'report.md'} and {out / 'report.html'}")
     if as_json:
@@ -268,7 +275,7 @@ def compare_command(
                 slug = re.sub(r"[^A-Za-z0-9._-]+", "-", str(name))[-80:].strip(".-") or "model"
                 how["out"] = None if out is None else out / f"{number}-{slug}"
                 encoder = load_any(name, device=device, dtype=dtype)
-                found.append(evaluate(measured_on, encoder, model_name=str(name), show_progress_bar=True, **how))
+                found.append(evaluate(measured_on, encoder or load(), model_name=str(name), show_progress_bar=True, **how))
                 del encoder
                 gc.collect()
     comparison = compare(found, seed=seed)

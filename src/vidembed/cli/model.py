@@ -35,16 +35,19 @@ def build_command(
     ],
     pairs: Annotated[Path | None, Option(help="For --layer auto: captioned videos, a .jsonl or .csv file.")] = None,
     videos: cli.PairVideos = None,
-    out: Annotated[Path | None, Option(help="Folder to write the checkpoint to.")] = None,
+    out: Annotated[Path | None, Option(help="Folder to write.")] = None,
     name: Annotated[
         str | None, Option(help="Name in the model store, instead of --out; it loads as vidembed/NAME.")
     ] = None,
     prefix: Annotated[bool, Option(help="Put the paper's zero-shot line before each prompt.")] = True,
     dtype: cli.Dtype = None,
     device: Annotated[str | None, Option(help="Torch device for the check, such as cuda.")] = None,
+    standalone: Annotated[
+        bool, Option("--standalone", help="Write the weights up to the layer too, for use without vidembed.")
+    ] = False,
     overwrite: cli.Overwrite = False,
 ) -> None:
-    """Make a search model of a video MLLM: a plain sentence-transformers checkpoint, checked before it is written."""
+    """Make a search model of a video MLLM: some KB that name it and the layer, checked before they are written."""
     given = locals()  # all options by their names
     if (out is None) == (name is None):
         raise ValueError("out: give --out DIR or --name NAME, one of them")
@@ -53,7 +56,8 @@ def build_command(
     from vidembed.building import build
 
     with cli.misuse_of(OSError):  # no such model, or --out is taken
-        same = {each: given[each] for each in ("pairs", "videos", "out", "name", "dtype", "device", "overwrite")}
+        names = ("pairs", "videos", "out", "name", "dtype", "device", "standalone", "overwrite")
+        same = {each: given[each] for each in names}
         same |= {"layer": layer if layer == "auto" else int(layer), "prefix": "zero-shot" if prefix else None}
         written = build(mllm, **same)
     typer.echo(str(written))
@@ -291,9 +295,11 @@ def calibrate_command(
         report = reranker.calibrate(asked, [bool(row.label) for row in rows], show_progress_bar=True)
     else:
         from vidembed.evaluation.two_stage import first_stage_candidates
-        from vidembed.index.table import load_model
+        from vidembed.index.search import encoder_beside
+        from vidembed.index.table import ModelOptions
 
-        first = load_model(encoder, layer=layer, device=device)
+        asked = ModelOptions(encoder, layer, device=device)
+        first = encoder_beside(reranker, asked.load, model=encoder, layer=layer)
         found = first_stage_candidates(first, rows, k=candidates)
         if found.missed:
             cli.say(f"{found.missed} captions do not have their video among the first {candidates} hits.")

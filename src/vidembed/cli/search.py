@@ -65,7 +65,7 @@ def command(
 ) -> None:
     """Search an index in words; with --rerank, look at the best hits once more."""
     from vidembed.index import Condition, Filter, SearchOptions, VideoIndex, search, search_many
-    from vidembed.index.search import load_reranker
+    from vidembed.index.search import load_stages
 
     quantized = one_name(quantized, compact)
     words = words_of(query, queries, k)  # what is cheap to find wrong comes before the model is loaded
@@ -90,14 +90,17 @@ def command(
     index = VideoIndex.open(folder)
     check_index(index, options)
     asked = index.meta.model_options(model, device=device)
-    encoder = asked.load()
+    if rerank is None:
+        encoder, head = asked.load(), None
+    else:
+        files = {"calibration": calibration, "visual_cache": visual_cache}
+        same = {"model": asked.name, "layer": asked.layer, "sampling": asked.sampling, "mode": score, "device": device}
+        encoder, head = load_stages(asked.load, reranker, **same, **files)
     if queries is None:
         results = [search(index, encoder, words[0], name=asked.name, **options)]
     else:
         results = search_many(index, encoder, words, name=asked.name, **options)
-    if rerank is not None:
-        files = {"calibration": calibration, "visual_cache": visual_cache}
-        head = load_reranker(reranker, encoder, model=asked.name, mode=score, device=device, **files)
+    if rerank is not None and head is not None:
         for hits, each in zip(results, words, strict=True):
             again = look_again(hits, head, each, rerank, context=rerank_around, fingerprint=encoder.fingerprint)
             hits[:] = again[:k]

@@ -73,7 +73,7 @@ def command(
     given = locals()  # all options by their names
     require("serve", "fastapi", "uvicorn", "python_multipart", "prometheus_client", purpose="serving")
     from vidembed.index import VideoIndex
-    from vidembed.index.search import load_reranker
+    from vidembed.index.search import load_stages
     from vidembed.index.table import ModelOptions
     from vidembed.serve import Engine, Limits
     from vidembed.serve.security import check_api_key, check_origins
@@ -97,13 +97,13 @@ def command(
         index = None if folder is None else VideoIndex.open(folder)
         plain = ModelOptions(model or "", device=device)
         asked = plain if index is None else index.meta.model_options(model, device=device)
-        encoder = asked.load()
-        head = None
+        encoder, head = None, None
         if with_reranker:
             files = {"calibration": calibration, "visual_cache": visual_cache}
-            head = load_reranker(reranker, encoder, model=asked.name, device=device, **files)
+            same = {"model": asked.name, "layer": asked.layer, "sampling": asked.sampling, "device": device}
+            encoder, head = load_stages(asked.load, reranker, **same, **files)
         engine = Engine(
-            encoder,
+            encoder or asked.load(),
             model=_public_name(asked.name),
             aliases=alias or (),
             reranker=head,
