@@ -371,7 +371,7 @@ class PrefixSharingCrossEncoder(VideoModel, CrossEncoder):
 
     def _why_apart(self, encoder: VideoEncoder, prompt: str | None) -> str | None:
         """Why one prefill cannot serve both, or None if it can."""
-        if encoder.backbone is None or self.backbone is None or encoder.backbone.model is not self.backbone.model:
+        if not encoder.is_on_weights_of(self):
             return "encoder: it has other weights than this reranker; make it with reranker.encoder(layer=...)."
         if encoder.sampling != self.sampling:
             return f"encoder: its frame grid is {encoder.sampling}, and the reranker's {self.sampling}."

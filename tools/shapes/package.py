@@ -48,7 +48,7 @@ def package_embedder(layer: int, out: Path = EMBEDDER) -> Path:
         layer: Decoder block to read.
         out: The folder; replaced if it exists.
     """
-    build(CHECKPOINT, layer=layer, prefix=None, out=out, overwrite=True, device="cpu")
+    build(CHECKPOINT, layer=layer, prefix=None, out=out, standalone=True, overwrite=True, device="cpu")
     _halve(out / "model.safetensors")
     return out
 

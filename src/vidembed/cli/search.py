@@ -78,7 +78,7 @@ def command(
 ) -> None:
     """Search an index in words; with --rerank, look at the best hits once more."""
     from vidembed.index import Condition, Filter, SearchOptions, VideoIndex
-    from vidembed.index.search import load_reranker
+    from vidembed.index.search import load_stages
 
     quantized = one_name(quantized, compact)
     words = words_of(query, queries)  # what is cheap to find wrong comes before the model is loaded
@@ -121,10 +121,13 @@ def command(
         index = VideoIndex.open(folder)
         check_index(index, options)
         name = model or index.meta.model
-        encoder = index.meta.load_encoder(model, model_options)
+        load = partial(index.meta.load_encoder, model, model_options)
         look = None
-        if rerank is not None:
-            head = load_reranker(reranker, encoder, model=name, mode=score, options=model_options, **files)
+        if rerank is None:
+            encoder = load()
+        else:
+            same = {"layer": index.meta.layer, "sampling": index.meta.sampling, "options": model_options}
+            encoder, head = load_stages(load, reranker, model=name, mode=score, **same, **files)
             look = partial(look_again, head=head, k=rerank, context=rerank_around, fingerprint=encoder.fingerprint)
         ask = partial(search_index, index, encoder, options, look, name=name)
     lines = queries is not None or (as_json and words is None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import socket
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -75,7 +76,7 @@ def command(
     require("serve", "fastapi", "uvicorn", "python_multipart", "prometheus_client", purpose="serving")
     from vidembed.encoder import load_encoder
     from vidembed.index import VideoIndex
-    from vidembed.index.search import load_reranker
+    from vidembed.index.search import load_stages
     from vidembed.serve import Engine, Limits
     from vidembed.serve.security import check_api_key, check_origins
 
@@ -97,14 +98,16 @@ def command(
     with _listen(host, port) as listening:  # before the model is loaded, which takes a while
         index = None if folder is None else VideoIndex.open(folder)
         name = model or (index.meta.model if index else "")
-        if index is None:
-            encoder = load_encoder(name, options=model_options)
-        else:
-            encoder = index.meta.load_encoder(name, model_options)
+        load = partial(load_encoder, name, options=model_options)
+        if index is not None:
+            load = partial(index.meta.load_encoder, name, model_options)
         head = None
         if with_reranker:
             files = {"calibration": calibration, "visual_cache": visual_cache}
-            head = load_reranker(reranker, encoder, model=name, options=model_options, **files)
+            same = {"layer": index and index.meta.layer, "sampling": index and index.meta.sampling}
+            encoder, head = load_stages(load, reranker, model=name, options=model_options, **same, **files)
+        else:
+            encoder = load()
         engine = Engine(
             encoder,
             model=_public_name(name),

@@ -1,0 +1,170 @@
+"""One copy of a model's weights in a process, whoever asks for them, and what keeps its users apart.
+
+A model that is loaded is never run as it is: each user gets modules of its own (`own_modules`), whose parameters are
+its own too and lie on the same memory. So a user that is moved, cast, trained or given an adapter leaves the others
+alone, and memory is copied at that moment only, for what changes.
+"""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections.abc import Callable, Hashable, Mapping
+from typing import TypeAlias, TypeVar
+from weakref import WeakKeyDictionary, WeakSet, WeakValueDictionary
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+M = TypeVar("M", bound=nn.Module)
+Links: TypeAlias = "list[tuple[nn.Parameter, nn.Parameter]]"
+"""A user's parameters, each with that of the loaded model whose memory and values it has."""
+
+WEIGHT_SAMPLES = 64  # values per tensor: enough to tell any two trained or merged models apart, cheap at 7B parameters
+
+_lock = threading.RLock()
+_loaded: WeakValueDictionary[Hashable, PreTrainedModel] = WeakValueDictionary()
+_states: WeakKeyDictionary[nn.Module, object] = WeakKeyDictionary()  # of a loaded model's weights, as they were loaded
+_users: WeakKeyDictionary[nn.Module, WeakSet[nn.Module]] = WeakKeyDictionary()
+
+
+def load_once(key: Hashable, load: Callable[[], PreTrainedModel]) -> PreTrainedModel:
+    """The model that was loaded under this key and is still in use with the weights that it had then, else a new one.
+
+    Threads that ask at once wait for the one that loads. Nothing here keeps a model in memory.
+    """
+    with _lock:
+        model = _loaded.get(key)
+        if model is None or _state(model) != _states[model]:
+            model = load()
+            _loaded[key], _states[model] = model, _state(model)
+        return model
+
+
+def _state(model: nn.Module) -> object:
+    """What changes with the weights: writes through ``.data`` leave the version, small edits the sampled values."""
+    tensors = dict(model.named_parameters())
+    plain = {name: tensor for name, tensor in tensors.items() if type(tensor) is nn.Parameter and not tensor.is_meta}
+    values = sampled_values(plain)
+    return [(name, tensor.dtype, tensor._version, values.get(name)) for name, tensor in tensors.items()]  # noqa: SLF001
+
+
+@torch.no_grad()
+def sampled_values(tensors: Mapping[str, torch.Tensor]) -> dict[str, bytes]:
+    """`WEIGHT_SAMPLES` of each tensor as little-endian float32; one transfer per device, since each would wait."""
+    places: dict[tuple[int, torch.device], torch.Tensor] = {}
+    picked: dict[torch.device, dict[str, torch.Tensor]] = {}
+    for name, tensor in tensors.items():
+        if tensor.is_meta:
+            raise ValueError(f"{name}: it is on the device 'meta' and has no values. Load the weights first.")
+        key = (tensor.numel(), tensor.device)
+        if key not in places:
+            count = min(WEIGHT_SAMPLES, tensor.numel())
+            places[key] = torch.linspace(0, tensor.numel() - 1, count, dtype=torch.float64).long().to(tensor.device)
+        picked.setdefault(tensor.device, {})[name] = tensor.reshape(-1)[places[key]].float()  # (<= WEIGHT_SAMPLES,)
+    found: dict[str, bytes] = {}
+    for parts in picked.values():
+        values = torch.cat(list(parts.values())).cpu().numpy().astype("<f4")
+        ends = np.cumsum([len(part) for part in parts.values()])
+        found |= {name: part.tobytes() for name, part in zip(parts, np.split(values, ends[:-1]), strict=True)}
+    return found
+
+
+def own_modules(module: M, loaded: nn.Module, user: nn.Module) -> tuple[M, Links]:
+    """Modules of a user's own, as those of `module`, on the memory of the loaded model, and how both go together.
+
+    `module` is the loaded model or a cut of it. What it has in memory of its own stays in common.
+    """
+    known = {id(parameter) for parameter in loaded.parameters()}
+    links: Links = []
+    memo: dict[int, object] = {}
+    for parameter in module.parameters():
+        memo[id(parameter)] = parameter
+        if id(parameter) in known and type(parameter) is nn.Parameter:  # not those of a quantization library's class
+            own = nn.Parameter(parameter.detach(), requires_grad=parameter.requires_grad)
+            links.append((own, parameter))
+            memo[id(parameter)] = own
+    if getattr(getattr(loaded, "config", None), "quantization_config", None) is not None:
+        memo |= {id(buffer): buffer for buffer in module.buffers()}  # they hold the weights
+    add_user(loaded, user)
+    return copy.deepcopy(module, memo), links
+
+
+def add_user(loaded: nn.Module, user: nn.Module) -> None:
+    """Count `user` among those that a loaded model's weights serve, for as long as it lives."""
+    with _lock:
+        _users.setdefault(loaded, WeakSet()).add(user)
+
+
+def _others(loaded: nn.Module, user: nn.Module) -> list[nn.Module]:
+    with _lock:
+        return [other for other in _users.get(loaded, ()) if other is not user]
+
+
+def _links_of(user: nn.Module) -> Links:
+    links: Links = getattr(user, "links", [])
+    return links
+
+
+def before_move(loaded: nn.Module, user: nn.Module, move: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    """Take what another user has already where `move`, as of `torch.nn.Module._apply`, will put parameters of `user`.
+
+    So the second user on a GPU takes no memory there for what the first one has brought.
+    """
+    if not (others := _others(loaded, user)):
+        return
+    there: dict[int, list[nn.Parameter]] = {}
+    for other in others:
+        for own, of in _links_of(other):
+            there.setdefault(id(of), [of]).append(own)
+    goals: dict[tuple[torch.dtype, torch.device], torch.Tensor] = {}
+    for own, of in _links_of(user):
+        place = (own.dtype, own.device)
+        goal = goals.setdefault(place, move(torch.empty(0, dtype=own.dtype, device=own.device)))
+        if goal.dtype != own.dtype or goal.device == own.device:
+            continue
+        for found in there.get(id(of), [of]):
+            if (found.dtype, found.device) == (goal.dtype, goal.device):
+                own.data = found.data
+                break
+
+
+def after_move(loaded: nn.Module, user: nn.Module) -> Links:
+    """Let the loaded model follow a user that was moved or cast, if nobody needs it where it was; the links that stay.
+
+    With other users, a cast makes copies that belong to `user` alone.
+    """
+    others, kept, links = _others(loaded, user), [], _links_of(user)
+    in_use = {own.data_ptr() for other in others for own, _ in _links_of(other)}
+    present = {id(parameter) for parameter in user.parameters()}
+    links = [link for link in links if id(link[0]) in present]  # torch puts new ones in their place on a few devices
+    cast = {own.dtype for own, of in links if own.dtype != of.dtype}
+    for own, of in links:
+        if own.dtype != of.dtype and others:
+            continue
+        if own.data_ptr() != of.data_ptr() and of.data_ptr() not in in_use:
+            of.data = own.data
+        kept.append((own, of))
+    if len(cast) == 1 and not others:
+        loaded.to(dtype=cast.pop())  # what no link is of, such as the head: all of it has one dtype
+    return kept
+
+
+def before_training(loaded: nn.Module, user: nn.Module) -> Links:
+    """Give a user that will be trained memory of its own for what it trains, if others use it; the links that stay.
+
+    Alone, it trains in place. The parameters stay the same objects, which an optimizer may hold.
+    """
+    links = _links_of(user)
+    if not (others := _others(loaded, user)):
+        return links
+    plain = (parameter for other in others for parameter in other.parameters() if type(parameter) is nn.Parameter)
+    shared = {parameter.data_ptr() for parameter in plain}
+    trained: set[int] = set()
+    for parameter in user.parameters():
+        if parameter.requires_grad and type(parameter) is nn.Parameter and parameter.data_ptr() in shared:
+            parameter.data = parameter.data.clone()
+            trained.add(id(parameter))
+    return [link for link in links if id(link[0]) not in trained] if trained else links
