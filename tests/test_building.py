@@ -25,7 +25,9 @@ GetModel = Callable[[str], Path]
 
 
 def test_writes_a_plain_checkpoint(tiny_mllm: GetModel, tmp_path: Path) -> None:
-    out = build(tiny_mllm("qwen2_5_vl"), layer=3, out=tmp_path / "m", sampling=Sampling(fps=1.0, max_frames=8), standalone=True)
+    out = build(
+        tiny_mllm("qwen2_5_vl"), layer=3, out=tmp_path / "m", sampling=Sampling(fps=1.0, max_frames=8), standalone=True
+    )
     modules = json.loads((out / "modules.json").read_text())
     assert [module["type"].split(".")[0] for module in modules] == ["sentence_transformers"] * 3
     assert [module["type"].rsplit(".", 1)[1] for module in modules] == ["Transformer", "Pooling", "Normalize"]
@@ -47,7 +49,9 @@ def test_writes_a_plain_checkpoint(tiny_mllm: GetModel, tmp_path: Path) -> None:
 @pytest.mark.usefixtures("stock")
 def test_last_layer_keeps_the_trained_norm(tiny_mllm: GetModel, tmp_path: Path) -> None:
     folder = tiny_mllm("qwen2_vl")
-    trained, unit = (build(folder, layer=layer, out=tmp_path / str(layer), standalone=True) for layer in (-1, tiny.DEPTH))
+    trained, unit = (
+        build(folder, layer=layer, out=tmp_path / str(layer), standalone=True) for layer in (-1, tiny.DEPTH)
+    )
     a, b = (SentenceTransformer(str(path), device="cpu").encode("a red square") for path in (trained, unit))
     assert float(a @ b) < 0.999
     assert VideoEncoder(trained, device="cpu").layer == -1
@@ -186,7 +190,8 @@ class TestRecipe:
 
     def test_of_a_bundled_model_names_it(self, tmp_path: Path) -> None:
         config = CheckpointConfig.read(
-            build("vidembed/shapes-mllm", layer=4, prefix=None, out=tmp_path / "r", device="cpu") / "vidembed_config.json"
+            build("vidembed/shapes-mllm", layer=4, prefix=None, out=tmp_path / "r", device="cpu")
+            / "vidembed_config.json"
         )
         assert config.recipe is not None
         assert (config.recipe.mllm, config.recipe.beside) == ("vidembed/shapes-mllm", None)

@@ -141,7 +141,9 @@ def build(
                 "Nothing was written. The final norm or the position ids of this model differ from what vidembed "
                 "knows: please report it with the model's config.json."
             )
-        card = model_card(loading_name(target if out is None else out), CheckpointConfig.read(draft / FILE_NAME), cosines)
+        card = model_card(
+            loading_name(target if out is None else out), CheckpointConfig.read(draft / FILE_NAME), cosines
+        )
         Path(draft, "README.md").write_text(card + note, encoding="utf-8")
     return target
 

@@ -1,4 +1,4 @@
-"""``vidembed_config.json``: of a checkpoint with weights of its own, or of a recipe, which names a video MLLM instead."""
+"""``vidembed_config.json``: of a checkpoint with weights of its own, or of a recipe, which names a video MLLM."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Recipe:
         """What loads the MLLM, from the recipe in `folder`; BackboneError if it is a folder that is gone."""
         if self.mllm.startswith(NAMESPACE):
             found = find_model(self.mllm)
-        elif os.path.isabs(self.mllm):
+        elif Path(self.mllm).is_absolute():
             places = [Path(self.mllm), *([folder / self.beside] if self.beside else [])]
             found = next((place for place in places if place.is_dir()), None)
         else:

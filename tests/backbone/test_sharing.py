@@ -36,13 +36,13 @@ def mllm(tiny_mllm: GetModel) -> Path:
 def loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of models whose weights were read."""
     read: list[str] = []
-    real = load._load_model
+    real = load.load_weights
 
     def counted(name: str, *args: Any) -> Any:
         read.append(name)
         return real(name, *args)
 
-    monkeypatch.setattr(load, "_load_model", counted)
+    monkeypatch.setattr(load, "load_weights", counted)
     gc.collect()  # of earlier tests
     return read
 
@@ -91,7 +91,9 @@ class TestWhoShares:
         first = encoder_of(folder)
         before = vector(first)
         weights = load_file(folder / "model.safetensors")
-        save_file({name: value * 1.1 for name, value in weights.items()}, folder / "model.safetensors", {"format": "pt"})
+        save_file(
+            {name: value * 1.1 for name, value in weights.items()}, folder / "model.safetensors", {"format": "pt"}
+        )
         assert np.abs(vector(encoder_of(folder)) - before).max() > 1e-4
         assert len(loads) == 2
 

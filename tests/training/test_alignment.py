@@ -74,7 +74,9 @@ class TestResult:
 
     def test_files_are_those_of_build(self, tiny_mllm: GetModel, tmp_path: Path):
         out = quick(tiny_mllm("qwen2_5_vl"), tmp_path / "aligned")
-        built = build(tiny_mllm("qwen2_5_vl"), layer=-1, out=tmp_path / "built", prefix=None, standalone=True, device="cpu")
+        built = build(
+            tiny_mllm("qwen2_5_vl"), layer=-1, out=tmp_path / "built", prefix=None, standalone=True, device="cpu"
+        )
         for name in ("config.json", "modules.json", "sentence_bert_config.json", "chat_template.jinja"):
             assert (out / name).read_text() == (built / name).read_text(), name
         weights = [

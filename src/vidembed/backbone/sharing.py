@@ -128,11 +128,11 @@ def _links_of(user: nn.Module) -> Links:
 
 
 def _intact(links: Links) -> Links:
-    """Those of `links` that nobody has edited or replaced since: by torch's count, and by sampled values after a move."""
+    """Those of `links` that nobody has edited since: by torch's count, and by sampled values after a move."""
     moved = [link for link in links if link.own.device != link.loaded.device]
     moved = [link for link in moved if link.own._version == link.version and not link.own.is_meta]  # noqa: SLF001
-    sides = ({str(place): link[side] for place, link in enumerate(moved)} for side in (0, 1))
-    ours, theirs = (sampled_values(side) for side in sides)
+    ours = sampled_values({str(place): link.own for place, link in enumerate(moved)})
+    theirs = sampled_values({str(place): link.loaded for place, link in enumerate(moved)})
     equal = {id(link.own) for place, link in enumerate(moved) if ours[str(place)] == theirs[str(place)]}
     return [link for link in links if link.same_memory or id(link.own) in equal]
 

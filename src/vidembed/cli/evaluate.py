@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from vidembed.evaluation.mteb import TaskRun
     from vidembed.evaluation.result import EvaluationResult
     from vidembed.evaluation.two_stage import GivenTemperatures
+    from vidembed.index.search import RerankerOptions
 
 _CUTS = (1, 5, 10)
 
@@ -150,12 +151,12 @@ def evaluate_command(
             return load_encoder(ModelName(model, layer), device=device, dtype=dtype)
 
         encoder, head = None, None
-        same = {"model": model, "mode": score, "calibration": calibration, "device": device}
+        same: RerankerOptions = {"mode": score, "calibration": calibration, "device": device}
         if rerank is not None and dtype is None:
-            encoder, head = load_stages(load, reranker, layer=layer, **same)
+            encoder, head = load_stages(load, reranker, model=model, layer=layer, **same)
         elif rerank is not None:
             encoder = load()
-            head = load_reranker(reranker, encoder, **same)
+            head = load_reranker(reranker, encoder, model=model, **same)
             if encoder.backbone is None:
                 head.to(encoder.dtype)
         how = {name: given[name] for name in ("out", "on_error", "batch_size", "seed")} | {"validation": fitted_on}
@@ -275,7 +276,7 @@ def compare_command(
                 slug = re.sub(r"[^A-Za-z0-9._-]+", "-", str(name))[-80:].strip(".-") or "model"
                 how["out"] = None if out is None else out / f"{number}-{slug}"
                 encoder = load_any(name, device=device, dtype=dtype)
-                found.append(evaluate(measured_on, encoder or load(), model_name=str(name), show_progress_bar=True, **how))
+                found.append(evaluate(measured_on, encoder, model_name=str(name), show_progress_bar=True, **how))
                 del encoder
                 gc.collect()
     comparison = compare(found, seed=seed)

@@ -298,8 +298,8 @@ def calibrate_command(
         from vidembed.index.search import encoder_beside
         from vidembed.index.table import ModelOptions
 
-        asked = ModelOptions(encoder, layer, device=device)
-        first = encoder_beside(reranker, asked.load, model=encoder, layer=layer)
+        load = ModelOptions(encoder, layer, device=device).load
+        first = encoder_beside(reranker, load, model=encoder, layer=layer)
         found = first_stage_candidates(first, rows, k=candidates)
         if found.missed:
             cli.say(f"{found.missed} captions do not have their video among the first {candidates} hits.")

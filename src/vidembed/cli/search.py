@@ -13,8 +13,10 @@ from typer import Argument, Option
 from vidembed.cli import options as cli
 
 if TYPE_CHECKING:
+    from vidembed.encoder import VideoEncoder
     from vidembed.index import Hit, Hits, VideoIndex
-    from vidembed.index.search import SearchKeywords
+    from vidembed.index.search import RerankerOptions, SearchKeywords
+    from vidembed.index.table import ModelOptions
     from vidembed.reranker import VideoReranker
 
 MAX_QUERIES_BYTES = 2**24
@@ -65,7 +67,6 @@ def command(
 ) -> None:
     """Search an index in words; with --rerank, look at the best hits once more."""
     from vidembed.index import Condition, Filter, SearchOptions, VideoIndex, search, search_many
-    from vidembed.index.search import load_stages
 
     quantized = one_name(quantized, compact)
     words = words_of(query, queries, k)  # what is cheap to find wrong comes before the model is loaded
@@ -90,17 +91,13 @@ def command(
     index = VideoIndex.open(folder)
     check_index(index, options)
     asked = index.meta.model_options(model, device=device)
-    if rerank is None:
-        encoder, head = asked.load(), None
-    else:
-        files = {"calibration": calibration, "visual_cache": visual_cache}
-        same = {"model": asked.name, "layer": asked.layer, "sampling": asked.sampling, "mode": score, "device": device}
-        encoder, head = load_stages(asked.load, reranker, **same, **files)
+    how: RerankerOptions = {"calibration": calibration, "visual_cache": visual_cache, "mode": score, "device": device}
+    encoder, head = load(asked, reranker, how) if rerank is not None else (asked.load(), None)
     if queries is None:
         results = [search(index, encoder, words[0], name=asked.name, **options)]
     else:
         results = search_many(index, encoder, words, name=asked.name, **options)
-    if rerank is not None and head is not None:
+    if head is not None and rerank is not None:
         for hits, each in zip(results, words, strict=True):
             again = look_again(hits, head, each, rerank, context=rerank_around, fingerprint=encoder.fingerprint)
             hits[:] = again[:k]
@@ -115,6 +112,13 @@ def command(
         else:
             show(hits)
             explain(hits, compact=quantized)
+
+
+def load(asked: ModelOptions, reranker: str | None, how: RerankerOptions) -> tuple[VideoEncoder, VideoReranker]:
+    """Load the model of an index and a reranker, on one copy of the weights where that is possible."""
+    from vidembed.index.search import load_stages
+
+    return load_stages(asked.load, reranker, model=asked.name, layer=asked.layer, sampling=asked.sampling, **how)
 
 
 def one_name(quantized: str | None, compact: str | None) -> str | None:

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Option
 
 from vidembed.cli import options as cli
+from vidembed.cli.search import load
 from vidembed.text import require
 
 if TYPE_CHECKING:
+    from vidembed.index.search import RerankerOptions
     from vidembed.serve import Engine
 
 KEY_VARIABLE = "VIDEMBED_API_KEY"
@@ -73,7 +75,6 @@ def command(
     given = locals()  # all options by their names
     require("serve", "fastapi", "uvicorn", "python_multipart", "prometheus_client", purpose="serving")
     from vidembed.index import VideoIndex
-    from vidembed.index.search import load_stages
     from vidembed.index.table import ModelOptions
     from vidembed.serve import Engine, Limits
     from vidembed.serve.security import check_api_key, check_origins
@@ -97,13 +98,10 @@ def command(
         index = None if folder is None else VideoIndex.open(folder)
         plain = ModelOptions(model or "", device=device)
         asked = plain if index is None else index.meta.model_options(model, device=device)
-        encoder, head = None, None
-        if with_reranker:
-            files = {"calibration": calibration, "visual_cache": visual_cache}
-            same = {"model": asked.name, "layer": asked.layer, "sampling": asked.sampling, "device": device}
-            encoder, head = load_stages(asked.load, reranker, **same, **files)
+        how: RerankerOptions = {"calibration": calibration, "visual_cache": visual_cache, "device": device}
+        encoder, head = load(asked, reranker, how) if with_reranker else (asked.load(), None)
         engine = Engine(
-            encoder or asked.load(),
+            encoder,
             model=_public_name(asked.name),
             aliases=alias or (),
             reranker=head,
