@@ -1,4 +1,4 @@
-"""``vidembed_config.json``: of a checkpoint with weights of its own, or of a recipe, which names a video MLLM instead."""
+"""``vidembed_config.json``: of a checkpoint with weights of its own, or of a recipe, which names a video MLLM."""
 
 from __future__ import annotations
 

@@ -28,14 +28,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from vidembed.backbone.cut import declare_sampling, without_hooks
 from vidembed.backbone.load import Backbone, Features, check_device, check_dtype, load_backbone
 from vidembed.backbone.options import check_quantized_once, log_loaded, quantization_name
-from vidembed.backbone.sharing import (
-    Links,
-    after_move,
-    before_move,
-    before_training,
-    own_modules,
-    sampled_values,
-)
+from vidembed.backbone.sharing import Links, after_move, before_move, before_training, own_modules, sampled_values
 from vidembed.checkpoint import ADAPTER_FILES, FILE_NAME, CheckpointConfig, open_recipe
 from vidembed.errors import BackboneError, InputError, kept_warnings, warn
 from vidembed.inputs import Prepared, is_text, load_input, name_of, split_rows
@@ -128,15 +121,15 @@ class VideoModel(BaseModel):
             return False
         if any(used for model in (self, other) for used in applied_adapters(model._transformer.model).values()):  # noqa: SLF001
             return False
-        there = {id(loaded): own.data_ptr() for own, loaded in other.links}
-        same = all(there.get(id(loaded)) == own.data_ptr() for own, loaded in self.links)
+        there = {id(link.loaded): link.own.data_ptr() for link in other.links}
+        same = all(there.get(id(link.loaded)) == link.own.data_ptr() for link in self.links)
         return same and len(self.links) == self.linked
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], *args: Any, **kwargs: Any) -> Self:
         """Called by all that moves or casts a model; others on the same weights stay as they are."""
         if self.backbone is None:
             return super()._apply(fn, *args, **kwargs)
-        before_move(self.backbone.model, self, fn)
+        self.links = before_move(self.backbone.model, self, fn)
         super()._apply(fn, *args, **kwargs)
         self.links = after_move(self.backbone.model, self)
         return self

@@ -20,7 +20,7 @@ from torch import nn
 from vidembed import card
 from vidembed.backbone.cut import as_transformer_module
 from vidembed.backbone.load import Backbone
-from vidembed.backbone.sharing import add_user
+from vidembed.backbone.sharing import Link, add_user
 from vidembed.backbone.templates import match_template
 from vidembed.calibration import (
     FILE_NAME,
@@ -143,7 +143,7 @@ class VideoReranker(PrefixSharingCrossEncoder):
             processor = copy.copy(self._transformer.processor)
             processor.chat_template = config.chat_template
             self.backbone = Backbone(self._transformer.model, processor, self.source)
-            self.links = [(parameter, parameter) for parameter in self._transformer.model.parameters()]
+            self.links = [Link.of(parameter, parameter) for parameter in self._transformer.model.parameters()]
             add_user(self.backbone.model, self)
         if saved is not None:
             saved.check_made_for(self.fingerprint_fields(), name=self.source)

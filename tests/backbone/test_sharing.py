@@ -36,13 +36,13 @@ def mllm(tiny_mllm: GetModel) -> Path:
 def loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of models whose weights were read."""
     read: list[str] = []
-    real = load._load_model
+    real = load.load_weights
 
     def counted(name: str, *args: Any) -> Any:
         read.append(name)
         return real(name, *args)
 
-    monkeypatch.setattr(load, "_load_model", counted)
+    monkeypatch.setattr(load, "load_weights", counted)
     gc.collect()  # of earlier tests
     return read
 

@@ -14,8 +14,7 @@ import torch
 import transformers
 from transformers import PretrainedConfig, PreTrainedModel, ProcessorMixin, VideoLlama3Config, VideoLlama3Processor
 from transformers.models.video_llama_3.video_processing_video_llama_3 import VideoLlama3VideoProcessor
-from transformers.utils import cached_file
-from transformers.utils.hub import extract_commit_hash
+from transformers.utils.hub import cached_file, extract_commit_hash
 
 from vidembed.backbone.architectures import REMOTE_CODE_TYPES, TESTED_TYPES, conditional_class
 from vidembed.backbone.options import DTYPES
@@ -138,7 +137,7 @@ def load_backbone(
     options = {**at_commit, **model_kwargs, "use_safetensors": True}
 
     def load() -> PreTrainedModel:
-        return _load_model(name, model_class, config, options)
+        return load_weights(name, model_class, config, options)
 
     dtype = model_kwargs["dtype"]
     dtype = config.dtype if dtype == "auto" and config.dtype is not None else dtype  # which may be given by name, too
@@ -147,7 +146,8 @@ def load_backbone(
     return Backbone(load() if key is None else load_once(key, load), processor, name, folder, revision)
 
 
-def _load_model(name: str, model_class: Any, config: PretrainedConfig, options: dict[str, Any]) -> PreTrainedModel:
+def load_weights(name: str, model_class: Any, config: PretrainedConfig, options: dict[str, Any]) -> PreTrainedModel:
+    """Load a model with its head, all weights of which are in the files; BackboneError if not."""
     loaded: tuple[PreTrainedModel, Any] = model_class.from_pretrained(
         name, config=config, output_loading_info=True, **options
     )
@@ -164,7 +164,8 @@ def _load_model(name: str, model_class: Any, config: PretrainedConfig, options: 
             f"{missing[:3]}; transformers would fill them with random numbers. Is the checkpoint complete, and does "
             "its config.json belong to it?"
         )
-    return model.eval()
+    model.eval()  # type: ignore[no-untyped-call]
+    return model
 
 
 def _hashable(value: object) -> Hashable:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Callable, Hashable, Mapping
-from typing import TypeAlias, TypeVar
+from typing import NamedTuple, TypeAlias, TypeVar
 from weakref import WeakKeyDictionary, WeakSet, WeakValueDictionary
 
 import numpy as np
@@ -19,8 +19,27 @@ from torch import nn
 from transformers import PreTrainedModel
 
 M = TypeVar("M", bound=nn.Module)
-Links: TypeAlias = "list[tuple[nn.Parameter, nn.Parameter]]"
-"""A user's parameters, each with that of the loaded model whose memory and values it has."""
+
+
+class Link(NamedTuple):
+    """A user's parameter that has the values of one of the loaded model, and its memory unless it was moved."""
+
+    own: nn.Parameter
+    loaded: nn.Parameter
+    version: int  # of both, when they were linked; an edit in place of either changes it
+
+    @classmethod
+    def of(cls, own: nn.Parameter, loaded: nn.Parameter) -> Link:
+        """Link two that are equal."""
+        return cls(own, loaded, own._version)  # noqa: SLF001 - torch documents it
+
+    @property
+    def same_memory(self) -> bool:
+        """Whether there is one tensor in memory for both."""
+        return self.own.data_ptr() == self.loaded.data_ptr() and self.own.dtype == self.loaded.dtype
+
+
+Links: TypeAlias = list[Link]
 
 WEIGHT_SAMPLES = 64  # values per tensor: enough to tell any two trained or merged models apart, cheap at 7B parameters
 
@@ -84,7 +103,7 @@ def own_modules(module: M, loaded: nn.Module, user: nn.Module) -> tuple[M, Links
         memo[id(parameter)] = parameter
         if id(parameter) in known and type(parameter) is nn.Parameter:  # not those of a quantization library's class
             own = nn.Parameter(parameter.detach(), requires_grad=parameter.requires_grad)
-            links.append((own, parameter))
+            links.append(Link.of(own, parameter))
             memo[id(parameter)] = own
     if getattr(getattr(loaded, "config", None), "quantization_config", None) is not None:
         memo |= {id(buffer): buffer for buffer in module.buffers()}  # they hold the weights
@@ -108,27 +127,35 @@ def _links_of(user: nn.Module) -> Links:
     return links
 
 
-def before_move(loaded: nn.Module, user: nn.Module, move: Callable[[torch.Tensor], torch.Tensor]) -> None:
+def _intact(links: Links) -> Links:
+    """Those of `links` that nobody has edited since: by torch's count, and by sampled values after a move."""
+    moved = [link for link in links if link.own.device != link.loaded.device]
+    moved = [link for link in moved if link.own._version == link.version and not link.own.is_meta]  # noqa: SLF001
+    ours = sampled_values({str(place): link.own for place, link in enumerate(moved)})
+    theirs = sampled_values({str(place): link.loaded for place, link in enumerate(moved)})
+    equal = {id(link.own) for place, link in enumerate(moved) if ours[str(place)] == theirs[str(place)]}
+    return [link for link in links if link.same_memory or id(link.own) in equal]
+
+
+def before_move(loaded: nn.Module, user: nn.Module, move: Callable[[torch.Tensor], torch.Tensor]) -> Links:
     """Take what another user has already where `move`, as of `torch.nn.Module._apply`, will put parameters of `user`.
 
-    So the second user on a GPU takes no memory there for what the first one has brought.
+    So the second user on a GPU takes no memory there for what the first one has brought. Returns the links that stay.
     """
-    if not (others := _others(loaded, user)):
-        return
-    there: dict[int, list[nn.Parameter]] = {}
-    for other in others:
-        for own, of in _links_of(other):
-            there.setdefault(id(of), [of]).append(own)
+    links, there = _intact(_links_of(user)), dict[int, list[nn.Parameter]]()
+    for other in _others(loaded, user):
+        for link in _intact(_links_of(other)):
+            there.setdefault(id(link.loaded), [link.loaded]).append(link.own)
     goals: dict[tuple[torch.dtype, torch.device], torch.Tensor] = {}
-    for own, of in _links_of(user):
+    for own, of, _ in links:
         place = (own.dtype, own.device)
-        goal = goals.setdefault(place, move(torch.empty(0, dtype=own.dtype, device=own.device)))
-        if goal.dtype != own.dtype or goal.device == own.device:
-            continue
-        for found in there.get(id(of), [of]):
-            if (found.dtype, found.device) == (goal.dtype, goal.device):
-                own.data = found.data
-                break
+        if place not in goals:
+            goals[place] = move(torch.empty(0, dtype=own.dtype, device=own.device))
+        goal = goals[place]
+        if goal.dtype == own.dtype and goal.device != own.device:
+            found = [one for one in there.get(id(of), ()) if (one.dtype, one.device) == (goal.dtype, goal.device)]
+            own.data = found[0].data if found else own.data
+    return links
 
 
 def after_move(loaded: nn.Module, user: nn.Module) -> Links:
@@ -136,17 +163,17 @@ def after_move(loaded: nn.Module, user: nn.Module) -> Links:
 
     With other users, a cast makes copies that belong to `user` alone.
     """
-    others, kept, links = _others(loaded, user), [], _links_of(user)
-    in_use = {own.data_ptr() for other in others for own, _ in _links_of(other)}
-    present = {id(parameter) for parameter in user.parameters()}
-    links = [link for link in links if id(link[0]) in present]  # torch puts new ones in their place on a few devices
-    cast = {own.dtype for own, of in links if own.dtype != of.dtype}
-    for own, of in links:
-        if own.dtype != of.dtype and others:
+    others, kept = _others(loaded, user), list[Link]()
+    in_use = {link.own.data_ptr() for other in others for link in _links_of(other)}
+    present = {id(parameter) for parameter in user.parameters()}  # torch puts new ones in their place on a few devices
+    links = [link for link in _links_of(user) if id(link.own) in present]
+    cast = {link.own.dtype for link in links if link.own.dtype != link.loaded.dtype}
+    for link in links:
+        if link.own.dtype != link.loaded.dtype and others:
             continue
-        if own.data_ptr() != of.data_ptr() and of.data_ptr() not in in_use:
-            of.data = own.data
-        kept.append((own, of))
+        if not link.same_memory and link.loaded.data_ptr() not in in_use:
+            link.loaded.data = link.own.data
+        kept.append(link)
     if len(cast) == 1 and not others:
         loaded.to(dtype=cast.pop())  # what no link is of, such as the head: all of it has one dtype
     return kept
@@ -167,4 +194,4 @@ def before_training(loaded: nn.Module, user: nn.Module) -> Links:
         if parameter.requires_grad and type(parameter) is nn.Parameter and parameter.data_ptr() in shared:
             parameter.data = parameter.data.clone()
             trained.add(id(parameter))
-    return [link for link in links if id(link[0]) not in trained] if trained else links
+    return [link for link in links if id(link.own) not in trained] if trained else links

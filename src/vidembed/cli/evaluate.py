@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from vidembed.evaluation.mteb import TaskRun
     from vidembed.evaluation.result import EvaluationResult
     from vidembed.evaluation.two_stage import GivenTemperatures
+    from vidembed.index.search import RerankerOptions
 
 _CUTS = (1, 5, 10)
 
@@ -151,11 +152,11 @@ def evaluate_command(
         if rerank is None:
             encoder = load()
         else:
-            same = {"model": model, "mode": score, "calibration": calibration, "options": model_options}
-            encoder, head = load_stages(load, reranker, layer=layer, **same)
+            same: RerankerOptions = {"mode": score, "calibration": calibration, "options": model_options}
+            encoder, head = load_stages(load, reranker, model=model, layer=layer, **same)
         how = {name: given[name] for name in ("out", "on_error", "batch_size", "seed")} | {"validation": fitted_on}
         how |= {"reranker": head, "reranker_name": reranker or "", "k": rerank, "show_progress_bar": True}
-        result = evaluate(measured_on, encoder or load(), model_name=model, temperatures=temperatures, **how)
+        result = evaluate(measured_on, encoder, model_name=model, temperatures=temperatures, **how)
     if out is not None:
         cli.say(f"Wrote {out / 'result.json'}, {out / 'report.md'} and {out / 'report.html'}")
     if as_json:

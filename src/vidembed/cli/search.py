@@ -19,7 +19,8 @@ from vidembed.cli import options as cli
 if TYPE_CHECKING:
     from vidembed.encoder import VideoEncoder
     from vidembed.index import Hit, Hits, VideoIndex
-    from vidembed.index.search import SearchKeywords
+    from vidembed.index.search import RerankerOptions, SearchKeywords
+    from vidembed.index.table import ModelOptions
     from vidembed.reranker import VideoReranker
 
 MAX_QUERIES_BYTES = 2**24
@@ -95,7 +96,6 @@ def command(
     SearchOptions(**options)
     if rerank_around and around is None:
         raise ValueError("rerank-around: it is for --around SECONDS; give the seconds around hits to ask about")
-    files = {"calibration": calibration, "visual_cache": visual_cache}
     own: dict[str, object] = {
         "reranker": reranker,
         "score": score,
@@ -121,13 +121,15 @@ def command(
         index = VideoIndex.open(folder)
         check_index(index, options)
         name = model or index.meta.model
-        load = partial(index.meta.load_encoder, model, model_options)
         look = None
         if rerank is None:
-            encoder = load()
+            encoder = index.meta.load_encoder(model, model_options)
         else:
-            same = {"layer": index.meta.layer, "sampling": index.meta.sampling, "options": model_options}
-            encoder, head = load_stages(load, reranker, model=name, mode=score, **same, **files)
+            load = partial(index.meta.load_encoder, model, model_options)
+            how: RerankerOptions = {"mode": score, "calibration": calibration, "visual_cache": visual_cache}
+            how["options"] = model_options
+            layer, grid = index.meta.layer, index.meta.sampling
+            encoder, head = load_stages(load, reranker, model=name, layer=layer, sampling=grid, **how)
             look = partial(look_again, head=head, k=rerank, context=rerank_around, fingerprint=encoder.fingerprint)
         ask = partial(search_index, index, encoder, options, look, name=name)
     lines = queries is not None or (as_json and words is None)

@@ -15,6 +15,7 @@ from vidembed.cli import options as cli
 from vidembed.text import require
 
 if TYPE_CHECKING:
+    from vidembed.index.search import RerankerOptions
     from vidembed.serve import Engine
 
 KEY_VARIABLE = "VIDEMBED_API_KEY"
@@ -99,13 +100,14 @@ def command(
         index = None if folder is None else VideoIndex.open(folder)
         name = model or (index.meta.model if index else "")
         load = partial(load_encoder, name, options=model_options)
-        if index is not None:
-            load = partial(index.meta.load_encoder, name, model_options)
+        meta = None if index is None else index.meta
+        if meta is not None:
+            load = partial(meta.load_encoder, name, model_options)
         head = None
         if with_reranker:
-            files = {"calibration": calibration, "visual_cache": visual_cache}
-            same = {"layer": index and index.meta.layer, "sampling": index and index.meta.sampling}
-            encoder, head = load_stages(load, reranker, model=name, options=model_options, **same, **files)
+            how: RerankerOptions = {"calibration": calibration, "visual_cache": visual_cache, "options": model_options}
+            layer, grid = (meta.layer, meta.sampling) if meta else (None, None)
+            encoder, head = load_stages(load, reranker, model=name, layer=layer, sampling=grid, **how)
         else:
             encoder = load()
         engine = Engine(

@@ -470,7 +470,7 @@ def encoder_beside(
     layer: int | None = None,
     sampling: Mapping[str, Any] | None = None,
 ) -> VideoEncoder:
-    """The encoder named `model`, as `load_stages`: on the weights of a reranker, if it has the same ones, else loaded."""
+    """The encoder named `model`, as `load_stages`: on the weights of a reranker with the same ones, else loaded."""
     config = _with_weights(model, layer)
     own = None if config is None else _encoder_of(head, config, config.fingerprint)
     if own is None:
