@@ -36,7 +36,6 @@ from vidembed.video.picture import MAX_AREA, MAX_SIDE, check_size
 
 if TYPE_CHECKING:
     from sentence_transformers.base.modality_types import SingleInput, VideoDict
-    from transformers.video_processing_utils import BaseVideoProcessor
 
     from vidembed.backbone.load import Features
     from vidembed.video.fetch import UrlAccess
@@ -270,7 +269,7 @@ def collate(batch: Sequence[Prepared], *, pad_token_id: int) -> Features:
     return joined
 
 
-def normalized(features: Features, video_processor: BaseVideoProcessor) -> Features:
+def normalized(features: Features, video_processor: Any) -> Features:  # whose types lack mean and std
     """Features with pixels of videos that were kept as bytes rescaled and normalized, as the processor does it.
 
     In float32 and on their device, where they arrive in a quarter of the bytes.
