@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 from sentence_transformers.cross_encoder import CrossEncoderTrainer, CrossEncoderTrainingArguments
 from sentence_transformers.cross_encoder.losses import BinaryCrossEntropyLoss
@@ -141,21 +142,24 @@ def test_checkpoints_of_a_reranker(
     assert run_snippets(card, clips[0][0])["reranker"].fingerprint == found[-1]
 
 
-def test_training_one_changes_the_other_on_the_same_weights(
+def test_training_one_leaves_the_other_on_the_same_weights(
     clips: Clips, tiny_mllm: Callable[[str], Path], tmp_path: Path
 ) -> None:
     reranker = VideoReranker(tiny_mllm("qwen2_5_vl"), device="cpu")
     encoder = reranker.encoder(layer=3)
     pairs = [(record.summary, path) for path, record in clips[:4]]
     reranker.calibrate(pairs, [1, 0, 1, 0], folds=2)
-    reranker.save_calibration(tmp_path / "numbers.json")
-    before = reranker.fingerprint
+    before, scores = (reranker.fingerprint, encoder.fingerprint), reranker.predict(pairs)
     train_encoder(encoder, clips, tmp_path / "out", save_strategy="no", max_steps=1)
-    assert reranker.fingerprint != before
+    assert encoder.fingerprint != before[1]
+    assert reranker.fingerprint == before[0]
+    assert np.array_equal(reranker.predict(pairs), scores)  # its calibration still fits
+    with torch.no_grad():
+        next(reranker.parameters()).mul_(2)
     with pytest.raises(BackboneError, match=r"before it changed \(weights differ\).*Call calibrate again"):
         reranker.predict(pairs)
-    with pytest.raises(BackboneError, match="fitted on another model"):
-        VideoReranker(backbone=reranker.backbone, calibration=tmp_path / "numbers.json")
     reranker.save_calibration(tmp_path / "later.json")  # what they were fitted on is still what it says
+    with pytest.raises(BackboneError, match="fitted on another model"):
+        VideoReranker(backbone=reranker.backbone, calibration=tmp_path / "later.json")
     same = VideoReranker(tiny_mllm("qwen2_5_vl"), device="cpu", calibration=tmp_path / "later.json")
     assert same.calibration == reranker.calibration

@@ -220,7 +220,7 @@ def check_mllm(model: str) -> None:
 
 def _cut_already(model: str | Path) -> BackboneError:
     return BackboneError(
-        f"{model} is a model that reads one layer: the blocks after it are cut off, so there is nothing to "
+        f"{model} is a checkpoint that reads one layer: the blocks after it are cut off, so there is nothing to "
         "compare. Give the full MLLM that it was built from (its README.md and vidembed_config.json name it)."
     )
 
