@@ -9,9 +9,9 @@ and serves an embeddings and a rerank request. Each command is a process of its 
 Counted is the high-water mark of resident memory of the process that holds the model, as the kernel keeps it
 (``VmHWM``, read every 20 ms): everything private to it, and those pages of mapped files that it has touched, among them
 the weights where they are used from the file. It includes the interpreter and its libraries, about 1 GB, most of it
-torch: `libraries_bytes` is what the same command takes with `vidembed/shapes`, whose weights are 3 MB. Decoders are
-processes of their own and hold no weights: `decoders_bytes` is the sum of their marks. (``ru_maxrss`` is not used: a
-process inherits it from the one that starts it.)
+torch: `libraries_bytes` is what a search with ``--rerank`` takes with `vidembed/shapes`, whose weights are 3 MB.
+Decoders are processes of their own and hold no weights: `decoders_bytes` is the sum of their marks. (``ru_maxrss`` is
+not used: a process inherits it from the one that starts it.)
 
 The clips are small. Activations come on top, and grow with the frames and pixels of a batch.
 
@@ -22,6 +22,8 @@ is written. Exits with status 1 if a ratio is over 1.15, or a recipe over 1 MB.
 from __future__ import annotations
 
 import argparse
+import functools
+import itertools
 import json
 import os
 import re
@@ -234,18 +236,17 @@ def post(address: str, body: dict[str, Any]) -> dict[str, Any]:
         return dict(json.load(answer))
 
 
-def steps(work: Path, clips: Path, model: object, reranker: object) -> dict[str, Peak]:
+def steps(work: Path, clips: Path, model: object, reranker: object) -> Iterator[tuple[str, Peak]]:
     """Index, search, search and rerank, serve and rerank; each with its peak memory."""
     index, files = work / "index", sorted(clips.iterdir())
     searched = ["search", QUERY, "--in", index, "--device", "cpu"]
-    served = ["serve", "--in", index, "--root", clips, "--port", 0, "--device", "cpu", "--reranker", reranker]
+    served = ["serve", "--in", index, "--root", clips, "--port", 0, "--device", "cpu", "--timeout", STEP_S]
     public = [Path(str(name)).name if Path(str(name)).is_absolute() else str(name) for name in (model, reranker)]
-    return {
-        "index": run(work / "log", "index", clips, "--to", index, "--model", model, "--device", "cpu"),
-        "search": run(work / "log", *searched),
-        "search_rerank": run(work / "log", *searched, "--rerank", len(files), "--reranker", reranker),
-        "serve_rerank": run(work / "log", *served, meanwhile=lambda log: ask_server(log, files, *public)),
-    }
+    yield "index", run(work / "log", "index", clips, "--to", index, "--model", model, "--device", "cpu")
+    yield "search_rerank", run(work / "log", *searched, "--rerank", len(files), "--reranker", reranker)
+    yield "search", run(work / "log", *searched)
+    asked = functools.partial(ask_server, clips=files, embeddings=public[0], reranker=public[1])
+    yield "serve_rerank", run(work / "log", *served, "--reranker", reranker, meanwhile=asked)
 
 
 def main() -> None:
@@ -257,22 +258,23 @@ def main() -> None:
         work = Path(name)
         clips = work / "clips"
         write_folder(clips, CLIPS)
-        (work / "bundled").mkdir()
-        libraries = steps(work / "bundled", clips, "vidembed/shapes", "vidembed/shapes-rerank")
         mllm, model = work / "mllm", work / "model"
         weights = write_model(mllm, text, vision)
         peaks = {"build": run(work / "log", "build", mllm, "--layer", layer, "--out", model, "--device", "cpu")}
         written = sum(file.stat().st_size for file in model.rglob("*") if file.is_file())
-        peaks |= steps(work, clips, model, mllm)
+        for step, peak in steps(work, clips, model, mllm):
+            peaks[step] = peak
+            print(step, peak, f"{peak.bytes / weights:.3f}", file=sys.stderr)
+        (work / "bundled").mkdir()
+        bundled = steps(work / "bundled", clips, "vidembed/shapes", "vidembed/shapes-rerank")
+        libraries = max(peak.bytes for _, peak in itertools.islice(bundled, 2))
     rows = {}
     for step, peak in peaks.items():
-        own = libraries.get(step, libraries["search"]).bytes
-        counted = peak.bytes - (own if args.small else 0)
+        counted = peak.bytes - (libraries if args.small else 0)
         rows[step] = {
             "peak_bytes": peak.bytes,
             "ratio": round(counted / weights, 3),
-            "ratio_without_libraries": round((peak.bytes - own) / weights, 3),
-            "libraries_bytes": own,
+            "ratio_without_libraries": round((peak.bytes - libraries) / weights, 3),
             "decoders_bytes": peak.decoders_bytes,
             "seconds": peak.seconds,
             "ok": counted <= LIMIT * weights,
@@ -281,6 +283,7 @@ def main() -> None:
         "weights_bytes": weights,
         "dtype": "bfloat16",
         "limit": LIMIT,
+        "libraries_bytes": libraries,
         "steps": rows,
         "build_wrote_bytes": written,
         "build_ok": written <= RECIPE_BYTES,
