@@ -19,7 +19,7 @@ from tests.backbone import tiny
 from vidembed import Sampling, VideoEncoder, VideoFrames, VideoReranker, build
 from vidembed.backbone.cut import cut
 from vidembed.checkpoint import CheckpointConfig
-from vidembed.errors import BackboneError, LayerError, ReadoutMismatchError
+from vidembed.errors import BackboneError, LayerChosen, LayerError, ReadoutMismatchError
 
 GetModel = Callable[[str], Path]
 
@@ -47,6 +47,12 @@ def test_writes_a_plain_checkpoint(tiny_mllm: GetModel, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("stock")
+def test_layer_left_out_is_the_default_share_of_the_depth(tiny_mllm: GetModel, tmp_path: Path) -> None:
+    with pytest.warns(LayerChosen, match="block 5 of 6"):
+        out = build(tiny_mllm("qwen2_5_vl"), out=tmp_path / "m", device="cpu")
+    assert CheckpointConfig.read(out / "vidembed_config.json").layer == 5
+
+
 def test_last_layer_keeps_the_trained_norm(tiny_mllm: GetModel, tmp_path: Path) -> None:
     folder = tiny_mllm("qwen2_vl")
     trained, unit = (

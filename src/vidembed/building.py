@@ -41,7 +41,7 @@ MIN_COSINE = 0.99999  # least cosine between the saved model's vector and the hi
 def build(
     mllm: str | Path,
     *,
-    layer: int | Literal["auto"],
+    layer: int | Literal["auto"] | None = None,
     pairs: Pairs | None = None,
     videos: str | Path | None = None,
     out: str | Path | None = None,
@@ -69,7 +69,8 @@ def build(
     Args:
         mllm: Directory or Hub name of a video MLLM of a supported architecture.
         layer: 1-based decoder block, or -1 for the last block with its trained final norm; "auto" for the one that
-            `vidembed.analyze_layers` chooses on `pairs`, which the model card then names with its Recall@1.
+            `vidembed.analyze_layers` chooses on `pairs`, which the model card then names with its Recall@1. Default:
+            the block at 24/28 of the depth, with a warning that says so.
         pairs: For ``layer="auto"``: captioned videos, as `vidembed.analyze_layers` takes them.
         videos: For ``layer="auto"``: the folder of the videos that a file of pairs names by relative paths.
         out: Folder to write. Give `out` or `name`.
@@ -116,7 +117,8 @@ def build(
             "MLLM that it was built from."
         )
     config = encoder.checkpoint_config
-    if config is not None and config.recipe is not None and config.recipe.adapter:
+    assert config is not None  # noqa: S101 - set whenever an MLLM is cut
+    if config.recipe is not None and config.recipe.adapter:
         raise BackboneError(
             f"{mllm} is aligned: a recipe with an adapter. For a checkpoint of it, load it and call save_pretrained."
         )
@@ -138,7 +140,7 @@ def build(
         logger.info("readout check: cosine %.8f (video), %.8f (text)", *cosines)
         if not min(cosines) >= MIN_COSINE:
             raise ReadoutMismatchError(
-                f"{mllm}: cut at layer {layer}, the model gives cosine {cosines[0]:.6f} (video) and "
+                f"{mllm}: cut at layer {config.layer}, the model gives cosine {cosines[0]:.6f} (video) and "
                 f"{cosines[1]:.6f} (text) with the hidden state that it stands for; at least {MIN_COSINE} is required. "
                 "Nothing was written. The final norm or the position ids of this model differ from what vidembed "
                 "knows: please report it with the model's config.json."

@@ -126,7 +126,6 @@ def test_models_that_cannot_serve(
     (text_only / "config.json").write_text('{"model_type": "bert", "architectures": ["BertModel"]}')
     before = tree(tmp_path)
     for arguments, message in [
-        (["--model", mllm], "layer=1..6"),
         (["--model", mllm, "--layer", "7"], "1..6"),
         (["--model", mllm, "--layer", "0"], "1..6"),
         (["--model", checkpoint, "--layer", "2"], "reads layer 3"),

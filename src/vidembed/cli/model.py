@@ -30,12 +30,13 @@ def build_command(
     *,
     mllm: Annotated[str, Argument(help="Video MLLM: a folder or a name on the Hub.")],
     layer: Annotated[
-        str,
+        str | None,
         Option(
             metavar="INTEGER|auto",
-            help="Decoder layer to read, from 1; -1 is the last, with its final norm; auto chooses it on --pairs.",
+            help="Decoder layer to read, from 1; -1 is the last, with its final norm; auto chooses it on --pairs. "
+            "Default: at 24/28 of the depth.",
         ),
-    ],
+    ] = None,
     pairs: Annotated[Path | None, Option(help="For --layer auto: captioned videos, a .jsonl or .csv file.")] = None,
     videos: cli.PairVideos = None,
     out: Annotated[Path | None, Option(help="Folder to write.")] = None,
@@ -53,14 +54,14 @@ def build_command(
     given = locals()  # all options by their names
     if (out is None) == (name is None):
         raise ValueError("out: give --out DIR or --name NAME, one of them")
-    if layer != "auto" and not re.fullmatch(r"\s*[+-]?\d+\s*", layer):
+    if layer not in (None, "auto") and not re.fullmatch(r"\s*[+-]?\d+\s*", layer):
         raise ValueError(f"layer: got {layer!r}; give the number of a decoder layer, -1, or auto")
     from vidembed.building import build
 
     with cli.misuse_of(OSError):  # no such model, or --out is taken
         same = {each: given[each] for each in ("pairs", "videos", "out", "name", "standalone", "overwrite")}
         same |= kwargs_of(model_options)
-        same |= {"layer": layer if layer == "auto" else int(layer), "prefix": "zero-shot" if prefix else None}
+        same |= {"layer": layer if layer in (None, "auto") else int(layer), "prefix": "zero-shot" if prefix else None}
         written = build(mllm, **same)
     typer.echo(str(written))
 
