@@ -33,9 +33,9 @@ from tqdm import tqdm
 
 from benchmarks.common import environment, keep
 from vidembed.index import ann
-from vidembed.index.rows import Row, rank, unit
+from vidembed.index.rows import Row, rank_all, unit
 from vidembed.index.search import Hit, nearest
-from vidembed.index.table import RANKED, TABLE, FileRows, IndexMeta, Segment, VideoIndex
+from vidembed.index.table import TABLE, FileRows, IndexMeta, Segment, VideoIndex
 from vidembed.video.clip import FileState
 
 SIZES = (10_000, 100_000, 1_000_000)
@@ -157,7 +157,7 @@ def one_size(
     exact_s = median_s(lambda query: nearest(index, query, k=10, exact=True), few)
     start = time.perf_counter()
     index.latest()
-    ranked = rank(index.scan(RANKED), unit(many), k=10)
+    ranked = rank_all(index, unit(many), k=10)
     batch_s = (time.perf_counter() - start) / len(many)
     assert [row.score for row in ranked[0]] == [hit.score for hit in first]
 

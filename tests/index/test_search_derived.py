@@ -48,12 +48,24 @@ def test_a_run_makes_it_and_the_next_keeps_it_up_to_date(run: Run, clips: Path, 
 def test_a_small_index_has_nothing_beside_it(run: Run, folder: Path) -> None:
     run()
     assert not (folder / "derived").exists()
-    assert facts(VideoIndex.open(folder)) == {"exact_up_to": 100_000, "quantize": None, "ann": None, "query_bank": None}
+    assert facts(VideoIndex.open(folder)) == {
+        "exact_up_to": 100_000,
+        "quantize": None,
+        "ann": None,
+        "query_bank": None,
+        "mirror": None,
+    }
 
 
 def test_a_threshold_is_remembered_by_later_runs(run: Run, clips: Path, folder: Path) -> None:
     run(derived=Derived(exact_up_to=6))
-    assert facts(VideoIndex.open(folder)) == {"exact_up_to": 6, "quantize": None, "ann": None, "query_bank": None}
+    assert facts(VideoIndex.open(folder)) == {
+        "exact_up_to": 6,
+        "quantize": None,
+        "ann": None,
+        "query_bank": None,
+        "mirror": None,
+    }
     write_video(clips / "new.mp4", [(200, 30, 30)])
     run()
     said = facts(VideoIndex.open(folder))
