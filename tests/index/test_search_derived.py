@@ -108,3 +108,18 @@ def test_what_cannot_be_is_refused_before_anything_is_written(
     with pytest.raises(ValueError, match=said):
         run(derived=derived)
     assert not folder.exists()
+
+
+def test_a_run_removes_a_mirror_of_what_was(
+    run: Run, clips: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("MIRROR_ABOVE", "SETTLED_S"):
+        monkeypatch.setattr(f"vidembed.index.mirror.{name}", 0)
+    run()
+    search(VideoIndex.open(folder), FakeEncoder(), "red")
+    [mirror] = (folder / "derived").glob("mirror-*.f32")
+    run()
+    assert mirror.exists()  # nothing changed
+    write_video(clips / "new.mp4", [(200, 30, 30)])
+    run()
+    assert not mirror.exists()

@@ -32,7 +32,7 @@ SHARE_OF_FREE = 0.5  # of the free space of the disk that a mirror may take
 SETTLED_S = 5.0  # since the last commit: while a run commits one file after the other, each mirror would be read once
 FILES = "mirror-*.f32"
 _DRAFTS = ".draft-*.f32"  # as `replacing` names them
-_BLOCK_BYTES = 2**25  # of vectors at once: what a filter chooses is copied
+BLOCK_BYTES = 2**25  # of vectors at once: what a filter chooses is copied
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ class Mirror(NamedTuple):
 
     def blocks(self, row_ids: NDArray[np.uint64] | None = None) -> Iterator[Block]:
         """Yield all rows, or those with these ids."""
-        step = max(1, _BLOCK_BYTES // (4 * self.vectors.shape[1]))
+        step = max(1, BLOCK_BYTES // (4 * self.vectors.shape[1]))
         if row_ids is None:
             for first in range(0, len(self.row_ids), step):
                 rows = slice(first, first + step)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from vidembed.index.mirror import MIRROR_ABOVE, open_mirror
+from vidembed.index import mirror
 from vidembed.index.table import (
     PLACE,
     ROW_ID,
@@ -37,9 +37,9 @@ MAX_PATTERN_CHARS = 4096  # the longest path of Linux (PATH_MAX)
 _COMPARES = ("<", "<=", "=", "!=", ">=", ">")
 _CONDITION = re.compile(r"\s*(\w+)\s*(<=|>=|!=|=|<|>)\s*(.*?)\s*", re.DOTALL)
 _COARSE_ERROR = 1e-4  # well above what float32 can be off in a cosine of some thousand dimensions
-_COARSE_BYTES = 2**25  # of cosines in float32 at once
-_EXACT_ROWS = 512  # compared in float64 at once: at 3584 dimensions 15 MB
-_TIES = 4096  # rows that may share the score of the k-th until their names decide
+COARSE_BYTES = 2**25  # of cosines in float32 at once
+EXACT_ROWS = 512  # compared in float64 at once: at 3584 dimensions 15 MB
+TIES = 4096  # rows that may share the score of the k-th until their names decide
 _KEPT = np.dtype([("order", np.float64), ("score", np.float64), ("row_id", np.uint64)])  # the names are those of `Row`
 
 
@@ -240,7 +240,7 @@ class Ranking:
 
     def add(self, block: Block) -> None:
         """Take rows into account."""
-        step = max(1, _COARSE_BYTES // (4 * len(self.queries)))
+        step = max(1, COARSE_BYTES // (4 * len(self.queries)))
         for first in range(0, len(block.row_ids), step):
             self._add(Block(*(each[first : first + step] for each in block)))
 
@@ -260,8 +260,8 @@ class Ranking:
             near = np.flatnonzero(column >= least)
             found = np.empty(len(near), _KEPT)
             found["row_id"] = block.row_ids[near]
-            for first in range(0, len(near), _EXACT_ROWS):
-                part = slice(first, first + _EXACT_ROWS)
+            for first in range(0, len(near), EXACT_ROWS):
+                part = slice(first, first + EXACT_ROWS)
                 exact = block.vectors[near[part]].astype(np.float64)  # (M, D)
                 cosines = exact @ self.queries[number] / np.linalg.norm(exact, axis=1)  # (M,)
                 found["score"][part] = np.round(cosines, 6).clip(-1.0, 1.0)
@@ -270,7 +270,7 @@ class Ranking:
             if len(kept) > 2 * self.k:  # not at every block, so that a deep ranking is cut a few times only
                 last = np.partition(kept["order"], self.k - 1)[self.k - 1]
                 kept = kept[kept["order"] <= last]
-                if len(kept) > 2 * self.k + _TIES:  # else names decide at the end, when few rows are left
+                if len(kept) > 2 * self.k + TIES:  # else names decide at the end, when few rows are left
                     kept = kept[self._sorted([kept])[0][1]]
                 self._kept[number] = kept
                 self._least[number] = -last - _COARSE_ERROR
@@ -304,14 +304,15 @@ class Ranking:
 
 def blocks(index: VideoIndex, where: str | None = None) -> Iterator[Block]:
     """Yield vectors of all rows, or of those that `where` names: of the mirror, where there is or can be one."""
-    mirror = open_mirror(index) if index.mirror and len(index) > MIRROR_ABOVE else None
-    if mirror is None:
+    is_large = len(index) > mirror.MIRROR_ABOVE
+    copy = mirror.open_mirror(index) if index.mirror and is_large else None
+    if copy is None:
         yield from index.blocks(where)
     elif where is None:
-        yield from mirror.blocks()
+        yield from copy.blocks()
     else:
         found = [batch.column(ROW_ID).to_numpy() for batch in index.scan(["start_s"], where)]
-        yield from mirror.blocks(np.concatenate([np.empty(0, np.uint64), *found]))
+        yield from copy.blocks(np.concatenate([np.empty(0, np.uint64), *found]))
 
 
 def rank_all(index: VideoIndex, queries: NDArray[np.float64], *, k: int, where: str | None = None) -> list[list[Row]]:
