@@ -63,10 +63,10 @@ class Mirror(NamedTuple):
             return
         chosen = np.flatnonzero(np.isin(self.row_ids, row_ids))  # (M,)
         for first in range(0, len(chosen), step):
-            places: NDArray[np.intp] | slice = chosen[first : first + step]
-            if (begin := chosen[first]) + len(places) - 1 == places[-1]:  # then nothing is copied
-                places = slice(begin, places[-1] + 1)
-            yield Block(self.row_ids[places], self.vectors[places], self.lengths[places])
+            places = chosen[first : first + step]
+            is_run = places[-1] - places[0] == len(places) - 1  # then nothing is copied
+            some = slice(places[0], places[-1] + 1) if is_run else places
+            yield Block(self.row_ids[some], self.vectors[some], self.lengths[some])
 
 
 # Mirrors that are open, by index, with the stamp of the table; None where one could not be written or read.
@@ -141,11 +141,11 @@ def _write(index: VideoIndex, file: Path, size: int) -> bool:
                 with draft.open("wb") as out:
                     lengths, row_ids = [], []
                     for block in index.blocks():
-                        out.write(np.ascontiguousarray(block.vectors))
+                        block.vectors.tofile(out)
                         lengths.append(block.lengths)
                         row_ids.append(block.row_ids)
-                    out.write(np.concatenate(lengths))
-                    out.write(np.concatenate(row_ids))
+                    np.concatenate(lengths).tofile(out)
+                    np.concatenate(row_ids).tofile(out)
                 if not _is_whole(draft, size):
                     raise OSError(f"the rows changed: {draft.stat().st_size} bytes were written, and not {size}")
             return True

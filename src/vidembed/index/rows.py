@@ -242,7 +242,8 @@ class Ranking:
         """Take rows into account."""
         step = max(1, COARSE_BYTES // (4 * len(self.queries)))
         for first in range(0, len(block.row_ids), step):
-            self._add(Block(*(each[first : first + step] for each in block)))
+            part = slice(first, first + step)
+            self._add(Block(block.row_ids[part], block.vectors[part], block.lengths[part]))
 
     def _add(self, block: Block) -> None:
         coarse = block.vectors @ self._coarse_queries  # (N, Q)
