@@ -7,10 +7,11 @@ removed afterwards), builds a search model of it, indexes two short clips, searc
 and serves an embeddings and a rerank request. Each command is a process of its own.
 
 Counted is the high-water mark of resident memory of the process that holds the model, as the kernel keeps it
-(``ru_maxrss``): everything private to it, and those pages of mapped files that it has touched, among them the weights
-where they are used from the file. It includes the interpreter and its libraries, which is what the same command takes
-with `vidembed/shapes`, whose weights are 3 MB: `libraries_bytes`. Decoders are processes of their own and hold no
-weights: `decoders_bytes` is the sum of their high-water marks.
+(``VmHWM``, read every 20 ms): everything private to it, and those pages of mapped files that it has touched, among them
+the weights where they are used from the file. It includes the interpreter and its libraries, about 1 GB, most of it
+torch: `libraries_bytes` is what the same command takes with `vidembed/shapes`, whose weights are 3 MB. Decoders are
+processes of their own and hold no weights: `decoders_bytes` is the sum of their marks. (``ru_maxrss`` is not used: a
+process inherits it from the one that starts it.)
 
 The clips are small. Activations come on top, and grow with the frames and pixels of a batch.
 
@@ -169,24 +170,26 @@ class Peak:
     seconds: float
 
 
-class Children(threading.Thread):
-    """Watches the high-water marks of a process's children."""
+class Watch(threading.Thread):
+    """Reads the high-water marks of a process and of its children, every 20 ms."""
 
     def __init__(self, pid: int) -> None:
         super().__init__(daemon=True)
-        self.marks: dict[int, int] = {}
+        self.marks: dict[int, int] = {pid: 0}
         self._pid = pid
         self._done = threading.Event()
 
     def run(self) -> None:
-        while not self._done.wait(0.05):
-            for child in children(self._pid):
-                self.marks[child] = max(self.marks.get(child, 0), high_water_mark(child))
+        while not self._done.wait(0.02):
+            for pid in (self._pid, *children(self._pid)):
+                self.marks[pid] = max(self.marks.get(pid, 0), high_water_mark(pid))
 
-    def stop(self) -> int:
+    def stop(self) -> tuple[int, int]:
+        """The mark of the process, and the sum of those of its children."""
         self._done.set()
         self.join()
-        return sum(self.marks.values())
+        own = self.marks.pop(self._pid)
+        return own, sum(self.marks.values())
 
 
 def run(log: Path, *arguments: object, meanwhile: Callable[[Path], None] | None = None) -> Peak:
@@ -195,26 +198,19 @@ def run(log: Path, *arguments: object, meanwhile: Callable[[Path], None] | None 
     began = time.perf_counter()
     with log.open("wb") as out:
         running = subprocess.Popen(command, stdout=out, stderr=out, env={**os.environ, "HF_HUB_OFFLINE": "1"})
-    watch = Children(running.pid)
+    watch = Watch(running.pid)
     watch.start()
-    watchdog = threading.Timer(STEP_S, running.kill)
-    watchdog.start()
     try:
         if meanwhile is not None:
             meanwhile(log)
             running.send_signal(signal.SIGINT)
-        # wait4 and not wait: it tells of this process what getrusage would tell of all together
-        _, status, usage = os.wait4(running.pid, 0)
-    except BaseException:
-        running.kill()
-        raise
+        status = running.wait(STEP_S)
     finally:
-        watchdog.cancel()
-        decoders = watch.stop()
-    running.returncode = os.waitstatus_to_exitcode(status)
-    if running.returncode:
-        raise RuntimeError(f"{arguments} ended with status {running.returncode}:\n{log.read_text()[-2000:]}")
-    return Peak(usage.ru_maxrss * 1024, decoders, round(time.perf_counter() - began, 1))
+        running.kill()
+        own, decoders = watch.stop()
+    if status:
+        raise RuntimeError(f"{arguments} ended with status {status}:\n{log.read_text()[-2000:]}")
+    return Peak(own, decoders, round(time.perf_counter() - began, 1))
 
 
 def ask_server(log: Path, clips: list[Path], embeddings: str, reranker: str) -> None:
@@ -275,6 +271,7 @@ def main() -> None:
         rows[step] = {
             "peak_bytes": peak.bytes,
             "ratio": round(counted / weights, 3),
+            "ratio_without_libraries": round((peak.bytes - own) / weights, 3),
             "libraries_bytes": own,
             "decoders_bytes": peak.decoders_bytes,
             "seconds": peak.seconds,
@@ -288,7 +285,6 @@ def main() -> None:
         "build_wrote_bytes": written,
         "build_ok": written <= RECIPE_BYTES,
         "clips": f"{CLIPS} of 96 x 72, some 20 frames",
-        "max_rss": "ru_maxrss of wait4",
         **environment(),
     }
     if args.small:

@@ -87,12 +87,16 @@ def gguf_file() -> Path:
     return found[0]
 
 
-def compose(folder: Path) -> Path:
-    """Write the checkpoint: SmolLM2 as it is, two placeholder tokens, and a random vision tower."""
+def language_model() -> tuple[Any, Any]:
+    """The tokenizer of the file, and its model in float32."""
     file = gguf_file()
     source: dict[str, Any] = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
-    tokenizer = transformers.AutoTokenizer.from_pretrained(**source)
-    language = transformers.AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
+    model = transformers.AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
+    return transformers.AutoTokenizer.from_pretrained(**source), model.eval()
+
+
+def compose(folder: Path, tokenizer: Any, language: Any) -> Path:
+    """Write the checkpoint: SmolLM2 as it is, two placeholder tokens, and a random vision tower."""
     tokenizer.add_special_tokens({"additional_special_tokens": PLACEHOLDERS})
     text = {**language.config.to_dict(), "vocab_size": len(tokenizer)}
     del text["quantization_config"]  # of the file; the weights are float32 now
@@ -273,7 +277,7 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
-        timed("composed", lambda: compose(work / "mllm").name)
+        timed("composed", lambda: compose(work / "mllm", *language_model()).name)
         timed("check", check, work / "mllm")
         timed("build_bytes", built, work / "mllm", work)
         timed("layers", curve, work / "mllm", train + test)

@@ -245,6 +245,7 @@ def random_backbone(
 def contestants(backbone: Backbone, folder: Path | None) -> tuple[VideoReranker, CrossEncoder]:
     """Ours and the baseline: loaded from what ours saved to `folder`, or sharing its modules where that is too big."""
     reranker = VideoReranker(backbone=backbone, mode="yes_no")
+    assert reranker.sharing is not None  # tried here, once, and not in a timed run
     if folder is None:
         stock = CrossEncoder(modules=list(reranker), device=str(reranker.device))
     else:

@@ -14,6 +14,7 @@ import pytest
 from pydantic import ValidationError
 
 from tests.clips import moving_square, write_video
+from vidembed import ModelOptions
 from vidembed.adapters import (
     Gate,
     RankFields,
@@ -89,6 +90,19 @@ def test_a_model_that_is_given_loaded() -> None:
 def test_rejects_what_has_a_field_of_its_own(load: Any, argument: str, field: str) -> None:
     with pytest.raises(ValueError, match=f"model_kwargs: '{argument}' is set by the field '{field}'"):
         load("no/such/model", allow_url=False, model_kwargs={argument: 1})
+
+
+@pytest.mark.parametrize("load", [load_encoder, load_reranker])
+def test_model_options_beside_other_fields(load: Any) -> None:
+    options = ModelOptions(dtype="bfloat16", device="cpu")
+    with pytest.raises(ValueError, match=r"device: got 'cpu', and model_options .*; give it once"):
+        load("no/such/model", allow_url=False, device="cpu", model_options=options)
+    with pytest.raises(ValueError, match="model_kwargs: 'model_kwargs' is set by the field 'model_options'"):
+        load("no/such/model", allow_url=False, model_options=options, model_kwargs={"model_kwargs": {}})
+    for given in ({"model_options": options}, {"device": "cpu", "model_options": ModelOptions(dtype="bfloat16")}):
+        model = load("vidembed/shapes" + ("-rerank" if load is load_reranker else ""), allow_url=False, **given)
+        assert str(model.dtype) == "torch.bfloat16"
+        assert model.device.type == "cpu"
 
 
 def test_floats_are_pythons_own_and_at_length_one_where_cut() -> None:

@@ -70,7 +70,7 @@ def test_built_where_a_relative_path_says(
     tiny_mllm: GetModel, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    out = build(tiny_mllm("qwen2_vl"), layer=2, out="models/mine")
+    out = build(tiny_mllm("qwen2_vl"), layer=2, out="models/mine", standalone=True)
     assert run_snippets(card_of(out), clip)["model"].layer == 2
     assert "No weight was trained" in card_of(out)
 
@@ -145,7 +145,7 @@ def test_in_the_store_it_goes_by_its_name(
     tiny_mllm: GetModel, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("VIDEMBED_HOME", str(tmp_path / "home"))
-    out = build(tiny_mllm("qwen2_vl"), layer=2, name="mine")
+    out = build(tiny_mllm("qwen2_vl"), layer=2, name="mine", standalone=True)
     VideoEncoder("vidembed/mine", device="cpu").save_pretrained(str(out.parent / "again"))
     assert own_name(out.parent / "again") == "vidembed/again"
     assert "vidembed/mine" in snippets(card_of(out))

@@ -141,7 +141,7 @@ class TestPlainCheckpoint:
     ) -> None:
         """The saved checkpoint in a process where vidembed cannot be imported, against `hidden_states[layer]`."""
         encoder = VideoEncoder(each_mllm, layer=LAYER, device="cpu")
-        build(each_mllm, layer=LAYER, out=tmp_path / "model", device="cpu")
+        build(each_mllm, layer=LAYER, out=tmp_path / "model", standalone=True, device="cpu")
         video = load_input(clips[4], encoder.sampling)[0]["video"]
         np.save(tmp_path / "frames.npy", video["array"].numpy())
         script = """
@@ -359,8 +359,8 @@ class TestLoading:
 
     def test_weights_are_shared_with_the_full_model(self, encoder: VideoEncoder) -> None:
         assert encoder.backbone is not None
-        own = {id(parameter) for parameter in encoder.backbone.model.parameters()}
-        new = [name for name, parameter in encoder.named_parameters() if id(parameter) not in own]
+        own = {parameter.data_ptr() for parameter in encoder.backbone.model.parameters()}
+        new = [name for name, parameter in encoder.named_parameters() if parameter.data_ptr() not in own]
         assert new == ["0.model.language_model.norm.weight"]
 
 
@@ -380,6 +380,7 @@ class TestFingerprint:
 
     def test_weights_change_it(self, tiny_mllm: GetModel) -> None:
         a, b = (VideoEncoder(tiny_mllm("qwen2_vl"), layer=4, device="cpu") for _ in range(2))
+        b.train()  # on memory of its own from here on
         with torch.no_grad():
             b[0].model.language_model.layers[0].mlp.up_proj.weight.mul_(1.01)
         assert a.fingerprint != b.fingerprint

@@ -26,7 +26,7 @@ def test_a_reranker_says_which_weights_answer(tiny_mllm: Callable[[str], Path]) 
     adapted = encoder.reranker()
     assert adapted.weights == "base weights with adapter aligned"
     assert adapted.fingerprint != plain.fingerprint or plain.weights == adapted.weights
-    for module in backbone.model.modules():
+    for module in adapted[0].model.modules():
         if isinstance(module, BaseTunerLayer):
             module.enable_adapters(enabled=False)
     assert adapted.weights == "base weights"

@@ -1,4 +1,4 @@
-"""`build`: cut a video MLLM into a plain sentence-transformers checkpoint, verified before it is saved."""
+"""`build`: write how a search model is made of a video MLLM, or a checkpoint cut out of it, verified before that."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.util import batch_to_device
@@ -18,14 +20,15 @@ from torch import nn
 
 from vidembed.analysis.layers import Pairs, analyze_layers, checked_pairs, open_mllm
 from vidembed.backbone.architectures import capture_block, check_layer, find_parts
-from vidembed.backbone.load import Features, check_dtype
+from vidembed.backbone.load import Backbone, Features, check_dtype
 from vidembed.backbone.options import refuse_quantization, with_dtype
 from vidembed.backbone.prefix import model_inputs
 from vidembed.card import model_card
-from vidembed.checkpoint import FILE_NAME, CheckpointConfig
+from vidembed.checkpoint import FILE_NAME, CheckpointConfig, Recipe
 from vidembed.encoder import VideoEncoder
-from vidembed.errors import ReadoutMismatchError
+from vidembed.errors import BackboneError, ReadoutMismatchError
 from vidembed.inputs import Input
+from vidembed.pipeline import fields_digest
 from vidembed.proof import probe_video
 from vidembed.registry import check_name, loading_name, store_dir
 from vidembed.video import Sampling
@@ -47,13 +50,19 @@ def build(
     sampling: Sampling | None = None,
     dtype: str | None = None,
     device: str | None = None,
+    standalone: bool = False,
     overwrite: bool = False,
     **hub_kwargs: Any,
 ) -> Path:
-    """Write the checkpoint that reads decoder block `layer` of a video MLLM.
+    """Write the model that reads decoder block `layer` of a video MLLM.
 
-    The result is a plain sentence-transformers checkpoint: ``SentenceTransformer(path)`` loads it without
+    The result is a recipe, a folder of some KB that names the MLLM: loading it, as `VideoEncoder` or, after ``import
+    vidembed``, as ``SentenceTransformer``, loads the MLLM once and cuts it in memory, so that a reranker on the same
+    weights costs no memory. If the MLLM is gone by then, or has changed, it says so.
+
+    With `standalone` it is a plain sentence-transformers checkpoint: ``SentenceTransformer(path)`` loads it without
     ``trust_remote_code`` and without vidembed. Blocks after `layer` and the language model head are not stored.
+
     Before it is moved into place it is loaded back and compared with the full model's hidden state on one video and
     one text.
 
@@ -69,6 +78,7 @@ def build(
         sampling: Frame grid that the checkpoint uses by default.
         dtype: "float32", "bfloat16", "float16", or None for the dtype of the MLLM.
         device: Where to run the check, for example "cuda"; default as sentence-transformers chooses.
+        standalone: Write the weights up to the layer, too.
         overwrite: Replace `out` if it exists.
         **hub_kwargs: ``revision``, ``token``, ``cache_folder``, ``local_files_only``; and ``model_kwargs``.
 
@@ -77,12 +87,12 @@ def build(
 
     Raises:
         ValueError: Neither or both of `out` and `name` are given, or `name` is no plain name; `pairs` are missing,
-            too few, or given with a layer.
+            too few, or given with a layer; `out` is the folder of the MLLM itself.
         VideoError: A video of `pairs` could not be decoded.
         FileExistsError: `out` exists and is not empty, and `overwrite` is False.
         LayerError: `layer` is not a block of the model.
-        BackboneError: The model is not supported or incomplete.
-        ReadoutMismatchError: The checkpoint does not reproduce the hidden state; nothing is written.
+        BackboneError: The model is not supported or incomplete, or cut already.
+        ReadoutMismatchError: The model as it is loaded back does not reproduce the hidden state; nothing is written.
     """
     if (out is None) == (name is None):
         raise ValueError(f"give out=FOLDER or name=NAME, one of them; got out={out!r}, name={name!r}.")
@@ -100,27 +110,64 @@ def build(
             raise ValueError(f'layer={layer!r}: pairs and videos are for layer="auto", which chooses on them.')
         kwargs = with_dtype(hub_kwargs, dtype)
         encoder = VideoEncoder(mllm, layer=layer, prefix=prefix, sampling=sampling, device=device, **kwargs)
+    if encoder.backbone is None:
+        raise BackboneError(
+            f"{mllm} is a checkpoint that was cut at layer {layer}, so there is nothing to build of it. Give the video "
+            "MLLM that it was built from."
+        )
     config = encoder.checkpoint_config
-    assert config is not None  # noqa: S101 - set whenever an MLLM is cut
+    if config is not None and config.recipe is not None and config.recipe.adapter:
+        raise BackboneError(
+            f"{mllm} is aligned: a recipe with an adapter. For a checkpoint of it, load it and call save_pretrained."
+        )
+    if not standalone:
+        _keep_mllm(encoder.backbone, target)
     probes = probe_inputs()
     wanted = hidden_states(encoder, probes)  # (2, D)
     with drafted(target) as draft:
-        encoder.save_pretrained(str(draft), create_model_card=False)
-        saved_config = CheckpointConfig.read(draft / FILE_NAME)
-        features, device_name = [encoder.preprocess([probe]) for probe in probes], str(encoder.device)
-        del encoder  # before the copy is loaded
-        cosines = saved_cosines(draft, features, wanted, device=device_name)
+        if standalone:
+            encoder.save_pretrained(str(draft), create_model_card=False)
+            features, device_name = [encoder.preprocess([probe]) for probe in probes], str(encoder.device)
+            del encoder  # before the copy is loaded
+            cosines = saved_cosines(draft, features, wanted, device=device_name)
+        else:
+            write_recipe(encoder, draft, target)
+            hub_kwargs.pop("model_kwargs", None)
+            loaded = VideoEncoder(draft, device=str(encoder.device), **{**hub_kwargs, "revision": None})
+            cosines = _cosines(torch.from_numpy(np.stack([loaded.encode(probe) for probe in probes])), wanted)
         logger.info("readout check: cosine %.8f (video), %.8f (text)", *cosines)
         if not min(cosines) >= MIN_COSINE:
             raise ReadoutMismatchError(
-                f"{mllm}: cut at layer {layer}, the checkpoint gives cosine {cosines[0]:.6f} (video) and "
+                f"{mllm}: cut at layer {layer}, the model gives cosine {cosines[0]:.6f} (video) and "
                 f"{cosines[1]:.6f} (text) with the hidden state that it stands for; at least {MIN_COSINE} is required. "
                 "Nothing was written. The final norm or the position ids of this model differ from what vidembed "
                 "knows: please report it with the model's config.json."
             )
-        card = model_card(loading_name(target if out is None else out), saved_config, cosines)
+        card = model_card(
+            loading_name(target if out is None else out), CheckpointConfig.read(draft / FILE_NAME), cosines
+        )
         Path(draft, "README.md").write_text(card + note, encoding="utf-8")
     return target
+
+
+def write_recipe(encoder: VideoEncoder, folder: Path, target: Path, *, adapter: bool = False) -> None:
+    """Write into `folder`, which `target` will be, the configuration that makes `encoder` of its MLLM again.
+
+    Raises:
+        BackboneError: Its MLLM was not loaded from files.
+    """
+    config, backbone = encoder.checkpoint_config, encoder.backbone
+    assert config is not None and backbone is not None  # noqa: S101, PT018 - set whenever an MLLM is cut
+    made = encoder.fingerprint_fields()
+    recipe = Recipe.of(backbone, made, target, adapter=adapter)
+    sampling = encoder.sampling.as_dict()
+    replace(config, sampling=sampling, fingerprint=fields_digest(made), recipe=recipe).write(folder)
+
+
+def _keep_mllm(backbone: Backbone, target: Path) -> None:
+    """Raise ValueError for a target that would replace the model that it is built from."""
+    if backbone.folder is not None and backbone.folder.resolve().is_relative_to(target.resolve()):
+        raise ValueError(f"out: {str(target)!r} holds the model that is built from; choose another folder.")
 
 
 def _best_layer(
@@ -202,5 +249,9 @@ def saved_cosines(
     saved = SentenceTransformer(str(folder), device=device)
     moved = [batch_to_device(batch, saved.device) for batch in features]
     vectors = [saved(batch)["sentence_embedding"][0].float().cpu() for batch in moved]  # (D,) each
-    video, text = torch.nn.functional.cosine_similarity(torch.stack(vectors).double(), wanted.double(), dim=1).tolist()
+    return _cosines(torch.stack(vectors), wanted)
+
+
+def _cosines(vectors: torch.Tensor, wanted: torch.Tensor) -> tuple[float, float]:
+    video, text = torch.nn.functional.cosine_similarity(vectors.double(), wanted.double(), dim=1).tolist()
     return video, text

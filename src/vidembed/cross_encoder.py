@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from vidembed.backbone.architectures import Parts, find_parts
 from vidembed.backbone.prefix import Sharing, encode_visual, read_suffixes
 from vidembed.errors import BackboneError, InputError
-from vidembed.inputs import Prepared, collate, name_of
+from vidembed.inputs import Prepared, collate, load_input, name_of
 from vidembed.pipeline import (
     Failed,
     OnError,
@@ -122,7 +122,8 @@ class PrefixSharingCrossEncoder(VideoModel, CrossEncoder):
         device = self.parts.base.device
 
         def prompt_of(text: str) -> Features:
-            prompt = self._prepare_pair(Pair(0, probe_video(), text), AskOptions()).features
+            loaded, metadata = load_input({"video": probe_video(), "text": text}, self.sampling)
+            prompt = self._features([loaded], None, metadata)  # unnamed: it may exceed the context of the model
             moved: Features = batch_to_device(prompt, device)
             return moved
 
@@ -370,7 +371,7 @@ class PrefixSharingCrossEncoder(VideoModel, CrossEncoder):
 
     def _why_apart(self, encoder: VideoEncoder, prompt: str | None) -> str | None:
         """Why one prefill cannot serve both, or None if it can."""
-        if encoder.backbone is None or self.backbone is None or encoder.backbone.model is not self.backbone.model:
+        if not encoder.is_on_weights_of(self):
             return "encoder: it has other weights than this reranker; make it with reranker.encoder(layer=...)."
         if encoder.sampling != self.sampling:
             return f"encoder: its frame grid is {encoder.sampling}, and the reranker's {self.sampling}."

@@ -21,10 +21,10 @@ from vidembed import proof
 from vidembed.backbone.architectures import Parts, find_parts
 from vidembed.backbone.cut import as_transformer_module, cut, default_layer
 from vidembed.backbone.load import Backbone, Features
-from vidembed.backbone.options import ModelOptions, kwargs_of
+from vidembed.backbone.sharing import add_user
 from vidembed.backbone.templates import ZERO_SHOT_PREFIX, eol_template
 from vidembed.card import TAGS, TRAINED_TAG, encoder_usage, model_card, shown_name, updated, write_with_usage
-from vidembed.checkpoint import FILE_NAME, CheckpointConfig
+from vidembed.checkpoint import FILE_NAME, CheckpointConfig, merged, put_adapter
 from vidembed.errors import BackboneError, InputError, LayerChosen, LayerError, warn
 from vidembed.inputs import Input, Prepared, collate, is_text, kind_of, load_input, name_of
 from vidembed.pipeline import (
@@ -32,6 +32,7 @@ from vidembed.pipeline import (
     HalvingRunner,
     OnError,
     VideoModel,
+    applied_adapters,
     check_on_error,
     core_count,
     prepare_ahead,
@@ -46,6 +47,7 @@ from vidembed.video import Sampling, VideoError, VideoFrames
 if TYPE_CHECKING:
     from sentence_transformers.base.modules.transformer import ProcessingKwargs
 
+    from vidembed.backbone.options import ModelOptions
     from vidembed.reranker import VideoReranker
     from vidembed.video.fetch import UrlAccess
 
@@ -158,10 +160,17 @@ class VideoEncoder(VideoModel, SentenceTransformer):
             raise BackboneError(f"prefix={prefix!r}: {model_name_or_path} is a checkpoint and carries its prompts.")
         self.sampling = sampling or (Sampling(**config.sampling) if config else Sampling())
         self.max_batch_tokens = max_batch_tokens
+        if config is not None and config.recipe is not None and self.recipe is not None:
+            made = self.fingerprint_fields()
+            given = {"weights", *(["video_processor", "image_processor"] if kwargs.get("processor_kwargs") else [])}
+            config.recipe.check({key: made[key] for key in made if key not in given}, self.recipe.parent)
 
     def _modules_of(self, backbone: Backbone) -> list[nn.Module]:
         parts = find_parts(backbone.model, name=backbone.name)
-        layer = self._layer_asked
+        layer, prefix = self._layer_asked, self._prefix_asked
+        recipe = None if self.recipe is None else CheckpointConfig.read(self.recipe)
+        if recipe is not None:
+            layer, prefix = recipe.layer, recipe.prefix
         if layer is None:
             layer = default_layer(backbone.model, name=backbone.name)
             warn(
@@ -171,12 +180,13 @@ class VideoEncoder(VideoModel, SentenceTransformer):
                     "on your own captioned videos."
                 )
             )
-        view = cut(backbone.model, layer, name=backbone.name)
-        template = eol_template(backbone.processor, prefix=self._prefix_asked, name=backbone.name)
+        view = self._own(cut(backbone.model, layer, name=backbone.name), backbone)
+        if recipe is not None and recipe.recipe is not None and recipe.recipe.adapter and self.recipe is not None:
+            put_adapter(view, self.recipe.parent)
+        template = eol_template(backbone.processor, prefix=prefix, name=backbone.name)
         module = as_transformer_module(view, backbone.processor, chat_template=template)
-        self.backbone = backbone
         kind, source, grid = parts.model_type, portable_name(backbone.name), Sampling().as_dict()
-        self.checkpoint_config = CheckpointConfig(layer, parts.depth, kind, source, self._prefix_asked, grid)
+        self.checkpoint_config = recipe or CheckpointConfig(layer, parts.depth, kind, source, prefix, grid)
         return [module, Pooling(module.get_embedding_dimension(), "lasttoken"), Normalize()]
 
     @property
@@ -204,7 +214,29 @@ class VideoEncoder(VideoModel, SentenceTransformer):
                 "both of one MLLM: VideoEncoder(MLLM, layer=...).reranker()."
             )
         shared = {"sampling": self.sampling, "video_backend": self.video_backend, "allow_url": self.allow_url}
+        shared["device"] = str(self.device)
         return VideoReranker(backbone=self.backbone, **{**shared, **kwargs})
+
+    def use_modules(self, other: VideoEncoder) -> None:
+        """Run on the modules of an encoder with the same fingerprint, whose weights another model needs anyway."""
+        self[0], self.backbone, self.links, self.linked = other[0], other.backbone, other.links, other.linked
+        if self.backbone is not None:
+            add_user(self.backbone.model, self)
+
+    def save(self, path: str, *args: Any, **kwargs: Any) -> None:
+        """Save a plain checkpoint, of a recipe too: with its weights, and an adapter added to them.
+
+        Raises:
+            BackboneError: Other adapter layers are in the model.
+        """
+        transformer, config = self._transformer, self.checkpoint_config
+        model = transformer.model
+        if config is not None and config.recipe is not None and config.recipe.adapter and applied_adapters(model):
+            transformer.model = merged(model)
+        try:
+            super().save(path, *args, **kwargs)
+        finally:
+            transformer.model = model
 
     def _write_settings(self, path: str) -> None:
         if config := self._current_config():
@@ -213,7 +245,7 @@ class VideoEncoder(VideoModel, SentenceTransformer):
     def _current_config(self) -> CheckpointConfig | None:
         """`checkpoint_config`, of the model as it is now."""
         config = self.checkpoint_config
-        return config and replace(config, sampling=self.sampling.as_dict(), fingerprint=self.fingerprint)
+        return config and replace(config, sampling=self.sampling.as_dict(), fingerprint=self.fingerprint, recipe=None)
 
     def _create_model_card(
         self, path: str, model_name: str | None = None, train_datasets: list[str] | None = None
@@ -532,8 +564,9 @@ def load_encoder(
     Raises:
         ValueError: There is no such model, it takes no video, or an argument is out of range.
     """
+    kwargs = {} if options is None else options.kwargs()
     try:
-        encoder = VideoEncoder(name, layer=layer, **kwargs_of(options))
+        encoder = VideoEncoder(name, layer=layer, **kwargs)
     except OSError as error:  # what transformers raises for a model that it cannot find
         where = "" if Path(name).exists() else "is no folder here, no model of the store, and "
         raise ValueError(f"model: {name!r} {where}cannot be loaded: {error}") from error

@@ -16,19 +16,20 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, NoReturn, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, NoReturn, Self, TypeVar, cast
 
-import numpy as np
 import torch
 from sentence_transformers.base.model import BaseModel
 from sentence_transformers.base.modules import Transformer
 from sentence_transformers.util.file_io import load_file_path
 from torch import nn
-from transformers import PretrainedConfig
+from transformers import PretrainedConfig, PreTrainedModel
 
 from vidembed.backbone.cut import declare_sampling, without_hooks
 from vidembed.backbone.load import Backbone, Features, check_device, check_dtype, load_backbone
-from vidembed.backbone.options import check_quantized_once, log_loaded, quantization_of
+from vidembed.backbone.options import check_quantized_once, log_loaded, quantization_name
+from vidembed.backbone.sharing import Links, after_move, before_move, before_training, own_modules, sampled_values
+from vidembed.checkpoint import ADAPTER_FILES, FILE_NAME, CheckpointConfig, open_recipe
 from vidembed.errors import BackboneError, InputError, kept_warnings, warn
 from vidembed.inputs import Prepared, is_text, load_input, name_of, split_rows
 from vidembed.registry import resolve_model
@@ -45,7 +46,6 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 TEXT_CHUNK = 64  # texts per call of the tokenizer: rendering is per text, the call is not
-WEIGHT_SAMPLES = 64  # values per tensor: enough to tell any two trained or merged models apart, cheap at 7B parameters
 _PIXEL_SETTINGS = (  # numbers of an image or video processor that change pixels; not its class or the library's version
     *("size", "do_resize", "resample", "do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std"),
     *("patch_size", "temporal_patch_size", "merge_size", "use_token_compression", "cap_pixels_per_frame"),
@@ -61,6 +61,9 @@ class VideoModel(BaseModel):
     """What `VideoEncoder` and `VideoReranker` share: a sentence-transformers model that decodes its videos itself."""
 
     backbone: Backbone | None  # the MLLM that the modules are of, or None for what was loaded from a checkpoint
+    links: Links  # parameters on the memory of the MLLM's, with those
+    linked: int  # of them at first
+    recipe: Path | None  # file of the recipe that was loaded
     sampling: Sampling
     video_backend: str
     allow_url: UrlAccess  # whether http(s) sources are fetched
@@ -78,7 +81,7 @@ class VideoModel(BaseModel):
     ) -> None:
         check_dtype((kwargs.get("model_kwargs") or {}).get("dtype"))
         check_device(kwargs.get("device"))
-        self.backbone = None
+        self.backbone, self.recipe, self.links, self.linked = None, None, [], 0
         self._settings_file: str | None = None  # of the checkpoint that is loaded
         name = None if model_name_or_path is None else resolve_model(str(model_name_or_path))
         if backbone is not None:
@@ -89,8 +92,8 @@ class VideoModel(BaseModel):
         if name is not None:
             kwargs["model_kwargs"] = {**(kwargs.get("model_kwargs") or {}), "use_safetensors": True}
             if "quantization_config" in kwargs["model_kwargs"]:
-                hub = {key: kwargs[key] for key in ("token", "revision", "local_files_only") if key in kwargs}
-                raw, _ = PretrainedConfig.get_config_dict(name, cache_dir=kwargs.get("cache_folder"), **hub)
+                of_hub = {key: kwargs[key] for key in ("token", "revision", "local_files_only") if key in kwargs}
+                raw, _ = PretrainedConfig.get_config_dict(name, cache_dir=kwargs.get("cache_folder"), **of_hub)
                 check_quantized_once(raw, kwargs["model_kwargs"], name=name)
         super().__init__(name, **kwargs)
         if name is not None:
@@ -105,6 +108,37 @@ class VideoModel(BaseModel):
     @property
     def _transformer(self) -> Transformer:
         return cast("Transformer", self[0])
+
+    def _own(self, module: PreTrainedModel, backbone: Backbone) -> PreTrainedModel:
+        """Modules of this model's own on the weights of an MLLM, of which `module` is all or a cut."""
+        own, self.links = own_modules(module, backbone.model, self)
+        self.backbone, self.linked = backbone, len(self.links)
+        return own
+
+    def is_on_weights_of(self, other: VideoModel) -> bool:
+        """Whether this model is a cut of the same MLLM, both are as they were made, and in memory once."""
+        if self.backbone is None or other.backbone is None or self.backbone.model is not other.backbone.model:
+            return False
+        if any(used for model in (self, other) for used in applied_adapters(model._transformer.model).values()):  # noqa: SLF001
+            return False
+        there = {id(link.loaded): link.own.data_ptr() for link in other.links}
+        same = all(there.get(id(link.loaded)) == link.own.data_ptr() for link in self.links)
+        return same and len(self.links) == self.linked
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], *args: Any, **kwargs: Any) -> Self:
+        """Called by all that moves or casts a model; others on the same weights stay as they are."""
+        if self.backbone is None:
+            return super()._apply(fn, *args, **kwargs)
+        self.links = before_move(self.backbone.model, self, fn)
+        super()._apply(fn, *args, **kwargs)
+        self.links = after_move(self.backbone.model, self)
+        return self
+
+    def train(self, mode: bool = True) -> Self:
+        """As in torch. What will be trained gets memory of its own first, if another model is on the same weights."""
+        if mode and self.backbone is not None:
+            self.links = before_training(self.backbone.model, self)
+        return super().train(mode)
 
     @abstractmethod
     def _modules_of(self, backbone: Backbone) -> list[nn.Module]:
@@ -160,7 +194,7 @@ class VideoModel(BaseModel):
         for kind in ("video_processor", "image_processor"):
             values: dict[str, object] = getattr(processor, kind).to_dict()
             pixels[kind] = {name: values[name] for name in _PIXEL_SETTINGS if values.get(name) is not None}
-        quantization = quantization_of(module.config)
+        quantized = getattr(module.config, "quantization_config", None)
         return {
             "model_type": module.config.model_type,
             "chat_template": hashlib.sha256(str(processor.chat_template).encode()).hexdigest(),
@@ -168,7 +202,7 @@ class VideoModel(BaseModel):
             "weights": weights_digest(module.model),
             "sampling": self.sampling.as_dict(),
             "dtype": str(self.dtype).removeprefix("torch."),
-            **({} if quantization is None else {"quantization": quantization}),
+            **({} if quantized is None else {"quantization": quantization_name(quantized)}),
         }
 
     @property
@@ -183,15 +217,23 @@ class VideoModel(BaseModel):
     def __getstate__(self) -> dict[str, Any]:
         """For process pools: without the full MLLM, and without hooks, which do not pickle."""
         modules = {name: without_hooks(module) for name, module in self._modules.items() if module}
-        return {**self.__dict__, "backbone": None, "_modules": modules}
+        return {**self.__dict__, "backbone": None, "links": [], "_modules": modules}
 
     def _load_default_modules(
         self, model_name_or_path: str, *_args: Any, **kwargs: Any
     ) -> tuple[list[nn.Module] | OrderedDict[str, nn.Module], dict[str, Any]]:
-        """Called, by keywords, for a model that is no checkpoint of sentence-transformers: cut the MLLM."""
-        folder, offline = kwargs.pop("cache_folder", None), kwargs.pop("local_files_only", False)
-        backbone = load_backbone(model_name_or_path, cache_dir=folder, local_files_only=offline or None, **kwargs)
-        return self._modules_of(backbone), {}
+        """Called, by keywords, for a model that is no checkpoint of sentence-transformers: a recipe or an MLLM."""
+        hub = {key: kwargs.pop(key, None) for key in ("token", "cache_folder", "local_files_only")}
+        how = {"token": hub["token"], "cache_dir": hub["cache_folder"]}
+        how |= {"local_files_only": hub["local_files_only"] or None, **kwargs}
+        file = load_file_path(model_name_or_path, FILE_NAME, **hub, revision=kwargs.get("revision"))
+        if file is None:
+            return self._modules_of(load_backbone(model_name_or_path, **how)), {}
+        self.recipe, config = Path(file), CheckpointConfig.read(file)
+        if config.recipe is not None and config.recipe.adapter:
+            for name in ADAPTER_FILES:  # from the Hub, if the recipe is there
+                load_file_path(model_name_or_path, name, **hub, revision=kwargs.get("revision"))
+        return self._modules_of(open_recipe(self.recipe.parent, config, **how)), {}
 
     def _load_converted_modules(  # type: ignore[override]
         self, model_name_or_path: str, *, model_type: str, **_kwargs: object
@@ -276,7 +318,7 @@ def _no_grid(video_processor: Any) -> Iterator[None]:
 
 @torch.no_grad()
 def weights_digest(model: nn.Module) -> str:
-    """SHA-256 hex digest of name, shape and `WEIGHT_SAMPLES` evenly spaced values of every parameter and saved buffer.
+    """SHA-256 hex digest of name, shape and 64 evenly spaced values of every parameter and saved buffer.
 
     Nothing is kept between calls: neither the address nor the version counter of a tensor shows every change (writes
     through ``.data`` and to inference tensors leave both). Adapter layers that apply no adapter count as the layers
@@ -289,7 +331,7 @@ def weights_digest(model: nn.Module) -> str:
     named = ((_name_in_use(name, adapters), tensor) for name, tensor in stored)
     tensors = {part: each for name, tensor in named if name is not None for part, each in _unpacked(name, tensor)}
     digest = hashlib.sha256()
-    for name, values in sorted(_sampled(tensors).items()):
+    for name, values in sorted(sampled_values(tensors).items()):
         digest.update(f"{name}{tuple(tensors[name].shape)}".encode() + values)
     for name, applied in sorted(adapters.items()):
         if applied:
@@ -299,9 +341,10 @@ def weights_digest(model: nn.Module) -> str:
 
 def _unpacked(name: str, tensor: torch.Tensor) -> list[tuple[str, torch.Tensor]]:
     """The tensor by its name, or those that a quantized one is made of."""
-    if not hasattr(tensor, _PACKED):
+    flatten = getattr(tensor, _PACKED, None)
+    if flatten is None:
         return [(name, tensor)]
-    parts = {part: getattr(tensor, part) for part in tensor.__tensor_flatten__()[0]}
+    parts = {part: getattr(tensor, part) for part in flatten()[0]}
     return [(f"{name}.{part}", each) for part, each in parts.items() if each is not None]
 
 
@@ -317,26 +360,6 @@ def _name_in_use(name: str, adapters: Mapping[str, Mapping[str, object]]) -> str
     if kind == _WRAPPED:
         return name if adapters[layer] else f"{layer}.{rest}"
     return name if rest.partition(".")[0] in adapters[layer] else None
-
-
-def _sampled(tensors: Mapping[str, torch.Tensor]) -> dict[str, bytes]:
-    """The sampled values of each tensor as little-endian float32; one transfer per device, since each would wait."""
-    places: dict[tuple[int, torch.device], torch.Tensor] = {}
-    picked: dict[torch.device, dict[str, torch.Tensor]] = {}
-    for name, tensor in tensors.items():
-        if tensor.is_meta:
-            raise ValueError(f"{name}: it is on the device 'meta' and has no values. Load the weights first.")
-        key = (tensor.numel(), tensor.device)
-        if key not in places:
-            count = min(WEIGHT_SAMPLES, tensor.numel())
-            places[key] = torch.linspace(0, tensor.numel() - 1, count, dtype=torch.float64).long().to(tensor.device)
-        picked.setdefault(tensor.device, {})[name] = tensor.reshape(-1)[places[key]].float()  # (<= WEIGHT_SAMPLES,)
-    found: dict[str, bytes] = {}
-    for parts in picked.values():
-        values = torch.cat(list(parts.values())).cpu().numpy().astype("<f4")
-        ends = np.cumsum([len(part) for part in parts.values()])
-        found |= {name: part.tobytes() for name, part in zip(parts, np.split(values, ends[:-1]), strict=True)}
-    return found
 
 
 def fields_digest(fields: Mapping[str, object]) -> str:

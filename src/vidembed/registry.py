@@ -21,6 +21,7 @@ from typing import TypeGuard
 
 NAMESPACE = "vidembed/"
 HUB = "hf://"
+CONFIG_FILE = "vidembed_config.json"  # of an encoder: beside its weights, or alone, when it names those (a recipe)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")  # no separators, no leading dot: cannot leave the store
 _BUNDLED = {"shapes": "embedder", "shapes-mllm": "checkpoint", "shapes-rerank": "reranker"}
 
@@ -49,7 +50,7 @@ def find_model(name: str) -> Path | None:
         folder = Path(__file__).parent / "shapes" / _BUNDLED[bare]
         return folder if folder.is_dir() else None
     folder = store_dir() / bare
-    return folder if (folder / "config.json").is_file() else None
+    return folder if any((folder / file).is_file() for file in ("config.json", CONFIG_FILE)) else None
 
 
 def model_path(name: str) -> Path:
@@ -122,7 +123,7 @@ def resolve_model(name_or_path: str) -> str:
 
 _LIBRARY = "sentence_transformers"
 _CLASSES = {"SentenceTransformer": "VideoEncoder", "CrossEncoder": "VideoReranker"}
-_FILES = ("vidembed_config.json", "vidembed_reranker.json")  # what vidembed writes beside the weights
+_FILES = (CONFIG_FILE, "vidembed_reranker.json")  # what vidembed writes beside the weights
 _originals: dict[type, Callable[..., None]] = {}
 
 

@@ -20,6 +20,7 @@ from torch import nn
 from vidembed import card
 from vidembed.backbone.cut import as_transformer_module
 from vidembed.backbone.load import Backbone
+from vidembed.backbone.sharing import Link, add_user
 from vidembed.backbone.templates import match_template
 from vidembed.calibration import (
     FILE_NAME,
@@ -31,6 +32,7 @@ from vidembed.calibration import (
     calibrate,
     differing_fields,
 )
+from vidembed.checkpoint import CheckpointConfig
 from vidembed.cross_encoder import AskOptions, PredictOptions, PrefixSharingCrossEncoder, pairs_of
 from vidembed.errors import BackboneError, LayerError
 from vidembed.pipeline import OnError, check_on_error
@@ -122,8 +124,10 @@ class VideoReranker(PrefixSharingCrossEncoder):
         super().__init__(model_name_or_path, backbone, video_backend, allow_url, decode_workers, **kwargs)
         saved = calibration or (RerankerConfig.read(self._settings_file) if self._settings_file else None)
         config = saved or RerankerConfig()
-        self.source = config.source or (backbone.name if backbone is not None else str(model_name_or_path))
-        self.sampling = sampling or (Sampling(**config.sampling) if config.sampling else Sampling())
+        grid = config.sampling or (CheckpointConfig.read(self.recipe).sampling if self.recipe else {})
+        known = backbone or (self.backbone if self.recipe else None)
+        self.source = config.source or (known.name if known is not None else str(model_name_or_path))
+        self.sampling = sampling or Sampling(**grid)
         self.shared_prefix = shared_prefix
         self.visual_cache = visual_cache
         self._answer_tokens = answer_tokens(self.tokenizer, name=self.source)
@@ -139,16 +143,18 @@ class VideoReranker(PrefixSharingCrossEncoder):
             processor = copy.copy(self._transformer.processor)
             processor.chat_template = config.chat_template
             self.backbone = Backbone(self._transformer.model, processor, self.source)
+            self.links = [Link.of(parameter, parameter) for parameter in self._transformer.model.parameters()]
+            add_user(self.backbone.model, self)
         if saved is not None:
             saved.check_made_for(self.fingerprint_fields(), name=self.source)
         if mode is not None:
             self.mode = mode
 
     def _modules_of(self, backbone: Backbone) -> list[nn.Module]:
-        self.backbone = backbone
         tokens = answer_tokens(backbone.processor.tokenizer, name=backbone.name)
         template = match_template(backbone.processor, name=backbone.name)
-        module = as_transformer_module(backbone.model, backbone.processor, chat_template=template, task="any-to-any")
+        model = self._own(backbone.model, backbone)
+        module = as_transformer_module(model, backbone.processor, chat_template=template, task="any-to-any")
         return [module, LogitScore(tokens.yes[0], tokens.no[0])]
 
     @property
@@ -191,6 +197,7 @@ class VideoReranker(PrefixSharingCrossEncoder):
             layer = self.first_stage.layer
             known = {"prefix": self.first_stage.prefix, "truncate_dim": self.first_stage.truncate_dim}
         shared = {"sampling": self.sampling, "video_backend": self.video_backend, "allow_url": self.allow_url}
+        shared["device"] = str(self.device)
         return VideoEncoder(layer=layer, backbone=self.backbone, **{**shared, **known, **kwargs})
 
     @property

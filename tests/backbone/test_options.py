@@ -17,7 +17,7 @@ from sentence_transformers import SentenceTransformer
 from vidembed import ModelOptions, VideoEncoder, VideoReranker, build
 from vidembed.backbone.architectures import capture_block, find_parts
 from vidembed.backbone.load import load_backbone
-from vidembed.backbone.options import log_loaded, quantization_of
+from vidembed.backbone.options import log_loaded, quantization_name
 from vidembed.building import hidden_states, probe_inputs
 from vidembed.encoder import load_encoder
 from vidembed.errors import BackboneError, MissingExtraError
@@ -129,7 +129,7 @@ class TestQuantized:
         plain.save_pretrained(str(tmp_path / "cut"))
         assert load_encoder(str(tmp_path / "cut"), options=asked).fingerprint == encoder.fingerprint
         assert "quantization" not in plain.fingerprint_fields()
-        assert encoder.fingerprint_fields()["quantization"] == quantization_of(encoder[0].config)
+        assert encoder.fingerprint_fields()["quantization"] == quantization_name(encoder[0].config.quantization_config)
         weights = encoder[0].model.language_model.layers[0].mlp.up_proj.weight
         before = encoder.fingerprint
         next(getattr(weights, part) for part in weights.__tensor_flatten__()[0] if "scale" in part).mul_(2)
@@ -229,7 +229,7 @@ class TestWhatAMachineCannotDo:
         given = ModelOptions(quantize="int4", device="cuda:1").kwargs()
         assert given["model_kwargs"]["device_map"] == {"": "cuda:1"}
         assert "device" not in given
-        assert quantization_of(SimpleNamespace(**given["model_kwargs"])) == "torchao Int4WeightOnlyConfig"
+        assert quantization_name(given["model_kwargs"]["quantization_config"]) == "torchao Int4WeightOnlyConfig"
 
 
 class TestDtypeOfTheCPU:

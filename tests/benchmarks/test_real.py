@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-import transformers
 from benchmarks import real
 
 from vidembed import VideoEncoder, VideoFrames, VideoReranker
@@ -16,26 +15,24 @@ from vidembed.backbone.load import Backbone, load_backbone
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def language() -> tuple[Any, Any]:
     try:
         real.gguf_file()
     except FileNotFoundError as error:
         pytest.skip(str(error))
     if importlib.util.find_spec("gguf") is None:
         pytest.skip("the package gguf, which transformers reads these weights with, is not installed: `make real`")
-    return real.compose(tmp_path_factory.mktemp("real") / "mllm")
+    return real.language_model()
 
 
 @pytest.fixture(scope="module")
-def backbone(folder: Path) -> Backbone:
-    return load_backbone(folder)
+def backbone(language: tuple[Any, Any], tmp_path_factory: pytest.TempPathFactory) -> Backbone:
+    return load_backbone(real.compose(tmp_path_factory.mktemp("real") / "mllm", *language))
 
 
 @torch.inference_mode()
-def test_the_language_model_is_the_one_of_the_file(backbone: Backbone) -> None:
-    file = real.gguf_file()
-    own = transformers.AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
-    tokenizer = backbone.processor.tokenizer
+def test_the_language_model_is_the_one_of_the_file(language: tuple[Any, Any], backbone: Backbone) -> None:
+    own, tokenizer = language[1], backbone.processor.tokenizer
     ids = tokenizer("A dog fetches a ball from the sea.", return_tensors="pt")["input_ids"]
     wanted = own(input_ids=ids).logits  # (1, S, V)
     found = backbone.model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits

@@ -41,7 +41,7 @@ def process(*arguments: object, before: str = "") -> subprocess.CompletedProcess
 def checkpoint(tiny_mllm: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint made by `vidembed build` of a random small model."""
     out = tmp_path_factory.mktemp("built") / "checkpoint"
-    result = vidembed("build", tiny_mllm("qwen2_5_vl"), "--layer", "3", "--out", out)
+    result = vidembed("build", tiny_mllm("qwen2_5_vl"), "--layer", "3", "--standalone", "--out", out)
     assert (result.exit_code, result.stdout.strip()) == (0, str(out))
     return out
 

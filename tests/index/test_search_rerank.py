@@ -1,13 +1,19 @@
 from __future__ import annotations
 
+import gc
 import logging
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from vidembed import VideoEncoder, VideoReranker, build
 from vidembed.calibration import FirstStage, Ranking
+from vidembed.errors import LayerError
 from vidembed.index import Hit, rerank
+from vidembed.index.search import encoder_beside, load_reranker, load_stages
 from vidembed.video import VideoSegment
 
 HITS = [
@@ -103,3 +109,78 @@ def test_similarities_of_another_encoder_are_not_fused(caplog: pytest.LogCapture
         rerank(HITS, reranker, "a", fingerprint="that")  # type: ignore[arg-type]
     assert reranker.asked["first_stage"] is None
     assert "calibrated with another encoder" in caplog.text
+
+
+class TestOneCopyOfTheWeights:
+    """An encoder and its reranker, on one copy of the weights wherever both are of one MLLM."""
+
+    @pytest.fixture
+    def mllm(self, tiny_mllm: Callable[[str], Path]) -> Path:
+        return tiny_mllm("qwen2_5_vl")
+
+    @pytest.fixture
+    def standalone(self, mllm: Path, tmp_path: Path) -> Path:
+        return build(mllm, layer=3, out=tmp_path / "standalone", standalone=True, device="cpu")
+
+    @pytest.mark.parametrize("kind", ["mllm", "recipe", "standalone"])
+    def test_however_the_encoder_is_named(self, mllm: Path, standalone: Path, tmp_path: Path, kind: str) -> None:
+        recipe = build(mllm, layer=3, out=tmp_path / "recipe", device="cpu")
+        name, layer = {"mllm": (mllm, 3), "recipe": (recipe, None), "standalone": (standalone, None)}[kind]
+        wanted = VideoEncoder(standalone, device="cpu").encode("a red square")
+        loaded: list[str] = []
+
+        def load() -> VideoEncoder:
+            loaded.append(kind)
+            return VideoEncoder(name, layer=layer, device="cpu")
+
+        grid = {"fps": 1.0}
+        encoder, reranker = load_stages(load, str(mllm), model=str(name), layer=layer, sampling=grid, device="cpu")
+        assert encoder.backbone is not None
+        assert encoder.is_on_weights_of(reranker)
+        assert loaded == ([] if kind == "standalone" else [kind])  # a checkpoint of the same weights is not even read
+        assert abs(encoder.encode("a red square") - wanted).max() <= 1e-6
+        if kind == "standalone":
+            assert encoder.sampling.fps == 1.0
+            assert encoder.checkpoint_config is not None
+            assert encoder.checkpoint_config.source == mllm.name
+
+    def test_by_the_name_of_what_it_was_built_from(self, mllm: Path, tmp_path: Path) -> None:
+        recipe = build(mllm, layer=3, out=tmp_path / "recipe", device="cpu")
+        how = {"model": str(recipe), "device": "cpu"}
+        encoder, reranker = load_stages(lambda: VideoEncoder(recipe, device="cpu"), None, **how)  # type: ignore[arg-type]
+        assert encoder.is_on_weights_of(reranker)
+
+    def test_an_encoder_that_is_loaded_goes_over(self, mllm: Path, standalone: Path) -> None:
+        encoder = VideoEncoder(standalone, device="cpu")
+        before, fingerprint = encoder.encode("a red square"), encoder.fingerprint
+        reranker = load_reranker(str(mllm), encoder, model=str(standalone))
+        assert encoder.is_on_weights_of(reranker)
+        assert (encoder.fingerprint, encoder.layer) == (fingerprint, 3)
+        assert abs(encoder.encode("a red square") - before).max() <= 1e-6
+
+    def test_other_weights_stay_apart_and_the_log_says_so(
+        self, mllm: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        half = build(mllm, layer=3, out=tmp_path / "half", standalone=True, dtype="bfloat16", device="cpu")
+        gc.collect()
+        with caplog.at_level(logging.INFO, logger="vidembed"):
+            head = VideoReranker(mllm, device="cpu")
+            encoder = encoder_beside(head, lambda: VideoEncoder(half, device="cpu"), model=str(half))
+        assert encoder.backbone is None
+        assert "two models in memory: the reranker's MLLM does not give the vectors" in caplog.text
+        assert load_reranker(str(mllm), encoder, model=str(half)).dtype != encoder.dtype
+
+    def test_another_model_is_no_surprise(self, mllm: Path, caplog: pytest.LogCaptureFixture) -> None:
+        with caplog.at_level(logging.INFO, logger="vidembed"):
+            how = {"model": "vidembed/shapes", "device": "cpu"}
+            encoder, _ = load_stages(lambda: VideoEncoder("vidembed/shapes", device="cpu"), str(mllm), **how)  # type: ignore[arg-type]
+        assert encoder.backbone is None
+        (record,) = [one for one in caplog.records if "two models in memory" in one.message]
+        assert record.levelno == logging.INFO
+
+    def test_a_layer_that_is_not_the_checkpoints_is_refused(self, mllm: Path, standalone: Path) -> None:
+        def load() -> VideoEncoder:
+            return VideoEncoder(standalone, layer=2, device="cpu")
+
+        with pytest.raises(LayerError, match="layer=2"):
+            load_stages(load, str(mllm), model=str(standalone), layer=2, device="cpu")

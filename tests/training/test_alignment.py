@@ -74,7 +74,9 @@ class TestResult:
 
     def test_files_are_those_of_build(self, tiny_mllm: GetModel, tmp_path: Path):
         out = quick(tiny_mllm("qwen2_5_vl"), tmp_path / "aligned")
-        built = build(tiny_mllm("qwen2_5_vl"), layer=-1, out=tmp_path / "built", prefix=None, device="cpu")
+        built = build(
+            tiny_mllm("qwen2_5_vl"), layer=-1, out=tmp_path / "built", prefix=None, standalone=True, device="cpu"
+        )
         for name in ("config.json", "modules.json", "sentence_bert_config.json", "chat_template.jinja"):
             assert (out / name).read_text() == (built / name).read_text(), name
         weights = [
@@ -172,6 +174,33 @@ class TestAdapter:
         vectors = [VideoEncoder(path, device="cpu").encode(inputs) for path in (later, at_once)]
         assert np.abs(vectors[0] - vectors[1]).max() <= 1e-6
         assert VideoEncoder(later, device="cpu").fingerprint == VideoEncoder(at_once, device="cpu").fingerprint
+
+    def test_is_a_recipe(self, tiny_mllm: GetModel, tmp_path: Path):
+        mllm = tiny_mllm("qwen2_5_vl")
+        adapter = quick(mllm, tmp_path / "adapter", layer=4, output="adapter")
+        encoder = VideoEncoder(adapter, device="cpu")
+        config = CheckpointConfig.read(adapter / "vidembed_config.json")
+        assert config.recipe is not None
+        assert (config.recipe.adapter, encoder.fingerprint) == (True, config.fingerprint)
+        assert "It is a recipe, too" in (adapter / "README.md").read_text()
+        later = VideoEncoder(merge_adapter(mllm, adapter, tmp_path / "later", device="cpu"), device="cpu")
+        inputs = [VIDEO, {"text": "a red square"}]
+        vectors = encoder.encode(inputs)
+        assert np.abs(vectors - later.encode(inputs)).max() <= 1e-5
+        plain = VideoEncoder(mllm, layer=4, prefix=None, device="cpu")
+        assert np.abs(vectors - plain.encode(inputs)).max() > 1e-4
+        assert encoder.reranker().fingerprint == plain.reranker().fingerprint
+        with pytest.raises(BackboneError, match="it has an adapter already"):
+            quick(adapter, tmp_path / "again")
+        with pytest.raises(BackboneError, match="is aligned: a recipe with an adapter"):
+            build(adapter, layer=4, out=tmp_path / "built", device="cpu")
+        assert not (tmp_path / "again").exists()
+        assert not (tmp_path / "built").exists()
+
+    def test_goes_on_from_a_recipe_of_build(self, tiny_mllm: GetModel, tmp_path: Path):
+        recipe = build(tiny_mllm("qwen2_5_vl"), layer=4, prefix=None, out=tmp_path / "recipe", device="cpu")
+        out = quick(recipe, tmp_path / "aligned", output="adapter")
+        assert VideoEncoder(out, device="cpu").layer == 4
 
     def test_misuse(self, tiny_mllm: GetModel, tmp_path: Path):
         with pytest.raises(FileNotFoundError, match=r"no adapter_config\.json"):

@@ -76,12 +76,15 @@ def test_merging_keeps_the_vectors_and_every_other_weight(each_mllm: Path, layer
     assert encoder.fingerprint != digest
 
 
-def test_the_full_model_shares_the_merged_blocks(encoder: VideoEncoder):
-    filled(LanguageAdapter(encoder, LoraSettings(rank=4))).merge()
-    assert encoder.backbone is not None
-    full = find_parts(encoder.backbone.model)
-    assert not any("lora" in name for name, _ in encoder.backbone.model.named_modules())
-    assert full.blocks[0].self_attn.q_proj.weight is encoder[0].model.language_model.layers[0].self_attn.q_proj.weight
+def test_a_head_on_the_same_weights_sees_neither_the_adapter_nor_the_merge(encoder: VideoEncoder):
+    reranker = encoder.reranker()
+    before = reranker.fingerprint, encoder.fingerprint
+    adapter = filled(LanguageAdapter(encoder, LoraSettings(rank=4)))
+    assert reranker.fingerprint == encoder.reranker().fingerprint == before[0]
+    adapter.merge()
+    assert encoder.fingerprint != before[1]
+    assert reranker.fingerprint == encoder.reranker().fingerprint == before[0]
+    assert encoder.float().fingerprint != before[1]  # nor do they come back together in a move
 
 
 def test_save_and_load(adapted: LanguageAdapter, tmp_path: Path):

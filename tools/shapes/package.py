@@ -17,13 +17,13 @@ from tools.shapes.scores import FIT_DEPTH, FITTED_ON, SENTENCES, draw, is_true
 from vidembed.building import build
 from vidembed.calibration import CalibrationReport
 from vidembed.captions import CaptionedVideo
+from vidembed.checkpoint import ADAPTER_FILES
 from vidembed.evaluation.two_stage import first_stage_candidates
 from vidembed.reproduce import ALIGNED
 from vidembed.reranker import VideoReranker
 from vidembed.shapes import CHECKPOINT
 from vidembed.shapes.clips import ClipRecord
 from vidembed.training import align
-from vidembed.training.lora import WEIGHTS_FILE
 
 EMBEDDER = CHECKPOINT.parent / "embedder"
 RERANKER = CHECKPOINT.parent / "reranker"
@@ -48,7 +48,7 @@ def package_embedder(layer: int, out: Path = EMBEDDER) -> Path:
         layer: Decoder block to read.
         out: The folder; replaced if it exists.
     """
-    build(CHECKPOINT, layer=layer, prefix=None, out=out, overwrite=True, device="cpu")
+    build(CHECKPOINT, layer=layer, prefix=None, out=out, standalone=True, overwrite=True, device="cpu")
     _halve(out / "model.safetensors")
     return out
 
@@ -117,7 +117,7 @@ def package_adapter(out: Path = ALIGNED, *, seed: int = 0) -> Path:
         device="cpu",
     )
     (out / "curves.png").unlink(missing_ok=True)  # the log beside it says the same in fewer bytes
-    _halve(out / WEIGHTS_FILE, rounded=True)
+    _halve(out / ADAPTER_FILES[0], rounded=True)
     return out
 
 

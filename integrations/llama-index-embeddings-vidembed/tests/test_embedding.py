@@ -21,7 +21,7 @@ from llama_index.core.node_parser import SentenceSplitter
 from llama_index.core.schema import Document, ImageNode, MediaResource, MetadataMode, Node, TextNode
 from llama_index.core.storage.kvstore import SimpleKVStore
 from PIL import Image
-from vidembed import VideoEncoder, VideoError, VideoSegment
+from vidembed import ModelOptions, VideoEncoder, VideoError, VideoSegment
 from vidembed.errors import VideoUriError
 from vidembed.uri import video_uri
 
@@ -446,3 +446,13 @@ def test_what_is_no_string_is_named_by_its_place(embedding: VideoEmbedding) -> N
         embedding.get_text_embedding_batch(["a", None])  # type: ignore[list-item]
     with pytest.raises(NothingToEmbedError, match="query: got None"):
         embedding.get_query_embedding(None)  # type: ignore[arg-type]
+
+
+def test_model_options_are_saved() -> None:
+    made = VideoEmbedding("vidembed/shapes", model_options={"dtype": "bfloat16", "device": "cpu"})
+    assert made.model_options == ModelOptions(dtype="bfloat16", device="cpu")
+    assert str(made.encoder.dtype) == "torch.bfloat16"
+    saved = json.loads(json.dumps(made.to_dict()))
+    again = VideoEmbedding.from_dict(saved)
+    assert again.model_options == made.model_options
+    assert again.fingerprint == made.fingerprint != VideoEmbedding("vidembed/shapes").fingerprint

@@ -26,7 +26,7 @@ from vidembed.errors import BackboneError, LayerError
 from vidembed.evaluation.metrics import RESAMPLES
 from vidembed.inputs import Input
 from vidembed.pipeline import OnError, check_on_error, wants_bar
-from vidembed.registry import resolve_model
+from vidembed.registry import CONFIG_FILE, resolve_model
 from vidembed.scoring.checks import whole_number
 from vidembed.video import Sampling
 
@@ -203,7 +203,7 @@ def open_mllm(model: str | Path | Backbone, *, device: str | None, dtype: str | 
         encoder = VideoEncoder(model, layer=-1, device=device, **with_dtype(kwargs, dtype))
     except LayerError as error:  # -1 is a layer of every MLLM
         raise _cut_already(model) from error
-    if encoder.backbone is None:
+    if encoder.backbone is None or encoder.recipe is not None:
         raise _cut_already(model)
     return with_prefix(encoder, prefix)
 
@@ -211,7 +211,7 @@ def open_mllm(model: str | Path | Backbone, *, device: str | None, dtype: str | 
 def check_mllm(model: str) -> None:
     """Check from its config alone that a model can be analyzed; a BackboneError if not."""
     name = resolve_model(model)
-    if (Path(name) / "modules.json").is_file():
+    if any((Path(name) / file).is_file() for file in ("modules.json", CONFIG_FILE)):
         raise _cut_already(model)
     model_type = PretrainedConfig.get_config_dict(name)[0].get("model_type")
     if model_type not in REMOTE_CODE_TYPES:
@@ -220,7 +220,7 @@ def check_mllm(model: str) -> None:
 
 def _cut_already(model: str | Path) -> BackboneError:
     return BackboneError(
-        f"{model} is a checkpoint that reads one layer: the blocks after it are cut off, so there is nothing to "
+        f"{model} is a model that reads one layer: the blocks after it are cut off, so there is nothing to "
         "compare. Give the full MLLM that it was built from (its README.md and vidembed_config.json name it)."
     )
 

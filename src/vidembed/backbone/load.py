@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
+from collections.abc import Hashable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -11,15 +14,18 @@ import torch
 import transformers
 from transformers import PretrainedConfig, PreTrainedModel, ProcessorMixin, VideoLlama3Config, VideoLlama3Processor
 from transformers.models.video_llama_3.video_processing_video_llama_3 import VideoLlama3VideoProcessor
+from transformers.utils.hub import cached_file, extract_commit_hash
 
 from vidembed.backbone.architectures import REMOTE_CODE_TYPES, TESTED_TYPES, conditional_class
 from vidembed.backbone.options import DTYPES
+from vidembed.backbone.sharing import load_once
 from vidembed.errors import BackboneError, UnsupportedBackboneError
 
 logger = logging.getLogger(__name__)
 
 # what a processor gives a model: tensors by name, and what sentence-transformers adds (``modality``, a string)
 Features: TypeAlias = dict[str, Any]
+_SAMPLED_BYTES = 64  # at each of four places of a tensor in a file
 
 # names of the original VideoLLaMA3 to native ones: transformers' ``from_pretrained(key_mapping=...)``
 KEY_MAPPING: dict[str, str] = {
@@ -51,11 +57,13 @@ CHAT_TEMPLATE = (
 
 @dataclass(frozen=True)
 class Backbone:
-    """A loaded model and its processor."""
+    """A loaded model and its processor. Whoever runs it does so by modules of its own (`vidembed.backbone.sharing`)."""
 
     model: PreTrainedModel  # with its language model head
     processor: ProcessorMixin  # with the model's own chat template
     name: str  # what it was loaded from
+    folder: Path | None = None  # that its files lie in; None for one that was not read from files
+    revision: str | None = None  # commit on the Hub; None for a folder
 
 
 def check_dtype(dtype: object) -> None:
@@ -83,6 +91,9 @@ def load_backbone(
     **hub_kwargs: Any,
 ) -> Backbone:
     """Load a video MLLM of a supported architecture, or an original remote-code VideoLLaMA3, and its processor.
+
+    Weights that are in memory already, of the same files by the same `model_kwargs`, are not loaded again; the
+    processor is always a new one.
 
     The three dicts are for ``from_pretrained`` of model, ``AutoProcessor`` and ``AutoConfig``; `hub_kwargs` are
     ``revision``, ``token``, ``cache_dir`` and ``local_files_only``. UnsupportedBackboneError for another architecture,
@@ -120,8 +131,26 @@ def load_backbone(
             name,
             config.model_type,
         )
-    options = {**hub_kwargs, **model_kwargs, "use_safetensors": True, "output_loading_info": True}
-    loaded: Any = model_class.from_pretrained(name, config=config, **options)
+    found = str(cached_file(name, "config.json", **hub_kwargs))
+    folder, revision = Path(found).parent, None if path.exists() else extract_commit_hash(found, None)
+    at_commit = {**hub_kwargs, **({"revision": revision} if revision else {})}
+    options = {**at_commit, **model_kwargs, "use_safetensors": True}
+
+    def load() -> PreTrainedModel:
+        return load_weights(name, model_class, config, options)
+
+    dtype = model_kwargs["dtype"]
+    dtype = config.dtype if dtype == "auto" and config.dtype is not None else dtype  # which may be given by name, too
+    given = {**(config_kwargs or {}), **options, "dtype": dtype, "token": None, "local_files_only": None}
+    key = _hashable([str(folder.resolve()), file_states(folder), model_class.__name__, given])
+    return Backbone(load() if key is None else load_once(key, load), processor, name, folder, revision)
+
+
+def load_weights(name: str, model_class: Any, config: PretrainedConfig, options: dict[str, Any]) -> PreTrainedModel:
+    """Load a model with its head, all weights of which are in the files; BackboneError if not."""
+    loaded: tuple[PreTrainedModel, Any] = model_class.from_pretrained(
+        name, config=config, output_loading_info=True, **options
+    )
     model, info = loaded
     missing = sorted(info["missing_keys"])
     if missing == ["lm_head.weight"]:
@@ -135,8 +164,62 @@ def load_backbone(
             f"{missing[:3]}; transformers would fill them with random numbers. Is the checkpoint complete, and does "
             "its config.json belong to it?"
         )
-    model.eval()
-    return Backbone(model, processor, name)
+    model.eval()  # type: ignore[no-untyped-call]
+    return model
+
+
+def _hashable(value: object) -> Hashable:
+    """A value of options as one that can be compared, or None if it is of an unknown kind."""
+    if isinstance(value, dict):
+        value = [[key, each] for key, each in sorted(value.items())]
+    if isinstance(value, (list, tuple)):
+        parts = [_hashable(each) for each in value]
+        return None if None in parts else tuple(parts)
+    if value is None or isinstance(value, (str, int, float, torch.dtype, torch.device)):
+        return (str(value).removeprefix("torch."),)
+    settings = getattr(value, "to_dict", None)  # of a quantization
+    return None if settings is None else (type(value).__name__, json.dumps(settings(), sort_keys=True, default=str))
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of the model in a folder, sorted."""
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        return [folder / name for name in sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))]
+    whole = folder / "model.safetensors"
+    return [whole] if whole.is_file() else sorted(folder.glob("*.safetensors"))
+
+
+def file_states(folder: Path) -> list[tuple[str, int, int]]:
+    """Name, size and time of change of the files that weights are read from, to see that they are others now."""
+    files = [folder / "config.json", *weight_files(folder)]
+    return [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.is_file()]
+
+
+def files_digest(folder: Path) -> str:
+    """SHA-256 hex digest of name, dtype, shape and some bytes of every tensor in the safetensors files of a folder.
+
+    It does not depend on how a model is loaded (dtype, device, attention, quantization), nor on how the tensors are
+    dealt to files. An edit that touches none of the bytes, such as one row of an embedding table, it does not see.
+    """
+    tensors: dict[str, bytes] = {}
+    for file in weight_files(folder):
+        with file.open("rb") as opened:
+            size = int.from_bytes(opened.read(8), "little")
+            header = json.loads(opened.read(size))
+            header.pop("__metadata__", None)
+            for name, entry in sorted(header.items(), key=lambda item: int(item[1]["data_offsets"][0])):
+                start, end = entry["data_offsets"]
+                last = max(start, end - _SAMPLED_BYTES)
+                picked = [f"{entry['dtype']}{entry['shape']}".encode()]
+                for place in sorted({start + (last - start) * part // 3 for part in range(4)}):
+                    opened.seek(8 + size + place)
+                    picked.append(opened.read(min(_SAMPLED_BYTES, end - place)))
+                tensors[name] = b"".join(picked)
+    digest = hashlib.sha256()
+    for name, content in sorted(tensors.items()):
+        digest.update(name.encode() + content)
+    return digest.hexdigest()
 
 
 def _load_processor(name: str, **kwargs: Any) -> ProcessorMixin:

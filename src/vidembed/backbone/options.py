@@ -160,12 +160,9 @@ def refuse_quantization(kwargs: Mapping[str, Any], why: str) -> None:
         raise ValueError(f"quantize: {why}")
 
 
-def quantization_of(config: object) -> str | None:
-    """Name the quantization of a model by its config, such as "torchao Int8WeightOnlyConfig"; None for one without."""
-    found = getattr(config, "quantization_config", None)
-    if found is None:
-        return None
-    known = found if isinstance(found, dict) else vars(found)
+def quantization_name(quantization_config: Any) -> str:
+    """Name what a model's config says of its quantization, such as "torchao Int8WeightOnlyConfig"."""
+    known = quantization_config if isinstance(quantization_config, dict) else vars(quantization_config)
     method, kind = known.get("quant_method"), known.get("quant_type")
     return str(getattr(method, "value", method)) + (f" {type(kind).__name__}" if method == "torchao" else "")
 
@@ -182,13 +179,14 @@ def log_loaded(model: PreTrainedModel, *, name: str) -> None:
     """Log which layers of a model are quantized, and on a CPU whether another dtype is faster."""
     import torch  # noqa: PLC0415 - as above
 
-    if (quantization := quantization_of(model.config)) is not None:
+    if (quantized := getattr(model.config, "quantization_config", None)) is not None:
         layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, torch.nn.Linear)}
-        head = model.get_output_embeddings()
+        untyped: Any = model
+        head = untyped.get_output_embeddings()
         left = [key for key, one in layers.items() if type(one.weight) is torch.nn.Parameter and one is not head]
         some = f"; not {', '.join(left[:3])}{', ...' if len(left) > 3 else ''}" if left else ""
-        count = f"{len(layers) - len(left)} of {len(layers)} linear layers"
-        logger.log(logging.WARNING if left else logging.INFO, "%s: %s, %s%s", name, quantization, count, some)
+        what = f"{quantization_name(quantized)}, {len(layers) - len(left)} of {len(layers)} linear layers{some}"
+        logger.log(logging.WARNING if left else logging.INFO, "%s: %s", name, what)
     if model.device.type != "cpu" or not hasattr(torch.cpu, "get_capabilities"):  # of torch 2.10
         return
     dtype, has = str(model.dtype).removeprefix("torch."), torch.cpu.get_capabilities()

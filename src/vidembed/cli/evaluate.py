@@ -8,6 +8,7 @@ import re
 import tempfile
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from vidembed.evaluation.mteb import TaskRun
     from vidembed.evaluation.result import EvaluationResult
     from vidembed.evaluation.two_stage import GivenTemperatures
+    from vidembed.index.search import RerankerOptions
 
 _CUTS = (1, 5, 10)
 
@@ -143,13 +145,15 @@ def evaluate_command(
         measured_on, fitted_on = asked.read(out, stack)
         from vidembed.encoder import load_encoder
         from vidembed.evaluation.run import evaluate
-        from vidembed.index.search import load_reranker
+        from vidembed.index.search import load_stages
 
-        encoder = load_encoder(model, layer=layer, options=model_options)
+        load = partial(load_encoder, model, layer=layer, options=model_options)
         head = None
-        if rerank is not None:
-            how = {"mode": score, "calibration": calibration, "options": model_options}
-            head = load_reranker(reranker, encoder, model=model, **how)
+        if rerank is None:
+            encoder = load()
+        else:
+            same: RerankerOptions = {"mode": score, "calibration": calibration, "options": model_options}
+            encoder, head = load_stages(load, reranker, model=model, layer=layer, **same)
         how = {name: given[name] for name in ("out", "on_error", "batch_size", "seed")} | {"validation": fitted_on}
         how |= {"reranker": head, "reranker_name": reranker or "", "k": rerank, "show_progress_bar": True}
         result = evaluate(measured_on, encoder, model_name=model, temperatures=temperatures, **how)

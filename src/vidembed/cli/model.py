@@ -9,6 +9,7 @@ import logging
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -37,15 +38,18 @@ def build_command(
     ],
     pairs: Annotated[Path | None, Option(help="For --layer auto: captioned videos, a .jsonl or .csv file.")] = None,
     videos: cli.PairVideos = None,
-    out: Annotated[Path | None, Option(help="Folder to write the checkpoint to.")] = None,
+    out: Annotated[Path | None, Option(help="Folder to write.")] = None,
     name: Annotated[
         str | None, Option(help="Name in the model store, instead of --out; it loads as vidembed/NAME.")
     ] = None,
     prefix: Annotated[bool, Option(help="Put the paper's zero-shot line before each prompt.")] = True,
+    standalone: Annotated[
+        bool, Option("--standalone", help="Write the weights up to the layer too, for use without vidembed.")
+    ] = False,
     model_options: ModelOptions | None = None,
     overwrite: cli.Overwrite = False,
 ) -> None:
-    """Make a search model of a video MLLM: a plain sentence-transformers checkpoint, checked before it is written."""
+    """Make a search model of a video MLLM: some KB that name it and the layer, checked before they are written."""
     given = locals()  # all options by their names
     if (out is None) == (name is None):
         raise ValueError("out: give --out DIR or --name NAME, one of them")
@@ -54,7 +58,7 @@ def build_command(
     from vidembed.building import build
 
     with cli.misuse_of(OSError):  # no such model, or --out is taken
-        same = {each: given[each] for each in ("pairs", "videos", "out", "name", "overwrite")}
+        same = {each: given[each] for each in ("pairs", "videos", "out", "name", "standalone", "overwrite")}
         same |= kwargs_of(model_options)
         same |= {"layer": layer if layer == "auto" else int(layer), "prefix": "zero-shot" if prefix else None}
         written = build(mllm, **same)
@@ -292,8 +296,11 @@ def calibrate_command(
     else:
         from vidembed.encoder import load_encoder
         from vidembed.evaluation.two_stage import first_stage_candidates
+        from vidembed.index.search import encoder_beside
 
-        first = load_encoder(encoder, layer=layer, options=model_options and replace(model_options, revision=None))
+        options = model_options and replace(model_options, revision=None)
+        load = partial(load_encoder, encoder, layer=layer, options=options)
+        first = encoder_beside(reranker, load, model=encoder, layer=layer)
         found = first_stage_candidates(first, rows, k=candidates)
         if found.missed:
             cli.say(f"{found.missed} captions do not have their video among the first {candidates} hits.")

@@ -221,7 +221,7 @@ def takes_model_options(command: Callable[..., None]) -> Callable[..., None]:
     parameters |= {
         name: inspect.Parameter(name, keyword, default=None, annotation=kind) for name, kind in kinds.items()
     }
-    del run.__wrapped__  # type: ignore[attr-defined]  # its signature is another one
+    del run.__wrapped__  # its signature is another one
     run.__signature__ = inspect.Signature([*parameters.values()])  # type: ignore[attr-defined]
     run.__annotations__ = {name: each.annotation for name, each in parameters.items()}
     return run

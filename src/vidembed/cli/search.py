@@ -19,7 +19,8 @@ from vidembed.cli import options as cli
 if TYPE_CHECKING:
     from vidembed.encoder import VideoEncoder
     from vidembed.index import Hit, Hits, VideoIndex
-    from vidembed.index.search import SearchKeywords
+    from vidembed.index.search import RerankerOptions, SearchKeywords
+    from vidembed.index.table import ModelOptions
     from vidembed.reranker import VideoReranker
 
 MAX_QUERIES_BYTES = 2**24
@@ -79,7 +80,7 @@ def command(
 ) -> None:
     """Search an index in words; with --rerank, look at the best hits once more."""
     from vidembed.index import Condition, Filter, SearchOptions, VideoIndex
-    from vidembed.index.search import load_reranker
+    from vidembed.index.search import load_stages
 
     quantized = one_name(quantized, compact)
     words = words_of(query, queries)  # what is cheap to find wrong comes before the model is loaded
@@ -96,8 +97,12 @@ def command(
     SearchOptions(**options)
     if rerank_around and around is None:
         raise ValueError("rerank-around: it is for --around SECONDS; give the seconds around hits to ask about")
-    files = {"calibration": calibration, "visual_cache": visual_cache}
-    own = {"reranker": reranker, "score": score, "calibration": calibration, "visual-cache": visual_cache}
+    own: dict[str, object] = {
+        "reranker": reranker,
+        "score": score,
+        "calibration": calibration,
+        "visual-cache": visual_cache,
+    }
     if rerank is None:
         cli.refuse({**own, "rerank-around": rerank_around}, "it is for --rerank K; give the number of hits to look at")
     cli.check_score(score)
@@ -117,10 +122,15 @@ def command(
         index = VideoIndex.open(folder, mirror=mirror)
         check_index(index, options)
         name = model or index.meta.model
-        encoder = index.meta.load_encoder(model, model_options)
         look = None
-        if rerank is not None:
-            head = load_reranker(reranker, encoder, model=name, mode=score, options=model_options, **files)
+        if rerank is None:
+            encoder = index.meta.load_encoder(model, model_options)
+        else:
+            load = partial(index.meta.load_encoder, model, model_options)
+            how: RerankerOptions = {"mode": score, "calibration": calibration, "visual_cache": visual_cache}
+            how["options"] = model_options
+            layer, grid = index.meta.layer, index.meta.sampling
+            encoder, head = load_stages(load, reranker, model=name, layer=layer, sampling=grid, **how)
             look = partial(look_again, head=head, k=rerank, context=rerank_around, fingerprint=encoder.fingerprint)
         ask = partial(search_index, index, encoder, options, look, name=name)
     lines = queries is not None or (as_json and words is None)

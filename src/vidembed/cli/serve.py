@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import socket
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +15,7 @@ from vidembed.cli import options as cli
 from vidembed.text import require
 
 if TYPE_CHECKING:
+    from vidembed.index.search import RerankerOptions
     from vidembed.serve import Engine
 
 KEY_VARIABLE = "VIDEMBED_API_KEY"
@@ -76,7 +78,7 @@ def command(
     require("serve", "fastapi", "uvicorn", "python_multipart", "prometheus_client", purpose="serving")
     from vidembed.encoder import load_encoder
     from vidembed.index import VideoIndex
-    from vidembed.index.search import load_reranker
+    from vidembed.index.search import load_stages
     from vidembed.serve import Engine, Limits
     from vidembed.serve.security import check_api_key, check_origins
 
@@ -98,14 +100,17 @@ def command(
     with _listen(host, port) as listening:  # before the model is loaded, which takes a while
         index = None if folder is None else VideoIndex.open(folder, mirror=mirror)
         name = model or (index.meta.model if index else "")
-        if index is None:
-            encoder = load_encoder(name, options=model_options)
-        else:
-            encoder = index.meta.load_encoder(name, model_options)
+        load = partial(load_encoder, name, options=model_options)
+        meta = None if index is None else index.meta
+        if meta is not None:
+            load = partial(meta.load_encoder, name, model_options)
         head = None
         if with_reranker:
-            files = {"calibration": calibration, "visual_cache": visual_cache}
-            head = load_reranker(reranker, encoder, model=name, options=model_options, **files)
+            how: RerankerOptions = {"calibration": calibration, "visual_cache": visual_cache, "options": model_options}
+            layer, grid = (meta.layer, meta.sampling) if meta else (None, None)
+            encoder, head = load_stages(load, reranker, model=name, layer=layer, sampling=grid, **how)
+        else:
+            encoder = load()
         engine = Engine(
             encoder,
             model=_public_name(name),

@@ -257,7 +257,7 @@ def run_tasks(
     batch_size: int = 32,
     frames: Frames = "file",
     show_progress_bar: bool = True,
-    **kwargs: Any,
+    **loading: Any,
 ) -> list[TaskRun]:
     """Run tasks of mteb one by one. Results are files as mteb writes them; those there already are not run again.
 
@@ -271,7 +271,7 @@ def run_tasks(
         batch_size: Inputs embedded at once.
         frames: As `load_encoder` takes; a MissingExtraError for "mteb" without torchcodec.
         show_progress_bar: Whether to show bars.
-        **kwargs: As `VideoEncoder` takes.
+        **loading: As `VideoEncoder` takes.
 
     Raises:
         ValueError: A task is unknown, or takes what the model does not.
@@ -285,7 +285,7 @@ def run_tasks(
     name, checkpoint = str(model), None
     if Path(model).is_dir():
         name, checkpoint = f"local/{Path(model).resolve().name}", str(model)
-    wrapper = load_encoder(name, device=device, checkpoint=checkpoint, frames=frames, **kwargs)
+    wrapper = load_encoder(name, device=device, checkpoint=checkpoint, frames=frames, **loading)
     meta = wrapper.mteb_model_meta
     for task in chosen:  # all of them, before the first one is run; mteb itself only warns of parts that it leaves out
         if missing := sorted(set(task.metadata.modalities) - set(meta.modalities)):

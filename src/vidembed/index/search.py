@@ -7,7 +7,7 @@ import logging
 import math
 from bisect import bisect_left, bisect_right, insort
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from operator import attrgetter
@@ -17,14 +17,16 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, Unpack, ge
 import numpy as np
 from numpy.typing import NDArray
 
-from vidembed.backbone.options import ModelOptions
+from vidembed.backbone.options import ModelOptions, kwargs_of
+from vidembed.errors import BackboneError
 from vidembed.index import ann, bank, mirror
 from vidembed.index.rows import Filter, Row, check_query, encode_queries, rank_all, unit_queries
 from vidembed.index.table import QueryEncoder, VideoIndex, is_local, path_of
-from vidembed.registry import NAMESPACE, find_model
-from vidembed.video import VideoSegment
+from vidembed.registry import CONFIG_FILE, NAMESPACE, find_model, portable_name, resolve_model
+from vidembed.video import Sampling, VideoSegment
 
 if TYPE_CHECKING:
+    from vidembed.checkpoint import CheckpointConfig
     from vidembed.encoder import VideoEncoder
     from vidembed.reranker import VideoReranker
 
@@ -428,53 +430,159 @@ def rerank(
     return [*asked.values(), *rest]
 
 
-def load_reranker(
-    name: str | None,
-    encoder: VideoEncoder,
+def load_stages(
+    load: Callable[[], VideoEncoder],
+    reranker: str | None,
     *,
     model: str,
-    mode: Any = None,
-    calibration: Path | None = None,
-    visual_cache: Path | None = None,
-    options: ModelOptions | None = None,
+    layer: int | None = None,
+    sampling: Mapping[str, Any] | None = None,
+    **how: Unpack[RerankerOptions],
+) -> tuple[VideoEncoder, VideoReranker]:
+    """Load an encoder and the reranker that goes with it, on one copy of the weights wherever that is possible.
+
+    An encoder that is a video MLLM or a recipe shares the weights of its MLLM. A checkpoint with weights of its own is
+    not loaded at all where the reranker's MLLM gives the same vectors (`encoder_beside`).
+
+    Args:
+        load: Loads the encoder by itself.
+        reranker: As `load_reranker` takes it, and so are `how`.
+        model: Name of the encoder.
+        layer: That `load` asks for, if it does.
+        sampling: Fields of its frame grid to set, as `load` sets them.
+    """
+    config, options = _with_weights(model, layer), how.get("options")
+    # other weights than those that the checkpoint's fingerprint is of
+    if config is None or (options is not None and (options.dtype or options.quantize)):
+        encoder = load()
+        return encoder, load_reranker(reranker, encoder, model=model, **how)
+    grid = Sampling(**{**config.sampling, **(sampling or {})})
+    head = _open_reranker(reranker or _fitting(model, config.source), grid, **how)
+    encoder = encoder_beside(head, load, model=model, layer=layer, sampling=sampling)
+    return encoder, _introduced(head, encoder)
+
+
+def encoder_beside(
+    head: VideoReranker,
+    load: Callable[[], VideoEncoder],
+    *,
+    model: str,
+    layer: int | None = None,
+    sampling: Mapping[str, Any] | None = None,
+) -> VideoEncoder:
+    """The encoder named `model`, as `load_stages`: on the weights of a reranker with the same ones, else loaded."""
+    config = _with_weights(model, layer)
+    own = None if config is None else _encoder_of(head, config, config.fingerprint)
+    if own is None:
+        return load()
+    own.sampling = replace(own.sampling, **(sampling or {}))
+    return own
+
+
+def _with_weights(model: str, layer: int | None) -> CheckpointConfig | None:
+    """What a checkpoint with weights of its own says of itself; None for anything else, and if it has another layer."""
+    from vidembed.checkpoint import CheckpointConfig  # noqa: PLC0415 - it brings torch
+
+    file = Path(resolve_model(model)).expanduser() / CONFIG_FILE
+    config = CheckpointConfig.read(file) if file.is_file() else None
+    if config is None or config.recipe is not None or layer not in (None, config.layer):
+        return None
+    return config
+
+
+def _encoder_of(head: VideoReranker, config: CheckpointConfig, fingerprint: str) -> VideoEncoder | None:
+    """The encoder with this fingerprint on the weights of a reranker; None, and a line in the log, if it has others."""
+    if portable_name(head.source) != config.source:
+        logger.info("encoder and reranker are two models in memory: one is of %r", config.source)
+        return None
+    with suppress(BackboneError):  # of another depth, or a reranker that does not hold the MLLM's template
+        own = head.encoder(layer=config.layer, prefix=config.prefix, sampling=Sampling(**config.sampling))
+        if own.fingerprint == fingerprint:
+            return own
+    logger.warning(
+        "encoder and reranker are two models in memory: the reranker's MLLM does not give the vectors of the "
+        "checkpoint that was cut from %r, which may have another dtype or another version. Build a recipe of the MLLM "
+        "(vidembed build) to keep its weights in memory once.",
+        config.source,
+    )
+    return None
+
+
+class RerankerOptions(TypedDict, total=False):
+    """How a reranker is loaded; the fields are documented by `load_reranker`."""
+
+    mode: Any
+    calibration: Path | None
+    visual_cache: Path | None
+    options: ModelOptions | None
+
+
+def load_reranker(
+    name: str | None, encoder: VideoEncoder, *, model: str, **how: Unpack[RerankerOptions]
 ) -> VideoReranker:
     """Load the reranker that goes with the encoder of an index, with its frame grid; ValueError where there is none.
+
+    An encoder with weights of its own goes over to those of the reranker, if they are the same.
 
     Args:
         name: A reranker, or a video MLLM with its head. None: the encoder's own MLLM if it holds it, else
             ``<model>-rerank`` if such a one is bundled or built, else what the encoder's checkpoint was built from.
         encoder: Of the index.
         model: Name that it was loaded by.
-        mode: Score mode; None for the reranker's own.
-        calibration: File that `VideoReranker.save_calibration` wrote.
-        visual_cache: Folder to keep visual tokens in from search to search; None for nowhere.
-        options: How the encoder was loaded, for a reranker with weights of its own; its device is by default that of
-            the encoder, and its revision the newest.
+        **how: ``mode``, the score mode, None for the reranker's own; ``calibration``, the file that
+            `VideoReranker.save_calibration` wrote; ``visual_cache``, the folder to keep visual tokens in from search
+            to search, None for nowhere; ``options``, how the encoder was loaded, for a reranker with weights of its
+            own: its device is by default that of the encoder, and its revision the newest.
     """
-    from vidembed.reranker import VideoReranker  # noqa: PLC0415 - it brings torch
+    if name is None and encoder.backbone is not None:
+        return _introduced(encoder.reranker(**_opened(how)), encoder)
+    config = encoder.checkpoint_config
+    if name is None:
+        name = _fitting(model, config.source if config else "")
+    options = how.get("options") or ModelOptions()
+    if options.device is None and options.device_map is None:
+        how["options"] = replace(options, device=str(encoder.device))
+    head = _open_reranker(name, encoder.sampling, **how)
+    if encoder.backbone is None and config is not None and encoder.device == head.device:
+        now = replace(config, sampling=encoder.sampling.as_dict())
+        if (own := _encoder_of(head, now, encoder.fingerprint)) is not None:
+            encoder.use_modules(own)
+    return _introduced(head, encoder)
+
+
+def _fitting(model: str, source: str) -> str:
+    """The name of the reranker that goes with an encoder that holds no head."""
+    if model.startswith(NAMESPACE) and find_model(model + "-rerank") is not None:
+        return model + "-rerank"
+    if source.count("/") != 1:  # it is a name on the Hub, or a folder of which only the last part was kept
+        raise ValueError(
+            f"reranker: {model!r} holds no head, and it does not say which model it was built from ({source!r} "
+            "is no name that can be loaded). Give --reranker: the video MLLM, or a saved reranker."
+        )
+    return source
+
+
+def _opened(how: RerankerOptions) -> dict[str, Any]:
     from vidembed.visual_cache import VisualTokenCache  # noqa: PLC0415 - it brings torch
 
-    cache = None if visual_cache is None else VisualTokenCache(visual_cache)
-    if name is None and encoder.backbone is not None:
-        reranker = encoder.reranker(mode=mode, calibration=calibration, visual_cache=cache)
-    else:
-        if name is None and model.startswith(NAMESPACE) and find_model(model + "-rerank") is not None:
-            name = model + "-rerank"
-        elif name is None:
-            name = encoder.checkpoint_config.source if encoder.checkpoint_config else ""
-            if name.count("/") != 1:  # it is a name on the Hub, or a folder of which only the last part was kept
-                raise ValueError(
-                    f"reranker: {model!r} holds no head, and it does not say which model it was built from ({name!r} "
-                    "is no name that can be loaded). Give --reranker: the video MLLM, or a saved reranker."
-                )
-        how: dict[str, Any] = {"mode": mode, "calibration": calibration, "visual_cache": cache}
-        if options is None or (options.device is None and options.device_map is None):
-            options = replace(options or ModelOptions(), device=str(encoder.device))
-        how |= replace(options, revision=None).kwargs()
-        try:
-            reranker = VideoReranker(name, sampling=encoder.sampling, **how)
-        except OSError as error:
-            raise ValueError(f"reranker: {name!r} cannot be loaded: {error}") from error
+    folder = how.get("visual_cache")
+    cache = None if folder is None else VisualTokenCache(folder)
+    return {"mode": how.get("mode"), "calibration": how.get("calibration"), "visual_cache": cache}
+
+
+def _open_reranker(name: str, sampling: Sampling, **how: Unpack[RerankerOptions]) -> VideoReranker:
+    from vidembed.reranker import VideoReranker  # noqa: PLC0415 - it brings torch
+
+    options = how.get("options")
+    options = options and replace(options, revision=None)  # which is the encoder's
+    try:
+        return VideoReranker(name, sampling=sampling, **kwargs_of(options), **_opened(how))
+    except OSError as error:
+        raise ValueError(f"reranker: {name!r} cannot be loaded: {error}") from error
+
+
+def _introduced(reranker: VideoReranker, encoder: VideoEncoder) -> VideoReranker:
+    """The reranker, which knows the encoder if its fusion was fitted with it."""
     known = reranker.first_stage
     if known is not None and not reranker.can_fuse and known.fingerprint == encoder.fingerprint:
         reranker.use_first_stage(encoder)

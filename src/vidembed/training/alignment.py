@@ -15,12 +15,14 @@ from typing import Any, Final, Literal
 import torch
 from sentence_transformers.base.evaluation import BaseEvaluator
 from sentence_transformers.util import is_sentence_transformer_model
+from sentence_transformers.util.file_io import load_file_path
 from transformers import set_seed
 
 from vidembed.backbone.load import check_dtype
 from vidembed.backbone.options import refuse_quantization, with_dtype
 from vidembed.building import checked_target, drafted
 from vidembed.captions import TextPair
+from vidembed.checkpoint import FILE_NAME
 from vidembed.encoder import VideoEncoder
 from vidembed.errors import BackboneError
 from vidembed.plots import can_plot, plot_curves, read_log
@@ -88,7 +90,8 @@ def align(
         evaluator: Measured with them: any evaluator of sentence-transformers, for example one on videos.
         max_tokens: Most tokens a text may have with its prompt. Default what the model takes.
         too_long: What to do with longer ones: "raise", or "drop" to leave the pair out and say how many.
-        output: "merged" for a plain sentence-transformers checkpoint, "adapter" for a PEFT adapter alone.
+        output: "merged" for a plain sentence-transformers checkpoint, "adapter" for a PEFT adapter alone, which loads
+            as a recipe: with the MLLM that it was trained on.
         resume: Go on from an interrupted run of the same settings; False starts again.
         overwrite: Replace `out` if it exists.
         dtype: "float32" or "bfloat16", of the frozen weights; None for the dtype of the model.
@@ -173,7 +176,7 @@ def align(
             del adapter, encoder
             check_saved(draft, probes)
         else:
-            write_adapter(adapter, draft)
+            write_adapter(adapter, draft, target)
         write_facts(draft, loading_name(out), facts)
     shutil.rmtree(work)
     return target
@@ -183,10 +186,16 @@ def _load(
     mllm: str | Path, readout: dict[str, Any], dtype: str | None, *, device: str | None, **hub_kwargs: Any
 ) -> VideoEncoder:
     """An encoder of the last layer without a prefix, unless `readout` or a checkpoint has others."""
-    of_the_hub = {name: value for name, value in hub_kwargs.items() if name != "model_kwargs"}
-    if not is_sentence_transformer_model(resolve_model(str(mllm)), **of_the_hub):
+    name = resolve_model(str(mllm))
+    of_the_hub = {key: value for key, value in hub_kwargs.items() if key != "model_kwargs"}
+    known = load_file_path(name, FILE_NAME, **of_the_hub) is not None  # of a recipe, too
+    if not known and not is_sentence_transformer_model(name, **of_the_hub):
         readout = {"layer": -1, "prefix": None, **readout}
     encoder = VideoEncoder(mllm, device=device, **readout, **with_dtype(hub_kwargs, dtype))
+    config = encoder.checkpoint_config
+    if config is not None and config.recipe is not None and config.recipe.adapter:
+        remedy = "Load it as VideoEncoder, call save_pretrained, and train what that writes."
+        raise BackboneError(f"{mllm}: it has an adapter already. {remedy}")
     if encoder.dtype == torch.float16:
         remedy = "Pass dtype='bfloat16' or 'float32'."
         raise BackboneError(f"{mllm}: its weights are float16, in which gradients underflow. {remedy}")

@@ -15,9 +15,9 @@ from torch import nn
 
 from vidembed.backbone.architectures import find_parts
 from vidembed.backbone.load import Features
-from vidembed.building import MIN_COSINE, checked_target, drafted, probe_inputs, saved_cosines
+from vidembed.building import MIN_COSINE, checked_target, drafted, probe_inputs, saved_cosines, write_recipe
 from vidembed.card import render
-from vidembed.checkpoint import FILE_NAME, CheckpointConfig
+from vidembed.checkpoint import ADAPTER_FILES, FILE_NAME, CheckpointConfig
 from vidembed.encoder import VideoEncoder
 from vidembed.errors import ReadoutMismatchError
 from vidembed.inputs import Input
@@ -25,7 +25,6 @@ from vidembed.registry import loading_name
 from vidembed.text import require_train_extra
 from vidembed.video import Sampling
 
-WEIGHTS_FILE: Final = "adapter_model.safetensors"  # PEFT's name for it
 ALIGNMENT_FILE: Final = "alignment.json"
 # least cosine between a vector before and after merging (ours). In float32 it is 1 but for 1e-6; rounding the sums to
 # bfloat16 costs more, and under this something is wrong
@@ -116,9 +115,9 @@ class LanguageAdapter:
         from peft import set_peft_model_state_dict  # noqa: PLC0415 - of the extra
         from safetensors.torch import load_file  # noqa: PLC0415 - with it
 
-        file = Path(folder, WEIGHTS_FILE)
+        file = Path(folder, ADAPTER_FILES[0])
         if not file.is_file():
-            raise FileNotFoundError(f"{folder}: no {WEIGHTS_FILE} in it, so it holds no adapter.")
+            raise FileNotFoundError(f"{folder}: no {file.name} in it, so it holds no adapter.")
         weights = load_file(file)
         own = self._peft.base_model.model.named_parameters()
         wanted = {name.replace(".default.", "."): tuple(value.shape) for name, value in own if "lora_" in name}
@@ -176,7 +175,10 @@ def _embed_each(encoder: VideoEncoder, inputs: list[Input]) -> torch.Tensor:
 
 def check_saved(folder: Path, probes: Probes) -> None:
     """Load a checkpoint with sentence-transformers and compare its vectors; a ReadoutMismatchError if they differ."""
-    video, text = saved_cosines(folder, probes.features, probes.vectors, device=probes.device)
+    _check(*saved_cosines(folder, probes.features, probes.vectors, device=probes.device))
+
+
+def _check(video: float, text: float) -> None:
     if not min(video, text) >= MIN_COSINE:
         raise ReadoutMismatchError(
             f"loaded back, the checkpoint gives cosine {video:.6f} (video) and {text:.6f} (text) with the trained "
@@ -185,12 +187,25 @@ def check_saved(folder: Path, probes: Probes) -> None:
         )
 
 
-def write_adapter(adapter: LanguageAdapter, folder: Path) -> None:
-    """Write the adapter alone, with the `CheckpointConfig` that says what to put it into."""
+def write_adapter(adapter: LanguageAdapter, folder: Path, target: Path) -> None:
+    """Write the adapter alone into `folder`, which `target` will be, with what it is to be put into.
+
+    Trained on an MLLM, the result is a recipe, which is loaded back and must give the same vectors
+    (ReadoutMismatchError). Trained on a checkpoint, it is to be merged into that.
+    """
     adapter.save(folder)
-    config = adapter.encoder.checkpoint_config
-    if config is not None:
-        replace(config, sampling=adapter.encoder.sampling.as_dict()).write(folder)
+    encoder = adapter.encoder.eval()
+    config, backbone = encoder.checkpoint_config, encoder.backbone
+    if config is None:
+        return
+    if backbone is None or backbone.folder is None:
+        replace(config, sampling=encoder.sampling.as_dict()).write(folder)
+        return
+    write_recipe(encoder, folder, target, adapter=True)
+    inputs = probe_inputs()
+    loaded = VideoEncoder(folder, device=str(encoder.device))
+    cosines = torch.nn.functional.cosine_similarity(_embed_each(encoder, inputs), _embed_each(loaded, inputs))
+    _check(*cosines.tolist())
 
 
 def merge_adapter(

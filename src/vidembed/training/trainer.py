@@ -30,6 +30,7 @@ from transformers.trainer_callback import PrinterCallback
 from vidembed.backbone.load import Features
 from vidembed.backbone.templates import stand_in_template
 from vidembed.captions import TextPair
+from vidembed.checkpoint import ADAPTER_FILES
 from vidembed.encoder import VideoEncoder
 from vidembed.errors import AnnotationError
 from vidembed.evaluation import ranks
@@ -37,7 +38,7 @@ from vidembed.evaluation.result import CUTS
 from vidembed.pipeline import max_positions
 from vidembed.plots import read_log
 from vidembed.text import require_train_extra
-from vidembed.training.lora import WEIGHTS_FILE, LanguageAdapter
+from vidembed.training.lora import LanguageAdapter
 from vidembed.training.loss import MINI_BATCH_SIZE, PRIOR_TEMPERATURE, TEMPERATURE, CachedDualSoftmaxLoss
 
 if TYPE_CHECKING:
@@ -324,7 +325,7 @@ class AlignmentTrainer(SentenceTransformerTrainer):
 
 def last_checkpoint(folder: str | Path) -> Path | None:
     """The newest complete checkpoint of the training state in a folder, or None."""
-    needed = (_STATE_FILE, WEIGHTS_FILE)
+    needed = (_STATE_FILE, ADAPTER_FILES[0])
     found = [path for path in Path(folder).glob("checkpoint-*") if all((path / name).is_file() for name in needed)]
     return max(found, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
 

@@ -13,7 +13,7 @@ from langchain_core.documents import Document
 from langchain_core.load import dumpd
 from langchain_core.vectorstores import InMemoryVectorStore
 from pydantic import ValidationError
-from vidembed import VideoEncoder, VideoSegment
+from vidembed import ModelOptions, VideoEncoder, VideoSegment
 from vidembed.errors import VideoUriError
 from vidembed.uri import video_uri
 from vidembed.video import NotAVideo, VideoError, VideoNotFound
@@ -215,6 +215,16 @@ def test_an_mllm_is_cut_at_a_layer() -> None:
     made = VideoEmbeddings(model="vidembed/shapes-mllm", layer=7, model_kwargs={"prefix": None})
     assert made.encoder.layer == 7
     assert len(made.embed_query(WORDS)) == 128
+
+
+def test_model_options_are_a_type_or_plain_fields() -> None:
+    plain = {"dtype": "bfloat16", "device": "cpu"}
+    for options in (plain, ModelOptions(**plain)):
+        made = VideoEmbeddings(model="vidembed/shapes", model_options=options)
+        assert str(made.encoder.dtype) == "torch.bfloat16"
+        assert made.model_options == ModelOptions(**plain)
+    with pytest.raises(ValidationError, match="dtype='int3' is not known"):
+        VideoEmbeddings(model="vidembed/shapes", model_options={"dtype": "int3"})
 
 
 # -- pickling ----------------------------------------------------------------------------------------------------------
