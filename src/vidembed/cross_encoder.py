@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from vidembed.backbone.architectures import Parts, find_parts
 from vidembed.backbone.prefix import Sharing, encode_visual, read_suffixes
 from vidembed.errors import BackboneError, InputError
-from vidembed.inputs import Prepared, collate, load_input, name_of
+from vidembed.inputs import BYTES, PIXELS, Prepared, collate, load_input, name_of, normalized
 from vidembed.pipeline import (
     Failed,
     OnError,
@@ -54,8 +54,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _KEY = "cache_key"
-_PIXELS = "pixel_values_videos"
-_NOT_KEPT = (_PIXELS, "modality", "attention_mask")
+_NOT_KEPT = (PIXELS, "modality", "attention_mask")
 
 
 class PredictOptions(TypedDict, total=False):
@@ -148,8 +147,13 @@ class PrefixSharingCrossEncoder(VideoModel, CrossEncoder):
         rows = [self._prepare_pair(as_pair(index, item), options) for index, item in enumerate(inputs)]
         return collate(rows, pad_token_id=self.tokenizer.pad_token_id or 0) if rows else {}
 
-    def _prepare_pair(self, pair: Pair, options: AskOptions, *, threads: int = 1) -> Prepared:
-        how = {"prompt": options.prompt, "processing_kwargs": options.processing_kwargs, "task": None}
+    def _prepare_pair(self, pair: Pair, options: AskOptions, *, threads: int = 1, as_bytes: bool = False) -> Prepared:
+        how: dict[str, Any] = {
+            "as_bytes": as_bytes,
+            "prompt": options.prompt,
+            "processing_kwargs": options.processing_kwargs,
+            "task": None,
+        }
         return self._prepare(pair.index, {"video": pair.video, "text": pair.text}, threads=threads, **how)
 
     def is_singular_input(self, inputs: object) -> bool:  # type: ignore[override]
@@ -271,8 +275,12 @@ class PrefixSharingCrossEncoder(VideoModel, CrossEncoder):
             key = None if cache is None else visual_key(pair.video, self.sampling, made_by)
             if cache is not None and key is not None and (found := cache.get(key)) is not None:
                 return Prepared(index, name_of(pair.video), dict(found))
-            prepared = self._prepare_pair(replace(pair, text=""), options, threads=threads)
-            if key is not None and _PIXELS in prepared.features and "pixel_values" not in prepared.features:
+            prepared = self._prepare_pair(replace(pair, text=""), options, threads=threads, as_bytes=True)
+            if (
+                key is not None
+                and {PIXELS, BYTES} & prepared.features.keys()
+                and "pixel_values" not in prepared.features
+            ):
                 prepared.features[_KEY] = key
             return prepared
 
@@ -285,6 +293,7 @@ class PrefixSharingCrossEncoder(VideoModel, CrossEncoder):
         """Features on the device; with a cache, visual tokens in the place of pixels."""
         key = features.pop(_KEY, None)
         moved: Features = batch_to_device(features, target)
+        moved = normalized(moved, self._transformer.processor.video_processor)
         if key is None or self.visual_cache is None:
             return moved
         seen = encode_visual(self.parts, moved)

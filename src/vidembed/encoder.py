@@ -26,7 +26,7 @@ from vidembed.backbone.templates import ZERO_SHOT_PREFIX, eol_template
 from vidembed.card import TAGS, TRAINED_TAG, encoder_usage, model_card, shown_name, updated, write_with_usage
 from vidembed.checkpoint import FILE_NAME, CheckpointConfig, merged, put_adapter
 from vidembed.errors import BackboneError, InputError, LayerChosen, LayerError, warn
-from vidembed.inputs import Input, Prepared, collate, is_text, kind_of, load_input, name_of
+from vidembed.inputs import Input, Prepared, collate, is_text, kind_of, load_input, name_of, normalized
 from vidembed.pipeline import (
     Failed,
     HalvingRunner,
@@ -485,7 +485,7 @@ class VideoEncoder(VideoModel, SentenceTransformer):
         prepared = prepare_ahead(
             inputs,
             # several videos at a time need no threads of their own
-            functools.partial(self._prepare, threads=max(1, core_count() // at_once), **options),
+            functools.partial(self._prepare, threads=max(1, core_count() // at_once), as_bytes=True, **options),
             functools.partial(self._prepare_texts, **options),
             on_error=on_error,
             workers=self.decode_workers,
@@ -516,8 +516,9 @@ class VideoEncoder(VideoModel, SentenceTransformer):
         """Run the model on one batch."""
         target = self._resolve_inference_device(device)
         self.eval()
-        features = collate(batch, pad_token_id=self.tokenizer.pad_token_id or 0)
-        outputs = self(batch_to_device(features, target), **forward_kwargs)  # __call__, for `compile`
+        features = batch_to_device(collate(batch, pad_token_id=self.tokenizer.pad_token_id or 0), target)
+        features = normalized(features, self._transformer.processor.video_processor)
+        outputs = self(features, **forward_kwargs)  # __call__, for `compile`
         if truncate_dim is not None:
             outputs["sentence_embedding"] = truncate_embeddings(outputs["sentence_embedding"], truncate_dim)
         if output_value is None:

@@ -40,6 +40,9 @@ if TYPE_CHECKING:
     from vidembed.backbone.load import Features
     from vidembed.video.fetch import UrlAccess
 
+PIXELS = "pixel_values_videos"
+BYTES = "pixel_bytes_videos"  # in their place until `normalized`
+AS_BYTES = {"do_rescale": False, "do_normalize": False}  # for a video processor: pixels stay uint8
 IMAGE_LIMITS: Final = DecodeLimits(timeout_s=60.0, max_bytes=2**28)  # of an image that is fetched (our choice)
 IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF")  # what Pillow decodes: EPS would run another program
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tiff", ".webp"})  # .gif is a video here
@@ -260,10 +263,31 @@ def collate(batch: Sequence[Prepared], *, pad_token_id: int) -> Features:
         elif key == "logits_to_keep":
             joined[key] = max(present)
         elif isinstance(present[0], torch.Tensor):
-            joined[key] = torch.cat(present)
+            joined[key] = present[0] if len(present) == 1 else torch.cat(present)  # one needs no copy
         else:
             joined[key] = [entry for value in present for entry in value]
     return joined
+
+
+def normalized(features: Features, video_processor: Any) -> Features:  # whose types lack mean and std
+    """Features with pixels of videos that were kept as bytes rescaled and normalized, as the processor does it.
+
+    In float32 and on their device, where they arrive in a quarter of the bytes.
+    """
+    if BYTES not in features:
+        return features
+    pixels = features[BYTES]  # (N, C * T * P * P) patches, or frames (..., C, H, W)
+    scale = 1.0 / video_processor.rescale_factor
+    mean, std = (
+        torch.tensor(values, device=pixels.device) * scale
+        for values in (video_processor.image_mean, video_processor.image_std)
+    )  # (C,) each
+    if pixels.ndim == 2:
+        mean, std = (values.repeat_interleave(pixels.shape[1] // len(values)) for values in (mean, std))
+    else:
+        mean, std = (values[:, None, None] for values in (mean, std))
+    kept = {name: value for name, value in features.items() if name != BYTES}
+    return {**kept, PIXELS: pixels.float().sub_(mean).div_(std)}
 
 
 def split_rows(features: Features, indices: Sequence[int], names: Sequence[str]) -> list[Prepared]:

@@ -25,13 +25,14 @@ from sentence_transformers.util.file_io import load_file_path
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
+from vidembed import proof
 from vidembed.backbone.cut import declare_sampling, without_hooks
 from vidembed.backbone.load import Backbone, Features, check_device, check_dtype, load_backbone
 from vidembed.backbone.options import check_quantized_once, log_loaded, quantization_name
 from vidembed.backbone.sharing import Links, after_move, before_move, before_training, own_modules, sampled_values
 from vidembed.checkpoint import ADAPTER_FILES, FILE_NAME, CheckpointConfig, open_recipe
 from vidembed.errors import BackboneError, InputError, kept_warnings, warn
-from vidembed.inputs import Prepared, is_text, load_input, name_of, split_rows
+from vidembed.inputs import AS_BYTES, BYTES, PIXELS, Prepared, is_text, load_input, name_of, split_rows
 from vidembed.registry import resolve_model
 from vidembed.video import Sampling, VideoError
 from vidembed.video.fetch import UrlAccess
@@ -247,17 +248,36 @@ class VideoModel(BaseModel):
             "this one was made of."
         )
 
-    def _prepare(self, index: int, item: object, *, threads: int = 1, **options: Any) -> Prepared:
-        """Decode one input and run the processor on it; `options` are those of `_features`."""
+    def _prepare(
+        self, index: int, item: object, *, threads: int = 1, as_bytes: bool = False, **options: Any
+    ) -> Prepared:
+        """Decode one input and run the processor on it; `options` are those of `_features`.
+
+        With `as_bytes`, pixels of videos are those that `normalized` takes, where that is proven to change nothing.
+        """
         # frames of one temporal patch: with fewer, Qwen3-VL refuses a video
         least = getattr(self._transformer.processor.video_processor, "temporal_patch_size", None) or 1
         loaded, metadata = load_input(
             item, self.sampling, backend=self.video_backend, allow_url=self.allow_url, min_frames=least, threads=threads
         )
         name = name_of(item)
+        options["as_bytes"] = as_bytes and self._can_take_bytes(options.get("processing_kwargs"))
         return Prepared(
             index, name, self._features([loaded], [f"{self._argument}[{index}] {name}"], metadata, **options)
         )
+
+    def _can_take_bytes(self, processing_kwargs: ProcessingKwargs | None) -> bool:
+        """Whether pixels may stay bytes up to the model's device: bit-equal there, and nobody asked otherwise."""
+        video_processor = self._transformer.processor.video_processor
+        asked = (processing_kwargs or {}).get("video", {}).keys() & AS_BYTES
+        if asked or not all(getattr(video_processor, name, False) for name in AS_BYTES):
+            return False
+
+        def prepare(as_bytes: bool) -> Features:
+            loaded, metadata = load_input(proof.probe_video(), self.sampling)
+            return self._features([loaded], None, metadata, as_bytes=as_bytes)
+
+        return proof.takes_bytes(self._transformer.model, prepare, video_processor)
 
     def _prepare_texts(self, indices: Sequence[int], items: Sequence[object], **options: Any) -> list[Prepared]:
         names = [name_of(item) for item in items]
@@ -273,12 +293,13 @@ class VideoModel(BaseModel):
         *,
         prompt: str | None = None,
         processing_kwargs: ProcessingKwargs | None = None,
+        as_bytes: bool = False,
         **kwargs: Any,
     ) -> Features:
         """Run the processor on what `load_input` made. With names for errors, none may exceed the model's context."""
         asked = processing_kwargs or {}
         # the frames are sampled already: else processors sample them again, or guess 24 fps
-        video = {**asked.get("video", {}), "do_sample_frames": False}
+        video = {**asked.get("video", {}), **(AS_BYTES if as_bytes else {}), "do_sample_frames": False}
         if message_metadata:
             video["video_metadata"] = list(message_metadata)
         text = asked.get("text", {})
@@ -302,7 +323,10 @@ class VideoModel(BaseModel):
                 features = process(items, processing_kwargs=uncut)
         for name, tokens in zip(names or (), features["attention_mask"].sum(1).tolist(), strict=names is not None):
             check_context(self._transformer.config, tokens, name)
-        return dict(features)
+        features = dict(features)
+        if as_bytes and PIXELS in features:
+            features[BYTES] = features.pop(PIXELS)
+        return features
 
 
 @contextmanager

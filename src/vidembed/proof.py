@@ -9,15 +9,17 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
+from sentence_transformers.util import batch_to_device
 from torch.nn.functional import cosine_similarity
 
 from vidembed.backbone.prefix import Sharing, can_pack, model_inputs
 from vidembed.errors import UnsupportedBackboneError
-from vidembed.inputs import Prepared, collate
+from vidembed.inputs import BYTES, Prepared, collate, normalized
 from vidembed.video import VideoFrames
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+    from transformers.video_processing_utils import BaseVideoProcessor
 
     from vidembed.backbone.load import Features
     from vidembed.yes_no import HeadReader
@@ -30,6 +32,7 @@ SENTENCES = ("a dog runs along the beach", "a person in a red coat closes the do
 _APART = {torch.float32: 1e-4, torch.bfloat16: 5e-3, torch.float16: 5e-3}
 
 _sharing: WeakKeyDictionary[PreTrainedModel, dict[str, Sharing | None]] = WeakKeyDictionary()
+_bytes: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
 _joins: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
 
 
@@ -113,6 +116,33 @@ def can_join(model: PreTrainedModel, prepare: Callable[[list[VideoFrames]], Feat
             name = type(model).__name__
             logger.info("%s: videos and images run one at a time, since its batches are not made by joining", name)
     return _joins[model]
+
+
+def takes_bytes(
+    model: PreTrainedModel, prepare: Callable[[bool], Features], video_processor: BaseVideoProcessor
+) -> bool:
+    """Whether `normalized` makes of a processor's bytes, bit for bit, what the processor makes; remembered.
+
+    `prepare` makes the features of the probe video, as bytes or as the processor has them. video_llama_3, for one,
+    chooses tokens by the mean of normalized pixels.
+    """
+    if model not in _bytes:
+        try:
+            moved = batch_to_device(prepare(True), model.device)
+            is_bytes = moved[BYTES].dtype == torch.uint8
+            _bytes[model] = is_bytes and _same(normalized(moved, video_processor), prepare(False))
+        except (RuntimeError, ValueError, TypeError, KeyError, AttributeError) as error:
+            logger.info("%s: pixels go to the model as floats (%s)", type(model).__name__, error)
+            _bytes[model] = False
+    return _bytes[model]
+
+
+def _same(one: Features, other: Features) -> bool:
+    """Whether two features hold equal tensors, on whatever devices."""
+    tensors = {name: value for name, value in other.items() if isinstance(value, torch.Tensor)}
+    return one.keys() == other.keys() and all(
+        one[name].dtype == value.dtype and torch.equal(one[name].cpu(), value) for name, value in tensors.items()
+    )
 
 
 def _equal(whole: Features, alone: list[Prepared], pad_token_id: int) -> bool:

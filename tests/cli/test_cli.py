@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -158,6 +159,38 @@ def test_build_misuse(tiny_mllm: Callable[[str], Path], tmp_path: Path) -> None:
         assert (result.exit_code, result.stdout) == (2, ""), arguments
         assert message in result.stderr
         assert tree(tmp_path) == before
+
+
+def test_a_recipe_from_build_to_a_reranked_search(
+    tiny_mllm: Callable[[str], Path], clips: Path, tmp_path: Path
+) -> None:
+    mllm = tmp_path / "mllm"
+    shutil.copytree(tiny_mllm("qwen2_5_vl"), mllm)
+    recipe, index = tmp_path / "recipe", tmp_path / "ix"
+    result = vidembed("build", mllm, "--layer", "3", "--out", recipe, "--device", "cpu")
+    assert (result.exit_code, result.stdout.strip()) == (0, str(recipe)), result.stderr
+    assert {file.name for file in recipe.iterdir()} == {"README.md", "vidembed_config.json"}
+    assert vidembed("index", clips, "--to", index, "--model", recipe, "--device", "cpu").exit_code == 0
+    search = ("search", "a red square", "--in", index, "--device", "cpu", "--json")
+    result = vidembed(*search, "--rerank", "2")
+    assert result.exit_code == 0, result.stderr
+    assert all("probability" in hit for hit in json.loads(result.stdout)[:2])
+    again = tmp_path / "again"
+    result = vidembed("build", recipe, "--layer", "3", "--standalone", "--out", again, "--device", "cpu")
+    assert result.exit_code == 0, result.stderr
+    assert (again / "model.safetensors").is_file()
+    result = vidembed("build", again, "--layer", "3", "--standalone", "--out", tmp_path / "third")
+    assert (result.exit_code, "nothing to build of it" in result.stderr) == (2, True)
+
+    mllm.rename(tmp_path / "moved")
+    before = tree(tmp_path)
+    for arguments in (search, ("index", clips, "--to", tmp_path / "new", "--model", recipe)):
+        result = vidembed(*arguments)
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert "this model is a recipe, and the video MLLM that it is made of is gone" in " ".join(
+            result.stderr.split()
+        )
+    assert tree(tmp_path) == before
 
 
 def test_demo(checkpoint: Path, tmp_path: Path) -> None:

@@ -70,4 +70,5 @@ def test_one_lock_for_what_shares_weights() -> None:
 
     mllm = VideoReranker("vidembed/shapes-mllm")
     assert lock_of(mllm) is lock_of(VideoEncoder(backbone=mllm.backbone, layer=7))
-    assert lock_of(mllm) is not lock_of(VideoReranker("vidembed/shapes-mllm"))
+    assert lock_of(mllm) is lock_of(VideoReranker("vidembed/shapes-mllm", device=str(mllm.device)))
+    assert lock_of(mllm) is not lock_of(VideoEncoder("vidembed/shapes"))

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer import Argument, Option
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from vidembed.encoder import VideoEncoder
     from vidembed.index import Hit, Hits, VideoIndex
     from vidembed.index.search import RerankerOptions, SearchKeywords
-    from vidembed.index.table import ModelOptions
     from vidembed.reranker import VideoReranker
 
 MAX_QUERIES_BYTES = 2**24
@@ -122,15 +121,17 @@ def command(
         index = VideoIndex.open(folder, mirror=not no_mirror)
         check_index(index, options)
         name = model or index.meta.model
+        load = partial(index.meta.load_encoder, model, model_options)
+        same: RerankerOptions = {"mode": score, "calibration": calibration, "visual_cache": visual_cache}
+        how: dict[str, Any] = {
+            "model": name,
+            "layer": index.meta.layer,
+            "sampling": index.meta.sampling,
+            "options": model_options,
+        }
+        encoder, head = (load(), None) if rerank is None else load_stages(load, reranker, **how, **same)
         look = None
-        if rerank is None:
-            encoder = index.meta.load_encoder(model, model_options)
-        else:
-            load = partial(index.meta.load_encoder, model, model_options)
-            how: RerankerOptions = {"mode": score, "calibration": calibration, "visual_cache": visual_cache}
-            how["options"] = model_options
-            layer, grid = index.meta.layer, index.meta.sampling
-            encoder, head = load_stages(load, reranker, model=name, layer=layer, sampling=grid, **how)
+        if rerank is not None and head is not None:
             look = partial(look_again, head=head, k=rerank, context=rerank_around, fingerprint=encoder.fingerprint)
         ask = partial(search_index, index, encoder, options, look, name=name)
     lines = queries is not None or (as_json and words is None)
