@@ -215,7 +215,11 @@ def exact_beside_numpy(folder: Path, world: World, *, queries: int, repeats: int
         return np.argpartition(cosines, -10)[-10:]
 
     kept = mirror.Mirror.open(file, size, dimension)
-    runs = {"exact_s": exact, "numpy_s": numpy_kept, "numpy_lengths_computed_s": numpy_computed}
+    runs: dict[str, Callable[[np.ndarray], Any]] = {
+        "exact_s": exact,
+        "numpy_s": numpy_kept,
+        "numpy_lengths_computed_s": numpy_computed,
+    }
     if importlib.util.find_spec("faiss") is not None:
         import faiss  # noqa: PLC0415 - may not be there
 

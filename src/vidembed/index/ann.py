@@ -99,7 +99,7 @@ def draw(index: VideoIndex) -> Sample:
     # vector as it is would be too easy: quantization finds its neighbours far better than those of a text.
     queries = unit(vectors[0] + MOVED * (vectors[1] - vectors[2]) + AWAY * away)
     ranking = Ranking(queries, MAX_K, partial(index.take, columns=PLACE))
-    for block in index.blocks():  # not of a mirror, which would be of a version that the measurement ends
+    for block in index.blocks():  # not of a mirror, which is written for searches alone
         ranking.add(block)
     return Sample(queries, [np.array([row.score for row in rows]) for rows in ranking.best])
 
