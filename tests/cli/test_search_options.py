@@ -144,7 +144,7 @@ def test_misuse(index: Path, large: Path, tmp_path: Path, arguments: list[str], 
 
 def test_info(index: Path, large: Path) -> None:
     said = json.loads(vidembed("info", index, "--json").stdout)["search"]
-    assert said == {"exact_up_to": 100_000, "quantize": None, "ann": None, "query_bank": None}
+    assert said == {"exact_up_to": 100_000, "quantize": None, "ann": None, "query_bank": None, "mirror": None}
     said = json.loads(vidembed("info", large, "--json").stdout)["search"]
     assert said["exact_up_to"] == 2
     assert (said["ann"]["used"], said["ann"]["rows"], said["ann"]["rows_not_in_it"]) == (True, 6, 0)
