@@ -1,6 +1,7 @@
 """Search at size: cost and recall against the exact search, the named baseline, in one run.
 
     python -m benchmarks.search [--sizes 10000 100000 1000000] [--dimension 3584] [--quick]
+    python -m benchmarks.search --exact-only [--sizes 50000 100000]
 
 For each size an index is filled with made vectors and searched with queries that are not among them: exactly, by
 LanceDB's own flat scan, by the ANN index, and by all of it with each quantization. 3584 is the dimension of a 7B model.
@@ -11,17 +12,26 @@ Vectors are made in batches from a seed, and have structure, as real embeddings 
 share, topics, videos within topics, segments within videos, in a latent space of 256 dimensions with falling variance,
 and a little noise in all dimensions. Queries are segments moved at random in the latent space, and all away from the
 vectors in one direction, as text is from video. No model is run.
+
+Exact searches of large indexes read a mirror of the vectors (`vidembed.index.mirror`). `--exact-only` leaves the ANN
+indexes out, and compares it with numpy's product of the same memory-mapped file, by turns, warm and cold: divided by
+the lengths that the file keeps, and by lengths computed anew. `exact_over_numpy` is against the first, the harder one.
+Cold means that the system was asked to forget the pages (POSIX_FADV_DONTNEED). FAISS's flat index, of vectors at length
+one in memory, is measured where it is installed. It writes `benchmarks/search_exact.json`.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
+import importlib.util
 import itertools
+import os
 import statistics
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from importlib.metadata import version
 from pathlib import Path
@@ -32,13 +42,14 @@ import numpy as np
 from tqdm import tqdm
 
 from benchmarks.common import environment, keep
-from vidembed.index import ann
-from vidembed.index.rows import Row, rank, unit
+from vidembed.index import ann, mirror
+from vidembed.index.rows import Filter, Row, rank_all, unit
 from vidembed.index.search import Hit, nearest
-from vidembed.index.table import RANKED, TABLE, FileRows, IndexMeta, Segment, VideoIndex
+from vidembed.index.table import TABLE, FileRows, IndexMeta, Segment, VideoIndex
 from vidembed.video.clip import FileState
 
 SIZES = (10_000, 100_000, 1_000_000)
+EXACT_SIZES = (50_000, 100_000)
 DIMENSION = 3584  # of Qwen2.5-VL-7B
 SEED = 0
 LATENT = 256
@@ -145,6 +156,132 @@ def median_s(run: Callable[[np.ndarray], Any], queries: np.ndarray) -> float:
     return statistics.median(seconds[1:])
 
 
+def by_turns(runs: Mapping[str, Callable[[np.ndarray], Any]], queries: np.ndarray) -> dict[str, float]:
+    """Median seconds of each, all of them run for a query before the next one; the first query is left out."""
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for query in queries:
+        for name, run in runs.items():
+            start = time.perf_counter()
+            run(query)
+            seconds[name].append(time.perf_counter() - start)
+    return {name: statistics.median(each[1:]) for name, each in seconds.items()}
+
+
+def forget(folder: Path) -> None:
+    """Ask the system to drop the pages of all files from its cache; those that are mapped stay."""
+    gc.collect()
+    for file in folder.rglob("*"):
+        if file.is_file():
+            handle = os.open(file, os.O_RDONLY)
+            os.fsync(handle)
+            os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
+            os.close(handle)
+
+
+def exact_beside_numpy(folder: Path, world: World, *, queries: int, repeats: int) -> dict[str, Any]:
+    """Exact searches of an index, with and without its mirror, beside numpy's and FAISS's over the same vectors."""
+    asked = world.queries(queries)
+    plain, index = VideoIndex.open(folder, mirror=False), VideoIndex.open(folder)
+    size, dimension = len(index), world.dimension
+    time.sleep(mirror.SETTLED_S)
+    before = index.size_on_disk()
+    start = time.perf_counter()
+    first = nearest(index, asked[0], k=10, exact=True)
+    first_s = time.perf_counter() - start
+    written = index.size_on_disk() - before
+    assert written == mirror.mirror_bytes(index)  # else the search read the table
+    [file] = index.derived("").glob(mirror.FILES)
+    same = all(nearest(index, query, k=10) == nearest(plain, query, k=10) for query in asked[:5])
+
+    def exact(query: np.ndarray) -> Any:
+        return nearest(index, query, k=10, exact=True)
+
+    def table(query: np.ndarray) -> Any:
+        return nearest(plain, query, k=10, exact=True)
+
+    handle = opened(index)
+
+    def lancedb_flat(query: np.ndarray) -> Any:
+        found = handle.search(query.astype(np.float32)).distance_type("cosine").bypass_vector_index().limit(10)
+        return found.select(["uri", "start_s", "end_s", "_distance"]).to_arrow()
+
+    def numpy_kept(query: np.ndarray) -> Any:
+        cosines = kept.vectors @ query.astype(np.float32) / kept.lengths
+        return np.argpartition(cosines, -10)[-10:]
+
+    def numpy_computed(query: np.ndarray) -> Any:
+        lengths = np.sqrt(np.einsum("nd,nd->n", kept.vectors, kept.vectors))
+        cosines = kept.vectors @ query.astype(np.float32) / lengths
+        return np.argpartition(cosines, -10)[-10:]
+
+    kept = mirror.Mirror.open(file, size, dimension)
+    runs: dict[str, Callable[[np.ndarray], Any]] = {
+        "exact_s": exact,
+        "numpy_s": numpy_kept,
+        "numpy_lengths_computed_s": numpy_computed,
+    }
+    if importlib.util.find_spec("faiss") is not None:
+        import faiss  # noqa: PLC0415 - may not be there
+
+        flat = faiss.IndexFlatIP(dimension)
+        for block in kept.blocks():
+            flat.add(block.vectors / block.lengths[:, None])
+        runs["faiss_flat_s"] = lambda query: flat.search(query[None].astype(np.float32), 10)
+    warm = by_turns(runs, asked[: repeats + 1])
+    slow = by_turns({"table_s": table, "lancedb_flat_s": lancedb_flat}, asked[:4])
+    start = time.perf_counter()
+    many = rank_all(index, unit(asked), k=10)
+    batch_s = (time.perf_counter() - start) / len(asked)
+    assert [row.score for row in many[0]] == [hit.score for hit in first]
+    keep_half = Filter(after=10.0 * SEGMENTS / 2)
+    filtered = by_turns({"filtered_s": lambda query: nearest(index, query, k=10, keep=keep_half)}, asked[:4])
+
+    cold: dict[str, list[float]] = {"exact_cold_s": [], "numpy_cold_s": []}
+    for query in asked[:3]:
+        del index, kept
+        forget(folder)
+        start = time.perf_counter()
+        index = VideoIndex.open(folder)
+        nearest(index, query, k=10, exact=True)
+        cold["exact_cold_s"].append(time.perf_counter() - start)
+        del index
+        forget(folder)
+        start = time.perf_counter()
+        kept = mirror.Mirror.open(file, size, dimension)
+        numpy_kept(query)
+        cold["numpy_cold_s"].append(time.perf_counter() - start)
+        index = VideoIndex.open(folder)
+    coldly = {name: statistics.median(each) for name, each in cold.items()}
+    return {
+        "rows": size,
+        "dimension": dimension,
+        "mirror_bytes": written,
+        "first_search_s": first_s,
+        "same_hits_as_without": same,
+        **warm,
+        **slow,
+        **filtered,
+        **coldly,
+        "exact_batch_s_per_query": batch_s,
+        "batch_queries": len(asked),
+        "exact_over_numpy": warm["exact_s"] / warm["numpy_s"],
+        "exact_over_numpy_lengths_computed": warm["exact_s"] / warm["numpy_lengths_computed_s"],
+        "exact_over_numpy_cold": coldly["exact_cold_s"] / coldly["numpy_cold_s"],
+        "table_over_exact": slow["table_s"] / warm["exact_s"],
+    }
+
+
+def at_a_million(row: Mapping[str, Any]) -> dict[str, Any]:
+    """What a million rows would take by arithmetic, of what a smaller run took; not run."""
+    times = 1_000_000 / row["rows"]
+    return {
+        "rows": 1_000_000,
+        "arithmetic": f"{times:g} times {row['rows']} rows; holds where memory can hold the mirror",
+        "mirror_bytes": round(times * row["mirror_bytes"]),
+        **{name: times * row[name] for name in ("exact_s", "exact_cold_s", "first_search_s")},
+    }
+
+
 def one_size(
     folder: Path, world: World, size: int, *, queries: int, repeats: int, quantizations: tuple[str, ...]
 ) -> dict:
@@ -153,11 +290,12 @@ def one_size(
     asked = world.queries(queries)
     vectors_bytes = size * world.dimension * 4
     few, many = asked[: repeats + 1], asked
-    first = nearest(index, asked[0], k=10, exact=True)  # warms up
+    time.sleep(mirror.SETTLED_S)
+    first = nearest(index, asked[0], k=10, exact=True)  # warms up, and writes the mirror
     exact_s = median_s(lambda query: nearest(index, query, k=10, exact=True), few)
     start = time.perf_counter()
     index.latest()
-    ranked = rank(index.scan(RANKED), unit(many), k=10)
+    ranked = rank_all(index, unit(many), k=10)
     batch_s = (time.perf_counter() - start) / len(many)
     assert [row.score for row in ranked[0]] == [hit.score for hit in first]
 
@@ -170,6 +308,7 @@ def one_size(
     flat_s = median_s(flat, few[:4])
     row: dict[str, Any] = {
         "rows": size,
+        "mirror_bytes": sum(file.stat().st_size for file in index.derived("").glob(mirror.FILES)),
         "dimension": world.dimension,
         "baseline": "exact: every vector compared, nearest(..., exact=True)",
         "vectors_bytes": vectors_bytes,
@@ -252,21 +391,34 @@ def growth(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="rows of each index")
+    parser.add_argument("--sizes", type=int, nargs="+", help="rows of each index")
+    parser.add_argument("--exact-only", action="store_true", help="the exact search alone, beside numpy's")
     parser.add_argument("--dimension", type=int, default=DIMENSION, help="of a vector")
     parser.add_argument("--folder", type=Path, help="where the indexes are made, and removed; default: a temporary one")
     parser.add_argument("--quick", action="store_true", help="a small run, to see that it works; writes nothing")
     args = parser.parse_args()
-    sizes, dimension = ((2000, 4000), 64) if args.quick else (tuple(sorted(args.sizes)), args.dimension)
+    asked = args.sizes or (EXACT_SIZES if args.exact_only else SIZES)
+    sizes, dimension = ((6000, 12000), 64) if args.quick else (tuple(sorted(asked)), args.dimension)
     world = World(dimension)
+    machine = environment()
+    machine["versions"] |= {each: version(each) for each in ("lancedb", "pyarrow", "numpy")}
     rows = []
+    if args.exact_only:
+        for size in sizes:
+            with tempfile.TemporaryDirectory(dir=args.folder) as name:
+                filled(Path(name) / "index", world, size)
+                rows.append(exact_beside_numpy(Path(name) / "index", world, queries=100, repeats=9))
+        result = {"sizes": rows, "not_run": at_a_million(rows[-1]), "recipe": RECIPE, **machine}
+        if args.quick:
+            print(result)
+        else:
+            keep(__file__.replace(".py", "_exact.py"), result)
+        return
     for size in sizes:
         with tempfile.TemporaryDirectory(dir=args.folder) as name:
             rows.append(
                 one_size(Path(name) / "index", world, size, queries=100, repeats=5, quantizations=QUANTIZATIONS)
             )
-    machine = environment()
-    machine["versions"] |= {each: version(each) for each in ("lancedb", "pyarrow", "numpy")}
     result = {
         "sizes": rows,
         "growth": growth(rows),

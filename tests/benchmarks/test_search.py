@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,29 @@ def test_one_size_and_its_growth(world: search.World, tmp_path: Path, monkeypatc
     assert (step["from"], step["to"], step["rows"]) == (300, 600, 2)
     assert step["exact_s"] == pytest.approx(rows[1]["exact_s"] / rows[0]["exact_s"])
     assert 1.5 < step["int8"]["bytes"] < 2.5
+
+
+def test_exact_beside_numpy(world: search.World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("MIRROR_ABOVE", "SETTLED_S"):
+        monkeypatch.setattr(f"vidembed.index.mirror.{name}", 0)
+    search.filled(tmp_path / "ix", world, 500)
+    row = search.exact_beside_numpy(tmp_path / "ix", world, queries=6, repeats=2)
+    assert (row["rows"], row["mirror_bytes"], row["same_hits_as_without"]) == (500, 500 * (4 * 48 + 12), True)
+    for suffix in ("", "_lengths_computed"):
+        assert row[f"exact_over_numpy{suffix}"] == pytest.approx(row["exact_s"] / row[f"numpy{suffix}_s"])
+    assert row["exact_over_numpy_cold"] == pytest.approx(row["exact_cold_s"] / row["numpy_cold_s"])
+    more = search.at_a_million(row)
+    assert more["mirror_bytes"] == 10**6 * (4 * 48 + 12)
+    assert more["exact_s"] == pytest.approx(2000 * row["exact_s"])
+
+
+def test_the_kept_run_is_within_three_times_of_numpy() -> None:
+    kept = json.loads(Path(search.__file__).with_name("search_exact.json").read_text())
+    assert [row["rows"] for row in kept["sizes"]] == [50_000, 100_000]
+    for row in kept["sizes"]:
+        assert (row["dimension"], row["same_hits_as_without"]) == (3584, True)
+        assert max(row["exact_over_numpy"], row["exact_over_numpy_cold"]) < 3
+        assert row["exact_over_numpy"] == pytest.approx(row["exact_s"] / row["numpy_s"])
 
 
 def test_recall_is_of_what_was_found(world: search.World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

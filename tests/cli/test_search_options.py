@@ -144,7 +144,7 @@ def test_misuse(index: Path, large: Path, tmp_path: Path, arguments: list[str], 
 
 def test_info(index: Path, large: Path) -> None:
     said = json.loads(vidembed("info", index, "--json").stdout)["search"]
-    assert said == {"exact_up_to": 100_000, "quantize": None, "ann": None, "query_bank": None}
+    assert said == {"exact_up_to": 100_000, "quantize": None, "ann": None, "query_bank": None, "mirror": None}
     said = json.loads(vidembed("info", large, "--json").stdout)["search"]
     assert said["exact_up_to"] == 2
     assert (said["ann"]["used"], said["ann"]["rows"], said["ann"]["rows_not_in_it"]) == (True, 6, 0)
@@ -154,3 +154,21 @@ def test_info(index: Path, large: Path) -> None:
     table = vidembed("info", large).stdout
     for words in ("ANN index: recall", "ANN index: full_recall", "query bank: queries", "2 segments"):
         assert words in table
+
+
+def test_no_mirror(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("MIRROR_ABOVE", "SETTLED_S"):
+        monkeypatch.setattr(f"vidembed.index.mirror.{name}", 0)
+    before = tree(index)
+    without = found("red", "--in", index, "--no-mirror")
+    assert tree(index) == before
+    assert found("red", "--in", index) == without
+    [mirror] = (index / "derived").glob("mirror-*.f32")
+    described = json.loads(vidembed("info", index, "--json").stdout)
+    assert described["search"]["mirror"]["bytes"] == mirror.stat().st_size
+    assert "mirror: bytes" in vidembed("info", index).stdout
+
+
+def test_no_mirror_is_for_an_index_here() -> None:
+    result = vidembed("search", "red", "--server", "http://127.0.0.1:1", "--no-mirror")
+    assert (result.exit_code, "no-mirror" in result.stderr) == (2, True)

@@ -48,12 +48,24 @@ def test_a_run_makes_it_and_the_next_keeps_it_up_to_date(run: Run, clips: Path, 
 def test_a_small_index_has_nothing_beside_it(run: Run, folder: Path) -> None:
     run()
     assert not (folder / "derived").exists()
-    assert facts(VideoIndex.open(folder)) == {"exact_up_to": 100_000, "quantize": None, "ann": None, "query_bank": None}
+    assert facts(VideoIndex.open(folder)) == {
+        "exact_up_to": 100_000,
+        "quantize": None,
+        "ann": None,
+        "query_bank": None,
+        "mirror": None,
+    }
 
 
 def test_a_threshold_is_remembered_by_later_runs(run: Run, clips: Path, folder: Path) -> None:
     run(derived=Derived(exact_up_to=6))
-    assert facts(VideoIndex.open(folder)) == {"exact_up_to": 6, "quantize": None, "ann": None, "query_bank": None}
+    assert facts(VideoIndex.open(folder)) == {
+        "exact_up_to": 6,
+        "quantize": None,
+        "ann": None,
+        "query_bank": None,
+        "mirror": None,
+    }
     write_video(clips / "new.mp4", [(200, 30, 30)])
     run()
     said = facts(VideoIndex.open(folder))
@@ -96,3 +108,18 @@ def test_what_cannot_be_is_refused_before_anything_is_written(
     with pytest.raises(ValueError, match=said):
         run(derived=derived)
     assert not folder.exists()
+
+
+def test_a_run_removes_a_mirror_of_what_was(
+    run: Run, clips: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("MIRROR_ABOVE", "SETTLED_S"):
+        monkeypatch.setattr(f"vidembed.index.mirror.{name}", 0)
+    run()
+    search(VideoIndex.open(folder), FakeEncoder(), "red")
+    [mirror] = (folder / "derived").glob("mirror-*.f32")
+    run()
+    assert mirror.exists()  # nothing changed
+    write_video(clips / "new.mp4", [(200, 30, 30)])
+    run()
+    assert not mirror.exists()

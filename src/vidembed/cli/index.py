@@ -226,4 +226,5 @@ def info_command(
     facts |= {"exact up to": f"{how['exact_up_to']} segments", "quantize": how["quantize"]}
     facts |= {f"ANN index: {key}": value for key, value in (how["ann"] or {}).items()}
     facts |= {f"query bank: {key}": value for key, value in (how["query_bank"] or {}).items()}
+    facts |= {f"mirror: {key}": value for key, value in (how["mirror"] or {}).items()}
     cli.print_facts(facts)

@@ -273,6 +273,7 @@ Merge: TypeAlias = Literal["moments", "videos", "none"]
 # of what reads an index
 IndexModel = Annotated[str | None, Option(help="Load the model from here. Default: the name stored in the index.")]
 # of what reranks when it is asked to
+NoMirror = Annotated[bool, Option("--no-mirror", help="Neither read nor write a mirror of the vectors.")]
 Reranker = Annotated[
     str | None, Option(help="With --rerank: a saved reranker or a video MLLM. Default: the one that fits the model.")
 ]

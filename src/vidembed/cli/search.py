@@ -60,6 +60,7 @@ def command(
         list[str] | None, Option(help="Only rows with COLUMN=VALUE, or <, <=, !=, >=, >. Can be repeated.")
     ] = None,
     exact: Annotated[bool, Option("--exact", help="Compare every vector, even in a large index.")] = False,
+    no_mirror: cli.NoMirror = False,
     quantized: Annotated[
         str | None, Option(help="Look into the ANN index of int8 or binary, also of few segments.")
     ] = None,
@@ -110,14 +111,14 @@ def command(
         from vidembed.cli.client import Server
 
         own |= {"in": folder, "model": model, "quantized": quantized, "html": html, **cli.named(model_options)}
-        switches = {"exact": exact, "bank": bank, "rerank-around": rerank_around}
+        switches = {"exact": exact, "no-mirror": no_mirror, "bank": bank, "rerank-around": rerank_around}
         cli.refuse({**own, **switches}, "it is for an index that is searched here; leave it out, or leave --server out")
         ask = partial(Server.named(server, timeout).search, options, k, rerank)
     else:
         cli.refuse({"timeout": timeout}, "it is for --server URL")
         if folder is None:
             raise ValueError("in: give the folder of an index with --in DIR, or a running server with --server URL")
-        index = VideoIndex.open(folder)
+        index = VideoIndex.open(folder, mirror=not no_mirror)
         check_index(index, options)
         name = model or index.meta.model
         load = partial(index.meta.load_encoder, model, model_options)

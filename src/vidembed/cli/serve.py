@@ -28,6 +28,7 @@ def command(
     alias: Annotated[
         list[str] | None, Option(help="Another name that requests may give for the model. Can be repeated.")
     ] = None,
+    no_mirror: cli.NoMirror = False,
     rerank: Annotated[bool, Option("--rerank", help="Load the reranker that fits the model too.")] = False,
     reranker: Annotated[str | None, Option(help="Load this reranker: a saved one, or a video MLLM.")] = None,
     calibration: Annotated[Path | None, Option(help="With a reranker: file that `vidembed calibrate` wrote.")] = None,
@@ -97,7 +98,7 @@ def command(
     if folder is None and model is None:
         raise ValueError("model: give --model NAME, or an index with --in FOLDER, whose model is taken")
     with _listen(host, port) as listening:  # before the model is loaded, which takes a while
-        index = None if folder is None else VideoIndex.open(folder)
+        index = None if folder is None else VideoIndex.open(folder, mirror=not no_mirror)
         name = model or (index.meta.model if index else "")
         load = partial(load_encoder, name, options=model_options)
         meta = None if index is None else index.meta

@@ -12,6 +12,7 @@ import re
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vidembed.errors import IndexMismatchError
-from vidembed.index.rows import SPARE, Row, rank, unit
-from vidembed.index.table import FORMAT_VERSION, RANKED, ROW_ID, VideoIndex
+from vidembed.index.rows import Ranking, Row, unit
+from vidembed.index.table import FORMAT_VERSION, PLACE, ROW_ID, Block, VideoIndex
 from vidembed.text import write_atomically
 
 SAMPLE = 200  # rows; a recall@10 of 0.95 is then known to about +-0.01 (2000 hits, two standard errors)
@@ -48,6 +49,7 @@ FULL_REFINES = (2, 4, 8, 16, 32, 64)
 KINDS = {"int8": "IvfSq", "binary": "IvfRq"}
 """LanceDB's types, by name of the quantization."""
 
+_SPARE = 16  # rows beyond k that LanceDB is asked for, so that scores in float64 decide about ties
 _TIE = 1e-6  # scores are rounded to six decimals
 _REBUILD_AT = 2.0  # times the rows that partitions were fitted to
 _MAX_SEGMENTS = 8  # LanceDB adds one for each refresh, and each is searched
@@ -96,8 +98,10 @@ def draw(index: VideoIndex) -> Sample:
     # A query is a stored vector, moved: text lies like that to video, near some of it and away from all of it. A stored
     # vector as it is would be too easy: quantization finds its neighbours far better than those of a text.
     queries = unit(vectors[0] + MOVED * (vectors[1] - vectors[2]) + AWAY * away)
-    ranked = rank(index.scan(RANKED), queries, k=MAX_K)
-    return Sample(queries, [np.array([row.score for row in rows]) for rows in ranked])
+    ranking = Ranking(queries, MAX_K, partial(index.take, columns=PLACE))
+    for block in index.blocks():  # not of a mirror, which is written for searches alone
+        ranking.add(block)
+    return Sample(queries, [np.array([row.score for row in rows]) for rows in ranking.best])
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +136,11 @@ class Ann:
 
 def find(index: VideoIndex, query: NDArray[np.float64], k: int, effort: tuple[int, int]) -> list[Row]:
     """Return the rows that the ANN index finds for a unit vector, shape (D,), by exact cosine; see `EFFORTS`."""
-    return rank(index.nearest(query, limit=k + SPARE, effort=effort).to_batches(), query[None], k=k)[0]
+    found = index.nearest(query, limit=k + _SPARE, effort=effort)
+    ranking = Ranking(query[None], k, lambda _: found)
+    for batch in found.to_batches():
+        ranking.add(Block.of(batch))
+    return ranking.best[0]
 
 
 class Settings(NamedTuple):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,8 +20,8 @@ from safetensors.numpy import save_file
 from tqdm.auto import tqdm
 
 from vidembed.errors import IndexMismatchError
-from vidembed.index.rows import Ranking, Row, check_query, encode_queries, matrix, unit
-from vidembed.index.table import FORMAT_VERSION, RANKED, ROW_ID, QueryEncoder, VideoIndex
+from vidembed.index.rows import Ranking, Row, blocks, check_query, encode_queries, unit
+from vidembed.index.table import FORMAT_VERSION, PLACE, QueryEncoder, VideoIndex
 from vidembed.scoring.query_bank import DEFAULT_BETA, DEFAULT_BLOCK_BYTES, QueryBank
 from vidembed.text import replacing
 
@@ -67,12 +68,13 @@ class StoredBank:
         The dynamic variant: a query whose best row by cosine is not the best of any bank query is ranked by cosine, and
         comes with None. `where` says which rows may be hits (`Filter.sql`).
         """
-        plain = Ranking(queries, k)
+        places = partial(index.take, columns=PLACE)
+        plain = Ranking(queries, k, places)
         shift = self.log_normalizer / self.beta  # (N,); less it, a cosine orders as its normalized score does
-        normalized = Ranking(queries, k, offset=lambda row_ids: shift[self.places(row_ids)])
-        for batch in index.scan(RANKED, where):
-            plain.add(batch)
-            normalized.add(batch)
+        normalized = Ranking(queries, k, places, offset=lambda row_ids: shift[self.places(row_ids)])
+        for rows in blocks(index, where):
+            plain.add(rows)
+            normalized.add(rows)
         for by_cosine, by_bank in zip(plain.best, normalized.best, strict=True):
             top = [row for row in by_cosine if row.score == by_cosine[0].score]
             if not self.activation[self.places([row.row_id for row in top])].any():
@@ -164,12 +166,12 @@ def _summed_up(index: VideoIndex, vectors: NDArray[np.float32], beta: float, *, 
     tops: list[list[int]] = [[] for _ in queries]  # rows at the best of each bank query
     block = max(1, DEFAULT_BLOCK_BYTES // (8 * len(queries)))
     with tqdm(total=len(index), desc="Query bank", unit="row", disable=not progress) as bar:
-        for batch in index.scan(["vector"]):
-            for first in range(0, len(batch), block):
-                part = batch.slice(first, block)
+        for rows in index.blocks():
+            for first in range(0, len(rows.row_ids), block):
+                part = slice(first, first + block)
                 # Rounded as the cosines of a search are, so that the same vector ties with itself in any block.
-                scores = np.round(queries @ unit(matrix(part).astype(np.float64)).T, 6)  # (B, n)
-                row_ids = part.column(ROW_ID).to_numpy()
+                scores = np.round(queries @ unit(rows.vectors[part].astype(np.float64)).T, 6)  # (B, n)
+                row_ids = rows.row_ids[part]
                 sums.append(QueryBank(scores, beta=beta).log_normalizer)
                 ids.append(row_ids)
                 peaks = scores.max(axis=1)  # (B,)
@@ -178,7 +180,7 @@ def _summed_up(index: VideoIndex, vectors: NDArray[np.float32], beta: float, *, 
                         tops[number] = []
                     tops[number] += row_ids[scores[number] == peaks[number]].tolist()
                 best = np.maximum(best, peaks)
-                bar.update(len(part))
+                bar.update(len(row_ids))
     row_ids = np.concatenate(ids)  # (N,)
     order = np.argsort(row_ids)
     return StoredBank(

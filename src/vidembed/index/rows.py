@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vidembed.index import mirror
 from vidembed.index.table import (
-    RANKED,
+    PLACE,
     ROW_ID,
+    Block,
     QueryEncoder,
     VideoIndex,
     among,
@@ -31,11 +34,13 @@ if TYPE_CHECKING:
 
 MAX_QUERY_CHARS = 10_000
 MAX_PATTERN_CHARS = 4096  # the longest path of Linux (PATH_MAX)
-SPARE = 16  # rows beyond k that LanceDB is asked for, so that scores in float64 decide about ties
 _COMPARES = ("<", "<=", "=", "!=", ">=", ">")
 _CONDITION = re.compile(r"\s*(\w+)\s*(<=|>=|!=|=|<|>)\s*(.*?)\s*", re.DOTALL)
 _COARSE_ERROR = 1e-4  # well above what float32 can be off in a cosine of some thousand dimensions
-_MAX_CANDIDATES = 4096  # rows whose vectors LanceDB returns at once: at 3584 dimensions 59 MB
+COARSE_BYTES = 2**25  # of cosines in float32 at once
+EXACT_ROWS = 512  # compared in float64 at once: at 3584 dimensions 15 MB
+TIES = 4096  # rows that may share the score of the k-th until their names decide
+_KEPT = np.dtype([("order", np.float64), ("score", np.float64), ("row_id", np.uint64)])  # the names are those of `Row`
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,89 +220,111 @@ class Row(NamedTuple):
 
 @dataclass(slots=True)
 class Ranking:
-    """The `k` best rows of each query, kept while batches go by."""
+    """The `k` best rows of each query, kept while blocks of rows go by."""
 
     queries: NDArray[np.float64]  # (Q, D), of length one
     k: int
+    # From row ids, shape (N,), to a table of `PLACE` and `ROW_ID` of at least these rows.
+    places: Callable[[NDArray[np.uint64]], pa.Table]
     # From row ids, shape (N,), to what is subtracted from each row's cosine to order by, shape (N,).
     offset: Callable[[NDArray[np.uint64]], NDArray[np.float64]] | None = None
     _coarse_queries: NDArray[np.float32] = field(init=False)  # (D, Q)
-    _kept: list[list[Row]] = field(init=False)
+    _kept: list[NDArray[np.void]] = field(init=False)  # of each query, `_KEPT`
     _least: NDArray[np.float64] = field(init=False)  # (Q,), what a row must reach
 
     def __post_init__(self) -> None:
         """Begin with no rows."""
         self._coarse_queries = self.queries.T.astype(np.float32)
-        self._kept = [[] for _ in self.queries]
+        self._kept = [np.empty(0, _KEPT) for _ in self.queries]
         self._least = np.full(len(self.queries), -np.inf)
 
-    def add(self, batch: pa.RecordBatch) -> None:
-        """Take a batch of `RANKED` and row id into account."""
-        if not len(batch):
-            return
-        rows = matrix(batch)  # (N, D) float32
-        lengths = np.sqrt(np.einsum("nd,nd->n", rows, rows))  # (N,)
-        coarse = rows @ self._coarse_queries / lengths[:, None]  # (N, Q)
-        ids = batch.column(ROW_ID).to_numpy()
-        offset = np.zeros(len(ids), np.float32) if self.offset is None else self.offset(ids)  # (N,)
-        coarse = coarse - offset[:, None]
+    def add(self, block: Block) -> None:
+        """Take rows into account."""
+        step = max(1, COARSE_BYTES // (4 * len(self.queries)))
+        for first in range(0, len(block.row_ids), step):
+            part = slice(first, first + step)
+            self._add(Block(block.row_ids[part], block.vectors[part], block.lengths[part]))
+
+    def _add(self, block: Block) -> None:
+        coarse = block.vectors @ self._coarse_queries  # (N, Q)
+        coarse /= block.lengths[:, None]
+        offset = None if self.offset is None else self.offset(block.row_ids)  # (N,)
+        if offset is not None:
+            coarse = coarse - offset[:, None]
         for number in np.flatnonzero((coarse >= self._least).any(axis=0)):
             column = coarse[:, number]  # (N,)
             # Whatever may be among the best, ties included, is scored again in float64 and rounded: then the same
-            # vector has the same score wherever it lies in a batch.
+            # vector has the same score wherever it lies in a block.
             least = self._least[number]
             if self.k < len(column):
                 least = max(least, np.partition(column, -self.k)[-self.k] - _COARSE_ERROR)
             near = np.flatnonzero(column >= least)
-            exact = rows[near].astype(np.float64)  # (M, D)
-            cosines = exact @ self.queries[number] / np.linalg.norm(exact, axis=1)  # (M,)
-            scores = np.round(cosines, 6).clip(-1.0, 1.0)
-            order = offset[near] - scores
-            uris, starts, ends, durations = (batch.column(name).take(near).to_pylist() for name in RANKED[:-1])
-            found = zip(order.tolist(), uris, starts, ends, scores.tolist(), ids[near].tolist(), durations, strict=True)
-            kept = self._kept[number]
-            kept += map(Row._make, found)
-            if len(kept) > 2 * self.k:  # not at every batch, so that a deep ranking is sorted a few times only
-                kept.sort()
-                del kept[self.k :]
-                self._least[number] = -kept[-1].order - _COARSE_ERROR
+            found = np.empty(len(near), _KEPT)
+            found["row_id"] = block.row_ids[near]
+            for first in range(0, len(near), EXACT_ROWS):
+                part = slice(first, first + EXACT_ROWS)
+                exact = block.vectors[near[part]].astype(np.float64)  # (M, D)
+                cosines = exact @ self.queries[number] / np.linalg.norm(exact, axis=1)  # (M,)
+                found["score"][part] = np.round(cosines, 6).clip(-1.0, 1.0)
+            found["order"] = -found["score"] if offset is None else offset[near] - found["score"]
+            kept = self._kept[number] = np.concatenate([self._kept[number], found])
+            if len(kept) > 2 * self.k:  # not at every block, so that a deep ranking is cut a few times only
+                last = np.partition(kept["order"], self.k - 1)[self.k - 1]
+                kept = kept[kept["order"] <= last]
+                if len(kept) > 2 * self.k + TIES:  # else names decide at the end, when few rows are left
+                    kept = kept[self._sorted([kept])[0][1]]
+                self._kept[number] = kept
+                self._least[number] = -last - _COARSE_ERROR
 
     @property
     def best(self) -> list[list[Row]]:
         """The best rows of each query so far, best first."""
-        return [sorted(kept)[: self.k] for kept in self._kept]
+        return [rows for rows, _ in self._sorted(self._kept)]
+
+    def _sorted(self, kept: Sequence[NDArray[np.void]]) -> list[tuple[list[Row], list[int]]]:
+        """Return the `k` best rows of each, best first, and where they are in it."""
+        ids = np.unique(np.concatenate([each["row_id"] for each in kept]))
+        if not len(ids):
+            return [([], []) for _ in kept]
+        table = self.places(ids)
+        at = np.argsort(table.column(ROW_ID).to_numpy())
+        at = at[np.searchsorted(table.column(ROW_ID).to_numpy(), ids, sorter=at)]
+        uris, starts, ends, durations = (table.column(name).take(at).to_pylist() for name in PLACE)
+        result = []
+        for each in kept:
+            rows = [
+                Row(order, uris[place], starts[place], ends[place], score, row_id, durations[place])
+                for place, (order, score, row_id) in zip(
+                    np.searchsorted(ids, each["row_id"]).tolist(), each.tolist(), strict=True
+                )
+            ]
+            best = sorted(range(len(rows)), key=rows.__getitem__)[: self.k]
+            result.append(([rows[place] for place in best], best))
+        return result
 
 
-def rank(batches: Iterable[pa.RecordBatch], queries: NDArray[np.float64], *, k: int) -> list[list[Row]]:
-    """Return the `k` best rows of each query, best first: by score, then URI, then start, then end.
-
-    Batches are of `RANKED` and row id, queries are unit vectors, shape (Q, D).
-    """
-    ranking = Ranking(queries, k)
-    for batch in batches:
-        ranking.add(batch)
-    return ranking.best
+def blocks(index: VideoIndex, where: str | None = None) -> Iterator[Block]:
+    """Yield vectors of all rows, or of those that `where` names: of the mirror, where there is or can be one."""
+    is_large = len(index) > mirror.MIRROR_ABOVE
+    copy = mirror.open_mirror(index) if index.mirror and is_large else None
+    if copy is None:
+        yield from index.blocks(where)
+    elif where is None:
+        yield from copy.blocks()
+    else:
+        found = [batch.column(ROW_ID).to_numpy() for batch in index.scan(["start_s"], where)]
+        yield from copy.blocks(np.concatenate([np.empty(0, np.uint64), *found]))
 
 
 def rank_all(index: VideoIndex, queries: NDArray[np.float64], *, k: int, where: str | None = None) -> list[list[Row]]:
-    """Return the `k` best rows of each query, as `rank`, of all rows or those that `where` names (`Filter.sql`).
+    """Return the `k` best rows of each query, of all rows or those that `where` names, in one pass over the vectors.
 
-    LanceDB ranks them for one query. Many queries, and deep rankings, are answered in one pass over the vectors.
+    The order is by score, then URI, then start, then end. Queries are unit vectors, shape (Q, D).
     """
-    limit = k + SPARE
-    while len(queries) == 1 and limit <= _MAX_CANDIDATES:
-        found = index.nearest(queries[0], limit=limit, where=where)
-        [rows] = rank(found.to_batches(), queries, k=k)
-        # The order of LanceDB is that of float32: rows beyond its last could be better than the k-th only by its error.
-        if len(found) < limit or rows[-1].score - (1 - found.column("_distance")[-1].as_py()) > _COARSE_ERROR:
-            return [rows]
-        limit *= 8
-    return rank(index.scan(RANKED, where), queries, k=k)
-
-
-def matrix(batch: pa.RecordBatch) -> NDArray[np.float32]:
-    """Return the vectors of a batch, shape (N, D)."""
-    return np.asarray(batch.column("vector").flatten().to_numpy().reshape(len(batch), -1))
+    ranking = Ranking(queries, k, partial(index.take, columns=PLACE))
+    for block in blocks(index, where):
+        ranking.add(block)
+    return ranking.best
 
 
 def unit(vectors: Sequence[NDArray[np.float64]] | NDArray[np.float64]) -> NDArray[np.float64]:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from vidembed.backbone.options import ModelOptions, kwargs_of
 from vidembed.errors import BackboneError
-from vidembed.index import ann, bank
+from vidembed.index import ann, bank, mirror
 from vidembed.index.rows import Filter, Row, check_query, encode_queries, rank_all, unit_queries
 from vidembed.index.table import QueryEncoder, VideoIndex, is_local, path_of
 from vidembed.registry import CONFIG_FILE, NAMESPACE, find_model, portable_name, resolve_model
@@ -628,12 +628,16 @@ def refresh(index: VideoIndex, encoder: QueryEncoder, derived: Derived | None = 
     written = ann.refresh(index, exact_up_to=derived.exact_up_to, quantize=quantize)  # first: it makes a version
     if derived.query_bank is not None or index.derived(bank.FILE).exists():
         written |= bank.refresh(index, encoder, derived.query_bank, beta=derived.beta, progress=progress)
-    for file in index.compact_copies():  # of earlier versions
-        file.unlink(missing_ok=True)
+    stamp = index.stamp()
+    stale = [file for file in index.derived("").glob(mirror.FILES) if stamp not in file.name]
+    for file in [*index.compact_copies(), *stale]:  # copies are of earlier versions
+        with suppress(OSError):  # Windows keeps a mirror that a search has open; the next search removes it
+            file.unlink()
     if written:
         index.flush()
 
 
 def facts(index: VideoIndex) -> dict[str, Any]:
-    """Return what `vidembed info` says of how an index is searched: its settings, ANN index and query bank."""
-    return {**ann.settings(index)._asdict(), "ann": ann.facts(index), "query_bank": bank.facts(index)}
+    """Return what `vidembed info` says of how an index is searched: its settings and derived files."""
+    derived = {"ann": ann.facts(index), "query_bank": bank.facts(index), "mirror": mirror.facts(index)}
+    return ann.settings(index)._asdict() | derived

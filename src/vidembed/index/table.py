@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from urllib.parse import unquote, unquote_to_bytes, urlsplit
 from urllib.request import url2pathname
 
@@ -50,7 +50,7 @@ FORMAT_VERSION = 1  # of the files in it
 SCHEMA_VERSION = 2  # of the description and the columns; 1 where there are no scenes
 ROW_ID = "_rowid"  # LanceDB's name of the column; a row keeps its id within a version of the table
 ANN_NAME = "ann"
-RANKED = ("uri", "start_s", "end_s", "duration", "vector")  # what a ranking needs of a row, with its id
+PLACE = ("uri", "start_s", "end_s", "duration")  # what a hit says of a row
 COMPACT_EVERY = 512  # commits; each adds a fragment, and lists all of them anew
 NO_VECTOR = "the model gave a vector that is zero, not finite or of the wrong length"
 _META_KEY = b"vidembed"
@@ -312,12 +312,32 @@ def among(uris: Iterable[str]) -> str:
     return f"uri IN ({', '.join(map(quoted, uris))})"
 
 
-class VideoIndex:
-    """An index on disk, in `folder`, with its description `meta`. Open one with `open`, make one with `create`."""
+class Block(NamedTuple):
+    """Rows of an index, and what compares them with queries."""
 
-    def __init__(self, folder: Path, table: LanceTable, meta: IndexMeta) -> None:
+    row_ids: NDArray[np.uint64]  # (N,)
+    vectors: NDArray[np.float32]  # (N, D)
+    lengths: NDArray[np.float32]  # (N,), of the vectors
+
+    @classmethod
+    def of(cls, batch: pa.RecordBatch) -> Block:
+        """Return the rows of a batch of `vector` and `ROW_ID`; it may not be empty."""
+        vectors = np.asarray(batch.column("vector").flatten().to_numpy().reshape(len(batch), -1))
+        return cls(batch.column(ROW_ID).to_numpy(), vectors, np.sqrt(np.einsum("nd,nd->n", vectors, vectors)))
+
+
+class VideoIndex:
+    """An index on disk, in `folder`, with its description `meta`. Open one with `open`, make one with `create`.
+
+    Attributes:
+        mirror: Whether exact searches by this object use a mirror of the vectors, and write it where there is none
+            (`vidembed.index.mirror`). Hits are the same either way.
+    """
+
+    def __init__(self, folder: Path, table: LanceTable, meta: IndexMeta, *, mirror: bool = True) -> None:
         self.folder = folder
         self.meta = meta
+        self.mirror = mirror
         self._table = table
         self._commits = 0
 
@@ -328,8 +348,13 @@ class VideoIndex:
         return versions.is_dir() and any(versions.iterdir())
 
     @classmethod
-    def open(cls, folder: str | os.PathLike[str]) -> VideoIndex:
+    def open(cls, folder: str | os.PathLike[str], *, mirror: bool = True) -> VideoIndex:
         """Open the index in `folder`. Compact copies of vectors, as earlier versions made them, are not used.
+
+        Args:
+            folder: Of the index.
+            mirror: Whether exact searches use a mirror of the vectors, a file of their size that the first one writes
+                to the folder. Hits are the same either way.
 
         Raises:
             ValueError: There is none.
@@ -353,7 +378,7 @@ class VideoIndex:
             raise IndexDamagedError(
                 f"index: the table in {str(path)!r} was not made by vidembed; choose another folder"
             )
-        index = cls(path, table, IndexMeta.from_json(description))
+        index = cls(path, table, IndexMeta.from_json(description), mirror=mirror)
         if copies := index.compact_copies():
             logger.warning(
                 "%s holds compact copies of an earlier version (%s, ...), which are not used; the next run of "
@@ -472,6 +497,10 @@ class VideoIndex:
         query = self._table.search().select(list(columns)).with_row_id(True)
         yield from (query if where is None else query.where(where)).to_batches()
 
+    def blocks(self, where: str | None = None) -> Iterator[Block]:
+        """Yield vectors of all rows of the version at hand, or of those that `where` names (`Filter.sql`)."""
+        return (Block.of(batch) for batch in self.scan(["vector"], where) if len(batch))
+
     def take(self, row_ids: Iterable[int], columns: Sequence[str]) -> pa.Table:
         """Return these columns and `ROW_ID` of these rows of the version at hand, in the order of their ids."""
         return self._table.take_row_ids([int(row) for row in row_ids]).select(list(columns)).with_row_id().to_arrow()
@@ -510,23 +539,18 @@ class VideoIndex:
         if self.ann is not None:
             self._table.drop_index(ANN_NAME)
 
-    def nearest(
-        self, query: NDArray[np.float64], *, limit: int, effort: tuple[int, int] | None = None, where: str | None = None
-    ) -> pa.Table:
-        """Return `RANKED`, row id and `_distance` of the rows that LanceDB finds nearest by cosine, best first.
+    def nearest(self, query: NDArray[np.float64], *, limit: int, effort: tuple[int, int]) -> pa.Table:
+        """Return `PLACE`, vector and row id of the rows that the ANN index finds nearest by cosine.
 
         Args:
             query: Unit vector, shape (D,).
             limit: Most rows.
-            effort: Of the ANN index, partitions looked into and times `limit` rows that are compared by their full
-                vectors; LanceDB looks at rows that were added since it was built one by one. None: every row.
-            where: Which rows, as `Filter.sql` returns it. Default: all.
+            effort: Partitions looked into, and times `limit` rows that are compared by their full vectors. LanceDB
+                looks at rows that were added since the index was built one by one.
         """
         found = self._table.search(query.astype(np.float32), vector_column_name="vector").distance_type("cosine")
-        found = found.bypass_vector_index() if effort is None else found.nprobes(effort[0]).refine_factor(effort[1])
-        if where is not None:
-            found = found.where(where, prefilter=True)
-        return found.limit(limit).select([*RANKED, "_distance"]).with_row_id(True).to_arrow().combine_chunks()
+        found = found.nprobes(effort[0]).refine_factor(effort[1]).limit(limit)
+        return found.select([*PLACE, "vector"]).with_row_id(True).to_arrow().combine_chunks()
 
     def derived(self, name: str) -> Path:
         """Return where a file that is made from the rows is, or shall be."""
