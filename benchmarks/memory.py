@@ -182,9 +182,11 @@ class Watch(threading.Thread):
         self._done = threading.Event()
 
     def run(self) -> None:
-        while not self._done.wait(0.02):
+        while True:  # at least once, however busy the machine is
             for pid in (self._pid, *children(self._pid)):
                 self.marks[pid] = max(self.marks.get(pid, 0), high_water_mark(pid))
+            if self._done.wait(0.02):
+                return
 
     def stop(self) -> tuple[int, int]:
         """The mark of the process, and the sum of those of its children."""

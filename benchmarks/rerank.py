@@ -379,7 +379,7 @@ def compare(
     features = reranker.preprocess([pairs[0]])
     config = reranker[0].model.config
     media = (config.video_token_id, config.image_token_id)
-    tokens = prefix_length(features["input_ids"], media)
+    tokens = prefix_length(features, media)
     naive_total, naive_forward = medians(theirs)
     alone_total, alone_forward = (value / few for value in medians(alone))
     prompt_tokens = statistics.mean(run.prompt_tokens or 0.0 for run in theirs)

@@ -15,7 +15,20 @@ from vidembed.cli import app
 COMMANDS = get_group(app).commands
 LOADING = {"--device", "--device-map", "--dtype", "--attn", "--revision", "--model-kwargs", "--quantize-model"}
 LOADS = {
-    *("index", "search", "clip", "serve", "build", "layers", "train", "calibrate", "evaluate", "compare", "mteb"),
+    *(
+        "index",
+        "search",
+        "clip",
+        "serve",
+        "build",
+        "check",
+        "layers",
+        "train",
+        "calibrate",
+        "evaluate",
+        "compare",
+        "mteb",
+    ),
     "demo",
 }
 GIVEN = (

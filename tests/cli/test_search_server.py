@@ -299,6 +299,9 @@ def test_a_server_that_speaks_no_http(noise: bytes, says: str) -> None:
             with connection:
                 connection.recv(2**16)
                 connection.sendall(noise)
+                connection.shutdown(socket.SHUT_WR)
+                while connection.recv(2**16):  # what is left unread would make the end a reset
+                    pass
 
         thread = threading.Thread(target=speak)
         thread.start()
