@@ -105,7 +105,7 @@ def can_join(model: PreTrainedModel, prepare: Callable[[list[VideoFrames]], Feat
     if model not in _joins:
         videos = [probe_video(0, 8), probe_video(1, 4)]
         try:
-            whole = model_inputs(prepare(videos))
+            whole = prepare(videos)
         except (RuntimeError, ValueError, TypeError, IndexError, KeyError) as error:
             logger.info("%s: its processor takes one video at a time (%s)", type(model).__name__, error)
             _joins[model] = False
@@ -147,7 +147,7 @@ def _same(one: Features, other: Features) -> bool:
 
 def _equal(whole: Features, alone: list[Prepared], pad_token_id: int) -> bool:
     try:
-        joined = model_inputs(collate(alone, pad_token_id=pad_token_id))
+        joined = collate(alone, pad_token_id=pad_token_id)
     except (RuntimeError, TypeError, ValueError):  # shapes that do not fit one another
         return False
     pairs = [(value, joined.get(name)) for name, value in whole.items() if isinstance(value, torch.Tensor)]
