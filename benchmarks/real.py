@@ -132,7 +132,8 @@ def read_captions() -> tuple[list[TextPair], list[TextPair]]:
 
 def check(folder: Path) -> dict[str, Any]:
     """What `check_model` finds, by layer."""
-    return {str(layer): check_model(folder, layer=layer, device="cpu").to_dict() for layer in (MIDDLE, -1)}
+    found = {str(layer): check_model(folder, layer=layer, device="cpu").to_dict() for layer in (MIDDLE, -1)}
+    return {layer: {**one, "model": folder.name} for layer, one in found.items()}  # no path of this machine
 
 
 def built(folder: Path, work: Path) -> dict[str, int]:
