@@ -18,9 +18,9 @@ from tests.conftest import vision_tower
 from vidembed import VideoEncoder, VideoError, VideoFrames, VideoReranker, VideoSegment
 from vidembed.backbone.architectures import find_parts
 from vidembed.backbone.prefix import logits_of, packs, prefill, read_suffixes
-from vidembed.errors import BackboneError, InputError
+from vidembed.errors import BackboneError, InputError, UnsupportedBackboneError
 from vidembed.inputs import load_input
-from vidembed.yes_no import AnswerTokens, answer_tokens, yes_log_odds
+from vidembed.yes_no import AnswerTokens, HeadReader, answer_tokens, yes_log_odds
 
 GetModel = Callable[[str], Path]
 SENTENCES = ["a red square", "b", "a blue circle moves to the left and then stops for a while", "nothing at all"]
@@ -98,6 +98,16 @@ class TestSharedPrefix:
                 parts, read_suffixes(parts, prefixes[index], [s[::-1] for s in suffixes[index]], "packed")
             )
             assert (shuffled - wanted).abs().max() > 1
+
+    @pytest.mark.parametrize("shared_prefix", [True, False])
+    def test_a_prompt_that_is_not_the_processors_is_refused(
+        self, tiny_mllm: GetModel, clips: list[Path], monkeypatch: pytest.MonkeyPatch, shared_prefix: bool
+    ) -> None:
+        reranker = VideoReranker(tiny_mllm("qwen2_vl"), device="cpu", shared_prefix=shared_prefix)
+        after = HeadReader.after
+        monkeypatch.setattr(HeadReader, "after", lambda self, video, text: after(self, video, text)[1:])
+        with pytest.raises(UnsupportedBackboneError, match="does not write a sentence after a video"):
+            reranker.predict([("a", clips[0])])
 
     def test_scores_equal_both_ways(self, each_reranker: VideoReranker, clips: list[Path]) -> None:
         pairs = [(text, video) for text in SENTENCES for video in videos(clips)]  # videos interleaved

@@ -115,9 +115,11 @@ class PrefixSharingCrossEncoder(VideoModel, CrossEncoder):
 
     @property
     def sharing(self) -> Sharing | None:
-        """How sentences share the prefix of a video, tried once on the model; None is one whole pass per pair."""
-        if not self.shared_prefix:
-            return None
+        """How sentences share the prefix of a video, tried once on the model; None is one whole pass per pair.
+
+        Raises:
+            UnsupportedBackboneError: Not even one whole pass gives what the processor's own prompt of a pair gives.
+        """
         device = self.parts.base.device
 
         def prompt_of(text: str) -> Features:
@@ -126,7 +128,9 @@ class PrefixSharingCrossEncoder(VideoModel, CrossEncoder):
             moved: Features = batch_to_device(prompt, device)
             return moved
 
-        return find_sharing(HeadReader(self.parts, self.processor, self._answer_tokens, None, None), prompt_of)
+        # tried without sharing too: a whole pass is put together of a video and a sentence as well
+        found = find_sharing(HeadReader(self.parts, self.processor, self._answer_tokens, None, None), prompt_of)
+        return found if self.shared_prefix else None
 
     @property
     def weights(self) -> str:

@@ -97,8 +97,8 @@ class VideoEncoder(VideoModel, SentenceTransformer):
             supported architecture, which is cut on the fly without copying weights. Names ``vidembed/...`` resolve to
             bundled and locally built models first.
         layer: Which decoder block to read, 1-based, or -1 for the last with its trained final norm. Default for an
-            MLLM: the block at 24/28 of the depth, as in the paper (section 4), which is logged. Of a checkpoint it is
-            known, and another value is refused.
+            MLLM: the block at 24/28 of the depth, as in the paper (section 4), with a warning that says so. Of a
+            checkpoint it is known, and another value is refused.
         prefix: For an MLLM only: a line before the content of the prompt. "zero-shot" is what the paper puts there for
             models as they are (`vidembed.backbone.ZERO_SHOT_PREFIX`); None is nothing; other text stands for itself.
         sampling: The frame grid; default what the checkpoint says, else ``Sampling()`` (2 frames per second, at most
