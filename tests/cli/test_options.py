@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
@@ -156,3 +157,10 @@ def test_the_program_is_one(tmp_path: Path) -> None:
     """Errors of every command go through one place."""
     assert app.info.cls is console.ErrorsToExitCodes
     assert vidembed("info", tmp_path / "no\x1b[31m\nindex").exit_code in {1, 2}
+
+
+def test_garbage_is_looked_for_less_often(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    before, asked = gc.get_threshold(), []
+    monkeypatch.setattr(gc, "set_threshold", lambda *numbers: asked.append(numbers))
+    vidembed("info", "--in", tmp_path)
+    assert asked == [(console.GARBAGE_THRESHOLD, *before[1:])]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import inspect
 import json
 import logging
@@ -38,6 +39,9 @@ MISUSE = 2
 PATH_VANISHED = 3
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 DEBUG_VARIABLE = "VIDEMBED_DEBUG"
+# Net allocations before garbage is looked for, 700 in Python: importing torch and sentence-transformers makes a million
+# objects that stay, and looking among them is a seventh of a start (`python -m benchmarks.start`; ours)
+GARBAGE_THRESHOLD = 20_000
 _show_in_python = warnings.showwarning
 
 
@@ -96,6 +100,7 @@ def global_options(
     ] = False,
 ) -> None:
     """Search video by text with the multimodal language models people already have."""
+    gc.set_threshold(GARBAGE_THRESHOLD, *gc.get_threshold()[1:])
     setup(debug=debug)
 
 
