@@ -16,7 +16,7 @@ from vidembed.inputs import BYTES, PIXELS, normalized
 from vidembed.proof import SENTENCES, probe_video
 
 GetModel = Callable[[str], Path]
-AS_BYTES = {"qwen2_vl", "qwen2_5_vl", "qwen3_vl"}  # of `tiny`; video_llama_3 chooses tokens by normalized pixels
+AS_BYTES = set(tiny.ARCHITECTURES)
 
 
 def inputs() -> list[Any]:
