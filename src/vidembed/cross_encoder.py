@@ -264,14 +264,16 @@ class PrefixSharingCrossEncoder(VideoModel, CrossEncoder):
         device = reader.parts.base.device
 
         def rows() -> Iterator[Prepared | Failed]:
-            for pair, item in zip(pairs, self._prepare_groups([[pair] for pair in pairs], options), strict=True):
+            groups = [[pair] for pair in pairs]
+            for place, (pair, item) in enumerate(zip(pairs, self._prepare_groups(groups, options), strict=True)):
                 row = item
                 if isinstance(item, Prepared):
                     # pixels wait for their batch where they were made, visual tokens on the device: they are fewer
                     seen = item.features if self.visual_cache is None else self._with_tokens(item.features, device)
                     video = reader.video_prompt(seen, prefilled=False)
                     try:
-                        row = replace(item, features=video.followed_by(self._suffix(reader, video, pair)))
+                        whole = video.followed_by(self._suffix(reader, video, pair))
+                        row = Prepared(place, item.name, whole)
                     except InputError as error:
                         options.skip(error)
                         row = Failed(item.index, item.name, error)
@@ -284,10 +286,10 @@ class PrefixSharingCrossEncoder(VideoModel, CrossEncoder):
 
         run = HalvingRunner(read)
         for batch in token_batches(rows(), max_items=options.batch_size, max_tokens=most):
-            whole = [row for row in batch if isinstance(row, Prepared)]
-            for part in packs([row.float_bytes for row in whole], BATCH_BYTES):
-                one = [whole[place] for place in part]
-                for row, answer in zip(one, run(one), strict=True):
+            ready = [row for row in batch if isinstance(row, Prepared)]
+            for part in packs([row.float_bytes for row in ready], BATCH_BYTES):
+                some = [ready[place] for place in part]
+                for row, answer in zip(some, run(some), strict=True):
                     self._keep(pairs[row.index], answer, 0.0, found, options)
             bar.update(len(batch))
 
@@ -342,11 +344,10 @@ class PrefixSharingCrossEncoder(VideoModel, CrossEncoder):
         if _KEY not in features or self.visual_cache is None:
             return moved
         seen = encode_visual(self.parts, moved)  # of what is not kept too, so that all can go into one batch
-        kept: Features = {name: torch.as_tensor(value) for name, value in seen.items() if name not in _NOT_KEPT}
+        tensors = {name: torch.as_tensor(value) for name, value in seen.items() if name not in _NOT_KEPT}
         if features[_KEY] is not None:
-            self.visual_cache.put(features[_KEY], kept)
-        moved = batch_to_device(kept, target)
-        return moved
+            self.visual_cache.put(features[_KEY], tensors)
+        return {name: tensor.to(target) for name, tensor in tensors.items()}
 
     def answers_and_embeddings(
         self, texts: Sequence[str], videos: Sequence[Any], encoder: VideoEncoder, **kwargs: Any

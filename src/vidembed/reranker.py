@@ -131,8 +131,7 @@ class VideoReranker(PrefixSharingCrossEncoder):
         known = backbone or (self.backbone if self.recipe else None)
         self.source = config.source or (known.name if known is not None else str(model_name_or_path))
         self.sampling = sampling or Sampling(**grid)
-        self.shared_prefix = shared_prefix
-        self.max_batch_tokens = max_batch_tokens
+        self.shared_prefix, self.max_batch_tokens = shared_prefix, max_batch_tokens
         self.visual_cache = visual_cache
         self._answer_tokens = answer_tokens(self.tokenizer, name=self.source)
         self._parts = self.parts  # refuses a model without its head
