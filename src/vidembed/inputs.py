@@ -304,13 +304,16 @@ def compressing_bytes(video_processor: Any) -> Iterator[None]:
     By its own method, which compares each frame with the one before: two frames at a time are normalized for it, in the
     place of all of them.
     """
-    choose = getattr(video_processor, _COMPRESSION, None)
+    choose: Callable[..., torch.Tensor] | None = getattr(video_processor, _COMPRESSION, None)
+    if choose is None:
+        yield
+        return
 
     def by_pairs(
         pixel_values_videos: torch.Tensor, video_grid_thw: torch.Tensor, video_merge_sizes: torch.Tensor
     ) -> Any:
         chosen = []
-        videos = pixel_values_videos.split(video_grid_thw.prod(1).tolist())
+        videos = torch.split(pixel_values_videos, video_grid_thw.prod(1).tolist())
         for patches, grid, merge in zip(videos, video_grid_thw, video_merge_sizes, strict=True):
             frames = patches.unflatten(0, (int(grid[0]), -1))  # (T, H * W, patch)
             for last in range(len(frames)):
@@ -321,12 +324,11 @@ def compressing_bytes(video_processor: Any) -> Iterator[None]:
                 chosen.append(kept.unflatten(0, (len(pair), -1))[-1])
         return torch.cat(chosen)
 
-    if choose is not None:
-        vars(video_processor)[_COMPRESSION] = by_pairs
+    vars(video_processor)[_COMPRESSION] = by_pairs
     try:
         yield
     finally:
-        vars(video_processor).pop(_COMPRESSION, None)
+        del vars(video_processor)[_COMPRESSION]
 
 
 def split_rows(features: Features, indices: Sequence[int], names: Sequence[str]) -> list[Prepared]:
