@@ -315,13 +315,13 @@ def compressing_bytes(video_processor: Any) -> Iterator[None]:
         chosen = []
         videos = torch.split(pixel_values_videos, video_grid_thw.prod(1).tolist())
         for patches, grid, merge in zip(videos, video_grid_thw, video_merge_sizes, strict=True):
-            frames = patches.unflatten(0, (int(grid[0]), -1))  # (T, H * W, patch)
+            frames = patches.view(int(grid[0]), -1, patches.shape[1])  # (T, H * W, patch)
             for last in range(len(frames)):
                 pair = frames[max(0, last - 1) : last + 1]
                 floats = normalized({BYTES: pair.flatten(0, 1)}, video_processor)[PIXELS]
                 size = torch.cat([grid.new_tensor([len(pair)]), grid[1:]])[None]
                 kept = choose(pixel_values_videos=floats, video_grid_thw=size, video_merge_sizes=merge[None])
-                chosen.append(kept.unflatten(0, (len(pair), -1))[-1])
+                chosen.append(kept.view(len(pair), -1)[-1])
         return torch.cat(chosen)
 
     vars(video_processor)[_COMPRESSION] = by_pairs
