@@ -1,12 +1,15 @@
 """Reranking speed, as ratios against named baselines in one run.
 
-    python -m benchmarks.rerank [--quick] [--device cuda]
+    python -m benchmarks.rerank [--quick] [--live] [--device cuda]
 
 1. Many sentences about one video, and few sentences about several: `VideoReranker.predict` against the plain checkpoint
    that it saves, loaded by sentence-transformers' own `CrossEncoder` and run on batches of pairs, each of which holds
    its video. "speedup" compares whole calls, "speedup_forward_only" leaves the processor out on both sides.
 2. Memory of one video: keys and values against visual tokens, from the shapes of published models.
-3. With ``--device cuda``: part 1 for a random model of Qwen2.5-VL-7B's shape in bfloat16.
+3. With ``--device cuda``: parts 1 and 4 for a random model of Qwen2.5-VL-7B's shape in bfloat16.
+4. One sentence about many videos, as a live query asks: a pass for each video against passes over several
+   (``max_batch_tokens``), both by `VideoReranker`, with the visual tokens cached and not. ``--live`` runs this part
+   alone, on the CPU, and keeps it in rerank_live.json.
 
 The models are random; speed does not depend on what the weights are.
 """
@@ -24,6 +27,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import av
 import numpy as np
 import torch
 from sentence_transformers import CrossEncoder
@@ -32,12 +36,13 @@ from tests.backbone import tiny
 from transformers import AutoModelForImageTextToText
 
 from benchmarks.common import environment, keep
-from vidembed import VideoFrames, VideoReranker, load_video
+from vidembed import VideoFrames, VideoReranker, VisualTokenCache, load_video
 from vidembed import registry as hook
 from vidembed.backbone.architectures import find_parts
 from vidembed.backbone.load import Backbone
 from vidembed.backbone.prefix import prefill, prefix_length
 from vidembed.backbone.templates import MATCH_QUESTION
+from vidembed.pipeline import MAX_BATCH_TOKENS
 
 Pairs = Sequence[tuple[str, VideoFrames]]
 
@@ -447,6 +452,67 @@ def text_to_video(reranker: VideoReranker, stock: CrossEncoder, visual_tokens: i
     return row | {"videos": len(videos), "pairs_per_video": len(pairs) // len(videos)}
 
 
+def live_query(reranker: VideoReranker, visual_tokens: int, count: int, repeats: int = 3) -> list[dict[str, Any]]:
+    """Part 4: one sentence, `count` videos of half so many visual tokens, or all."""
+    kind = reranker[0].model.config.model_type
+    rows = []
+    with tempfile.TemporaryDirectory() as name:
+        paths = [Path(name, f"{seed}.mkv") for seed in range(count)]
+        for seed, path in enumerate(paths):
+            write_video(path, video_of(kind, visual_tokens if seed % 2 else max(64, visual_tokens // 2), seed))
+        pairs = [(sentences(1)[0], path) for path in paths]
+        for cached in (False, True):
+            reranker.visual_cache = VisualTokenCache() if cached else None
+            runs: dict[str, list[tuple[float, np.ndarray]]] = {"one by one": [], "batched": []}
+            for repeat in range(repeats + 1):  # the first fills the cache, and is not counted
+                for way, most in (("one by one", 0), ("batched", MAX_BATCH_TOKENS)):
+                    reranker.max_batch_tokens = most
+                    begin = now(reranker.device)
+                    odds = reranker.answers(pairs, show_progress_bar=False).yes_no  # (N,)
+                    if repeat:
+                        runs[way].append((now(reranker.device) - begin, odds))
+            assert reranker.can_batch()
+            alone, together = (statistics.median(taken for taken, _ in runs[way]) for way in runs)
+            gap = float(np.abs(runs["one by one"][0][1] - runs["batched"][0][1]).max())
+            exact = reranker.dtype == torch.float32
+            assert not exact or gap <= TOLERANCE, f"the two ways disagree by {gap}"
+            rows.append(
+                {
+                    "architecture": kind,
+                    "videos": count,
+                    "visual_tokens": [max(64, visual_tokens // 2), visual_tokens],
+                    "visual_tokens_cached": cached,
+                    "repeats": repeats,
+                    "one_by_one_s": alone,
+                    "batched_s": together,
+                    "speedup": alone / together,
+                    "max_log_odds_difference": gap,
+                    "log_odds_std": float(runs["batched"][0][1].std()),
+                }
+            )
+            print(f"{kind}, one sentence, {count} videos, cached {cached}: {alone / together:.2f}x", file=sys.stderr)
+    reranker.visual_cache, reranker.max_batch_tokens = None, None
+    return rows
+
+
+def write_video(path: Path, video: VideoFrames) -> None:
+    """Write frames without loss."""
+    frames = video.array  # (T, H, W, C)
+    with av.open(str(path), "w") as container:
+        stream: Any = container.add_stream("ffv1", rate=2)
+        stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "bgr0"
+        for array in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(array, format="rgb24")))
+        container.mux(stream.encode())
+
+
+def live_on_cpu(*, quick: bool) -> list[dict[str, Any]]:
+    """Part 4 with the small shape of Qwen2.5-VL."""
+    text, vision = (TINY, {}) if quick else (SMALL | {"rope_parameters": SMALL_ROPE}, SMALL_VISION["qwen2_5_vl"])
+    reranker = VideoReranker(backbone=random_backbone("qwen2_5_vl", text, vision))
+    return live_query(reranker, 128 if quick else 256, 4 if quick else 16)
+
+
 def on_cpu(*, quick: bool) -> dict[str, Any]:
     """Part 1."""
     one: list[dict[str, Any]] = []
@@ -471,28 +537,37 @@ def on_cpu(*, quick: bool) -> dict[str, Any]:
     }
 
 
-def seven_b(device: str, text: dict[str, Any], vision: dict[str, Any], sizes: Sequence[int], **how: Any) -> list[Any]:
-    """Part 3. A test runs it on the CPU with a small shape."""
+def seven_b(
+    device: str, text: dict[str, Any], vision: dict[str, Any], sizes: Sequence[int], live: int, **how: Any
+) -> list[Any]:
+    """Parts 3 and 4. A test runs it on the CPU with a small shape."""
     backbone = random_backbone("qwen2_5_vl", text, vision, device=device, dtype=torch.bfloat16)
     weights = sum(parameter.nbytes for parameter in backbone.model.parameters())
     reranker, stock = contestants(backbone, None)
     rows = [row for size in sizes for row in one_video(reranker, stock, size, **how)]
+    rows += live_query(reranker, min(sizes), live)
     return [row | {"dtype": "bfloat16", "weights_bytes": weights} for row in rows]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a small run, to see that it works; writes nothing")
+    parser.add_argument("--live", action="store_true", help="only one sentence about many videos")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="cuda adds the 7B shape")
     args = parser.parse_args()
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     has_gpu = torch.cuda.is_available()
+    if args.live:
+        live = {"clock": CLOCK, "live": live_on_cpu(quick=args.quick), **environment()}
+        print(live) if args.quick else keep(__file__.replace(".py", "_live.py"), live)
+        return
     result: dict[str, Any] = {
         "baselines": BASELINES,
         "clock": CLOCK,
         "extrapolation": EXTRAPOLATION,
         **on_cpu(quick=args.quick),
+        "live": live_on_cpu(quick=args.quick),
         "memory": memory(),
         "seven_b": None,
         "seven_b_note": "not asked for: --device cuda runs it" if has_gpu else "no GPU here: not run",
@@ -501,7 +576,7 @@ def main() -> None:
     if args.device == "cuda" and has_gpu:
         torch.set_num_threads(threads)  # the processor stays on the CPU
         sizes = (256,) if args.quick else (1024, 4096)
-        result["seven_b"] = seven_b("cuda", QWEN2_5_VL_7B, QWEN2_5_VL_7B_VISION, sizes, counts=[100], measured=10)
+        result["seven_b"] = seven_b("cuda", QWEN2_5_VL_7B, QWEN2_5_VL_7B_VISION, sizes, 50, counts=[100], measured=10)
         result["seven_b_note"] = (
             "random weights, shared with the baseline rather than saved and loaded; equality is reported, not "
             f"asserted, as bfloat16 rounds; {threads} torch threads for the processor"

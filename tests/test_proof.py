@@ -9,14 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from transformers import VideoLlama3VideoProcessor
+from transformers.image_utils import SizeDict
 
 from tests.backbone import tiny, zoo
 from vidembed import VideoEncoder, VideoReranker
-from vidembed.inputs import BYTES, PIXELS, normalized
+from vidembed.inputs import BYTES, PIXELS, compressing_bytes, normalized
 from vidembed.proof import SENTENCES, probe_video
 
 GetModel = Callable[[str], Path]
-AS_BYTES = {"qwen2_vl", "qwen2_5_vl", "qwen3_vl"}  # of `tiny`; video_llama_3 chooses tokens by normalized pixels
+RAW = {"do_rescale": False, "do_normalize": False}
 
 
 def inputs() -> list[Any]:
@@ -60,10 +62,9 @@ def test_scores_are_bit_equal_with_pixels_as_bytes_and_as_floats(
 
 
 @pytest.mark.parametrize("model_type", tiny.ARCHITECTURES)
-def test_which_architectures_take_bytes(model_type: str, tiny_mllm: GetModel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_these_architectures_take_bytes(model_type: str, tiny_mllm: GetModel, monkeypatch: pytest.MonkeyPatch) -> None:
     encoder = VideoEncoder(tiny_mllm(model_type), layer=4, device="cpu")
-    wanted = torch.uint8 if model_type in AS_BYTES else torch.float32
-    assert set(given_to_the_model(encoder, monkeypatch)) == {wanted}
+    assert set(given_to_the_model(encoder, monkeypatch)) == {torch.uint8}
     assert encoder.preprocess([probe_video()])[PIXELS].dtype == torch.float32  # as the host has it
 
 
@@ -84,4 +85,54 @@ def test_a_processor_with_other_arithmetic_keeps_floats(tiny_mllm: GetModel, mon
         return result * 1.001 if do_rescale else result
 
     monkeypatch.setattr(kind, "rescale_and_normalize", brighter)
+    assert set(given_to_the_model(encoder, monkeypatch)) == {torch.float32}
+
+
+def test_tokens_of_bytes_are_compressed_as_those_of_floats(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng, side = np.random.default_rng(0), 28  # of a token: 2 x 2 patches of 14
+    videos = []
+    for frames in (6, 1, 3):
+        pixels = np.zeros((frames, 3, 4 * side, 5 * side), dtype=np.uint8)  # (T, C, H, W)
+        pixels[:] = rng.integers(0, 200, pixels.shape[1:])
+        for frame in range(1, frames):
+            pixels[frame] = pixels[frame - 1]
+            for token in range(20):  # by so many levels in all: tokens that differ by more than 117.6 are kept
+                top, left = token // 5 * side, token % 5 * side
+                changed = rng.choice(3 * side * side, 100 + 2 * token - 2 * frame, replace=False)
+                channel, place = changed // side**2, changed % side**2
+                pixels[frame, channel, top + place // side, left + place % side] += 1
+        videos.append(torch.from_numpy(pixels))
+    processor = VideoLlama3VideoProcessor(do_resize=False)
+    floats = processor(videos=videos, return_tensors="pt")
+    sizes: list[int] = []
+
+    def spy(features: Any, video_processor: Any) -> Any:
+        sizes.append(features[BYTES].numel())
+        return normalized(features, video_processor)
+
+    monkeypatch.setattr("vidembed.inputs.normalized", spy)
+    with compressing_bytes(processor):
+        as_bytes = processor(videos=videos, return_tensors="pt", **RAW)
+    assert sizes == [video[0].numel() for video in videos for _ in video]  # a frame at a time
+    assert torch.equal(as_bytes["video_compression_mask"], floats["video_compression_mask"])
+    assert 0.2 < floats["video_compression_mask"].float().mean() < 0.8
+    assert as_bytes[PIXELS].dtype == torch.uint8
+    with pytest.raises(RuntimeError):  # the processor is as it was
+        processor(videos=videos, return_tensors="pt", **RAW)
+
+
+def test_a_processor_that_keeps_other_tokens_of_bytes_keeps_floats(
+    tiny_mllm: GetModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder = VideoEncoder(tiny_mllm("video_llama_3"), layer=4, device="cpu")
+    encoder.processor.video_processor.size = SizeDict(shortest_edge=28 * 28, longest_edge=8 * 112 * 112)
+    kind = type(encoder.processor.video_processor)
+    choose = kind._get_compression_mask  # noqa: SLF001 - of the host
+
+    def more(self: Any, pixel_values_videos: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        frames = kwargs["video_grid_thw"][0, 0]
+        mask: torch.Tensor = choose(self, pixel_values_videos, *args, **kwargs)
+        return mask if frames > 2 else torch.ones_like(mask)
+
+    monkeypatch.setattr(kind, "_get_compression_mask", more)
     assert set(given_to_the_model(encoder, monkeypatch)) == {torch.float32}

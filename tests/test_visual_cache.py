@@ -11,11 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from tests.clips import moving_square, write_video
 from tests.conftest import vision_tower
 from vidembed import Sampling, VideoFrames, VideoReranker, VideoSegment, VisualTokenCache
 from vidembed.backbone.architectures import find_parts
+from vidembed.inputs import BYTES, normalized
 from vidembed.visual_cache import visual_key
 
 TEXTS = ["a red square", "b"]
@@ -137,3 +139,34 @@ def test_goes_to_a_process_pool(tmp_path: Path) -> None:
     assert copy.folder == tmp_path
     assert copy.nbytes == 0
     assert copy.get("k") is not None
+
+
+def test_bytes_and_floats_make_the_same_entries(
+    each_reranker: VideoReranker, clips: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def entries(folder: Path) -> dict[str, dict[str, torch.Tensor]]:
+        each_reranker.visual_cache = VisualTokenCache(folder)
+        each_reranker.predict([("a", clips[0]), ("b", VideoSegment(clips[1], 0.2, 1.5))])
+        return {file.stem: load_file(file) for file in folder.glob("*.safetensors")}
+
+    seen: list[bool] = []
+
+    def spy(features: dict[str, torch.Tensor], video_processor: object) -> dict[str, torch.Tensor]:
+        seen.append(BYTES in features)
+        return normalized(features, video_processor)
+
+    monkeypatch.setattr("vidembed.cross_encoder.normalized", spy)
+    of_bytes = entries(tmp_path / "bytes")
+    assert any(seen)
+    seen.clear()
+    monkeypatch.setattr("vidembed.proof.takes_bytes", lambda *_: False)
+    of_floats = entries(tmp_path / "floats")
+    assert not any(seen)
+    assert len(of_bytes) == 2
+    assert of_bytes.keys() == of_floats.keys()
+    for key, tensors in of_bytes.items():
+        assert tensors.keys() == of_floats[key].keys()
+        assert all(torch.equal(tensor, of_floats[key][name]) for name, tensor in tensors.items())
+    each_reranker.visual_cache = VisualTokenCache(tmp_path / "bytes")  # made of bytes, read by who makes floats
+    each_reranker.predict([("c", clips[0])])
+    assert each_reranker.visual_cache.stats.hits == 1

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator, Sequence, Set
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 import numpy as np
@@ -14,35 +13,39 @@ from sentence_transformers.util import batch_to_device
 from tqdm.auto import tqdm
 
 from vidembed.backbone.architectures import Parts, find_parts
-from vidembed.backbone.prefix import Sharing, encode_visual, read_suffixes
+from vidembed.backbone.prefix import Sharing, encode_visual, packs, read_suffixes
 from vidembed.errors import BackboneError, InputError
 from vidembed.inputs import BYTES, PIXELS, Prepared, collate, load_input, name_of, normalized
 from vidembed.pipeline import (
+    MAX_BATCH_TOKENS,
     Failed,
+    HalvingRunner,
     OnError,
     VideoModel,
     applied_adapters,
     check_context,
-    check_on_error,
     core_count,
     prepare_ahead,
+    token_batches,
     wants_bar,
 )
-from vidembed.proof import find_sharing, probe_video
+from vidembed.proof import can_batch, find_sharing, probe_video
 from vidembed.scoring.checks import FloatArray
+from vidembed.video import VideoFrames
 from vidembed.video.clip import PICTURE_VERSION
 from vidembed.visual_cache import VisualTokenCache, visual_key
 from vidembed.yes_no import (
-    VIDEO_PART,
     Answers,
     AnswerTokens,
+    AskOptions,
     HeadReader,
     Pair,
     VideoPrompt,
+    around_video,
     as_pair,
     by_video,
     check_indexed,
-    rendered,
+    pairs_of,
 )
 
 if TYPE_CHECKING:
@@ -51,9 +54,8 @@ if TYPE_CHECKING:
     from vidembed.backbone.load import Features
     from vidembed.encoder import VideoEncoder
 
-logger = logging.getLogger(__name__)
-
-_KEY = "cache_key"
+BATCH_BYTES = 2**30  # of the pixels of a pass, in float32: 1 GiB beside the model (ours)
+_KEY = "cache_key"  # in features whose visual tokens are to be put into the cache
 _NOT_KEPT = (PIXELS, "modality", "attention_mask")
 
 
@@ -70,32 +72,11 @@ class PredictOptions(TypedDict, total=False):
     on_error: OnError
 
 
-@dataclass(frozen=True)
-class AskOptions:
-    """How the head is asked; `PrefixSharingCrossEncoder.answers` documents the fields."""
-
-    priors: bool = False
-    prompt: str | None = None
-    on_error: OnError = "raise"
-    show_progress_bar: bool | None = None
-    device: str | torch.device | None = None
-    processing_kwargs: ProcessingKwargs | None = None
-
-    def __post_init__(self) -> None:
-        """Raise ValueError if `on_error` is not known."""
-        check_on_error(self.on_error)
-
-    def skip(self, error: InputError) -> None:
-        """Raise the error of a pair, or log it."""
-        if self.on_error == "raise":
-            raise error
-        logger.warning("skipped %s", error)
-
-
 class PrefixSharingCrossEncoder(VideoModel, CrossEncoder):
     """A CrossEncoder that reads the answers of its own head, each video prefilled once."""
 
     shared_prefix: bool  # whether to prefill each video once; else one pass per pair
+    max_batch_tokens: int | None  # padded, of a pass over several videos; None for the default of the device
     visual_cache: VisualTokenCache | None  # where visual tokens are kept from call to call
     _answer_tokens: AnswerTokens
     _parts: Parts | None = None
@@ -120,17 +101,23 @@ class PrefixSharingCrossEncoder(VideoModel, CrossEncoder):
         Raises:
             UnsupportedBackboneError: Not even one whole pass gives what the processor's own prompt of a pair gives.
         """
-        device = self.parts.base.device
-
-        def prompt_of(text: str) -> Features:
-            loaded, metadata = load_input({"video": probe_video(), "text": text}, self.sampling)
-            prompt = self._features([loaded], None, metadata)  # unnamed: it may exceed the context of the model
-            moved: Features = batch_to_device(prompt, device)
-            return moved
-
         # tried without sharing too: a whole pass is put together of a video and a sentence as well
-        found = find_sharing(HeadReader(self.parts, self.processor, self._answer_tokens, None, None), prompt_of)
+        found = find_sharing(self._reader(), self._probe)
         return found if self.shared_prefix else None
+
+    def _reader(self, prompt: str | None = None, sharing: Sharing | None = None) -> HeadReader:
+        return HeadReader(self.parts, self.processor, self._answer_tokens, prompt, sharing)
+
+    def _probe(self, text: str, video: VideoFrames | None = None) -> Features:
+        """The processor's features of a sentence about a probe video, on the device of the model."""
+        loaded, metadata = load_input({"video": video or probe_video(), "text": text}, self.sampling)
+        prompt = self._features([loaded], None, metadata)  # unnamed: it may exceed the context of the model
+        moved: Features = batch_to_device(prompt, self.parts.base.device)
+        return moved
+
+    def can_batch(self) -> bool:
+        """Whether one pass can answer about several videos as one for each does; tried once on the model."""
+        return self.can_join() and can_batch(self._reader(), self._probe, seen=self.visual_cache is not None)
 
     @property
     def weights(self) -> str:
@@ -183,6 +170,7 @@ class PrefixSharingCrossEncoder(VideoModel, CrossEncoder):
         show_progress_bar: bool | None = None,
         device: str | torch.device | None = None,
         processing_kwargs: ProcessingKwargs | None = None,
+        batch_size: int = 32,
     ) -> Answers:
         """Ask the head about pairs once, for every score mode.
 
@@ -195,12 +183,14 @@ class PrefixSharingCrossEncoder(VideoModel, CrossEncoder):
             show_progress_bar: Whether to show a bar; by default only if the log level is INFO or DEBUG.
             device: Where to run; default where the model is.
             processing_kwargs: As of `CrossEncoder.predict`.
+            batch_size: Most videos in one pass, of those with one sentence each, where several share one
+                (``max_batch_tokens``). With `priors`, each has its own.
 
         Raises:
             VideoError: A video could not be decoded.
             InputError: A pair is malformed, a sentence is empty or too long for the model.
         """
-        options = AskOptions(priors, prompt, on_error, show_progress_bar, device, processing_kwargs)
+        options = AskOptions(priors, prompt, on_error, show_progress_bar, device, processing_kwargs, batch_size)
         check_indexed("inputs", inputs)
         return self._ask(list(pairs_of(inputs, options)), len(inputs), options)
 
@@ -210,22 +200,28 @@ class PrefixSharingCrossEncoder(VideoModel, CrossEncoder):
         pairs: Sequence[Pair],
         count: int,
         options: AskOptions,
-        then: Callable[[list[Pair], VideoPrompt], None] = lambda _pairs, _video: None,
+        then: Callable[[list[Pair], VideoPrompt], None] | None = None,
     ) -> Answers:
         """Answers about `pairs`, at their positions among `count`; after each video, `then` gets its pairs and it."""
         target = self._resolve_inference_device(options.device)
         self.eval()
-        reader = HeadReader(self.parts, self.processor, self._answer_tokens, options.prompt, self.sharing)
+        reader = self._reader(options.prompt, self.sharing)
         found = np.full((4, count), np.nan)  # the fields of `Answers`
         groups = by_video(pairs)
+        most = self._batch_tokens(groups, options, target) if then is None else 0
+        alone = [group for group in groups if not most or len(group) > 1]
         bar_off = not wants_bar(options.show_progress_bar)
         with tqdm(total=len(pairs), desc="Scoring", unit="pair", disable=bar_off) as bar:
-            for group, item in zip(groups, self._prepare_groups(groups, options), strict=True):
+            for group, item in zip(alone, self._prepare_groups(alone, options), strict=True):
                 if not isinstance(item, Failed):
                     video = reader.video_prompt(self._with_tokens(item.features, target))
                     self._ask_about(reader, video, group, found, options)
-                    then(group, video)
+                    if then is not None:
+                        then(group, video)
                 bar.update(len(group))
+            if most:
+                single = [group[0] for group in groups if len(group) == 1]
+                self._ask_together(reader, single, most, found, options, bar)
         if not options.priors:
             return Answers(*found[:2])
         asked = [pair for pair in pairs if not np.isnan(found[1, pair.index])]  # the others may not fit the context
@@ -241,15 +237,10 @@ class PrefixSharingCrossEncoder(VideoModel, CrossEncoder):
         kept, suffixes = [], []
         for pair in pairs:
             try:
-                suffix = reader.after(video, pair.text)
-                parts = f"the video takes {video.tokens} tokens and the sentence {len(suffix)}"
-                tokens = video.tokens + len(suffix)
-                check_context(self._transformer.config, tokens, f"pairs[{pair.index}]", parts=parts)
+                suffixes.append(self._suffix(reader, video, pair))
+                kept.append(pair)
             except InputError as error:
                 options.skip(error)
-                continue
-            kept.append(pair)
-            suffixes.append(suffix)
         if not kept:
             return
         if options.priors:
@@ -257,14 +248,69 @@ class PrefixSharingCrossEncoder(VideoModel, CrossEncoder):
         yes, yes_no = reader.about_video(video, suffixes)  # (n,) each
         prior = yes_no[-1].item() if options.priors else 0.0
         for pair, *answer in zip(kept, yes.tolist(), yes_no.tolist(), strict=False):  # the last may be the prior's
-            if np.isfinite([*answer, prior]).all():
-                found[:3, pair.index] = *answer, prior
-                continue
-            reason = (
-                "the model gave an answer that is not finite. In float16 activations can overflow: load with "
-                "model_kwargs={'dtype': 'bfloat16'} or 'float32'."
-            )
-            options.skip(InputError(f"pairs[{pair.index}] {name_of(pair.video)}: {reason}"))
+            self._keep(pair, answer, prior, found, options)
+
+    def _suffix(self, reader: HeadReader, video: VideoPrompt, pair: Pair) -> list[int]:
+        """Token ids of a pair's prompt after the video; InputError where the model cannot take them."""
+        suffix = reader.after(video, pair.text)
+        parts = f"the video takes {video.tokens} tokens and the sentence {len(suffix)}"
+        check_context(self._transformer.config, video.tokens + len(suffix), f"pairs[{pair.index}]", parts=parts)
+        return suffix
+
+    def _ask_together(
+        self, reader: HeadReader, pairs: list[Pair], most: int, found: np.ndarray, options: AskOptions, bar: tqdm[Any]
+    ) -> None:
+        """Write the answers about videos with one sentence each into `found`; passes of at most `most` tokens."""
+        device = reader.parts.base.device
+
+        def rows() -> Iterator[Prepared | Failed]:
+            groups = [[pair] for pair in pairs]
+            for place, (pair, item) in enumerate(zip(pairs, self._prepare_groups(groups, options), strict=True)):
+                row = item
+                if isinstance(item, Prepared):
+                    # pixels wait for their batch where they were made, visual tokens on the device: they are fewer
+                    seen = item.features if self.visual_cache is None else self._with_tokens(item.features, device)
+                    video = reader.video_prompt(seen, prefilled=False)
+                    try:
+                        whole = video.followed_by(self._suffix(reader, video, pair))
+                        row = Prepared(place, item.name, whole)
+                    except InputError as error:
+                        options.skip(error)
+                        row = Failed(item.index, item.name, error)
+                yield row
+
+        def read(batch: list[Prepared]) -> list[list[float]]:
+            features = self._with_tokens(collate(batch, pad_token_id=reader.pad_token_id), device)
+            answers: list[list[float]] = torch.stack(reader.log_odds(reader.read_whole(features)), dim=1).tolist()
+            return answers
+
+        run = HalvingRunner(read)
+        for batch in token_batches(rows(), max_items=options.batch_size, max_tokens=most):
+            ready = [row for row in batch if isinstance(row, Prepared)]
+            for part in packs([row.float_bytes for row in ready], BATCH_BYTES):
+                some = [ready[place] for place in part]
+                for row, answer in zip(some, run(some), strict=True):
+                    self._keep(pairs[row.index], answer, 0.0, found, options)
+            bar.update(len(batch))
+
+    @staticmethod
+    def _keep(pair: Pair, answer: Sequence[float], prior: float, found: np.ndarray, options: AskOptions) -> None:
+        if np.isfinite([*answer, prior]).all():
+            found[:3, pair.index] = *answer, prior
+            return
+        reason = (
+            "the model gave an answer that is not finite. In float16 activations can overflow: load with "
+            "model_kwargs={'dtype': 'bfloat16'} or 'float32'."
+        )
+        options.skip(InputError(f"pairs[{pair.index}] {name_of(pair.video)}: {reason}"))
+
+    def _batch_tokens(self, groups: Sequence[list[Pair]], options: AskOptions, target: torch.device) -> int:
+        """Most padded tokens of a pass over several videos with one sentence each; 0 if each has a pass of its own."""
+        most = self.max_batch_tokens
+        if most is None:
+            most = 0 if target.type == "cpu" else MAX_BATCH_TOKENS
+        several = self.shared_prefix and options.batch_size > 1 and sum(len(group) == 1 for group in groups) > 1
+        return most if most and several and not options.priors and self.can_batch() else 0
 
     def _prepare_groups(self, groups: Sequence[list[Pair]], options: AskOptions) -> Iterator[Prepared | Failed]:
         """Decode each video and process it with an empty sentence; or find it in the cache, already seen."""
@@ -280,11 +326,8 @@ class PrefixSharingCrossEncoder(VideoModel, CrossEncoder):
             if cache is not None and key is not None and (found := cache.get(key)) is not None:
                 return Prepared(index, name_of(pair.video), dict(found))
             prepared = self._prepare_pair(replace(pair, text=""), options, threads=threads, as_bytes=True)
-            if (
-                key is not None
-                and {PIXELS, BYTES} & prepared.features.keys()
-                and "pixel_values" not in prepared.features
-            ):
+            has_pixels = {PIXELS, BYTES} & prepared.features.keys() and "pixel_values" not in prepared.features
+            if cache is not None and has_pixels:
                 prepared.features[_KEY] = key
             return prepared
 
@@ -295,15 +338,16 @@ class PrefixSharingCrossEncoder(VideoModel, CrossEncoder):
 
     def _with_tokens(self, features: Features, target: torch.device) -> Features:
         """Features on the device; with a cache, visual tokens in the place of pixels."""
-        key = features.pop(_KEY, None)
-        moved: Features = batch_to_device(features, target)
+        known = {name: value for name, value in features.items() if name != _KEY}
+        moved: Features = batch_to_device(known, target)
         moved = normalized(moved, self._transformer.processor.video_processor)
-        if key is None or self.visual_cache is None:
+        if _KEY not in features or self.visual_cache is None:
             return moved
-        seen = encode_visual(self.parts, moved)
-        kept = {name: torch.as_tensor(value) for name, value in seen.items() if name not in _NOT_KEPT}
-        self.visual_cache.put(key, kept)
-        return seen
+        seen = encode_visual(self.parts, moved)  # of what is not kept too, so that all can go into one batch
+        tensors = {name: torch.as_tensor(value) for name, value in seen.items() if name not in _NOT_KEPT}
+        if features[_KEY] is not None:
+            self.visual_cache.put(features[_KEY], tensors)
+        return {name: tensor.to(target) for name, tensor in tensors.items()}
 
     def answers_and_embeddings(
         self, texts: Sequence[str], videos: Sequence[Any], encoder: VideoEncoder, **kwargs: Any
@@ -370,7 +414,7 @@ class PrefixSharingCrossEncoder(VideoModel, CrossEncoder):
     def _shared_embedding(self, encoder: VideoEncoder, prompt: str | None) -> Callable[[VideoPrompt], np.ndarray]:
         """What makes an encoder's vector of a video (D,) from the prefix that the reranker has prefilled."""
         view, sharing = encoder.parts, self.sharing
-        eol = _around_video(encoder, prompt)[1]
+        eol = around_video(encoder.processor, prompt)[1]
 
         def embed(video: VideoPrompt) -> np.ndarray:
             assert video.prefix is not None and sharing is not None  # noqa: S101, PT018 - `_why_apart` has seen it
@@ -390,26 +434,10 @@ class PrefixSharingCrossEncoder(VideoModel, CrossEncoder):
             return f"encoder: its frame grid is {encoder.sampling}, and the reranker's {self.sampling}."
         if self.sharing is None:
             return "answers_and_embeddings needs shared_prefix=True, and a model whose sentences can share a prefix."
-        own, other = (_around_video(model, prompt)[0] for model in (self, encoder))
+        own, other = (around_video(model.processor, prompt)[0] for model in (self, encoder))
         if own != other:
             return (
                 f"encoder: its prompt begins with {other!r} and the reranker's with {own!r}, so that they share no "
                 "prefill. Make it with prefix=None."
             )
         return None
-
-
-def pairs_of(inputs: Sequence[object], options: AskOptions) -> Iterator[Pair]:
-    """The pairs of a call, without those that are malformed, which raise or are logged."""
-    for index, item in enumerate(inputs):
-        try:
-            yield as_pair(index, item)
-        except InputError as error:
-            options.skip(error)
-
-
-def _around_video(model: VideoModel, prompt: str | None) -> tuple[str, str]:
-    """What a model's prompt about a video holds before the placeholder and after it."""
-    processor: Any = model.processor
-    before, _, after = rendered(processor, prompt, VIDEO_PART).partition(str(processor.video_token))
-    return before, after

@@ -17,7 +17,6 @@ from sentence_transformers.util import batch_to_device, truncate_embeddings
 from torch import nn
 from tqdm.auto import tqdm
 
-from vidembed import proof
 from vidembed.backbone.architectures import Parts, find_parts
 from vidembed.backbone.cut import as_transformer_module, cut, default_layer
 from vidembed.backbone.load import Backbone, Features
@@ -28,6 +27,7 @@ from vidembed.checkpoint import FILE_NAME, CheckpointConfig, merged, put_adapter
 from vidembed.errors import BackboneError, InputError, LayerChosen, LayerError, warn
 from vidembed.inputs import Input, Prepared, collate, is_text, kind_of, load_input, name_of, normalized
 from vidembed.pipeline import (
+    MAX_BATCH_TOKENS,
     Failed,
     HalvingRunner,
     OnError,
@@ -42,7 +42,7 @@ from vidembed.pipeline import (
     weights_digest,
 )
 from vidembed.registry import portable_name
-from vidembed.video import Sampling, VideoError, VideoFrames
+from vidembed.video import Sampling, VideoError
 
 if TYPE_CHECKING:
     from sentence_transformers.base.modules.transformer import ProcessingKwargs
@@ -56,9 +56,6 @@ Result: TypeAlias = "torch.Tensor | dict[str, object]"
 
 _STANDARD_KEYS = ("type", "pooling_mode", "include_prompt")
 _STANDARD = [{"type": "Pooling", "pooling_mode": "lasttoken", "include_prompt": True}, {"type": "Normalize"}]
-
-# padded tokens per batch: the context length of the supported models, so that their longest video still fits
-MAX_BATCH_TOKENS = 32_768
 
 
 @dataclass(frozen=True)
@@ -438,16 +435,6 @@ class VideoEncoder(VideoModel, SentenceTransformer):
         # who wants texts uncut counts their tokens
         names = None if uncut else [f"inputs[{index}] {name_of(item)}" for index, item in enumerate(inputs)]
         return self._features([load_input(item, self.sampling)[0] for item in inputs], names, prompt=prompt, **kwargs)
-
-    def can_join(self) -> bool:
-        """Whether prompts with media can be joined into one batch; tried once on the processor."""
-
-        def prepare(videos: list[VideoFrames]) -> Features:
-            loaded = [load_input(video, self.sampling) for video in videos]
-            return self._features([item for item, _ in loaded], None, [one for _, meta in loaded for one in meta])
-
-        model, pad_token_id = self._transformer.model, self.tokenizer.pad_token_id or 0
-        return proof.can_join(model, prepare, pad_token_id=pad_token_id)
 
     def _inference(  # type: ignore[override]
         self, inputs: list[Input], *, output_value: str | None, truncate_dim: int | None, **options: Any

@@ -8,7 +8,8 @@ from __future__ import annotations
 import base64
 import io
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, BinaryIO, Final, Literal, TypeAlias
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 
 PIXELS = "pixel_values_videos"
 BYTES = "pixel_bytes_videos"  # in their place until `normalized`
+_COMPRESSION = "_get_compression_mask"  # of video_llama_3's video processor
 AS_BYTES = {"do_rescale": False, "do_normalize": False}  # for a video processor: pixels stay uint8
 IMAGE_LIMITS: Final = DecodeLimits(timeout_s=60.0, max_bytes=2**28)  # of an image that is fetched (our choice)
 IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF")  # what Pillow decodes: EPS would run another program
@@ -240,6 +242,11 @@ class Prepared:
         """Number of prompt tokens S, visual ones included."""
         return int(self.features["input_ids"].shape[1])
 
+    @property
+    def float_bytes(self) -> int:
+        """Bytes of its tensors on the device, pixels as float32."""
+        return 4 * sum(value.numel() for value in self.features.values() if isinstance(value, torch.Tensor))
+
 
 def collate(batch: Sequence[Prepared], *, pad_token_id: int) -> Features:
     """Join inputs into one left-padded batch, as the processor would have made it from all of them at once."""
@@ -288,6 +295,39 @@ def normalized(features: Features, video_processor: Any) -> Features:  # whose t
         mean, std = (values[:, None, None] for values in (mean, std))
     kept = {name: value for name, value in features.items() if name != BYTES}
     return {**kept, PIXELS: pixels.float().sub_(mean).div_(std)}
+
+
+@contextmanager
+def compressing_bytes(video_processor: Any) -> Iterator[None]:
+    """Let video_llama_3's video processor choose the tokens that it keeps as it does with floats, while it makes bytes.
+
+    By its own method, which compares each frame with the one before: it is given two frames at a time, normalized, in
+    the place of all of them.
+    """
+    choose: Callable[..., torch.Tensor] | None = getattr(video_processor, _COMPRESSION, None)
+    if choose is None:
+        yield
+        return
+
+    def by_pairs(
+        pixel_values_videos: torch.Tensor, video_grid_thw: torch.Tensor, video_merge_sizes: torch.Tensor
+    ) -> Any:
+        chosen = []
+        videos = torch.split(pixel_values_videos, video_grid_thw.prod(1).tolist())
+        for patches, grid, merge in zip(videos, video_grid_thw, video_merge_sizes, strict=True):
+            pair: list[torch.Tensor] = []  # (H * W, patch) each
+            for frame in torch.chunk(patches, int(grid[0])):
+                pair = [*pair[-1:], normalized({BYTES: frame}, video_processor)[PIXELS]]
+                size = torch.cat([grid.new_tensor([len(pair)]), grid[1:]])[None]
+                kept = choose(pixel_values_videos=torch.cat(pair), video_grid_thw=size, video_merge_sizes=merge[None])
+                chosen.append(kept.view(len(pair), -1)[-1])
+        return torch.cat(chosen)
+
+    vars(video_processor)[_COMPRESSION] = by_pairs
+    try:
+        yield
+    finally:
+        del vars(video_processor)[_COMPRESSION]
 
 
 def split_rows(features: Features, indices: Sequence[int], names: Sequence[str]) -> list[Prepared]:

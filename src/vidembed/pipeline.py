@@ -13,7 +13,7 @@ from abc import abstractmethod
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, NoReturn, Self, TypeVar, cast
@@ -32,9 +32,19 @@ from vidembed.backbone.options import check_quantized_once, log_loaded, quantiza
 from vidembed.backbone.sharing import Links, after_move, before_move, before_training, own_modules, sampled_values
 from vidembed.checkpoint import ADAPTER_FILES, FILE_NAME, CheckpointConfig, open_recipe
 from vidembed.errors import BackboneError, InputError, kept_warnings, warn
-from vidembed.inputs import AS_BYTES, BYTES, PIXELS, Prepared, is_text, load_input, name_of, split_rows
+from vidembed.inputs import (
+    AS_BYTES,
+    BYTES,
+    PIXELS,
+    Prepared,
+    compressing_bytes,
+    is_text,
+    load_input,
+    name_of,
+    split_rows,
+)
 from vidembed.registry import resolve_model
-from vidembed.video import Sampling, VideoError
+from vidembed.video import Sampling, VideoError, VideoFrames
 from vidembed.video.fetch import UrlAccess
 
 if TYPE_CHECKING:
@@ -46,6 +56,8 @@ OnError = Literal["raise", "skip"]
 T = TypeVar("T")
 R = TypeVar("R")
 
+# padded tokens per batch: the context length of the supported models, so that their longest video still fits
+MAX_BATCH_TOKENS = 32_768
 TEXT_CHUNK = 64  # texts per call of the tokenizer: rendering is per text, the call is not
 _PIXEL_SETTINGS = (  # numbers of an image or video processor that change pixels; not its class or the library's version
     *("size", "do_resize", "resample", "do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std"),
@@ -274,10 +286,20 @@ class VideoModel(BaseModel):
             return False
 
         def prepare(as_bytes: bool) -> Features:
-            loaded, metadata = load_input(proof.probe_video(), self.sampling)
+            loaded, metadata = load_input(proof.probe_video(still=56), self.sampling)
             return self._features([loaded], None, metadata, as_bytes=as_bytes)
 
         return proof.takes_bytes(self._transformer.model, prepare, video_processor)
+
+    def can_join(self) -> bool:
+        """Whether prompts with media can be joined into one batch; tried once on the processor."""
+
+        def prepare(videos: list[VideoFrames]) -> Features:
+            loaded = [load_input(video, self.sampling) for video in videos]
+            return self._features([item for item, _ in loaded], None, [one for _, meta in loaded for one in meta])
+
+        model, pad_token_id = self._transformer.model, self.tokenizer.pad_token_id or 0
+        return proof.can_join(model, prepare, pad_token_id=pad_token_id)
 
     def _prepare_texts(self, indices: Sequence[int], items: Sequence[object], **options: Any) -> list[Prepared]:
         names = [name_of(item) for item in items]
@@ -305,7 +327,8 @@ class VideoModel(BaseModel):
         text = asked.get("text", {})
         process: Callable[..., Features] = functools.partial(super().preprocess, **kwargs, prompt=prompt)
         uncut = {**asked, "video": video, "text": {**text, "truncation": False, "max_length": None}}
-        with _PROCESSOR_LOCK, _no_grid(self._transformer.processor.video_processor):
+        own: Any = self._transformer.processor.video_processor
+        with _PROCESSOR_LOCK, _no_grid(own), compressing_bytes(own) if as_bytes else nullcontext():
             if all(isinstance(item, dict) and set(item) == {"text"} for item in items):
                 features = process(items, processing_kwargs={**asked, "video": video})
                 longest = int(features["attention_mask"].sum(1).max())

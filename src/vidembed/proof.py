@@ -12,7 +12,7 @@ import torch
 from sentence_transformers.util import batch_to_device
 from torch.nn.functional import cosine_similarity
 
-from vidembed.backbone.prefix import Sharing, can_pack, model_inputs
+from vidembed.backbone.prefix import Sharing, can_pack, encode_visual, model_inputs
 from vidembed.errors import UnsupportedBackboneError
 from vidembed.inputs import BYTES, Prepared, collate, normalized
 from vidembed.video import VideoFrames
@@ -31,16 +31,24 @@ SENTENCES = ("a dog runs along the beach", "a person in a red coat closes the do
 # most 1 - cosine between the hidden states of one whole prompt and of a shared prefix (ours: about 100 times rounding)
 _APART = {torch.float32: 1e-4, torch.bfloat16: 5e-3, torch.float16: 5e-3}
 
+# what a model raises for inputs that it cannot take
+_REFUSALS = (RuntimeError, ValueError, AttributeError, TypeError, NotImplementedError, IndexError)
+
 _sharing: WeakKeyDictionary[PreTrainedModel, dict[str, Sharing | None]] = WeakKeyDictionary()
+_batches: WeakKeyDictionary[PreTrainedModel, dict[tuple[str, bool], bool]] = WeakKeyDictionary()
 _bytes: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
 _joins: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
 
 
-def probe_video(seed: int = 0, frames: int = 8) -> VideoFrames:
-    """A video of 112 x 112 pixels at 2 frames per second in which nothing is constant in time or space."""
-    noise = np.random.default_rng(seed).integers(0, 128, (frames, 112, 112, 3), dtype=np.uint8)  # (T, H, W, C)
+def probe_video(seed: int = 0, frames: int = 8, *, height: int = 112, still: int = 0) -> VideoFrames:
+    """A video 112 pixels wide at 2 frames per second in which nothing is constant in time or space.
+
+    But for its `still` columns at the left, which are those of the first frame.
+    """
+    noise = np.random.default_rng(seed).integers(0, 128, (frames, height, 112, 3), dtype=np.uint8)  # (T, H, W, C)
     for index, frame in enumerate(noise):
         frame[:, : 14 * (index + 1)] += 100
+    noise[:, :, :still] = noise[:1, :, :still]
     return VideoFrames(noise, fps=2.0)
 
 
@@ -79,7 +87,7 @@ def _try_sharing(reader: HeadReader, prompt_of: Callable[[str], Features]) -> Sh
 
     video = reader.video_prompt(prompt_of(""))
     suffixes = [reader.after(video, text) for text in SENTENCES]
-    if differs(torch.stack([reader.read_alone(video, suffix) for suffix in suffixes])):
+    if differs(torch.cat([reader.read_whole(video.followed_by(suffix)) for suffix in suffixes])):
         raise UnsupportedBackboneError(
             f"{name}: its processor does not write a sentence after a video as vidembed does, so the head cannot be "
             "asked about pairs. Embeddings are not concerned. Please report it with the version of transformers."
@@ -90,11 +98,41 @@ def _try_sharing(reader: HeadReader, prompt_of: Callable[[str], Features]) -> Sh
             if not differs(reader.read_shared(video, suffixes, way)):
                 return way
             reason = "its hidden states are not those of whole prompts"
-        except (RuntimeError, ValueError, AttributeError, TypeError, NotImplementedError, IndexError) as error:
+        except _REFUSALS as error:
             reason = f"{type(error).__name__}: {error}"
         logger.info("%s: a prefix that is %s does not serve (%s)", name, way, reason)
     logger.warning("%s: sentences cannot share the prefix of a video; every pair is one whole pass.", name)
     return None
+
+
+@torch.inference_mode()
+def can_batch(reader: HeadReader, prompt_of: Callable[[str, VideoFrames], Features], *, seen: bool) -> bool:
+    """Whether whole prompts about several videos read in one padded pass as each does alone; remembered with the model.
+
+    Args:
+        reader: Of the model, without sharing.
+        prompt_of: Makes the processor's features of a sentence about a video, on the device.
+        seen: Whether prompts hold visual tokens in the place of pixels.
+    """
+    base = reader.parts.base
+    known, key = _batches.setdefault(base, {}), (str(reader.parts.attention), seen)
+    if key not in known:
+        name, prompts = type(base).__name__, list[Prepared]()
+        for index, text in enumerate(SENTENCES):  # of other lengths and sizes
+            features = prompt_of("", probe_video(index, 8 - 4 * index, height=112 - 56 * index))
+            video = reader.video_prompt(encode_visual(reader.parts, features) if seen else features)
+            prompts.append(Prepared(index, "", video.followed_by(reader.after(video, text))))
+        alone = torch.cat([reader.read_whole(prompt.features) for prompt in prompts]).float()  # (B, D)
+        try:
+            together = reader.read_whole(collate(prompts, pad_token_id=reader.pad_token_id)).float()
+            apart = float((1 - cosine_similarity(together, alone, dim=1)).max())
+            known[key] = apart <= _APART.get(base.dtype, max(_APART.values()))
+            reason = f"1 - cosine {apart:.1e}"
+        except _REFUSALS as error:
+            known[key], reason = False, f"{type(error).__name__}: {error}"
+        if not known[key]:
+            logger.info("%s: the head is asked about one video at a time: a batch reads otherwise (%s)", name, reason)
+    return known[key]
 
 
 def can_join(model: PreTrainedModel, prepare: Callable[[list[VideoFrames]], Features], *, pad_token_id: int) -> bool:
@@ -124,7 +162,7 @@ def takes_bytes(
     """Whether `normalized` makes of a processor's bytes, bit for bit, what the processor makes; remembered.
 
     `prepare` makes the features of the probe video, as bytes or as the processor has them. video_llama_3, for one,
-    chooses tokens by the mean of normalized pixels.
+    chooses tokens by normalized pixels (`vidembed.inputs.compressing_bytes`): a part of the video should stand still.
     """
     if model not in _bytes:
         try:

@@ -33,7 +33,7 @@ from vidembed.calibration import (
     differing_fields,
 )
 from vidembed.checkpoint import CheckpointConfig
-from vidembed.cross_encoder import AskOptions, PredictOptions, PrefixSharingCrossEncoder, pairs_of
+from vidembed.cross_encoder import PredictOptions, PrefixSharingCrossEncoder
 from vidembed.errors import BackboneError, LayerError
 from vidembed.pipeline import OnError, check_on_error
 from vidembed.registry import portable_name
@@ -43,7 +43,7 @@ from vidembed.scoring.checks import FloatArray
 from vidembed.video import Sampling
 from vidembed.video.fetch import UrlAccess
 from vidembed.visual_cache import VisualTokenCache
-from vidembed.yes_no import PairInput, ScoreMode, answer_tokens, as_pair, check_indexed, check_mode
+from vidembed.yes_no import AskOptions, PairInput, ScoreMode, answer_tokens, as_pair, check_indexed, check_mode
 
 if TYPE_CHECKING:
     from vidembed.encoder import VideoEncoder
@@ -71,6 +71,8 @@ class VideoReranker(PrefixSharingCrossEncoder):
         allow_url: Whether http(s) sources are fetched.
         decode_workers: Videos prepared at once; default one per core, at most 8.
         shared_prefix: Whether to prefill each video once. False runs one pass per pair: slower, the same scores.
+        max_batch_tokens: Padded tokens of a pass over several videos, for those with one sentence each. Default: that
+            of `VideoEncoder` on a GPU; on the CPU 0, one video at a time, since nothing is gained there.
         visual_cache: Where the visual tokens of local files are kept from call to call; default nowhere.
         backbone: A loaded MLLM to share instead of `model_name_or_path`, as `VideoEncoder.backbone`.
         **kwargs: Everything `CrossEncoder` takes (``device``, ``model_kwargs``, ...).
@@ -111,6 +113,7 @@ class VideoReranker(PrefixSharingCrossEncoder):
         allow_url: UrlAccess = False,
         decode_workers: int | None = None,
         shared_prefix: bool = True,
+        max_batch_tokens: int | None = None,
         visual_cache: VisualTokenCache | None = None,
         backbone: Backbone | None = None,
         **kwargs: Any,
@@ -128,7 +131,7 @@ class VideoReranker(PrefixSharingCrossEncoder):
         known = backbone or (self.backbone if self.recipe else None)
         self.source = config.source or (known.name if known is not None else str(model_name_or_path))
         self.sampling = sampling or Sampling(**grid)
-        self.shared_prefix = shared_prefix
+        self.shared_prefix, self.max_batch_tokens = shared_prefix, max_batch_tokens
         self.visual_cache = visual_cache
         self._answer_tokens = answer_tokens(self.tokenizer, name=self.source)
         self._parts = self.parts  # refuses a model without its head
@@ -228,8 +231,7 @@ class VideoReranker(PrefixSharingCrossEncoder):
             self._first_stage_encoders = [self.encoder()]
         encoder, known = self._first_stage_encoders[0], self.first_stage
         if encoder.backbone is not self.backbone and known is not None and encoder.fingerprint != known.fingerprint:
-            reason = "the encoder was changed since the fusion was fitted with it. Calibrate again."
-            raise ValueError(f"first_stage='own': {reason}")
+            raise ValueError("first_stage='own': the encoder was changed since the fusion was fitted. Calibrate again.")
         return encoder.to(self.device)
 
     def _first_stage_of(self, encoder: VideoEncoder) -> FirstStage:
@@ -250,8 +252,7 @@ class VideoReranker(PrefixSharingCrossEncoder):
     def _write_settings(self, path: str) -> None:
         config = self._config_to_save()
         if (config.calibration, config.fusion) != (self.calibration, self.fusion):
-            reason = "they were fitted on the model before it changed"
-            logger.warning("%s: calibration and fusion are left out; %s", path, reason)
+            logger.warning("%s: calibration and fusion are left out; they were fitted before the model changed", path)
         config.write(path)
 
     def _config_to_save(self) -> RerankerConfig:
@@ -359,7 +360,7 @@ class VideoReranker(PrefixSharingCrossEncoder):
         Args:
             inputs: One pair or a list: (text, video), (video, text) or ``{"text": ..., "video": ...}``, the video in
                 any form that `VideoEncoder` takes.
-            *args: As those of `CrossEncoder.predict`.
+            *args: As those of `CrossEncoder.predict`. `batch_size` bounds the videos of a pass; see `max_batch_tokens`.
             on_error: "raise" raises at the first pair that fails, naming it. "skip" logs it and returns a
                 `numpy.ma.MaskedArray`, whose mask is True where a pair has no score.
             **kwargs: Likewise.
@@ -389,8 +390,7 @@ class VideoReranker(PrefixSharingCrossEncoder):
     ) -> torch.Tensor:
         """What `predict` and the workers of process pools call; not all that is `given` is used."""
         asked = {name: value for name, value in given.items() if name in AskOptions.__annotations__}
-        options = AskOptions(priors=self.mode == "prior_corrected", **asked)
-        answers = self._ask(list(pairs_of(inputs, options)), len(inputs), options)
+        answers = self.answers(inputs, priors=self.mode == "prior_corrected", **asked)
         odds = answers.log_odds(self.mode, self.prior_correction)  # (N,)
         if self.calibration is not None and self.calibration_applies():
             odds = self.calibration.slope * odds + self.calibration.intercept

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast, get_args
 
@@ -24,13 +25,18 @@ from vidembed.backbone.prefix import (
 )
 from vidembed.errors import BackboneError, InputError
 from vidembed.inputs import Input, kind_of
+from vidembed.pipeline import OnError, check_on_error
 from vidembed.scoring import PriorCorrection
 from vidembed.scoring.checks import FloatArray
 from vidembed.video import VideoSegment
 
 if TYPE_CHECKING:
+    from sentence_transformers.base.modules.transformer import ProcessingKwargs
+
     from vidembed.backbone.architectures import Parts
     from vidembed.backbone.load import Features
+
+logger = logging.getLogger(__name__)
 
 Against = Literal["vocabulary", "no"]
 ScoreMode = Literal["yes", "yes_no", "prior_corrected"]
@@ -165,10 +171,44 @@ def as_pair(index: int, pair: object) -> Pair:
     return Pair(index, video, words)
 
 
+@dataclass(frozen=True)
+class AskOptions:
+    """How the head is asked; `VideoReranker.answers` documents the fields."""
+
+    priors: bool = False
+    prompt: str | None = None
+    on_error: OnError = "raise"
+    show_progress_bar: bool | None = None
+    device: str | torch.device | None = None
+    processing_kwargs: ProcessingKwargs | None = None
+    batch_size: int = 32
+
+    def __post_init__(self) -> None:
+        """Raise ValueError if `on_error` is not known, or `batch_size` not positive."""
+        check_on_error(self.on_error)
+        if self.batch_size <= 0:
+            raise ValueError(f"batch_size must be a positive integer, got {self.batch_size}.")
+
+    def skip(self, error: InputError) -> None:
+        """Raise the error of a pair, or log it."""
+        if self.on_error == "raise":
+            raise error
+        logger.warning("skipped %s", error)
+
+
 def check_indexed(name: str, items: object) -> None:
     """Raise TypeError for what has no positions, as a set, or numbers its items itself, as a Series does."""
     if not isinstance(items, (Sequence, np.ndarray)):
         raise TypeError(f"{name}: got a {type(items).__name__}; a list is needed. Pass list({name}).")
+
+
+def pairs_of(inputs: Sequence[object], options: AskOptions) -> Iterator[Pair]:
+    """The pairs of a call, without those that are malformed, which raise or are logged."""
+    for index, item in enumerate(inputs):
+        try:
+            yield as_pair(index, item)
+        except InputError as error:
+            options.skip(error)
 
 
 def by_video(pairs: Sequence[Pair]) -> list[list[Pair]]:
@@ -195,6 +235,12 @@ def rendered(processor: ProcessorMixin, prompt: str | None, *content: dict[str, 
     return str(apply_chat_template(messages, tokenize=False, chat_template=processor.chat_template))
 
 
+def around_video(processor: Any, prompt: str | None) -> tuple[str, str]:
+    """What a prompt about a video holds before the placeholder and after it."""
+    before, _, after = rendered(processor, prompt, VIDEO_PART).partition(str(processor.video_token))
+    return before, after
+
+
 @dataclass(frozen=True)
 class VideoPrompt:
     """The prompt of one video, up to where its sentences begin."""
@@ -204,6 +250,17 @@ class VideoPrompt:
     between: list[int]  # token ids that the processor itself writes after the last visual token
     lead: str  # or text that it writes there, where its tokens merge with those of the sentence
     prefix: VideoPrefix | None  # what the sentences share, or None where each is read in one whole pass
+
+    def followed_by(self, suffix: list[int]) -> Features:
+        """Features of one whole prompt, of the token ids after the last visual one."""
+        ids = self.features["input_ids"]
+        tail = torch.tensor([suffix], device=ids.device)
+        whole = torch.cat([ids[:, : self.tokens], tail], dim=1)  # (1, P + S)
+        features: Features = {**self.features, "input_ids": whole, "attention_mask": torch.ones_like(whole)}
+        for key in ("mm_token_type_ids", "token_type_ids"):
+            if key in features:
+                features[key] = torch.cat([features[key][:, : self.tokens], torch.zeros_like(tail)], dim=1)
+        return features
 
 
 @dataclass
@@ -216,6 +273,11 @@ class HeadReader:
     prompt: str | None  # a system message
     sharing: Sharing | None  # how sentences share the prefix of a video; None is one whole pass per sentence
     _suffixes: dict[tuple[str, str], list[int]] = field(default_factory=dict)  # a sentence is asked of many videos
+
+    @property
+    def pad_token_id(self) -> int:
+        """Of the tokenizer; what stands there is masked."""
+        return self.processor.tokenizer.pad_token_id or 0
 
     def after(self, video: VideoPrompt, text: str) -> list[int]:
         """Token ids of a prompt after its last visual token; InputError if the sentence holds a video placeholder."""
@@ -238,11 +300,11 @@ class HeadReader:
     def _ids(self, text: str) -> list[int]:
         return list(self.processor.tokenizer.encode(text, add_special_tokens=False))
 
-    def video_prompt(self, features: Features) -> VideoPrompt:
-        """Find where the sentences of a video's prompt begin, and prefill what comes before."""
+    def video_prompt(self, features: Features, *, prefilled: bool = True) -> VideoPrompt:
+        """Find where the sentences of a video's prompt begin, and prefill what comes before if they share it."""
         tokens = prefix_length(features, media_token_ids(self.parts))
         between, lead = self._between(features["input_ids"][0, tokens:].tolist())
-        prefix = prefill(self.parts, features) if self.sharing else None
+        prefix = prefill(self.parts, features) if prefilled and self.sharing else None
         return VideoPrompt(features, tokens, between, lead, prefix)
 
     def _between(self, tail: list[int]) -> tuple[list[int], str]:
@@ -265,8 +327,8 @@ class HeadReader:
         if self.sharing is not None:
             hidden = self.read_shared(video, suffixes, self.sharing)  # (N, D)
         else:
-            hidden = torch.stack([self.read_alone(video, suffix) for suffix in suffixes])
-        return self._log_odds(hidden)
+            hidden = torch.cat([self.read_whole(video.followed_by(suffix)) for suffix in suffixes])
+        return self.log_odds(hidden)
 
     def about_nothing(self, texts: Sequence[str]) -> torch.Tensor:
         """Log-odds of Yes against No of each sentence with no video at all (N,)."""
@@ -275,9 +337,10 @@ class HeadReader:
             hidden = read_suffixes(self.parts, no_prefix(self.parts), prompts, self.sharing)  # (N, D)
         else:
             hidden = torch.stack([self._read_text(ids) for ids in prompts])
-        return self._log_odds(hidden)[1]
+        return self.log_odds(hidden)[1]
 
-    def _log_odds(self, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def log_odds(self, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Log-odds of Yes of hidden states (N, D), against the vocabulary and against No, each (N,)."""
         rows: list[torch.Tensor] = []
         for chunk in torch.split(hidden, HEAD_ROWS):
             logits = logits_of(self.parts, chunk)  # (C, V)
@@ -292,17 +355,9 @@ class HeadReader:
         return read_suffixes(self.parts, prefix, suffixes, sharing)
 
     @torch.inference_mode()
-    def read_alone(self, video: VideoPrompt, suffix: list[int]) -> torch.Tensor:
-        """Hidden state of the last token of one whole prompt (D,): the plain path, and the oracle of the other."""
-        ids = video.features["input_ids"]
-        tail = torch.tensor([suffix], device=ids.device)
-        inputs = model_inputs(video.features)
-        inputs["input_ids"] = torch.cat([ids[:, : video.tokens], tail], dim=1)  # (1, P + S)
-        inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
-        for key in ("mm_token_type_ids", "token_type_ids"):
-            if key in inputs:
-                inputs[key] = torch.cat([inputs[key][:, : video.tokens], torch.zeros_like(tail)], dim=1)
-        return cast("torch.Tensor", self.parts.base(**inputs, use_cache=False).last_hidden_state[0, -1])
+    def read_whole(self, features: Features) -> torch.Tensor:
+        """Hidden state (B, D) of the last token of whole left-padded prompts: the plain path, and the oracle."""
+        return cast("torch.Tensor", self.parts.base(**model_inputs(features), use_cache=False).last_hidden_state[:, -1])
 
     @torch.inference_mode()
     def _read_text(self, ids: list[int]) -> torch.Tensor:

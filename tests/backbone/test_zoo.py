@@ -119,3 +119,25 @@ def test_videos_that_cannot_be_joined_are_refused_as_one_batch(zoo_mllm: GetMode
     encoder = VideoEncoder(zoo_mllm("molmo2"), layer=4, device="cpu")
     with pytest.raises(ValueError, match=r"inputs: got 2 .* one at a time"):
         encoder.preprocess([probe_video(0, 8), probe_video(1, 8)])
+
+
+BATCHED = {"exaone4_5", "gemma4", "glm46v", "glm4v", "hyperclovax_vision_v2", "lfm3_vl", "qwen3_5", "qwen3_5_moe"}
+BATCHED |= {"qwen3_vl_moe"}  # the processors of the others take one video at a time, or count into a batch
+
+
+@pytest.mark.parametrize("model_type", zoo.MAKERS)
+def test_several_videos_answer_in_one_pass_as_in_one_each(model_type: str, zoo_mllm: GetModel) -> None:
+    reranker = VideoReranker(zoo_mllm(model_type), device="cpu")
+    pairs = [(text, probe_video(seed, 3 + 2 * seed)) for seed, text in enumerate((*SENTENCES, "b"))]
+    alone = reranker.answers(pairs)
+    reranker.max_batch_tokens = 100_000
+    together = reranker.answers(pairs)
+    assert reranker.can_batch() == (model_type in BATCHED)
+    assert abs(together.yes - alone.yes).max() <= 1e-4
+    assert abs(together.yes_no - alone.yes_no).max() <= 1e-4
+    assert np.ptp(alone.yes_no) > 1e-2
+
+
+def test_in_bfloat16_too_molmo2_answers_about_one_video_at_a_time(zoo_mllm: GetModel) -> None:
+    reranker = VideoReranker(zoo_mllm("molmo2"), device="cpu", model_kwargs={"dtype": "bfloat16"})
+    assert not reranker.can_batch()  # whose wrong batches are nearer to the right ones than bfloat16 rounds

@@ -75,14 +75,21 @@ def test_text_to_video() -> None:
     assert (row["pairs"], row["videos"], row["pairs_per_video"]) == (18, 3, 6)
 
 
+def test_live_query() -> None:
+    plain, cached = rerank.live_on_cpu(quick=True)  # asserts equality itself
+    assert (plain["videos"], plain["visual_tokens_cached"], cached["visual_tokens_cached"]) == (4, False, True)
+    assert max(plain["max_log_odds_difference"], cached["max_log_odds_difference"]) <= 1e-4 < plain["log_odds_std"]
+
+
 def test_what_runs_on_a_gpu() -> None:
     sizes = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
     small = rerank.QWEN2_5_VL_7B | sizes | {"num_key_value_heads": 2, "vocab_size": 1024}
     small["rope_parameters"] = {**small["rope_parameters"], "mrope_section": [2, 3, 3]}
     vision = rerank.QWEN2_5_VL_7B_VISION | {"depth": 2, "hidden_size": 32, "intermediate_size": 48, "num_heads": 4}
     vision |= {"out_hidden_size": 64, "fullatt_block_indexes": [1]}
-    [row] = rerank.seven_b("cpu", small, vision, [64], counts=[4], measured=2, repeats=1)
+    row, *live = rerank.seven_b("cpu", small, vision, [64], 2, counts=[4], measured=2, repeats=1)
     assert row["dtype"] == "bfloat16"
+    assert [one["visual_tokens_cached"] for one in live] == [False, True]
     assert row["weights_bytes"] > 0
 
 

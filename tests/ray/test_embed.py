@@ -13,6 +13,7 @@ from tests.clips import moving_square, write_video
 from tests.ray.fakes import DIMENSION, SAMPLING, ClipEncoder, FakeEmbed
 from vidembed.backbone.options import ModelOptions
 from vidembed.index.table import segment_id, uri_of
+from vidembed.inputs import BYTES, PIXELS, normalized
 from vidembed.ray import DecodeVideos, EmbedVideos
 from vidembed.ray import embed as module
 from vidembed.video import Sampling, VideoSegment, Windows, load_video
@@ -194,3 +195,18 @@ def test_the_real_model(clips: list[Path]) -> None:
     assert stage.encoder.decode_workers == 1  # type: ignore[attr-defined]
     other = decoded(clips[:1], sampling=Sampling(fps=1))
     assert stage(other).column("error").to_pylist()[0].startswith("InvalidVideoInput: ")
+
+
+def test_frames_reach_the_model_as_bytes(clips: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    seen: list[torch.dtype] = []
+
+    def spy(features: dict[str, Any], video_processor: object) -> dict[str, Any]:
+        seen.extend(features[name].dtype for name in (BYTES, PIXELS) if name in features)
+        return normalized(features, video_processor)
+
+    monkeypatch.setattr("vidembed.encoder.normalized", spy)
+    stage = EmbedVideos("vidembed/shapes", model_options=ModelOptions(device="cpu"), workers=1)
+    assert all(vector is not None for vector in vectors(stage({"uri": [str(path) for path in clips]})))
+    assert set(seen) == {torch.uint8}

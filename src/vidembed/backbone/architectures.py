@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import transformers
@@ -15,6 +16,10 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIMODAL_LM_MAPPI
 from transformers.models.auto.video_processing_auto import VIDEO_PROCESSOR_MAPPING_NAMES  # type: ignore[attr-defined]
 
 from vidembed.errors import LayerError, UnsupportedBackboneError
+
+M = TypeVar("M", bound=nn.Module)
+
+_OWN_REGISTRIES = ("_parameters", "_buffers", "_modules", "_forward_hooks", "_forward_pre_hooks")
 
 # model types of remote-code checkpoints, and the native type that `vidembed.backbone.load` turns them into
 REMOTE_CODE_TYPES: dict[str, str] = {"videollama3_qwen2": "video_llama_3"}
@@ -111,6 +116,15 @@ def _is_norm(module: nn.Module, width: int) -> bool:
     """Whether a module is a norm of hidden states, and not one of attention heads or of other widths."""
     shapes = {tuple(parameter.shape) for parameter in module.parameters()}
     return "norm" in type(module).__name__.lower() and shapes == {(width,)}
+
+
+def shallow(module: M) -> M:
+    """A second module object on the same parameters, buffers and children."""
+    clone = module.__class__.__new__(module.__class__)
+    clone.__dict__ = dict(module.__dict__)
+    for registry in _OWN_REGISTRIES:  # copy.copy would share these, and a cut would cut the original too
+        clone.__dict__[registry] = copy.copy(module.__dict__[registry])
+    return clone
 
 
 def check_layer(layer: int, depth: int, *, name: str) -> int:

@@ -10,23 +10,20 @@ import copy
 import json
 import tempfile
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from sentence_transformers.base.modules import Transformer
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel, ProcessorMixin
 
-from vidembed.backbone.architectures import Parts, check_layer, find_parts
+from vidembed.backbone.architectures import M, Parts, check_layer, find_parts, shallow
 from vidembed.errors import LayerError, UnsupportedBackboneError
 
 if TYPE_CHECKING:
     from vidembed.video.clip import Sampling
 
-M = TypeVar("M", bound=nn.Module)
-
 DEFAULT_SHARE = 24 / 28  # of the depth: what VidVec reads of VideoLLaMA3-7B without training (section 4)
-_OWN_REGISTRIES = ("_parameters", "_buffers", "_modules", "_forward_hooks", "_forward_pre_hooks")
 _SET_BY_LOADING = ("hf_quantizer", "quantization_method", "is_quantized", "_hf_peft_config_loaded", "peft_config")
 
 
@@ -115,15 +112,6 @@ def _take_weights(view: nn.Module, source: nn.Module) -> None:
             children[key] = found_children[key]
         else:
             _take_weights(child, found_children[key])
-
-
-def shallow(module: M) -> M:
-    """A second module object on the same parameters, buffers and children."""
-    clone = module.__class__.__new__(module.__class__)
-    clone.__dict__ = dict(module.__dict__)
-    for registry in _OWN_REGISTRIES:  # copy.copy would share these, and a cut would cut the original too
-        clone.__dict__[registry] = copy.copy(module.__dict__[registry])
-    return clone
 
 
 def without_hooks(module: M) -> M:

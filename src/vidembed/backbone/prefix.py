@@ -20,7 +20,7 @@ from transformers import Cache, DynamicCache
 from transformers.cache_utils import DynamicLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
-from vidembed.backbone.cut import shallow
+from vidembed.backbone.architectures import shallow
 from vidembed.errors import UnsupportedBackboneError
 
 if TYPE_CHECKING:
