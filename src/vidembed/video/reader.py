@@ -121,6 +121,7 @@ class FrameReader(ExitStack, Iterator[TimedFrame]):
         self.seeked = False  # whether ordinals are no longer those of the stream
         self.sought = -1.0  # the last time sought, in seconds
         self.windows: Sequence[Window] = ()  # what frames are for, by start; if none, all are decoded
+        self._sought_from = math.inf  # when seeking is allowed again, seconds
         self._attempt = self._packets_read = 0
         self._planned: tuple[object, picture.Geometry] | None = None
         self._open()
@@ -164,9 +165,9 @@ class FrameReader(ExitStack, Iterator[TimedFrame]):
         except _OvershootError:
             self._restart()
         except dropping.DecodeAllError:
-            can_seek = self.can_seek
-            self._restart()  # no windows, so that nothing is left out
-            self.can_seek = can_seek
+            # Without windows, so that nothing is left out; and up to where it was, nothing is jumped over, as before.
+            self._sought_from = self._last if self.can_seek else math.inf
+            self._restart()
         return next(self._frames)
 
     def first(self) -> TimedFrame:
@@ -291,6 +292,8 @@ class FrameReader(ExitStack, Iterator[TimedFrame]):
                 if previous is not None:  # deinterlacing needs the neighbours of a frame
                     previous.after = timed.frame if previous.is_interlaced else None
                     timed.before = previous.frame if timed.is_interlaced else None
+                if timed.time >= self._sought_from and not self.discontinuities:
+                    self.can_seek, self._sought_from = True, math.inf
                 yield timed
 
     def _note_key(self, packet: Packet[VideoStream]) -> None:
