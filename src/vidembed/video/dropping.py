@@ -203,6 +203,7 @@ class _Group:
     follower: int | None  # pts before which no later frame comes on show; None at the end of the stream
     is_closed: bool  # no later packet refers to any of these
     times: list[float] = field(default_factory=list)  # of those shown, and of the follower; seconds from the first
+    has_hole: bool = False  # a frame comes later than the one before it ends
 
     def __post_init__(self) -> None:
         """Put them in order of presentation."""
@@ -228,9 +229,11 @@ class Dropper:
         self._keys: deque[_Seen] = deque()  # that were not noted yet
         self._number = 0  # of packets seen
         self._emitted = -decoder.lag
+        self._has_holes = False  # whether it is usual that a frame comes later than the one before it ends
         self._matched = self._depth = 0  # frames that came as they should, and the depth of the deepest of them
         self._layers = 0  # temporal, of the groups so far
         self._last_pts, self._last_time = decoder.last  # of the groups so far
+        self._last_end = math.inf  # when the frame after it is late, in ticks
         self._last_dts: int | None = None
 
     def frames(self, packets: Iterator[_Packet]) -> Iterator[VideoFrame | Undecoded]:
@@ -325,7 +328,9 @@ class Dropper:
             self._ahead = group.packets + self._ahead
             self._stop([])
             return None
-        last = group.shown[-1]
+        ends = [self._last_end, *(seen.pts + 1.5 * (seen.packet.duration or math.inf) for seen in group.shown)]
+        group.has_hole = any(start > end for start, end in zip(pts, ends, strict=False))
+        last, self._last_end = group.shown[-1], ends[-1]
         self._last_pts, self._last_time = last.pts, group.times[len(group.shown) - 1]
         return group
 
@@ -345,10 +350,12 @@ class Dropper:
             if self._dropped:  # as if there were no such layer
                 raise DecodeAllError
             self._layers = layers
+        is_suspect = group.has_hole and not self._has_holes  # packets may have been lost
+        self._has_holes |= group.has_hole
         self._awaited += group.shown
         for seen in group.packets:
             is_proven = self._matched >= PROOF_FRAMES and depth <= self._depth
-            if seen.number in needed or not is_proven or self._stopped:
+            if seen.number in needed or is_suspect or not is_proven or self._stopped:
                 yield from self._put(seen.packet)
             else:
                 if self._syntax.is_broken(seen.packet):

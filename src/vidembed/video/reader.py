@@ -121,7 +121,6 @@ class FrameReader(ExitStack, Iterator[TimedFrame]):
         self.seeked = False  # whether ordinals are no longer those of the stream
         self.sought = -1.0  # the last time sought, in seconds
         self.windows: Sequence[Window] = ()  # what frames are for, by start; if none, all are decoded
-        self._sought_from = math.inf  # when seeking is allowed again, seconds
         self._attempt = self._packets_read = 0
         self._planned: tuple[object, picture.Geometry] | None = None
         self._open()
@@ -164,11 +163,7 @@ class FrameReader(ExitStack, Iterator[TimedFrame]):
             return next(self._frames)
         except _OvershootError:
             self._restart()
-        except dropping.DecodeAllError:
-            # Without windows, so that nothing is left out; and up to where it was, nothing is jumped over, as before.
-            self._sought_from = self._last if self.can_seek else math.inf
-            self._restart()
-        return next(self._frames)
+            return next(self._frames)
 
     def first(self) -> TimedFrame:
         """Return the next frame, which is the first; raise :class:`CorruptVideo` if there is none."""
@@ -292,8 +287,6 @@ class FrameReader(ExitStack, Iterator[TimedFrame]):
                 if previous is not None:  # deinterlacing needs the neighbours of a frame
                     previous.after = timed.frame if previous.is_interlaced else None
                     timed.before = previous.frame if timed.is_interlaced else None
-                if timed.time >= self._sought_from and not self.discontinuities:
-                    self.can_seek, self._sought_from = True, math.inf
                 yield timed
 
     def _note_key(self, packet: Packet[VideoStream]) -> None:
@@ -497,39 +490,53 @@ def read_windows(
 ) -> Iterator[Clip]:
     """Decode windows of one file, ordered by start, in one pass, and yield a clip for each, in order."""
 
-    def read(segments: Sequence[Segment], *, may_seek: bool = True, duration: float | None = None) -> Iterator[Clip]:
-        with FrameReader(handle, item, deadline, threads=threads, index=stream) as reader:
-            reader.can_seek = reader.can_seek and may_seek
-            first = reader.first()
-            windows = deque(Window(segment, reader, sampling, duration=duration) for segment in segments)
-            reader.windows = windows
-            shown: TimedFrame | None = None  # the frame on show, until the next one comes
-            for timed in chain([first], reader):
-                if shown is not None:
-                    _feed(windows, shown, timed.time)
-                    while windows and windows[0].done:
-                        yield windows.popleft().clip(timed.time)
-                shown = timed
-                target = min((window.next_time for window in windows), default=math.inf)
-                if _worth_seeking(reader, windows, timed.time, target):
-                    reader.seek(target)
-                    shown = None
-                if not windows:
+    def read(
+        segments: Sequence[Segment], *, may_seek: bool = True, may_drop: bool = True, duration: float | None = None
+    ) -> Iterator[Clip]:
+        windows: deque[Window] = deque()
+        try:
+            with FrameReader(handle, item, deadline, threads=threads, index=stream) as reader:
+                reader.can_seek = reader.can_seek and may_seek
+                first = reader.first()
+                windows.extend(Window(segment, reader, sampling, duration=duration) for segment in segments)
+                reader.windows = windows if may_drop else ()
+                if (end := (yield from _read_clips(reader, windows, first))) is None:
                     return
-            if shown is None:
-                raise reader.no_frame()
-            end = reader.settle(shown.time + shown.duration, shown.time)
-            _feed(windows, shown, end)
-            for window in windows:
-                if window.is_mistaken(end):  # it is read again, with the real duration
-                    may_seek_again = may_seek and window.start < end - clip.TIME_EPSILON
-                    yield from read([window.asked], may_seek=may_seek_again, duration=end)
-                else:
-                    yield window.clip(end)
+                for window in windows:
+                    if window.is_mistaken(end):  # it is read again, with the real duration
+                        again = may_seek and window.start < end - clip.TIME_EPSILON
+                        yield from read([window.asked], may_seek=again, may_drop=may_drop, duration=end)
+                    else:
+                        yield window.clip(end)
+        except dropping.DecodeAllError:
+            left = [window.asked for window in windows]
+            yield from read(left, may_seek=may_seek, may_drop=False, duration=duration)
 
     deadline = Deadline(limits.timeout_s, item)
     with container.open_source(source, item, allow_url=allow_url, limits=limits) as handle:
         yield from read(segments)
+
+
+def _read_clips(reader: FrameReader, windows: deque[Window], first: TimedFrame) -> Generator[Clip, None, float | None]:
+    """Yield the clips of windows as they end; return where the video ends if some are left that end with it."""
+    shown: TimedFrame | None = None  # the frame on show, until the next one comes
+    for timed in chain([first], reader):
+        if shown is not None:
+            _feed(windows, shown, timed.time)
+            while windows and windows[0].done:
+                yield windows.popleft().clip(timed.time)
+        shown = timed
+        target = min((window.next_time for window in windows), default=math.inf)
+        if _worth_seeking(reader, windows, timed.time, target):
+            reader.seek(target)
+            shown = None
+        if not windows:
+            return None
+    if shown is None:
+        raise reader.no_frame()
+    end = reader.settle(shown.time + shown.duration, shown.time)
+    _feed(windows, shown, end)
+    return end
 
 
 def _feed(windows: deque[Window], shown: TimedFrame, until: float) -> None:
