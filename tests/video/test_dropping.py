@@ -212,10 +212,13 @@ def test_dense_windows_among_sparse_ones_are_decoded_through(made: dict[str, Pat
 
 
 def test_real_videos(real_videos: list[Path]) -> None:
+    sampling, left = Sampling(fps=0.4, max_pixels=64 * 64), 0
     for path in real_videos:
-        for step in (1.0, 2.5, 5.0):
-            found, _ = read(path, Sampling(1 / step))
-            assert_equal(found, read_through(path, Sampling(1 / step)))
+        if path.suffix != ".gif":
+            found, left_out = read(path, sampling)
+            assert_equal(found, read_through(path, sampling))
+            left += left_out
+    assert left
 
 
 # -- streams that are not plain ----------------------------------------------------------------------------------------
