@@ -8,7 +8,7 @@ import math
 import os
 import stat
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -124,6 +124,16 @@ class GridPicker(Generic[Item]):
         """The next time to be looked at; infinity past the end. The start is always, by a segment of any length."""
         moment = self.start + len(self._kept) * self.step
         return moment if not self._kept or moment + TIME_EPSILON < self.end else math.inf
+
+    def looks(self, first: float, until: float) -> Iterator[float]:
+        """Yield when frames are looked for between two times, as :meth:`wants` compares; maybe more often than is."""
+        place = max(0, math.floor((first - self.start) / self.step) - 1)
+        while (moment := self.start + place * self.step + TIME_EPSILON) < until:
+            if place and moment >= self.end:
+                return
+            if moment >= first:
+                yield moment
+            place += 1
 
     def wants(self, until: float) -> bool:
         """Whether a frame on show until ``until`` (exclusive) is one to keep."""

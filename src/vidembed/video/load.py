@@ -16,6 +16,7 @@ from vidembed.video.fetch import UrlAccess
 from vidembed.video.picture import Colour, describe
 from vidembed.video.pool import DecodePool
 from vidembed.video.reader import FrameReader, check_options, read_windows
+from vidembed.video.segments import packet_extent
 
 DEFAULT_SAMPLING: Final = Sampling()
 PROBE_LIMITS: Final = DecodeLimits(timeout_s=60.0)
@@ -219,7 +220,7 @@ def probe(
         streams, duration = reader.container.streams, reader.duration
         fps = None if reader.rate is None else float(reader.rate)
         if scan:
-            reader.survey()
+            packet_extent(reader)
         count = reader.stream.frames or (round(duration * fps) if duration and fps else None)
         return VideoInfo(
             *(item, duration, fps, width, height, reader.stream.codec_context.name, reader.container.format.name),

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cache
 from pathlib import Path
-from typing import Final, TypeAlias, cast
+from typing import Final, NamedTuple, TypeAlias, cast
 
 import av.error
 import numpy as np
@@ -160,6 +160,55 @@ def shrink(frame: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint
         return frame
     image = Image.fromarray(np.ascontiguousarray(frame), "RGB").resize((width, height), Image.Resampling.BICUBIC)
     return np.asarray(image, dtype=np.uint8)
+
+
+class Undecoded(NamedTuple):
+    """A frame that was not decoded, as its packet describes it."""
+
+    pts: int
+    time_base: Fraction
+    duration: int
+    key_frame: bool = False
+    is_corrupt: bool = False
+
+
+@dataclass
+class TimedFrame:
+    """A frame of a video, at its time."""
+
+    shown: VideoFrame | Undecoded
+    time: float  # seconds from the first frame of the video; never falls within a pass
+    duration: float  # seconds it lasts, by its own word; 0 if it says nothing
+    ordinal: int | None  # its place in the stream, or None after a seek
+    errors: int  # met up to here in this pass
+    errors_at_key: int  # met up to the last key frame
+    attempt: int  # how often the pass had begun again from the first frame
+    aspect: Fraction | None = None  # width of a pixel over its height
+    before: VideoFrame | None = None  # of an interlaced frame, the one before it, if that was decoded
+    after: VideoFrame | None = None  # of an interlaced frame, the one after it, once that is decoded
+    _converted: tuple[Geometry, NDArray[np.uint8]] | None = None
+
+    @property
+    def frame(self) -> VideoFrame:
+        """The decoded frame; RuntimeError if it was left undecoded, as only those are that nobody asks for."""
+        if isinstance(self.shown, Undecoded):
+            raise RuntimeError(f"the frame at {self.time:.3f} s is asked for, and was not decoded")  # noqa: TRY004
+        return self.shown
+
+    @property
+    def is_interlaced(self) -> bool:
+        """Whether it is flagged as interlaced."""
+        return isinstance(self.shown, VideoFrame) and self.shown.interlaced_frame
+
+    def array(self, geometry: Geometry, shape: tuple[int, int, int], item: str) -> NDArray[np.uint8]:
+        """Return the upright RGB picture, converted once and laid into ``shape`` (H, W, 3) with its aspect kept."""
+        if geometry.shape != shape:
+            geometry = geometry.inside(shape)
+        if self._converted is None or self._converted[0] != geometry:
+            size = geometry.width, geometry.height
+            pixels = to_rgb(self.frame, *size, item, before=self.before, after=self.after)  # (H, W, 3)
+            self._converted = geometry, upright(pixels, geometry)
+        return letterbox(self._converted[1], shape)
 
 
 SDR_WHITE: Final = 203.0  # cd/m2. What SDR shows as white: the reference white of HDR (ITU-R BT.2408-7, section 2.1)

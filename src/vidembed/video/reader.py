@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import math
-from array import array
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain
 from typing import BinaryIO, Final, TypeAlias, TypeVar, cast
@@ -19,10 +17,11 @@ from av.stream import Stream
 from numpy.typing import NDArray
 
 from vidembed.errors import CorruptVideo, InvalidVideoInput, VideoTooLarge
-from vidembed.video import clip, container, picture
+from vidembed.video import clip, container, dropping, picture
 from vidembed.video.clip import Clip, Deadline, DecodeLimits, GridPicker, Sampling
 from vidembed.video.container import DEFAULT_THREADS, MAX_FRAMES, MAX_TIME, SEEKABLE_FORMATS, open_container
 from vidembed.video.fetch import UrlAccess
+from vidembed.video.picture import TimedFrame, Undecoded
 
 BACKENDS: Final = ("pyav", "decord")  # names of the decoding backends; the first is the default
 CLOCK_RESET_S = 0.5  # seconds. A time that falls by more starts a new clock (joined files), where the last one ended
@@ -68,12 +67,18 @@ class _Watched:
         return self._read(size)
 
 
-_Stamp: TypeAlias = tuple[int | None, int | None, int]  # pts, dts and duration of a packet, in ticks of its stream
+Stamp: TypeAlias = tuple[int | None, int | None, int]  # pts, dts and duration of a packet, in ticks of its stream
 
 
-def _stamp(packet: Packet[VideoStream]) -> _Stamp | None:
+def _stamp(packet: Packet[VideoStream]) -> Stamp | None:
     is_shown = packet.size > 0 and not packet.is_discard
     return (packet.pts, packet.dts, packet.duration or 0) if is_shown else None
+
+
+def _seconds(ticks: int, base: Fraction, origin: Fraction = Fraction(0)) -> float:
+    """Return ``float(ticks * base - origin)`` at a tenth of its cost, which every frame has."""
+    above = ticks * base.numerator * origin.denominator - origin.numerator * base.denominator
+    return above / (base.denominator * origin.denominator)
 
 
 class _OvershootError(Exception):
@@ -104,44 +109,6 @@ def demux(
             return
 
 
-@dataclass
-class TimedFrame:
-    """A decoded frame."""
-
-    frame: VideoFrame
-    time: float  # seconds from the first frame of the video; never falls within a pass
-    duration: float  # seconds it lasts, by its own word; 0 if it says nothing
-    ordinal: int | None  # its place in the stream, or None after a seek
-    errors: int  # met up to here in this pass
-    errors_at_key: int  # met up to the last key frame
-    attempt: int  # how often the pass had begun again from the first frame
-    aspect: Fraction | None = None  # width of a pixel over its height
-    before: VideoFrame | None = None  # of an interlaced frame, the one before it, if that was decoded
-    after: VideoFrame | None = None  # of an interlaced frame, the one after it, once that is decoded
-    _converted: tuple[picture.Geometry, NDArray[np.uint8]] | None = None
-
-    def array(self, geometry: picture.Geometry, shape: tuple[int, int, int], item: str) -> NDArray[np.uint8]:
-        """Return the upright RGB picture, converted once and laid into ``shape`` (H, W, 3) with its aspect kept."""
-        if geometry.shape != shape:
-            geometry = geometry.inside(shape)
-        if self._converted is None or self._converted[0] != geometry:
-            size = geometry.width, geometry.height
-            pixels = picture.to_rgb(self.frame, *size, item, before=self.before, after=self.after)  # (H, W, 3)
-            self._converted = geometry, picture.upright(pixels, geometry)
-        return picture.letterbox(self._converted[1], shape)
-
-
-@dataclass(frozen=True, slots=True)
-class Extent:
-    """Where the frames of a video lie in time."""
-
-    start: float  # when the first comes on show, seconds on the clock of a player
-    times: NDArray[np.float64]  # (N,) ascending: when each comes on show, seconds from the first
-    end: float  # where the last one ends, seconds from the first
-    declared: float | None  # the duration that the video declares, seconds
-    is_truncated: bool  # whether it ends over a second before that and its tail may be missing
-
-
 class FrameReader(ExitStack, Iterator[TimedFrame]):
     """Decodes the video stream of a handle, that of an index or the best, in order of presentation."""
 
@@ -159,6 +126,7 @@ class FrameReader(ExitStack, Iterator[TimedFrame]):
         super().__init__()
         self.seeked = False  # whether ordinals are no longer those of the stream
         self.sought = -1.0  # the last time sought, in seconds
+        self.windows: Sequence[Window] = ()  # what frames are for, by start; if none, all are decoded
         self._attempt = self._packets_read = 0
         self._planned: tuple[object, picture.Geometry] | None = None
         self._open()
@@ -181,7 +149,7 @@ class FrameReader(ExitStack, Iterator[TimedFrame]):
         self.discontinuities = 0  # jumps of the clock
         self.gop_s: float | None = None  # longest distance of key frames seen so far, seconds
         self._may_jump = container.has_discontinuities(self.container)
-        self._head: list[_Stamp | None] = []  # of the packets up to the first frame
+        self._head: list[Stamp | None] = []  # of the packets up to the first frame
         self._errors_at_key = self._ordinal = self._frames_read = self._gif_clock = 0
         self._key_pts: int | None = None
         self._origin: Fraction | None = None
@@ -189,7 +157,11 @@ class FrameReader(ExitStack, Iterator[TimedFrame]):
         self._aspect = self.stream.sample_aspect_ratio
         self._previous: TimedFrame | None = None
         self._frames: Generator[TimedFrame, None, None] = self._decode()
-        self.callback(lambda: self._frames.close())  # noqa: PLW0108 - a seek replaces them
+        self.callback(self._end)
+
+    def _end(self) -> None:
+        self._frames.close()
+        self.windows = ()  # they hold this reader
 
     def __next__(self) -> TimedFrame:
         """Return the next frame."""
@@ -219,38 +191,21 @@ class FrameReader(ExitStack, Iterator[TimedFrame]):
         rise = change if gap is None else gap
         return change < -CLOCK_RESET_S or (self._may_jump and not self.seeked and rise > CLOCK_JUMP_S)
 
-    def survey(self) -> Extent | None:
-        """Read the other packets, and return where frames lie, or ``None`` where only decoding them shows that."""
-        base = self.stream.time_base
-        if self._origin is None or base is None:
-            raise RuntimeError("survey before the first frame")
-        shown, last = array("q"), (-(2**63), 0)  # time and duration of the packet that comes on show last
-        before: int | None = None
-        is_timed = len(self._head) <= _MAX_HEAD
-        for pts, dts, duration in filter(None, chain(self._head, map(_stamp, self._packets()))):
-            now = pts if dts is None else dts
-            if now is None:
-                is_timed = False
-                continue
-            if before is not None and self.jumps(float((now - before) * base)):
-                self.discontinuities += 1
-            before = now
-            shown.append(now if pts is None else pts)
-            last = max(last, (shown[-1], duration))
-        if self.discontinuities or not is_timed or not shown:
-            return None
-        ticks = np.sort(np.frombuffer(shown, dtype=np.int64))  # (N,)
-        times = ticks.astype(np.float64) * float(base) - float(self._origin)  # (N,)
-        if times[-1] > MAX_TIME:
-            return None
-        span = float(last[1] * base) or (float(1 / self.rate) if self.rate else 0.0)
-        return self.extent(times[times >= 0], float(times[-1]) + span)
+    @property
+    def origin(self) -> Fraction:
+        """When the first frame comes on show, seconds on the container's clock; RuntimeError before it was read."""
+        if self._origin is None:
+            raise RuntimeError("the first frame is not read yet")
+        return self._origin
 
-    def extent(self, times: NDArray[np.float64], end: float) -> Extent:
-        """Return where frames lie that were read to the end of the file: `times` ``(N,)`` and the end of the last."""
-        end = self.settle(end, float(times[-1]))
-        short = self.duration is not None and self.duration - end > clip.TRUNCATED_S and not self.is_complete
-        return Extent(self.start, times, end, self.duration, short)
+    def stamps(self) -> Iterator[Stamp]:
+        """Read the other packets, and yield the stamps of all that are shown, those up to the first frame included."""
+        return filter(None, chain(self._head, map(_stamp, self._packets())))
+
+    @property
+    def has_all_stamps(self) -> bool:
+        """Whether none was forgotten because the first frame comes after very many packets."""
+        return len(self._head) <= _MAX_HEAD
 
     def settle(self, end: float, last: float) -> float:
         """Return where a video ends whose last frame is on show from `last` to `end`: as declared if within a frame."""
@@ -272,15 +227,15 @@ class FrameReader(ExitStack, Iterator[TimedFrame]):
 
     def seek(self, seconds: float) -> None:
         """Continue with the key frame at or before ``seconds``, or where seeking fails, with the first frame."""
-        if self._origin is None or self.stream.time_base is None:
-            raise RuntimeError("seek before the first frame")
+        if self.stream.time_base is None:
+            raise RuntimeError("seek in a stream without a clock")
         self.seeked, self.sought = True, seconds
         self._frames.close()
-        if self._previous is not None and self._previous.frame.interlaced_frame and self.rate:
+        if self._previous is not None and self._previous.is_interlaced and self.rate:
             seconds -= 2 / float(self.rate)  # so that what is sought has a frame before it, as it has without seeking
         self._key_pts = self._previous = None
         self._last = self._last_end = -MAX_TIME
-        target = int((Fraction(seconds + clip.TIME_EPSILON) + self._origin) / self.stream.time_base)
+        target = int((Fraction(seconds + clip.TIME_EPSILON) + self.origin) / self.stream.time_base)
         try:
             self.container.seek(target, stream=self.stream, backward=True)
         except av.error.FFmpegError:
@@ -322,31 +277,70 @@ class FrameReader(ExitStack, Iterator[TimedFrame]):
 
     def _decode(self, *, landing: bool = False) -> Generator[TimedFrame, None, None]:
         floor: int | None = None  # after a seek: pictures shown before the key frame lack their references
-        for packet in self._packets():
-            if packet.is_keyframe and packet.pts is not None and packet.time_base is not None:
-                if self._key_pts is not None:
-                    self.gop_s = max(float((packet.pts - self._key_pts) * packet.time_base), self.gop_s or 0.0)
-                self._key_pts = packet.pts
-            if self._origin is None and len(self._head) <= _MAX_HEAD:
-                self._head.append(_stamp(packet))
+        packets = self._packets()
+        for packet in packets:
             if landing and floor is None and packet.pts is not None:
                 floor = packet.pts
-            try:
-                frames = packet.decode()
-            except av.error.EOFError:
-                continue
-            except av.error.FFmpegError as error:
-                self._failed(error)
-                continue
+            frames: Iterator[VideoFrame | Undecoded]
+            self._note_key(packet)
+            if packet.is_keyframe and self._previous is not None and self._worth_dropping(self._previous):
+                frames = self._dropper(self._previous.frame).frames(chain([packet], packets))
+            else:
+                frames = iter(self._decoded(packet))
             shown = (frame for frame in frames if floor is None or frame.pts is None or frame.pts >= floor)
             for timed in filter(None, map(self._place, shown)):
                 previous, self._previous = self._previous, timed
                 if previous is not None:  # deinterlacing needs the neighbours of a frame
-                    previous.after = timed.frame if previous.frame.interlaced_frame else None
-                    timed.before = previous.frame if timed.frame.interlaced_frame else None
+                    previous.after = timed.frame if previous.is_interlaced else None
+                    timed.before = previous.frame if timed.is_interlaced else None
                 yield timed
 
-    def _place(self, frame: VideoFrame) -> TimedFrame | None:
+    def _note_key(self, packet: Packet[VideoStream]) -> None:
+        if packet.is_keyframe and packet.pts is not None and packet.time_base is not None:
+            if self._key_pts is not None:
+                self.gop_s = max(float((packet.pts - self._key_pts) * packet.time_base), self.gop_s or 0.0)
+            self._key_pts = packet.pts
+
+    def _decoded(self, packet: Packet[VideoStream]) -> list[VideoFrame]:
+        if self._origin is None and len(self._head) <= _MAX_HEAD:
+            self._head.append(_stamp(packet))
+        try:
+            return packet.decode()
+        except av.error.EOFError:
+            pass
+        except av.error.FFmpegError as error:
+            self._failed(error)
+        return []
+
+    def _worth_dropping(self, previous: TimedFrame) -> bool:
+        """Whether to look which packets the chosen frames need, from here on. Not where seeking does better."""
+        step = self.windows[0].step if self.windows else 0.0
+        if step < dropping.MIN_STEP_S or (self.can_seek and self.is_far(step)):
+            return False
+        is_plain = not (self.seeked or self.errors or self.discontinuities or previous.is_interlaced)
+        return is_plain and self.stream.codec_context.name in dropping.CODECS
+
+    def is_far(self, gap: float) -> bool:
+        """Whether so many seconds are left out by a seek with less work than by reading on, as far as is known."""
+        return self.gop_s is not None and gap > max(MIN_JUMP_S, 2 * self.gop_s)
+
+    def _dropper(self, previous: VideoFrame) -> dropping.Dropper:
+        base, origin, context = self.stream.time_base, self.origin, self.stream.codec_context
+        if base is None or previous.pts is None:
+            raise RuntimeError("dropping in a stream without a clock")
+        decoder = dropping.Decoder(
+            decode=self._decoded,
+            note_key=self._note_key,
+            errors=lambda: self.errors,
+            time=lambda pts: _seconds(pts, base, origin),
+            jumps=self.jumps,
+            looking=self.windows,
+            lag=self._frames_read - 1 - self._ordinal,
+            last=(previous.pts, self._last),
+        )
+        return dropping.Dropper(decoder, context.name, context.extradata)
+
+    def _place(self, frame: VideoFrame | Undecoded) -> TimedFrame | None:
         """Give a frame its time, or ``None`` if it is damaged or has no time."""
         ordinal = None if self.seeked else self._ordinal
         self._ordinal += 1
@@ -357,13 +351,12 @@ class FrameReader(ExitStack, Iterator[TimedFrame]):
         if frame.pts is None or base is None:
             self.errors += 1
             return None
-        shown = frame.pts * base
         if self._origin is None:
-            self._origin = shown
-            self.start = container.start_on_player(self.container, self.stream, shown)
+            self._origin = frame.pts * base
+            self.start = container.start_on_player(self.container, self.stream, self._origin)
             if not self._is_gif:
-                self.duration = container.declared_duration(self.container, self.stream, shown)
-        seconds = float(shown - self._origin) + self._offset
+                self.duration = container.declared_duration(self.container, self.stream, self._origin)
+        seconds = _seconds(frame.pts, base, self._origin) + self._offset
         if self.jumps(seconds - self._last, seconds - self._last_end):
             self._offset += self._last_end - seconds
             seconds = self._last_end
@@ -373,7 +366,7 @@ class FrameReader(ExitStack, Iterator[TimedFrame]):
         if not -MAX_TIME <= seconds <= MAX_TIME:
             found = f"a frame claims to come {seconds:.0f} s after the first: a broken clock"
             raise CorruptVideo(self._item, f"{found}, as over {MAX_TIME:.0f} s are not read")
-        duration = min(max(float((frame.duration or 0) * base), 0.0), MAX_TIME)
+        duration = min(max(_seconds(frame.duration or 0, base), 0.0), MAX_TIME)
         self._last = seconds
         self._last_end = seconds + (duration or (float(1 / self.rate) if self.rate else 0.0))
         if frame.is_corrupt:
@@ -408,6 +401,15 @@ class Window:
         self._step = self._picker.step
         self._seen = self._errors = self._attempt = 0
         self._errors_before: int | None = None
+
+    @property
+    def step(self) -> float:
+        """Seconds between two looks."""
+        return self._picker.step
+
+    def looks(self, first: float, until: float) -> Iterator[float]:
+        """Yield when frames are looked for between two times (see :meth:`GridPicker.looks`)."""
+        return iter(()) if self.done else self._picker.looks(first, until)
 
     @property
     def next_time(self) -> float:
@@ -491,38 +493,53 @@ def read_windows(
 ) -> Iterator[Clip]:
     """Decode windows of one file, ordered by start, in one pass, and yield a clip for each, in order."""
 
-    def read(segments: Sequence[Segment], *, may_seek: bool = True, duration: float | None = None) -> Iterator[Clip]:
-        with FrameReader(handle, item, deadline, threads=threads, index=stream) as reader:
-            reader.can_seek = reader.can_seek and may_seek
-            first = reader.first()
-            windows = deque(Window(segment, reader, sampling, duration=duration) for segment in segments)
-            shown: TimedFrame | None = None  # the frame on show, until the next one comes
-            for timed in chain([first], reader):
-                if shown is not None:
-                    _feed(windows, shown, timed.time)
-                    while windows and windows[0].done:
-                        yield windows.popleft().clip(timed.time)
-                shown = timed
-                target = min((window.next_time for window in windows), default=math.inf)
-                if _worth_seeking(reader, windows, timed.time, target):
-                    reader.seek(target)
-                    shown = None
-                if not windows:
+    def read(
+        segments: Sequence[Segment], *, may_seek: bool = True, may_drop: bool = True, duration: float | None = None
+    ) -> Iterator[Clip]:
+        windows: deque[Window] = deque()
+        try:
+            with FrameReader(handle, item, deadline, threads=threads, index=stream) as reader:
+                reader.can_seek = reader.can_seek and may_seek
+                first = reader.first()
+                windows.extend(Window(segment, reader, sampling, duration=duration) for segment in segments)
+                reader.windows = windows if may_drop else ()
+                if (end := (yield from _read_clips(reader, windows, first))) is None:
                     return
-            if shown is None:
-                raise reader.no_frame()
-            end = reader.settle(shown.time + shown.duration, shown.time)
-            _feed(windows, shown, end)
-            for window in windows:
-                if window.is_mistaken(end):  # it is read again, with the real duration
-                    may_seek_again = may_seek and window.start < end - clip.TIME_EPSILON
-                    yield from read([window.asked], may_seek=may_seek_again, duration=end)
-                else:
-                    yield window.clip(end)
+                for window in windows:
+                    if window.is_mistaken(end):  # it is read again, with the real duration
+                        again = may_seek and window.start < end - clip.TIME_EPSILON
+                        yield from read([window.asked], may_seek=again, may_drop=may_drop, duration=end)
+                    else:
+                        yield window.clip(end)
+        except dropping.DecodeAllError:
+            left = [window.asked for window in windows]
+            yield from read(left, may_seek=may_seek, may_drop=False, duration=duration)
 
     deadline = Deadline(limits.timeout_s, item)
     with container.open_source(source, item, allow_url=allow_url, limits=limits) as handle:
         yield from read(segments)
+
+
+def _read_clips(reader: FrameReader, windows: deque[Window], first: TimedFrame) -> Generator[Clip, None, float | None]:
+    """Yield the clips of windows as they end; return where the video ends if some are left that end with it."""
+    shown: TimedFrame | None = None  # the frame on show, until the next one comes
+    for timed in chain([first], reader):
+        if shown is not None:
+            _feed(windows, shown, timed.time)
+            while windows and windows[0].done:
+                yield windows.popleft().clip(timed.time)
+        shown = timed
+        target = min((window.next_time for window in windows), default=math.inf)
+        if _worth_seeking(reader, windows, timed.time, target):
+            reader.seek(target)
+            shown = None
+        if not windows:
+            return None
+    if shown is None:
+        raise reader.no_frame()
+    end = reader.settle(shown.time + shown.duration, shown.time)
+    _feed(windows, shown, end)
+    return end
 
 
 def _feed(windows: deque[Window], shown: TimedFrame, until: float) -> None:
@@ -537,4 +554,4 @@ def _worth_seeking(reader: FrameReader, windows: deque[Window], now: float, targ
         return False
     if reader.gop_s is None:  # key frame distance not seen yet: worth one try if nothing before is wanted
         return reader.sought < 0 and target - now > MIN_JUMP_S and all(window.start > now for window in windows)
-    return target - now > max(MIN_JUMP_S, 2 * reader.gop_s)
+    return reader.is_far(target - now)

@@ -17,9 +17,9 @@ from vidembed.errors import BackendUnavailable, MissingExtraError, VideoTooLarge
 from vidembed.text import require
 from vidembed.video import clip
 from vidembed.video.clip import Deadline, DecodeLimits, VideoSource
-from vidembed.video.container import DEFAULT_THREADS, has_discontinuities, open_source
+from vidembed.video.container import DEFAULT_THREADS, MAX_TIME, has_discontinuities, open_source
 from vidembed.video.fetch import UrlAccess
-from vidembed.video.reader import Extent, FrameReader
+from vidembed.video.reader import FrameReader
 
 MAX_WINDOWS = 100_000  # of one file: a damaged header can claim a duration of years
 
@@ -189,6 +189,53 @@ class CutFinder:
                     self.cuts.append(cut)
 
 
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """Where the frames of a video lie in time."""
+
+    start: float  # when the first comes on show, seconds on the clock of a player
+    times: NDArray[np.float64]  # (N,) ascending: when each comes on show, seconds from the first
+    end: float  # where the last one ends, seconds from the first
+    declared: float | None  # the duration that the video declares, seconds
+    is_truncated: bool  # whether it ends over a second before that and its tail may be missing
+
+
+def packet_extent(reader: FrameReader) -> Extent | None:
+    """Read the packets after the first frame: where frames lie, or ``None`` where only decoding them shows that."""
+    base = reader.stream.time_base
+    if base is None:
+        return None
+    shown, last = array("q"), (-(2**63), 0)  # time and duration of the packet that comes on show last
+    before: int | None = None
+    is_timed = reader.has_all_stamps
+    for pts, dts, duration in reader.stamps():
+        now = pts if dts is None else dts
+        if now is None:
+            is_timed = False
+            continue
+        if before is not None and reader.jumps(float((now - before) * base)):
+            reader.discontinuities += 1
+        before = now
+        shown.append(now if pts is None else pts)
+        last = max(last, (shown[-1], duration))
+    if reader.discontinuities or not is_timed or not shown:
+        return None
+    ticks = np.sort(np.frombuffer(shown, dtype=np.int64))  # (N,)
+    times = ticks.astype(np.float64) * float(base) - float(reader.origin)  # (N,)
+    if times[-1] > MAX_TIME:
+        return None
+    span = float(last[1] * base) or (float(1 / reader.rate) if reader.rate else 0.0)
+    return _extent(reader, times[times >= 0], float(times[-1]) + span)
+
+
+def _extent(reader: FrameReader, times: NDArray[np.float64], end: float) -> Extent:
+    """Return where frames lie that were read to the end of the file: `times` ``(N,)`` and the end of the last."""
+    end = reader.settle(end, float(times[-1]))
+    declared = reader.duration
+    short = declared is not None and declared - end > clip.TRUNCATED_S and not reader.is_complete
+    return Extent(reader.start, times, end, declared, short)
+
+
 def survey(
     source: object,
     cut: Cut | None,
@@ -208,7 +255,7 @@ def survey(
         if finder is None:
             with FrameReader(handle, item, deadline, threads=threads) as reader:
                 reader.first()
-                extent = None if has_discontinuities(reader.container) else reader.survey()
+                extent = None if has_discontinuities(reader.container) else packet_extent(reader)
         if extent is None:
             with FrameReader(handle, item, deadline, threads=threads) as reader:
                 extent = _decode(reader, item, finder)
@@ -229,7 +276,7 @@ def _decode(reader: FrameReader, item: str, finder: CutFinder | None) -> Extent:
         raise reader.no_frame()
     if finder is not None:
         finder.finish()
-    return reader.extent(np.frombuffer(times), last.time + last.duration)
+    return _extent(reader, np.frombuffer(times), last.time + last.duration)
 
 
 Cut: TypeAlias = Windows | Scenes
