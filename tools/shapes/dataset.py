@@ -156,7 +156,7 @@ def clip_row(builder: RowBuilder, scene: Scene, rng: np.random.Generator, mixtur
         instruction, answer = language.question(scene, rng)
         builder.ask(row, instruction, answer, video=True, isolated=False)
     for _ in range(mixture.statements):
-        form = prompts.FORMS[rng.choice(len(prompts.FORMS), p=(0.4, 0.3, 0.3))]
+        form = prompts.FORMS[rng.choice(len(prompts.FORMS), p=(0.3, 0.45, 0.25))]
         for statement in prompts.statement_pair(scene, rng, form, hard=mixture.hard):
             builder.judge(row, statement, reason=bool(rng.random() < 0.3))
     return row

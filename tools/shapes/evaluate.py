@@ -384,7 +384,8 @@ def main(argv: list[str] | None = None) -> None:
     options = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO)
     torch.set_num_threads(options.threads)
-    split, seed = ("train", VALIDATION_SEED) if options.validation else ("test", 0)
+    split: Split = "train" if options.validation else "test"
+    seed = VALIDATION_SEED if options.validation else 0
     figures = evaluate(
         options.model, clips=options.clips, layer=options.layer, split=split, seed=seed, device=options.device
     )

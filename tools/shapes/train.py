@@ -52,7 +52,7 @@ STAGES: Final[dict[str, tuple[int, Mixture]]] = {
         ),
     ),
     "match": (
-        1500,
+        1600,
         Mixture(
             clips=20,
             texts=12,
