@@ -54,7 +54,7 @@ STAGES: Final[dict[str, tuple[int, Mixture]]] = {
     "match": (
         1600,
         Mixture(
-            clips=20,
+            clips=16,
             texts=12,
             tags=1,
             captions=1,
