@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
-from tools.shapes.evaluate import TEXT_PROMPT, VIDEO_PROMPT, Reader, by_layer
+from tools.shapes.evaluate import TEXT_PROMPT, VALIDATION_SEED, VIDEO_PROMPT, Reader, by_layer, evaluate
 from tools.shapes.model import build_tokenizer
 from tools.shapes.prompts import TAG_INSTRUCTIONS
 from torch.nn import functional
@@ -133,3 +133,14 @@ def test_right_sentences_score_above_wrong_ones(reader, written):
     wrong = reader.p_yes(paths, [record.wrong for _, record in written])
     assert (right > wrong).float().mean() > 0.7  # wrong ones differ in one attribute; chance 0.5
     assert ((right >= 0) & (right <= 1)).all()
+
+
+def test_a_checkpoint_is_measured_on_validation_clips_from_files():
+    figures = evaluate(CHECKPOINT, clips=8, layer_clips=8, split="train", seed=VALIDATION_SEED)
+    assert (figures["split"], figures["seed"], figures["clips"]) == ("train", VALIDATION_SEED, 8)
+    assert 1 < figures["best_layer"] <= figures["final_layer"] == 10
+    assert figures["layers"][figures["best_layer"] - 1]["t2v"]["R@5"] >= 80
+    answers = figures["abilities"]["answers"]
+    assert answers["Summarize above video in a few words:"]["attributes"] >= 0.9
+    assert answers["Describe above video in detail:"]["attributes"] >= 0.7
+    assert figures["abilities"]["match"]["claim"]["true"] >= 0.75

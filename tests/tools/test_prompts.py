@@ -4,9 +4,10 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tools.shapes import prompts
+from tools.shapes.answers import read
 
 from vidembed.shapes import language
-from vidembed.shapes.world import sample_scene
+from vidembed.shapes.world import HELD_OUT, sample_scene
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -19,27 +20,38 @@ def test_tags_and_keywords_hold_the_same_words(seed):
     assert sorted(language.tags(scene).split()) == sorted(prompts.keywords(scene, rng).split())
 
 
-@given(seeds, st.booleans(), st.sampled_from([0.0, 0.5, 1.0]), st.sampled_from([0.0, 1.0]))
+@given(seeds, st.sampled_from(prompts.FORMS), st.sampled_from([0.0, 0.5, 1.0]))
 @settings(max_examples=200)
-def test_statements_are_right_or_wrong_as_asked(seed, true, hard, claims):
+def test_statements_of_a_pair_are_worded_alike_and_one_is_right(seed, form, hard):
     rng = np.random.default_rng(seed)
     scene = sample_scene(rng, "train")
-    statement = prompts.statement(scene, rng, true=true, hard=hard, claims=claims)
-    assert statement.true is true
-    assert statement.verdict.startswith("Yes." if true else "No. ")
-    if claims:  # a claim is one of the sentences about this scene exactly when it is right
-        about = {prompts.claim(scene, name) for name in scene.attributes}
-        assert (statement.text in about) is true
-    if not true:  # the correction is about this scene, and differs from the statement
-        correction = statement.verdict.removeprefix("No. ")
-        assert correction in {prompts.claim(scene, name) for name in scene.attributes}
-        assert correction != statement.text
+    right, wrong = prompts.statement_pair(scene, rng, form, hard=hard)
+    assert (right.true, right.verdict) == (True, "Yes.")
+    assert not wrong.true
+    if form == "claim":
+        assert right.text == prompts.claim(scene, right.about) != wrong.text
+        known = {right.about}
+    else:
+        told, other = read(right.text, form), read(wrong.text, form)
+        assert told is not None
+        assert other is not None
+        assert told == {name: scene.attributes[name] for name in told}
+        known = {name for name in told if told[name] != other[name]}
+        if "event" not in known:  # whose clauses are of different lengths
+            words = zip(right.text.split(), wrong.text.split(), strict=True)
+            assert sum(one != two for one, two in words) <= 2 * len(known)
+    assert right.about == wrong.about
+    assert wrong.about in known
+    assert len(known) == 1 if hard == 1 or form == "claim" else len(known) <= 2
+    assert wrong.verdict == f"No. {prompts.claim(scene, wrong.about)}"
 
 
-@given(seeds, st.booleans())
-@settings(max_examples=100)
-def test_statements_without_claims_are_those_of_the_world(seed, true):
-    scene = sample_scene(np.random.default_rng(seed), "train")
-    one, two = (np.random.default_rng(seed) for _ in range(2))
-    assert prompts.statement(scene, one, true=true).text == language.statement(scene, two, true=true)
-    assert one.random() == two.random()
+@given(seeds, st.sampled_from(["caption", "summary"]))
+@settings(max_examples=200)
+def test_no_statement_tells_of_a_scene_held_out_of_training(seed, form):
+    rng = np.random.default_rng(seed)
+    for _ in range(10):
+        for statement in prompts.statement_pair(sample_scene(rng, "train"), rng, form, hard=0.5):
+            told = read(statement.text, form)
+            assert told is not None
+            assert (told["shape"], told["colour"], told["direction"]) not in HELD_OUT

@@ -40,7 +40,7 @@ at the last token of the prompt; compared by cosine.
 
 {clips} held-out clips with distinct captions, written as H.264 files and read back at 2 frames a second; dense captions
 as queries; percent; chance for Recall@1 is {chance}. None of the clips' (shape, colour, direction) triples was in
-training. The layer was chosen on {layer_clips} other held-out clips.
+training. The layer was chosen on {layer_clips} other clips, of triples that were, with captions and summaries.
 
 | layer | text to video R@1 | R@5 | R@10 | video to text R@1 | R@5 | R@10 |
 | --- | --- | --- | --- | --- | --- | --- |
@@ -51,6 +51,13 @@ R@1/5/10 at layer {best}: {short}.
 
 Greedy tags, share right:
 {tags}.
+
+Greedy answers to each instruction: share that are well-formed, of their attributes that are right, of answers without
+a mistake.
+
+| instruction | well-formed | attributes | whole answer |
+| --- | --- | --- | --- |
+{answers}
 
 `Does the video match the sentence? Answer with a single word - Yes or No.`: accuracy {match} on right sentences and on
 wrong ones that differ in one attribute; the right one scores above the wrong one in {above} of pairs. Chance is half.
@@ -67,8 +74,8 @@ from a seed: `vidembed.shapes.write_clips`.
 ## Training
 
 `python -m tools.shapes.train --seed {seed} --steps {steps}`: {total} steps in three stages (tags; tags, captions,
-questions and first statements; tags and statements to judge), {minutes:.0f} minutes, Muon and AdamW. `train_log.jsonl`
-is its log. One seed: a repetition on another machine will differ by some points.{note}
+summaries, questions and first statements; all of them, and more statements), {minutes:.0f} minutes, Muon and
+AdamW. `train_log.jsonl` is its log. One seed: a repetition on another machine will differ by some points.{note}
 
 Objectives are generative only: next-token loss on tags, captions, summaries, answers, and yes/no with corrections.
 There is no contrastive loss, and the "in one word" prompts above were never trained. Two things make such small
@@ -126,6 +133,10 @@ def write_card(
         layer_clips=figures["layer_clips"],
         rows="\n".join(rows),
         short=" / ".join(triple(figures["summary_layers"][figures["best_layer"] - 1]["t2v"])),
+        answers="\n".join(
+            f"| `{instruction}` | {found['well_formed']:.2f} | {found['attributes']:.2f} | {found['all']:.2f} |"
+            for instruction, found in figures["abilities"]["answers"].items()
+        ),
         tags=", ".join(f"{name} {value:.2f}" for name, value in figures["tags"].items()),
         match=f"{figures['match']['accuracy']:.2f}",
         above=f"{100 * figures['match']['right_above_wrong']:.0f} %",

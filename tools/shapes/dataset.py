@@ -33,7 +33,8 @@ class Mixture:
         captions: Dense captions of each clip.
         summaries: Short summaries of each clip.
         questions: Questions about each clip.
-        statements: Sentences to judge about each clip, half of them wrong.
+        statements: Pairs of sentences to judge about each clip, a right one and a wrong one worded alike.
+        hard: Share of wrong sentences that differ in one attribute; the others differ in two.
         text_answers: What is asked about each text.
         isolated: Share of answers generated from the last prompt token alone.
     """
@@ -45,6 +46,7 @@ class Mixture:
     summaries: int = 0
     questions: int = 0
     statements: int = 0
+    hard: float = 0.7
     text_answers: tuple[Literal["tags", "short", "dense"], ...] = ("tags",)
     isolated: float = 0.5
 
@@ -154,8 +156,9 @@ def clip_row(builder: RowBuilder, scene: Scene, rng: np.random.Generator, mixtur
         instruction, answer = language.question(scene, rng)
         builder.ask(row, instruction, answer, video=True, isolated=False)
     for _ in range(mixture.statements):
-        statement = prompts.statement(scene, rng, true=bool(rng.random() < 0.5), hard=0.7, claims=0.4)
-        builder.judge(row, statement, reason=bool(rng.random() < 0.3))
+        form = prompts.FORMS[rng.choice(len(prompts.FORMS), p=(0.3, 0.45, 0.25))]
+        for statement in prompts.statement_pair(scene, rng, form, hard=mixture.hard):
+            builder.judge(row, statement, reason=bool(rng.random() < 0.3))
     return row
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 
@@ -15,11 +15,10 @@ from vidembed.shapes.language import (
     SUMMARY_ATTRIBUTES,
     WARDS,
     caption,
-    pick,
     summary,
     tag_groups,
 )
-from vidembed.shapes.world import Scene, vary
+from vidembed.shapes.world import Scene, split_of, vary
 
 EXPLAIN_QUESTION: Final = "Is the sentence right? Answer in detail."
 """The question of the reranker, answered with a correction where the sentence is wrong."""
@@ -72,39 +71,53 @@ class Statement:
         text: The sentence.
         true: Whether it is right.
         verdict: The answer with its reason: ``"Yes."``, or ``"No."`` and what is right instead.
+        about: The attribute in which it differs from the other one of its pair.
     """
 
     text: str
     true: bool
     verdict: str
+    about: str
 
 
-def statement(
-    scene: Scene, rng: np.random.Generator, *, true: bool, hard: float = 1.0, claims: float = 0.0
-) -> Statement:
-    """A sentence about a scene, right or wrong; at the defaults that of ``vidembed.shapes.language.statement``.
+Form = Literal["claim", "caption", "summary"]
+FORMS: Final[tuple[Form, ...]] = ("claim", "caption", "summary")
+
+
+def statement_pair(
+    scene: Scene, rng: np.random.Generator, form: Form, *, hard: float = 1.0
+) -> tuple[Statement, Statement]:
+    """A right and a wrong sentence about a scene, worded alike.
+
+    About a scene of the training split neither names a (shape, colour, direction) that is held out of training: such a
+    sentence would be wrong whenever training meets it.
 
     Args:
         scene: The scene.
         rng: Source of randomness.
-        true: Whether the sentence is right.
-        hard: Share of wrong sentences that differ in one attribute; the others differ in two.
-        claims: Share of sentences that are about one attribute only; the others are captions and summaries.
+        form: A claim about one attribute, a caption or a summary.
+        hard: Share of wrong captions and summaries that differ in one attribute; the others differ in two.
     """
-    form, easy = rng.random(), rng.random() >= hard
-    one = form < claims
-    dense = not one and form < (1 + claims) / 2
-    among = None if one or dense else SUMMARY_ATTRIBUTES
-    other = scene if true else vary(scene, rng, among)
-    changed = [name for name, value in other.attributes.items() if value != scene.attributes[name]]
-    verdict = "Yes." if true else f"No. {claim(scene, changed[0])}"
-    if one:
-        known = tuple(name for name in scene.attributes if scene.corner is not None or not name.startswith("corner"))
-        return Statement(claim(other, pick(rng, known) if true else changed[0]), true, verdict)
-    if easy and not true:
-        rest = tuple(n for n in scene.attributes if n not in changed and (among is None or n in among))
-        other = vary(other, rng, rest)
-    return Statement(caption(other, rng) if dense else summary(other, rng), true, verdict)
+    among = SUMMARY_ATTRIBUTES if form == "summary" else tuple(scene.attributes)
+    easy, wording = rng.random() >= hard, int(rng.integers(2**32))
+    other = _vary_within(scene, rng, among)
+    about = next(name for name, value in other.attributes.items() if value != scene.attributes[name])
+    if easy and form != "claim":
+        other = _vary_within(other, rng, tuple(name for name in among if name != about))
+
+    def say(told: Scene) -> str:
+        if form == "claim":
+            return claim(told, about)
+        return (caption if form == "caption" else summary)(told, np.random.default_rng(wording))
+
+    right = Statement(say(scene), true=True, verdict="Yes.", about=about)
+    return right, Statement(say(other), true=False, verdict=f"No. {claim(scene, about)}", about=about)
+
+
+def _vary_within(scene: Scene, rng: np.random.Generator, among: tuple[str, ...]) -> Scene:
+    while split_of(other := vary(scene, rng, among)) == "test" and split_of(scene) == "train":
+        pass
+    return other
 
 
 def lexicon() -> list[str]:

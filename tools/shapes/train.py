@@ -34,6 +34,7 @@ from vidembed.text import write_atomically
 
 logger = logging.getLogger(__name__)
 
+_EVERY_TEXT: Final = ("tags", "short", "dense")
 STAGES: Final[dict[str, tuple[int, Mixture]]] = {
     "tags": (800, Mixture(clips=24, texts=12, tags=1, isolated=0.3)),
     "describe": (
@@ -43,15 +44,31 @@ STAGES: Final[dict[str, tuple[int, Mixture]]] = {
             texts=8,
             tags=1,
             captions=1,
+            summaries=1,
             questions=1,
-            statements=2,
-            text_answers=("tags", "short", "dense"),
+            statements=1,
+            text_answers=_EVERY_TEXT,
             isolated=0.6,
         ),
     ),
-    "match": (1200, Mixture(clips=20, texts=12, tags=1, statements=5, text_answers=("tags", "dense"), isolated=0.8)),
+    "match": (
+        1600,
+        Mixture(
+            clips=16,
+            texts=12,
+            tags=1,
+            captions=1,
+            summaries=1,
+            questions=1,
+            statements=3,
+            hard=0.9,
+            text_answers=_EVERY_TEXT,
+            isolated=0.8,
+        ),
+    ),
 }
-"""Steps and mixture of each stage, in order: tags alone first, or the decoder learns to do without the clip."""
+"""Steps and mixture of each stage, in order: tags alone first, or the decoder learns to do without the clip.
+What the last stage does not ask for is unlearned in it."""
 
 TEXT_WEIGHT: Final = 0.5
 LOG_EVERY: Final = 50
