@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import logging
-from collections.abc import Callable, Iterator, Sequence, Set
+from collections.abc import Callable, Generator, Iterator, Sequence, Set
+from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
@@ -15,22 +17,13 @@ from tqdm.auto import tqdm
 
 from vidembed.backbone.architectures import Parts, find_parts
 from vidembed.backbone.prefix import Sharing, encode_visual, read_suffixes
+from vidembed.backbone.sharing import applied_adapters
 from vidembed.errors import BackboneError, InputError
-from vidembed.inputs import BYTES, PIXELS, Prepared, collate, load_input, name_of, normalized
-from vidembed.pipeline import (
-    Failed,
-    OnError,
-    VideoModel,
-    applied_adapters,
-    check_context,
-    check_on_error,
-    core_count,
-    prepare_ahead,
-    wants_bar,
-)
+from vidembed.inputs import BYTES, PIXELS, Failed, Prepared, collate, load_input, name_of, normalized, on_device, pinned
+from vidembed.pipeline import Feeder, OnError, VideoModel, check_context, check_on_error, wants_bar
 from vidembed.proof import find_sharing, probe_video
 from vidembed.scoring.checks import FloatArray
-from vidembed.video.clip import PICTURE_VERSION
+from vidembed.video.clip import PICTURE_VERSION, core_count
 from vidembed.visual_cache import VisualTokenCache, visual_key
 from vidembed.yes_no import (
     VIDEO_PART,
@@ -219,8 +212,11 @@ class PrefixSharingCrossEncoder(VideoModel, CrossEncoder):
         found = np.full((4, count), np.nan)  # the fields of `Answers`
         groups = by_video(pairs)
         bar_off = not wants_bar(options.show_progress_bar)
-        with tqdm(total=len(pairs), desc="Scoring", unit="pair", disable=bar_off) as bar:
-            for group, item in zip(groups, self._prepare_groups(groups, options), strict=True):
+        with (
+            tqdm(total=len(pairs), desc="Scoring", unit="pair", disable=bar_off) as bar,
+            closing(self._prepare_groups(groups, options, target)) as items,
+        ):
+            for group, item in zip(groups, items, strict=True):
                 if not isinstance(item, Failed):
                     video = reader.video_prompt(self._with_tokens(item.features, target))
                     self._ask_about(reader, video, group, found, options)
@@ -266,7 +262,9 @@ class PrefixSharingCrossEncoder(VideoModel, CrossEncoder):
             )
             options.skip(InputError(f"pairs[{pair.index}] {name_of(pair.video)}: {reason}"))
 
-    def _prepare_groups(self, groups: Sequence[list[Pair]], options: AskOptions) -> Iterator[Prepared | Failed]:
+    def _prepare_groups(
+        self, groups: Sequence[list[Pair]], options: AskOptions, target: torch.device
+    ) -> Generator[Prepared | Failed, None, None]:
         """Decode each video and process it with an empty sentence; or find it in the cache, already seen."""
         cache, made_by = self.visual_cache, {}
         if cache is not None:
@@ -289,15 +287,16 @@ class PrefixSharingCrossEncoder(VideoModel, CrossEncoder):
             return prepared
 
         on_error, workers = options.on_error, self.decode_workers
-        return prepare_ahead(
-            groups, prepare, name=lambda group: name_of(group[0].video), on_error=on_error, workers=workers
-        )
+        feeder = Feeder(groups, prepare, name=lambda group: name_of(group[0].video), on_error=on_error, workers=workers)
+        one_by_one = functools.partial(map, lambda item: [item])
+        with closing(feeder.batches(one_by_one, lambda items: pinned(items[0].features, target))) as batches:
+            for [item], features in batches:
+                yield item if isinstance(item, Failed) else replace(item, features=features)
 
     def _with_tokens(self, features: Features, target: torch.device) -> Features:
         """Features on the device; with a cache, visual tokens in the place of pixels."""
         key = features.pop(_KEY, None)
-        moved: Features = batch_to_device(features, target)
-        moved = normalized(moved, self._transformer.processor.video_processor)
+        moved = normalized(on_device(features, target), self._transformer.processor.video_processor)
         if key is None or self.visual_cache is None:
             return moved
         seen = encode_visual(self.parts, moved)

@@ -69,7 +69,7 @@ class VideoReranker(PrefixSharingCrossEncoder):
         sampling: The frame grid; default what the checkpoint says, else ``Sampling()``.
         video_backend: Video decoder, "pyav" or "decord".
         allow_url: Whether http(s) sources are fetched.
-        decode_workers: Videos prepared at once; default one per core, at most 8.
+        decode_workers: Videos prepared at once; default as `VideoEncoder`.
         shared_prefix: Whether to prefill each video once. False runs one pass per pair: slower, the same scores.
         visual_cache: Where the visual tokens of local files are kept from call to call; default nowhere.
         backbone: A loaded MLLM to share instead of `model_name_or_path`, as `VideoEncoder.backbone`.
