@@ -108,8 +108,9 @@ class Source(list[int]):
     read = 0
 
     def __iter__(self) -> Iterator[int]:
-        for self.read in range(1, len(self) + 1):
-            yield self[self.read - 1]
+        for item in super().__iter__():
+            self.read += 1
+            yield item
 
 
 def test_one_batch_of_a_list_is_made_while_the_model_runs() -> None:

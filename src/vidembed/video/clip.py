@@ -176,7 +176,7 @@ class DecodeLimits:
 
 
 DEFAULT_LIMITS: Final = DecodeLimits()
-_CPU_QUOTA: Final = Path("/sys/fs/cgroup/cpu.max")  # microseconds, or "max", and of how many
+CPU_QUOTA: Final = Path("/sys/fs/cgroup/cpu.max")  # microseconds, or "max", and of how many
 ANY_TIME: Final = DecodeLimits(timeout_s=None)
 
 
@@ -184,7 +184,7 @@ def core_count() -> int:
     """Cores that this process may use, by its affinity and by the quota of its container (Linux)."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
-        quota, period = _CPU_QUOTA.read_text().split()
+        quota, period = CPU_QUOTA.read_text().split()
         return max(1, min(cores, math.ceil(int(quota) / int(period))))
     except (OSError, ValueError):  # none, or "max"
         return cores
