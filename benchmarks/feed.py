@@ -27,6 +27,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ from transformers.image_utils import SizeDict
 
 from benchmarks.common import environment, high_water_mark, keep
 from vidembed import VideoEncoder, VideoFrames
-from vidembed.inputs import AS_BYTES, BYTES, PIXELS, Prepared, collate, normalized, token_batches
+from vidembed.inputs import AS_BYTES, BYTES, PIXELS, Prepared, collate, compressing_bytes, normalized, token_batches
 from vidembed.pipeline import Feeder
 
 FRAMES, WIDTH, HEIGHT = 30, 640, 360
@@ -67,16 +68,10 @@ def measure(model_type: str, folder: Path) -> dict[str, Any]:
     encoder = VideoEncoder(tiny.save(model_type, folder, max_position_embeddings=65_536), layer=4, device="cpu")
     video_processor: Any = encoder.processor.video_processor
     video_processor.size = SizeDict(shortest_edge=WIDTH, longest_edge=FRAMES * WIDTH * HEIGHT)
-    raw: dict[str, Any] = {"video": AS_BYTES}
-    whole = encoder.preprocess([clip(0)])
-    try:
-        as_bytes = encoder.preprocess([clip(0)], processing_kwargs=raw)
-        as_bytes[BYTES] = as_bytes.pop(PIXELS)
-        kept = torch.equal(normalized(as_bytes, video_processor)[PIXELS], whole[PIXELS])
-    except RuntimeError:  # video_llama_3 needs floats to choose tokens
-        kept = False
-    if not kept:
-        raw, as_bytes = {}, whole
+    prepare = functools.partial(encoder._prepare, 0, as_bytes=True)  # noqa: SLF001 - as its own threads call it
+    whole, as_bytes = encoder.preprocess([clip(0)]), prepare(clip(0)).features
+    kept = BYTES in as_bytes
+    assert torch.equal(normalized(as_bytes, video_processor)[PIXELS], whole[PIXELS])
     batches = {
         name: [Prepared(index, "", features) for index in range(4)]
         for name, features in (("floats", whole), ("bytes", as_bytes))
@@ -85,7 +80,7 @@ def measure(model_type: str, folder: Path) -> dict[str, Any]:
     frames = clip(0)
     found["processor"] = {
         "floats": milliseconds(lambda: encoder.preprocess([frames])),
-        "bytes": milliseconds(lambda: encoder.preprocess([frames], processing_kwargs=raw)),
+        "bytes": milliseconds(lambda: prepare(frames)),
     }
     found["normalize on the device (here the CPU)"] = {
         "floats": 0.0,
@@ -135,7 +130,8 @@ def preparing(encoder: VideoEncoder, *, as_bytes: bool) -> dict[str, float]:
 
     def without_lock() -> None:
         raw: Any = {"video": {**kwargs, **(AS_BYTES if as_bytes else {})}}
-        with ThreadPoolExecutor(2) as pool:
+        choosing = compressing_bytes(encoder.processor.video_processor) if as_bytes else nullcontext()
+        with choosing, ThreadPoolExecutor(2) as pool:
             list(pool.map(lambda video: host([{"video": video}], processing_kwargs=raw), videos))
 
     threads(1)  # what is tried once on a model, is now
