@@ -335,8 +335,8 @@ def normalized(features: Features, video_processor: Any) -> Features:  # whose t
 def compressing_bytes(video_processor: Any) -> Iterator[None]:
     """Let video_llama_3's video processor choose the tokens that it keeps as it does with floats, while it makes bytes.
 
-    By its own method, which compares each frame with the one before: two frames at a time are normalized for it, in the
-    place of all of them.
+    By its own method, which compares each frame with the one before: it is given two frames at a time, normalized, in
+    the place of all of them.
     """
     choose: Callable[..., torch.Tensor] | None = getattr(video_processor, _COMPRESSION, None)
     if choose is None:
@@ -349,12 +349,11 @@ def compressing_bytes(video_processor: Any) -> Iterator[None]:
         chosen = []
         videos = torch.split(pixel_values_videos, video_grid_thw.prod(1).tolist())
         for patches, grid, merge in zip(videos, video_grid_thw, video_merge_sizes, strict=True):
-            frames = patches.view(int(grid[0]), -1, patches.shape[1])  # (T, H * W, patch)
-            for last in range(len(frames)):
-                pair = frames[max(0, last - 1) : last + 1]
-                floats = normalized({BYTES: pair.flatten(0, 1)}, video_processor)[PIXELS]
+            pair: list[torch.Tensor] = []  # (H * W, patch) each
+            for frame in torch.chunk(patches, int(grid[0])):
+                pair = [*pair[-1:], normalized({BYTES: frame}, video_processor)[PIXELS]]
                 size = torch.cat([grid.new_tensor([len(pair)]), grid[1:]])[None]
-                kept = choose(pixel_values_videos=floats, video_grid_thw=size, video_merge_sizes=merge[None])
+                kept = choose(pixel_values_videos=torch.cat(pair), video_grid_thw=size, video_merge_sizes=merge[None])
                 chosen.append(kept.view(len(pair), -1)[-1])
         return torch.cat(chosen)
 
