@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from vidembed import VideoEncoder, VideoReranker
-from vidembed.pipeline import weights_digest
+from vidembed.backbone.sharing import weights_digest
 
 TENSORS = 730  # Qwen2.5-VL-7B has 729
 CALLS = 30

@@ -9,7 +9,7 @@ import pytest
 
 from vidembed import VideoEncoder, VideoReranker
 from vidembed.backbone.load import load_backbone
-from vidembed.pipeline import applied_adapters
+from vidembed.backbone.sharing import applied_adapters
 
 peft = pytest.importorskip("peft")
 BaseTunerLayer = pytest.importorskip("peft.tuners.tuners_utils").BaseTunerLayer

@@ -12,9 +12,9 @@ from sentence_transformers.sentence_transformer.modules import Dense
 from torch import nn
 
 from vidembed import VideoEncoder, VideoReranker
+from vidembed.backbone.sharing import weights_digest
 from vidembed.errors import BackboneError
 from vidembed.evaluation.embedder import embedder_of
-from vidembed.pipeline import weights_digest
 
 peft = pytest.importorskip("peft")
 

@@ -82,7 +82,8 @@ def test_the_cpu_asks_one_by_one_by_default_and_a_gpu_does_not(
     assert reranker.max_batch_tokens is None
     assert passes(reranker, lambda: reranker.predict(pairs)) == [1] * 6  # prefix and sentence of each
     monkeypatch.setattr(reranker, "_resolve_inference_device", lambda _device: torch.device("cuda"))
-    monkeypatch.setattr("vidembed.cross_encoder.batch_to_device", lambda features, _device: features)  # there is none
+    for name in ("on_device", "pinned"):  # there is none
+        monkeypatch.setattr(f"vidembed.cross_encoder.{name}", lambda features, _device: features)
     assert passes(reranker, lambda: reranker.predict(pairs)) == [3]
     assert passes(reranker, lambda: reranker.predict(pairs, batch_size=1)) == [1] * 6
 

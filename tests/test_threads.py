@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from vidembed import VideoEncoder, VideoFrames, VideoReranker
+from vidembed.backbone.sharing import applied_adapters
 from vidembed.checkpoint import CheckpointConfig
 from vidembed.errors import BackboneError
-from vidembed.pipeline import applied_adapters
 
 pytest.importorskip("peft")
 

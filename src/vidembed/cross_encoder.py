@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence, Set
+import functools
+from collections.abc import Callable, Generator, Sequence, Set
+from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
@@ -14,25 +16,34 @@ from tqdm.auto import tqdm
 
 from vidembed.backbone.architectures import Parts, find_parts
 from vidembed.backbone.prefix import Sharing, encode_visual, packs, read_suffixes
+from vidembed.backbone.sharing import applied_adapters
 from vidembed.errors import BackboneError, InputError
-from vidembed.inputs import BYTES, PIXELS, Prepared, collate, load_input, name_of, normalized
+from vidembed.inputs import (
+    BYTES,
+    PIXELS,
+    Failed,
+    Prepared,
+    collate,
+    load_input,
+    name_of,
+    normalized,
+    on_device,
+    pinned,
+    token_batches,
+)
 from vidembed.pipeline import (
     MAX_BATCH_TOKENS,
-    Failed,
+    Feeder,
     HalvingRunner,
     OnError,
     VideoModel,
-    applied_adapters,
     check_context,
-    core_count,
-    prepare_ahead,
-    token_batches,
     wants_bar,
 )
 from vidembed.proof import can_batch, find_sharing, probe_video
 from vidembed.scoring.checks import FloatArray
 from vidembed.video import VideoFrames
-from vidembed.video.clip import PICTURE_VERSION
+from vidembed.video.clip import PICTURE_VERSION, core_count
 from vidembed.visual_cache import VisualTokenCache, visual_key
 from vidembed.yes_no import (
     Answers,
@@ -211,8 +222,11 @@ class PrefixSharingCrossEncoder(VideoModel, CrossEncoder):
         most = self._batch_tokens(groups, options, target) if then is None else 0
         alone = [group for group in groups if not most or len(group) > 1]
         bar_off = not wants_bar(options.show_progress_bar)
-        with tqdm(total=len(pairs), desc="Scoring", unit="pair", disable=bar_off) as bar:
-            for group, item in zip(alone, self._prepare_groups(alone, options), strict=True):
+        with (
+            tqdm(total=len(pairs), desc="Scoring", unit="pair", disable=bar_off) as bar,
+            closing(self._prepare_groups(alone, options, target)) as items,
+        ):
+            for group, item in zip(alone, items, strict=True):
                 if not isinstance(item, Failed):
                     video = reader.video_prompt(self._with_tokens(item.features, target))
                     self._ask_about(reader, video, group, found, options)
@@ -263,35 +277,38 @@ class PrefixSharingCrossEncoder(VideoModel, CrossEncoder):
         """Write the answers about videos with one sentence each into `found`; passes of at most `most` tokens."""
         device = reader.parts.base.device
 
-        def rows() -> Iterator[Prepared | Failed]:
-            groups = [[pair] for pair in pairs]
-            for place, (pair, item) in enumerate(zip(pairs, self._prepare_groups(groups, options), strict=True)):
-                row = item
-                if isinstance(item, Prepared):
-                    # pixels wait for their batch where they were made, visual tokens on the device: they are fewer
-                    seen = item.features if self.visual_cache is None else self._with_tokens(item.features, device)
-                    video = reader.video_prompt(seen, prefilled=False)
-                    try:
-                        whole = video.followed_by(self._suffix(reader, video, pair))
-                        row = Prepared(place, item.name, whole)
-                    except InputError as error:
-                        options.skip(error)
-                        row = Failed(item.index, item.name, error)
-                yield row
+        def rows() -> Generator[Prepared | Failed, None, None]:
+            with closing(self._prepare_groups([[pair] for pair in pairs], options, device)) as items:
+                for place, (pair, item) in enumerate(zip(pairs, items, strict=True)):
+                    row = item
+                    if isinstance(item, Prepared):
+                        # pixels wait for their batch where they were made, visual tokens on the device: they are fewer
+                        seen = item.features if self.visual_cache is None else self._with_tokens(item.features, device)
+                        video = reader.video_prompt(seen, prefilled=False)
+                        try:
+                            whole = video.followed_by(self._suffix(reader, video, pair))
+                            row = Prepared(place, item.name, whole)
+                        except InputError as error:
+                            options.skip(error)
+                            row = Failed(item.index, item.name, error)
+                    yield row
 
-        def read(batch: list[Prepared]) -> list[list[float]]:
-            features = self._with_tokens(collate(batch, pad_token_id=reader.pad_token_id), device)
+        def join(batch: list[Prepared]) -> Features:
+            return self._with_tokens(collate(batch, pad_token_id=reader.pad_token_id), device)
+
+        def read(_batch: list[Prepared], features: Features) -> list[list[float]]:
             answers: list[list[float]] = torch.stack(reader.log_odds(reader.read_whole(features)), dim=1).tolist()
             return answers
 
-        run = HalvingRunner(read)
-        for batch in token_batches(rows(), max_items=options.batch_size, max_tokens=most):
-            ready = [row for row in batch if isinstance(row, Prepared)]
-            for part in packs([row.float_bytes for row in ready], BATCH_BYTES):
-                some = [ready[place] for place in part]
-                for row, answer in zip(some, run(some), strict=True):
-                    self._keep(pairs[row.index], answer, 0.0, found, options)
-            bar.update(len(batch))
+        run = HalvingRunner(read, join)
+        with closing(rows()) as waiting:
+            for batch in token_batches(waiting, max_items=options.batch_size, max_tokens=most):
+                ready = [row for row in batch if isinstance(row, Prepared)]
+                for part in packs([row.float_bytes for row in ready], BATCH_BYTES):
+                    some = [ready[place] for place in part]
+                    for row, answer in zip(some, run(some), strict=True):
+                        self._keep(pairs[row.index], answer, 0.0, found, options)
+                bar.update(len(batch))
 
     @staticmethod
     def _keep(pair: Pair, answer: Sequence[float], prior: float, found: np.ndarray, options: AskOptions) -> None:
@@ -312,7 +329,9 @@ class PrefixSharingCrossEncoder(VideoModel, CrossEncoder):
         several = self.shared_prefix and options.batch_size > 1 and sum(len(group) == 1 for group in groups) > 1
         return most if most and several and not options.priors and self.can_batch() else 0
 
-    def _prepare_groups(self, groups: Sequence[list[Pair]], options: AskOptions) -> Iterator[Prepared | Failed]:
+    def _prepare_groups(
+        self, groups: Sequence[list[Pair]], options: AskOptions, target: torch.device
+    ) -> Generator[Prepared | Failed, None, None]:
         """Decode each video and process it with an empty sentence; or find it in the cache, already seen."""
         cache, made_by = self.visual_cache, {}
         if cache is not None:
@@ -332,15 +351,16 @@ class PrefixSharingCrossEncoder(VideoModel, CrossEncoder):
             return prepared
 
         on_error, workers = options.on_error, self.decode_workers
-        return prepare_ahead(
-            groups, prepare, name=lambda group: name_of(group[0].video), on_error=on_error, workers=workers
-        )
+        feeder = Feeder(groups, prepare, name=lambda group: name_of(group[0].video), on_error=on_error, workers=workers)
+        one_by_one = functools.partial(map, lambda item: [item])
+        with closing(feeder.batches(one_by_one, lambda items: pinned(items[0].features, target))) as batches:
+            for [item], features in batches:
+                yield item if isinstance(item, Failed) else replace(item, features=features)
 
     def _with_tokens(self, features: Features, target: torch.device) -> Features:
         """Features on the device; with a cache, visual tokens in the place of pixels."""
         known = {name: value for name, value in features.items() if name != _KEY}
-        moved: Features = batch_to_device(known, target)
-        moved = normalized(moved, self._transformer.processor.video_processor)
+        moved = normalized(on_device(known, target), self._transformer.processor.video_processor)
         if _KEY not in features or self.visual_cache is None:
             return moved
         seen = encode_visual(self.parts, moved)  # of what is not kept too, so that all can go into one batch

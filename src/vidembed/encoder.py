@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, Unpack, cast, overload
@@ -13,36 +14,45 @@ import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Normalize
 from sentence_transformers.sentence_transformer.modules import Pooling
-from sentence_transformers.util import batch_to_device, truncate_embeddings
+from sentence_transformers.util import truncate_embeddings
 from torch import nn
 from tqdm.auto import tqdm
 
 from vidembed.backbone.architectures import Parts, find_parts
 from vidembed.backbone.cut import as_transformer_module, cut, default_layer
 from vidembed.backbone.load import Backbone, Features
-from vidembed.backbone.sharing import add_user
+from vidembed.backbone.sharing import add_user, applied_adapters, weights_digest
 from vidembed.backbone.templates import ZERO_SHOT_PREFIX, eol_template
 from vidembed.card import TAGS, TRAINED_TAG, encoder_usage, model_card, shown_name, updated, write_with_usage
 from vidembed.checkpoint import FILE_NAME, CheckpointConfig, merged, put_adapter
 from vidembed.errors import BackboneError, InputError, LayerChosen, LayerError, warn
-from vidembed.inputs import Input, Prepared, collate, is_text, kind_of, load_input, name_of, normalized
+from vidembed.inputs import (
+    Failed,
+    Input,
+    Prepared,
+    collate,
+    is_text,
+    kind_of,
+    load_input,
+    name_of,
+    normalized,
+    on_device,
+    pinned,
+    token_batches,
+)
 from vidembed.pipeline import (
     MAX_BATCH_TOKENS,
-    Failed,
+    Feeder,
     HalvingRunner,
     OnError,
     VideoModel,
-    applied_adapters,
     check_on_error,
-    core_count,
-    prepare_ahead,
     report,
-    token_batches,
     wants_bar,
-    weights_digest,
 )
 from vidembed.registry import portable_name
 from vidembed.video import Sampling, VideoError
+from vidembed.video.clip import core_count
 
 if TYPE_CHECKING:
     from sentence_transformers.base.modules.transformer import ProcessingKwargs
@@ -102,7 +112,8 @@ class VideoEncoder(VideoModel, SentenceTransformer):
             180 frames: VidVec section 4).
         video_backend: Video decoder, "pyav" or "decord".
         allow_url: Whether http(s) sources are fetched.
-        decode_workers: Decode threads; default one per core, at most 8.
+        decode_workers: Decode threads; default one per core, less one where the model is on a GPU, and at most one per
+            GiB of the machine's memory.
         max_batch_tokens: Padded tokens per batch.
         backbone: A loaded MLLM to share instead of `model_name_or_path`, as `VideoReranker.backbone`.
         **kwargs: Everything `SentenceTransformer` takes (``device``, ``model_kwargs``, ``truncate_dim``, ...).
@@ -469,7 +480,7 @@ class VideoEncoder(VideoModel, SentenceTransformer):
         total = len(inputs) if isinstance(inputs, Sequence) else None
         at_once = min(self.decode_workers, total or self.decode_workers)
         options: dict[str, Any] = {"prompt": prompt, "processing_kwargs": processing_kwargs, "task": task}
-        prepared = prepare_ahead(
+        feeder = Feeder(
             inputs,
             # several videos at a time need no threads of their own
             functools.partial(self._prepare, threads=max(1, core_count() // at_once), as_bytes=True, **options),
@@ -477,21 +488,32 @@ class VideoEncoder(VideoModel, SentenceTransformer):
             on_error=on_error,
             workers=self.decode_workers,
         )
-        embed = HalvingRunner(functools.partial(self._embed_batch, output_value=output_value, task=task, **readout))
-        with tqdm(total=total, desc="Encoding", unit="input", disable=not show_progress_bar) as bar:
-            most = self.max_batch_tokens
-            for batch in token_batches(prepared, max_items=batch_size, max_tokens=most, joins=self.can_join):
-                values = iter(embed([item for item in batch if isinstance(item, Prepared)]))
+        target, most = self._resolve_inference_device(readout.get("device")), self.max_batch_tokens
+        group = functools.partial(token_batches, max_items=batch_size, max_tokens=most, joins=self.can_join)
+
+        def join(items: list[Prepared]) -> Features:
+            return pinned(collate(items, pad_token_id=self.tokenizer.pad_token_id or 0), target)
+
+        embed = HalvingRunner(
+            functools.partial(self._embed_batch, output_value=output_value, task=task, **readout), join
+        )
+        bar = tqdm(total=total, desc="Encoding", unit="input", disable=not show_progress_bar)
+        with bar, closing(feeder.batches(group, join)) as batches:
+            for batch, features in batches:
+                values = iter(embed([item for item in batch if isinstance(item, Prepared)], features))
                 results: list[Result | Failed] = [item if isinstance(item, Failed) else next(values) for item in batch]
                 if output_value == "sentence_embedding":
                     results = [_finite(*pair, on_error) for pair in zip(batch, results, strict=True)]
+                bar.set_postfix_str(str(feeder.waiting), refresh=False)
                 bar.update(len(results))
+                del batch, features, values  # the next is made while these are used
                 yield from results
 
     @torch.inference_mode()
     def _embed_batch(
         self,
         batch: list[Prepared],
+        features: Features,
         *,
         output_value: str | None,
         truncate_dim: int | None,
@@ -500,11 +522,10 @@ class VideoEncoder(VideoModel, SentenceTransformer):
         device: str | torch.device | None = None,
         **forward_kwargs: Any,
     ) -> list[Result]:
-        """Run the model on one batch."""
+        """Run the model on one batch, which `features` are of."""
         target = self._resolve_inference_device(device)
         self.eval()
-        features = batch_to_device(collate(batch, pad_token_id=self.tokenizer.pad_token_id or 0), target)
-        features = normalized(features, self._transformer.processor.video_processor)
+        features = normalized(on_device(features, target), self._transformer.processor.video_processor)
         outputs = self(features, **forward_kwargs)  # __call__, for `compile`
         if truncate_dim is not None:
             outputs["sentence_embedding"] = truncate_embeddings(outputs["sentence_embedding"], truncate_dim)

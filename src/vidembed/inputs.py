@@ -248,6 +248,40 @@ class Prepared:
         return 4 * sum(value.numel() for value in self.features.values() if isinstance(value, torch.Tensor))
 
 
+@dataclass(frozen=True)
+class Failed:
+    """An input that could not be prepared or embedded."""
+
+    index: int  # position among the inputs of the call
+    name: str  # in messages
+    error: Exception
+
+
+def token_batches(
+    prepared: Iterable[Prepared | Failed], *, max_items: int, max_tokens: int, joins: Callable[[], bool] = lambda: True
+) -> Iterator[list[Prepared | Failed]]:
+    """Group inputs, in order, into batches of at most `max_items` prepared rows and `max_tokens` padded tokens.
+
+    A longer input is a batch of its own, and so is one with media where `joins` says that such cannot be joined. Failed
+    inputs stay in their places and count for nothing.
+    """
+    batch: list[Prepared | Failed] = []
+    rows = width = 0
+    media = False  # in the batch
+    for item in prepared:
+        if isinstance(item, Prepared):
+            width = max(width, item.tokens)
+            apart = rows and (media or item.has_media) and not joins()
+            if rows and (apart or rows == max_items or width * (rows + 1) > max_tokens):
+                yield batch
+                batch, rows, width, media = [], 0, item.tokens, False
+            rows += 1
+            media |= item.has_media
+        batch.append(item)
+    if batch:
+        yield batch
+
+
 def collate(batch: Sequence[Prepared], *, pad_token_id: int) -> Features:
     """Join inputs into one left-padded batch, as the processor would have made it from all of them at once."""
     width = max(item.tokens for item in batch)
@@ -328,6 +362,26 @@ def compressing_bytes(video_processor: Any) -> Iterator[None]:
         yield
     finally:
         del vars(video_processor)[_COMPRESSION]
+
+
+def pinned(features: Features, device: torch.device) -> Features:
+    """Features in memory that a GPU copies from by itself, where `device` is one; else as they are."""
+    if device.type != "cuda":
+        return features
+    try:
+        return {
+            name: value.pin_memory() if isinstance(value, torch.Tensor) else value for name, value in features.items()
+        }
+    except RuntimeError:  # there is no more of it, and any other does
+        return features
+
+
+def on_device(features: Features, device: torch.device) -> Features:
+    """Features on a device. Nothing waits for a copy out of pinned memory but what reads it there."""
+    return {
+        name: value.to(device, non_blocking=device.type == "cuda") if isinstance(value, torch.Tensor) else value
+        for name, value in features.items()
+    }
 
 
 def split_rows(features: Features, indices: Sequence[int], names: Sequence[str]) -> list[Prepared]:

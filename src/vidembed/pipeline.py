@@ -7,14 +7,14 @@ import hashlib
 import itertools
 import json
 import logging
-import os
 import threading
+import time
 from abc import abstractmethod
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, NoReturn, Self, TypeVar, cast
 
@@ -29,13 +29,23 @@ from vidembed import proof
 from vidembed.backbone.cut import declare_sampling, without_hooks
 from vidembed.backbone.load import Backbone, Features, check_device, check_dtype, load_backbone
 from vidembed.backbone.options import check_quantized_once, log_loaded, quantization_name
-from vidembed.backbone.sharing import Links, after_move, before_move, before_training, own_modules, sampled_values
+from vidembed.backbone.sharing import (
+    Links,
+    after_move,
+    applied_adapters,
+    before_move,
+    before_training,
+    is_packed,
+    own_modules,
+    weights_digest,
+)
 from vidembed.checkpoint import ADAPTER_FILES, FILE_NAME, CheckpointConfig, open_recipe
 from vidembed.errors import BackboneError, InputError, kept_warnings, warn
 from vidembed.inputs import (
     AS_BYTES,
     BYTES,
     PIXELS,
+    Failed,
     Prepared,
     compressing_bytes,
     is_text,
@@ -45,6 +55,7 @@ from vidembed.inputs import (
 )
 from vidembed.registry import resolve_model
 from vidembed.video import Sampling, VideoError, VideoFrames
+from vidembed.video.clip import worker_count
 from vidembed.video.fetch import UrlAccess
 
 if TYPE_CHECKING:
@@ -63,8 +74,6 @@ _PIXEL_SETTINGS = (  # numbers of an image or video processor that change pixels
     *("size", "do_resize", "resample", "do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std"),
     *("patch_size", "temporal_patch_size", "merge_size", "use_token_compression", "cap_pixels_per_frame"),
 )
-_PACKED = "__tensor_flatten__"  # of tensors of torchao, which are made of others
-_WRAPPED = "base_layer"  # where an adapter layer of PEFT keeps the layer that it wraps
 # fast tokenizers hold padding and truncation as state, which one thread could change under another; decoding, the long
 # part, runs outside. Of the module and not of a model, which process pools pickle.
 _PROCESSOR_LOCK = threading.Lock()
@@ -116,7 +125,7 @@ class VideoModel(BaseModel):
             self._settings_file = load_file_path(name, self._settings_name, **{key: kwargs[key] for key in hub})
         self.video_backend = video_backend
         self.allow_url = allow_url
-        self.decode_workers = decode_workers or min(8, core_count())  # more decoders wait on memory, not on cores
+        self.decode_workers = decode_workers or worker_count(0 if self.device.type == "cpu" else 1)
 
     @property
     def _transformer(self) -> Transformer:
@@ -177,7 +186,7 @@ class VideoModel(BaseModel):
         if not safe_serialization:
             raise ValueError("safe_serialization=False is refused: weights are saved as safetensors only.")
         model = self._transformer.model
-        if quantized := next((name for name, tensor in model.named_parameters() if hasattr(tensor, _PACKED)), None):
+        if quantized := next((name for name, tensor in model.named_parameters() if is_packed(tensor)), None):
             raise BackboneError(
                 f"{quantized} is quantized, and such weights are not saved: save the model without quantize, and "
                 "give that where it is loaded."
@@ -199,7 +208,7 @@ class VideoModel(BaseModel):
         Weights enter as a digest of sampled values, read anew at each call, so the same model has the same fingerprint
         whether it was cut on the fly or loaded from a checkpoint, on any device; a trained model, other adapters,
         another layer, prompt, frame grid, dtype or ``truncate_dim`` has another. What it does not see:
-        `vidembed.pipeline.weights_digest`.
+        `vidembed.backbone.sharing.weights_digest`.
         """
         module = self._transformer
         processor = module.processor
@@ -363,75 +372,9 @@ def _no_grid(video_processor: Any) -> Iterator[None]:
         vars(video_processor).update(grid)
 
 
-@torch.no_grad()
-def weights_digest(model: nn.Module) -> str:
-    """SHA-256 hex digest of name, shape and 64 evenly spaced values of every parameter and saved buffer.
-
-    Nothing is kept between calls: neither the address nor the version counter of a tensor shows every change (writes
-    through ``.data`` and to inference tensors leave both). Adapter layers that apply no adapter count as the layers
-    that they wrap; those that apply one count with its name and scale. The digest changes with training, merging an
-    adapter or a cast, not with the device; an edit that touches none of the sampled values, such as one row of an
-    embedding table, it does not see. ValueError for a tensor on the device "meta", which has no values.
-    """
-    adapters, saved = applied_adapters(model), model.state_dict(keep_vars=True)
-    stored = [*model.named_parameters(), *(one for one in model.named_buffers() if one[0] in saved)]  # tied ones once
-    named = ((_name_in_use(name, adapters), tensor) for name, tensor in stored)
-    tensors = {part: each for name, tensor in named if name is not None for part, each in _unpacked(name, tensor)}
-    digest = hashlib.sha256()
-    for name, values in sorted(sampled_values(tensors).items()):
-        digest.update(f"{name}{tuple(tensors[name].shape)}".encode() + values)
-    for name, applied in sorted(adapters.items()):
-        if applied:
-            digest.update(f"{name}{sorted(applied.items())}".encode())
-    return digest.hexdigest()
-
-
-def _unpacked(name: str, tensor: torch.Tensor) -> list[tuple[str, torch.Tensor]]:
-    """The tensor by its name, or those that a quantized one is made of."""
-    flatten = getattr(tensor, _PACKED, None)
-    if flatten is None:
-        return [(name, tensor)]
-    parts = {part: getattr(tensor, part) for part in flatten()[0]}
-    return [(f"{name}.{part}", each) for part, each in parts.items() if each is not None]
-
-
-def _name_in_use(name: str, adapters: Mapping[str, Mapping[str, object]]) -> str | None:
-    """The name of a tensor in the model without the adapters that it does not apply; None if it belongs to one."""
-    layer, _, rest = name.rpartition(".")
-    while layer and layer not in adapters:
-        layer, _, last = layer.rpartition(".")
-        rest = f"{last}.{rest}"
-    if not layer:
-        return name
-    kind, _, rest = rest.partition(".")  # such as lora_A, then the name of the adapter
-    if kind == _WRAPPED:
-        return name if adapters[layer] else f"{layer}.{rest}"
-    return name if rest.partition(".")[0] in adapters[layer] else None
-
-
 def fields_digest(fields: Mapping[str, object]) -> str:
     """SHA-256 hex digest of a JSON-able dict, independent of key order."""
     return hashlib.sha256(json.dumps(fields, sort_keys=True, ensure_ascii=True).encode()).hexdigest()
-
-
-def applied_adapters(model: nn.Module) -> dict[str, dict[str, float | None]]:
-    """The adapters that each adapter layer of PEFT applies now, and the scale of each, by the name of the layer.
-
-    Empty for a layer whose adapters are switched off, or already added to its weights.
-    """
-    found: dict[str, dict[str, float | None]] = {}
-    for name, layer in model.named_modules():
-        if not hasattr(layer, _WRAPPED):
-            continue
-        merged = list(getattr(layer, "merged_adapters", ()))
-        if getattr(layer, "disable_adapters", False):
-            # its next forward pass takes a merged adapter out again
-            found[name] = {f"{adapter} (merged, switched off)": None for adapter in merged}
-        else:
-            active, scales = getattr(layer, "active_adapters", ()), getattr(layer, "scaling", {})
-            names = [] if merged else [active] if isinstance(active, str) else active
-            found[name] = {adapter: scales.get(adapter) for adapter in names}
-    return found
 
 
 def max_positions(config: PretrainedConfig | None) -> int | None:
@@ -465,65 +408,170 @@ def wants_bar(show_progress_bar: bool | None) -> bool:
     return show_progress_bar
 
 
-def core_count() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+@dataclass
+class Waiting:
+    """How long the two sides of a run waited for each other, seconds."""
+
+    began: float = field(default_factory=time.perf_counter)
+    for_decoding: float = 0.0  # the thread of the model: nothing was ready for it
+    for_model: float = 0.0  # what decodes and prepares: as much was ready as may be
+
+    def __str__(self) -> str:
+        """Say which side waited longer, and for which share of the time."""
+        share = max(self.for_decoding, self.for_model) / max(time.perf_counter() - self.began, 1e-9)
+        side = "decoding" if self.for_decoding > self.for_model else "the model"
+        return f"waits for {side} {share:.0%}"
 
 
-@dataclass(frozen=True)
-class Failed:
-    """An input that could not be prepared or embedded."""
+class Feeder(Generic[T]):
+    """Prepares inputs in threads and joins them into batches in another, one batch ahead of the model.
 
-    index: int  # position among the inputs of the call
-    name: str  # in messages
-    error: Exception
-
-
-def prepare_ahead(
-    inputs: Iterable[T],
-    prepare: Callable[[int, T], Prepared],
-    prepare_texts: Callable[[Sequence[int], Sequence[T]], list[Prepared]] | None = None,
-    *,
-    name: Callable[[T], str] = name_of,
-    on_error: OnError,
-    workers: int,
-) -> Iterator[Prepared | Failed]:
-    """Prepare inputs by `prepare` in threads, as many as `workers`, and yield them in input order.
-
-    `inputs` is read lazily, ahead by at most twice `workers`. Texts are prepared several at a time by `prepare_texts`,
-    without it each by itself. An error is raised, with "skip" yielded as `Failed`; `name` names its input.
+    A list is read there too, and any other iterable in the thread of the caller, which alone can be interrupted: by at
+    most twice `workers` ahead of what is joined. Texts are prepared several at a time by `prepare_texts`, without it
+    each by itself. An error is raised, with "skip" given as `Failed`; `name` names its input.
     """
 
-    def prepare_chunk(chunk: list[tuple[int, T]]) -> tuple[list[Prepared | Failed], list[Warning]]:
-        kept: list[Warning] = []
-        kept_warnings.set(kept)  # of this thread of the executor
-        if prepare_texts is not None and is_text(chunk[0][1]):
-            with suppress(ValueError, OSError):  # the one that fails is found below
-                return [*prepare_texts([index for index, _ in chunk], [item for _, item in chunk])], kept
-        results: list[Prepared | Failed] = []
-        for index, item in chunk:
-            try:
-                results.append(prepare(index, item))
-            except (VideoError, ValueError, OSError) as error:
-                results.append(Failed(index, name(item), error))
-        return results, kept
+    def __init__(
+        self,
+        inputs: Iterable[T],
+        prepare: Callable[[int, T], Prepared],
+        prepare_texts: Callable[[Sequence[int], Sequence[T]], list[Prepared]] | None = None,
+        *,
+        name: Callable[[T], str] = name_of,
+        on_error: OnError,
+        workers: int,
+    ) -> None:
+        self.waiting = Waiting()
+        self._prepare, self._prepare_texts, self._name, self._on_error = prepare, prepare_texts, name, on_error
+        self._jobs = _chunks(inputs, texts_together=prepare_texts is not None)
+        self._is_list = isinstance(inputs, (list, tuple))
+        self._room = 2 * workers
+        self._pending: deque[Future[tuple[list[Prepared | Failed], list[Warning]]]] = deque()
+        self._change = threading.Condition()  # of what is pending, of `_ended` and of the batch that is made
+        self._ended = False  # nothing more is read
+        self._idle_since = 0.0  # when the last input was prepared, so far
+        self._threads = ThreadPoolExecutor(workers, thread_name_prefix="vidembed-decode")
 
-    executor = ThreadPoolExecutor(workers, thread_name_prefix="vidembed-decode")
-    pending: deque[Future[tuple[list[Prepared | Failed], list[Warning]]]] = deque()
-    jobs = _chunks(inputs, texts_together=prepare_texts is not None)
-    try:
+    def batches(
+        self,
+        group: Callable[[Iterator[Prepared | Failed]], Iterator[list[Prepared | Failed]]],
+        join: Callable[[list[Prepared]], Features],
+    ) -> Generator[tuple[list[Prepared | Failed], Features], None, None]:
+        """Yield batches, in input order, as `group` divides them, and what `join` makes of each. Once.
+
+        Both run in a thread of their own. Its threads have ended when this has, or is closed.
+        """
+        batches = group(self._prepared())
+
+        def make() -> tuple[list[Prepared | Failed] | None, Features, list[Warning]]:
+            kept: list[Warning] = []
+            kept_warnings.set(kept)  # of this thread
+            batch = next(batches, None)
+            items = [item for item in batch or () if isinstance(item, Prepared)]
+            return batch, _joined(items, join) if items else {}, kept
+
+        maker = ThreadPoolExecutor(1, thread_name_prefix="vidembed-batch")
+        try:
+            made, returned = maker.submit(make), 0.0
+            while True:
+                asked = time.perf_counter()
+                if returned and made.done() and not self._ended and all(one.done() for one in list(self._pending)):
+                    self.waiting.for_model += asked - max(returned, self._idle_since)
+                self._wait_for(made)
+                batch, features, kept = made.result()
+                for warning in kept:
+                    warn(warning)
+                if batch is None:
+                    return
+                if not self._is_list:
+                    self._read()  # while the model runs, nobody does
+                made = maker.submit(make)
+                returned = time.perf_counter()
+                self.waiting.for_decoding += returned - asked
+                yield batch, features
+                del batch, features
+        finally:
+            with self._change:
+                self._ended = True
+                for one in self._pending:
+                    one.cancel()
+                self._pending.clear()
+                self._change.notify_all()
+            maker.shutdown(wait=True, cancel_futures=True)
+            self._threads.shutdown(wait=True, cancel_futures=True)
+
+    def _wait_for(self, made: Future[Any]) -> None:
+        """Read inputs until a batch is made."""
+
+        def wake(_made: object) -> None:
+            with self._change:
+                self._change.notify_all()
+
+        def can_go_on() -> bool:
+            return made.done() or not (self._is_list or self._ended or len(self._pending) >= self._room)
+
+        made.add_done_callback(wake)
+        while not made.done():
+            if not self._is_list:
+                self._read()
+            with self._change:
+                self._change.wait_for(can_go_on)
+
+    def _read(self) -> None:
+        """Have threads prepare as many inputs as there is room for."""
+        while not self._ended and len(self._pending) < self._room:
+            job = next(self._jobs, None)
+            with self._change:
+                if job is None or self._ended:
+                    self._ended = True
+                else:
+                    self._pending.append(self._threads.submit(self._prepare_chunk, job))
+                self._change.notify_all()
+
+    def _prepared(self) -> Iterator[Prepared | Failed]:
+        """Yield what is prepared, in order; in the thread that makes batches."""
         while True:
-            wanted = itertools.islice(jobs, 2 * workers - len(pending))
-            pending.extend(executor.submit(prepare_chunk, job) for job in wanted)
-            if not pending:
-                return
-            results, kept = pending.popleft().result()
+            if self._is_list:
+                self._read()
+            with self._change:
+                self._change.wait_for(lambda: self._pending or self._ended)
+                if not self._pending:
+                    return
+                head = self._pending.popleft()
+                self._change.notify_all()
+            results, kept = head.result()
             for warning in kept:
                 warn(warning)
             for result in results:
-                yield report(result, on_error) if isinstance(result, Failed) else result
-    finally:
-        executor.shutdown(wait=True, cancel_futures=True)
+                yield report(result, self._on_error) if isinstance(result, Failed) else result
+
+    def _prepare_chunk(self, chunk: list[tuple[int, T]]) -> tuple[list[Prepared | Failed], list[Warning]]:
+        kept: list[Warning] = []
+        kept_warnings.set(kept)  # of this thread of the executor
+        results: list[Prepared | Failed] = []
+        try:
+            if self._prepare_texts is not None and is_text(chunk[0][1]):
+                with suppress(ValueError, OSError):  # the one that fails is found below
+                    return [*self._prepare_texts([index for index, _ in chunk], [item for _, item in chunk])], kept
+            for index, item in chunk:
+                try:
+                    results.append(self._prepare(index, item))
+                except (VideoError, ValueError, OSError) as error:
+                    results.append(Failed(index, self._name(item), error))
+            return results, kept
+        finally:
+            self._idle_since = time.perf_counter()
+
+
+def _joined(items: list[Prepared], join: Callable[[list[Prepared]], Features]) -> Features:
+    """What `join` makes of a batch; InputError with the names of its inputs where they do not fit together."""
+    try:
+        return join(items)
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, ValueError, TypeError) as error:
+        names = ", ".join(f"inputs[{item.index}] {item.name}" for item in items)
+        raise InputError(f"{names}: they cannot be joined into a batch ({error}). Try batch_size=1.") from error
 
 
 def _chunks(inputs: Iterable[T], *, texts_together: bool) -> Iterator[list[tuple[int, T]]]:
@@ -544,46 +592,26 @@ def report(failed: Failed, on_error: OnError) -> Failed:
     return failed
 
 
-def token_batches(
-    prepared: Iterable[Prepared | Failed], *, max_items: int, max_tokens: int, joins: Callable[[], bool] = lambda: True
-) -> Iterator[list[Prepared | Failed]]:
-    """Group inputs, in order, into batches of at most `max_items` prepared rows and `max_tokens` padded tokens.
-
-    A longer input is a batch of its own, and so is one with media where `joins` says that such cannot be joined. Failed
-    inputs stay in their places and count for nothing.
-    """
-    batch: list[Prepared | Failed] = []
-    rows = width = 0
-    media = False  # in the batch
-    for item in prepared:
-        if isinstance(item, Prepared):
-            width = max(width, item.tokens)
-            apart = rows and (media or item.has_media) and not joins()
-            if rows and (apart or rows == max_items or width * (rows + 1) > max_tokens):
-                yield batch
-                batch, rows, width, media = [], 0, item.tokens, False
-            rows += 1
-            media |= item.has_media
-        batch.append(item)
-    if batch:
-        yield batch
-
-
 class HalvingRunner(Generic[R]):
     """Runs batches with `run`, and halves a batch that does not fit into memory. Logs it, and remembers."""
 
-    def __init__(self, run: Callable[[list[Prepared]], Sequence[R]]) -> None:
-        self._run = run
+    def __init__(
+        self, run: Callable[[list[Prepared], Features], Sequence[R]], join: Callable[[list[Prepared]], Features]
+    ) -> None:
+        self._run, self._join = run, join
         self._max_tokens: int | None = None  # padded tokens of the largest half that a failure led to
 
-    def __call__(self, batch: list[Prepared]) -> list[R]:
-        """Run one batch. Raises torch.OutOfMemoryError if a single input does not fit; the message names it."""
+    def __call__(self, batch: list[Prepared], joined: Features | None = None) -> list[R]:
+        """Run one batch, which may be joined already.
+
+        Raises torch.OutOfMemoryError if a single input does not fit; the message names it.
+        """
         if not batch:
             return []
         padded = max(item.tokens for item in batch) * len(batch)
         if self._max_tokens is None or padded <= self._max_tokens or len(batch) == 1:
             try:
-                return list(self._run(batch))
+                return list(self._run(batch, self._join(batch) if joined is None else joined))
             except torch.OutOfMemoryError as error:
                 if len(batch) == 1:
                     raise torch.OutOfMemoryError(

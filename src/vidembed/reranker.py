@@ -69,7 +69,7 @@ class VideoReranker(PrefixSharingCrossEncoder):
         sampling: The frame grid; default what the checkpoint says, else ``Sampling()``.
         video_backend: Video decoder, "pyav" or "decord".
         allow_url: Whether http(s) sources are fetched.
-        decode_workers: Videos prepared at once; default one per core, at most 8.
+        decode_workers: Videos prepared at once; default as `VideoEncoder`.
         shared_prefix: Whether to prefill each video once. False runs one pass per pair: slower, the same scores.
         max_batch_tokens: Padded tokens of a pass over several videos, for those with one sentence each. Default: that
             of `VideoEncoder` on a GPU; on the CPU 0, one video at a time, since nothing is gained there.

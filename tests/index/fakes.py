@@ -69,6 +69,7 @@ class FakeEncoder:
     spoil: dict[str, str] = field(default_factory=dict)
     before: Any = None
     video_backend: str = "pyav"
+    decode_workers: int = 2
 
     def fingerprint_fields(self) -> dict[str, Any]:
         return {"name": self.name, "sampling": self.sampling.as_dict()}

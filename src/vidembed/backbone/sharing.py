@@ -8,6 +8,7 @@ alone, and memory is copied at that moment only, for what changes.
 from __future__ import annotations
 
 import copy
+import hashlib
 import threading
 from collections.abc import Callable, Hashable, Mapping
 from typing import NamedTuple, TypeAlias, TypeVar
@@ -19,6 +20,9 @@ from torch import nn
 from transformers import PreTrainedModel
 
 M = TypeVar("M", bound=nn.Module)
+
+_PACKED = "__tensor_flatten__"  # of tensors of torchao, which are made of others
+_WRAPPED = "base_layer"  # where an adapter layer of PEFT keeps the layer that it wraps
 
 
 class Link(NamedTuple):
@@ -195,3 +199,74 @@ def before_training(loaded: nn.Module, user: nn.Module) -> Links:
             parameter.data = parameter.data.clone()
             trained.add(id(parameter))
     return [link for link in links if id(link.own) not in trained] if trained else links
+
+
+@torch.no_grad()
+def weights_digest(model: nn.Module) -> str:
+    """SHA-256 hex digest of name, shape and 64 evenly spaced values of every parameter and saved buffer.
+
+    Nothing is kept between calls: neither the address nor the version counter of a tensor shows every change (writes
+    through ``.data`` and to inference tensors leave both). Adapter layers that apply no adapter count as the layers
+    that they wrap; those that apply one count with its name and scale. The digest changes with training, merging an
+    adapter or a cast, not with the device; an edit that touches none of the sampled values, such as one row of an
+    embedding table, it does not see. ValueError for a tensor on the device "meta", which has no values.
+    """
+    adapters, saved = applied_adapters(model), model.state_dict(keep_vars=True)
+    stored = [*model.named_parameters(), *(one for one in model.named_buffers() if one[0] in saved)]  # tied ones once
+    named = ((_name_in_use(name, adapters), tensor) for name, tensor in stored)
+    tensors = {part: each for name, tensor in named if name is not None for part, each in _unpacked(name, tensor)}
+    digest = hashlib.sha256()
+    for name, values in sorted(sampled_values(tensors).items()):
+        digest.update(f"{name}{tuple(tensors[name].shape)}".encode() + values)
+    for name, applied in sorted(adapters.items()):
+        if applied:
+            digest.update(f"{name}{sorted(applied.items())}".encode())
+    return digest.hexdigest()
+
+
+def _unpacked(name: str, tensor: torch.Tensor) -> list[tuple[str, torch.Tensor]]:
+    """The tensor by its name, or those that a quantized one is made of."""
+    flatten = getattr(tensor, _PACKED, None)
+    if flatten is None:
+        return [(name, tensor)]
+    parts = {part: getattr(tensor, part) for part in flatten()[0]}
+    return [(f"{name}.{part}", each) for part, each in parts.items() if each is not None]
+
+
+def _name_in_use(name: str, adapters: Mapping[str, Mapping[str, object]]) -> str | None:
+    """The name of a tensor in the model without the adapters that it does not apply; None if it belongs to one."""
+    layer, _, rest = name.rpartition(".")
+    while layer and layer not in adapters:
+        layer, _, last = layer.rpartition(".")
+        rest = f"{last}.{rest}"
+    if not layer:
+        return name
+    kind, _, rest = rest.partition(".")  # such as lora_A, then the name of the adapter
+    if kind == _WRAPPED:
+        return name if adapters[layer] else f"{layer}.{rest}"
+    return name if rest.partition(".")[0] in adapters[layer] else None
+
+
+def applied_adapters(model: nn.Module) -> dict[str, dict[str, float | None]]:
+    """The adapters that each adapter layer of PEFT applies now, and the scale of each, by the name of the layer.
+
+    Empty for a layer whose adapters are switched off, or already added to its weights.
+    """
+    found: dict[str, dict[str, float | None]] = {}
+    for name, layer in model.named_modules():
+        if not hasattr(layer, _WRAPPED):
+            continue
+        merged = list(getattr(layer, "merged_adapters", ()))
+        if getattr(layer, "disable_adapters", False):
+            # its next forward pass takes a merged adapter out again
+            found[name] = {f"{adapter} (merged, switched off)": None for adapter in merged}
+        else:
+            active, scales = getattr(layer, "active_adapters", ()), getattr(layer, "scaling", {})
+            names = [] if merged else [active] if isinstance(active, str) else active
+            found[name] = {adapter: scales.get(adapter) for adapter in names}
+    return found
+
+
+def is_packed(tensor: torch.Tensor) -> bool:
+    """Whether a tensor is one of torchao's, which are made of others."""
+    return hasattr(tensor, _PACKED)

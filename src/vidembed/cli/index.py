@@ -56,7 +56,7 @@ def index_command(
     wait: Annotated[bool, Option("--wait", help="If another run is writing to the index, wait for its end.")] = False,
     batch_size: Annotated[int, Option(min=1, help="Segments handed to the model at once.")] = 32,
     decode_workers: Annotated[
-        int | None, Option(min=1, help="Processes that decode. Default: one a core, at most 8.")
+        int | None, Option(min=1, help="Processes that decode. Default: one a core, less one for a GPU.")
     ] = None,
     timeout: Annotated[float, Option(help="Seconds that the decoder may work on one file; then it is killed.")] = 600.0,
     max_memory: Annotated[float, Option(help="GiB of memory that one decoder may take (Linux).")] = 8.0,

@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 
 from vidembed.backbone.options import ModelOptions, kwargs_of
+from vidembed.backbone.sharing import weights_digest
 from vidembed.encoder import VideoEncoder, load_encoder
 from vidembed.errors import BackboneError, LayerError, MissingExtraError
 from vidembed.evaluation.cache import model_key
-from vidembed.pipeline import fields_digest, weights_digest
+from vidembed.pipeline import fields_digest
 from vidembed.registry import resolve_model
 from vidembed.scoring.checks import FloatArray
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -39,6 +40,7 @@ from vidembed.index.table import (
     is_vector,
     require_index_extra,
 )
+from vidembed.pipeline import Waiting
 from vidembed.video import VIDEO_SUFFIXES, Clip, VideoError, item_name
 from vidembed.video.clip import (
     DEFAULT_MEMORY_BYTES,
@@ -202,6 +204,7 @@ class Run:
         self._committer = committer
         self._encoder = encoder
         self._pool = pool
+        self._waiting = Waiting()
         self._queue: deque[Job] = deque()  # in the order of the paths, in which they are settled
         self._awaited: dict[int, tuple[Job, int]] = {}  # input number -> job and position in its windows
         self._first_with: dict[str, Job] = {}  # content -> the job that embeds it
@@ -221,6 +224,7 @@ class Run:
             try:
                 for item in stream:
                     self._take(item)
+                    bar.set_postfix_str(self._pace(item.index + 1), refresh=False)
                     settle(self._queue, bar)
             except KeyboardInterrupt:
                 settle(self._queue, bar)
@@ -230,6 +234,18 @@ class Run:
                 raise KeyboardInterrupt
         if self._queue:
             raise RuntimeError(f"encode_stream ended before {self._queue[0].path} had all of its vectors")
+
+    def _pace(self, clips: int) -> str:
+        self._waiting.for_model = self._pool.waited
+        return f"{clips / (time.perf_counter() - self._waiting.began):.1f} clips/s, {self._waiting}"
+
+    @contextmanager
+    def _decoding(self, stop: GracefulStop) -> Iterator[None]:
+        """Wait for what is decoded: nothing is lost by an interruption."""
+        asked = time.perf_counter()
+        with stop.idle():
+            yield
+        self._waiting.for_decoding += time.perf_counter() - asked
 
     def _inputs(self, planned: Sequence[Job], stop: GracefulStop) -> Generator[Clip, None, None]:
         """Yield clips in order. Files that need no model, and files that fail, only join the queue."""
@@ -248,7 +264,7 @@ class Run:
                 # What the model has is finished; the files that are begun are taken up by the next run.
 
     def _next_job(self, jobs: Iterator[Job], stop: GracefulStop) -> Job | None:
-        with stop.idle():
+        with self._decoding(stop):
             job = next(jobs, None)
             if job is None or job.reading is None:
                 return job
@@ -268,7 +284,7 @@ class Run:
         clips = enumerate(reading)
         try:
             while job.problem is None:
-                with stop.idle():
+                with self._decoding(stop):
                     position, clip = next(clips, (-1, None))
                 if clip is None:
                     return
@@ -380,7 +396,7 @@ def index_videos(
         encoder: The model.
         model: Name or path that loads `encoder` again; stored.
         layer: Layer that `encoder` was loaded with, if one was asked for; stored.
-        decode_workers: Processes that decode. Default: one a core, at most 8.
+        decode_workers: Processes that decode. Default: as many threads as `encoder` prepares videos with.
         options: Fields of `RunOptions`: `cut`, `on_error`, `prune`, `rehash`, `retry`, `wait`, `batch_size`,
             `timeout_s`, `max_memory_bytes`, `progress` and `derived`.
 
@@ -405,7 +421,7 @@ def index_videos(
     find = partial(find_videos, paths, VIDEO_SUFFIXES)
     found = find(indexed=index.files if index else tuple)
     limits = DecodeLimits(timeout_s=asked.timeout_s, max_memory_bytes=asked.max_memory_bytes)
-    pool = DecodePool(workers=decode_workers, limits=limits, backend=backend)
+    pool = DecodePool(workers=decode_workers or encoder.decode_workers, limits=limits, backend=backend)
     held = writing(where, encoder, asked, find, found, model=model, layer=layer, backend=backend)
     with pool, held as (committer, jobs):
         Run(committer, encoder, pool).embed(jobs, batch_size=asked.batch_size, progress=asked.progress)

@@ -19,7 +19,7 @@ from vidembed.errors import ClusterError, MissingExtraError
 from vidembed.index.files import clean
 from vidembed.ray.decode import DecodeVideos, DecodingOptions
 from vidembed.ray.embed import EmbeddingOptions, EmbedVideos
-from vidembed.video.clip import FileState, Sampling
+from vidembed.video.clip import FileState, Sampling, core_count
 from vidembed.video.segments import Cut, Scenes
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def connected(address: str | None, resources: Resources) -> Iterator[None]:
     if own:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nobody is sent what this command starts
         # CPUs are counted and not bound: a small machine runs more actors than it has cores, only slower.
-        options |= {"num_cpus": max(cores(), math.ceil(resources.total["CPU"])), "include_dashboard": False}
+        options |= {"num_cpus": max(core_count(), math.ceil(resources.total["CPU"])), "include_dashboard": False}
     try:
         with warnings.catch_warnings():
             # Ray starts its processes by fork and exec, which uses nothing of LanceDB's between the two.
@@ -96,11 +96,6 @@ def connected(address: str | None, resources: Resources) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
-
-
-def cores() -> int:
-    """Return the cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _warn_if_small(ray: ModuleType, resources: Resources) -> None:

@@ -20,11 +20,11 @@ from vidembed.errors import IndexMismatchError
 from vidembed.index.commit import KINDS, Committer, Job, Report
 from vidembed.index.ingest import RunKeywords, RunOptions, files_bar, open_for_writing, open_if_there, writing
 from vidembed.index.table import is_local
-from vidembed.ray.cluster import Pipeline, RemoteModel, Resources, connected, cores
+from vidembed.ray.cluster import Pipeline, RemoteModel, Resources, connected
 from vidembed.ray.decode import DecodingOptions
 from vidembed.ray.embed import EmbeddingOptions
 from vidembed.ray.stores import MAX_FILE_BYTES, FileSystem, find
-from vidembed.video.clip import FileState, Sampling
+from vidembed.video.clip import FileState, Sampling, worker_count
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -196,7 +196,7 @@ def index_videos_ray(
     Sampling(**(sampling or {}))  # checks the values
     if not decoders:
         own = address is None and not os.environ.get("RAY_ADDRESS")
-        decoders = max(1, int(cores() - workers * num_cpus)) if own else 2 * workers
+        decoders = worker_count(workers * num_cpus) if own else 2 * workers
     resources = Resources(workers, decoders, num_cpus, num_gpus)
     where = Path(folder)
     existing = open_if_there(where)

@@ -186,7 +186,31 @@ class DecodeLimits:
 
 
 DEFAULT_LIMITS: Final = DecodeLimits()
+CPU_QUOTA: Final = Path("/sys/fs/cgroup/cpu.max")  # microseconds, or "max", and of how many
 ANY_TIME: Final = DecodeLimits(timeout_s=None)
+
+
+def core_count() -> int:
+    """Cores that this process may use, by its affinity and by the quota of its container (Linux)."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = CPU_QUOTA.read_text().split()
+        return max(1, min(cores, math.ceil(int(quota) / int(period))))
+    except (OSError, ValueError):  # none, or "max"
+        return cores
+
+
+def worker_count(reserved: float = 0) -> int:
+    """Workers that decode by default: one a core, less those `reserved` for models on GPUs, and one a GiB of memory.
+
+    A worker holds some clips, of 20 to 130 MB each, and its process 0.2 GB: the memory of the machine bounds them.
+    """
+    workers = int(core_count() - reserved)
+    try:
+        workers = min(workers, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**30)
+    except (AttributeError, OSError, ValueError):  # a system that does not say
+        workers = min(workers, 8)
+    return max(1, workers)
 
 
 class Deadline:

@@ -100,7 +100,7 @@ class DecodePool(AbstractContextManager["DecodePool"]):
     one is taken. Processes end on `close`, or when nothing refers to the pool any more and its readings are done.
 
     Args:
-        workers: Processes. Default: one a core, at most 8. Also an attribute.
+        workers: Processes. Default: one a core, and at most one a GiB of memory. Also an attribute.
         limits: On the time that a process works on one file, its layout included, and on its memory.
         backend: As in `load_video`. ``"decord"`` decodes a file anew for each segment.
         threads: Decoding threads of each process, as in `load_video`, and as many by default: it can depend on them
@@ -119,7 +119,7 @@ class DecodePool(AbstractContextManager["DecodePool"]):
         threads: int = DEFAULT_THREADS,
     ) -> None:
         if workers is None:
-            workers = min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+            workers = clip.worker_count()
         if workers < 1:
             raise ValueError(f"workers={workers!r}: expected a whole number of at least 1, or None")
         check_options(backend, threads)
@@ -174,6 +174,11 @@ class DecodePool(AbstractContextManager["DecodePool"]):
         task = _Task(self._queue, request, name, item or name, sampling)
         self._queue.add(task, self.workers)
         return Reading(task)
+
+    @property
+    def waited(self) -> float:
+        """Seconds that a process waited until clips were taken, on average."""
+        return self._queue.waited / self.workers
 
     def close(self) -> None:
         """End all processes. Readings that are not taken to their end are cancelled."""
@@ -272,6 +277,7 @@ class _Queue:
         self._workers: list[_Worker] = []
         self._idle = 0
         self._closed = False
+        self.waited = 0.0  # seconds that processes waited until a clip was taken
 
     def add(self, task: _Task, workers: int) -> None:
         with self.lock:
@@ -422,7 +428,9 @@ class _Worker(threading.Thread):
             lock.notify_all()
         for _ in layout.segments:
             with lock:
+                asked = time.monotonic()
                 lock.wait_for(lambda: self.held < MAX_UNTAKEN or (task.takers and not task.entries) or task.failure)
+                self._queue.waited += time.monotonic() - asked
             with self._working() as (_, answers):
                 message = receive(answers)
                 is_clip = "error" not in message
