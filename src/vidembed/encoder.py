@@ -29,6 +29,7 @@ from vidembed.checkpoint import FILE_NAME, CheckpointConfig, merged, put_adapter
 from vidembed.errors import BackboneError, InputError, LayerChosen, LayerError, warn
 from vidembed.inputs import (
     Failed,
+    HalvingRunner,
     Input,
     Prepared,
     collate,
@@ -41,7 +42,7 @@ from vidembed.inputs import (
     pinned,
     token_batches,
 )
-from vidembed.pipeline import Feeder, HalvingRunner, OnError, VideoModel, check_on_error, report, wants_bar
+from vidembed.pipeline import Feeder, OnError, VideoModel, check_on_error, report, wants_bar
 from vidembed.registry import portable_name
 from vidembed.video import Sampling, VideoError, VideoFrames
 from vidembed.video.clip import core_count
