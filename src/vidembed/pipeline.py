@@ -13,7 +13,6 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, NoReturn, Self, TypeVar, cast
 
@@ -43,7 +42,7 @@ from vidembed.errors import BackboneError, InputError, kept_warnings, warn
 from vidembed.inputs import AS_BYTES, BYTES, PIXELS, Failed, Prepared, chunks, is_text, load_input, name_of, split_rows
 from vidembed.registry import resolve_model
 from vidembed.video import Sampling, VideoError
-from vidembed.video.clip import worker_count
+from vidembed.video.clip import Waiting, worker_count
 from vidembed.video.fetch import UrlAccess
 
 if TYPE_CHECKING:
@@ -379,21 +378,6 @@ def wants_bar(show_progress_bar: bool | None) -> bool:
     if show_progress_bar is None:
         return logging.getLogger("sentence_transformers").getEffectiveLevel() in (logging.INFO, logging.DEBUG)
     return show_progress_bar
-
-
-@dataclass
-class Waiting:
-    """How long the two sides of a run waited for each other, seconds."""
-
-    began: float = field(default_factory=time.perf_counter)
-    for_decoding: float = 0.0  # the thread of the model: nothing was ready for it
-    for_model: float = 0.0  # what decodes and prepares: as much was ready as may be
-
-    def __str__(self) -> str:
-        """Say which side waited longer, and for which share of the time."""
-        share = max(self.for_decoding, self.for_model) / max(time.perf_counter() - self.began, 1e-9)
-        side = "decoding" if self.for_decoding > self.for_model else "the model"
-        return f"waits for {side} {share:.0%}"
 
 
 class Feeder(Generic[T]):
