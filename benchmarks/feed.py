@@ -115,11 +115,12 @@ def preparing(encoder: VideoEncoder, *, as_bytes: bool) -> dict[str, float]:
         for one in clips
     ]
     host = functools.partial(SentenceTransformer.preprocess, encoder)
-    kwargs: dict[str, Any] = {"do_sample_frames": False}
+    sampled: dict[str, Any] = {"do_sample_frames": False}
+    uncut: dict[str, Any] = {"truncation": False, "max_length": None}  # the host would cut a prompt of 4,000 tokens
 
     def one_by_one() -> None:
         for video in videos:
-            host([{"video": video}], processing_kwargs={"video": kwargs})
+            host([{"video": video}], processing_kwargs={"video": sampled, "text": uncut})
 
     def threads(workers: int) -> None:
         prepare = functools.partial(encoder._prepare, as_bytes=True)  # noqa: SLF001 - as its own threads call it
@@ -129,7 +130,7 @@ def preparing(encoder: VideoEncoder, *, as_bytes: bool) -> dict[str, float]:
             pass
 
     def without_lock() -> None:
-        raw: Any = {"video": {**kwargs, **(AS_BYTES if as_bytes else {})}}
+        raw: Any = {"video": {**sampled, **(AS_BYTES if as_bytes else {})}, "text": uncut}
         choosing = compressing_bytes(encoder.processor.video_processor) if as_bytes else nullcontext()
         with choosing, ThreadPoolExecutor(2) as pool:
             list(pool.map(lambda video: host([{"video": video}], processing_kwargs=raw), videos))

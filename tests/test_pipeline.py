@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vidembed.errors import InputError
-from vidembed.inputs import Failed, Prepared, collate, split_rows, token_batches
-from vidembed.pipeline import Feeder, HalvingRunner
+from vidembed.inputs import Failed, HalvingRunner, Prepared, collate, split_rows, token_batches
+from vidembed.pipeline import Feeder
 
 
 def prepared(index: int, tokens: int) -> Prepared:

@@ -20,8 +20,10 @@ from vidembed.backbone.sharing import applied_adapters
 from vidembed.errors import BackboneError, InputError
 from vidembed.inputs import (
     BYTES,
+    MAX_BATCH_TOKENS,
     PIXELS,
     Failed,
+    HalvingRunner,
     Prepared,
     collate,
     load_input,
@@ -31,15 +33,7 @@ from vidembed.inputs import (
     pinned,
     token_batches,
 )
-from vidembed.pipeline import (
-    MAX_BATCH_TOKENS,
-    Feeder,
-    HalvingRunner,
-    OnError,
-    VideoModel,
-    check_context,
-    wants_bar,
-)
+from vidembed.pipeline import Feeder, OnError, VideoModel, check_context, wants_bar
 from vidembed.proof import can_batch, find_sharing, probe_video
 from vidembed.scoring.checks import FloatArray
 from vidembed.video import VideoFrames

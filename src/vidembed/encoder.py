@@ -27,7 +27,9 @@ from vidembed.card import TAGS, TRAINED_TAG, encoder_usage, model_card, shown_na
 from vidembed.checkpoint import FILE_NAME, CheckpointConfig, merged, put_adapter
 from vidembed.errors import BackboneError, InputError, LayerChosen, LayerError, warn
 from vidembed.inputs import (
+    MAX_BATCH_TOKENS,
     Failed,
+    HalvingRunner,
     Input,
     Prepared,
     collate,
@@ -40,16 +42,7 @@ from vidembed.inputs import (
     pinned,
     token_batches,
 )
-from vidembed.pipeline import (
-    MAX_BATCH_TOKENS,
-    Feeder,
-    HalvingRunner,
-    OnError,
-    VideoModel,
-    check_on_error,
-    report,
-    wants_bar,
-)
+from vidembed.pipeline import Feeder, OnError, VideoModel, check_on_error, report, wants_bar
 from vidembed.registry import portable_name
 from vidembed.video import Sampling, VideoError
 from vidembed.video.clip import core_count

@@ -1,4 +1,4 @@
-"""Any input becomes what a processor takes, and what processors made becomes batches.
+"""Any input becomes what a processor takes, and what processors made becomes batches that fit into memory.
 
 sentence-transformers embeds the name of a missing file as text, guesses frame rates and fetches URLs: errors here.
 """
@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import base64
 import io
+import itertools
+import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, BinaryIO, Final, Literal, TypeAlias
+from typing import IO, TYPE_CHECKING, Any, BinaryIO, Final, Generic, Literal, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -41,6 +43,8 @@ if TYPE_CHECKING:
     from vidembed.backbone.load import Features
     from vidembed.video.fetch import UrlAccess
 
+logger = logging.getLogger(__name__)
+
 PIXELS = "pixel_values_videos"
 BYTES = "pixel_bytes_videos"  # in their place until `normalized`
 _COMPRESSION = "_get_compression_mask"  # of video_llama_3's video processor
@@ -49,6 +53,9 @@ IMAGE_LIMITS: Final = DecodeLimits(timeout_s=60.0, max_bytes=2**28)  # of an ima
 IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF")  # what Pillow decodes: EPS would run another program
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tiff", ".webp"})  # .gif is a video here
 
+T = TypeVar("T")
+R = TypeVar("R")
+
 Kind = Literal["text", "image", "video", "mixed", "message"]
 Input: TypeAlias = (
     "SingleInput | os.PathLike[str] | VideoSegment | VideoFrames | Clip | bytes | bytearray | memoryview | IO[bytes]"
@@ -56,6 +63,9 @@ Input: TypeAlias = (
 )
 """One input of `VideoEncoder.encode`: what sentence-transformers takes, and the other forms of a video."""
 
+# padded tokens per batch: the context length of the supported models, so that their longest video still fits
+MAX_BATCH_TOKENS = 32_768
+TEXT_CHUNK = 64  # texts per call of the tokenizer: rendering is per text, the call is not
 _PARTS = ("text", "image", "video")
 _FETCHED_FROM = frozenset({"url", "path", "base64"})  # keys of a message part that processors look behind
 _PER_TOKEN = ("input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids")  # each (1, S)
@@ -257,6 +267,13 @@ class Failed:
     error: Exception
 
 
+def chunks(inputs: Iterable[T], *, texts_together: bool) -> Iterator[list[tuple[int, T]]]:
+    """Runs of up to `TEXT_CHUNK` texts, and every other input by itself, with their positions."""
+    for together, run in itertools.groupby(enumerate(inputs), lambda place: texts_together and is_text(place[1])):
+        while chunk := list(itertools.islice(run, TEXT_CHUNK if together else 1)):
+            yield chunk
+
+
 def token_batches(
     prepared: Iterable[Prepared | Failed], *, max_items: int, max_tokens: int, joins: Callable[[], bool] = lambda: True
 ) -> Iterator[list[Prepared | Failed]]:
@@ -308,6 +325,41 @@ def collate(batch: Sequence[Prepared], *, pad_token_id: int) -> Features:
         else:
             joined[key] = [entry for value in present for entry in value]
     return joined
+
+
+class HalvingRunner(Generic[R]):
+    """Runs batches with `run`, and halves a batch that does not fit into memory. Logs it, and remembers."""
+
+    def __init__(
+        self, run: Callable[[list[Prepared], Features], Sequence[R]], join: Callable[[list[Prepared]], Features]
+    ) -> None:
+        self._run, self._join = run, join
+        self._max_tokens: int | None = None  # padded tokens of the largest half that a failure led to
+
+    def __call__(self, batch: list[Prepared], joined: Features | None = None) -> list[R]:
+        """Run one batch, which may be joined already.
+
+        Raises torch.OutOfMemoryError if a single input does not fit; the message names it.
+        """
+        if not batch:
+            return []
+        padded = max(item.tokens for item in batch) * len(batch)
+        if self._max_tokens is None or padded <= self._max_tokens or len(batch) == 1:
+            try:
+                return list(self._run(batch, self._join(batch) if joined is None else joined))
+            except torch.OutOfMemoryError as error:
+                if len(batch) == 1:
+                    raise torch.OutOfMemoryError(
+                        f"{batch[0].name}: out of memory on this input alone ({batch[0].tokens} tokens). Lower "
+                        f"Sampling.max_frames or Sampling.max_pixels, or load the model in a smaller dtype. ({error})"
+                    ) from error
+            # outside the except block: the traceback would keep the failed batch's memory alive
+            self._max_tokens = padded // 2
+            logger.warning("out of memory on a batch of %d inputs (%d tokens): halving it", len(batch), padded)
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+        middle = len(batch) // 2
+        return self(batch[:middle]) + self(batch[middle:])
 
 
 def normalized(features: Features, video_processor: Any) -> Features:  # whose types lack mean and std

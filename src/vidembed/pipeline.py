@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import itertools
 import json
 import logging
 import threading
@@ -14,7 +13,6 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, NoReturn, Self, TypeVar, cast
 
@@ -47,6 +45,7 @@ from vidembed.inputs import (
     PIXELS,
     Failed,
     Prepared,
+    chunks,
     compressing_bytes,
     is_text,
     load_input,
@@ -55,7 +54,7 @@ from vidembed.inputs import (
 )
 from vidembed.registry import resolve_model
 from vidembed.video import Sampling, VideoError, VideoFrames
-from vidembed.video.clip import worker_count
+from vidembed.video.clip import Waiting, worker_count
 from vidembed.video.fetch import UrlAccess
 
 if TYPE_CHECKING:
@@ -65,11 +64,7 @@ logger = logging.getLogger(__name__)
 
 OnError = Literal["raise", "skip"]
 T = TypeVar("T")
-R = TypeVar("R")
 
-# padded tokens per batch: the context length of the supported models, so that their longest video still fits
-MAX_BATCH_TOKENS = 32_768
-TEXT_CHUNK = 64  # texts per call of the tokenizer: rendering is per text, the call is not
 _PIXEL_SETTINGS = (  # numbers of an image or video processor that change pixels; not its class or the library's version
     *("size", "do_resize", "resample", "do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std"),
     *("patch_size", "temporal_patch_size", "merge_size", "use_token_compression", "cap_pixels_per_frame"),
@@ -408,21 +403,6 @@ def wants_bar(show_progress_bar: bool | None) -> bool:
     return show_progress_bar
 
 
-@dataclass
-class Waiting:
-    """How long the two sides of a run waited for each other, seconds."""
-
-    began: float = field(default_factory=time.perf_counter)
-    for_decoding: float = 0.0  # the thread of the model: nothing was ready for it
-    for_model: float = 0.0  # what decodes and prepares: as much was ready as may be
-
-    def __str__(self) -> str:
-        """Say which side waited longer, and for which share of the time."""
-        share = max(self.for_decoding, self.for_model) / max(time.perf_counter() - self.began, 1e-9)
-        side = "decoding" if self.for_decoding > self.for_model else "the model"
-        return f"waits for {side} {share:.0%}"
-
-
 class Feeder(Generic[T]):
     """Prepares inputs in threads and joins them into batches in another, one batch ahead of the model.
 
@@ -443,7 +423,7 @@ class Feeder(Generic[T]):
     ) -> None:
         self.waiting = Waiting()
         self._prepare, self._prepare_texts, self._name, self._on_error = prepare, prepare_texts, name, on_error
-        self._jobs = _chunks(inputs, texts_together=prepare_texts is not None)
+        self._jobs = chunks(inputs, texts_together=prepare_texts is not None)
         self._is_list = isinstance(inputs, (list, tuple))
         self._room = 2 * workers
         self._pending: deque[Future[tuple[list[Prepared | Failed], list[Warning]]]] = deque()
@@ -574,13 +554,6 @@ def _joined(items: list[Prepared], join: Callable[[list[Prepared]], Features]) -
         raise InputError(f"{names}: they cannot be joined into a batch ({error}). Try batch_size=1.") from error
 
 
-def _chunks(inputs: Iterable[T], *, texts_together: bool) -> Iterator[list[tuple[int, T]]]:
-    """Runs of up to `TEXT_CHUNK` texts, and every other input by itself, with their positions."""
-    for together, run in itertools.groupby(enumerate(inputs), lambda place: texts_together and is_text(place[1])):
-        while chunk := list(itertools.islice(run, TEXT_CHUNK if together else 1)):
-            yield chunk
-
-
 def report(failed: Failed, on_error: OnError) -> Failed:
     """Raise the error of an input, named, with ``on_error="raise"``; else log it and return it."""
     name = "" if isinstance(failed.error, InputError) else f"inputs[{failed.index}] {failed.name}: "
@@ -590,38 +563,3 @@ def report(failed: Failed, on_error: OnError) -> Failed:
         raise InputError(f"{name}{failed.error}") from failed.error
     logger.warning("skipped %s%s", name, failed.error)
     return failed
-
-
-class HalvingRunner(Generic[R]):
-    """Runs batches with `run`, and halves a batch that does not fit into memory. Logs it, and remembers."""
-
-    def __init__(
-        self, run: Callable[[list[Prepared], Features], Sequence[R]], join: Callable[[list[Prepared]], Features]
-    ) -> None:
-        self._run, self._join = run, join
-        self._max_tokens: int | None = None  # padded tokens of the largest half that a failure led to
-
-    def __call__(self, batch: list[Prepared], joined: Features | None = None) -> list[R]:
-        """Run one batch, which may be joined already.
-
-        Raises torch.OutOfMemoryError if a single input does not fit; the message names it.
-        """
-        if not batch:
-            return []
-        padded = max(item.tokens for item in batch) * len(batch)
-        if self._max_tokens is None or padded <= self._max_tokens or len(batch) == 1:
-            try:
-                return list(self._run(batch, self._join(batch) if joined is None else joined))
-            except torch.OutOfMemoryError as error:
-                if len(batch) == 1:
-                    raise torch.OutOfMemoryError(
-                        f"{batch[0].name}: out of memory on this input alone ({batch[0].tokens} tokens). Lower "
-                        f"Sampling.max_frames or Sampling.max_pixels, or load the model in a smaller dtype. ({error})"
-                    ) from error
-            # outside the except block: the traceback would keep the failed batch's memory alive
-            self._max_tokens = padded // 2
-            logger.warning("out of memory on a batch of %d inputs (%d tokens): halving it", len(batch), padded)
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
-        middle = len(batch) // 2
-        return self(batch[:middle]) + self(batch[middle:])

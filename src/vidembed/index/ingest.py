@@ -40,13 +40,13 @@ from vidembed.index.table import (
     is_vector,
     require_index_extra,
 )
-from vidembed.pipeline import Waiting
 from vidembed.video import VIDEO_SUFFIXES, Clip, VideoError, item_name
 from vidembed.video.clip import (
     DEFAULT_MEMORY_BYTES,
     DEFAULT_TIMEOUT_S,
     DecodeLimits,
     FileState,
+    Waiting,
     check_regular,
     content_fingerprint,
 )

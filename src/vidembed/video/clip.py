@@ -9,7 +9,7 @@ import os
 import stat
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import KW_ONLY, asdict, dataclass
+from dataclasses import KW_ONLY, asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO, Final, Generic, TypeAlias, TypedDict, TypeGuard, TypeVar
@@ -211,6 +211,21 @@ def worker_count(reserved: float = 0) -> int:
     except (AttributeError, OSError, ValueError):  # a system that does not say
         workers = min(workers, 8)
     return max(1, workers)
+
+
+@dataclass
+class Waiting:
+    """How long the two sides of a run waited for each other, seconds."""
+
+    began: float = field(default_factory=time.perf_counter)
+    for_decoding: float = 0.0  # the thread of the model: nothing was ready for it
+    for_model: float = 0.0  # what decodes and prepares: as much was ready as may be
+
+    def __str__(self) -> str:
+        """Say which side waited longer, and for which share of the time."""
+        share = max(self.for_decoding, self.for_model) / max(time.perf_counter() - self.began, 1e-9)
+        side = "decoding" if self.for_decoding > self.for_model else "the model"
+        return f"waits for {side} {share:.0%}"
 
 
 class Deadline:
