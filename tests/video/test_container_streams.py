@@ -12,6 +12,7 @@ import pytest
 from av.stream import Disposition
 from PIL import Image
 
+from tests.clips import moving_square, write_video
 from tests.pictures import write_plain
 from tests.zoo import Zoo, draw, read
 from vidembed.video import (
@@ -191,3 +192,27 @@ class TestPictures:
         first.save(tmp_path / "a.gif", save_all=True, append_images=others, duration=10 * delay)
         clip = load_video(tmp_path / "a.gif", Sampling(fps=100))
         assert np.allclose(np.unique(clip.timestamps), np.arange(10) * shown)
+
+
+def with_late_sound(flv: bytes) -> bytes:
+    """An FLV with some packets of sound, of which its head says nothing, before its last five tags."""
+    places, place = [], 13  # after the head and the size of no tag
+    while place < len(flv):
+        places.append(place)
+        place += 11 + int.from_bytes(flv[place + 1 : place + 4], "big") + 4
+    at = places[-5]
+    samples = b"\x3e" + bytes(400)  # linear PCM, 44 kHz, 16 bits, mono
+    tag = b"\x08" + len(samples).to_bytes(3, "big") + flv[at + 4 : at + 8] + bytes(3) + samples
+    return flv[:at] + 20 * (tag + len(tag).to_bytes(4, "big")) + flv[at:]
+
+
+def test_sound_that_begins_late_leaves_the_pictures_as_they_are(tmp_path: Path) -> None:
+    silent, loud = tmp_path / "silent.flv", tmp_path / "loud.flv"
+    write_video(silent, moving_square(300, height=48, width=64))
+    loud.write_bytes(with_late_sound(silent.read_bytes()))
+    with av.open(str(loud)) as container, pytest.raises(IndexError):  # else PyAV knows such streams, and no code need
+        list(container.demux(video=0))
+    expected, found = load_video(silent), load_video(loud)
+    assert np.array_equal(found.frames, expected.frames)
+    assert np.array_equal(found.timestamps, expected.timestamps)
+    assert not found.damaged

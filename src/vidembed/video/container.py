@@ -245,7 +245,8 @@ def _packets(handle: BinaryIO, declared: dict[int, int]) -> dict[int, int]:
     found, left = dict(declared), _LOOK_BYTES
     if all(found.values()):
         return found
-    with _open_again(handle) as container, suppress(av.error.FFmpegError):  # what cannot be read counts for nothing
+    # what cannot be read counts for nothing, nor what follows the first packet of a stream that PyAV does not know
+    with _open_again(handle) as container, suppress(av.error.FFmpegError, IndexError):
         for packet in container.demux([container.streams[index] for index in declared]):
             found[packet.stream.index] += packet.size > 0
             left -= packet.size

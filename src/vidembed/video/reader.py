@@ -101,6 +101,8 @@ def demux(
                 deadline.remaining()
                 failures = 0
                 yield packet
+        except IndexError:  # a packet of a stream that begins later, which PyAV does not know: another one's
+            deadline.remaining()
         except av.error.FFmpegError as error:
             if failed is not None:
                 failed(error)
