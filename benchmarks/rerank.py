@@ -42,7 +42,7 @@ from vidembed.backbone.architectures import find_parts
 from vidembed.backbone.load import Backbone
 from vidembed.backbone.prefix import prefill, prefix_length
 from vidembed.backbone.templates import MATCH_QUESTION
-from vidembed.pipeline import MAX_BATCH_TOKENS
+from vidembed.inputs import MAX_BATCH_TOKENS
 
 Pairs = Sequence[tuple[str, VideoFrames]]
 

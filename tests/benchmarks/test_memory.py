@@ -36,7 +36,7 @@ def test_the_published_size_is_that_of_the_configuration() -> None:
 
 
 def test_peak_of_a_command(tmp_path: Path) -> None:
-    peak = memory.run(tmp_path / "log", "--help")
-    assert 5e6 < peak.bytes < 2e9
+    peaks = [memory.run(tmp_path / "log", "--help").bytes for _ in range(3)]  # one may end before it is looked at
+    assert 5e6 < max(peaks) < 2e9
     with pytest.raises(RuntimeError, match="status 2"):
         memory.run(tmp_path / "log", "search", "a", "--in", tmp_path / "none")

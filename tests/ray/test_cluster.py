@@ -37,7 +37,7 @@ class FakeRay:
 def ray(monkeypatch: pytest.MonkeyPatch) -> FakeRay:
     made = FakeRay(CPU=100)
     monkeypatch.setattr(cluster, "require_ray", lambda: made)
-    monkeypatch.setattr(cluster, "cores", lambda: 2)
+    monkeypatch.setattr(cluster, "core_count", lambda: 2)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.delenv("RAY_USAGE_STATS_ENABLED", raising=False)
     return made
