@@ -107,10 +107,11 @@ class PrefixSharingCrossEncoder(VideoModel, CrossEncoder):
             UnsupportedBackboneError: Not even one whole pass gives what the processor's own prompt of a pair gives.
         """
         # tried without sharing too: a whole pass is put together of a video and a sentence as well
-        found = find_sharing(self._reader(), self._probe)
+        found = find_sharing(self.reader(), self._probe)
         return found if self.shared_prefix else None
 
-    def _reader(self, prompt: str | None = None, sharing: Sharing | None = None) -> HeadReader:
+    def reader(self, prompt: str | None = None, sharing: Sharing | None = None) -> HeadReader:
+        """The head, asked with a system message `prompt`; by default each sentence is one whole pass."""
         return HeadReader(self.parts, self.processor, self._answer_tokens, prompt, sharing)
 
     def _probe(self, text: str, video: VideoFrames | None = None) -> Features:
@@ -122,7 +123,7 @@ class PrefixSharingCrossEncoder(VideoModel, CrossEncoder):
 
     def can_batch(self) -> bool:
         """Whether one pass can answer about several videos as one for each does; tried once on the model."""
-        return self.can_join() and can_batch(self._reader(), self._probe, seen=self.visual_cache is not None)
+        return self.can_join() and can_batch(self.reader(), self._probe, seen=self.visual_cache is not None)
 
     @property
     def weights(self) -> str:
@@ -210,7 +211,7 @@ class PrefixSharingCrossEncoder(VideoModel, CrossEncoder):
         """Answers about `pairs`, at their positions among `count`; after each video, `then` gets its pairs and it."""
         target = self._resolve_inference_device(options.device)
         self.eval()
-        reader = self._reader(options.prompt, self.sharing)
+        reader = self.reader(options.prompt, self.sharing)
         found = np.full((4, count), np.nan)  # the fields of `Answers`
         groups = by_video(pairs)
         most = self._batch_tokens(groups, options, target) if then is None else 0
@@ -218,11 +219,10 @@ class PrefixSharingCrossEncoder(VideoModel, CrossEncoder):
         bar_off = not wants_bar(options.show_progress_bar)
         with (
             tqdm(total=len(pairs), desc="Scoring", unit="pair", disable=bar_off) as bar,
-            closing(self._prepare_groups(alone, options, target)) as items,
+            closing(self._video_prompts(reader, alone, options, target)) as videos,
         ):
-            for group, item in zip(alone, items, strict=True):
-                if not isinstance(item, Failed):
-                    video = reader.video_prompt(self._with_tokens(item.features, target))
+            for group, video in zip(alone, videos, strict=True):
+                if not isinstance(video, Failed):
                     self._ask_about(reader, video, group, found, options)
                     if then is not None:
                         then(group, video)
@@ -237,6 +237,24 @@ class PrefixSharingCrossEncoder(VideoModel, CrossEncoder):
             prior = dict(zip(texts, reader.about_nothing(texts).tolist(), strict=True))
             found[3, [pair.index for pair in asked]] = [prior[pair.text] for pair in asked]
         return Answers(*found)
+
+    def _video_prompts(
+        self, reader: HeadReader, groups: Sequence[list[Pair]], options: AskOptions, target: torch.device
+    ) -> Generator[VideoPrompt | Failed, None, None]:
+        with closing(self._prepare_groups(groups, options, target)) as items:
+            for item in items:
+                if isinstance(item, Failed):
+                    yield item
+                else:
+                    yield reader.video_prompt(self._with_tokens(item.features, target))
+
+    @torch.inference_mode()
+    def video_prompts(self, videos: Sequence[Any], options: AskOptions) -> Generator[VideoPrompt | Failed, None, None]:
+        """Decode and prefill videos, each once, in order, for all that is to be asked of them."""
+        self.eval()
+        target = self._resolve_inference_device(options.device)
+        groups = [[Pair(index, video, "")] for index, video in enumerate(videos)]
+        return self._video_prompts(self.reader(options.prompt, self.sharing), groups, options, target)
 
     def _ask_about(
         self, reader: HeadReader, video: VideoPrompt, pairs: Sequence[Pair], found: np.ndarray, options: AskOptions
@@ -378,11 +396,9 @@ class PrefixSharingCrossEncoder(VideoModel, CrossEncoder):
             ValueError: The encoder has other weights, another frame grid, or a prompt that begins otherwise.
         """
         options = AskOptions(**kwargs)
-        if reason := self._why_apart(encoder, options.prompt):
-            raise ValueError(reason)
         inputs = [{"text": text, "video": video} for video in videos for text in texts]
         vectors = np.full((len(videos), encoder.get_embedding_dimension() or 0), np.nan, dtype=np.float32)
-        embed = self._shared_embedding(encoder, options.prompt)
+        embed = self.embedding_by_prefix(encoder, options.prompt)
 
         def keep(pairs: list[Pair], video: VideoPrompt) -> None:
             vectors[[pair.index // len(texts) for pair in pairs]] = embed(video)
@@ -413,7 +429,7 @@ class PrefixSharingCrossEncoder(VideoModel, CrossEncoder):
                 similarity[pair.index] = one @ other / (np.linalg.norm(one) * np.linalg.norm(other))
 
         if self._why_apart(encoder, options.prompt) is None:
-            embed = self._shared_embedding(encoder, options.prompt)
+            embed = self.embedding_by_prefix(encoder, options.prompt)
             answers = self._ask(pairs, len(inputs), options, lambda pairs, video: compare(pairs, embed(video)))
         else:
             answers, groups = self._ask(pairs, len(inputs), options), by_video(pairs)
@@ -425,8 +441,15 @@ class PrefixSharingCrossEncoder(VideoModel, CrossEncoder):
         similarity[failed] = np.nan
         return answers.without(failed), similarity
 
-    def _shared_embedding(self, encoder: VideoEncoder, prompt: str | None) -> Callable[[VideoPrompt], np.ndarray]:
-        """What makes an encoder's vector of a video (D,) from the prefix that the reranker has prefilled."""
+    def embedding_by_prefix(
+        self, encoder: VideoEncoder, prompt: str | None = None
+    ) -> Callable[[VideoPrompt], np.ndarray]:
+        """What makes an encoder's vector of a video (D,) from the prefix that the reranker has prefilled.
+
+        ValueError for an encoder with other weights, another frame grid, or a prompt that begins otherwise.
+        """
+        if reason := self._why_apart(encoder, prompt):
+            raise ValueError(reason)
         view, sharing = encoder.parts, self.sharing
         eol = around_video(encoder.processor, prompt)[1]
 

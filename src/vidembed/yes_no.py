@@ -225,19 +225,21 @@ def by_video(pairs: Sequence[Pair]) -> list[list[Pair]]:
     return list(groups.values())
 
 
-def rendered(processor: ProcessorMixin, prompt: str | None, *content: dict[str, Any]) -> str:
+def rendered(
+    processor: ProcessorMixin, prompt: str | None, *content: dict[str, Any], template: str | None = None
+) -> str:
     """A user message of some parts, after `prompt` as the system message, as the chat template writes it."""
     messages: list[dict[str, Any]] = [{"role": "user", "content": list(content)}]
     if prompt:
         messages.insert(0, {"role": "system", "content": [{"type": "text", "text": prompt}]})
     # named, since smolvlm takes another one for a message with a video
     apply_chat_template: Any = processor.apply_chat_template  # its types say less than it takes
-    return str(apply_chat_template(messages, tokenize=False, chat_template=processor.chat_template))
+    return str(apply_chat_template(messages, tokenize=False, chat_template=template or processor.chat_template))
 
 
-def around_video(processor: Any, prompt: str | None) -> tuple[str, str]:
-    """What a prompt about a video holds before the placeholder and after it."""
-    before, _, after = rendered(processor, prompt, VIDEO_PART).partition(str(processor.video_token))
+def around_video(processor: Any, prompt: str | None, *, template: str | None = None) -> tuple[str, str]:
+    """What a prompt about a video holds before the placeholder and after it; `template` is the processor's if None."""
+    before, _, after = rendered(processor, prompt, VIDEO_PART, template=template).partition(str(processor.video_token))
     return before, after
 
 

@@ -12,6 +12,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from tests.backbone import tiny, zoo
+from tests.backbone.test_generate import check_generation
 from vidembed import VideoEncoder, VideoReranker
 from vidembed.backbone.architectures import TESTED_TYPES, capture_block, find_parts
 from vidembed.backbone.prefix import model_inputs
@@ -103,6 +104,10 @@ def test_a_shared_prefix_answers_as_whole_prompts_do(mllm: Path) -> None:
     odds = np.array([float(one[tokens[0]] - one[tokens[1]]) for one in logits])
     assert abs(found.yes_no - odds).max() <= 1e-4
     assert np.ptp(odds) > 1e-2
+
+
+def test_texts_are_continued_after_prefixes_as_whole_prompts_are(mllm: Path) -> None:
+    check_generation(VideoReranker(mllm, device="cpu"))
 
 
 def test_a_cut_that_transformers_cannot_express_names_those_that_it_can(zoo_mllm: GetModel) -> None:

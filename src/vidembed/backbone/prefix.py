@@ -150,7 +150,7 @@ def decoder_inputs(parts: Parts, features: Features, cache: Cache) -> dict[str, 
         return _Output(last_hidden_state=inputs["inputs_embeds"])
 
     base = _with_forward(parts.base, parts.decoder_name, record)
-    base(**model_inputs(features), **_as_argument(parts.base, cache), use_cache=True)
+    base(**model_inputs(features), **as_argument(parts.base, cache), use_cache=True)
     if not given:
         raise UnsupportedBackboneError(f"{type(parts.base).__name__} does not call its decoder {parts.decoder_name}.")
     return given
@@ -180,7 +180,7 @@ def prefill(parts: Parts, features: Features) -> VideoPrefix:
     given = decoder_inputs(parts, {key: value for key, value in features.items() if key != "attention_mask"}, cache)
     positions = given.get("position_ids")  # (1, S), or (3, 1, S) of multimodal RoPE
     inputs = {key: _beginning(key, value, length, whole) for key, value in given.items() if key not in _CACHES}
-    output = parts.decoder(**inputs, **_as_argument(parts.decoder, cache), use_cache=True)
+    output = parts.decoder(**inputs, **as_argument(parts.decoder, cache), use_cache=True)
     next_position = length if positions is None else int(positions.reshape(-1, whole)[-1, length])
     dims = len(positions) if positions is not None and positions.ndim == 3 else 0
     # a copy, since a view would keep all P positions alive
@@ -193,7 +193,7 @@ def no_prefix(parts: Parts) -> VideoPrefix:
     return VideoPrefix(DynamicCache(config=parts.base.config), 0, 0, 0, hidden)
 
 
-def _as_argument(model: nn.Module, cache: Cache) -> dict[str, Cache]:
+def as_argument(model: nn.Module, cache: Cache) -> dict[str, Cache]:
     """The argument that takes a cache: transformers 5.24 renamed it, and warns of the old name."""
     return {"cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values": cache}
 
@@ -250,7 +250,7 @@ def _read_pack(parts: Parts, prefix: VideoPrefix, suffixes: list[Sequence[int]])
     if prefix.tokens:
         layers: Any = prefix.cache.layers  # with keys and values, where rows can be packed
         cache = Cache(layers=[_FrozenLayer(layer.keys, layer.values) for layer in layers])
-        inputs |= {**_as_argument(parts.decoder, cache), "use_cache": True}
+        inputs |= {**as_argument(parts.decoder, cache), "use_cache": True}
     output = parts.decoder(**inputs)
     last: torch.Tensor = output.last_hidden_state[0, starts + lengths - 1]  # (N, D)
     return last
@@ -272,7 +272,7 @@ def _read_copies(parts: Parts, prefix: VideoPrefix, suffixes: list[Sequence[int]
         first = torch.zeros(len(rows), dtype=torch.long, device=device)
         cache.reorder_cache(cast("torch.LongTensor", first))
     inputs = {"input_ids": torch.tensor(rows, device=device), "position_ids": _of_dims(positions, prefix)}
-    hidden = parts.decoder(**inputs, **_as_argument(parts.decoder, cache), use_cache=True).last_hidden_state
+    hidden = parts.decoder(**inputs, **as_argument(parts.decoder, cache), use_cache=True).last_hidden_state
     ends = torch.tensor(lengths, device=device) - 1  # (N,)
     last: torch.Tensor = hidden[torch.arange(len(rows), device=device), ends]  # (N, D)
     return last

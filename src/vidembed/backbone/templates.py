@@ -155,6 +155,12 @@ def match_template(processor: ProcessorMixin, *, question: str = MATCH_QUESTION,
     return _fill(_MATCH_TEMPLATE, {**_message_format(processor, name=name), "MATCH_QUESTION": question})
 
 
+def instruct_template(processor: ProcessorMixin, instruction: str, *, name: str = "the model") -> str:
+    """Write a chat template that asks `instruction` of a video, an image or a text, as `eol_template` asks its own."""
+    prompts = dict.fromkeys(("TEXT_PROMPT", "VIDEO_PROMPT", "IMAGE_PROMPT"), instruction)
+    return _fill(_EOL_TEMPLATE, {**_message_format(processor, name=name), **prompts})
+
+
 def _fill(template: str, values: dict[str, str]) -> str:
     """Put each value, as a string of Jinja, in the place of its name."""
 

@@ -1,0 +1,214 @@
+"""What a model says of videos, each decoded and prefilled once for all that is asked."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tests.conftest import vision_tower
+from vidembed import VideoEncoder, VideoReranker
+from vidembed.captions import Described, describe
+from vidembed.captions.describe import problem_of
+from vidembed.errors import BackboneError, InputError, VideoError
+from vidembed.shapes import write_clips
+
+CLIPS = 4
+
+
+@pytest.fixture(scope="module")
+def model() -> VideoReranker:
+    return VideoReranker("vidembed/shapes-rerank", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Path, Any]]:
+    return write_clips(tmp_path_factory.mktemp("scenes"), CLIPS, "test", 0)
+
+
+@pytest.fixture(scope="module")
+def described(model: VideoReranker, scenes: list[tuple[Path, Any]]) -> list[Described]:
+    return list(describe(model, [clip for clip, _ in scenes]))
+
+
+def counted(reranker: VideoReranker, calls: list[int]) -> Any:
+    return vision_tower(reranker.parts).register_forward_hook(lambda *_: calls.append(1))
+
+
+def test_captions_say_what_is_seen(described: list[Described], scenes: list[tuple[Path, Any]]) -> None:
+    said = [one.texts["dense"] for one in described]
+    right = [
+        record.attributes[name] in text
+        for text, (_, record) in zip(said, scenes, strict=True)
+        for name in ("shape", "colour", "background")
+    ]
+    assert np.mean(right) >= 0.9
+    assert len(set(said)) == CLIPS
+    assert [one.index for one in described] == list(range(CLIPS))
+    assert all(clip.name in one.name for one, (clip, _) in zip(described, scenes, strict=True))
+
+
+def test_a_batch_says_what_each_video_alone_does(
+    model: VideoReranker, scenes: list[tuple[Path, Any]], described: list[Described]
+) -> None:
+    for one, (clip, _) in zip(described, scenes, strict=True):
+        [alone] = describe(model, [clip], batch_size=1)
+        assert alone.texts == one.texts
+        assert alone.match == pytest.approx(one.match, abs=1e-5)
+
+
+def test_without_a_shared_prefix_the_same_is_said(scenes: list[tuple[Path, Any]], described: list[Described]) -> None:
+    plain = VideoReranker("vidembed/shapes-rerank", device="cpu", shared_prefix=False)
+    [found] = describe(plain, [scenes[0][0]])
+    assert found.texts == described[0].texts
+
+
+def test_one_pass_of_the_vision_tower_serves_texts_scores_and_vectors(
+    model: VideoReranker, scenes: list[tuple[Path, Any]]
+) -> None:
+    encoder = model.encoder(layer=4, prefix=None)
+    clips = [clip for clip, _ in scenes]
+    list(describe(model, clips[:1], encoder=encoder))  # what is tried once on a model, is now
+    passes: list[int] = []
+    hook = counted(model, passes)
+    found = list(describe(model, clips, encoder=encoder))
+    hook.remove()
+    assert len(passes) == CLIPS
+    vectors = encoder.encode_document(clips)
+    for one, vector in zip(found, vectors, strict=True):
+        assert one.vector is not None
+        assert abs(one.vector - vector).max() <= 1e-6
+        assert set(one.match) == {"dense", "short"}
+
+
+def test_the_head_is_asked_about_each_text(model: VideoReranker, scenes: list[tuple[Path, Any]]) -> None:
+    clip = scenes[0][0]
+    [found] = describe(model, [clip])
+    odds = model.answers([(text, clip) for text in found.texts.values()]).yes_no
+    assert list(found.match.values()) == pytest.approx((1 / (1 + np.exp(-odds))).tolist(), abs=1e-5)
+    denied = {kind for kind, value in found.match.items() if value < 0.5}
+    assert denied <= set(found.problems)
+    [unasked] = describe(model, [clip], agree=False)
+    assert unasked.match == {}
+    assert set(unasked.problems) <= set(found.problems)
+
+
+def test_an_encoder_of_an_mllm_describes_too(scenes: list[tuple[Path, Any]], described: list[Described]) -> None:
+    encoder = VideoEncoder("vidembed/shapes-mllm", layer=4, device="cpu")
+    [found] = describe(encoder, [scenes[0][0]], kinds=["dense"])
+    assert found.texts == {"dense": described[0].texts["dense"]}
+
+
+def test_a_cut_checkpoint_says_that_it_has_no_head() -> None:
+    with pytest.raises(BackboneError, match="holds no head"):
+        list(describe(VideoEncoder("vidembed/shapes", device="cpu"), []))
+
+
+def test_other_prompts_give_other_kinds_of_text(model: VideoReranker, scenes: list[tuple[Path, Any]]) -> None:
+    prompts = {"tags": "Summarize above video in a few words:"}
+    [found] = describe(model, [scenes[0][0]], kinds=["tags"], prompts=prompts)
+    assert scenes[0][1].attributes["colour"] in found.texts["tags"]
+    assert found.texts["tags"] != found.texts["tags"].capitalize()
+
+
+def test_draws_are_those_of_the_seed(model: VideoReranker, scenes: list[tuple[Path, Any]]) -> None:
+    def said(seed: int) -> str:
+        [found] = describe(model, [scenes[0][0]], kinds=["dense"], temperature=2.0, seed=seed, max_new_tokens=40)
+        return found.texts["dense"]
+
+    assert said(1) == said(1)
+    assert len({said(seed) for seed in range(3)}) > 1
+
+
+def test_a_text_that_the_limit_ends_is_marked(model: VideoReranker, scenes: list[tuple[Path, Any]]) -> None:
+    [found] = describe(model, [scenes[0][0]], kinds=["dense"], max_new_tokens=3)
+    assert len(found.texts["dense"].split()) <= 3
+    assert found.problems["dense"] == "not ended within the limit of tokens"
+    assert not found.usable
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "problem"),
+    [
+        ("dense", "", "empty"),
+        ("short", "A dog runs along the beach.", None),
+        ("short", "Ein Hund läuft über den Strand!", None),
+        ("short", "一只狗在海滩上 奔跑 着。", None),
+        ("short", "dog beach running sand water", "not one sentence"),
+        ("short", "A dog runs. It is brown.", "not one sentence"),
+        ("short", "Dog.", "not one sentence"),
+        (
+            "short",
+            "A dog runs along the beach, and a man throws a red ball into it.",
+            "no shorter than the dense text",
+        ),
+        ("dense", "no end and no dot", None),
+    ],
+)
+def test_texts_that_are_not_to_be_used_are_marked(kind: str, text: str, problem: str | None) -> None:
+    others = {"dense": "A brown dog runs along the beach at dusk. A man follows it.", kind: text}
+    assert problem_of(kind, text, finished=True, others=others) == problem
+
+
+def test_a_video_that_fails_is_named_or_skipped(
+    model: VideoReranker, scenes: list[tuple[Path, Any]], tmp_path: Path, described: list[Described]
+) -> None:
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(b"no video")
+    videos = [scenes[0][0], broken, scenes[1][0]]
+    with pytest.raises(VideoError, match=r"broken\.mp4"):
+        list(describe(model, videos))
+    found = list(describe(model, videos, on_error="skip"))
+    assert [one.texts.get("dense") for one in found] == [described[0].texts["dense"], None, described[1].texts["dense"]]
+    assert isinstance(found[1].error, VideoError)
+    assert not found[1].usable
+
+
+def test_a_text_that_may_not_fit_the_context_is_refused(model: VideoReranker, scenes: list[tuple[Path, Any]]) -> None:
+    with pytest.raises(InputError, match=r"videos\[0\].*up to 100000"):
+        list(describe(model, [scenes[0][0]], max_new_tokens=100_000))
+    [found] = describe(model, [scenes[0][0]], max_new_tokens=100_000, on_error="skip")
+    assert isinstance(found.error, InputError)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"kinds": ["long"]}, "no prompt for long"),
+        ({"max_new_tokens": 0}, "max_new_tokens=0"),
+        ({"batch_size": 0}, "batch_size=0"),
+        ({"temperature": -1.0}, r"temperature=-1\.0"),
+        ({"temperature": float("nan")}, "temperature=nan"),
+        ({"on_error": "ignore"}, "on_error='ignore'"),
+    ],
+)
+def test_bad_options_are_refused(model: VideoReranker, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        list(describe(model, [], **options))
+
+
+def test_an_encoder_of_other_weights_cannot_share_the_prefill(
+    model: VideoReranker, scenes: list[tuple[Path, Any]]
+) -> None:
+    other = VideoEncoder("vidembed/shapes", device="cpu")
+    with pytest.raises(ValueError, match="other weights"):
+        list(describe(model, [scenes[0][0]], encoder=other))
+
+
+def test_stopping_early_leaves_no_thread(model: VideoReranker, scenes: list[tuple[Path, Any]]) -> None:
+    found: Iterator[Described] = describe(model, [clip for clip, _ in scenes], batch_size=1)
+    next(found)
+    found.close()  # type: ignore[attr-defined]
+    assert not [one for one in threading.enumerate() if one.name.startswith("vidembed")]
+
+
+def test_the_model_is_as_it_was(model: VideoReranker, scenes: list[tuple[Path, Any]]) -> None:
+    before = model.fingerprint
+    with torch.no_grad():
+        list(describe(model, [scenes[0][0]], kinds=["dense"]))
+    assert model.fingerprint == before
