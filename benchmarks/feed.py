@@ -82,6 +82,14 @@ def measure(model_type: str, folder: Path) -> dict[str, Any]:
         "floats": milliseconds(lambda: encoder.preprocess([frames])),
         "bytes": milliseconds(lambda: prepare(frames)),
     }
+    pictures = torch.from_numpy(frames.array).permute(0, 3, 1, 2)  # (T, C, H, W)
+    alone = functools.partial(video_processor, videos=[pictures], do_sample_frames=False, return_tensors="pt")
+
+    def alone_as_bytes() -> None:
+        with compressing_bytes(video_processor):
+            alone(**AS_BYTES)
+
+    found["of it, the video processor"] = {"floats": milliseconds(alone), "bytes": milliseconds(alone_as_bytes)}
     found["normalize on the device (here the CPU)"] = {
         "floats": 0.0,
         "bytes": milliseconds(lambda: normalized(as_bytes, video_processor)) if kept else 0.0,

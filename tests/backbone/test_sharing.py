@@ -17,19 +17,20 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from tests.backbone import tiny
 from vidembed import VideoEncoder, VideoFrames, VideoReranker
 from vidembed.backbone import load
 from vidembed.backbone.load import Backbone, load_backbone
 from vidembed.pipeline import VideoModel
 
-GetModel = Callable[[str], Path]
 VIDEO = VideoFrames(np.full((4, 56, 56, 3), 90, dtype=np.uint8), fps=2.0)
 PAIR = ({"text": "a red square"}, VIDEO)
 
 
-@pytest.fixture
-def mllm(tiny_mllm: GetModel) -> Path:
-    return tiny_mllm("qwen2_5_vl")
+@pytest.fixture(scope="module")
+def mllm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An MLLM of this file's own: its weights are in memory for no other test."""
+    return tiny.save("qwen2_5_vl", tmp_path_factory.mktemp("sharing"))
 
 
 @pytest.fixture
@@ -258,3 +259,12 @@ def step(model: VideoModel) -> None:
     optimizer.step()
     optimizer.zero_grad()
     model.eval()
+
+
+def test_what_is_loaded_in_inference_mode_is_shared_too(mllm: Path, loads: list[str]) -> None:
+    with torch.inference_mode():
+        encoder, reranker = encoder_of(mllm), reranker_of(mllm)
+        assert encoder.backbone is not None
+        assert reranker.backbone is not None
+        assert encoder.backbone.model is reranker.backbone.model
+    assert len(loads) == 1

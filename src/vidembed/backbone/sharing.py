@@ -71,7 +71,9 @@ def _state(model: nn.Module) -> object:
     tensors = dict(model.named_parameters())
     plain = {name: tensor for name, tensor in tensors.items() if type(tensor) is nn.Parameter and not tensor.is_meta}
     values = sampled_values(plain)
-    return [(name, tensor.dtype, tensor._version, values.get(name)) for name, tensor in tensors.items()]  # noqa: SLF001
+    # what was loaded in inference mode has no version
+    versions = {name: None if tensor.is_inference() else tensor._version for name, tensor in tensors.items()}  # noqa: SLF001
+    return [(name, tensor.dtype, versions[name], values.get(name)) for name, tensor in tensors.items()]
 
 
 @torch.no_grad()

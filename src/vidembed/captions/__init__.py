@@ -1,6 +1,12 @@
-"""Texts about videos: files of captions and of pairs of texts, and what a model itself says of videos."""
+"""Texts about videos: files of captions and of pairs of texts, and what a model itself says of videos.
 
-from vidembed.captions.describe import PROMPTS, Described, describe
+`describe` is loaded when it is used: files of captions are read without torch.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from vidembed.captions.files import (
     KINDS,
     MAX_LINE_BYTES,
@@ -14,6 +20,9 @@ from vidembed.captions.files import (
     sample_pairs,
     shortened,
 )
+
+if TYPE_CHECKING:
+    from vidembed.captions.describing import PROMPTS, Described, describe
 
 __all__ = [
     "KINDS",
@@ -31,3 +40,11 @@ __all__ = [
     "sample_pairs",
     "shortened",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in {"PROMPTS", "Described", "describe"}:
+        from vidembed.captions import describing  # noqa: PLC0415 - torch is imported with it
+
+        return getattr(describing, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

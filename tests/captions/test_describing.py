@@ -14,7 +14,7 @@ import torch
 from tests.conftest import vision_tower
 from vidembed import VideoEncoder, VideoReranker
 from vidembed.captions import Described, describe
-from vidembed.captions.describe import problem_of
+from vidembed.captions.describing import problem_of
 from vidembed.errors import BackboneError, InputError, VideoError
 from vidembed.shapes import write_clips
 
