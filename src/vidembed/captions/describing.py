@@ -31,11 +31,12 @@ PROMPTS: Final[dict[str, str]] = {
 """What is asked for each kind of text, in the form of the paper's prompts (VidVec, section 3.2; these are ours)."""
 
 MAX_NEW_TOKENS: Final = 256  # of one text (ours): a detailed caption of VideoUFO has some 120 words
-BATCH_BYTES: Final = 2**30  # of the prefixes of those: 1 GiB beside the model (ours)
+BATCH_BYTES: Final = 2**30  # of the prefixes of those and their copies: about 1 GiB beside the model (ours)
 AGREED: Final = 0.5  # P(Yes) below which the head denies a text (ours: Yes is less likely than No)
 BATCH_SIZE: Final = 8  # videos whose texts are generated together (ours)
-_SENTENCE = re.compile(r"[^\W\d_].*[.!?。！？]\W*", re.DOTALL)  # noqa: RUF001 - begins with a letter, and is ended
+_SENTENCE = re.compile(r"[^\W_].*[.!?。！？]\W*", re.DOTALL)  # noqa: RUF001 - begins with a letter or a number, and is ended
 _INNER_END = re.compile(r"[.!?]\s+[^\W\d_a-z]|[。！？].")  # noqa: RUF001 - where a second sentence begins
+_WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W_]+")  # Chinese and Japanese put no spaces between words
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +81,7 @@ def problem_of(kind: str, text: str, *, finished: bool, others: Mapping[str, str
         return "not ended within the limit of tokens"
     if kind != "short":
         return None
-    if _SENTENCE.fullmatch(text) is None or _INNER_END.search(text) is not None or len(text.split()) < 3:
+    if _SENTENCE.fullmatch(text) is None or _INNER_END.search(text) is not None or len(_WORD.findall(text)) < 3:
         return "not one sentence"
     if "dense" in others and len(text) >= len(others["dense"]):
         return "no shorter than the dense text"
@@ -154,19 +155,21 @@ def describe(
         closing(asker.reranker.video_prompts(videos, options)) as prefilled,
     ):
         index = 0
-        for batch in _batches(prefilled, batch_size):
+        for batch in _batches(prefilled, batch_size, copies=2 * len(asked)):  # one each, and joined
             yield from asker.describe(index, batch, options, agree=agree)
             index += len(batch)
             bar.update(len(batch))
 
 
-def _batches(prefilled: Iterator[VideoPrompt | Failed], most: int) -> Iterator[list[VideoPrompt | Failed]]:
-    """Videos in order, at most `most` and about `BATCH_BYTES` of prefixes at a time."""
+def _batches(
+    prefilled: Iterator[VideoPrompt | Failed], most: int, *, copies: int
+) -> Iterator[list[VideoPrompt | Failed]]:
+    """Videos in order, at most `most` and about `BATCH_BYTES` of prefixes and `copies` of each at a time."""
     batch: list[VideoPrompt | Failed] = []
     held = 0
     for item in prefilled:
         batch.append(item)
-        held += 0 if isinstance(item, Failed) or item.prefix is None else item.prefix.nbytes
+        held += 0 if isinstance(item, Failed) or item.prefix is None else item.prefix.nbytes * (1 + copies)
         if len(batch) == most or held > BATCH_BYTES:
             yield batch
             batch, held = [], 0
