@@ -203,10 +203,12 @@ def test_an_encoder_of_other_weights_cannot_share_the_prefill(
 
 
 def test_stopping_early_leaves_no_thread(model: VideoReranker, scenes: list[tuple[Path, Any]]) -> None:
+    before = set(threading.enumerate())  # those of other tests in this process
     found: Iterator[Described] = describe(model, [clip for clip, _ in scenes], batch_size=1)
     next(found)
+    assert [one for one in threading.enumerate() if one not in before]
     found.close()  # type: ignore[attr-defined]
-    assert not [one for one in threading.enumerate() if one.name.startswith("vidembed")]
+    assert not [one for one in threading.enumerate() if one not in before]
 
 
 def test_the_model_is_as_it_was(model: VideoReranker, scenes: list[tuple[Path, Any]]) -> None:

@@ -73,3 +73,21 @@ def test_learning_rate_warms_up_holds_and_falls():
     assert rates[500] == 1.0
     assert rates[600:] == sorted(rates[600:], reverse=True)
     assert rates[-1] == 0.02
+
+
+def test_a_run_can_begin_with_the_weights_of_a_checkpoint(tmp_path):
+    trained = Training(Run(seed=6, steps=(1, 1, 2), layers=2, hidden=64), device=CPU)
+    export(trained.model, trained.processor, tmp_path)
+    training = Training(TINY, device=CPU)
+    training.begin_with(tmp_path)
+    for (name, value), wanted in zip(
+        training.model.state_dict().items(), trained.model.state_dict().values(), strict=True
+    ):
+        assert torch.equal(value, wanted.half().float()), name
+
+
+def test_weights_of_another_shape_are_refused(tmp_path):
+    other = Training(Run(seed=6, steps=(1, 1, 2), layers=1, hidden=64), device=CPU)
+    export(other.model, other.processor, tmp_path)
+    with pytest.raises(RuntimeError, match="Missing key"):
+        Training(TINY, device=CPU).begin_with(tmp_path)

@@ -90,6 +90,7 @@ class Run:
         layers: Decoder blocks.
         hidden: Width of the decoder.
         batch_scale: Multiplies the clips and texts of a step.
+        weights: Name of the checkpoint whose weights the run begins with; empty for random ones.
     """
 
     seed: int = 0
@@ -97,6 +98,7 @@ class Run:
     layers: int = 10
     hidden: int = 128
     batch_scale: int = 1
+    weights: str = ""
 
     def stage(self, step: int) -> tuple[str, Mixture]:
         """Name and mixture of the stage that a step belongs to."""
@@ -230,6 +232,16 @@ class Training:
         training.step, training.seconds = state["step"], state["seconds"]
         return training
 
+    def begin_with(self, folder: Path) -> None:
+        """Takes the weights of a checkpoint, in float32, before the first step.
+
+        Raises:
+            RuntimeError: When it is of another shape than the run's model.
+        """
+        auto_model: Any = Qwen2_5_VLForConditionalGeneration
+        trained = auto_model.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+        self.model.load_state_dict(trained.state_dict())
+
     def batch(self, step: int) -> Batch:
         """The data of a step."""
         return make_batch(self.builder, self.run.stage(step)[1], seed=self.run.seed, step=step)
@@ -324,7 +336,9 @@ class Training:
         (folder / "figures.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
         shutil.copyfile(out / "train_log.jsonl", folder / "train_log.jsonl")
         parameters = sum(parameter.numel() for parameter in self.model.parameters())
-        card = write_card(figures, asdict(self.run), parameters=parameters, seconds=self.seconds)
+        start = self.run.weights
+        note = f"The run began with the weights of {start}, not with random ones." if start else ""
+        card = write_card(figures, asdict(self.run), parameters=parameters, seconds=self.seconds, note=note)
         (folder / "README.md").write_text(card, encoding="utf-8")
         return figures
 
@@ -336,6 +350,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--resume", action="store_true", help="go on from OUT/state")
     parser.add_argument("--steps", type=int, nargs=len(STAGES), metavar="N", help=f"steps of {', '.join(STAGES)}")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--weights", type=Path, help="a checkpoint to begin with; random weights by default")
+    parser.add_argument("--weights-name", default="", help="what the card calls it; its folder by default")
     parser.add_argument("--layers", type=int, default=10, help="decoder blocks")
     parser.add_argument("--hidden", type=int, default=128, help="width of the decoder, a multiple of 64")
     parser.add_argument("--batch-scale", type=int, default=1, help="multiplies the clips and texts of a step")
@@ -350,8 +366,11 @@ def main(argv: list[str] | None = None) -> None:
         training = Training.resume(options.out / "state", device=device)
     else:
         steps = tuple(options.steps or Run().steps)
-        run = Run(options.seed, steps, options.layers, options.hidden, options.batch_scale)
+        name = options.weights_name or str(options.weights or "")
+        run = Run(options.seed, steps, options.layers, options.hidden, options.batch_scale, name)
         training = Training(run, device=device)
+        if options.weights:
+            training.begin_with(options.weights)
     training.fit(options.out, workers=options.workers)
     figures = training.publish(options.out)
     best = figures["layers"][figures["best_layer"] - 1]
