@@ -20,6 +20,7 @@ from vidembed.captions.files import (
     sample_pairs,
     shortened,
 )
+from vidembed.captions.records import CaptionRecord, read_captions
 
 if TYPE_CHECKING:
     from vidembed.captions.describing import PROMPTS, Described, describe
@@ -28,6 +29,7 @@ __all__ = [
     "KINDS",
     "MAX_LINE_BYTES",
     "PROMPTS",
+    "CaptionRecord",
     "CaptionedVideo",
     "Described",
     "TextPair",
@@ -36,6 +38,7 @@ __all__ = [
     "describe",
     "numbered_lines",
     "read_captioned_videos",
+    "read_captions",
     "read_pairs",
     "sample_pairs",
     "shortened",

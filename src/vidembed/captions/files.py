@@ -1,7 +1,8 @@
 """Files of texts, JSONL (one object a line) or CSV (a header and rows): captioned videos, and pairs of texts.
 
 `read_captioned_videos` reads the columns ``video``, one of ``caption``, ``text`` and ``sentence`` (in JSONL also
-``captions``, a list), and where needed ``label`` (0, 1, true or false). `read_pairs` reads those of one of `KINDS`.
+``captions``, a list; ``dense`` where there is none of these), and where needed ``label`` (0, 1, true or false).
+`read_pairs` reads those of one of `KINDS`.
 """
 
 from __future__ import annotations
@@ -24,9 +25,10 @@ SAMPLE: Final = 60_000  # pairs that the paper samples from VideoUFO (VidVec, ar
 
 # columns of the caption and of the summary. "plain" and "short" are ours; "videoufo" are the published columns of
 # VideoUFO (arXiv 2503.01739), "nli" those of ``sentence-transformers/all-nli``. "nli" and "short", two short captions
-# of one video, are the arms that the paper compares with (section D)
+# of one video, are the arms that the paper compares with (section D). "own" is what a model says of videos (`describe`)
 KINDS: Final[dict[str, tuple[str, str]]] = {
     "plain": ("dense", "summary"),
+    "own": ("dense", "short"),
     "videoufo": ("Detailed Caption", "Brief Caption"),
     "nli": ("anchor", "positive"),
     "short": ("first", "second"),
@@ -106,6 +108,23 @@ def _json_rows(path: Path, handle: BinaryIO, damaged: Damaged) -> Iterator[tuple
                 damaged(AnnotationError(f"{path}, line {number}: expected an object, got {type(row).__name__}"))
 
 
+def _unmarked_rows(path: Path, damaged: Damaged = _stop) -> Iterator[tuple[str, int, Row]]:
+    """Rows as of `_rows`, without those that a model wrote and marked as not to be used; the log says how many."""
+    marked = 0
+    for where, line, row in _rows(path, damaged):
+        if row.get("problems") or row.get("error"):
+            marked += 1
+        else:
+            yield where, line, row
+    if marked:
+        logger.warning("%s: left out %d rows that are marked as not to be used", path, marked)
+
+
+def json_rows(path: Path) -> Iterator[tuple[str, Row]]:
+    """Yield where each object of a JSONL file is, in words, and the object; AnnotationError for a damaged line."""
+    return ((where, row) for where, _, row in _rows(path))
+
+
 def csv_rows(path: Path, handle: BinaryIO, damaged: Damaged = _stop) -> Iterator[tuple[int, dict[str, str]]]:
     """Yield the line that each row of a CSV file begins on, and the row by header; bad rows go to `damaged`."""
     reader = csv.reader((line for _, line in numbered_lines(path, handle)), strict=True)
@@ -161,6 +180,8 @@ def read_captioned_videos(file: str | Path, *, videos: str | Path | None = None)
             and other columns are skipped.
         videos: Folder that relative video paths are taken from. Default: the folder of `file`.
 
+    Rows that a model wrote and marked (``problems``, ``error``; `describe`) are left out.
+
     Raises:
         AnnotationError: The file cannot be read or is of another kind; a row lacks a column or holds a value of the
             wrong type; some rows have a label and some not; there are no rows; or video files are missing.
@@ -176,12 +197,12 @@ def read_captioned_videos(file: str | Path, *, videos: str | Path | None = None)
         raise AnnotationError(f"videos={str(base)!r}: no such folder; it is what the paths in {path} are taken from")
     found: list[tuple[int, CaptionedVideo]] = []
     try:
-        for where, line, row in _rows(path):
+        for where, line, row in _unmarked_rows(path):
             found += [(line, video) for video in _videos_of(where, row, base)]
     except OSError as error:
         raise AnnotationError(f"{path}: cannot be read: {error.strerror or error}") from error
     if not found:
-        raise AnnotationError(f"{path}: there are no rows; give at least one video with a caption")
+        raise AnnotationError(f"{path}: there are no rows to use; give at least one video with a caption")
     labelled = next((line for line, video in found if video.label is not None), None)
     bare = next((line for line, video in found if video.label is None), None)
     if labelled is not None and bare is not None:
@@ -200,7 +221,9 @@ def read_captioned_videos(file: str | Path, *, videos: str | Path | None = None)
 
 def _videos_of(where: str, row: Row, base: Path) -> list[CaptionedVideo]:
     video = checked_words(where, "video", row["video"]) if "video" in row else None
-    named = [name for name in (*TEXT_COLUMNS, "captions") if name in row]
+    named = [name for name in (*TEXT_COLUMNS, "captions") if name in row] or [
+        name for name in ("dense",) if name in row
+    ]
     if video is None or not named:
         missing = "no 'video'" if video is None else "none of 'caption', 'text' and 'sentence'"
         columns = shortened(", ".join(row)) if row else "none"
@@ -223,6 +246,8 @@ def _videos_of(where: str, row: Row, base: Path) -> list[CaptionedVideo]:
 
 def read_pairs(path: str | Path, *, kind: str = "auto", on_error: OnError = "raise") -> Iterator[TextPair]:
     """Read pairs from a file, one row at a time, in order and without space around the texts.
+
+    Rows that a model wrote and marked (``problems``, ``error``; `describe`) are left out, and the log says how many.
 
     Args:
         path: A ``.csv`` file with a header, or a ``.jsonl`` file with one object a line, in UTF-8.
@@ -254,7 +279,7 @@ def read_pairs(path: str | Path, *, kind: str = "auto", on_error: OnError = "rai
         skipped += 1
         logger.debug("skipped %s", error)
 
-    for where, _, row in _rows(path, skip):
+    for where, _, row in _unmarked_rows(path, skip):
         try:
             columns = columns or _columns_of(where, row, wanted)
             pair = _pair_of(where, row, columns)

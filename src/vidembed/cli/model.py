@@ -100,7 +100,7 @@ def train_command(
     model: Annotated[str, Option(help="Video MLLM, or a vidembed checkpoint to go on from: a folder or a name.")],
     pairs: Annotated[Path, Option(help="File of captions and summaries, .csv or .jsonl.")],
     out: Annotated[Path, Option(help="Folder to write.")],
-    kind: Annotated[str, Option(help="Columns of --pairs: plain, videoufo, nli, short; auto: as found.")] = "auto",
+    kind: Annotated[str, Option(help="Columns of --pairs: plain, own, videoufo, nli, short; auto: as found.")] = "auto",
     samples: Annotated[int, Option(help="Pairs to sample from the file; 0 for all.")] = 60_000,
     on_bad: Annotated[str, Option(help="At a row that cannot be used: raise, or skip it.")] = "raise",
     too_long: Annotated[str, Option(help="At a text longer than --max-tokens: raise, or drop the pair.")] = "raise",
