@@ -346,7 +346,7 @@ def reproduce_command(
     device: cli.Device = None,
     as_json: Annotated[bool, Option("--json", help="Write the figures to stdout as JSON.")] = False,
 ) -> None:
-    """Measure the method from end to end: layers, reranking, text-only alignment and both. Trains nothing."""
+    """Measure the method from end to end: layers, reranking, text-only alignment, captions. Trains nothing."""
     cli.check_folder(out)
     from vidembed.backbone.load import check_device
     from vidembed.text import require
@@ -356,10 +356,12 @@ def reproduce_command(
         require("plot", "matplotlib", purpose="out")
     import torch
 
-    from vidembed.reproduce import as_text, measure, write
+    from vidembed.reproduce import as_text, measure, measure_captions, write
 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     result, curves = measure(clips=clips, layer_clips=layer_clips, fit_clips=fit_clips, seed=seed, device=device)
+    layer = result["layer"]
+    result["captions"] = measure_captions(layer=layer, clips=clips, fit_clips=fit_clips, seed=seed, device=device)
     if out is not None:
         for file in write(result, curves, out):
             cli.say(f"Wrote {file}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Final
@@ -57,20 +58,33 @@ def draw_clips(
     folder: Path, clips: int, others: int, seed: int, *, show_progress_bar: bool = False
 ) -> tuple[Clips, Clips]:
     """Write held-out clips, and others of the next seed that equal none of them; files of an earlier call are kept."""
-    records = list(islice(iterate_clips("test", seed), clips))
-    taken = {tuple(record.attributes.values()) for record in records}
-    fresh = (record for record in iterate_clips("test", seed + 1) if tuple(record.attributes.values()) not in taken)
-    records += islice(fresh, others)
+    test, rest = draw_sets(folder, [(seed, clips), (seed + 1, others)], show_progress_bar=show_progress_bar)
+    return test, rest
+
+
+def draw_sets(folder: Path, sets: Sequence[tuple[int, int]], *, show_progress_bar: bool = False) -> list[Clips]:
+    """Write sets of held-out clips, each a seed and a size, no two of which share a clip; earlier files are kept."""
+    taken: set[tuple[str, ...]] = set()
+    drawn: list[list[ClipRecord]] = []
+    for seed, size in sets:
+        fresh = (record for record in iterate_clips("test", seed) if tuple(record.attributes.values()) not in taken)
+        drawn.append(list(islice(fresh, size)))
+        taken |= {tuple(record.attributes.values()) for record in drawn[-1]}
     folder.mkdir(parents=True, exist_ok=True)
-    written: Clips = []
-    for record in tqdm(records, desc="Writing clips", unit="clip", disable=not show_progress_bar):
-        content = json.dumps([record.attributes, record.scene.seed, __version__])
-        path = folder / f"{hashlib.sha256(content.encode()).hexdigest()[:16]}.mp4"
-        if not path.exists():
-            with replacing(path) as draft:
-                write_clip(record.scene, draft)
-        written.append((path, record))
-    return written[:clips], written[clips:]
+    bar = tqdm(total=sum(map(len, drawn)), desc="Writing clips", unit="clip", disable=not show_progress_bar)
+    written: list[Clips] = []
+    with bar:
+        for records in drawn:
+            written.append([])
+            for record in records:
+                content = json.dumps([record.attributes, record.scene.seed, __version__])
+                path = folder / f"{hashlib.sha256(content.encode()).hexdigest()[:16]}.mp4"
+                if not path.exists():
+                    with replacing(path) as draft:
+                        write_clip(record.scene, draft)
+                written[-1].append((path, record))
+                bar.update()
+    return written
 
 
 def _benchmark(name: str, split: str, clips: Clips, notes: tuple[str, ...]) -> Benchmark:

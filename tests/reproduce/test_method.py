@@ -9,13 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vidembed import VideoReranker, reproduce
+from vidembed import VideoReranker
 from vidembed.evaluation.metrics import bootstrap_interval, ranks
-from vidembed.reproduce import Row, Scores
+from vidembed.reproduce import as_text, write
+from vidembed.reproduce import method as reproduce
+from vidembed.reproduce.method import Row, Scores
 from vidembed.scoring import dual_softmax, fit_temperature
 from vidembed.shapes import CHECKPOINT
 
-DOCS = Path(__file__).parents[1] / "docs"
+DOCS = Path(__file__).parents[2] / "docs"
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +47,7 @@ def test_every_row_and_column(measured: tuple[dict[str, Any], dict[str, Any]]) -
 
 def test_text_and_files(measured: tuple[dict[str, Any], dict[str, Any]], tmp_path: Path) -> None:
     result, curves = measured
-    files = reproduce.write(result, curves, tmp_path / "out")
+    files = write(result, curves, tmp_path / "out")
     assert {file.name for file in files} == {"shapes.json", "shapes.md", "layers-captions.png", "layers-summaries.png"}
     assert json.loads((tmp_path / "out" / "shapes.json").read_text()) == result
     text = (tmp_path / "out" / "shapes.md").read_text()
@@ -121,7 +123,7 @@ def test_too_few_clips() -> None:
 def test_the_kept_figures_are_in_the_docs() -> None:
     kept = json.loads((DOCS / "method" / "shapes.json").read_text())
     page = (DOCS / "method.md").read_text().replace("**", "")
-    for line in reproduce.as_text(kept).splitlines():
+    for line in as_text(kept).splitlines():
         if line.startswith("| ") and "---" not in line:
             assert line in page
     for found in kept["layers"].values():

@@ -6,7 +6,6 @@ dual-softmax. Layer, fusion and temperatures are chosen or fitted on other held-
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from vidembed.analysis import LayerAnalysis, analyze_layers, plot_layers
+from vidembed.analysis import LayerAnalysis, analyze_layers
 from vidembed.captions import CaptionedVideo
 from vidembed.encoder import VideoEncoder
 from vidembed.evaluation.metrics import Interval, bootstrap_interval, paired_bootstrap, ranks, recall_at
@@ -69,16 +68,6 @@ ROWS: Final = (
     Row("O, final layer + fusion", "aligned", "fused", K_ALIGNED),
 )
 
-# VideoLLaMA3-7B on MSR-VTT 1k-A, Recall@1: text to video raw, with dual-softmax, video to text with dual-softmax
-# (VidVec, arXiv 2602.08099). Empty where the paper gives none
-PAPER: Final = (
-    ("ZS, final layer", "14.3", "", ""),
-    ("ZS, layer 24 of 28", "", "42.1", ""),
-    ("ZS, layer 24 + P(Yes), K = 100", "", "52.1", ""),
-    ("O, final layer", "48.4", "52.5", "54.9"),
-    ("O, final layer + P(Yes), K = 10", "", "56.2", "54.9"),
-)
-
 
 @dataclass(frozen=True, eq=False)
 class Scores:
@@ -98,7 +87,7 @@ class Scores:
         return self if direction == "t2v" else Scores(self.first.T, self.yes.T, self.yes_no.T, self.positives.T)
 
 
-def _is_true(kind: str, described: ClipRecord, shown: ClipRecord) -> bool:
+def is_true(kind: str, described: ClipRecord, shown: ClipRecord) -> bool:
     """Whether one clip's text of a kind is true of another; short ones, without a background, name four attributes."""
     short = kind == "summaries" or (kind == "statements" and "background" not in described.right)
     names = SUMMARY_ATTRIBUTES if short else tuple(described.attributes)
@@ -115,7 +104,7 @@ def score(
     answers, chosen = reranker.answers_and_embeddings(every, paths, encoders["chosen"], show_progress_bar=True)
     yes, yes_no = (odds.reshape(len(paths), len(every)).T for odds in (answers.yes, answers.yes_no))  # (every, V)
     rows = {kind: [every.index(text) for text in of_kind] for kind, of_kind in texts.items()}
-    right = {kind: np.array([[_is_true(kind, one, other) for other in records] for one in records]) for kind in kinds}
+    right = {kind: np.array([[is_true(kind, one, other) for other in records] for one in records]) for kind in kinds}
     found: dict[str, dict[str, Scores]] = {}
     for stage, encoder in encoders.items():
         vectors = chosen if stage == "chosen" else encoder.encode(paths, show_progress_bar=False)  # (V, D)
@@ -178,16 +167,17 @@ def table(measured: Mapping[str, Scores], known: Mapping[str, Scores], fusions: 
         for column, places in found[row.name].items():
             interval = bootstrap_interval(places == 1, seed=0, groups=groups[column])
             entry[column] = {f"R@{k}": round(100 * recall_at(places, k), 1) for k in (1, 5, 10)}
-            entry[column]["interval"] = _points(interval)[1:]
+            entry[column]["interval"] = points(interval)[1:]
             if row is not ROWS[-1]:
                 best = found[ROWS[-1].name][column]
                 gain = paired_bootstrap(best == 1, places == 1, seed=0, groups=groups[column])
-                gains.setdefault(column, {})[row.name] = _points(gain)
+                gains.setdefault(column, {})[row.name] = points(gain)
         rows.append(entry)
     return {"distinct": len(np.unique(groups["t2v"])), "table": rows, "gains": gains}
 
 
-def _points(interval: Interval) -> list[float]:
+def points(interval: Interval) -> list[float]:
+    """An estimate and the ends of its interval in percent, rounded to a tenth."""
     return [round(100 * value, 1) for value in (interval.estimate, interval.low, interval.high)]
 
 
@@ -239,48 +229,6 @@ def measure(
 def _curve(analysis: LayerAnalysis) -> Values:
     """A layer analysis as JSON values in percent and points."""
     rows = analysis.prompts[0].rows
-    layers = [{"layer": one.layer, "t2v": _points(one.t2v.recall_1), "v2t": _points(one.v2t.recall_1)} for one in rows]
-    margin = {"t2v": _points(analysis.margin.t2v), "v2t": _points(analysis.margin.v2t)}
+    layers = [{"layer": one.layer, "t2v": points(one.t2v.recall_1), "v2t": points(one.v2t.recall_1)} for one in rows]
+    margin = {"t2v": points(analysis.margin.t2v), "v2t": points(analysis.margin.v2t)}
     return {"chosen": analysis.chosen_layer, "margin": margin, "layers": layers}
-
-
-def as_text(result: Values) -> str:
-    """The figures as Markdown, the paper's beside them."""
-    half = result["layer_clips"] // 2
-    chosen = f"Layer chosen on {half} other clips: {result['layer']}"
-    lines = [f"{chosen}. On {half} more, over the final one, R@1 in points:", ""]
-    for kind, found in result["layers"].items():
-        t2v, v2t = (f"{gain:+.1f} ({low:.1f} to {high:.1f})" for gain, low, high in found["margin"].values())
-        lines.append(f"- {kind}: layer {found['chosen']}, text to video {t2v}, video to text {v2t}")
-    for kind, found in result["queries"].items():
-        lines += [
-            "",
-            f"{result['clips']} clips, queries: {kind}, {found['distinct']} different ones; R@1 / 5 / 10 in percent",
-            "",
-            "| | K | text to video | with dual-softmax | video to text | with dual-softmax |",
-            "| --- | --- | --- | --- | --- | --- |",
-        ]
-        for row in found["table"]:
-            cells = (" / ".join(f"{row[column][f'R@{k}']:.1f}" for k in (1, 5, 10)) for column in COLUMNS)
-            lines.append(f"| {row['name']} | {row['k'] or ''} | {' | '.join(cells)} |")
-    lines += [
-        "",
-        "The paper, for the shape and not the size: VideoLLaMA3-7B on MSR-VTT 1k-A, R@1 (arXiv 2602.08099)",
-        "",
-        "| | text to video | with dual-softmax | video to text, with dual-softmax |",
-        "| --- | --- | --- | --- |",
-        *(f"| {' | '.join(row)} |" for row in PAPER),
-    ]
-    return "\n".join(lines)
-
-
-def write(result: Values, curves: Mapping[str, LayerAnalysis], out: Path) -> list[Path]:
-    """Write ``shapes.json``, ``shapes.md`` and plots of the layers (with the extra ``plot``) into a folder."""
-    out.mkdir(parents=True, exist_ok=True)
-    files = [out / "shapes.json", out / "shapes.md"]
-    files[0].write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    files[1].write_text(as_text(result) + "\n", encoding="utf-8")
-    for kind, curve in curves.items():
-        files.append(out / f"layers-{kind}.png")
-        plot_layers([curve], files[-1])
-    return files
