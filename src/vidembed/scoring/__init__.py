@@ -1,4 +1,4 @@
-"""What becomes of scores before they rank: dual-softmax, query banks, prior correction, calibration. Numpy only."""
+"""What becomes of scores before they rank: dual-softmax, query banks, fusion, priors, calibration. Numpy only."""
 
 from __future__ import annotations
 
@@ -15,12 +15,14 @@ from vidembed.scoring.calibration import (
 from vidembed.scoring.depth import FittedMargin, MarginPolicy
 from vidembed.scoring.dual_softmax import DualSoftmax, FittedTemperature, dual_softmax, fit_temperature
 from vidembed.scoring.fusion import ScoreFusion
+from vidembed.scoring.hybrid import HybridWeights, reciprocal_rank_fusion
 from vidembed.scoring.query_bank import QueryBank
 
 __all__ = [
     "DualSoftmax",
     "FittedMargin",
     "FittedTemperature",
+    "HybridWeights",
     "MarginPolicy",
     "PlattScaling",
     "PriorCorrection",
@@ -32,6 +34,7 @@ __all__ = [
     "fit_temperature",
     "log_odds",
     "prior_corrected",
+    "reciprocal_rank_fusion",
     "reliability_curve",
     "reliability_plot",
 ]
