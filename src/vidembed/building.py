@@ -6,11 +6,11 @@ import gc
 import logging
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -18,7 +18,8 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.util import batch_to_device
 from torch import nn
 
-from vidembed.analysis.layers import Pairs, analyze_layers, checked_pairs, open_mllm
+from vidembed.analysis.layers import Pairs, analyze_layers, checked_queries, open_mllm
+from vidembed.analysis.own_queries import CLIPS, Videos, caption_videos, draw_videos, own_texts, read_records
 from vidembed.backbone.architectures import capture_block, check_layer, find_parts
 from vidembed.backbone.load import Backbone, Features, check_dtype
 from vidembed.backbone.options import refuse_quantization, with_dtype
@@ -35,6 +36,8 @@ from vidembed.video import Sampling
 
 logger = logging.getLogger(__name__)
 
+# queries by kind, and a sentence about how they were made, with the model that may have to make them
+FindQueries: TypeAlias = Callable[[VideoEncoder], tuple[Mapping[str, Pairs], str]]
 MIN_COSINE = 0.99999  # least cosine between the saved model's vector and the hidden state that it stands for
 
 
@@ -42,8 +45,11 @@ def build(
     mllm: str | Path,
     *,
     layer: int | Literal["auto"] | None = None,
-    pairs: Pairs | None = None,
-    videos: str | Path | None = None,
+    pairs: Pairs | Mapping[str, Pairs] | None = None,
+    videos: Videos | None = None,
+    captions: str | Path | None = None,
+    clips: int = CLIPS,
+    seed: int = 0,
     out: str | Path | None = None,
     name: str | None = None,
     prefix: str | None = "zero-shot",
@@ -69,10 +75,16 @@ def build(
     Args:
         mllm: Directory or Hub name of a video MLLM of a supported architecture.
         layer: 1-based decoder block, or -1 for the last block with its trained final norm; "auto" for the one that
-            `vidembed.analyze_layers` chooses on `pairs`, which the model card then names with its Recall@1. Default:
-            the block at 24/28 of the depth, with a warning that says so.
+            `vidembed.analyze_layers` chooses on `pairs`, or on what the model says of `videos`; the model card then
+            names it with its Recall@1. Default: the block at 24/28 of the depth, with a warning that says so.
         pairs: For ``layer="auto"``: captioned videos, as `vidembed.analyze_layers` takes them.
-        videos: For ``layer="auto"``: the folder of the videos that a file of pairs names by relative paths.
+        videos: For ``layer="auto"`` without `pairs`: videos without labels, files and folders. The model describes some
+            of them (`vidembed.captions.describe`), and the layer is chosen on its dense and short texts that are not
+            marked. With `pairs`: the folder of the videos that a file of pairs names by relative paths.
+        captions: For ``layer="auto"``: a file of captions. With `videos` they are written there, and an interrupted
+            call goes on from it; without, they are read from it.
+        clips: Most videos that are described. Default `CLIPS`.
+        seed: Decides which.
         out: Folder to write. Give `out` or `name`.
         name: Name in the model store instead of a folder; it loads as ``vidembed/<name>``.
         prefix: A line before the content of the prompt: "zero-shot" for the paper's, None for nothing, or any text.
@@ -86,7 +98,12 @@ def build(
     Returns:
         The folder written.
 
+    Warns:
+        CroppedTexts: The model cannot shorten what it says; crops of its captions stand in for short texts.
+        LongQueries: All `pairs` are long.
+
     Raises:
+        TooFewCaptionsError: Too few of the texts that the model wrote about `videos` can be used.
         ValueError: Neither or both of `out` and `name` are given, or `name` is no plain name; `pairs` are missing,
             too few, or given with a layer; `out` is the folder of the MLLM itself.
         VideoError: A video of `pairs` could not be decoded.
@@ -103,12 +120,15 @@ def build(
 
     note = ""
     if layer == "auto":
+        find = _queries_for(pairs, videos, captions, clips, seed)
         encoder, note = _best_layer(
-            mllm, pairs, videos, prefix=prefix, sampling=sampling, dtype=dtype, device=device, **hub_kwargs
+            mllm, find, prefix=prefix, sampling=sampling, dtype=dtype, device=device, **hub_kwargs
         )
     else:
-        if pairs is not None or videos is not None:
-            raise ValueError(f'layer={layer!r}: pairs and videos are for layer="auto", which chooses on them.')
+        if pairs is not None or videos is not None or captions is not None:
+            raise ValueError(
+                f'layer={layer!r}: pairs, videos and captions are for layer="auto", which chooses on them.'
+            )
         kwargs = with_dtype(hub_kwargs, dtype)
         encoder = VideoEncoder(mllm, layer=layer, prefix=prefix, sampling=sampling, device=device, **kwargs)
     if encoder.backbone is None:
@@ -172,24 +192,51 @@ def _keep_mllm(backbone: Backbone, target: Path) -> None:
         raise ValueError(f"out: {str(target)!r} holds the model that is built from; choose another folder.")
 
 
-def _best_layer(
-    mllm: str | Path, pairs: Pairs | None, videos: str | Path | None, *, prefix: str | None, **kwargs: Any
-) -> tuple[VideoEncoder, str]:
-    """An encoder of the layer that does best on pairs, on the weights that were analyzed; a section for the card."""
-    if pairs is None:
-        raise ValueError(
-            'layer="auto" needs pairs=FILE, videos with captions to choose the layer on (a .jsonl or .csv file, see '
-            "vidembed.captions); or give the number of a layer."
-        )
-    rows = checked_pairs(pairs, videos)
+def _queries_for(
+    pairs: Pairs | Mapping[str, Pairs] | None,
+    videos: Videos | None,
+    captions: str | Path | None,
+    clips: int,
+    seed: int,
+) -> FindQueries:
+    """Read what can be read before a model is loaded; return what makes queries, and a sentence about them, with it."""
+    if pairs is not None:
+        if captions is not None:
+            raise ValueError(f"captions={str(captions)!r}: give pairs or captions, one of them.")
+        if videos is not None and not isinstance(videos, (str, Path)):
+            raise ValueError(f"videos={videos!r}: with pairs, the one folder that their paths are relative to.")
+        given: Mapping[str, Pairs] = checked_queries(pairs, videos)
+        return lambda _: (given, "")
+    if videos is not None:
+        drawn = draw_videos(videos, clips, seed=seed)
+
+        def described(full: VideoEncoder) -> tuple[Mapping[str, Pairs], str]:
+            texts = own_texts(caption_videos(full, drawn, file=captions), seed=seed)
+            return texts.queries(), f"{texts.summary()} They were drawn by seed {seed}. "
+
+        return described
+    if captions is not None:
+        texts = own_texts(read_records(captions), seed=seed)
+        return lambda _: (texts.queries(), f"{texts.summary()} ")
+    raise ValueError(
+        'layer="auto" needs pairs=FILE, videos with captions to choose the layer on (a .jsonl or .csv file, see '
+        "vidembed.captions); or videos=FOLDER, which the model describes itself; or captions=FILE, what it said of "
+        "them; or give the number of a layer."
+    )
+
+
+def _best_layer(mllm: str | Path, find: FindQueries, *, prefix: str | None, **kwargs: Any) -> tuple[VideoEncoder, str]:
+    """An encoder of the layer that does best on queries, on the weights that were analyzed; a section for the card."""
     full = open_mllm(mllm, prefix=prefix, **kwargs)
     assert full.backbone is not None  # noqa: S101 - open_mllm refuses what is none
+    queries, origin = find(full)
     shared = {"sampling": kwargs["sampling"], "device": str(full.device)}
     analysis = analyze_layers(
-        full.backbone, rows, prefixes=prefix or "none", dual_softmax=False, show_progress_bar=True, **shared
+        full.backbone, queries, prefixes=prefix or "none", dual_softmax=False, show_progress_bar=True, **shared
     )
-    note = f"\n## How the layer was chosen\n\n{analysis.summary()} In brackets: 95 % bootstrap intervals.\n"
-    logger.info("%s", analysis.summary())
+    found = origin + analysis.summary()
+    note = f"\n## How the layer was chosen\n\n{found} In brackets: 95 % bootstrap intervals.\n"
+    logger.info("%s", found)
     encoder = VideoEncoder(backbone=full.backbone, layer=analysis.chosen_layer, prefix=prefix, **shared)
     return encoder, note
 

@@ -101,6 +101,18 @@ class LayerChosen(UserWarning):
     """No layer was given for a video MLLM: the default was chosen."""
 
 
+class LongQueries(UserWarning):
+    """All queries that a layer is chosen on are long: it can do badly on short ones."""
+
+
+class CroppedTexts(UserWarning):
+    """A model cannot shorten what it says of videos: crops of its captions stand in for short texts."""
+
+
+class NotImproved(UserWarning):
+    """An adapted model retrieves less well on the videos held out than the model without the adapter."""
+
+
 def warn(warning: Warning) -> None:
     """Warn at the line outside of `_INNER` that led to the call; or keep the warning where `kept_warnings` is set."""
     if (kept := kept_warnings.get()) is not None:
@@ -170,6 +182,10 @@ class InputError(ValueError):
 
 class AnnotationError(ValueError):
     """A file of captioned videos or of pairs of texts cannot be used; the message names the file and the line."""
+
+
+class TooFewCaptionsError(ValueError):
+    """Too few of the texts that a model wrote about videos can be used; the message says how many, and why not."""
 
 
 class VideoUriError(ValueError):

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from vidembed.analysis.result import LayerAnalysis, PromptAnalysis
 
 FORMATS = (".png", ".svg", ".pdf")
-_LINES = ("-", "--", ":", "-.")  # one a prompt
+_LINES = ("-", "--", ":", "-.")  # one a prompt and kind of query
 Axis = Literal["auto", "block", "depth"]
 
 
@@ -47,8 +47,8 @@ def new_figure(width: float, height: float) -> Figure:
 def plot_layers(analyses: Sequence[LayerAnalysis], path: str | Path, *, x: Axis = "auto") -> None:
     """Draw Recall@1 on the reporting half by layer, text to video beside video to text (extra ``plot``).
 
-    A line is a model with a prompt; the band is its interval, the star its chosen layer, and the square, apart from the
-    line, layer -1: the last block with its trained final norm. Dual-softmax is not drawn.
+    A line is a model with a prompt and a kind of query; the band is its interval, the star its chosen layer, and the
+    square, apart from the line, layer -1: the last block with its trained final norm. Dual-softmax is not drawn.
 
     Args:
         analyses: One or more, in the order of the legend.
@@ -73,7 +73,9 @@ def plot_layers(analyses: Sequence[LayerAnalysis], path: str | Path, *, x: Axis 
         for number, analysis in enumerate(analyses):
             unit = analysis.depth if x == "depth" else 1
             for prompt, line in zip(analysis.prompts, _LINES * len(analysis.prompts), strict=False):
-                label = analysis.model if len(analysis.prompts) == 1 else f"{analysis.model}, prefix {prompt.prefix}"
+                label = analysis.model
+                label += f", prefix {prompt.prefix}" if len({one.prefix for one in analysis.prompts}) > 1 else ""
+                label += f", {prompt.kind} queries" if prompt.kind else ""
                 _draw_prompt(panel, prompt, direction, unit, f"C{number % 10}", line, label)
         panel.set(title=title, xlabel="decoder block" if x == "block" else "depth (share of the blocks)")
         panel.grid(alpha=0.3)

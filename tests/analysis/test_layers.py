@@ -179,8 +179,12 @@ class TestBuildAuto:
         [
             ({"layer": "auto"}, ValueError, r'layer="auto" needs pairs=FILE'),
             ({"layer": "auto", "pairs": "gone.jsonl"}, AnnotationError, "no such file"),
-            ({"layer": 2, "pairs": "gone.jsonl"}, ValueError, r'layer=2: pairs and videos are for layer="auto"'),
-            ({"layer": 2, "videos": "clips"}, ValueError, "layer=2: pairs and videos"),
+            (
+                {"layer": 2, "pairs": "gone.jsonl"},
+                ValueError,
+                r'layer=2: pairs, videos and captions are for layer="auto"',
+            ),
+            ({"layer": 2, "videos": "clips"}, ValueError, "layer=2: pairs, videos"),
             ({"layer": "middle"}, BackboneError, r"layer='middle' is not a decoder block"),
         ],
     )

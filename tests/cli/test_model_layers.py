@@ -125,7 +125,7 @@ class TestBuild:
         for arguments, message in [
             (["--layer", "auto"], "needs pairs"),
             (["--layer", "auto", "--pairs", drawn / "gone.csv"], "no such file"),
-            (["--layer", "7", "--pairs", drawn / "pairs.csv"], "layer=7: pairs and videos"),
+            (["--layer", "7", "--pairs", drawn / "pairs.csv"], "layer=7: pairs, videos"),
             (["--layer", "best"], "layer: got 'best'"),
             (["--layer", "1.5"], "layer: got '1.5'"),
         ]:

@@ -24,6 +24,7 @@ LOADS = {
         "check",
         "layers",
         "train",
+        "adapt",
         "calibrate",
         "evaluate",
         "compare",

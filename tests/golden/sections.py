@@ -29,7 +29,20 @@ from vidembed.index.search import nearest
 
 HERE = Path(__file__).parent
 TEXTS = ["a red square moves right", "a blue circle moves up and bounces back", "Grüße: 3 cats & a dog", "x"]
-COMMANDS = ["", "index", "search", "clip", "serve", "info", "build", "layers", "train", "calibrate", "evaluate"]
+COMMANDS = [
+    "",
+    "index",
+    "search",
+    "clip",
+    "serve",
+    "info",
+    "build",
+    "layers",
+    "train",
+    "adapt",
+    "calibrate",
+    "evaluate",
+]
 COMMANDS += ["compare", "mteb", "reproduce", "demo"]
 BAD_CALLS = [
     "",

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import statistics
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -15,14 +16,25 @@ from numpy.typing import NDArray
 from torch import nn
 from transformers import PretrainedConfig
 
-from vidembed.analysis.measure import Bootstrap, Half, Relation, margin_over, measure_prompt, relation_of, split_halves
+from vidembed.analysis.measure import (
+    Bootstrap,
+    Half,
+    Relation,
+    halves_of_kinds,
+    join,
+    joint_merit,
+    margin_over,
+    measure_prompt,
+    relation_of,
+    split_halves,
+)
 from vidembed.analysis.result import LayerAnalysis, Sample
 from vidembed.backbone.architectures import REMOTE_CODE_TYPES, conditional_class
 from vidembed.backbone.load import Backbone, check_dtype
 from vidembed.backbone.options import with_dtype
 from vidembed.captions import CaptionedVideo, read_captioned_videos
 from vidembed.encoder import VideoEncoder
-from vidembed.errors import BackboneError, LayerError
+from vidembed.errors import BackboneError, LayerError, LongQueries, warn
 from vidembed.evaluation.metrics import RESAMPLES
 from vidembed.inputs import Input
 from vidembed.pipeline import OnError, check_on_error, wants_bar
@@ -34,11 +46,12 @@ logger = logging.getLogger(__name__)
 FloatStates = NDArray[np.float32]
 # a file that `vidembed.captions.read_captioned_videos` reads, or its rows
 Pairs = str | Path | Iterable[CaptionedVideo]
+LONG_WORDS: Final = 12  # median words of queries from which they count as long (ours: summaries have some eight)
 
 
 def analyze_layers(
     model: str | Path | Backbone,
-    pairs: Pairs,
+    pairs: Pairs | Mapping[str, Pairs],
     *,
     videos: str | Path | None = None,
     prefixes: str | Sequence[str] = ("zero-shot",),
@@ -62,12 +75,17 @@ def analyze_layers(
     in that too the middle. Figures and intervals (bootstrap over queries, texts of one video together) are of the other
     half (`split_halves`). Dual-softmax has one temperature a layer and direction, fitted on the choosing half.
 
-    Equal videos (by resolved path) and equal texts are one; any of a text's videos counts.
+    Equal videos (by resolved path) and equal texts are one; any of a text's videos counts. Equal means the same words:
+    two wordings of the same content count against each other.
+
+    Which layer is best differs with the length of the queries. With several kinds of queries for the same videos the
+    choice is by the mean over kinds, and figures are of each kind.
 
     Args:
         model: Directory or name of a video MLLM of a supported architecture, or a loaded `Backbone`. Not a checkpoint
             of `vidembed.build`, which holds no block after its layer.
-        pairs: A file of captioned videos, or `CaptionedVideo` rows. Rows with a label of False are left out.
+        pairs: A file of captioned videos, or `CaptionedVideo` rows. Rows with a label of False are left out. Several
+            kinds of queries: a mapping of such by name, such as "dense" and "short" (`caption_queries`).
         videos: Folder of the videos that a file names by relative paths. Default: the file's own.
         prefixes: What to put before the content of the prompt, one pass each: "zero-shot" (the paper's line), "none",
             or any text.
@@ -83,6 +101,9 @@ def analyze_layers(
         show_progress_bar: Whether to show bars; by default only if the log level is INFO or DEBUG.
         **hub_kwargs: ``revision``, ``token``, ``cache_folder``, ``local_files_only``; and ``model_kwargs``.
 
+    Warns:
+        LongQueries: All kinds of queries are long: their median is `LONG_WORDS` words or more.
+
     Raises:
         AnnotationError: The file of pairs cannot be used.
         ValueError: There are too few pairs, or an argument is out of range.
@@ -97,7 +118,9 @@ def analyze_layers(
         raise ValueError(f"prefixes={prefixes!r}: expected at least one, each once: {allowed}")
     for argument, value, least in (("seed", seed, 0), ("resamples", resamples, 1), ("batch_size", batch_size, 1)):
         whole_number(argument, value, least=least)
-    relation = relation_of(checked_pairs(pairs, videos, seed=seed))
+    kinds = {kind: relation_of(rows) for kind, rows in checked_queries(pairs, videos, seed=seed).items()}
+    _warn_of_long(kinds)
+    relation = join(kinds.values())
     lines = [None if name == "none" else name for name in names]
     how: dict[str, Any] = {"sampling": sampling, "video_backend": video_backend, **hub_kwargs}
     encoder = open_mllm(model, device=device, dtype=dtype, prefix=lines[0], **how)
@@ -112,14 +135,22 @@ def analyze_layers(
 
     kept, halves = _halves(relation, failed, seed)
     bootstrap = Bootstrap(seed, resamples)
+    of_kinds = halves_of_kinds(kinds, halves)
     options = {"dual": dual_softmax, "show_progress_bar": wants_bar(show_progress_bar)}
     measured = {
-        name: measure_prompt(name, of_texts, of_videos, halves, bootstrap, **options)
+        name: measure_prompt(
+            name, of_videos, {kind: (of_texts, both) for kind, both in of_kinds.items()}, bootstrap, **options
+        )
         for name, (of_videos, of_texts) in zip(names, states, strict=True)
     }
-    best = max(names, key=lambda name: measured[name][1].merit)
-    others = {name: readout for name, (_, readout) in measured.items() if name != best}
-    chosen = measured[best][1]
+    chosen = {name: {kind: readout for kind, (_, readout) in found.items()} for name, found in measured.items()}
+    best = max(names, key=lambda name: joint_merit([readout.merit for readout in chosen[name].values()]))
+    margins = (
+        margin_over(readout, chosen[name][kind], name, bootstrap, kind=kind)
+        for name in names
+        if name != best
+        for kind, readout in chosen[best].items()
+    )
     parts = encoder.parts
     source = model.name if isinstance(model, Backbone) else str(model)
     return LayerAnalysis(
@@ -127,28 +158,52 @@ def analyze_layers(
         model_type=parts.model_type,
         depth=parts.depth,
         sample=_sample(relation, kept, halves, failed, bootstrap),
-        prompts=tuple(prompt for prompt, _ in measured.values()),
+        prompts=tuple(prompt for found in measured.values() for prompt, _ in found.values()),
         chosen_prefix=best,
-        prefix_margins=tuple(margin_over(chosen, one, name, bootstrap) for name, one in others.items()),
+        prefix_margins=tuple(margins),
+        kinds={kind: _of_halves(both, bootstrap) for kind, both in of_kinds.items() if kind},
     )
 
 
-def checked_pairs(pairs: Pairs, videos: str | Path | None = None, *, seed: int = 0) -> list[CaptionedVideo]:
-    """Read pairs from a file, or check given ones, and that there are enough, before a model is loaded."""
-    if isinstance(pairs, (str, Path)):
-        rows = read_captioned_videos(pairs, videos=videos)
-    elif videos is not None:
-        raise ValueError(f"videos={str(videos)!r}: only paths in a file are relative to it; leave it out.")
-    else:
-        rows = list(pairs)
-    for index, row in enumerate(rows):
-        if not isinstance(row, CaptionedVideo):
-            raise ValueError(  # noqa: TRY004 - one kind of error for bad arguments
-                f"pairs[{index}]: expected a vidembed.captions.CaptionedVideo, got {type(row).__name__}. Write "
-                "CaptionedVideo(Path('a.mp4'), 'a dog runs')."
+def checked_queries(
+    pairs: Pairs | Mapping[str, Pairs], videos: str | Path | None = None, *, seed: int = 0
+) -> dict[str, list[CaptionedVideo]]:
+    """Read or check pairs by kind of query (pairs alone: one without a name), and that they are enough; no model."""
+    kinds = pairs if isinstance(pairs, Mapping) else {"": pairs}
+    if not kinds:
+        raise ValueError("pairs={}: expected kinds of queries by name, such as 'dense' and 'short'.")
+    found = {}
+    for kind, given in kinds.items():
+        if isinstance(given, (str, Path)):
+            rows = read_captioned_videos(given, videos=videos)
+        elif videos is not None:
+            raise ValueError(f"videos={str(videos)!r}: only paths in a file are relative to it; leave it out.")
+        else:
+            rows = list(given)
+        where = "pairs" + (f"[{kind!r}]" if kind else "")
+        for index, row in enumerate(rows):
+            if not isinstance(row, CaptionedVideo):
+                raise ValueError(  # noqa: TRY004 - one kind of error for bad arguments
+                    f"{where}[{index}]: expected a vidembed.captions.CaptionedVideo, got {type(row).__name__}. Write "
+                    "CaptionedVideo(Path('a.mp4'), 'a dog runs')."
+                )
+        found[kind] = rows
+    relations = {kind: relation_of(rows) for kind, rows in found.items()}
+    halves_of_kinds(relations, split_halves(join(relations.values()).positives, seed=seed))
+    return found
+
+
+def _warn_of_long(kinds: Mapping[str, Relation]) -> None:
+    """Warn if all kinds of queries are long."""
+    words = {kind: statistics.median(len(text.split()) for text in relation.texts) for kind, relation in kinds.items()}
+    if min(words.values()) >= LONG_WORDS:
+        which = ", ".join(f"{kind} {median:g}".strip() for kind, median in words.items())
+        warn(
+            LongQueries(
+                f"all queries are long (median words: {which}). The layer that is best for long queries can do badly "
+                "on short ones; choose on short texts too, such as the dense and short texts of a file of captions."
             )
-    split_halves(relation_of(rows).positives, seed=seed)
-    return rows
+        )
 
 
 def _halves(relation: Relation, failed: dict[int, Exception], seed: int) -> tuple[Relation, tuple[Half, Half]]:
@@ -171,21 +226,30 @@ def _halves(relation: Relation, failed: dict[int, Exception], seed: int) -> tupl
 def _sample(
     relation: Relation, kept: Relation, halves: tuple[Half, Half], failed: dict[int, Exception], bootstrap: Bootstrap
 ) -> Sample:
-    choosing, reporting = halves
     names = [*map(str, relation.videos), *map(repr, relation.texts)]
     reasons = {index: getattr(error, "reason", str(error)) for index, error in sorted(failed.items())}
     failed_texts = sum(index >= len(relation.videos) for index in failed)
+    found = _of_halves(halves, bootstrap)
+    return replace(
+        found,
+        videos_left_out=len(kept.videos) - found.choosing_videos - found.reporting_videos,
+        skipped=tuple(f"{names[index]}: {reason}" for index, reason in reasons.items()),
+        texts_lost=len(relation.texts) - len(kept.texts) - failed_texts,
+    )
+
+
+def _of_halves(halves: tuple[Half, Half], bootstrap: Bootstrap) -> Sample:
+    """The sizes of two halves."""
+    choosing, reporting = halves
     return Sample(
         choosing_videos=choosing.videos.size,
         choosing_texts=choosing.texts.size,
         reporting_videos=reporting.videos.size,
         reporting_texts=reporting.texts.size,
-        videos_left_out=len(kept.videos) - choosing.videos.size - reporting.videos.size,
+        videos_left_out=0,
         chance=float(reporting.positives.mean()),
         seed=bootstrap.seed,
         resamples=bootstrap.resamples,
-        skipped=tuple(f"{names[index]}: {reason}" for index, reason in reasons.items()),
-        texts_lost=len(relation.texts) - len(kept.texts) - failed_texts,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +24,7 @@ BoolArray = NDArray[np.bool_]
 IndexArray = NDArray[np.intp]
 States = NDArray[np.floating]
 Scored = tuple[FloatArray, BoolArray]  # scores and positives (Q, N)
+Merit = tuple[float, float]  # mean Recall@1 of both directions, then mean reciprocal rank
 _LEAST = 2  # videos and texts of a half: with one there is nothing to rank
 
 
@@ -64,6 +65,27 @@ def relation_of(pairs: Iterable[CaptionedVideo]) -> Relation:
     return Relation(tuple(videos.values()), tuple(texts), positives)
 
 
+def join(relations: Iterable[Relation]) -> Relation:
+    """Put relations of the same videos, one a kind of query, into one: texts one kind after the other."""
+    parts = tuple(relations)
+    places: dict[str, int] = {}
+    videos: list[Path] = []
+    columns = []  # of each relation (V,), where its videos are in the whole
+    for part in parts:
+        keys = [os.path.realpath(video) for video in part.videos]
+        for key, video in zip(keys, part.videos, strict=True):
+            if key not in places:
+                places[key] = len(videos)
+                videos.append(video)
+        columns.append([places[key] for key in keys])
+    positives = np.zeros((sum(len(part.texts) for part in parts), len(videos)), dtype=np.bool_)  # (T, V)
+    start = 0
+    for part, at in zip(parts, columns, strict=True):
+        positives[start : start + len(part.texts), at] = part.positives
+        start += len(part.texts)
+    return Relation(tuple(videos), tuple(itertools.chain(*(part.texts for part in parts))), positives)
+
+
 @dataclass(frozen=True, eq=False)
 class Half:
     """Part of a relation: ascending positions of its videos and texts, and its own positives as of `Relation`."""
@@ -71,6 +93,13 @@ class Half:
     videos: IndexArray  # (V',)
     texts: IndexArray  # (T',)
     positives: BoolArray  # (T', V')
+
+    def of_texts(self, first: int, end: int) -> Half:
+        """Keep the texts at positions `first` to `end` of the relation, and the videos that one of them is true of."""
+        inside = (first <= self.texts) & (self.texts < end)
+        rest = self.positives[inside]
+        has_text = rest.any(axis=0)
+        return Half(self.videos[has_text], self.texts[inside], rest[:, has_text])
 
 
 def split_halves(positives: BoolArray, *, seed: int) -> tuple[Half, Half]:
@@ -108,6 +137,29 @@ def split_halves(positives: BoolArray, *, seed: int) -> tuple[Half, Half]:
     return halves[0], halves[1]
 
 
+def halves_of_kinds(kinds: Mapping[str, Relation], halves: tuple[Half, Half]) -> dict[str, tuple[Half, Half]]:
+    """Halves of a relation that `join` made of these kinds of queries, with the texts of each kind alone.
+
+    Raises:
+        ValueError: A half has fewer than two videos or texts of a kind.
+    """
+    found = {}
+    first = 0
+    for kind, relation in kinds.items():
+        end = first + len(relation.texts)
+        choosing, reporting = (half.of_texts(first, end) for half in halves)
+        for half in (choosing, reporting):
+            if min(half.videos.size, half.texts.size) < _LEAST:
+                raise ValueError(
+                    f"pairs[{kind!r}]: a half has {half.texts.size} different texts of {half.videos.size} videos: a "
+                    "layer is chosen on one half of the videos and reported on the other, and each needs at least "
+                    f"{_LEAST} texts of different words. Give more videos."
+                )
+        found[kind] = choosing, reporting
+        first = end
+    return found
+
+
 @dataclass(frozen=True)
 class Bootstrap:
     """Settings of the intervals."""
@@ -129,7 +181,7 @@ class Readout:
     t2v_hits: BoolArray  # ``(T',)`` which texts of the reporting half find a right video first, by cosine
     v2t_hits: BoolArray  # ``(V',)`` which videos find a right text first
     groups: IndexArray  # ``(T',)`` the video of each text, the first where it has several
-    merit: tuple[float, float]  # on the choosing half: mean Recall@1 of both directions, then mean reciprocal rank
+    merit: Merit  # on the choosing half
 
 
 def cosines(texts: States, videos: States) -> FloatArray:
@@ -147,21 +199,30 @@ def measure_layer(
 ) -> Readout:
     """Measure one layer: its texts ``(T, D)`` and videos ``(V, D)``; see `measure_prompt`."""
     choosing, reporting = ((cosines(texts[half.texts], videos[half.videos]), half.positives) for half in halves)
+    recalls, merit = merit_of(*choosing)
     groups = np.argmax(reporting[1], axis=1)  # (T',)
-    t2v, t2v_dual, t2v_hits, t2v_choice = _direction(choosing, reporting, bootstrap, groups, dual=dual)
+    t2v, t2v_dual, t2v_hits = _direction(choosing, reporting, bootstrap, groups, dual=dual)
     choosing, reporting = ((scores.T, right.T) for scores, right in (choosing, reporting))
-    v2t, v2t_dual, v2t_hits, v2t_choice = _direction(choosing, reporting, bootstrap, None, dual=dual)
-    recalls = [recall_at(found, 1) for found in (t2v_choice, v2t_choice)]
-    reciprocal = [float((1.0 / found).mean()) for found in (t2v_choice, v2t_choice)]
-    # rounded: equal whatever the order of the sum
-    merit = round(sum(recalls) / 2, 12), round(sum(reciprocal) / 2, 12)
+    v2t, v2t_dual, v2t_hits = _direction(choosing, reporting, bootstrap, None, dual=dual)
     return Readout(LayerRow(layer, t2v, v2t, t2v_dual, v2t_dual, *recalls), t2v_hits, v2t_hits, groups, merit)
+
+
+def merit_of(scores: FloatArray, positives: BoolArray) -> tuple[tuple[float, float], Merit]:
+    """Recall@1 of both directions of scores and positives ``(T, V)``, and the merit that a layer is chosen by.
+
+    The merit is their mean, then the mean reciprocal rank of both directions.
+    """
+    found = [ranks(scores, positives), ranks(scores.T, positives.T)]  # (T,) and (V,)
+    t2v, v2t = (recall_at(places, 1) for places in found)
+    reciprocal = [float((1.0 / places).mean()) for places in found]
+    # rounded: equal whatever the order of the sum
+    return (t2v, v2t), (round((t2v + v2t) / 2, 12), round(sum(reciprocal) / 2, 12))
 
 
 def _direction(
     choosing: Scored, reporting: Scored, bootstrap: Bootstrap, groups: IndexArray | None, *, dual: bool
-) -> tuple[DirectionFigures, DirectionFigures | None, BoolArray, NDArray[np.int64]]:
-    """Figures by cosine and by dual-softmax, the hits of the reporting half, and the ranks of the choosing half."""
+) -> tuple[DirectionFigures, DirectionFigures | None, BoolArray]:
+    """Figures by cosine and by dual-softmax, and the hits of the reporting half."""
 
     def figures(places: NDArray[np.int64], temperature: float | None = None) -> DirectionFigures:
         first = bootstrap.interval(places == 1, groups)
@@ -172,39 +233,55 @@ def _direction(
     if dual and float(choosing[0].std()) > 1e-12 * float(np.abs(choosing[0]).max()):
         temperature = fit_temperature(*choosing).temperature
         after = figures(ranks(dual_softmax(reporting[0], temperature=temperature), reporting[1]), temperature)
-    return figures(places), after, places == 1, ranks(*choosing)
+    return figures(places), after, places == 1
 
 
 def measure_prompt(
     prefix: str,
-    texts: States,
     videos: States,
-    halves: tuple[Half, Half],
+    kinds: Mapping[str, tuple[States, tuple[Half, Half]]],
     bootstrap: Bootstrap,
     *,
     dual: bool,
     show_progress_bar: bool = False,
-) -> tuple[PromptAnalysis, Readout]:
-    """Measure all layers, texts ``(L + 1, T, D)`` and videos ``(L + 1, V, D)``, with one prompt, and choose one."""
-    layers = [*range(1, len(texts)), -1]
-    bar = tqdm(layers, desc="Ranking", unit="layer", disable=not show_progress_bar)
-    states = zip(bar, texts, videos, strict=True)
-    readouts = [measure_layer(at, text, video, halves, bootstrap, dual=dual) for at, text, video in states]
-    chosen = choose(readouts)
-    margins = tuple(margin_over(chosen, other, prefix, bootstrap) for other in readouts[:-3:-1])
-    return PromptAnalysis(prefix, tuple(one.row for one in readouts), chosen.row.layer, margins), chosen
+) -> dict[str, tuple[PromptAnalysis, Readout]]:
+    """Measure all layers with one prompt for each kind of query, and choose one layer for all of them.
+
+    `videos` is ``(L + 1, V, D)``, and a kind its texts ``(L + 1, T, D)`` with the halves, in positions of both.
+    """
+    layers = [*range(1, len(videos)), -1]
+    measured: dict[str, list[Readout]] = {}
+    for kind, (texts, halves) in kinds.items():
+        name = f"Ranking, {kind}" if kind else "Ranking"
+        bar = tqdm(layers, desc=name, unit="layer", disable=not show_progress_bar)
+        states = zip(bar, texts, videos, strict=True)
+        measured[kind] = [measure_layer(at, text, video, halves, bootstrap, dual=dual) for at, text, video in states]
+    place = choose([joint_merit([one.merit for one in same]) for same in zip(*measured.values(), strict=True)])
+    found = {}
+    for kind, readouts in measured.items():
+        chosen = readouts[place]
+        margins = tuple(margin_over(chosen, other, prefix, bootstrap, kind=kind) for other in readouts[:-3:-1])
+        rows = tuple(one.row for one in readouts)
+        found[kind] = PromptAnalysis(prefix, rows, chosen.row.layer, margins, kind), chosen
+    return found
 
 
-def choose(readouts: Sequence[Readout]) -> Readout:
-    """The best by `Readout.merit`; of the longest run of equals the middle: its edges are likelier to do worse."""
-    best = max(readout.merit for readout in readouts)
-    runs = [list(run) for equal, run in itertools.groupby(readouts, lambda readout: readout.merit == best) if equal]
+def joint_merit(merits: Sequence[Merit]) -> Merit:
+    """The mean over kinds of queries, each of which counts the same however many queries it has."""
+    recall, reciprocal = (sum(values) / len(merits) for values in zip(*merits, strict=True))
+    return round(recall, 12), round(reciprocal, 12)
+
+
+def choose(merits: Sequence[Merit]) -> int:
+    """Where the best merit is; of the longest run of equals the middle: its edges are likelier to do worse."""
+    best = max(merits)
+    runs = [list(run) for equal, run in itertools.groupby(range(len(merits)), lambda at: merits[at] == best) if equal]
     longest = max(runs, key=len)
     return longest[(len(longest) - 1) // 2]
 
 
-def margin_over(chosen: Readout, other: Readout, over_prefix: str, bootstrap: Bootstrap) -> Margin:
+def margin_over(chosen: Readout, other: Readout, over_prefix: str, bootstrap: Bootstrap, *, kind: str = "") -> Margin:
     """Recall@1 of `chosen` less that of `other`, on the same queries of the reporting half."""
     t2v = bootstrap.interval(chosen.t2v_hits, chosen.groups, less=other.t2v_hits)
     v2t = bootstrap.interval(chosen.v2t_hits, None, less=other.v2t_hits)
-    return Margin(over_prefix, other.row.layer, t2v, v2t)
+    return Margin(over_prefix, other.row.layer, t2v, v2t, kind)

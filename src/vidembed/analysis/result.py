@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from vidembed.evaluation.metrics import Interval
@@ -45,16 +45,18 @@ class Margin:
     over_layer: int
     t2v: Interval  # texts ranking videos by cosine, paired; `v2t` the other way
     v2t: Interval
+    kind: str = ""  # of the queries, where several kinds were given
 
 
 @dataclass(frozen=True)
 class PromptAnalysis:
-    """The layers of a model with one prompt."""
+    """The layers of a model with one prompt and one kind of query."""
 
     prefix: str  # what stands before the content: "none", "zero-shot" or the text itself
     rows: tuple[LayerRow, ...]  # one a decoder block, and last that of layer -1
-    chosen_layer: int  # the layer with the best Recall@1 on the choosing half
+    chosen_layer: int  # the layer with the best Recall@1 on the choosing half, in the mean over kinds of queries
     margins: tuple[Margin, ...]  # over layer -1, and over the last block before the norm
+    kind: str = ""  # of the queries, such as "dense" and "short"; empty where they are of one kind
 
     @property
     def margin(self) -> Margin:
@@ -78,7 +80,7 @@ class Sample:
     reporting_videos: int
     reporting_texts: int
     videos_left_out: int  # videos whose texts all went to the other half
-    chance: float  # Recall@1 of a random ranking of the reporting half, the same in both directions
+    chance: float  # Recall@1 of a random ranking of the reporting half, the same in both directions of one kind
     seed: int  # of the split and the bootstrap
     resamples: int
     skipped: tuple[str, ...] = ()  # what failed, with ``on_error="skip"``: its name and why
@@ -92,15 +94,21 @@ class LayerAnalysis:
     model: str  # what was analyzed: a name, or the last part of a path
     model_type: str  # its architecture, as transformers names it
     depth: int  # its decoder blocks
-    sample: Sample
-    prompts: tuple[PromptAnalysis, ...]  # one a prefix
+    sample: Sample  # of all kinds of queries together
+    prompts: tuple[PromptAnalysis, ...]  # one a prefix and kind of query
     chosen_prefix: str  # the prefix whose chosen layer does best on the choosing half; the first of equals
-    prefix_margins: tuple[Margin, ...] = ()  # the choice over the chosen layer of each other prefix
+    prefix_margins: tuple[Margin, ...] = ()  # the choice over the chosen layer of each other prefix, one a kind
+    kinds: dict[str, Sample] = field(default_factory=dict)  # by kind of query, where kinds were named
+
+    @property
+    def curves(self) -> dict[str, PromptAnalysis]:
+        """The analyses with `chosen_prefix`, by kind of query; all have the same chosen layer."""
+        return {prompt.kind: prompt for prompt in self.prompts if prompt.prefix == self.chosen_prefix}
 
     @property
     def chosen(self) -> PromptAnalysis:
-        """The analysis with `chosen_prefix`."""
-        return next(prompt for prompt in self.prompts if prompt.prefix == self.chosen_prefix)
+        """The analysis with `chosen_prefix`, of the first kind of query."""
+        return next(iter(self.curves.values()))
 
     @property
     def chosen_layer(self) -> int:
@@ -109,21 +117,21 @@ class LayerAnalysis:
 
     @property
     def rows(self) -> tuple[LayerRow, ...]:
-        """The rows of `chosen_prefix`: one a decoder block, and last that of layer -1."""
+        """The rows of `chosen`: one a decoder block, and last that of layer -1."""
         return self.chosen.rows
 
     @property
     def margin(self) -> Margin:
-        """The chosen layer over the final one, -1, with `chosen_prefix`."""
+        """The chosen layer over the final one, -1, of `chosen`."""
         return self.chosen.margin
 
     def summary(self) -> str:
-        """One sentence a prompt: the chosen layer, its Recall@1 on the reporting half, and its margin."""
+        """One sentence a prompt and kind of query: the layer, its Recall@1 on the reporting half, and its margin."""
         return "\n".join(_sentence(self, prompt) for prompt in self.prompts)
 
     def table(self) -> str:
-        """The figures as Markdown, in percent: one table a prompt, the chosen layer in bold."""
-        parts = ((f"{self.model}, prefix {one.prefix}", _table(one), _sentence(self, one)) for one in self.prompts)
+        """The figures as Markdown, in percent: one table a prompt and kind of query, the chosen layer in bold."""
+        parts = ((f"{self.model}, {_name(one)}", _table(one), _sentence(self, one)) for one in self.prompts)
         return "\n\n".join("\n\n".join(part) for part in parts)
 
     def to_dict(self) -> dict[str, object]:
@@ -181,12 +189,22 @@ def _table(prompt: PromptAnalysis) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+def _name(prompt: PromptAnalysis) -> str:
+    return f"prefix {prompt.prefix}" + (f", {prompt.kind} queries" if prompt.kind else "")
+
+
 def _sentence(analysis: LayerAnalysis, prompt: PromptAnalysis) -> str:
-    sample, row, margin = analysis.sample, prompt.row(prompt.chosen_layer), prompt.margin
+    sample, row, margin = (
+        analysis.kinds.get(prompt.kind, analysis.sample),
+        prompt.row(prompt.chosen_layer),
+        prompt.margin,
+    )
+    others = [kind for kind in analysis.kinds if kind != prompt.kind]
+    together = f", by the mean with {' and '.join(others)} queries" if others else ""
     found = (row.t2v.recall_1, row.v2t.recall_1, margin.t2v, margin.v2t)
     t2v, v2t, t2v_margin, v2t_margin = (one.percent().text() for one in found)
     return (
-        f"Layer {prompt.chosen_layer} of {analysis.depth} (prefix {prompt.prefix}), chosen on {sample.choosing_videos} "
-        f"videos. On {sample.reporting_videos} others with {sample.reporting_texts} texts: R@1 {t2v} text to video, "
-        f"{v2t} video to text; over the final layer (-1) {t2v_margin} and {v2t_margin} points."
+        f"Layer {prompt.chosen_layer} of {analysis.depth} ({_name(prompt)}), chosen on {sample.choosing_videos} "
+        f"videos{together}. On {sample.reporting_videos} others with {sample.reporting_texts} texts: R@1 {t2v} text to "
+        f"video, {v2t} video to text; over the final layer (-1) {t2v_margin} and {v2t_margin} points."
     )

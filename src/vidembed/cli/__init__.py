@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import typer
 
-from vidembed.cli import clip, demo, evaluate, index, model, options, search, serve
+from vidembed.cli import adapt, clip, demo, evaluate, index, model, options, search, serve
 
 __all__ = ["app", "main"]
 
@@ -32,6 +32,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "check": model.check_command,
     "layers": model.layers_command,
     "train": model.train_command,
+    "adapt": adapt.command,
     "calibrate": model.calibrate_command,
     "evaluate": evaluate.evaluate_command,
     "compare": evaluate.compare_command,

@@ -7,7 +7,7 @@ import itertools
 import json
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -33,12 +33,24 @@ def build_command(
         str | None,
         Option(
             metavar="INTEGER|auto",
-            help="Decoder layer to read, from 1; -1 is the last, with its final norm; auto chooses it on --pairs. "
-            "Default: at 24/28 of the depth.",
+            help="Decoder layer to read, from 1; -1 is the last, with its final norm; auto chooses it on --pairs, or "
+            "on what the model says of --videos. Default: at 24/28 of the depth.",
         ),
     ] = None,
     pairs: Annotated[Path | None, Option(help="For --layer auto: captioned videos, a .jsonl or .csv file.")] = None,
-    videos: cli.PairVideos = None,
+    videos: Annotated[
+        Path | None,
+        Option(
+            help="For --layer auto: a folder of videos, which the model describes; with --pairs, the folder of the "
+            "videos that it names."
+        ),
+    ] = None,
+    captions: Annotated[
+        Path | None,
+        Option(help="For --layer auto: captions of --videos are written to this .jsonl file; without them, read."),
+    ] = None,
+    clips: Annotated[int, Option(min=1, help="For --layer auto: most of --videos that are described.")] = 200,
+    seed: Annotated[int, Option(min=0, help="For --layer auto: decides which of --videos are described.")] = 0,
     out: Annotated[Path | None, Option(help="Folder to write.")] = None,
     name: Annotated[
         str | None, Option(help="Name in the model store, instead of --out; it loads as vidembed/NAME.")
@@ -58,8 +70,11 @@ def build_command(
         raise ValueError(f"layer: got {layer!r}; give the number of a decoder layer, -1, or auto")
     from vidembed.building import build
 
+    if layer == "auto":
+        cli.show_notes("vidembed.building")
+    names = ("pairs", "videos", "captions", "clips", "seed", "out", "name", "standalone", "overwrite")
     with cli.misuse_of(OSError):  # no such model, or --out is taken
-        same = {each: given[each] for each in ("pairs", "videos", "out", "name", "standalone", "overwrite")}
+        same = {each: given[each] for each in names}
         same |= kwargs_of(model_options)
         same |= {"layer": layer if layer in (None, "auto") else int(layer), "prefix": "zero-shot" if prefix else None}
         written = build(mllm, **same)
@@ -182,7 +197,10 @@ def layers_command(
     model: Annotated[
         list[str], Option(help="Video MLLM: a folder or a name on the Hub. Give it again for several models.")
     ],
-    pairs: Annotated[Path, Option(help="Captioned videos: a .jsonl or .csv file.")],
+    pairs: Annotated[Path | None, Option(help="Captioned videos: a .jsonl or .csv file.")] = None,
+    captions: Annotated[
+        Path | None, Option(help="Instead of --pairs: a .jsonl file with a dense and a short text of each video.")
+    ] = None,
     videos: cli.PairVideos = None,
     out: Annotated[Path | None, Option(help="Folder for the figures as JSON and as a plot.")] = None,
     prefix: Annotated[
@@ -197,7 +215,8 @@ def layers_command(
     cli.check_folder(out)
     cli.check_file("plot", plot)
     from vidembed.analysis import analyze_layers
-    from vidembed.analysis.layers import check_mllm, checked_pairs
+    from vidembed.analysis.layers import Pairs, check_mllm, checked_queries
+    from vidembed.analysis.own_queries import own_texts, read_records
     from vidembed.backbone.load import check_device
     from vidembed.plots import check_plot
 
@@ -205,14 +224,25 @@ def layers_command(
         check_plot(plot)
     kwargs = kwargs_of(model_options)
     check_device(kwargs.get("device"))
-    rows = checked_pairs(pairs, videos)
+    if (pairs is None) == (captions is None):
+        raise ValueError("pairs: give --pairs FILE or --captions FILE, one of them")
+    given: Pairs | Mapping[str, Pairs]
+    if captions is not None:
+        cli.refuse({"videos": videos}, "paths in --captions are relative to its folder; leave it out")
+        texts = own_texts(read_records(captions))
+        cli.say(texts.summary())
+        given = texts.queries()
+    else:
+        assert pairs is not None  # noqa: S101 - one of the two
+        given = pairs
+    queries = checked_queries(given, videos)
     analyses: list[LayerAnalysis] = []
     with cli.misuse_of(OSError):  # no such model
         for name in model:
             check_mllm(name)  # all of them, before the first one is run
         for name in model:
             lines = _PREFIXES[prefix]
-            found = analyze_layers(name, rows, prefixes=lines, show_progress_bar=True, **kwargs)
+            found = analyze_layers(name, queries, prefixes=lines, show_progress_bar=True, **kwargs)
             analyses.append(found)
             gc.collect()  # two models do not fit everywhere
     _write(analyses, out, plot)

@@ -117,6 +117,13 @@ def setup(*, debug: bool) -> None:
         logging.getLogger("vidembed.backbone.options").setLevel(logging.WARNING)
 
 
+def show_notes(*names: str) -> None:
+    """Show what these loggers say of the run at hand, too, where they are not shown already."""
+    for name in names:
+        if not logging.getLogger(name).isEnabledFor(logging.INFO):
+            logging.getLogger(name).setLevel(logging.INFO)
+
+
 class PlainFormatter(logging.Formatter):
     """Formats logs for a terminal: control characters are shown, and no line of a message looks like a new one."""
 
@@ -127,7 +134,7 @@ class PlainFormatter(logging.Formatter):
 
 def _show_warning(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
     """Show our own warnings as a message; the line of code that led to them helps nobody here."""
-    if issubclass(category, (errors.VideoTruncated, errors.LayerChosen)):
+    if category.__module__ == errors.__name__:
         say(f"Warning: {message}")
     else:
         _show_in_python(message, category, *place, **more)

@@ -7,6 +7,7 @@ dual-softmax. Layer, fusion and temperatures are chosen or fitted on other held-
 from __future__ import annotations
 
 import tempfile
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from vidembed.analysis import LayerAnalysis, analyze_layers
 from vidembed.captions import CaptionedVideo
 from vidembed.encoder import VideoEncoder
+from vidembed.errors import LongQueries
 from vidembed.evaluation.metrics import Interval, bootstrap_interval, paired_bootstrap, ranks, recall_at
 from vidembed.evaluation.shapes import Clips, draw_clips
 from vidembed.evaluation.two_stage import DIRECTIONS, DualStages, Mask, needed, rankings, second_stage, top_candidates
@@ -209,7 +211,9 @@ def measure(
         curves, mllm = {}, f"{NAMESPACE}shapes-mllm"
         for kind in QUERIES:
             pairs = [CaptionedVideo(path, KINDS[kind](record)) for path, record in others]
-            curves[kind] = analyze_layers(mllm, pairs, prefixes=("none",), device=device, show_progress_bar=True)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", LongQueries)  # captions are the long ones, by design
+                curves[kind] = analyze_layers(mllm, pairs, prefixes=("none",), device=device, show_progress_bar=True)
         layer = curves["captions"].chosen_layer
         reranker = VideoReranker(CHECKPOINT, device=device)
         final, chosen = (reranker.encoder(layer=one, prefix=None) for one in (-1, layer))

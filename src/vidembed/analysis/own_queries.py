@@ -1,0 +1,193 @@
+"""Queries for videos without labels: what the model itself says of some of them, without what is marked.
+
+A dense caption and a short sentence of each; crops of the captions where a model cannot shorten what it says.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+from vidembed.captions import CaptionedVideo, CaptionRecord, describe, read_captions
+from vidembed.errors import AnnotationError, CroppedTexts, TooFewCaptionsError, warn
+from vidembed.video import VIDEO_SUFFIXES
+from vidembed.video.clip import content_fingerprint
+
+if TYPE_CHECKING:
+    from vidembed.encoder import VideoEncoder
+
+CLIPS: Final = 200  # videos that are described to choose a layer: half of them choose (ours)
+LEAST: Final = 20  # usable videos below which nothing is chosen (ours: one of ten that choose is 10 points of Recall@1)
+CROP: Final = (0.4, 0.6)  # share of a caption's words that a crop holds (ours)
+Videos: TypeAlias = str | Path | Sequence[str | Path]  # files and folders
+
+
+@dataclass(frozen=True)
+class OwnText:
+    """A video with what its model says of it."""
+
+    video: Path
+    content: str  # SHA-256 of its bytes, hex
+    dense: str
+    short: str  # a short sentence, or a crop of `dense`
+
+
+@dataclass(frozen=True)
+class OwnTexts:
+    """Texts about videos, of one kind of short text throughout."""
+
+    texts: tuple[OwnText, ...]
+    kind: str  # of the second text: "short", or "crop" where the model cannot shorten
+    described: int  # videos that the model was asked about
+
+    def queries(self) -> dict[str, list[CaptionedVideo]]:
+        """The texts by kind, as `vidembed.analyze_layers` takes them."""
+        return {
+            "dense": [CaptionedVideo(one.video, one.dense) for one in self.texts],
+            self.kind: [CaptionedVideo(one.video, one.short) for one in self.texts],
+        }
+
+    def summary(self) -> str:
+        """One sentence: how many were asked about, and what is used."""
+        second = "short texts" if self.kind == "short" else "crops of the captions in place of short texts"
+        return (
+            f"Of {self.described:,} videos that the model described, {len(self.texts):,} are used, with detailed "
+            f"captions and {second}; the others are marked."
+        )
+
+
+def draw_videos(videos: Videos, n: int, *, seed: int = 0) -> list[Path]:
+    """Draw `n` videos by a seed from files and from folders (to the bottom, by suffix), or take all of fewer; sorted.
+
+    Raises:
+        ValueError: `n` is under 1, or there is no video.
+    """
+    if n < 1:
+        raise ValueError(f"clips={n!r}: expected at least 1.")
+    given = [videos] if isinstance(videos, (str, Path)) else list(videos)
+    found: dict[str, Path] = {}
+    for path in (Path(each).expanduser() for each in given):
+        for file in sorted(_inside(path)) if path.is_dir() else [path]:
+            found.setdefault(os.path.realpath(file), file)
+    if not found:
+        suffixes = ", ".join(sorted(VIDEO_SUFFIXES))
+        raise ValueError(f"videos={[str(path) for path in given]}: no video there; looked for {suffixes}.")
+    files = sorted(found.values())
+    return files if len(files) <= n else sorted(random.Random(seed).sample(files, n))  # noqa: S311 - a sample
+
+
+def _inside(folder: Path) -> Iterable[Path]:
+    """The videos in a folder, without those whose names, or whose folders' names, begin with a dot."""
+    for top, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield from (Path(top, name) for name in names if name[0] != "." and Path(name).suffix.lower() in VIDEO_SUFFIXES)
+
+
+def caption_videos(
+    model: VideoEncoder, videos: Sequence[Path], *, file: str | Path | None = None, show_progress_bar: bool = True
+) -> list[CaptionRecord]:
+    """Have a model describe videos; records with absolute paths, in order; of a video that fails, with the error."""
+    known = {}
+    if file is not None and Path(file).is_file():
+        known = {record.video: record for record in read_records(file) if record.error is None}
+    missing = [video for video in videos if str(video.absolute()) not in known]
+    said = describe(model, missing, on_error="skip", show_progress_bar=show_progress_bar)
+    with Path(file or os.devnull).open("a", encoding="utf-8") as lines:
+        for one in said:
+            video = str(missing[one.index].absolute())
+            if one.error is not None:
+                record = CaptionRecord(video, error=str(one.error))
+            else:
+                record = CaptionRecord(video, content_fingerprint(video), one.texts, one.problems, one.match)
+            known[video] = record
+            lines.write(record.to_json() + "\n")
+    return [known[str(video.absolute())] for video in videos]
+
+
+def read_records(file: str | Path) -> list[CaptionRecord]:
+    """Read a file of captions; paths are made absolute, from the folder of the file.
+
+    Raises:
+        AnnotationError: It cannot be read; it holds segments of videos; or a video is missing.
+    """
+    path = Path(file).expanduser()
+    records = []
+    for record in read_captions(path):
+        video = path.absolute().parent / record.video
+        if record.start_s is not None:
+            raise AnnotationError(f"{path}: {record.video} has times: whole videos are needed, one record each")
+        if not video.is_file():
+            raise AnnotationError(f"{path}: {video} is missing; relative paths are taken from the file's folder")
+        records.append((video, record))
+    return [replace(record, video=str(video)) for video, record in records]
+
+
+def own_texts(records: Iterable[CaptionRecord], *, least: int = LEAST, seed: int = 0) -> OwnTexts:
+    """Take what is usable: dense and short texts, or crops where fewer than half of the short ones are usable.
+
+    Of videos of equal bytes the first is taken.
+
+    Args:
+        records: Of whole videos, with the kinds "dense" and "short".
+        least: Fewest videos to do with.
+        seed: Of the crops.
+
+    Warns:
+        CroppedTexts: Crops stand in for short texts.
+
+    Raises:
+        TooFewCaptionsError: Fewer than `least` videos have usable texts.
+    """
+    every = list(records)
+    dense = [record for record in every if record.usable("dense")]
+    both = [record for record in dense if record.usable("short")]
+    cropped = 2 * len(both) < len(dense)
+    kept: dict[str, CaptionRecord] = {}
+    for record in dense if cropped else both:
+        kept.setdefault(record.content or content_fingerprint(record.video), record)
+    if len(kept) < least:
+        raise TooFewCaptionsError(
+            f"{len(kept)} of {len(every)} described videos have usable texts, and at least {least} are needed"
+            f"{_most_common(every)}. Give more videos, a model that describes better, or captions of your own (pairs=)."
+        )
+    if cropped:
+        warn(
+            CroppedTexts(
+                f"{len(both)} of {len(dense)} short texts of this model can be used: it cannot shorten what it says. "
+                "Crops of its captions stand in for them; they are a weaker stand-in for short queries."
+            )
+        )
+    rng = random.Random(seed)  # noqa: S311 - a sample, not a secret
+    texts = [
+        OwnText(
+            Path(record.video),
+            content,
+            record.texts["dense"],
+            crop(record.texts["dense"], rng) if cropped else record.texts["short"],
+        )
+        for content, record in kept.items()
+    ]
+    return OwnTexts(tuple(texts), "crop" if cropped else "short", len(every))
+
+
+def _most_common(records: Iterable[CaptionRecord]) -> str:
+    """The most frequent reasons why texts are not usable, as a part of a sentence."""
+    reasons: Counter[str] = Counter()
+    for record in records:
+        reasons.update(f"{kind}: {problem}" for kind, problem in record.problems.items())
+        reasons.update([record.error] if record.error is not None else [])
+    return "".join(f"; {count} times {reason}" for reason, count in reasons.most_common(2))
+
+
+def crop(text: str, rng: random.Random) -> str:
+    """A run of 40 to 60 % of a text's words; of its characters, where it has no more than three words."""
+    words = text.split()
+    parts, between = (words, " ") if len(words) > 3 else (list(text), "")
+    size = max(1, round(len(parts) * rng.uniform(*CROP)))
+    start = rng.randrange(len(parts) - size + 1)
+    return between.join(parts[start : start + size])
