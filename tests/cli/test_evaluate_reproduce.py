@@ -9,16 +9,16 @@ from typer.testing import CliRunner
 
 from vidembed.cli import app
 
-FEW = ["--clips", "6", "--layer-clips", "8", "--fit-clips", "6"]
+FEW = ["--clips", "6", "--layer-clips", "24", "--fit-clips", "10"]
 
 
 def test_figures_as_json_and_files(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["reproduce", "shapes", *FEW, "--out", str(tmp_path / "out"), "--json"])
     assert result.exit_code == 0, result.output
     figures = json.loads(result.stdout)
-    assert (figures["clips"], figures["fit_clips"]) == (6, 6)
+    assert (figures["clips"], figures["fit_clips"], figures["captions"]["sets"]) == (6, 10, 3)
     assert json.loads((tmp_path / "out" / "shapes.json").read_text()) == figures
-    assert (tmp_path / "out" / "layers-captions.png").stat().st_size > 2000
+    assert (tmp_path / "out" / "layers.png").stat().st_size > 2000
 
 
 def test_misuse(tmp_path: Path) -> None:

@@ -70,8 +70,8 @@ def test_bm25_by_hand() -> None:
 
 
 def test_figures_are_shown(measured: dict[str, Any]) -> None:
-    lines = as_text(
-        {"layer_clips": 2, "layer": 5, "layers": {}, "queries": {}, "clips": 8, "captions": measured}
-    ).splitlines()
+    own = {"used": 2, "described": 2, "kind": "short", "layer": 5}
+    rest = {"layer_clips": 2, "layer": 5, "without_labels": own, "layers": {}, "queries": {}, "clips": 8}
+    lines = as_text({**rest, "captions": measured}).splitlines()
     assert any(line.startswith("| fitted weights |") for line in lines)
     assert "| first stage | 0% | 10% | 20% | 30% | 50% |" in lines

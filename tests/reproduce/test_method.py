@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from vidembed import VideoReranker
+from vidembed.analysis import LayerAnalysis
 from vidembed.evaluation.metrics import bootstrap_interval, ranks
 from vidembed.reproduce import as_text, write
 from vidembed.reproduce import method as reproduce
@@ -21,14 +22,18 @@ DOCS = Path(__file__).parents[2] / "docs"
 
 
 @pytest.fixture(scope="module")
-def measured() -> tuple[dict[str, Any], dict[str, Any]]:
-    return reproduce.measure(clips=10, layer_clips=12, fit_clips=8, seed=3)
+def measured() -> tuple[dict[str, Any], LayerAnalysis]:
+    return reproduce.measure(clips=10, layer_clips=24, fit_clips=8, seed=3)
 
 
-def test_every_row_and_column(measured: tuple[dict[str, Any], dict[str, Any]]) -> None:
-    result, curves = measured
-    assert set(result["queries"]) == set(curves) == {"captions", "summaries"}
-    assert result["layer"] == curves["captions"].chosen_layer
+def test_every_row_and_column(measured: tuple[dict[str, Any], LayerAnalysis]) -> None:
+    result, analysis = measured
+    assert set(result["queries"]) == set(analysis.curves) == set(result["layers"]) == {"captions", "summaries"}
+    assert result["layer"] == analysis.chosen_layer
+    own = result["without_labels"]
+    assert own["described"] == 24
+    assert 12 <= own["used"] <= 24
+    assert own["layer"] in {-1, *range(1, 11)}
     for found in result["queries"].values():
         assert [row["name"] for row in found["table"]] == [row.name for row in reproduce.ROWS]
         for row in found["table"]:
@@ -45,10 +50,10 @@ def test_every_row_and_column(measured: tuple[dict[str, Any], dict[str, Any]]) -
                 assert low <= gain <= high
 
 
-def test_text_and_files(measured: tuple[dict[str, Any], dict[str, Any]], tmp_path: Path) -> None:
-    result, curves = measured
-    files = write(result, curves, tmp_path / "out")
-    assert {file.name for file in files} == {"shapes.json", "shapes.md", "layers-captions.png", "layers-summaries.png"}
+def test_text_and_files(measured: tuple[dict[str, Any], LayerAnalysis], tmp_path: Path) -> None:
+    result, analysis = measured
+    files = write(result, analysis, tmp_path / "out")
+    assert {file.name for file in files} == {"shapes.json", "shapes.md", "layers.png"}
     assert json.loads((tmp_path / "out" / "shapes.json").read_text()) == result
     text = (tmp_path / "out" / "shapes.md").read_text()
     assert text.count("| O, final layer + fusion | 10 |") == 2
@@ -107,7 +112,7 @@ def test_queries_that_are_true_of_the_same_are_drawn_together() -> None:
         return Scores(first, odds, odds, right)
 
     one, other = world(), world()
-    stages = dict.fromkeys(("final", "chosen", "aligned"))
+    stages = dict.fromkeys(("final", "own", "chosen", "aligned"))
     fusions = dict.fromkeys(stages, reproduce.fit_fusion([other]))
     found = reproduce.table(dict.fromkeys(stages, one), dict.fromkeys(stages, other), fusions)
     assert found["distinct"] == 15

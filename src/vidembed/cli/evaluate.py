@@ -359,11 +359,11 @@ def reproduce_command(
     from vidembed.reproduce import as_text, measure, measure_captions, write
 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    result, curves = measure(clips=clips, layer_clips=layer_clips, fit_clips=fit_clips, seed=seed, device=device)
+    result, analysis = measure(clips=clips, layer_clips=layer_clips, fit_clips=fit_clips, seed=seed, device=device)
     layer = result["layer"]
     result["captions"] = measure_captions(layer=layer, clips=clips, fit_clips=fit_clips, seed=seed, device=device)
     if out is not None:
-        for file in write(result, curves, out):
+        for file in write(result, analysis, out):
             cli.say(f"Wrote {file}")
     if as_json:
         cli.print_json(result)

@@ -7,7 +7,6 @@ dual-softmax. Layer, fusion and temperatures are chosen or fitted on other held-
 from __future__ import annotations
 
 import tempfile
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vidembed.analysis import LayerAnalysis, analyze_layers
+from vidembed.analysis.own_queries import LEAST, caption_videos, own_texts
+from vidembed.analysis.result import PromptAnalysis
 from vidembed.captions import CaptionedVideo
 from vidembed.encoder import VideoEncoder
-from vidembed.errors import LongQueries
 from vidembed.evaluation.metrics import Interval, bootstrap_interval, paired_bootstrap, ranks, recall_at
 from vidembed.evaluation.shapes import Clips, draw_clips
 from vidembed.evaluation.two_stage import DIRECTIONS, DualStages, Mask, needed, rankings, second_stage, top_candidates
@@ -62,6 +62,7 @@ class Row:
 
 ROWS: Final = (
     Row("ZS, final layer", "final"),
+    Row("ZS, layer chosen without labels", "own"),
     Row("ZS, chosen layer", "chosen"),
     Row("ZS, chosen layer + P(Yes)", "chosen", "yes", K_ZERO_SHOT),
     Row("ZS, chosen layer + fusion", "chosen", "fused", K_ZERO_SHOT),
@@ -195,29 +196,33 @@ def measure(
     fit_clips: int = 100,
     seed: int = 0,
     adapter: str | Path = ALIGNED,
+    own_clips: int = 200,
     device: str = "cpu",
-) -> tuple[Values, dict[str, LayerAnalysis]]:
-    """Everything that the module's first lines name, as JSON values, and the layer analyses of captions and summaries.
+) -> tuple[Values, LayerAnalysis]:
+    """Everything that the module's first lines name, as JSON values, and the analysis of the layers.
 
     The table is about held-out `clips` with distinct captions, drawn by `seed`. Of `layer_clips` others, of the next
-    seed, half choose the layer and half draw its curve, and `fit_clips` of them fit fusion and temperatures. `adapter`
-    is a folder that `align` wrote with ``output="adapter"``.
+    seed, half choose the layer, by captions and summaries alike, and half draw its curve, and `fit_clips` of them fit
+    fusion and temperatures. `own_clips` of them, without their texts, choose a layer by what the model says of them.
+    `adapter` is a folder that `align` wrote with ``output="adapter"``.
     """
     if not 4 <= fit_clips <= layer_clips:
         raise ValueError(f"fit_clips={fit_clips}: expected from 4 to layer_clips={layer_clips}")
     with tempfile.TemporaryDirectory() as scratch:
         aligned = aligned_encoder(Path(adapter), Path(scratch), device)  # first: what it needs may be missing
         drawn, others = draw_clips(Path(scratch), clips, layer_clips, seed)
-        curves, mllm = {}, f"{NAMESPACE}shapes-mllm"
-        for kind in QUERIES:
-            pairs = [CaptionedVideo(path, KINDS[kind](record)) for path, record in others]
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", LongQueries)  # captions are the long ones, by design
-                curves[kind] = analyze_layers(mllm, pairs, prefixes=("none",), device=device, show_progress_bar=True)
-        layer = curves["captions"].chosen_layer
+        mllm = f"{NAMESPACE}shapes-mllm"
+        pairs = {kind: [CaptionedVideo(path, KINDS[kind](record)) for path, record in others] for kind in QUERIES}
+        options: dict[str, Any] = {"prefixes": ("none",), "device": device, "show_progress_bar": True}
+        analysis = analyze_layers(mllm, pairs, **options)
+        layer = analysis.chosen_layer
+        unlabelled = [path for path, _ in others[:own_clips]]
+        full = VideoEncoder(mllm, layer=layer, prefix=None, device=device)
+        own = own_texts(caption_videos(full, unlabelled), least=min(LEAST, layer_clips // 2), seed=seed)
+        own_layer = analyze_layers(mllm, own.queries(), dual_softmax=False, **options).chosen_layer
         reranker = VideoReranker(CHECKPOINT, device=device)
-        final, chosen = (reranker.encoder(layer=one, prefix=None) for one in (-1, layer))
-        encoders = {"final": final, "chosen": chosen, "aligned": aligned}
+        final, chosen, unaided = (reranker.encoder(layer=one, prefix=None) for one in (-1, layer, own_layer))
+        encoders = {"final": final, "chosen": chosen, "own": unaided, "aligned": aligned}
         measured = score(reranker, encoders, drawn, QUERIES)
         known = score(reranker, encoders, others[:fit_clips], tuple(KINDS))
     fusions = {stage: fit_fusion(list(of_kind.values())) for stage, of_kind in known.items()}
@@ -226,13 +231,15 @@ def measure(
         shown, fitted = ({stage: scores[kind] for stage, scores in part.items()} for part in (measured, known))
         queries[kind] = table(shown, fitted, fusions)
     sizes = {"clips": clips, "layer_clips": layer_clips, "fit_clips": fit_clips, "seed": seed}
-    layers = {kind: _curve(curve) for kind, curve in curves.items()}
-    return {**sizes, "layer": layer, "layers": layers, "queries": queries}, curves
+    layers = {kind: _curve(curve) for kind, curve in analysis.curves.items()}
+    found = {"layer": own_layer, "described": own.described, "used": len(own.texts), "kind": own.kind}
+    return {**sizes, "layer": layer, "without_labels": found, "layers": layers, "queries": queries}, analysis
 
 
-def _curve(analysis: LayerAnalysis) -> Values:
-    """A layer analysis as JSON values in percent and points."""
-    rows = analysis.prompts[0].rows
-    layers = [{"layer": one.layer, "t2v": points(one.t2v.recall_1), "v2t": points(one.v2t.recall_1)} for one in rows]
-    margin = {"t2v": points(analysis.margin.t2v), "v2t": points(analysis.margin.v2t)}
-    return {"chosen": analysis.chosen_layer, "margin": margin, "layers": layers}
+def _curve(curve: PromptAnalysis) -> Values:
+    """An analysis of one kind of query as JSON values in percent and points."""
+    layers = [
+        {"layer": one.layer, "t2v": points(one.t2v.recall_1), "v2t": points(one.v2t.recall_1)} for one in curve.rows
+    ]
+    margin = {"t2v": points(curve.margin.t2v), "v2t": points(curve.margin.v2t)}
+    return {"chosen": curve.chosen_layer, "margin": margin, "layers": layers}

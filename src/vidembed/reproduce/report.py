@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -26,11 +25,18 @@ PAPER: Final = (
 def as_text(result: Values) -> str:
     """The figures as Markdown, the paper's beside them."""
     half = result["layer_clips"] // 2
-    chosen = f"Layer chosen on {half} other clips: {result['layer']}"
-    lines = [f"{chosen}. On {half} more, over the final one, R@1 in points:", ""]
+    own = result["without_labels"]
+    said = f"what the model says of {own['used']} of {own['described']} (dense and {own['kind']} texts)"
+    lines = [
+        f"Layer chosen on {half} other clips, by captions and summaries: {result['layer']}.",
+        f"Without their texts, by {said}: {own['layer']}.",
+        "",
+        f"Layer {result['layer']} on {half} more clips, over the final one, R@1 in points:",
+        "",
+    ]
     for kind, found in result["layers"].items():
         t2v, v2t = (f"{gain:+.1f} ({low:.1f} to {high:.1f})" for gain, low, high in found["margin"].values())
-        lines.append(f"- {kind}: layer {found['chosen']}, text to video {t2v}, video to text {v2t}")
+        lines.append(f"- {kind}: text to video {t2v}, video to text {v2t}")
     for kind, found in result["queries"].items():
         lines += [
             "",
@@ -54,15 +60,13 @@ def as_text(result: Values) -> str:
     return "\n".join(lines)
 
 
-def write(result: Values, curves: Mapping[str, LayerAnalysis], out: Path) -> list[Path]:
-    """Write ``shapes.json``, ``shapes.md`` and plots of the layers (with the extra ``plot``) into a folder."""
+def write(result: Values, analysis: LayerAnalysis, out: Path) -> list[Path]:
+    """Write ``shapes.json``, ``shapes.md`` and a plot of the layers (with the extra ``plot``) into a folder."""
     out.mkdir(parents=True, exist_ok=True)
-    files = [out / "shapes.json", out / "shapes.md"]
+    files = [out / "shapes.json", out / "shapes.md", out / "layers.png"]
     files[0].write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     files[1].write_text(as_text(result) + "\n", encoding="utf-8")
-    for kind, curve in curves.items():
-        files.append(out / f"layers-{kind}.png")
-        plot_layers([curve], files[-1])
+    plot_layers([analysis], files[2])
     return files
 
 
