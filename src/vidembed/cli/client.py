@@ -97,6 +97,8 @@ class Server:
         """
         keep = options["keep"]
         body: dict[str, object] = {"k": k, "rerank": rerank, "merge": options["merge"], "around": options["around"]}
+        if options["by"] != "video":  # which earlier servers know nothing else of
+            body["by"] = options["by"]
         if keep is not None:
             where = [f"{each.column} {each.compare} {each.value}" for each in keep.where]
             body |= {"path": keep.path, "after": keep.after, "before": keep.before, "where": where}

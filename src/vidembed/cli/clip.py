@@ -39,6 +39,7 @@ def command(
     top: Annotated[int | None, Option(min=1, help="With --in: cut so many hits, into the folder --out.")] = None,
     around: Annotated[float, Option(help="Take so many seconds before and after, too.")] = 0.0,
     merge: Annotated[cli.Merge, Option(help="With --in: as for `vidembed search`.")] = "moments",
+    by: Annotated[cli.By, Option(help="With --in: as for `vidembed search`.")] = "video",
     model: Annotated[
         str | None, Option(help="With --in: load the model from here. Default: the name in the index.")
     ] = None,
@@ -65,12 +66,14 @@ def command(
             raise ValueError(f"hit: got {hit} together with --top {top}; give one of them")
         check_out(out, folder=top is not None, force=force)
         from vidembed.index import VideoIndex, search
+        from vidembed.index.search import ByCaptions
 
         index = VideoIndex.open(folder)
+        if by != "video":
+            ByCaptions.of(index, by)  # before the model is loaded
         encoder = index.meta.load_encoder(model, model_options)
-        hits = search(
-            index, encoder, what, k=top or hit or 1, name=model or index.meta.model, merge=merge, around=around
-        )
+        k, name = top or hit or 1, model or index.meta.model
+        hits = search(index, encoder, what, k=k, name=name, merge=merge, around=around, by=by)
         if top is None and len(hits) < (hit or 1):
             raise ValueError(f"hit: got {hit or 1}; the search has {len(hits)} hits")
         done = [_cut_hit(hits[-1], out, force=force)] if top is None else _cut_all(hits, out, force=force)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -14,7 +15,9 @@ from vidembed.cli import options as cli
 from vidembed.cli.search import read_queries
 
 if TYPE_CHECKING:
-    from vidembed.index import Report, VideoIndex
+    from vidembed.captions import CaptionRecord
+    from vidembed.encoder import VideoEncoder
+    from vidembed.index import CaptionReport, Report, VideoIndex
     from vidembed.video.segments import Cut
 
 DEFAULT_MODEL = "vidembed/shapes"
@@ -68,6 +71,15 @@ def index_command(
     ] = None,
     compact: Annotated[list[str] | None, Option(hidden=True, help="The earlier name of --quantize.")] = None,
     query_bank: Annotated[Path | None, Option(help="File of queries, one a line, for `search --bank`.")] = None,
+    captions: Annotated[
+        Path | None, Option(help="File that `vidembed caption` wrote, for `search --by`; cut as the index is.")
+    ] = None,
+    replace_captions: Annotated[
+        bool, Option("--replace-captions", help="With --captions: remove those of another model or other prompts.")
+    ] = False,
+    marked_captions: Annotated[
+        bool, Option("--marked-captions", help="With --captions: take those too that are marked as not to be used.")
+    ] = False,
     exact_up_to: Annotated[
         int | None, Option(min=0, help="Segments up to which a search is exact. Default: 100,000.")
     ] = None,
@@ -85,7 +97,7 @@ def index_command(
 ) -> None:
     """Index videos, so that they can be searched. Run again, it does only what is new or changed."""
     given = locals()  # all options by their names
-    from vidembed.index import Derived, index_videos
+    from vidembed.index import Derived, add_captions, index_videos
     from vidembed.index.files import find_videos
     from vidembed.index.ingest import open_if_there
     from vidembed.video import VIDEO_SUFFIXES
@@ -93,6 +105,7 @@ def index_command(
     bank = None if query_bank is None else read_queries(query_bank)
     derived = Derived(exact_up_to, [*(quantize or ()), *(compact or ())], bank)
     derived.check()
+    records = caption_records(captions, replace=replace_captions, marked=marked_captions)
     same = ("on_error", "prune", "rehash", "retry", "wait", "batch_size")  # named as the library names them
     options = {name: given[name] for name in same} | {
         "cut": cut_of(segment, overlap, scenes=scenes),
@@ -109,10 +122,10 @@ def index_command(
     sampling = {name: given[name] for name in ("fps", "max_frames") if given[name] is not None}
     name, layer, sampling = asked_model(existing, model, layer, sampling)
     options |= {"model": name, "layer": layer}
+    load = partial(_load, name, layer=layer, sampling=sampling, options=model_options)
+    encoder = None
     if engine == "local":
-        from vidembed.encoder import load_encoder
-
-        encoder = load_encoder(name, layer=layer, sampling=sampling, options=model_options)
+        encoder = load()
         report = index_videos(paths, to, encoder, decode_workers=decode_workers, **options)
     else:
         from vidembed.ray import index_videos_ray
@@ -120,16 +133,47 @@ def index_command(
         options |= {"sampling": sampling, "decoders": decode_workers, "address": address}
         options |= {"model_options": model_options, "workers": workers or 1, "num_gpus": num_gpus or 0}
         report = index_videos_ray(paths, to, **options)
+    added = None
+    if records and report.any_in_index:
+        encoder = encoder or load()
+        replace, marked = replace_captions, marked_captions
+        added = add_captions(to, encoder, records, name=name, marked=marked, replace=replace, wait=wait)
+    finish(report, added, captions, as_json=as_json)
+
+
+def finish(report: Report, added: CaptionReport | None, captions: Path | None, *, as_json: bool) -> None:
+    """Write the reports of videos and captions, and exit with the code that they mean."""
     if as_json:
-        cli.print_json(report.to_dict())
+        cli.print_json(report.to_dict() | ({} if added is None else {"captions": added.to_dict()}))
     else:
         show(report)
+    if added is not None and not as_json:
+        show_captions(added)
     if not report.any_in_index:
         cli.say("Nothing could be indexed.")
+        raise typer.Exit(cli.NOTHING_DONE)
+    if captions is not None and (added is None or not added.added + added.unchanged):
+        cli.say(f"No caption of {str(captions)!r} could be used: they are of other bytes or other times, or marked.")
         raise typer.Exit(cli.NOTHING_DONE)
     if report.vanished:
         cli.say("The index has files of what was named, and no video is there now: nothing of it was removed.")
         raise typer.Exit(cli.PATH_VANISHED)
+
+
+def caption_records(captions: Path | None, *, replace: bool, marked: bool) -> list[CaptionRecord]:
+    """Return the records of a file of captions; raises ValueError if it is damaged, or is not given and needed."""
+    from vidembed.captions import read_captions
+
+    if captions is None:
+        cli.refuse({"replace-captions": replace, "marked-captions": marked}, "it is for --captions FILE")
+        return []
+    return list(read_captions(captions))
+
+
+def _load(name: str, **how: Any) -> VideoEncoder:
+    from vidembed.encoder import load_encoder
+
+    return load_encoder(name, **how)
 
 
 def asked_model(
@@ -188,6 +232,23 @@ def show(report: Report) -> None:
         cli.say(f"{report.quarantined} of the skipped files went into quarantine; `--retry` tries them again.")
 
 
+def show_captions(report: CaptionReport) -> None:
+    """Write what became of captions for people: a table of those that were refused to stdout, and a summary."""
+    if report.refused:
+        rows = [[problem.uri, problem.kind, problem.message] for problem in report.refused]
+        cli.print_table(["caption refused", "kind", "why"], rows)
+    counts = {
+        "added": report.added,
+        "unchanged": report.unchanged,
+        "left out as marked": report.marked,
+        "without a text": report.without_text,
+        "of other bytes or times": report.unmatched,
+        "refused": len(report.refused),
+    }
+    done = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+    typer.echo(f"Captions: {done or 'none'}. {report.captioned} of {report.segments} segments have one.")
+
+
 def info_command(
     *,
     folder: Annotated[Path, Argument(help="Folder of an index, or a video file.")],
@@ -227,4 +288,5 @@ def info_command(
     facts |= {f"ANN index: {key}": value for key, value in (how["ann"] or {}).items()}
     facts |= {f"query bank: {key}": value for key, value in (how["query_bank"] or {}).items()}
     facts |= {f"mirror: {key}": value for key, value in (how["mirror"] or {}).items()}
+    facts |= {f"captions: {key}": value for key, value in how.get("captions", {}).items()}
     cli.print_facts(facts)

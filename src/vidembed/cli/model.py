@@ -278,7 +278,12 @@ def _write(analyses: Sequence[LayerAnalysis], out: Path | None, plot: Path | Non
 
 def calibrate_command(
     *,
-    model: Annotated[str, Argument(help="A video MLLM with its head, or a saved reranker.")],
+    model: Annotated[
+        str,
+        Argument(
+            metavar="MODEL|INDEX", help="A video MLLM with its head, or a saved reranker; with --hybrid, an index."
+        ),
+    ],
     pairs: Annotated[
         Path,
         Option(
@@ -287,18 +292,24 @@ def calibrate_command(
         ),
     ],
     out: Annotated[
-        Path,
+        Path | None,
         Option(
             help="File to write: NAME.json holds the fitted numbers, for `search --calibration`; any other name is "
             "a folder, which gets the whole reranker."
         ),
-    ],
+    ] = None,
+    hybrid: Annotated[
+        bool, Option("--hybrid", help="Fit the weights of `search --by hybrid`, and keep them in the index.")
+    ] = False,
     videos: Annotated[Path | None, Option(help="Folder of the videos. Default: that of the pairs.")] = None,
     encoder: Annotated[
         str | None, Option(help="First stage, for pairs without labels; its similarity is fused with the score.")
     ] = None,
     layer: Annotated[int | None, Option(help="Decoder layer of --encoder, if that is a video MLLM.")] = None,
-    candidates: Annotated[int, Option("-k", "--candidates", min=2, help="Hits used of each caption.")] = 10,
+    candidates: Annotated[
+        int | None,
+        Option("-k", "--candidates", min=2, help="Hits used of each caption. Default: 10; with --hybrid, 50."),
+    ] = None,
     score: Annotated[str | None, Option(help="yes, yes_no or prior_corrected. Default: the reranker's own.")] = None,
     plot: Annotated[Path | None, Option(help="Draw reliability before and after: .png, .svg or .pdf.")] = None,
     model_options: ModelOptions | None = None,
@@ -306,15 +317,14 @@ def calibrate_command(
 ) -> None:
     """Fit what makes a reranker's scores calibrated probabilities, and say how far off they are."""
     from vidembed.captions import read_captioned_videos
-    from vidembed.plots import check_plot
 
-    cli.check_file("plot", plot)
-    if plot is not None:
-        check_plot(plot)
-    if not out.absolute().parent.is_dir():
-        raise ValueError(f"out: {str(out)!r} is in a folder that does not exist")
-    if out.is_dir() and any(out.iterdir()):
-        raise ValueError(f"out: {str(out)!r} is a folder that is not empty; name a new one, or a .json file")
+    if hybrid:
+        own = {"out": out, "encoder": encoder, "layer": layer, "score": score, "plot": plot}
+        cli.refuse(own, "it is of a reranker; leave it out, or leave --hybrid out")
+        _calibrate_hybrid(Path(model), pairs, videos, candidates or 50, model_options, as_json=as_json)
+        return
+    candidates = candidates or 10
+    out = _checked(out, plot)
     rows = read_captioned_videos(pairs, videos=videos)  # what is cheap to find wrong comes before a model is loaded
     labelled = rows[0].label is not None
     if labelled == (encoder is not None):
@@ -349,6 +359,41 @@ def calibrate_command(
     else:
         cli.print_facts({name: str(value) for name, value in report.to_dict().items()})
     cli.say(f"Wrote {out}")
+
+
+def _checked(out: Path | None, plot: Path | None) -> Path:
+    """Return --out of a reranker; raises ValueError if it or --plot cannot be written."""
+    from vidembed.plots import check_plot
+
+    cli.check_file("plot", plot)
+    if plot is not None:
+        check_plot(plot)
+    if out is None:
+        raise ValueError("out: give a file or a folder with --out, or --hybrid and an index")
+    if not out.absolute().parent.is_dir():
+        raise ValueError(f"out: {str(out)!r} is in a folder that does not exist")
+    if out.is_dir() and any(out.iterdir()):
+        raise ValueError(f"out: {str(out)!r} is a folder that is not empty; name a new one, or a .json file")
+    return out
+
+
+def _calibrate_hybrid(
+    folder: Path, pairs: Path, videos: Path | None, candidates: int, options: ModelOptions | None, *, as_json: bool
+) -> None:
+    """Fit the weights of hybrid search, and say what they are."""
+    from vidembed.captions import read_captioned_videos
+    from vidembed.index import VideoIndex, fit_hybrid
+    from vidembed.index.search import ByCaptions
+
+    index = VideoIndex.open(folder)
+    ByCaptions.of(index, "text")  # what is cheap to find wrong comes before the model is loaded
+    rows = read_captioned_videos(pairs, videos=videos)
+    encoder = index.meta.load_encoder(None, options)
+    report = fit_hybrid(folder, encoder, rows, candidates=candidates, name=index.meta.model)
+    if report.missed:
+        cli.say(f"{report.missed} texts were left out: their video is not among the first {candidates} candidates.")
+    (cli.print_json if as_json else cli.print_facts)(report.to_dict())
+    cli.say(f"Wrote the weights to {folder}; `vidembed search --by hybrid` uses them.")
 
 
 def _uncalibrated(model: str, score: str | None, options: ModelOptions | None) -> VideoReranker:

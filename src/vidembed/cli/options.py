@@ -282,6 +282,7 @@ Device = Annotated[str | None, Option(help="Torch device, such as cpu or cuda.")
 BatchSize = Annotated[int, Option(min=1, help="Inputs embedded at once.")]
 Overwrite = Annotated[bool, Option("--overwrite", help="Replace what is there.")]
 Merge: TypeAlias = Literal["moments", "videos", "none"]
+By: TypeAlias = Literal["video", "caption", "text", "hybrid"]
 # of what reads an index
 IndexModel = Annotated[str | None, Option(help="Load the model from here. Default: the name stored in the index.")]
 # of what reranks when it is asked to

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from textwrap import shorten
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 MAX_QUERIES_BYTES = 2**24
 _LINE_BYTES = 2**16  # of a line that is read: more than any query takes in UTF-8
 _PROMPT = "> "
+CAPTION_WIDTH = 60  # characters of a caption that a table shows
 
 
 def command(
@@ -70,6 +72,10 @@ def command(
         cli.Merge, Option(help="One hit for segments that overlap, one for each video, or every segment by itself.")
     ] = "moments",
     around: Annotated[float | None, Option(help="Show each hit with so many seconds before and after it, too.")] = None,
+    by: Annotated[
+        cli.By,
+        Option(help="Order by the video, its caption, the words of its caption, or all three (`index --captions`)."),
+    ] = "video",
     server: Annotated[
         str | None, Option(help="Ask a running `vidembed serve` at this URL, with the key of VIDEMBED_API_KEY.")
     ] = None,
@@ -91,6 +97,7 @@ def command(
         "bank": bank,
         "merge": merge,
         "around": around,
+        "by": by,
     }
     SearchOptions(k=k)
     SearchOptions(**options)
@@ -195,6 +202,7 @@ def check_index(index: VideoIndex, options: SearchKeywords) -> None:
     """Refuse what the index does not have."""
     from vidembed.index.ann import quantized
     from vidembed.index.bank import open_bank
+    from vidembed.index.search import ByCaptions
 
     if (keep := options["keep"]) is not None:
         keep.check(index)
@@ -202,6 +210,8 @@ def check_index(index: VideoIndex, options: SearchKeywords) -> None:
         quantized(index, copy)
     if options["bank"]:
         open_bank(index)
+    if options["by"] != "video":
+        ByCaptions.of(index, options["by"])
 
 
 def search_index(
@@ -312,6 +322,22 @@ def explain(hits: Hits, *, compact: str | None = None) -> None:
         cli.say("Ordered by score normalized with the query bank.")
     elif how.query_bank is not None:
         cli.say("Ordered by cosine: the best segment is no bank query's best, so the query bank changes nothing.")
+    if how.by is None:
+        return
+    fitted = how.fusion == "fitted"
+    order = {
+        "caption": "Ordered by the cosine of query and caption.",
+        "text": "Ordered by BM25 of the captions' words.",
+        "hybrid": "Ordered by video, caption and words of the caption, with fitted weights."
+        if fitted
+        else "Ordered by video, caption and words of the caption, by reciprocal rank fusion: no weights were fitted "
+        "(`vidembed calibrate INDEX --hybrid`).",
+    }
+    cli.say(order[how.by])
+    if lacking := how.rows - (how.captioned or 0):
+        rank = "count with the mean of the captions that were fitted on" if fitted else "are ranked by the video alone"
+        what = rank if how.by == "hybrid" else "are no hits"
+        cli.say(f"{lacking} of {how.rows} segments have no caption, and {what}.")
 
 
 def show(hits: Sequence[Hit], *, title: str | None = None) -> None:
@@ -322,11 +348,15 @@ def show(hits: Sequence[Hit], *, title: str | None = None) -> None:
     columns = {
         "match": ["" if hit.probability is None else f"{hit.probability:.1%}" for hit in hits],
         "normalized": ["" if hit.normalized is None else f"{hit.normalized:.3f}" for hit in hits],
+        "hybrid score": ["" if hit.hybrid_score is None else f"{hit.hybrid_score:.4f}" for hit in hits],
+        "caption score": ["" if hit.caption_score is None else f"{hit.caption_score:.3f}" for hit in hits],
+        "text score": ["" if hit.text_score is None else f"{hit.text_score:.2f}" for hit in hits],
         "score": [f"{hit.score:.3f}" for hit in hits],
         "time": [time_range(hit.start_s, hit.end_s) for hit in hits],
         "around": [context_range(hit) for hit in hits],
         "segments": ["" if hit.segments is None else str(hit.segments) for hit in hits],
         "file": [name_of(hit.uri) for hit in hits],
+        "caption": [shorten(hit.caption or "", CAPTION_WIDTH, placeholder="...") for hit in hits],
     }
     kept = {name: cells for name, cells in columns.items() if name in ("score", "time", "file") or any(cells)}
     cli.print_table([*kept], [list(row) for row in zip(*kept.values(), strict=True)], title=title)

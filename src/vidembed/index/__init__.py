@@ -14,8 +14,10 @@ from vidembed.errors import (
     IndexWriteError,
     MissingExtraError,
 )
+from vidembed.index.captions import CaptionReport, add_captions
 from vidembed.index.commit import Problem, Report
 from vidembed.index.gallery import contact_sheet
+from vidembed.index.hybrid import HybridReport, fit_hybrid
 from vidembed.index.ingest import index_videos
 from vidembed.index.rows import Condition, Filter
 from vidembed.index.search import (
@@ -32,7 +34,16 @@ from vidembed.index.search import (
 from vidembed.index.table import IndexMeta, VideoIndex
 from vidembed.video.segments import Windows
 
-__all__ = ["Condition", "Derived", "Filter", "Hit", "Hits", "IndexBusyError", "IndexDamagedError", "IndexMeta"]
-__all__ += ["IndexMismatchError", "IndexWriteError", "IndexingStoppedError", "MissingExtraError", "Problem", "Report"]
-__all__ += ["SearchOptions", "VideoIndex", "Windows", "contact_sheet", "index_videos", "merge_moments", "merge_videos"]
-__all__ += ["rerank", "search", "search_many"]
+__all__ = ["CaptionReport", "Condition", "Derived", "Filter", "Hit", "Hits", "HybridReport", "IndexBusyError"]
+__all__ += [
+    "IndexDamagedError",
+    "IndexMeta",
+    "IndexMismatchError",
+    "IndexWriteError",
+    "IndexingStoppedError",
+    "MissingExtraError",
+    "Problem",
+    "Report",
+]
+__all__ += ["SearchOptions", "VideoIndex", "Windows", "add_captions", "contact_sheet", "fit_hybrid", "index_videos"]
+__all__ += ["merge_moments", "merge_videos", "rerank", "search", "search_many"]

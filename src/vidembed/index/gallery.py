@@ -79,6 +79,7 @@ def _figure(hit: Hit) -> dict[str, str | int | None]:
         "time": time_range(hit.start_s, hit.end_s),
         "around": context_range(hit),
         "segments": hit.segments,
+        "caption": hit.caption,
     }
 
 

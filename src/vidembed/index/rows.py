@@ -206,6 +206,12 @@ def unit_queries(vectors: NDArray[np.float64], dimension: int) -> NDArray[np.flo
     return np.asarray(vectors / norms[:, None])
 
 
+def cosines(vectors: NDArray[np.float32], query: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the scores (M,) of vectors (M, D), none of them zero, for a unit vector (D,): rounded to six decimals."""
+    exact = vectors.astype(np.float64)  # (M, D)
+    return np.asarray(np.round(exact @ query / np.linalg.norm(exact, axis=1), 6).clip(-1.0, 1.0))
+
+
 class Row(NamedTuple):
     """A row that was ranked; rows compare in the order of a ranking."""
 
@@ -263,9 +269,7 @@ class Ranking:
             found["row_id"] = block.row_ids[near]
             for first in range(0, len(near), EXACT_ROWS):
                 part = slice(first, first + EXACT_ROWS)
-                exact = block.vectors[near[part]].astype(np.float64)  # (M, D)
-                cosines = exact @ self.queries[number] / np.linalg.norm(exact, axis=1)  # (M,)
-                found["score"][part] = np.round(cosines, 6).clip(-1.0, 1.0)
+                found["score"][part] = cosines(block.vectors[near[part]], self.queries[number])
             found["order"] = -found["score"] if offset is None else offset[near] - found["score"]
             kept = self._kept[number] = np.concatenate([self._kept[number], found])
             if len(kept) > 2 * self.k:  # not at every block, so that a deep ranking is cut a few times only

@@ -1,4 +1,4 @@
-"""Words against the vectors of an index: cosine similarity, exact unless the result says otherwise."""
+"""Words against an index: by the vectors of videos, exact unless the result says otherwise, or also by captions."""
 
 from __future__ import annotations
 
@@ -19,10 +19,12 @@ from numpy.typing import NDArray
 
 from vidembed.backbone.options import ModelOptions, kwargs_of
 from vidembed.errors import BackboneError
-from vidembed.index import ann, bank, mirror
+from vidembed.index import ann, bank, captions, hybrid, mirror
+from vidembed.index.hybrid import BYS, By, Fusion, Scores
 from vidembed.index.rows import Filter, Row, check_query, encode_queries, rank_all, unit_queries
-from vidembed.index.table import QueryEncoder, VideoIndex, is_local, path_of
+from vidembed.index.table import QueryEncoder, VideoIndex, among, is_local, path_of
 from vidembed.registry import CONFIG_FILE, NAMESPACE, find_model, portable_name, resolve_model
+from vidembed.scoring import HybridWeights
 from vidembed.video import Sampling, VideoSegment
 
 if TYPE_CHECKING:
@@ -52,13 +54,19 @@ class Hit:
         uri: URI of the video, such as `file:///videos/a.mp4`.
         start_s: Where the segment starts, seconds.
         end_s: Where it ends, seconds.
-        score: Cosine similarity to the query, -1 to 1, rounded to six decimals. Always that of the stored vector.
+        score: Cosine similarity to the query, -1 to 1, rounded to six decimals. Always that of the stored vector of the
+            video, whatever orders the hits.
         probability: That the segment matches the query, 0 to 1, if a reranker was asked about it.
         normalized: Score by the query bank, up to 0, if hits are ordered by it.
         recall: Measured recall of the search that found it, if that was approximate.
         segments: How many segments of its video rank no lower than the last hit, if hits are merged to videos.
         context_start_s: Where the segment starts with what is around it, seconds, if that was asked for.
         context_end_s: Where that ends, seconds.
+        caption: What a model says of the segment, if the index holds that.
+        caption_score: Cosine similarity of query and caption, of a search by caption or hybrid; orders the former.
+        text_score: BM25 of the query's words in the caption, of a search by text or hybrid; orders the former.
+        hybrid_score: Orders the hits of a hybrid search: log-odds of a match by fitted weights, or the sum of
+            reciprocal ranks (`Method.fusion`).
     """
 
     uri: str
@@ -71,6 +79,10 @@ class Hit:
     segments: int | None = None
     context_start_s: float | None = None
     context_end_s: float | None = None
+    caption: str | None = None
+    caption_score: float | None = None
+    text_score: float | None = None
+    hybrid_score: float | None = None
 
     def to_dict(self) -> dict[str, object]:
         """Return the hit as it stands in JSON: what there is, and `approximate` where it is."""
@@ -89,6 +101,9 @@ class Method:
     sample: int | None = None  # queries of the measurement: stored vectors, moved (`vidembed.index.ann.draw`)
     query_bank: bool | None = None  # whether hits are ordered by it; False: it has nothing to correct
     merge: Merge | None = None  # how hits were merged, if they were
+    by: By | None = None  # what ordered them, if not the cosine with the video
+    fusion: Fusion | None = None  # of a hybrid search: by fitted weights, or because there are none, by ranks
+    captioned: int | None = None  # rows that have a caption, if captions were searched; the others are no hits by them
 
     @property
     def approximate(self) -> bool:
@@ -123,6 +138,8 @@ class SearchOptions:
             There are `k` hits afterwards, if there are that many. Where 100 candidates of an approximate search give
             fewer, the search is exact.
         around: Also return the segment of each hit widened by so many seconds on both sides, within its video.
+        by: What orders hits: `video`, the cosine with the video; `caption`, that with its caption; `text`, BM25 of the
+            caption's words; `hybrid`, all three. By caption and text, rows without a caption are no hits.
 
     Raises:
         ValueError: A value is out of range, or options do not go together.
@@ -135,6 +152,7 @@ class SearchOptions:
     bank: bool = False
     merge: Merge = "none"
     around: float | None = None
+    by: By = "video"
 
     def __post_init__(self) -> None:
         """Check the values."""
@@ -144,6 +162,13 @@ class SearchOptions:
             raise ValueError(f"merge: got {self.merge!r}; one of {', '.join(MERGES)} is needed")
         if self.around is not None and not (math.isfinite(self.around) and self.around >= 0):
             raise ValueError(f"around: got {self.around}; seconds are needed, 0 or more")
+        if self.by not in BYS:
+            raise ValueError(f"by: got {self.by!r}; one of {', '.join(BYS)} is needed")
+        if self.by != "video" and (self.copy is not None or self.bank):
+            other = "bank" if self.bank else "compact"
+            raise ValueError(
+                f"{other}: it is of the vectors of videos; leave it out, or search by video and not {self.by}"
+            )
         if self.copy is None:
             return
         if self.k > ann.MAX_K:
@@ -168,6 +193,7 @@ class SearchKeywords(TypedDict, total=False):
     bank: bool
     merge: Merge
     around: float | None
+    by: By
 
 
 def search(
@@ -184,18 +210,19 @@ def search(
         encoder: The model that made the index.
         query: Words. Text that looks like a path is still words.
         name: What the model was loaded as, for messages.
-        options: Fields of `SearchOptions`: `k` (default 10), `exact`, `keep`, `copy`, `bank`, `merge` and `around`.
+        options: Fields of `SearchOptions`: `k` (default 10), `exact`, `keep`, `copy`, `bank`, `merge`, `around`, `by`.
 
     Raises:
         ValueError: The query is empty or longer than `MAX_QUERY_CHARS`, an option is out of range, options do not go
             together, or the index has no such quantization or no bank.
-        IndexMismatchError: The index or the bank was made by another model, or of another state of the index.
+        IndexMismatchError: The index or the bank was made by another model, or of another state of the index; or it has
+            no captions, or none that fit, and the search is by them.
         RuntimeError: The model gave no usable vector for the query.
     """
     asked = SearchOptions(**options)
     check_query(query)
     index.meta.require_model(encoder, name=name)
-    return _nearest(index, encode_queries(encoder, [query], dimension=index.meta.dimension), asked)[0]
+    return _nearest(index, encode_queries(encoder, [query], dimension=index.meta.dimension), [query], asked)[0]
 
 
 def search_many(
@@ -219,25 +246,29 @@ def search_many(
     for number, query in enumerate(queries):
         check_query(query, name=f"queries[{number}]")
     index.meta.require_model(encoder, name=name)
-    return _nearest(index, encode_queries(encoder, queries, dimension=index.meta.dimension), asked)
+    return _nearest(index, encode_queries(encoder, queries, dimension=index.meta.dimension), queries, asked)
 
 
-def nearest(index: VideoIndex, vector: NDArray[np.float64], **options: Unpack[SearchKeywords]) -> Hits:
-    """Search as `search` does, for a vector, shape (D,); RuntimeError for one that is zero, not finite or too long."""
+def nearest(index: VideoIndex, vector: NDArray[np.float64], text: str = "", **options: Unpack[SearchKeywords]) -> Hits:
+    """Search as `search` does, for the vector, shape (D,), of a text, which only a search by text or hybrid needs.
+
+    RuntimeError for a vector that is zero, not finite or too long.
+    """
     queries = unit_queries(np.asarray(vector, dtype=np.float64)[None], index.meta.dimension)  # (1, D)
-    return _nearest(index, queries, SearchOptions(**options))[0]
+    return _nearest(index, queries, [text], SearchOptions(**options))[0]
 
 
-def _nearest(index: VideoIndex, queries: NDArray[np.float64], asked: SearchOptions) -> list[Hits]:
-    """Search for unit vectors, shape (Q, D). All is read of one version of the table."""
+def _nearest(index: VideoIndex, queries: NDArray[np.float64], texts: Sequence[str], asked: SearchOptions) -> list[Hits]:
+    """Search for unit vectors, shape (Q, D), of texts. All is read of one version of the table."""
     index.latest()
     built, k, count = None, asked.k, len(index)
     if asked.copy is not None:
         built = ann.quantized(index, asked.copy)
     elif not (asked.exact or asked.bank or (asked.keep is not None and asked.keep.any)):
-        built = ann.usable(index, k)
+        built = ann.usable(index, hybrid.pool(asked.by, k))
+    by_captions = None if asked.by == "video" else ByCaptions.of(index, asked.by)
     if asked.merge == "none":
-        return _ranked(index, queries, asked, k, built, count)
+        return _captioned(index, _ranked(index, queries, texts, asked, k, built, count, by_captions))
     # Ever more rows are ranked until there are `k` hits after merging, or no more rows. The depth grows by a factor, so
     # that even where all rows are of one video there are few rankings.
     files = functools.cache(lambda: len(index.files()))  # counted only if it matters
@@ -246,7 +277,8 @@ def _nearest(index: VideoIndex, queries: NDArray[np.float64], asked: SearchOptio
     found: dict[int, Hits] = {}
     left = np.arange(len(queries))
     while len(left):
-        ranked = _ranked(index, queries[left], asked, depth, built, count)
+        words = [texts[place] for place in left.tolist()]
+        ranked = _ranked(index, queries[left], words, asked, depth, built, count, by_captions)
         for place, each in zip(left.tolist(), ranked, strict=True):
             hits = merged(each, asked.merge, k=k)
             no_more = len(each) >= count or (built is None and len(each) < depth)
@@ -256,11 +288,52 @@ def _nearest(index: VideoIndex, queries: NDArray[np.float64], asked: SearchOptio
         if depth >= ann.MAX_K:
             built = None  # recall is not known any deeper
         depth = _DEEPER * depth if built is None else min(_DEEPER * depth, ann.MAX_K)
-    return [found[place] for place in range(len(queries))]
+    return _captioned(index, [found[place] for place in range(len(queries))])
+
+
+@dataclass(frozen=True, slots=True)
+class ByCaptions:
+    """What a search by captions needs of an index."""
+
+    captions: captions.Captions
+    weights: HybridWeights | None  # None: ranks are fused
+
+    @classmethod
+    def of(cls, index: VideoIndex, by: By) -> ByCaptions:
+        """Open it; IndexMismatchError if the index has no captions, or has not what a search by them needs."""
+        found = captions.open_captions(index)
+        if by != "caption":
+            found.require_words()
+        return cls(found, hybrid.stored_weights(index, found) if by == "hybrid" else None)
+
+
+def _captioned(index: VideoIndex, results: list[Hits]) -> list[Hits]:
+    """Return hits with their captions, if the index has any."""
+    if not captions.has_captions(index):
+        return results
+    contents: dict[str, str] = {}  # by URI
+    uris = list({hit.uri for hits in results for hit in hits})
+    for first in range(0, len(uris), captions.AT_ONCE):
+        for batch in index.scan(["uri", "content_fingerprint"], among(uris[first : first + captions.AT_ONCE])):
+            contents |= zip(*(batch.column(name).to_pylist() for name in ("uri", "content_fingerprint")), strict=True)
+    known = captions.texts_of(index, contents.values())
+    return [
+        Hits(
+            (replace(hit, caption=known.get((contents[hit.uri], hit.start_s, hit.end_s))) for hit in hits), hits.method
+        )
+        for hits in results
+    ]
 
 
 def _ranked(
-    index: VideoIndex, queries: NDArray[np.float64], asked: SearchOptions, k: int, built: ann.Ann | None, count: int
+    index: VideoIndex,
+    queries: NDArray[np.float64],
+    texts: Sequence[str],
+    asked: SearchOptions,
+    k: int,
+    built: ann.Ann | None,
+    count: int,
+    by_captions: ByCaptions | None,
 ) -> list[Hits]:
     """Return the `k` best of the `count` rows for each query, by the ANN index or exactly, with nothing merged."""
     method = Method("exact", count)
@@ -268,27 +341,42 @@ def _ranked(
     if asked.bank:
         results = []
         for rows, normalized in bank.open_bank(index).rank(index, queries, k=k, where=where):
-            hits = _hits(rows, replace(method, query_bank=normalized is not None), asked.around)
+            how = replace(method, query_bank=normalized is not None)
+            hits = _hits([(row, Scores()) for row in rows], how, asked.around)
             for place, value in enumerate(normalized or ()):
                 hits[place] = replace(hits[place], normalized=round(value, 6))
             results.append(hits)
         return results
-    if built is None:
-        found = rank_all(index, queries, k=k, where=where)
-    else:
+    depth = hybrid.pool(asked.by, k)
+    effort: tuple[int, int] | None = None
+    if built is not None and asked.by in {"video", "hybrid"}:
         recall, effort = built.recall, (built.nprobes, built.refine)
         if asked.copy is not None and built.full_recall is not None:  # in every partition
             recall, effort = built.full_recall, (count, built.full_refine or ann.FULL_REFINES[-1])
-        at = next(each for each in ann.MEASURED_K if k <= each)  # the next one up that recall was measured at
+        at = next(each for each in ann.MEASURED_K if depth <= each)  # the next one up that recall was measured at
         method = replace(method, name="ann", recall=recall[str(at)], recall_at=at, sample=built.sample)
-        found = [ann.find(index, query, k, effort) for query in queries]
-    return [_hits(rows, method, asked.around) for rows in found]
+
+    def by_video() -> list[list[Row]]:
+        if effort is None:
+            return rank_all(index, queries, k=depth, where=where)
+        return [ann.find(index, query, depth, effort) for query in queries]
+
+    if by_captions is None:
+        return [_hits([(row, Scores()) for row in rows], method, asked.around) for rows in by_video()]
+    found, weights = by_captions.captions, by_captions.weights
+    method = replace(method, by=asked.by, captioned=len(found.row_ids))
+    if asked.by == "hybrid":
+        method = replace(method, fusion="reciprocal_rank" if weights is None else "fitted")
+    asking: dict[str, Any] = {"by": asked.by, "k": k, "where": where, "by_video": by_video, "weights": weights}
+    return [_hits(rows, method, asked.around) for rows in hybrid.rank(index, found, queries, texts, **asking)]
 
 
-def _hits(rows: Sequence[Row], method: Method, around: float | None) -> Hits:
+def _hits(rows: Iterable[tuple[Row, Scores]], method: Method, around: float | None) -> Hits:
     hits = Hits([], method)
-    for row in rows:
+    for row, more in rows:
         hit = Hit(row.uri, row.start_s, row.end_s, row.score, recall=method.recall)
+        if more != Scores():
+            hit = replace(hit, caption_score=more.caption, text_score=more.text, hybrid_score=more.hybrid)
         if around is not None:
             # A segment's end is rounded, a duration is not.
             end = max(row.end_s, min(row.duration, row.end_s + around))
@@ -619,7 +707,7 @@ class Derived:
 
 
 def refresh(index: VideoIndex, encoder: QueryEncoder, derived: Derived | None = None, *, progress: bool = True) -> None:
-    """Bring the ANN index and the query bank of an index up to date, or make them, as `derived` asks for.
+    """Bring ANN index, query bank and captions of an index up to date, or make the former two, as `derived` asks for.
 
     An interruption leaves each as it was, or stale and therefore unused. Nobody else may be writing to the index.
     """
@@ -628,6 +716,7 @@ def refresh(index: VideoIndex, encoder: QueryEncoder, derived: Derived | None = 
     written = ann.refresh(index, exact_up_to=derived.exact_up_to, quantize=quantize)  # first: it makes a version
     if derived.query_bank is not None or index.derived(bank.FILE).exists():
         written |= bank.refresh(index, encoder, derived.query_bank, beta=derived.beta, progress=progress)
+    written |= captions.refresh(index)
     stamp = index.stamp()
     stale = [file for file in index.derived("").glob(mirror.FILES) if stamp not in file.name]
     for file in [*index.compact_copies(), *stale]:  # copies are of earlier versions
@@ -640,4 +729,5 @@ def refresh(index: VideoIndex, encoder: QueryEncoder, derived: Derived | None = 
 def facts(index: VideoIndex) -> dict[str, Any]:
     """Return what `vidembed info` says of how an index is searched: its settings and derived files."""
     derived = {"ann": ann.facts(index), "query_bank": bank.facts(index), "mirror": mirror.facts(index)}
+    derived |= {"captions": found} if (found := hybrid.facts(index)) else {}
     return ann.settings(index)._asdict() | derived

@@ -54,7 +54,7 @@ PLACE = ("uri", "start_s", "end_s", "duration")  # what a hit says of a row
 COMPACT_EVERY = 512  # commits; each adds a fragment, and lists all of them anew
 NO_VECTOR = "the model gave a vector that is zero, not finite or of the wrong length"
 _META_KEY = b"vidembed"
-_KEEP_VERSIONS = timedelta(minutes=5)  # a search reads one version, for seconds
+KEEP_VERSIONS = timedelta(minutes=5)  # a search reads one version, for seconds
 _COPY = re.compile(r"compact-(int8|binary|float32)(-[1-9]\d*)?(-[0-9a-f]{32}-\w+\.npy|\.json)")
 
 logger = logging.getLogger(__name__)
@@ -312,6 +312,16 @@ def among(uris: Iterable[str]) -> str:
     return f"uri IN ({', '.join(map(quoted, uris))})"
 
 
+def stamp_of(folder: Path, version: int) -> str:
+    """Return the SHA-256 of the manifest of a version of the table in a folder; IndexDamagedError if it is gone."""
+    # LanceDB has two ways to name manifests: counting down from 2^64 - 1 in new tables, and up in old ones.
+    for name in (f"{2**64 - 1 - version:020d}.manifest", f"{version}.manifest"):
+        file = folder / "_versions" / name
+        if file.is_file():
+            return hashlib.sha256(file.read_bytes()).hexdigest()
+    raise IndexDamagedError(f"index: version {version} in {str(folder.parent)!r} is gone; open the index again")
+
+
 class Block(NamedTuple):
     """Rows of an index, and what compares them with queries."""
 
@@ -515,13 +525,7 @@ class VideoIndex:
 
         IndexDamagedError if the manifest is gone, since the version is old and another run removed it.
         """
-        version = int(self._table.version)
-        # LanceDB has two ways to name manifests: counting down from 2^64 - 1 in new tables, and up in old ones.
-        for name in (f"{2**64 - 1 - version:020d}.manifest", f"{version}.manifest"):
-            file = self.folder / TABLE_FOLDER / "_versions" / name
-            if file.is_file():
-                return hashlib.sha256(file.read_bytes()).hexdigest()
-        raise IndexDamagedError(f"index: version {version} in {str(self.folder)!r} is gone; open the index again")
+        return stamp_of(self.folder / TABLE_FOLDER, int(self._table.version))
 
     @property
     def ann(self) -> IndexConfig | None:
@@ -562,7 +566,7 @@ class VideoIndex:
 
     def compact(self) -> None:
         """Join the small fragments that single commits leave, and drop old versions of the table."""
-        self._table.optimize(cleanup_older_than=_KEEP_VERSIONS)
+        self._table.optimize(cleanup_older_than=KEEP_VERSIONS)
 
     def flush(self) -> None:
         """Have the system write the index to the disk; LanceDB leaves that for later, when power may be off."""

@@ -111,8 +111,8 @@ class HybridWeights(SavedNumbers):
         for name, slope in zip(FEATURES, slopes, strict=True):
             if slope < 0:
                 logger.warning("hybrid weights: %s has weight %.3g: it ranks these pairs the wrong way", name, slope)
-        _, caption_mean, text_mean = means.tolist()
-        return cls(*slopes.tolist(), intercept, caption_mean, text_mean)
+        video, caption, text = slopes.tolist()
+        return cls(video, caption, text, float(intercept), float(means[1]), float(means[2]))
 
     def log_odds(self, features: ArrayLike) -> FloatArray:
         """Log-odds of a match ``(N,)`` of a query's candidates; `features` ``(N, 3)`` as for `fit`, never NaN.

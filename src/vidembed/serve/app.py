@@ -299,14 +299,15 @@ def _add_search(app: FastAPI, engine: Engine) -> None:
         check_count("rerank", what.rerank, engine.limits.max_rerank)
         keep = _filter_of(what)
         with engine.admitted():
-            hits = await engine.search(what.q, k=k, count=what.rerank, keep=keep, merge=what.merge, around=what.around)
+            how: dict[str, Any] = {"keep": keep, "merge": what.merge, "around": what.around, "by": what.by}
+            hits = await engine.search(what.q, k=k, count=what.rerank, **how)
         found = []
         for hit in hits:
             media_id = engine.media_id(hit)
             media = None if media_id is None else f"/media/{media_id}"
             found.append(schemas.SearchHit(**asdict(hit), name=printable(file_name_of(hit.uri)), media=media))
-        how = hits.method
-        return schemas.SearchResponse(query=what.q, approximate=how.approximate, method=how.to_dict(), hits=found)
+        method = hits.method
+        return schemas.SearchResponse(query=what.q, approximate=method.approximate, method=method.to_dict(), hits=found)
 
     options: dict[str, Any] = {"response_model_exclude_none": True, "responses": errors(*MODEL_ERRORS)}
 

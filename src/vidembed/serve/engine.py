@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from vidembed.errors import VideoError
 from vidembed.index import Filter, Hit, Hits, VideoIndex, rerank
+from vidembed.index.hybrid import By
 from vidembed.index.rows import check_query
-from vidembed.index.search import Merge, nearest
+from vidembed.index.search import ByCaptions, Merge, nearest
 from vidembed.index.table import is_local
 from vidembed.serve.batching import Batcher, QueueFullError
 from vidembed.serve.media import MediaLibrary
@@ -220,11 +221,20 @@ class Engine:
         return sorted(ranked, key=lambda each: (-each[1], each[0]))
 
     async def search(
-        self, query: str, *, k: int, count: int, keep: Filter | None, merge: Merge, around: float | None
+        self,
+        query: str,
+        *,
+        k: int,
+        count: int,
+        keep: Filter | None,
+        merge: Merge,
+        around: float | None,
+        by: By = "video",
     ) -> Hits:
         """Search the index as `vidembed.index.search`, and ask the reranker about the first `count` hits.
 
-        Raises ApiError: 400 for a query, a condition or the lack of a reranker; 404 there is no index; 503, 504.
+        Raises ApiError: 400 for a query, a condition, or the lack of a reranker or of captions; 404 there is no index;
+        503, 504.
         """
         index = self.index
         if index is None:
@@ -242,7 +252,10 @@ class Engine:
                     with bad_value("where"):
                         keep.check(index)
                 index.meta.require_model(self.encoder, name=self.model)  # it may have been trained since
-                return nearest(index, vector, k=max(k, count), keep=keep, merge=merge, around=around)
+                with bad_value("by"):
+                    if by != "video":
+                        ByCaptions.of(index, by)
+                return nearest(index, vector, query, k=max(k, count), keep=keep, merge=merge, around=around, by=by)
 
         hits = await self._in_time(self._in_turn(look))
         if reranker is None:

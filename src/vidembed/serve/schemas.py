@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
+from vidembed.index.hybrid import By
 from vidembed.index.rows import MAX_PATTERN_CHARS
 from vidembed.index.search import Merge
 from vidembed.serve.security import FORM
@@ -283,6 +284,11 @@ class SearchOptions(Options):
     around: Annotated[Seconds, Field(le=MAX_AROUND_S)] | None = Field(
         None, description="Also return each hit widened by so many seconds on both sides."
     )
+    by: By = Field(
+        "video",
+        description="What orders hits: cosine with the video, cosine with its `caption`, BM25 of the caption's words "
+        "(`text`), or all three (`hybrid`).",
+    )
 
 
 class SearchRequest(SearchOptions, Body):
@@ -404,13 +410,17 @@ class SearchHit(BaseModel):
     name: str
     start_s: float
     end_s: float
-    score: float = Field(description="Cosine similarity.")
+    score: float = Field(description="Cosine similarity with the video.")
     probability: float | None = Field(None, description="By the reranker, if it was asked about this hit.")
     segments: int | None = Field(
         None, description="With `merge=videos`, segments of the video that rank no lower than the last hit."
     )
     context_start_s: float | None = Field(None, description="With `around`, where the hit starts with it.")
     context_end_s: float | None = Field(None, description="With `around`, where the hit ends with it.")
+    caption: str | None = Field(None, description="What a model says of the segment, if the index holds that.")
+    caption_score: float | None = Field(None, description="Cosine similarity with the caption, if that was searched.")
+    text_score: float | None = Field(None, description="BM25 of the caption, if its words were searched.")
+    hybrid_score: float | None = Field(None, description="With `by=hybrid`, what orders the hits; see `method.fusion`.")
     media: str | None = Field(None, description="Relative address of the video's bytes, if the video is on the server.")
 
 

@@ -61,6 +61,7 @@ function show(hits) {
     add(button, "span", `${clock(hit.start_s)} to ${clock(hit.end_s)}`, "time");
     const judged = hit.probability === undefined ? "" : `match ${(100 * hit.probability).toFixed(1)}%, `;
     add(button, "span", `${judged}similarity ${hit.score.toFixed(3)}`, "score");
+    if (hit.caption) add(button, "span", hit.caption, "said");
     button.addEventListener("click", () => play(hit, button));
     item.append(button);
     list.append(item);
