@@ -172,6 +172,14 @@ class AnnotationError(ValueError):
     """A file of captioned videos or of pairs of texts cannot be used; the message names the file and the line."""
 
 
+class CaptionsMismatchError(ValueError):
+    """A file of captions holds records of another model, other prompts or other settings, or of none."""
+
+
+class CaptionsBusyError(RuntimeError):
+    """Another run is writing to the file of captions."""
+
+
 class VideoUriError(ValueError):
     """A video URI that cannot be used: its scheme, host, time range or path is not allowed. Or a bare path instead."""
 

@@ -29,6 +29,7 @@ LOADS = {
         "compare",
         "mteb",
     ),
+    "caption",
     "demo",
 }
 GIVEN = (
