@@ -10,7 +10,7 @@ import pytest
 
 from vidembed import VideoEncoder, analyze_layers, build
 from vidembed.analysis.own_queries import own_texts, read_records
-from vidembed.captions import CaptionedVideo, read_captions
+from vidembed.captions import CaptionedVideo, CaptionReport, read_captions, write_captions
 from vidembed.errors import CroppedTexts, TooFewCaptionsError
 from vidembed.shapes import ClipRecord, write_clips
 
@@ -57,12 +57,15 @@ def test_a_folder_is_described_and_the_layer_chosen_on_it(written: Written, tmp_
 def test_a_file_of_captions_is_gone_on_from(written: Written, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, file = written[0][0].parent, tmp_path / "captions.jsonl"
     first = auto(tmp_path / "m", videos=folder, captions=file)
-    asked: list[int] = []
-    monkeypatch.setattr(
-        "vidembed.analysis.own_queries.describe", lambda _, videos, **__: asked.append(len(videos)) or iter(())
-    )
+    reports: list[CaptionReport] = []
+
+    def write(*args: Any, **kwargs: Any) -> CaptionReport:
+        reports.append(write_captions(*args, **kwargs))
+        return reports[-1]
+
+    monkeypatch.setattr("vidembed.analysis.own_queries.write_captions", write)
     assert auto(tmp_path / "n", videos=folder, captions=file) == (first[0], first[1].replace("/m", "/n"))
-    assert sum(asked) == 0
+    assert [(report.described, report.unchanged) for report in reports] == [(0, CLIPS)]
 
 
 def test_short_texts_are_used_where_the_model_can_write_them(
