@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Generator, Sequence, Set
+from collections.abc import Callable, Generator, Iterable, Sequence, Set
 from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
@@ -248,13 +248,18 @@ class PrefixSharingCrossEncoder(VideoModel, CrossEncoder):
                 else:
                     yield reader.video_prompt(self._with_tokens(item.features, target))
 
-    @torch.inference_mode()
-    def video_prompts(self, videos: Sequence[Any], options: AskOptions) -> Generator[VideoPrompt | Failed, None, None]:
-        """Decode and prefill videos, each once, in order, for all that is to be asked of them."""
+    def prepared_videos(self, videos: Iterable[Any], options: AskOptions) -> Generator[Prepared | Failed, None, None]:
+        """Decode videos, in order and ahead of the model, for `video_prompt`."""
         self.eval()
-        target = self._resolve_inference_device(options.device)
-        groups = [[Pair(index, video, "")] for index, video in enumerate(videos)]
-        return self._video_prompts(self.reader(options.prompt, self.sharing), groups, options, target)
+        groups = ([Pair(index, video, "")] for index, video in enumerate(videos))
+        # a list is read in other threads, anything else in this one
+        asked = list(groups) if isinstance(videos, (list, tuple)) else groups
+        return self._prepare_groups(asked, options, self._resolve_inference_device(options.device))
+
+    @torch.inference_mode()
+    def video_prompt(self, reader: HeadReader, item: Prepared) -> VideoPrompt:
+        """Prefill a video of `prepared_videos`, once for all that is to be asked of it."""
+        return reader.video_prompt(self._with_tokens(item.features, reader.parts.base.device))
 
     def _ask_about(
         self, reader: HeadReader, video: VideoPrompt, pairs: Sequence[Pair], found: np.ndarray, options: AskOptions
@@ -342,7 +347,7 @@ class PrefixSharingCrossEncoder(VideoModel, CrossEncoder):
         return most if most and several and not options.priors and self.can_batch() else 0
 
     def _prepare_groups(
-        self, groups: Sequence[list[Pair]], options: AskOptions, target: torch.device
+        self, groups: Iterable[list[Pair]], options: AskOptions, target: torch.device
     ) -> Generator[Prepared | Failed, None, None]:
         """Decode each video and process it with an empty sentence; or find it in the cache, already seen."""
         cache, made_by = self.visual_cache, {}

@@ -188,6 +188,14 @@ class TooFewCaptionsError(ValueError):
     """Too few of the texts that a model wrote about videos can be used; the message says how many, and why not."""
 
 
+class CaptionsMismatchError(ValueError):
+    """A file of captions holds records of another model, other prompts or other settings, or of none."""
+
+
+class CaptionsBusyError(RuntimeError):
+    """Another run is writing to the file of captions."""
+
+
 class VideoUriError(ValueError):
     """A video URI that cannot be used: its scheme, host, time range or path is not allowed. Or a bare path instead."""
 

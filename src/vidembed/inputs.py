@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, BinaryIO, Final, Generic, Literal, TypeAlias, TypeVar
+from typing import IO, TYPE_CHECKING, Any, BinaryIO, Final, Generic, Literal, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -55,6 +55,7 @@ IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tiff", ".webp"}) 
 
 T = TypeVar("T")
 R = TypeVar("R")
+B = TypeVar("B", bound="InBatch")
 
 Kind = Literal["text", "image", "video", "mixed", "message"]
 Input: TypeAlias = (
@@ -327,16 +328,34 @@ def collate(batch: Sequence[Prepared], *, pad_token_id: int) -> Features:
     return joined
 
 
-class HalvingRunner(Generic[R]):
-    """Runs batches with `run`, and halves a batch that does not fit into memory. Logs it, and remembers."""
+class InBatch(Protocol):
+    """What a batch holds."""
+
+    @property
+    def name(self) -> str:
+        """In messages."""
+
+    @property
+    def tokens(self) -> int:
+        """Number of tokens that it takes."""
+
+
+class HalvingRunner(Generic[B, R]):
+    """Runs batches with `run`, and halves a batch that does not fit into memory. Logs it, and remembers.
+
+    Where not even a single input fits, `alone` gives the result from it and the error; without it, the error is raised.
+    """
 
     def __init__(
-        self, run: Callable[[list[Prepared], Features], Sequence[R]], join: Callable[[list[Prepared]], Features]
+        self,
+        run: Callable[[list[B], Features], Sequence[R]],
+        join: Callable[[list[B]], Features],
+        alone: Callable[[B, torch.OutOfMemoryError], R] | None = None,
     ) -> None:
-        self._run, self._join = run, join
+        self._run, self._join, self._alone = run, join, alone
         self._max_tokens: int | None = None  # padded tokens of the largest half that a failure led to
 
-    def __call__(self, batch: list[Prepared], joined: Features | None = None) -> list[R]:
+    def __call__(self, batch: list[B], joined: Features | None = None) -> list[R]:
         """Run one batch, which may be joined already.
 
         Raises torch.OutOfMemoryError if a single input does not fit; the message names it.
@@ -348,18 +367,26 @@ class HalvingRunner(Generic[R]):
             try:
                 return list(self._run(batch, self._join(batch) if joined is None else joined))
             except torch.OutOfMemoryError as error:
-                if len(batch) == 1:
-                    raise torch.OutOfMemoryError(
-                        f"{batch[0].name}: out of memory on this input alone ({batch[0].tokens} tokens). Lower "
-                        f"Sampling.max_frames or Sampling.max_pixels, or load the model in a smaller dtype. ({error})"
-                    ) from error
+                too_large = no_room(batch[0], error)
+                if len(batch) == 1 and self._alone is None:
+                    raise too_large from error
             # outside the except block: the traceback would keep the failed batch's memory alive
-            self._max_tokens = padded // 2
-            logger.warning("out of memory on a batch of %d inputs (%d tokens): halving it", len(batch), padded)
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
+            if len(batch) == 1 and self._alone is not None:
+                return [self._alone(batch[0], too_large)]
+            self._max_tokens = padded // 2
+            logger.warning("out of memory on a batch of %d inputs (%d tokens): halving it", len(batch), padded)
         middle = len(batch) // 2
         return self(batch[:middle]) + self(batch[middle:])
+
+
+def no_room(item: InBatch, error: torch.OutOfMemoryError) -> torch.OutOfMemoryError:
+    """The error of a single input that does not fit into memory, named."""
+    return torch.OutOfMemoryError(
+        f"{item.name}: out of memory on this input alone ({item.tokens} tokens). Lower Sampling.max_frames or "
+        f"Sampling.max_pixels, or load the model in a smaller dtype. ({error})"
+    )
 
 
 def normalized(features: Features, video_processor: Any) -> Features:  # whose types lack mean and std

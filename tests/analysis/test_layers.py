@@ -16,9 +16,10 @@ import vidembed
 from tests.backbone import tiny
 from vidembed import Sampling, VideoEncoder, VideoError, analyze_layers, build
 from vidembed.analysis import LayerAnalysis
+from vidembed.analysis.measure import join, relation_of, split_halves
 from vidembed.backbone.load import Backbone, load_backbone
 from vidembed.captions import CaptionedVideo
-from vidembed.errors import AnnotationError, BackboneError
+from vidembed.errors import AnnotationError, BackboneError, LongQueries
 from vidembed.evaluation import median_rank, ranks, recall_at
 
 GetModel = Callable[[str], Path]
@@ -53,8 +54,6 @@ class TestResult:
         self, analysis: LayerAnalysis, backbone: Backbone, pairs: Pairs
     ) -> None:
         """The whole way by other means: encode with a cut model, rank the reporting half, count."""
-        from vidembed.analysis.measure import relation_of, split_halves
-
         relation = relation_of(pairs)
         half = split_halves(relation.positives, seed=0)[1]
         for prompt, prefix in zip(analysis.prompts, (None, OTHER), strict=True):
@@ -89,6 +88,96 @@ class TestResult:
         false = [replace(pair, label=False) for pair in reversed(pairs)]
         kwargs = {"prefixes": "none", "dual_softmax": False, **QUICK}
         assert analyze_layers(backbone, [*true, *false], **kwargs) == analyze_layers(backbone, pairs, **kwargs)
+
+
+class TestKinds:
+    @pytest.fixture(scope="class")
+    def short(self, pairs: Pairs) -> Pairs:
+        """One text for two clips each."""
+        return [replace(pair, text=f"square {number // 2}") for number, pair in enumerate(pairs[:8])]
+
+    @pytest.fixture(scope="class")
+    def both(self, backbone: Backbone, pairs: Pairs, short: Pairs) -> LayerAnalysis:
+        return analyze_layers(backbone, {"dense": pairs, "short": short}, prefixes=("none", OTHER), **QUICK)
+
+    def test_one_kind_is_what_pairs_alone_are(self, backbone: Backbone, pairs: Pairs, analysis: LayerAnalysis) -> None:
+        got = analyze_layers(backbone, {"dense": pairs}, prefixes=("none", OTHER), **QUICK)
+        assert got.kinds == {"dense": replace(analysis.sample, videos_left_out=0)}
+        unnamed = tuple(
+            replace(prompt, kind="", margins=tuple(replace(margin, kind="") for margin in prompt.margins))
+            for prompt in got.prompts
+        )
+        margins = tuple(replace(margin, kind="") for margin in got.prefix_margins)
+        assert replace(got, kinds={}, prompts=unnamed, prefix_margins=margins) == analysis
+
+    def test_figures_are_of_each_kind_and_the_choice_is_one(self, both: LayerAnalysis) -> None:
+        names = [(prompt.prefix, prompt.kind) for prompt in both.prompts]
+        assert names == [("none", "dense"), ("none", "short"), (OTHER, "dense"), (OTHER, "short")]
+        for prefix in ("none", OTHER):
+            of_prefix = [prompt for prompt in both.prompts if prompt.prefix == prefix]
+            assert len({prompt.chosen_layer for prompt in of_prefix}) == 1
+            places = zip(*([row.choosing_t2v + row.choosing_v2t for row in one.rows] for one in of_prefix), strict=True)
+            merits = [sum(kinds) for kinds in places]
+            chosen = [row.layer for row in of_prefix[0].rows].index(of_prefix[0].chosen_layer)
+            assert merits[chosen] == pytest.approx(max(merits))
+        assert [(margin.kind, margin.over_prefix) for margin in both.prefix_margins] == [
+            (kind, next(name for name in ("none", OTHER) if name != both.chosen_prefix)) for kind in ("dense", "short")
+        ]
+        assert list(both.curves) == ["dense", "short"]
+        assert both.chosen is both.curves["dense"]
+
+    def test_each_video_of_a_shared_text_counts(
+        self, both: LayerAnalysis, backbone: Backbone, pairs: Pairs, short: Pairs
+    ) -> None:
+        """By other means: the short texts of the reporting half, of each of which several clips are right."""
+        dense, few = relation_of(pairs), relation_of(short)
+        half = split_halves(join([dense, few]).positives, seed=0)[1].of_texts(len(dense.texts), 99)
+        assert half.positives.sum() > len(half.texts)
+        encoder = VideoEncoder(backbone=backbone, layer=3, prefix=None, sampling=QUICK["sampling"])
+        videos = encoder.encode([dense.videos[index] for index in half.videos]).astype(np.float64)
+        texts = encoder.encode([{"text": few.texts[index - len(dense.texts)]} for index in half.texts])
+        found = ranks(texts @ videos.T, half.positives)
+        got = both.prompts[1].row(3).t2v
+        assert (got.recall_1.estimate, got.median_rank) == (recall_at(found, 1), median_rank(found))
+        assert both.kinds["short"].chance == half.positives.mean()
+        assert both.sample.choosing_texts == sum(sample.choosing_texts for sample in both.kinds.values())
+
+    def test_json_table_and_summary(self, both: LayerAnalysis, tmp_path: Path) -> None:
+        both.save(tmp_path / "a.json")
+        assert LayerAnalysis.load(tmp_path / "a.json") == both
+        assert both.table().count("| layer |") == 4
+        assert "prefix none, short queries" in both.table()
+        assert "by the mean with short queries. On 4 others" in both.summary()
+
+    def test_too_few_of_a_kind_is_found_before_the_model_is_loaded(self, pairs: Pairs) -> None:
+        with pytest.raises(ValueError, match=r"pairs\['short'\]: a half has \d different texts"):
+            analyze_layers("no/such-model", {"dense": pairs, "short": [replace(one, text="x") for one in pairs]})
+        with pytest.raises(ValueError, match="expected kinds of queries by name"):
+            analyze_layers("no/such-model", {})
+        with pytest.raises(ValueError, match=r"pairs\['short'\]\[0\]: expected a vidembed"):
+            analyze_layers("no/such-model", {"dense": pairs, "short": ["x"]})  # type: ignore[dict-item]
+
+
+class TestLongQueries:
+    LONG = " and on" * 6
+
+    @pytest.fixture(scope="class")
+    def long(self, pairs: Pairs) -> Pairs:
+        return [replace(pair, text=pair.text + self.LONG) for pair in pairs]
+
+    @pytest.mark.parametrize("named", [False, True])
+    def test_warns_where_all_are_long(self, backbone: Backbone, long: Pairs, named: bool) -> None:
+        given = {"dense": long, "other": long} if named else long
+        words = r"dense \d+\.?\d*, other \d+" if named else r"\d+"
+        with pytest.warns(LongQueries, match=rf"all queries are long \(median words: {words}.*short texts"):
+            analyze_layers(backbone, given, prefixes="none", dual_softmax=False, **QUICK)
+
+    def test_not_where_some_are_short(
+        self, backbone: Backbone, long: Pairs, pairs: Pairs, recwarn: pytest.WarningsRecorder
+    ) -> None:
+        for given in ({"dense": long, "short": pairs}, pairs):
+            analyze_layers(backbone, given, prefixes="none", dual_softmax=False, **QUICK)
+        assert not [one for one in recwarn.list if one.category is LongQueries]
 
 
 class TestFailures:
@@ -174,6 +263,14 @@ class TestBuildAuto:
         assert (out / "vidembed_config.json").read_text() == (by_hand / "vidembed_config.json").read_text()
         assert "How the layer was chosen" not in (by_hand / "README.md").read_text()
 
+    def test_several_kinds(self, tiny_mllm: GetModel, pairs: Pairs, tmp_path: Path) -> None:
+        mllm = tiny_mllm("qwen2_vl")
+        kinds = {"dense": pairs, "other": [replace(pair, text=f"{pair.text} again") for pair in pairs]}
+        out = build(mllm, layer="auto", pairs=kinds, prefix=None, out=tmp_path / "m", device="cpu")
+        wanted = analyze_layers(mllm, kinds, prefixes="none", device="cpu", dual_softmax=False)
+        assert wanted.summary() in (out / "README.md").read_text()
+        assert VideoEncoder(out, device="cpu").layer == wanted.chosen_layer
+
     @pytest.mark.parametrize(
         ("kwargs", "error", "message"),
         [
@@ -185,6 +282,11 @@ class TestBuildAuto:
                 r'layer=2: pairs, videos and captions are for layer="auto"',
             ),
             ({"layer": 2, "videos": "clips"}, ValueError, "layer=2: pairs, videos"),
+            ({"layer": 2, "captions": "c.jsonl"}, ValueError, "layer=2: pairs, videos and captions"),
+            ({"layer": "auto", "captions": "gone.jsonl"}, AnnotationError, r"gone\.jsonl: cannot be read"),
+            ({"layer": "auto", "captions": "c", "pairs": "p"}, ValueError, "captions='c': give pairs or captions"),
+            ({"layer": "auto", "videos": ["a"], "pairs": "p.csv"}, ValueError, r"videos=\['a'\]: with pairs, the one"),
+            ({"layer": "auto", "videos": ["a"], "clips": 0}, ValueError, "clips=0"),
             ({"layer": "middle"}, BackboneError, r"layer='middle' is not a decoder block"),
         ],
     )

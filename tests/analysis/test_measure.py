@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -209,6 +210,30 @@ class TestPrompt:
 )
 def test_choice(merits: list[tuple[float, float]], chosen: int) -> None:
     assert choose(merits) + 1 == chosen
+
+
+class TestKinds:
+    def test_the_choice_is_by_the_mean_over_kinds(self) -> None:
+        """One kind is best at layer 2, another at layer 3, and layer 1 is second for both."""
+        merits = [[(0.8, 0.0), (0.9, 0.0), (0.1, 0.0)], [(0.8, 0.0), (0.1, 0.0), (0.9, 0.0)]]
+        assert choose([measure.joint_merit(same) for same in zip(*merits, strict=True)]) == 0
+
+    @given(st.integers(0, 30))
+    def test_halves_of_kinds_are_those_of_the_whole(self, seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        videos = tuple(Path(f"/{number}.mp4") for number in range(12))
+        dense = measure.Relation(videos, tuple(f"dense {number}" for number in range(12)), np.eye(12, dtype=bool))
+        mask = np.repeat(np.eye(6, dtype=bool), 2, axis=1)[:, rng.permutation(12)]
+        short = measure.Relation(videos, tuple(f"short {number}" for number in range(6)), mask)
+        whole = measure.join([dense, short])
+        halves = split_halves(whole.positives, seed=seed)
+        found = measure.halves_of_kinds({"dense": dense, "short": short}, halves)
+        for side in (0, 1):
+            assert found["dense"][side].videos.tolist() == halves[side].videos.tolist()
+            assert set(found["short"][side].videos) <= set(halves[side].videos)
+            assert found["short"][side].positives.any(axis=0).all()
+        other = measure.Relation(videos[::-1], short.texts, mask[:, ::-1])  # by name, whatever the order
+        assert np.array_equal(measure.join([dense, other]).positives, whole.positives)
 
 
 def test_cosines_of_zero() -> None:

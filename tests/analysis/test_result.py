@@ -125,6 +125,10 @@ class TestPlot:
         assert "decoder block" in one
         assert "first, prefix zero-shot" in one
         assert "text to video" in one
+        kinds = tuple(replace(prompt("none"), kind=kind) for kind in ("dense", "short"))
+        two = words(replace(analysis("first"), prompts=kinds))
+        assert "first, dense queries" in two
+        assert "first, short queries" in two  # a line a kind
         assert "depth (share" in words(analysis("first"), analysis("second", 9))
         assert "decoder block" in words(analysis("first"), analysis("second", 9), x="block")
         assert "depth (share" in words(analysis("first"), x="depth")

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from vidembed import VideoReranker
+from vidembed import VideoFrames, VideoReranker
 from vidembed.backbone.generate import generate, generate_plainly, greedy, sampled
 from vidembed.backbone.prefix import model_inputs
+from vidembed.inputs import Prepared
 from vidembed.proof import SENTENCES, probe_video
 from vidembed.yes_no import AskOptions, VideoPrompt
 
@@ -25,7 +26,7 @@ class Forced:
         self.seen: dict[tuple[int, int], torch.Tensor] = {}
         self._waiting = [[(row, 0) for row in range(len(GIVEN))]] if together else [[(row, 0)] for row in range(4)]
 
-    def __call__(self, logits: torch.Tensor) -> torch.Tensor:
+    def __call__(self, logits: torch.Tensor, _step: int) -> torch.Tensor:
         now = self._waiting.pop(0)
         self.seen.update(zip(now, logits, strict=True))
         left = [(row, step + 1) for row, step in now if GIVEN[row][step] != STOP and step + 1 < len(GIVEN[row])]
@@ -34,16 +35,17 @@ class Forced:
         return torch.tensor([GIVEN[row][step] for row, step in now])
 
 
+def prefilled(reranker: VideoReranker, *videos: VideoFrames) -> list[VideoPrompt]:
+    reader = reranker.reader(sharing=reranker.sharing)
+    items = reranker.prepared_videos(list(videos), AskOptions())
+    return [reranker.video_prompt(reader, item) for item in items if isinstance(item, Prepared)]
+
+
 def check_generation(reranker: VideoReranker) -> None:
     """Logits at each step, of two videos with two prompts each, are those of whole prompts."""
     sharing = reranker.sharing
     assert sharing is not None
-    videos = [
-        video
-        for video in reranker.video_prompts([probe_video(0, 8), probe_video(1, 3)], AskOptions())
-        if isinstance(video, VideoPrompt)
-    ]
-    reader = reranker.reader()
+    videos, reader = prefilled(reranker, probe_video(0, 8), probe_video(1, 3)), reranker.reader()
     rows = [(video, reader.after(video, text)) for video in videos for text in SENTENCES]
     prompts = [(video.prefix, [suffix for one, suffix in rows if one is video]) for video in videos if video.prefix]
     forced = Forced(together=sharing == "packed")
@@ -67,8 +69,7 @@ def test_logits_are_those_of_whole_prompts(each_mllm: Path) -> None:
 
 @pytest.mark.parametrize("limit", [1, 6])
 def test_the_likeliest_tokens_are_those_of_the_host(reranker: VideoReranker, limit: int) -> None:
-    [video] = reranker.video_prompts([probe_video()], AskOptions())
-    assert isinstance(video, VideoPrompt)
+    [video] = prefilled(reranker, probe_video())
     assert video.prefix is not None
     suffix = reranker.reader().after(video, SENTENCES[0])
     how = {"stop": [], "max_new_tokens": limit}
@@ -83,8 +84,7 @@ def test_the_likeliest_tokens_are_those_of_the_host(reranker: VideoReranker, lim
 
 
 def test_generation_leaves_the_prefix_as_it_is(reranker: VideoReranker) -> None:
-    [video] = reranker.video_prompts([probe_video()], AskOptions())
-    assert isinstance(video, VideoPrompt)
+    [video] = prefilled(reranker, probe_video())
     assert video.prefix is not None
     suffix = reranker.reader().after(video, SENTENCES[0])
     how = {"stop": [], "max_new_tokens": 5, "sharing": "packed"}
@@ -98,10 +98,22 @@ def test_no_prompt_gives_no_text(reranker: VideoReranker) -> None:
 
 
 def test_draws_follow_the_seed_and_the_temperature() -> None:
-    logits = torch.tensor([[0.0, 1.0, 2.0]]).repeat(2000, 1)  # (R, V)
-    first, again, other = (sampled(1.0, seed)(logits) for seed in (1, 1, 2))
-    assert torch.equal(first, again)
-    assert not torch.equal(first, other)
+    logits = torch.tensor([[0.0, 1.0, 2.0]])  # (R, V)
+
+    def drawn(temperature: float, seed: int) -> torch.Tensor:
+        choose = sampled(temperature, seed)
+        return torch.cat([choose(logits, step) for step in range(2000)])
+
+    first = drawn(1.0, 1)
+    assert torch.equal(first, drawn(1.0, 1))
+    assert not torch.equal(first, drawn(1.0, 2))
     shares = torch.bincount(first, minlength=3) / len(first)
     assert torch.allclose(shares, torch.softmax(logits[0], 0), atol=0.05)
-    assert set(sampled(0.01, 0)(logits).tolist()) == set(greedy(logits).tolist()) == {2}
+    assert set(drawn(0.01, 0).tolist()) == set(greedy(logits, 0).tolist()) == {2}
+
+
+def test_a_draw_does_not_depend_on_the_rows_beside_it() -> None:
+    logits = torch.randn(5, 50, generator=torch.Generator().manual_seed(0))  # (R, V)
+    together, alone = sampled(1.0, 3), sampled(1.0, 3)
+    for step in range(4):
+        assert together(logits, step)[2:3].tolist() == alone(logits[2:3], step).tolist()

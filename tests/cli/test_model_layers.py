@@ -108,7 +108,67 @@ def test_a_wrong_second_model_is_found_before_the_first_is_run(drawn: Path, tmp_
     assert "Encoding" not in result.stderr
 
 
+def captions(drawn: Path, file: Path, **marks: Any) -> Path:
+    """Captions of twenty clips in a folder of `drawn`, as a model that can shorten would write them."""
+    if not (drawn / "more").exists():
+        write_clips(drawn / "more", 20, "test", 0)
+    rows = [json.loads(line) for line in (drawn / "more" / "captions.jsonl").read_text().splitlines()]
+    texts = [
+        {"video": str(drawn / "more" / row["file"]), "dense": row["caption"], "short": row["summary"], **marks}
+        for row in rows
+    ]
+    file.write_text("\n".join(map(json.dumps, texts)))
+    return file
+
+
+class TestCaptions:
+    def test_a_curve_a_kind(self, drawn: Path, tmp_path: Path) -> None:
+        file = captions(drawn, tmp_path / "c.jsonl")
+        result = vidembed("layers", "--model", MODEL, "--captions", file, "--prefix", "none", "--out", tmp_path / "o")
+        assert result.exit_code == 0, result.stderr
+        assert result.stdout.count("| layer |") == 2
+        assert "prefix none, dense queries" in result.stdout
+        assert "prefix none, short queries" in result.stdout
+        assert "Of 20 videos that the model described, 20 are used" in result.stderr
+        analysis = LayerAnalysis.load(tmp_path / "o" / "layers-vidembed-shapes-mllm.json")
+        assert list(analysis.curves) == ["dense", "short"]
+        assert "Warning" not in result.stderr
+
+    def test_crops_are_said(self, drawn: Path, tmp_path: Path) -> None:
+        file = captions(drawn, tmp_path / "c.jsonl", problems={"short": "not one sentence"})
+        result = vidembed("layers", "--model", MODEL, "--captions", file, "--prefix", "none", "--json")
+        assert result.exit_code == 0, result.stderr
+        assert "Warning: 0 of 20 short texts" in result.stderr
+        assert list(json.loads(result.stdout)[0]["kinds"]) == ["dense", "crop"]
+
+    def test_long_queries_alone_are_warned_of(self, drawn: Path) -> None:
+        result = vidembed("layers", "--model", MODEL, "--pairs", drawn / "pairs.csv", "--prefix", "none")
+        assert result.exit_code == 0
+        assert "Warning: all queries are long" in result.stderr
+
+    def test_misuse(self, drawn: Path, tmp_path: Path) -> None:
+        file = captions(drawn, tmp_path / "c.jsonl")
+        for arguments, message in [
+            ([], "give --pairs FILE or --captions FILE"),
+            (["--captions", file, "--pairs", drawn / "pairs.csv"], "one of them"),
+            (["--captions", file, "--videos", drawn], "relative to its folder"),
+            (["--captions", drawn / "pairs.csv"], "captions are read from .jsonl"),
+        ]:
+            result = vidembed("layers", "--model", MODEL, *arguments)
+            assert (result.exit_code, result.stdout) == (2, ""), arguments
+            assert message in result.stderr
+
+
 class TestBuild:
+    def test_on_videos_without_labels(self, drawn: Path, tmp_path: Path) -> None:
+        captions(drawn, tmp_path / "c.jsonl")  # draws the clips
+        out, file = tmp_path / "model", tmp_path / "said.jsonl"
+        usual = ("build", MODEL, "--layer", "auto", "--videos", drawn / "more", "--no-prefix", "--captions", file)
+        result = vidembed(*usual, "--out", out, "--clips", 10)
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert "at least 20 are needed" in result.stderr
+        assert len(file.read_text().splitlines()) == 10  # and are not described again
+
     def test_auto(self, drawn: Path, tmp_path: Path) -> None:
         out = tmp_path / "model"
         result = vidembed(

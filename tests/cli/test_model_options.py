@@ -30,6 +30,7 @@ LOADS = {
         "compare",
         "mteb",
     ),
+    "caption",
     "demo",
 }
 GIVEN = (

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import os
 import random
+import tempfile
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from vidembed.captions import CaptionedVideo, CaptionRecord, describe, read_captions
+from vidembed.captions import CaptionedVideo, CaptionRecord, read_captions, write_captions
 from vidembed.errors import AnnotationError, CroppedTexts, TooFewCaptionsError, warn
 from vidembed.video import VIDEO_SUFFIXES
 from vidembed.video.clip import content_fingerprint
@@ -91,22 +92,31 @@ def _inside(folder: Path) -> Iterable[Path]:
 def caption_videos(
     model: VideoEncoder, videos: Sequence[Path], *, file: str | Path | None = None, show_progress_bar: bool = True
 ) -> list[CaptionRecord]:
-    """Have a model describe videos; records with absolute paths, in order; of a video that fails, with the error."""
-    known = {}
-    if file is not None and Path(file).is_file():
-        known = {record.video: record for record in read_records(file) if record.error is None}
-    missing = [video for video in videos if str(video.absolute()) not in known]
-    said = describe(model, missing, on_error="skip", show_progress_bar=show_progress_bar)
-    with Path(file or os.devnull).open("a", encoding="utf-8") as lines:
-        for one in said:
-            video = str(missing[one.index].absolute())
-            if one.error is not None:
-                record = CaptionRecord(video, error=str(one.error))
-            else:
-                record = CaptionRecord(video, content_fingerprint(video), one.texts, one.problems, one.match)
-            known[video] = record
-            lines.write(record.to_json() + "\n")
-    return [known[str(video.absolute())] for video in videos]
+    """Have a model describe videos (`vidembed.captions.write_captions`); a record of each, in order.
+
+    Args:
+        model: Made of an MLLM.
+        videos: Files.
+        file: File of captions to write or to go on with. Default: none is kept.
+        show_progress_bar: Whether to show a bar.
+
+    Raises:
+        CaptionsMismatchError: The file has records of another model or of other settings.
+        AnnotationError: The file has records of segments, or a damaged line.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        out = Path(scratch) / "captions.jsonl" if file is None else Path(file).expanduser()
+        write_captions(model, videos, out, progress=show_progress_bar)
+        every = _whole_videos(out)
+    by_name = {os.path.realpath(record.video): record for record in every}
+    by_content = {record.content: record for record in every if record.content}
+    found = []
+    for video in videos:
+        record = by_name.get(os.path.realpath(video))
+        # copies of a video have one record, under the name of one of them
+        record = record or by_content.get(content_fingerprint(video))
+        found += [] if record is None else [record]
+    return found
 
 
 def read_records(file: str | Path) -> list[CaptionRecord]:
@@ -115,16 +125,20 @@ def read_records(file: str | Path) -> list[CaptionRecord]:
     Raises:
         AnnotationError: It cannot be read; it holds segments of videos; or a video is missing.
     """
-    path = Path(file).expanduser()
+    records = _whole_videos(Path(file).expanduser())
+    for record in records:
+        if not Path(record.video).is_file():
+            raise AnnotationError(f"{file}: {record.video} is missing; relative paths are from the file's folder")
+    return records
+
+
+def _whole_videos(file: Path) -> list[CaptionRecord]:
     records = []
-    for record in read_captions(path):
-        video = path.absolute().parent / record.video
+    for record in read_captions(file):
         if record.start_s is not None:
-            raise AnnotationError(f"{path}: {record.video} has times: whole videos are needed, one record each")
-        if not video.is_file():
-            raise AnnotationError(f"{path}: {video} is missing; relative paths are taken from the file's folder")
-        records.append((video, record))
-    return [replace(record, video=str(video)) for video, record in records]
+            raise AnnotationError(f"{file}: {record.video} has times: records of whole videos are needed, one each")
+        records.append(replace(record, video=str(file.absolute().parent / record.video)))
+    return records
 
 
 def own_texts(records: Iterable[CaptionRecord], *, least: int = LEAST, seed: int = 0) -> OwnTexts:

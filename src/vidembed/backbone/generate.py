@@ -21,22 +21,28 @@ if TYPE_CHECKING:
 
     from vidembed.backbone.architectures import Parts
 
-Choose: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
-"""Chooses the next token (R,) of each row by logits in float32 (R, V)."""
+Choose: TypeAlias = Callable[[torch.Tensor, int], torch.Tensor]
+"""Chooses the next token (R,) of each row by logits in float32 (R, V), and by how many tokens each row has so far."""
 
 
-def greedy(logits: torch.Tensor) -> torch.Tensor:
+def greedy(logits: torch.Tensor, _step: int) -> torch.Tensor:
     """The likeliest token of each row (R,)."""
     return logits.argmax(dim=-1)
 
 
 def sampled(temperature: float, seed: int) -> Choose:
-    """Draw tokens by the softmax of logits over `temperature`; the same seed draws the same for the same logits."""
-    source = torch.Generator().manual_seed(seed)
+    """Draw tokens by the softmax of logits over `temperature`.
 
-    def choose(logits: torch.Tensor) -> torch.Tensor:
-        shares = torch.softmax(logits.cpu() / temperature, dim=-1)  # (R, V)
-        return torch.multinomial(shares, 1, generator=source)[:, 0]
+    A step has one random number, of the seed, for all rows: a text does not depend on what else is in its batch.
+    """
+    source = torch.Generator().manual_seed(seed)
+    drawn: list[float] = []  # by step
+
+    def choose(logits: torch.Tensor, step: int) -> torch.Tensor:
+        while len(drawn) <= step:
+            drawn.append(torch.rand((), generator=source).item())
+        upto = torch.softmax(logits.double().cpu() / temperature, dim=-1).cumsum(dim=-1)  # (R, V)
+        return torch.searchsorted(upto, drawn[step] * upto[:, -1:], right=True)[:, 0]
 
     return choose
 
@@ -144,7 +150,7 @@ def generate_plainly(
     """
     found = Generated()
     while len(found.tokens) < max_new_tokens:
-        token = int(choose(logits_of(parts, read([*suffix, *found.tokens])))[0])
+        token = int(choose(logits_of(parts, read([*suffix, *found.tokens])), len(found.tokens))[0])
         if token in stop:
             found.is_finished = True
             break
@@ -156,8 +162,8 @@ def _continue(parts: Parts, batch: _Rows, stop: frozenset[int], limit: int, choo
     """Continue a batch until each row has ended; rows that have leave it."""
     rows, hidden = batch.rows, batch.hidden
     device = hidden.device
-    for _ in range(limit):
-        tokens = choose(logits_of(parts, hidden)).tolist()
+    for step in range(limit):
+        tokens = choose(logits_of(parts, hidden), step).tolist()
         going = []
         for place, (row, token) in enumerate(zip(rows, tokens, strict=True)):
             row.found.is_finished = token in stop

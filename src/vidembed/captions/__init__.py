@@ -1,10 +1,11 @@
 """Texts about videos: files of captions and of pairs of texts, and what a model itself says of videos.
 
-`describe` is loaded when it is used: files of captions are read without torch.
+What asks a model is loaded when it is used: files of captions are read without torch.
 """
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from vidembed.captions.files import (
@@ -23,14 +24,17 @@ from vidembed.captions.files import (
 from vidembed.captions.records import CaptionRecord, read_captions
 
 if TYPE_CHECKING:
-    from vidembed.captions.describing import PROMPTS, Described, describe
+    from vidembed.captions.describing import PROMPTS, Described, DescribeOptions, describe
+    from vidembed.captions.writing import CaptionReport, write_captions
 
 __all__ = [
     "KINDS",
     "MAX_LINE_BYTES",
     "PROMPTS",
     "CaptionRecord",
+    "CaptionReport",
     "CaptionedVideo",
+    "DescribeOptions",
     "Described",
     "TextPair",
     "checked_words",
@@ -42,12 +46,17 @@ __all__ = [
     "read_pairs",
     "sample_pairs",
     "shortened",
+    "write_captions",
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name in {"PROMPTS", "Described", "describe"}:
-        from vidembed.captions import describing  # noqa: PLC0415 - torch is imported with it
+_LAZY = {
+    **dict.fromkeys(("PROMPTS", "DescribeOptions", "Described", "describe"), "describing"),
+    **dict.fromkeys(("CaptionReport", "write_captions"), "writing"),
+}
 
-        return getattr(describing, name)
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(importlib.import_module(f"vidembed.captions.{_LAZY[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -61,7 +61,13 @@ class ErrorsToExitCodes(typer.core.TyperGroup):
             raise typer.Exit(NOTHING_DONE) from None
         except errors.IndexingStoppedError as error:
             raise failed(error, NOTHING_DONE) from error
-        except (ValueError, errors.VideoError, errors.MissingExtraError, errors.IndexBusyError) as error:
+        except (
+            ValueError,
+            errors.VideoError,
+            errors.MissingExtraError,
+            errors.IndexBusyError,
+            errors.CaptionsBusyError,
+        ) as error:
             raise failed(error, MISUSE) from error
         except (errors.IndexDamagedError, FloatingPointError, OSError) as error:
             raise failed(error, NOTHING_DONE) from error

@@ -22,7 +22,6 @@ from vidembed.index.commit import (
     KINDS,
     LOCK_FILE,
     Committer,
-    GracefulStop,
     Job,
     Quarantine,
     Report,
@@ -40,6 +39,7 @@ from vidembed.index.table import (
     is_vector,
     require_index_extra,
 )
+from vidembed.interrupt import STOPPING, GracefulStop
 from vidembed.video import VIDEO_SUFFIXES, Clip, VideoError, item_name
 from vidembed.video.clip import (
     DEFAULT_MEMORY_BYTES,
@@ -55,8 +55,6 @@ from vidembed.video.segments import Cut, Scenes
 
 if TYPE_CHECKING:
     from vidembed.encoder import EncodedItem, VideoEncoder
-
-STOPPING = "Interrupted: the batch at hand is finished first. Ctrl-C again ends at once."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

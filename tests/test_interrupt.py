@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from vidembed.index.commit import GracefulStop, uninterrupted
+from vidembed.interrupt import GracefulStop, uninterrupted
 
 
 def test_the_first_asks_and_the_second_interrupts(capfd: pytest.CaptureFixture[str]) -> None:
