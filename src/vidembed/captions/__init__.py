@@ -20,6 +20,7 @@ from vidembed.captions.files import (
     sample_pairs,
     shortened,
 )
+from vidembed.captions.lookup import CaptionLookup, CaptionMatches, TimedCaption, caption_at, caption_line
 from vidembed.captions.records import CaptionRecord, read_captions
 
 if TYPE_CHECKING:
@@ -29,10 +30,15 @@ __all__ = [
     "KINDS",
     "MAX_LINE_BYTES",
     "PROMPTS",
+    "CaptionLookup",
+    "CaptionMatches",
     "CaptionRecord",
     "CaptionedVideo",
     "Described",
     "TextPair",
+    "TimedCaption",
+    "caption_at",
+    "caption_line",
     "checked_words",
     "csv_rows",
     "describe",
