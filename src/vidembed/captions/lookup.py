@@ -67,7 +67,7 @@ class CaptionLookup:
 
     Raises:
         AnnotationError: The file cannot be read, or a line is damaged; it is named.
-        ValueError: There are texts, and none is of this kind.
+        ValueError: There are texts, and none is of this kind; or a record has one of its two times only.
         TypeError: `captions` holds something else than records.
     """
 
@@ -79,7 +79,7 @@ class CaptionLookup:
             self.path = Path(captions).expanduser()
             captions = read_captions(self.path)
         self.kind, self.marked = kind, marked
-        self._texts: dict[str, list[tuple[float | None, float | None, str | None]]] = {}  # by content, in order
+        self._texts: dict[str, dict[tuple[float | None, float | None], str | None]] = {}  # by content, by start and end
         self._captioned: set[str] = set()  # paths of videos that records name
         folder = os.path.realpath(self.path.parent if self.path else ".")  # as files are listed: folders without links
         left_out = nameless = 0
@@ -87,6 +87,9 @@ class CaptionLookup:
         for place, record in enumerate(captions):
             if not isinstance(record, CaptionRecord):
                 raise TypeError(f"captions: at position {place} is {type(record).__name__}; CaptionRecord is needed")
+            if (record.start_s is None) != (record.end_s is None):
+                times = f"start_s={record.start_s}, end_s={record.end_s}"
+                raise ValueError(f"captions: at position {place}, {times}; give both or none")
             kinds |= set(record.texts)
             if record.error is not None or kind not in record.texts:
                 continue
@@ -95,8 +98,8 @@ class CaptionLookup:
                 continue
             text = record.texts[kind] if self.marked or record.usable(kind) else ""
             left_out += not text
-            entry = (record.start_s, record.end_s, caption_line(text) or None)
-            self._texts.setdefault(record.content.lower(), []).append(entry)
+            of_bytes = self._texts.setdefault(record.content.lower(), {})
+            of_bytes[record.start_s, record.end_s] = caption_line(text) or None
             self._captioned.add(os.path.normpath(os.path.join(folder, _path_of(record.video))))  # noqa: PTH118 - of any text
         if kinds and kind not in kinds:
             raise ValueError(f"kind={kind!r}: there is no such text in {self}; there are {', '.join(sorted(kinds))}")
@@ -125,8 +128,8 @@ class CaptionLookup:
             end: Where it ends, seconds, likewise.
         """
         found = (
-            TimedCaption(start, end, text) if first is None or last is None else TimedCaption(first, last, text)
-            for first, last, text in self._texts.get(content, ())
+            TimedCaption(start if first is None else first, end if last is None else last, text)
+            for (first, last), text in self._texts.get(content, {}).items()
         )
         return sorted(found, key=lambda caption: caption.start)
 
