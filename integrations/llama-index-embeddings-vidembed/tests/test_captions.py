@@ -24,10 +24,10 @@ from vidembed.uri import content_fingerprint
 from llama_index.embeddings.vidembed import VideoEmbedding
 from llama_index.postprocessor.vidembed_rerank import VideoClips, VideoRerank
 from llama_index.readers.vidembed import VideoNodeParser, VideoReader, video_extractor
+from tests.captions import segment_captions, write_captions
 from tests.conftest import QUERIES, RECORDS, Watched, write_scenes
 from tests.stores import close_store, faiss_store, open_store
 
-SCENES = {"a.mp4": (0, 1, 2), "b.MP4": (3, 4), "c.mp4": (5,)}
 CAPTIONS = [record.caption for record in RECORDS[:6]]
 NASTY = [
     "a {red} square {0} {metadata_str} {{content}}",
@@ -36,28 +36,6 @@ NASTY = [
     "<script>alert('a')</script> &amp;",
     "word " * 2_000,
 ]
-
-
-def segment_captions(folder: Path, **fields: Any) -> list[CaptionRecord]:
-    """Say of each segment of 4 seconds what is drawn."""
-    return [
-        CaptionRecord(
-            name,
-            content_fingerprint(folder / name),
-            {"dense": RECORDS[scene].caption, "short": RECORDS[scene].summary},
-            start_s=4.0 * at,
-            end_s=4.0 * at + 4,
-            **fields,
-        )
-        for name, scenes in SCENES.items()
-        for at, scene in enumerate(scenes)
-    ]
-
-
-def write_captions(file: Path, records: Iterable[CaptionRecord]) -> Path:
-    """Write records as ``vidembed caption`` does."""
-    file.write_text("".join(record.to_json() + "\n" for record in records), encoding="utf-8")
-    return file
 
 
 def read(folder: Path, captions: Any, segment_s: float | None = 4, **options: Any) -> list[TextNode]:
