@@ -11,7 +11,7 @@ from vidembed.errors import NotAVideoError
 
 from langchain_vidembed.cross_encoder import VideoCrossEncoder
 from langchain_vidembed.document_loaders import VideoLoader
-from langchain_vidembed.documents import VIDEO_PROMPT, document_key
+from langchain_vidembed.documents import CAPTION_PROMPT, VIDEO_PROMPT, document_key
 from langchain_vidembed.embeddings import VideoEmbeddings
 from langchain_vidembed.indexing import IndexingReport, index_videos
 from langchain_vidembed.rerank import VideoRerank
@@ -20,6 +20,7 @@ from langchain_vidembed.retrievers import VideoRetriever
 __version__ = "0.1.0"
 
 __all__ = [
+    "CAPTION_PROMPT",
     "VIDEO_PROMPT",
     "IndexingReport",
     "NotAVideoError",

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from langchain_core.document_loaders import BaseLoader
 from langchain_core.documents import Document
 from vidembed.adapters import OnError, read_video_file
+from vidembed.captions import CaptionLookup, CaptionMatches, CaptionRecord
 from vidembed.index.files import find_videos
 from vidembed.index.table import canonical, path_of
 from vidembed.uri import VIDEO_SUFFIXES
@@ -38,12 +39,17 @@ class VideoLoader(BaseLoader):
         overlap_s: What a segment shares with the next, seconds. Default 0.
         on_error: "raise" at the first file that cannot be read, or "skip" to log it, note it in `skipped` and go on.
             What can be seen without decoding a file to its end is found here, the rest when it is embedded.
+        captions: What is said of the videos, for language models: a file that ``vidembed caption`` wrote, which is read
+            now, records, or a `vidembed.captions.CaptionLookup`, which can take another kind of text. Each document
+            then has ``caption`` in its metadata, of the same bytes and the same times; it is empty where there is none.
+            It is not embedded. The log says how many captions belong to other bytes or other times.
 
     Attributes:
         skipped: Of the last load: files that were left out, with the reason.
 
     Raises:
         ValueError: An argument is out of range; when loading: the path does not exist or holds no video.
+        AnnotationError: The captions cannot be read.
         VideoError: When loading, with ``on_error="raise"``: a file cannot be read.
     """
 
@@ -56,6 +62,7 @@ class VideoLoader(BaseLoader):
         segment_s: float | None = None,
         overlap_s: float = 0.0,
         on_error: OnError = "raise",
+        captions: CaptionLookup | str | os.PathLike[str] | Iterable[CaptionRecord] | None = None,
     ) -> None:
         if on_error not in ("raise", "skip"):
             raise ValueError(f"on_error={on_error!r}: 'raise' or 'skip' is needed")
@@ -66,6 +73,7 @@ class VideoLoader(BaseLoader):
         self.recursive = recursive
         self.windows = None if segment_s is None else Windows(segment_s, overlap_s)
         self.on_error = on_error
+        self.captions = None if captions is None else CaptionLookup.of(captions)
         self.skipped: dict[str, Exception] = {}
 
     def lazy_load(self) -> Iterator[Document]:
@@ -76,9 +84,10 @@ class VideoLoader(BaseLoader):
             VideoError: A file cannot be read, with ``on_error="raise"``.
         """
         self.skipped = {}
+        matches = CaptionMatches(self.captions)
         for file in self._files():
             try:
-                documents = self._documents(file)
+                documents = self._documents(file, matches)
             except (VideoError, OSError, ValueError) as error:
                 if self.on_error == "raise":
                     raise
@@ -86,6 +95,7 @@ class VideoLoader(BaseLoader):
                 logger.warning("skipped %s: %s", item_name(file), error)
             else:
                 yield from documents
+        matches.log()
 
     def _files(self) -> list[Path]:
         listing = find_videos([self.path], VIDEO_SUFFIXES)
@@ -108,6 +118,13 @@ class VideoLoader(BaseLoader):
             )
         return files
 
-    def _documents(self, file: Path) -> list[Document]:
+    def _documents(self, file: Path, matches: CaptionMatches) -> list[Document]:
         video = read_video_file(file, self.windows)
-        return [video_document(file, video, window) for window in (video.segments if self.windows else [None])]
+        whole = (video.start, video.duration)
+        captions = matches.of_video(file, video.fingerprint, *whole)
+
+        def document(window: tuple[float, float] | None) -> Document:
+            caption = None if self.captions is None else matches.at(captions, *(window or whole)) or ""
+            return video_document(file, video, window, caption)
+
+        return [document(window) for window in (video.segments if self.windows else [None])]

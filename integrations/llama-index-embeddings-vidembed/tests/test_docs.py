@@ -8,17 +8,25 @@ from pathlib import Path
 
 import pytest
 
+from tests.captions import segment_captions, write_captions
+from tests.conftest import RECORDS
+
 PACKAGE = Path(__file__).parents[1]
 EXAMPLE = PACKAGE.parent.parent / "docs" / "examples" / "llamaindex_videos.py"
 
 
 def test_readme(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    (code,) = re.findall(r"```python\n(.*?)```", (PACKAGE / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    search, answer = re.findall(r"```python\n(.*?)```", (PACKAGE / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    write_captions(folder.parent / "captions.jsonl", segment_captions(folder))
     monkeypatch.chdir(folder.parent)
-    exec(compile(code, "<README>", "exec"), {"__name__": "readme"})  # our own page
+    exec(compile(search, "<README>", "exec"), {"__name__": "readme"})  # our own page
     assert capsys.readouterr().out.startswith(
         f"video+{(folder / 'c.mp4').as_uri()} 0.0 4.0\n".replace("c.mp4", "c.mp4#t=,4")
     )
+    exec(compile(answer, "<README>", "exec"), {"__name__": "readme"})
+    answered = capsys.readouterr().out
+    for cited in (f"file_path: {folder / 'c.mp4'}", "start_s: 0.0\nend_s: 4.0", f"caption: {RECORDS[5].caption}"):
+        assert cited in answered
 
 
 @pytest.mark.skipif(not EXAMPLE.exists(), reason="the package lies outside of its repository")

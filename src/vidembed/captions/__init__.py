@@ -21,6 +21,7 @@ from vidembed.captions.files import (
     sample_pairs,
     shortened,
 )
+from vidembed.captions.lookup import CaptionLookup, CaptionMatches, TimedCaption, caption_at, caption_line
 from vidembed.captions.records import CaptionRecord, read_captions
 
 if TYPE_CHECKING:
@@ -31,12 +32,17 @@ __all__ = [
     "KINDS",
     "MAX_LINE_BYTES",
     "PROMPTS",
+    "CaptionLookup",
+    "CaptionMatches",
     "CaptionRecord",
     "CaptionReport",
     "CaptionedVideo",
     "DescribeOptions",
     "Described",
     "TextPair",
+    "TimedCaption",
+    "caption_at",
+    "caption_line",
     "checked_words",
     "csv_rows",
     "describe",

@@ -8,15 +8,21 @@ from pathlib import Path
 
 import pytest
 
+from tests.captions import segment_captions, write_captions
+from tests.conftest import RECORDS
+
 PACKAGE = Path(__file__).parents[2]
 EXAMPLE = PACKAGE.parent.parent / "docs" / "examples" / "langchain_videos.py"
 
 
 def test_readme(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    (code,) = re.findall(r"```python\n(.*?)```", (PACKAGE / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    search, answer = re.findall(r"```python\n(.*?)```", (PACKAGE / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    write_captions(folder.parent / "captions.jsonl", segment_captions(folder))
     monkeypatch.chdir(folder.parent)
-    exec(compile(code, "<README>", "exec"), {"__name__": "readme"})  # our own page
+    exec(compile(search, "<README>", "exec"), {"__name__": "readme"})  # our own page
     assert capsys.readouterr().out.startswith(f"{folder / 'c.mp4'} 0.0 4.0\n")
+    exec(compile(answer, "<README>", "exec"), {"__name__": "readme"})
+    assert f"\nVideo {folder / 'c.mp4'}, from 0.0 s to 4.0 s: {RECORDS[5].caption}\n" in capsys.readouterr().out
 
 
 @pytest.mark.skipif(not EXAMPLE.exists(), reason="the package lies outside of its repository")

@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[2]
 def test_all_names_are_there() -> None:
     assert sorted(langchain_vidembed.__all__) == sorted(
         [
+            "CAPTION_PROMPT",
             "VIDEO_PROMPT",
             "IndexingReport",
             "NotAVideoError",

@@ -8,12 +8,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from llama_index.core.bridge.pydantic import ConfigDict, Field
+from llama_index.core.bridge.pydantic import ConfigDict, Field, field_serializer, field_validator
 from llama_index.core.readers.base import BasePydanticReader, BaseReader
 from llama_index.core.schema import Document
 
-from llama_index.readers.vidembed.nodes import video_fields, video_resource
+from llama_index.readers.vidembed.nodes import CAPTIONS, video_fields, video_resource, written_captions
 from vidembed.adapters import OnError, read_video_file, stable_id
+from vidembed.captions import CaptionLookup, CaptionMatches, caption_at
 from vidembed.index.files import find_videos
 from vidembed.index.table import path_of
 from vidembed.uri import VIDEO_SUFFIXES, VideoRef
@@ -36,14 +37,32 @@ class VideoReader(BasePydanticReader):
     Args:
         on_error: "raise" at a file that cannot be read, or "skip" to log it and go on. What can be seen without
             decoding a file to its end is found here, the rest when it is embedded.
+        captions: What is said of the videos, for language models: a file that ``vidembed caption`` wrote, which is read
+            now, records, or a `vidembed.captions.CaptionLookup`, which can take another kind of text. A document has
+            ``caption`` in its metadata where there is one of the same bytes; `VideoNodeParser` gives each node that of
+            its own times. It is never embedded. The log says how many videos have other bytes now. Default none.
 
     Raises:
-        ValueError: An option is unknown (pydantic's `ValidationError`).
+        ValueError: An option is unknown, or the captions cannot be read (pydantic's `ValidationError`).
     """
 
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
 
     on_error: OnError = Field(default="raise", description="What happens if a file cannot be read.")
+    captions: Any = Field(default=None, description="File or records of captions.")
+
+    @field_validator("captions")
+    @classmethod
+    def _read_captions(cls, captions: Any) -> CaptionLookup | None:
+        return None if captions is None else CaptionLookup.of(captions)
+
+    @field_serializer("captions")
+    def _saved_captions(self, captions: CaptionLookup | None) -> str | None:
+        if captions is None:
+            return None
+        if captions.path is None or captions.kind != "dense" or captions.marked:
+            raise ValueError("captions: a reader is saved with the path of a file only; give captions again instead")
+        return str(captions.path)
 
     @classmethod
     def class_name(cls) -> str:
@@ -75,27 +94,36 @@ class VideoReader(BasePydanticReader):
         return self._documents(Path(file), dict(extra_info or {}))
 
     def _documents(self, path: Path, extra_info: dict[str, Any]) -> Iterator[Document]:
+        matches = CaptionMatches(self.captions)
         for file in map(path_of, find_videos([path], VIDEO_SUFFIXES).files):
             try:
-                document = self._document(file, extra_info)
+                document = self._document(file, extra_info, matches)
             except (VideoError, OSError) as error:
                 if self.on_error == "raise":
                     raise
                 logger.warning("skipped %s: %s", item_name(file), error)
             else:
                 yield document
+        matches.log()
 
     @staticmethod
-    def _document(file: Path, extra_info: dict[str, Any]) -> Document:
+    def _document(file: Path, extra_info: dict[str, Any], matches: CaptionMatches) -> Document:
         ref = VideoRef(file)
         video = read_video_file(file)
+        whole = (video.start, video.duration)
+        captions = matches.of_video(file, video.fingerprint, *whole)
+        metadata = {key: value for key, value in extra_info.items() if key not in UNSTABLE}
+        if captions:
+            metadata[CAPTIONS] = written_captions(captions)
+        own = caption_at(captions, *whole)  # those of its segments are for the parser
         fields = video_fields(
             ref,
             start=video.start,
             end=video.duration,
             duration=video.duration,
             fingerprint=video.fingerprint,
-            metadata={key: value for key, value in extra_info.items() if key not in UNSTABLE},
+            metadata=metadata,
+            caption=own.text if own else None,
         )
         return Document(id_=stable_id(ref.uri), video_resource=video_resource(file), **fields)
 

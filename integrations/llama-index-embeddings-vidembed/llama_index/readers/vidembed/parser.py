@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from llama_index.core.bridge.pydantic import ConfigDict, Field, model_validator
 from llama_index.core.node_parser import NodeParser
@@ -14,14 +14,17 @@ from llama_index.core.schema import BaseNode, Document, MetadataMode, Node, Node
 from llama_index.core.utils import get_tqdm_iterable
 
 from llama_index.embeddings.vidembed.inputs import Gate, node_name
-from llama_index.readers.vidembed.nodes import video_fields
+from llama_index.readers.vidembed.nodes import CAPTIONS, captions_of, video_fields
 from vidembed.adapters import OnError, stable_id
+from vidembed.captions import CaptionMatches
 from vidembed.errors import NotAVideoError
 from vidembed.uri import VideoRef, content_fingerprint, segment_times
 from vidembed.video import VideoError
 from vidembed.video.segments import lay_out
 
 logger = logging.getLogger(__name__)
+
+_OF_FILE: Final = (CAPTIONS, "caption")
 
 
 class VideoNodeParser(Gate, NodeParser):
@@ -30,7 +33,8 @@ class VideoNodeParser(Gate, NodeParser):
     A node is a `TextNode` that names its part of the video in its text, a URI, and in the metadata: ``kind`` (always
     ``"video"``), ``start_s``, ``end_s``, ``duration_s`` (seconds), ``video_uri`` and ``content_fingerprint``. Its
     source is the document, so a pipeline that upserts removes the nodes of a document that changed; its id is made of
-    both. Documents that are no videos pass as they are.
+    both. A node has ``caption`` if its document, read with captions, has one of the same times. Documents that are no
+    videos pass as they are.
 
     Args:
         segment_s: Length of a node, seconds; the last is moved back to end with the video. Default the whole video.
@@ -69,13 +73,15 @@ class VideoNodeParser(Gate, NodeParser):
         **kwargs: Any,  # noqa: ARG002 - indexes hand on what they were made with
     ) -> list[BaseNode]:
         parsed: list[BaseNode] = []
+        matches = CaptionMatches()
         for node in get_tqdm_iterable(nodes, show_progress, "Parsing nodes"):
             try:
-                parsed += self._cut(node)
+                parsed += self._cut(node, matches)
             except (VideoError, OSError) as error:
                 if self.on_error == "raise":
                     raise
                 logger.warning("skipped %s: %s", node_name(node), error)
+        matches.log()
         return parsed
 
     async def _aparse_nodes(
@@ -86,10 +92,10 @@ class VideoNodeParser(Gate, NodeParser):
     def _postprocess_parsed_nodes(self, nodes: list[BaseNode], parent_doc_map: dict[str, Document]) -> list[BaseNode]:  # noqa: ARG002
         return super()._postprocess_parsed_nodes(nodes, {})  # positions in the document's text mean nothing here
 
-    def _cut(self, node: BaseNode) -> Iterable[BaseNode]:
+    def _cut(self, node: BaseNode, matches: CaptionMatches) -> Iterable[BaseNode]:
         text = node.get_content(MetadataMode.NONE)
         if (ref := self.video_in(text)) is not None:
-            return list(self._segments(node, ref))
+            return list(self._segments(node, ref, matches))
         if isinstance(node, Node) and node.video_resource is not None and not text.strip():
             raise NotAVideoError(
                 f"{node_name(node)} has a video_resource and no text, so the cache of a pipeline takes all such nodes "
@@ -97,7 +103,7 @@ class VideoNodeParser(Gate, NodeParser):
             )
         return [node]
 
-    def _segments(self, node: BaseNode, ref: VideoRef) -> Iterator[BaseNode]:
+    def _segments(self, node: BaseNode, ref: VideoRef, matches: CaptionMatches) -> Iterator[BaseNode]:
         first, duration = node.metadata.get("start_s"), node.metadata.get("duration_s")
         fingerprint = node.metadata.get("content_fingerprint")
         if not isinstance(duration, (int, float)) or not isinstance(first, (int, float)):
@@ -106,6 +112,12 @@ class VideoNodeParser(Gate, NodeParser):
         if fingerprint is None and not isinstance(ref.source, str):
             fingerprint = content_fingerprint(ref.source)
         source = node.source_node or node.as_related_node_info()
+        metadata, captions = node.metadata, captions_of(node)
+        if captions:  # all of the file's, of which a node holds its own
+            metadata, kept = (
+                {k: v for k, v in one.items() if k not in _OF_FILE} for one in (metadata, source.metadata)
+            )
+            source = source.model_copy(update={"metadata": kept})
         for start, end in self._times(replace(ref, start=max(ref.start, first)), duration):
             whole = self.segment_s is None and ref.end is None
             part = replace(ref, start=ref.start if whole else start, end=None if whole else end)
@@ -115,7 +127,8 @@ class VideoNodeParser(Gate, NodeParser):
                 end=end,
                 duration=duration,
                 fingerprint=fingerprint,
-                metadata=node.metadata if self.include_metadata else {},
+                metadata=metadata if self.include_metadata else {},
+                caption=matches.at(captions, start, end),
             )
             for name in ("excluded_embed_metadata_keys", "excluded_llm_metadata_keys"):
                 fields[name] = list(dict.fromkeys([*getattr(node, name), *fields[name]]))
