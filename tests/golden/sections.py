@@ -29,7 +29,20 @@ from vidembed.index.search import nearest
 
 HERE = Path(__file__).parent
 TEXTS = ["a red square moves right", "a blue circle moves up and bounces back", "Grüße: 3 cats & a dog", "x"]
-COMMANDS = ["", "index", "search", "clip", "serve", "info", "build", "layers", "train", "calibrate", "evaluate"]
+COMMANDS = [
+    "",
+    "index",
+    "search",
+    "clip",
+    "serve",
+    "caption",
+    "info",
+    "build",
+    "layers",
+    "train",
+    "calibrate",
+    "evaluate",
+]
 COMMANDS += ["compare", "mteb", "reproduce", "demo"]
 BAD_CALLS = [
     "",
@@ -48,6 +61,7 @@ BAD_CALLS = [
     "clip clips/0.mkv --from 1 --to 0.5 --out a.mp4",
     "clip clips/0.mkv --from 0 --out a.xyz",
     "clip no-such.mp4 --from 0 --out a.mp4",
+    "caption clips --out captions.csv",
     "info no-index",
     "evaluate --benchmark no-such --model vidembed/shapes --out out",
 ]
