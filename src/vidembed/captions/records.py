@@ -32,7 +32,7 @@ class CaptionRecord:
         content: SHA-256 of the bytes of the video, hex, or None where they were not hashed.
         texts: The text of each kind; empty where there is an error.
         problems: Why the text of a kind is not to be used, by kind.
-        match: P(Yes) of the head for the text of a kind, by kind, from 0 to 1.
+        match: What the head says to the text of a kind, by kind: a probability, 0 to 1 (`Described.match`).
         start_s: Where the segment starts, in seconds, or None for the whole video.
         end_s: Where it ends.
         model: Name of the model that was asked.

@@ -416,7 +416,7 @@ class _Run:
             return
         try:
             spans: list[Span] = [(None, None)] if self._cut is None else [*reading.layout().segments]
-            missing = [span for span in spans if (file.content, span) not in known]
+            missing = {span for span in spans if (file.content, span) not in known}
             self._file.report.unchanged += len(spans) - len(missing)
             if not missing:
                 return
