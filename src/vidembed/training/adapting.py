@@ -122,7 +122,8 @@ def adapt(
         learning_rate: Peak learning rate, without `training`. Default `LEARNING_RATE`.
         output: "merged" or "adapter", as `align` takes.
         seed: Decides which videos are described and held out, and the training.
-        overwrite: Train again in a folder that was made with other settings or videos; what it says of videos is kept.
+        overwrite: Train again in a folder that was made with other settings or videos; what this model has said of
+            videos is kept.
         dtype: "float32" or "bfloat16", of the weights; None for the dtype of the model.
         device: "cpu", "cuda", or None for the best there is.
         progress: Whether to show bars.
@@ -143,6 +144,8 @@ def adapt(
     require_train_extra()
     if training is not None and learning_rate is not None:
         raise ValueError(f"learning_rate={learning_rate!r}: give it in training.")
+    if training is None:
+        settings_for(BATCH, seed, learning_rate)  # out of range is found before anything is done
     folder = Path(out).expanduser().absolute()
     file = folder / _REPORT
     if folder.exists() and not (folder.is_dir() and (not any(folder.iterdir()) or (folder / _CAPTIONS).is_file())):
@@ -150,7 +153,8 @@ def adapt(
     drawn = draw_videos(videos, clips, seed=seed)
     encoder = open_mllm(mllm, prefix=None, dtype=dtype, device=device, **hub_kwargs)
     folder.mkdir(parents=True, exist_ok=True)
-    records = caption_videos(encoder, drawn, file=folder / _CAPTIONS, show_progress_bar=progress)
+    said = folder / _CAPTIONS
+    records = caption_videos(encoder, drawn, file=said, overwrite=overwrite, show_progress_bar=progress)
     texts = own_texts(records, least=2 * LEAST, seed=seed)
     held, rest = hold_out(texts.texts, held_out, seed=seed)
     logger.info("%s %d pairs are trained on, %d videos are held out.", texts.summary(), len(rest), len(held))
