@@ -11,6 +11,7 @@ from tools.shapes import labelfree
 from tools.shapes.labelfree import Queries, curves_of, layer_name, losses, mean_curves, merits, subsets, tables, within
 
 from vidembed.analysis.measure import Bootstrap, Half, measure_prompt
+from vidembed.captions import CaptionRecord
 from vidembed.shapes import sample_clips
 
 
@@ -83,19 +84,33 @@ def test_curves_count_each_clip_that_a_short_query_fits() -> None:
     assert found["captions"][0] < 100
 
 
-@pytest.mark.filterwarnings("ignore::vidembed.errors.CroppedTexts")
-def test_a_small_run(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("shortens", [True, False])
+def test_a_small_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, shortens: bool
+) -> None:
+    records = sample_clips(22, "train", 101)
+    problems = {} if shortens else {"short": "not one sentence"}
+
+    def caption(_: object, videos: list[Path]) -> list[CaptionRecord]:
+        """What the toy says is measured elsewhere."""
+        return [
+            CaptionRecord(str(video), record.name, {"dense": record.caption, "short": record.summary}, problems)
+            for video, record in zip(videos, records, strict=True)
+        ]
+
+    monkeypatch.setattr(labelfree, "caption_videos", caption)
     monkeypatch.setattr(labelfree, "MEASURED", (0,))
     monkeypatch.setattr(labelfree, "POOLS", (101,))
     out = tmp_path / "figures.json"
-    arguments = ["--clips", "6", "--pool", "26", "--size", "10", "--subsets", "3", "--device", "cpu"]
+    arguments = ["--clips", "4", "--pool", "22", "--size", "10", "--subsets", "3", "--device", "cpu"]
     labelfree.main(["choice", *arguments, "--out", str(out)])
     found = json.loads(out.read_text())
     assert tables(found) in capsys.readouterr().out
     assert len(found["curves"]["captions"]) == 11
     assert [one["choices"] for one in found["chosen_on"].values()] == [3] * 6
     first = next(iter(found["chosen_on"]))
-    assert first == f"own dense + own {found['pools'][0]['kind']}"
+    assert first == f"own dense + own {'short' if shortens else 'crop'}"
+    assert found["pools"] == [{"described": 22, "used": 22, "kind": "short" if shortens else "crop"}]
     assert "within 1.5 on captions and 4.0 on short" in tables(found)
 
 
