@@ -183,9 +183,19 @@ class TestMisuse:
             quick(videos, tmp_path)
         assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
+    def test_a_model_of_someone_else_is_kept(self, videos: Path, tmp_path: Path, made: tuple[Path, Adaptation]) -> None:
+        shutil.copy(made[0] / "captions.jsonl", tmp_path)
+        (tmp_path / "model").mkdir()
+        (tmp_path / "model" / "mine.txt").write_text("x")
+        for overwrite in (False, True):
+            with pytest.raises(FileExistsError, match="model exists and was not made by adapt"):
+                quick(videos, tmp_path, overwrite=overwrite)
+        assert (tmp_path / "model" / "mine.txt").read_text() == "x"
+
     @pytest.mark.parametrize(
         ("kwargs", "error", "message"),
         [
+            ({"model_kwargs": {"quantization_config": 1}}, ValueError, "quantized weights"),
             ({"clips": 0}, ValueError, "clips=0"),
             ({"learning_rate": 1e-3}, ValueError, "give it in training"),
             ({"clips": 39}, TooFewCaptionsError, r"of 39 described videos have usable texts, and at least 40"),
