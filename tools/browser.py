@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import os
@@ -18,7 +19,17 @@ import websocket
 
 # The headless shell is the last, since it asks for less than what people use, such as for no icon.
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chromium-headless-shell")
-KEYS = {"Enter": ("\r", 13), "Tab": ("\t", 9)}
+# Of a key: what it writes, and its number.
+KEYS = {
+    "Enter": ("\r", 13),
+    "Tab": ("", 9),
+    "Escape": ("", 27),
+    "ArrowLeft": ("", 37),
+    "ArrowUp": ("", 38),
+    "ArrowRight": ("", 39),
+    "ArrowDown": ("", 40),
+    "/": ("/", 191),
+}
 
 
 def find_browser() -> str | None:
@@ -110,7 +121,7 @@ class Browser:
     def press(self, key: str) -> None:
         text, code = KEYS[key]
         about = {"key": key, "code": key, "windowsVirtualKeyCode": code}
-        self.command("Input.dispatchKeyEvent", type="keyDown", text=text if key == "Enter" else "", **about)
+        self.command("Input.dispatchKeyEvent", type="keyDown", text=text, **about)
         self.command("Input.dispatchKeyEvent", type="keyUp", **about)
 
     def click(self, selector: str) -> None:
@@ -130,6 +141,34 @@ class Browser:
         for kind in ("mousePressed", "mouseReleased"):
             self.command("Input.dispatchMouseEvent", type=kind, x=place["x"], y=place["y"], button="left", clickCount=1)
         self.wait("target.clicked")
+
+    def hover(self, selector: str) -> None:
+        """Move the pointer to the middle of the element."""
+        place = self.evaluate(
+            f"""(box => ({{ x: box.x + box.width / 2, y: box.y + box.height / 2 }}))(
+                document.querySelector({json.dumps(selector)}).getBoundingClientRect())"""
+        )
+        self.command("Input.dispatchMouseEvent", type="mouseMoved", x=place["x"], y=place["y"])
+
+    def resize(self, width: int, height: int) -> None:
+        """Give the page another size, in CSS pixels."""
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
+        self.command("Emulation.setDeviceMetricsOverride", **size)
+
+    def prefer(self, **features: str) -> None:
+        """Set what a user prefers, such as `color_scheme="dark"`; all others are as usual."""
+        wanted = [{"name": f"prefers-{name.replace('_', '-')}", "value": value} for name, value in features.items()]
+        self.command("Emulation.setEmulatedMedia", features=wanted)
+
+    def choose(self, selector: str, file: Path) -> None:
+        """Choose a file for an input of files."""
+        root = self.command("DOM.getDocument")["root"]["nodeId"]
+        node = self.command("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
+        self.command("DOM.setFileInputFiles", nodeId=node, files=[str(file)])
+
+    def screenshot(self, path: Path) -> None:
+        """Write what is in view as PNG."""
+        path.write_bytes(base64.b64decode(self.command("Page.captureScreenshot", format="png")["data"]))
 
     def close(self) -> None:
         for kind in (signal.SIGTERM, signal.SIGKILL):
