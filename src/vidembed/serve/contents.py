@@ -19,7 +19,7 @@ from vidembed.shapes.language import summary
 from vidembed.shapes.world import sample_scene
 
 EXAMPLES = 3  # queries that are proposed
-SAMPLES = 6  # videos of which one segment is shown
+SAMPLES = 8  # videos of which one segment is shown
 FRESH_S = 60.0  # after so long the index is read anew
 CAPTION = "caption"  # column of what is said of a segment
 MAX_EXAMPLE_CHARS = 120

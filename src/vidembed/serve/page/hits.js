@@ -24,13 +24,9 @@ function bar(name, share, value, meaning) {
   return row;
 }
 
-// Where the hit lies in its video.
+// A line with the part of the video that the hit is. It is told in words by the time beside it.
 function place(hit) {
-  const line = make("div", "place");
-  const text = `${range(hit)} of ${clock(hit.duration)}`;
-  line.setAttribute("role", "img");
-  line.setAttribute("aria-label", `In its video: ${text}`);
-  line.title = text;
+  const line = make("span", "place");
   const part = make("span", "part");
   part.style.left = `${Math.min(100, (100 * hit.start_s) / hit.duration)}%`;
   part.style.width = `${Math.min(100, (100 * (hit.end_s - hit.start_s)) / hit.duration)}%`;
@@ -51,8 +47,12 @@ function frame(hit) {
       picture.src = hit.thumbnail;
       box.append(picture);
     }
-    box.lastChild.addEventListener("error", () => box.replaceChildren(make("span", "no-picture", "No picture of this video")), { once: true });
+    box.lastChild.addEventListener("error", () => {
+      for (const picture of box.querySelectorAll("img")) picture.remove();
+      box.prepend(make("span", "no-picture", "No picture of this video"));
+    });
   }
+  if (hit.duration > 0) box.append(place(hit));
   return box;
 }
 
@@ -63,10 +63,14 @@ function card(hit, { play, like }) {
   button.dataset.id = hit.id ?? "";
   const picture = frame(hit);
   const label = make("span", "label");
-  label.append(make("span", "name", hit.name), make("span", "time", range(hit)));
+  const time = make("span", "time", range(hit));
+  if (hit.duration > 0) {
+    time.append(make("span", "unseen", ` of ${clock(hit.duration)}`));
+    button.title = `${range(hit)} of ${clock(hit.duration)}`;
+  }
+  label.append(make("span", "name", hit.name), time);
   button.append(picture, label);
   item.append(button);
-  if (hit.duration > 0) item.append(place(hit));
   if (hit.caption) {
     const caption = make("p", "caption", hit.caption);
     caption.title = hit.caption;

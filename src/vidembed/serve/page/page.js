@@ -146,6 +146,9 @@ function searchFile(given) {
 
 function play(hit) {
   player.play(hit);
+  byId("player-before").disabled = hits.indexOf(hit) <= 0;
+  byId("player-next").disabled = hits.at(-1) === hit;
+  byId("player-like").disabled = !hit.id;
   mark(hit);
   history.replaceState(null, "", address(hit));
 }
@@ -259,7 +262,7 @@ addEventListener("popstate", restore);
 
 const dialog = byId("player");
 function step(by) {
-  const next = hits[hits.findIndex((each) => each.id === player.playing()?.id) + by];
+  const next = hits[hits.indexOf(player.playing()) + by];
   if (next) play(next);
 }
 byId("player-close").addEventListener("click", player.close);
