@@ -33,6 +33,7 @@ KEYS = {
 
 
 def find_browser() -> str | None:
+    """Return the program of a Chromium, or None if there is none."""
     return next((found for name in NAMES if (found := shutil.which(name))), None)
 
 
@@ -45,7 +46,7 @@ class Browser:
 
     def __init__(self, binary: str, *, size: tuple[int, int] = (1000, 800)) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="browser-", ignore_cleanup_errors=True)
-        self._process = subprocess.Popen(
+        self._process = subprocess.Popen(  # noqa: S603 - a browser that is installed
             [
                 binary,
                 "--headless",
@@ -87,38 +88,46 @@ class Browser:
         raise RuntimeError("the browser did not start")
 
     def command(self, method: str, **params: Any) -> dict[str, Any]:
+        """Send a command of the protocol, and return its result. Raises RuntimeError if it fails."""
         self._last += 1
         self._socket.send(json.dumps({"id": self._last, "method": method, "params": params}))
         while True:
             message = json.loads(self._socket.recv())
             if message.get("id") == self._last:
-                assert "error" not in message, message
-                return message["result"]
+                if "error" in message:
+                    raise RuntimeError(f"{method}: {message['error']}")
+                return dict(message["result"])
             if message.get("method") == "Log.entryAdded":
                 self.console.append(message["params"]["entry"]["text"])
             if message.get("method") == "Runtime.exceptionThrown":
                 self.console.append(json.dumps(message["params"]["exceptionDetails"]))
 
     def evaluate(self, expression: str) -> Any:
+        """Return the value of an expression of JavaScript, of a promise what it keeps. RuntimeError if it throws."""
         result = self.command("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
-        assert "exceptionDetails" not in result, result
+        if "exceptionDetails" in result:
+            raise RuntimeError(f"{expression}: {result['exceptionDetails']}")
         return result["result"].get("value")
 
     def wait(self, expression: str, seconds: float = 30.0) -> None:
+        """Wait until an expression is true. Raises TimeoutError if it never is."""
         for _ in range(int(seconds / 0.05)):
             if self.evaluate(expression):
                 return
             time.sleep(0.05)
-        raise AssertionError(f"never came true: {expression}; the page wrote {self.console}")
+        raise TimeoutError(f"never came true: {expression}; the page wrote {self.console}")
 
     def open(self, address: str) -> None:
+        """Go to an address, and wait until its page is there."""
         self.command("Page.navigate", url=address)
         self.wait(f"document.readyState === 'complete' && location.href.startsWith({json.dumps(address)})")
 
     def type(self, text: str) -> None:
+        """Type a text into what has the focus."""
         self.command("Input.insertText", text=text)
 
     def press(self, key: str) -> None:
+        """Press one of `KEYS` and let it go."""
         text, code = KEYS[key]
         about = {"key": key, "code": key, "windowsVirtualKeyCode": code}
         self.command("Input.dispatchKeyEvent", type="keyDown", text=text, **about)
@@ -171,6 +180,7 @@ class Browser:
         path.write_bytes(base64.b64decode(self.command("Page.captureScreenshot", format="png")["data"]))
 
     def close(self) -> None:
+        """End the browser."""
         for kind in (signal.SIGTERM, signal.SIGKILL):
             with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
                 os.killpg(self._process.pid, kind)

@@ -57,7 +57,9 @@ def _take(browser: Browser, address: str, size: str, folder: Path) -> None:
     _settle(browser, folder / f"page-dark-{size}.png")
     browser.prefer(color_scheme="light")
     browser.click("#hits .hit")
-    browser.wait("document.getElementById('video').currentTime > 0.5 && document.getElementById('video').readyState > 2")
+    browser.wait(
+        "document.getElementById('video').currentTime > 0.5 && document.getElementById('video').readyState > 2"
+    )
     browser.evaluate("document.getElementById('video').pause()")
     _settle(browser, folder / f"page-player-{size}.png")
 

@@ -21,7 +21,8 @@ def environment() -> dict[str, str]:
 
 def vidembed(*arguments: str | Path) -> None:
     """Run a command to its end."""
-    subprocess.run([*COMMAND, *arguments], check=True, env=environment(), capture_output=True, timeout=240)
+    command = [*COMMAND, *arguments]
+    subprocess.run(command, check=True, env=environment(), capture_output=True, timeout=240)  # noqa: S603 - this Python
 
 
 @contextmanager
@@ -29,7 +30,7 @@ def serving(options: Sequence[str | Path], log: Path) -> Iterator[str]:
     """Run `vidembed serve` with these options on a free port, and yield its address. What it prints is in `log`."""
     with log.open("wb") as out:
         command = [*COMMAND, "serve", "--port", "0", *options]
-        running = subprocess.Popen(command, env=environment(), stdout=out, stderr=out)
+        running = subprocess.Popen(command, env=environment(), stdout=out, stderr=out)  # noqa: S603 - this Python
     try:
         yield _address(running, log)
     finally:

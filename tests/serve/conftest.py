@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 from starlette.testclient import TestClient
+from tools.server import serving, vidembed
 
 from tests.index.fakes import FakeEncoder, write_video
-from tools.server import serving, vidembed
 from vidembed.calibration import Ranking
 from vidembed.index import VideoIndex, Windows, index_videos
 from vidembed.serve import Engine, Limits, create_app

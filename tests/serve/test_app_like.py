@@ -37,7 +37,7 @@ def test_what_is_like_a_hit_comes_without_the_hit(client: TestClient) -> None:
     every = hits_of(client)
     red = next(hit for hit in every if hit["name"] == "red.mp4")
     found = like(client, red["id"])
-    assert [hit["id"] for hit in found["hits"]][0] == next(
+    assert found["hits"][0]["id"] == next(
         hit["id"] for hit in every if hit["name"] == "long <b>.mp4" and hit["start_s"] == 2
     )  # the red second of another video
     assert {hit["id"] for hit in found["hits"]} == {hit["id"] for hit in every} - {red["id"]}
@@ -191,9 +191,7 @@ def test_the_bundled_models_have_queries_of_their_world(serve: Callable[..., Sim
     assert all(words.startswith("A ") for words in held["examples"])
 
 
-def test_captions_of_the_index_are_queries(
-    serve: Callable[..., SimpleNamespace], videos: Path, tmp_path: Path
-) -> None:
+def test_captions_of_the_index_are_queries(serve: Callable[..., SimpleNamespace], videos: Path, tmp_path: Path) -> None:
     index_videos([videos], tmp_path / "index", ServedEncoder(), model="fake", cut=Windows(1.0), progress=False)
     table = lancedb.connect(tmp_path / "index").open_table("segments")
     table.add_columns({"caption": "concat('A video. It ends at ', cast(end_s as string))"})

@@ -10,9 +10,9 @@ from types import SimpleNamespace
 
 import pytest
 import uvicorn
+from tools.browser import Browser, find_browser
 
 from tests.serve.conftest import Served
-from tools.browser import Browser, find_browser
 
 pytestmark = pytest.mark.skipif(
     find_browser() is None,
@@ -166,7 +166,9 @@ def test_reranked_hits_on_a_phone(process: Served, open_browser: Callable[..., B
     browser.type(process.clips[1][1].caption)
     browser.press("Enter")
     browser.wait("document.querySelector('#hits .score')?.textContent.startsWith('match')")
-    names = browser.evaluate("[...document.querySelectorAll('#hits li:first-child .score-name')].map(e => e.textContent)")
+    names = browser.evaluate(
+        "[...document.querySelectorAll('#hits li:first-child .score-name')].map(e => e.textContent)"
+    )
     assert names == ["match", "similarity"]
     assert browser.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
     browser.click("#rerank")  # searches again, and the link says so

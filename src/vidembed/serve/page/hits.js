@@ -84,7 +84,7 @@ function card(hit, { play, like }) {
   if (hit.id) {
     const more = make("button", "like", "More like this");
     more.type = "button";
-    more.setAttribute("aria-label", `More like ${hit.name}, ${range(hit)}`);
+    more.setAttribute("aria-label", `More like this: ${hit.name}, ${range(hit)}`);
     more.addEventListener("click", () => like(hit));
     foot.append(more);
   }
