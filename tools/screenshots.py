@@ -32,8 +32,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
         write_clips(work / "clips", CLIPS, "test", SEED)
-        of_index = ["--to", work / "index", "--model", "vidembed/shapes", "--segment", "2", "--device", "cpu"]
-        vidembed("index", work / "clips", *of_index)
+        of_index: list[str | Path] = ["--model", "vidembed/shapes", "--segment", "2", "--device", "cpu"]
+        vidembed("index", work / "clips", "--to", work / "index", *of_index)
         with serving(["--in", work / "index", "--rerank", "--device", "cpu"], work / "log") as address:
             browser = Browser(binary)
             try:

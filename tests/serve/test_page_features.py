@@ -307,7 +307,7 @@ def test_axe_core_finds_nothing(tab: Browser, width: str, scheme: str) -> None:
     assert violations(tab, source) == []
     tab.press("Escape")
     tab.evaluate("document.querySelector('h1 a').click()")
-    tab.wait("document.body.dataset.state === 'start' && document.querySelectorAll('#recent button').length === 1")
+    tab.wait("document.body?.dataset.state === 'start' && document.querySelectorAll('#recent button').length === 1")
     tab.wait("document.querySelectorAll('#samples .hit').length > 0")
     assert violations(tab, source) == []
     assert tab.evaluate("document.documentElement.scrollWidth <= window.innerWidth")

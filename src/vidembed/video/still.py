@@ -21,13 +21,15 @@ def read_still(path: str | os.PathLike[str], sampling: Sampling, *, item: str) -
     """Return a picture as a clip of one frame, upright, RGB, that lasts a second.
 
     Raises:
-        NotAVideo: It is no picture of `FORMATS`.
+        NotAVideo: It is no picture of `FORMATS`, or several in one file.
         VideoTooLarge: It has more pixels than a frame may have.
         CorruptVideo: It cannot be decoded.
     """
     try:
         with Image.open(Path(path), formats=FORMATS) as opened:
             check_size(*opened.size, item)
+            if getattr(opened, "n_frames", 1) > 1:
+                raise NotAVideo(item, f"{opened.n_frames} pictures in one {opened.format} file; send one of them")
             upright = (ImageOps.exif_transpose(opened) or opened).convert("RGB")
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise VideoTooLarge(item, f"the picture is above {MAX_SIDE} pixels a side or {MAX_AREA} in all") from error
