@@ -200,6 +200,12 @@ def test_captions_of_the_index_are_queries(serve: Callable[..., SimpleNamespace]
     table.update(where="uri LIKE '%green.mp4'", values_sql={"caption": "NULL"})
     held = serve(index=VideoIndex.open(tmp_path / "index")).client.get("/index").json()
     assert held["examples"] == ["A video", "A red video is shown"]
+    assert {each["name"]: each.get("caption") for each in held["samples"]} == {
+        "red.mp4": "A red\nvideo is  shown. Nothing else.",
+        "blue.mp4": "x" * 121,
+        "green.mp4": None,
+        "long <b>.mp4": "A video. It ends at 2",
+    }
 
 
 def test_an_empty_index_and_none(serve: Callable[..., SimpleNamespace], tmp_path: Path) -> None:

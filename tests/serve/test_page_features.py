@@ -196,6 +196,16 @@ def test_a_search_by_a_clip_and_by_a_picture(tab: Browser, process: Served, tmp_
     tab.choose("#file", picture)
     tab.wait("document.getElementById('like-name').textContent === 'Like a <b> picture.png'")
     tab.wait("document.getElementById('status').textContent === '8 hits, most alike first'")
+    tab.evaluate(
+        """(async () => {
+            const brought = new DataTransfer()
+            const blob = await (await fetch(document.querySelector('#hits .picture').src)).blob()
+            brought.items.add(new File([blob], 'dropped.jpg'))
+            dispatchEvent(new DragEvent('drop', { dataTransfer: brought, cancelable: true }))
+        })()"""
+    )
+    tab.wait("document.getElementById('like-name').textContent === 'Like dropped.jpg'")
+    tab.wait("document.querySelectorAll('#hits .hit').length === 8 && !document.querySelector('[aria-busy]')")
     (tmp_path / "words.txt").write_text("no picture")
     tab.choose("#file", tmp_path / "words.txt")
     tab.wait("document.getElementById('status').textContent.startsWith('Not searched: file: NotAVideo')")

@@ -27,12 +27,13 @@ _SENTENCE = re.compile(r".+?(?:[.!?](?=\s|$)|\u3002)|.+", re.DOTALL)
 
 
 class Place(NamedTuple):
-    """Where a segment lies: the columns `vidembed.index.table.PLACE`."""
+    """Where a segment lies: the columns `vidembed.index.table.PLACE`, and what is said of it, if anything is."""
 
     uri: str
     start_s: float
     end_s: float
     duration: float  # of the video, seconds
+    caption: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,15 +75,13 @@ class ContentsReader:
         chosen = [uris[place * len(uris) // SAMPLES] for place in range(SAMPLES)] if len(uris) > SAMPLES else uris
         has_captions = str(index.columns.get(CAPTION)) in {"string", "large_string"}
         columns = [*PLACE, CAPTION] if has_captions else [*PLACE]
-        found: dict[str, list[tuple[Place, str | None]]] = {}
+        found: dict[str, list[Place]] = {}
         for batch in index.scan(columns, among(chosen)) if chosen else ():
             for row in batch.to_pylist():
-                place = Place(*(row[name] for name in PLACE))
-                found.setdefault(place.uri, []).append((place, row.get(CAPTION)))
-        middle = [sorted(rows, key=lambda row: row[0])[len(rows) // 2] for _, rows in sorted(found.items())]
-        captions = dict.fromkeys(_sentences(caption for _, caption in middle if caption))
+                found.setdefault(row["uri"], []).append(Place(*(row[name] for name in columns)))
+        samples = tuple(sorted(rows, key=lambda row: row[:3])[len(rows) // 2] for _, rows in sorted(found.items()))
+        captions = dict.fromkeys(_sentences(place.caption for place in samples if place.caption))
         examples = tuple(captions)[:EXAMPLES] if captions else self._of_bundled()
-        samples = tuple(place for place, _ in middle)
         return Contents(len(uris), segments, sum(durations.values()), examples, samples)
 
     def _of_bundled(self) -> tuple[str, ...]:

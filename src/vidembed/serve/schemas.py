@@ -419,6 +419,7 @@ class IndexSegment(BaseModel):
     start_s: float
     end_s: float
     duration: float = Field(description="Of the video, seconds.")
+    caption: str | None = Field(None, description="What is said of it, if the index has captions.")
     media: str | None = Field(None, description="Relative address of the video's bytes, if the video is on the server.")
     thumbnail: str | None = Field(None, description="Relative address of the frame in its middle, as JPEG, likewise.")
 

@@ -13,6 +13,7 @@ from fastapi.responses import FileResponse, Response
 from vidembed.index import Condition, Filter, Hit, SearchOptions
 from vidembed.index.table import file_name_of, segment_id
 from vidembed.serve import schemas
+from vidembed.serve.contents import Place
 from vidembed.serve.engine import Engine, Found
 from vidembed.serve.media import ID_PATTERN, keep_one_range, media_type, uploaded
 from vidembed.serve.openapi import MODEL_ERRORS, errors, upload_body
@@ -49,7 +50,7 @@ def add_search(app: FastAPI, engine: Engine) -> None:
         """Search the index for what is like one of its segments, by the stored vector; the segment itself is no hit."""
         with engine.admitted():
             found = await engine.search_like(asked.segment, _options(engine, asked))
-        like = None if found.like is None else schemas.IndexSegment(**_segment(engine, *found.like))
+        like = None if found.like is None else schemas.IndexSegment(**_segment(engine, found.like))
         return schemas.LikeResponse(like=like, **_told(engine, found))
 
     form = {"requestBody": upload_body(file_only=True)}
@@ -67,7 +68,7 @@ def add_search(app: FastAPI, engine: Engine) -> None:
     async def contents() -> schemas.IndexContents:
         """Tell what the index holds, as of the last minute."""
         held = await engine.contents()
-        samples = [schemas.IndexSegment(**_segment(engine, *place)) for place in held.samples]
+        samples = [schemas.IndexSegment(**_segment(engine, place)) for place in held.samples]
         return schemas.IndexContents(**{**asdict(held), "samples": samples}, model=engine.model)
 
 
@@ -132,10 +133,11 @@ def _told(engine: Engine, found: Found) -> dict[str, Any]:
 
 
 def _hit(engine: Engine, hit: Hit, durations: Mapping[str, float]) -> dict[str, Any]:
-    return asdict(hit) | _segment(engine, hit.uri, hit.start_s, hit.end_s, durations[hit.uri])
+    return asdict(hit) | _segment(engine, Place(hit.uri, hit.start_s, hit.end_s, durations[hit.uri]))
 
 
-def _segment(engine: Engine, uri: str, start_s: float, end_s: float, duration: float) -> dict[str, Any]:
+def _segment(engine: Engine, place: Place) -> dict[str, Any]:
+    uri, start_s, end_s, duration, caption = place
     media_id = engine.media_id(uri)
     media = None if media_id is None else f"/media/{media_id}"
     return {
@@ -147,4 +149,5 @@ def _segment(engine: Engine, uri: str, start_s: float, end_s: float, duration: f
         "duration": duration,
         "media": media,
         "thumbnail": media and f"{media}/thumbnail?t={(start_s + end_s) / 2:.3f}",
+        **({} if caption is None else {"caption": caption}),
     }

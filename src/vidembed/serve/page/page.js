@@ -252,8 +252,10 @@ byId("file").addEventListener("change", () => {
   searchFile(byId("file").files[0]);
   byId("file").value = ""; // so that the same file can be chosen again
 });
-addEventListener("dragover", (event) => event.preventDefault());
+const bringsFile = (event) => event.dataTransfer.types.includes("Files");
+addEventListener("dragover", (event) => bringsFile(event) && event.preventDefault());
 addEventListener("drop", (event) => {
+  if (!bringsFile(event)) return;
   event.preventDefault();
   searchFile(event.dataTransfer.files[0]);
 });
