@@ -17,7 +17,9 @@ from starlette.testclient import TestClient
 from tests.index.fakes import write_videos
 from tests.index.made import file_rows
 from tests.serve.conftest import ServedEncoder
-from vidembed.index import IndexMeta, VideoIndex, Windows, index_videos
+from vidembed.captions import CaptionRecord
+from vidembed.index import IndexMeta, VideoIndex, Windows, add_captions, index_videos
+from vidembed.video.clip import content_fingerprint
 
 
 def hits_of(client: TestClient, **options: Any) -> list[dict[str, Any]]:
@@ -192,19 +194,26 @@ def test_the_bundled_models_have_queries_of_their_world(serve: Callable[..., Sim
 
 
 def test_captions_of_the_index_are_queries(serve: Callable[..., SimpleNamespace], videos: Path, tmp_path: Path) -> None:
-    index_videos([videos], tmp_path / "index", ServedEncoder(), model="fake", cut=Windows(1.0), progress=False)
-    table = lancedb.connect(tmp_path / "index").open_table("segments")
-    table.add_columns({"caption": "concat('A video. It ends at ', cast(end_s as string))"})
-    table.update(where="uri LIKE '%red.mp4'", values={"caption": "A red\nvideo is  shown. Nothing else."})
-    table.update(where="uri LIKE '%blue.mp4'", values={"caption": "x" * 121})
-    table.update(where="uri LIKE '%green.mp4'", values_sql={"caption": "NULL"})
+    encoder = ServedEncoder()
+    index_videos([videos], tmp_path / "index", encoder, model="fake", cut=Windows(1.0), progress=False)
+    texts = {
+        "red.mp4": red,
+        "blue.mp4": "x" * 121,
+        "long <b>.mp4": "A video. It ends",
+    }
+    captions = [
+        CaptionRecord(name, content_fingerprint(videos / name), {"dense": text}, start_s=start, end_s=start + 1.0)
+        for name, text in texts.items()
+        for start in (0.0, 1.0)
+    ]
+    add_captions(tmp_path / "index", encoder, captions, progress=False)
     held = serve(index=VideoIndex.open(tmp_path / "index")).client.get("/index").json()
     assert held["examples"] == ["A video", "A red video is shown"]
     assert {each["name"]: each.get("caption") for each in held["samples"]} == {
-        "red.mp4": "A red\nvideo is  shown. Nothing else.",
+        "red.mp4": red,
         "blue.mp4": "x" * 121,
         "green.mp4": None,
-        "long <b>.mp4": "A video. It ends at 2",
+        "long <b>.mp4": "A video. It ends",
     }
 
 

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from vidembed.errors import IndexDamagedError, IndexMismatchError
-from vidembed.index.commit import Problem, locked, uninterrupted, writing_to
+from vidembed.index.commit import Problem, locked, writing_to
 from vidembed.index.rows import cosines
 from vidembed.index.table import (
     FORMAT_VERSION,
@@ -37,6 +37,7 @@ from vidembed.index.table import (
     require_index_extra,
     stamp_of,
 )
+from vidembed.interrupt import uninterrupted
 
 if TYPE_CHECKING:
     import pyarrow as pa

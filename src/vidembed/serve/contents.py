@@ -82,7 +82,7 @@ class ContentsReader:
         found: dict[str, list[Place]] = {}
         for row in rows:
             caption = captions.get((row["content_fingerprint"], row["start_s"], row["end_s"]))
-            found.setdefault(row["uri"], []).append(Place(*(row[name] for name in PLACE), caption))
+            found.setdefault(row["uri"], []).append(Place(**{name: row[name] for name in PLACE}, caption=caption))
         samples = tuple(sorted(of, key=lambda row: row[:3])[len(of) // 2] for _, of in sorted(found.items()))
         sentences = dict.fromkeys(_sentences(place.caption for place in samples if place.caption))
         examples = tuple(sentences)[:EXAMPLES] if sentences else self._of_bundled()
