@@ -196,6 +196,7 @@ def test_the_bundled_models_have_queries_of_their_world(serve: Callable[..., Sim
 def test_captions_of_the_index_are_queries(serve: Callable[..., SimpleNamespace], videos: Path, tmp_path: Path) -> None:
     encoder = ServedEncoder()
     index_videos([videos], tmp_path / "index", encoder, model="fake", cut=Windows(1.0), progress=False)
+    red = "A red\nvideo is  shown. Nothing else."
     texts = {
         "red.mp4": red,
         "blue.mp4": "x" * 121,

@@ -299,7 +299,12 @@ def _add_operations(app: FastAPI, engine: Engine) -> None:
     @app.get("/health/ready", response_model=schemas.Health, responses={**stopping, **errors()})
     async def ready() -> JSONResponse:
         """Whether requests for the model are answered."""
-        about = {"model": engine.model, "reranker": engine.reranker_model, "index": engine.index is not None}
+        about: dict[str, Any] = {
+            "model": engine.model,
+            "reranker": engine.reranker_model,
+            "index": engine.index is not None,
+        }
+        about["captions"] = engine.has_captions
         is_ready = engine.ready
         return JSONResponse({"status": "ok" if is_ready else "stopping", **about}, 200 if is_ready else 503)
 

@@ -481,6 +481,7 @@ class Health(BaseModel):
     model: str
     reranker: str | None
     index: bool
+    captions: bool = Field(description="Whether the index has captions, which `by` of a search needs.")
 
 
 class Live(BaseModel):

@@ -12,6 +12,7 @@ let hits = []; // on show, in their order
 let like = null; // the id of a segment that hits are to be like
 let file = null; // or a file
 let hasReranker = false;
+let hasCaptions = false;
 let hasIndex = false;
 
 function say(text, isError = false) {
@@ -28,6 +29,7 @@ function filters() {
 }
 
 const words = () => byId("query").value.trim();
+const by = () => (hasCaptions && byId("by").value) || "video"; // a value that is no option is empty
 
 function address(hit = player.playing()) {
   const state = new URLSearchParams();
@@ -35,6 +37,7 @@ function address(hit = player.playing()) {
   else if (words() && !file) state.set("q", words());
   if (byId("k").value !== USUAL_K) state.set("k", byId("k").value);
   for (const [name, value] of Object.entries(filters())) state.set(name, value);
+  if (by() !== "video") state.set("by", by());
   if (hasReranker && !byId("rerank").checked) state.set("rerank", "0");
   if (hit?.id) state.set("hit", hit.id);
   const query = state.toString();
@@ -49,6 +52,7 @@ function restore() {
   byId("k").value = state.get("k") ?? USUAL_K;
   for (const name of FILTERS) byId(name).value = state.get(name) ?? "";
   byId("merge").checked = state.get("merge") === "videos";
+  byId("by").value = state.get("by") ?? "video";
   byId("rerank").checked = hasReranker && state.get("rerank") !== "0";
   byId("filters").open = Object.keys(filters()).length > 0;
   player.close();
@@ -66,6 +70,7 @@ function request() {
   const json = { q: words(), k: Number(k), ...rest };
   if (after !== undefined) json.after = Number(after);
   if (before !== undefined) json.before = Number(before);
+  if (by() !== "video") json.by = by();
   if (hasReranker && byId("rerank").checked) json.rerank = RERANKED;
   return ask("search", { json });
 }
@@ -86,7 +91,7 @@ async function search({ hit = null } = {}) {
     if (answer.like) tellLike(`${answer.like.name}, ${range(answer.like)}`);
     if (!like && !file) remember(words());
     const judged = hits.filter((each) => each.probability !== undefined).length;
-    const order = !judged ? "most alike first" : judged === hits.length ? "best match first" : `the best match of ${judged} first`;
+    const order = !judged ? (like || file || by() === "video" ? "most alike first" : "best first") : judged === hits.length ? "best match first" : `the best match of ${judged} first`;
     const how = answer.approximate ? ", by an approximate search" : "";
     say(hits.length ? `${plural(hits.length, "hit")}, ${order}${how}` : "No segment fits the filters. Change or clear them.");
     byId("legend").hidden = hits.length === 0;
@@ -243,7 +248,7 @@ byId("form").addEventListener("submit", (event) => {
   if (words()) like = file = null;
   return words() || like || file ? go() : leave();
 });
-for (const id of ["rerank", "merge"]) byId(id).addEventListener("change", () => (words() || like || file) && go());
+for (const id of ["by", "rerank", "merge"]) byId(id).addEventListener("change", () => (words() || like || file) && go());
 byId("like-clear").addEventListener("click", () => {
   leave();
   byId("query").focus();
@@ -301,6 +306,8 @@ ask("health/ready")
   .then((health) => {
     hasReranker = health.reranker !== null;
     hasIndex = health.index;
+    hasCaptions = health.captions;
+    byId("by-option").hidden = !hasCaptions;
     byId("rerank-option").hidden = !hasReranker;
     return restore();
   })
