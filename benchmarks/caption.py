@@ -5,6 +5,8 @@
 Clips of the bundled world are described, two texts each, by the bundled model on the CPU: `describe` with all clips in
 one batch, the same one by one, and the host's own ``generate`` for each clip and text, which decodes, prepares and
 prefills the clip each time. The texts of all three must be the same. Then the same with the head asked about each text.
+"marks" counts which detailed captions the head denies, of those that are right (they name shape, colour, background and
+what is in the corner) and of the others: by its calibrated probability, and by P(Yes) against No.
 """
 
 from __future__ import annotations
@@ -25,10 +27,12 @@ from vidembed import VideoReranker, load_video
 from vidembed.backbone.generate import generate
 from vidembed.captions import DescribeOptions, describe
 from vidembed.captions.describing import one_line
-from vidembed.shapes import write_clips
+from vidembed.shapes import ClipRecord, write_clips
 
 MODEL = "vidembed/shapes-mllm"
 CLIPS, REPEATS = 16, 3
+MARKED = 40  # clips whose captions are compared with what they show
+NAMED = ("shape", "colour", "background", "corner_colour", "corner_shape")
 BASELINES = {
     "speedup": "transformers' model.generate, greedy, for each clip and text: load_video, processor and generate; "
     "against all of describe",
@@ -137,14 +141,36 @@ def measure(clips: Sequence[Path], repeats: int) -> dict[str, Any]:
     }
 
 
+def marks(scenes: Sequence[tuple[Path, ClipRecord]]) -> dict[str, Any]:
+    """How many detailed captions the head denies."""
+    reranker = VideoReranker("vidembed/shapes-rerank", device="cpu")
+    found: dict[str, Any] = {"clips": len(scenes)}
+    for way in ("calibrated", "plain"):
+        if way == "plain":
+            reranker.calibration = None
+        said = list(describe(reranker, [path for path, _ in scenes], kinds=["dense"]))
+        right = [
+            all(record.attributes[name] in one.texts["dense"] for name in NAMED if record.attributes[name] != "none")
+            for one, (_, record) in zip(said, scenes, strict=True)
+        ]
+        marked = [not one.usable for one in said]
+        found["right"] = sum(right)
+        found[way] = {
+            "right_marked": sum(map(all, zip(right, marked, strict=True))),
+            "others_marked": sum(marked) - sum(map(all, zip(right, marked, strict=True))),
+        }
+    return found
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a small run, to see that it works; writes nothing")
     args = parser.parse_args(arguments)
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        clips = [path for path, _ in write_clips(folder, 2 if args.quick else CLIPS, "test", 0)]
-        found = measure(clips, 1 if args.quick else REPEATS)
+        scenes = write_clips(folder, 2 if args.quick else MARKED, "test", 0)
+        clips = [path for path, _ in scenes]
+        found = measure(clips[:CLIPS], 1 if args.quick else REPEATS) | {"marks": marks(scenes)}
     result = {"model": MODEL, "baselines": BASELINES, "clock": CLOCK, **found, **environment()}
     print(result) if args.quick else keep(__file__, result)
 

@@ -85,6 +85,7 @@ ALLOWED: dict[tuple[str, str], str] = {
     ): "looks for an import by name",
     ("integrations/langchain-vidembed/tests/unit_tests/test_embeddings.py", "pickle"): "objects survive being pickled",
     ("integrations/langchain-vidembed/tests/unit_tests/test_rerank.py", "pickle"): "objects survive being pickled",
+    ("integrations/llama-index-embeddings-vidembed/tests/test_captions.py", "pickle"): "objects survive being pickled",
     ("integrations/llama-index-embeddings-vidembed/tests/test_docs.py", "code"): "runs its own README",
     ("integrations/llama-index-embeddings-vidembed/tests/test_embedding.py", "pickle"): "objects survive being pickled",
     ("integrations/llama-index-embeddings-vidembed/tests/test_rerank.py", "pickle"): "objects survive being pickled",

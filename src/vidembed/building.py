@@ -24,6 +24,7 @@ from vidembed.backbone.architectures import capture_block, check_layer, find_par
 from vidembed.backbone.load import Backbone, Features, check_dtype
 from vidembed.backbone.options import refuse_quantization, with_dtype
 from vidembed.backbone.prefix import model_inputs
+from vidembed.captions.writing import check_out
 from vidembed.card import model_card
 from vidembed.checkpoint import FILE_NAME, CheckpointConfig, Recipe
 from vidembed.encoder import VideoEncoder
@@ -92,7 +93,7 @@ def build(
         dtype: "float32", "bfloat16", "float16", or None for the dtype of the MLLM.
         device: Where to run the check, for example "cuda"; default as sentence-transformers chooses.
         standalone: Write the weights up to the layer, too.
-        overwrite: Replace `out` if it exists.
+        overwrite: Replace `out` if it exists, and in `captions` records of another model.
         **hub_kwargs: ``revision``, ``token``, ``cache_folder``, ``local_files_only``; and ``model_kwargs``.
 
     Returns:
@@ -120,7 +121,7 @@ def build(
 
     note = ""
     if layer == "auto":
-        find = _queries_for(pairs, videos, captions, clips, seed)
+        find = _queries_for(pairs, videos, captions, clips, seed, overwrite=overwrite)
         encoder, note = _best_layer(
             mllm, find, prefix=prefix, sampling=sampling, dtype=dtype, device=device, **hub_kwargs
         )
@@ -198,6 +199,8 @@ def _queries_for(
     captions: str | Path | None,
     clips: int,
     seed: int,
+    *,
+    overwrite: bool,
 ) -> FindQueries:
     """Read what can be read before a model is loaded; return what makes queries, and a sentence about them, with it."""
     if pairs is not None:
@@ -209,9 +212,11 @@ def _queries_for(
         return lambda _: (given, "")
     if videos is not None:
         drawn = draw_videos(videos, clips, seed=seed)
+        if captions is not None:
+            check_out(Path(captions))
 
         def described(full: VideoEncoder) -> tuple[Mapping[str, Pairs], str]:
-            texts = own_texts(caption_videos(full, drawn, file=captions), seed=seed)
+            texts = own_texts(caption_videos(full, drawn, file=captions, overwrite=overwrite), seed=seed)
             return texts.queries(), f"{texts.summary()} They were drawn by seed {seed}. "
 
         return described

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from vidembed.captions import Described, DescribeOptions, describe
 from vidembed.captions.describing import problem_of
 from vidembed.errors import BackboneError, InputError, VideoError
 from vidembed.scoring import PlattScaling
+from vidembed.yes_no import HeadReader
 
 GENERATE = "vidembed.captions.describing.generate"
 
@@ -99,7 +100,11 @@ def test_a_calibration_decides_what_match_means(scenes: list[tuple[Path, Any]], 
 def test_an_answer_that_is_not_finite_is_marked(
     model: VideoReranker, scenes: list[tuple[Path, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(model, "calibration", PlattScaling(float("nan"), 0.0))
+    def about_video(_reader: HeadReader, _video: Any, suffixes: Sequence[Any]) -> tuple[torch.Tensor, torch.Tensor]:
+        odds = torch.full((len(suffixes),), torch.nan, dtype=torch.float64)
+        return odds, odds
+
+    monkeypatch.setattr(HeadReader, "about_video", about_video)
     [found] = describe(model, [scenes[0][0]], kinds=["dense"])
     assert found.match == {}
     assert found.problems == {"dense": "the head's answer is not finite"}

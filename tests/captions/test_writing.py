@@ -165,10 +165,12 @@ def test_records_of_other_settings_are_refused_or_removed(model: VideoReranker, 
     write_captions(model, clips[:2], out, **HOW)
     before = out.read_bytes()
     with counted(model) as passes:
-        with pytest.raises(CaptionsMismatchError, match=r"other prompts, kinds.*another file, or --overwrite"):
+        with pytest.raises(CaptionsMismatchError, match=r"other prompts, settings.*another file, or --overwrite"):
             write_captions(model, clips, out, max_new_tokens=50, **HOW)
         with pytest.raises(CaptionsMismatchError, match=r"of the model 'vidembed/shapes-mllm', and 'mine' is asked"):
             write_captions(model, clips, out, name="mine", max_new_tokens=50, **HOW)
+        with pytest.raises(CaptionsMismatchError, match="of the kinds dense, and short are asked now"):
+            write_captions(model, clips, out, kinds=["short"], progress=False)
     assert (out.read_bytes(), passes) == (before, [])
     report = write_captions(model, clips[:1], out, max_new_tokens=50, overwrite=True, **HOW)
     assert counts(report) == (1, 0, 0, 1)

@@ -22,10 +22,12 @@ import uvicorn
 from tests.cli.conftest import tree, vidembed
 from tests.index.fakes import COLOURS, FakeEncoder, write_video
 from tests.serve.conftest import FakeReranker, ServedEncoder
+from vidembed.captions import CaptionRecord
 from vidembed.cli import client
 from vidembed.cli.client import Server
-from vidembed.index import VideoIndex, Windows, index_videos
+from vidembed.index import VideoIndex, Windows, add_captions, index_videos
 from vidembed.serve import Engine, Limits, create_app
+from vidembed.video.clip import content_fingerprint
 
 KEY = "s3cret-key"
 COMMAND = [sys.executable, "-c", "from vidembed.cli import main; main()", "search", "--server"]
@@ -96,6 +98,28 @@ def test_hits_are_those_of_a_search_here(
     typed = vidembed("search", "--server", f"{served}/", "--json", *options, typed="red\n\ngreen \U0001f600\n")
     assert typed.stdout == wanted[2].stdout
     assert loaded == []
+
+
+@pytest.mark.parametrize("by", ["caption", "text", "hybrid"])
+def test_hits_by_captions_are_those_of_a_search_here(
+    folder: Path, tmp_path: Path, loaded: list[Any], served: str, by: str
+) -> None:
+    refused = vidembed("search", "red", "--server", served, "--by", by)  # an index without captions
+    assert (refused.exit_code, "has no captions" in refused.stderr) == (2, True)
+    encoder = FakeEncoder()
+    index_videos([folder / "videos"], tmp_path / "ix", encoder, model="fake", progress=False)
+    content = content_fingerprint(folder / "videos" / "red.mp4")
+    add_captions(tmp_path / "ix", encoder, [CaptionRecord("a", content, {"dense": "red \x1b[1m"})], progress=False)
+    server = running(index=VideoIndex.open(tmp_path / "ix"))
+    url = next(server)
+    try:
+        for form in ((), ("--json",)):
+            there = vidembed("search", "red", "--server", url, "--by", by, *form)
+            here = vidembed("search", "red", "--in", tmp_path / "ix", "--by", by, *form)
+            assert (there.exit_code, there.stdout, there.stderr) == (0, here.stdout, here.stderr), there.stderr
+            assert "\\x1b[1m" in there.stdout or form
+    finally:
+        next(server, None)
 
 
 def test_the_server_reranks_and_a_video_that_is_gone_is_named(folder: Path, served: str) -> None:

@@ -27,6 +27,7 @@ from vidembed.index import (
     captions,
     fit_hybrid,
     hybrid,
+    rerank,
     search,
     search_many,
 )
@@ -279,6 +280,34 @@ def test_words_of_any_script(tmp_path: Path) -> None:
 def test_misuse(index: VideoIndex, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         search(index, Words(), "red", **options)
+
+
+def test_captions_that_are_all_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Equal scores are ordered by URI, then start, and no more rows than are asked for are compared."""
+    index = made(tmp_path / "ix", 40)
+    add(index, [replace(each, texts={"dense": "red"}) for each in records(40)])
+    monkeypatch.setattr(captions, "ROWS_AT_ONCE", 7)
+    monkeypatch.setattr(hybrid, "ROWS_AT_ONCE", 7)
+    order = sorted((f"file:///v/{n}.mp4", float(start)) for n in range(40) for start in range(3))
+    for by in ("text", "caption"):
+        assert places(search(index, Words(), "red", k=50, by=by)) == order[:50]  # type: ignore[arg-type]
+    assert len(search(index, Words(), "red", k=999, by="hybrid")) == 120
+
+
+def test_reranking_is_given_the_cosine_with_the_video(index: VideoIndex, tmp_path: Path) -> None:
+    asked = {}
+
+    class Reranker:
+        fusion = first_stage = None
+
+        def rank(self, _query: Any, documents: list[Any], **how: Any) -> list[dict[str, Any]]:
+            asked.update(how)
+            return [{"corpus_id": n, "score": n / len(documents)} for n in reversed(range(len(documents)))]
+
+    hits = search(index, Words(), QUERIES[0], k=4, by="hybrid")
+    again = rerank(hits, Reranker(), QUERIES[0])  # type: ignore[arg-type]
+    assert asked["first_stage"] == [hit.score for hit in hits]
+    assert [replace(hit, probability=None) for hit in again] == list(hits)[::-1]
 
 
 def test_an_approximate_search_says_so(tmp_path: Path) -> None:

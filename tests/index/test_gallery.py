@@ -49,14 +49,15 @@ def parsed(page: str) -> Tags:
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_names_are_only_text(tmp_path: Path, name: str) -> None:
     path = write_video(tmp_path / name, [(200, 30, 30)])
-    page = contact_sheet([(name, [Hit(path.as_uri(), 0.0, 1.0, 0.5)])], title=name)
+    page = contact_sheet([(name, [Hit(path.as_uri(), 0.0, 1.0, 0.5, caption=f"says {name}")])], title=name)
     tags = parsed(page)
     assert {tag for tag, _ in tags.tags} == {
         "html", "head", "meta", "title", "style", "body", "h1", "h2", "div", "figure", "img", "figcaption", "a", "br",
     }  # fmt: skip
     assert [tag for tag, _ in tags.tags].count("img") == 1
     assert all(not key.startswith("on") for _, attributes in tags.tags for key in attributes)
-    assert tags.text.count(printable(name)) == 4  # title, heading, query and caption
+    assert tags.text.count(printable(name)) == 5  # title, heading, query, name of the file and caption
+    assert tags.text.count(f"says {printable(name)}") == 1
     assert [attributes["href"] for tag, attributes in tags.tags if tag == "a"] == [path.as_uri() + "#t=0,1"]
 
 

@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import re
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from starlette.testclient import TestClient
+from tools.server import serving, vidembed
 
 from tests.index.fakes import FakeEncoder, write_video
 from vidembed.calibration import Ranking
@@ -158,36 +154,8 @@ def process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """One real process for the session: the bundled models, and an index of four drawn clips in parts of 2 seconds."""
     folder = tmp_path_factory.mktemp("process")
     clips = write_clips(folder / "clips", 4, "test", 4)
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "VIDEMBED_API_KEY": ""}
-    command = [sys.executable, "-c", "from vidembed.cli import main; main()"]
     of_index = ["--to", folder / "index", "--model", "vidembed/shapes", "--segment", "2", "--device", "cpu"]
-    subprocess.run(
-        [*command, "index", folder / "clips", *of_index],
-        check=True,
-        env=environment,
-        capture_output=True,
-        timeout=240,
-    )
-    log = folder / "log"
-    options = ["--root", folder / "clips", "--alias", "text-embedding-3-small", "--port", "0", "--device", "cpu"]
-    with log.open("wb") as out:
-        running = subprocess.Popen(
-            [*command, "serve", "--in", folder / "index", "--rerank", *options],
-            env=environment,
-            stdout=out,
-            stderr=out,
-        )
-    try:
-        yield Served(_address(running, log), clips, log)
-    finally:
-        running.terminate()
-        running.wait(30)
-
-
-def _address(running: subprocess.Popen[bytes], log: Path) -> str:
-    for _ in range(2400):
-        if found := re.search(r"on (http://\S+)/", log.read_text()):
-            return found[1]
-        assert running.poll() is None, log.read_text()
-        time.sleep(0.1)
-    raise AssertionError(log.read_text())
+    vidembed("index", folder / "clips", *of_index)
+    options = ["--root", folder / "clips", "--alias", "text-embedding-3-small", "--device", "cpu"]
+    with serving(["--in", folder / "index", "--rerank", *options], folder / "log") as address:
+        yield Served(address, clips, folder / "log")

@@ -13,6 +13,7 @@ from starlette.testclient import TestClient
 
 from tests.index.made import file_rows
 from tests.serve.conftest import ServedEncoder
+from vidembed.captions import CaptionRecord
 from vidembed.index import (
     Condition,
     Filter,
@@ -20,9 +21,12 @@ from vidembed.index import (
     IndexMismatchError,
     VideoIndex,
     Windows,
+    add_captions,
     index_videos,
     search,
 )
+from vidembed.serve import Engine, Limits, create_app
+from vidembed.video.clip import content_fingerprint
 
 
 def test_hits_are_those_of_a_search(client: TestClient, index_folder: Path, videos: Path) -> None:
@@ -328,3 +332,36 @@ def test_an_index_that_grew_is_searched_and_served(
     hits = server.client.get("/search?q=red").json()["hits"]
     assert [hit["name"] for hit in hits] == ["b.mp4", "a.mp4"]
     assert server.client.get(hits[0]["media"]).status_code == 200
+
+
+@pytest.mark.parametrize("by", ["caption", "text", "hybrid"])
+def test_a_search_by_captions_needs_some(client: TestClient, by: str) -> None:
+    answer = client.get("/search", params={"q": "red", "by": by})
+    assert answer.status_code == 400
+    error = answer.json()["error"]
+    assert (error["param"], "no captions" in error["message"]) == ("by", True)
+    assert client.get("/search", params={"q": "red", "by": "colour"}).status_code == 400
+
+
+def test_searches_by_captions(videos: Path, tmp_path: Path) -> None:
+    encoder, folder = ServedEncoder(), tmp_path / "captioned"
+    index_videos([videos / "red.mp4", videos / "green.mp4"], folder, encoder, model="fake", progress=False)
+    texts = {"red.mp4": "red <b>bold</b>", "green.mp4": "green"}
+    given = [
+        CaptionRecord(name, content_fingerprint(videos / name), {"dense": text}, fingerprint="p" * 64)
+        for name, text in texts.items()
+    ]
+    add_captions(folder, encoder, given, progress=False)
+    index = VideoIndex.open(folder)
+    engine = Engine(encoder, model="fake", index=index, limits=Limits(batch_wait_ms=1.0))
+    with TestClient(create_app(engine), base_url="http://127.0.0.1") as client:
+        for by in ("video", "caption", "text", "hybrid"):
+            body = client.post("/search", json={"q": "red", "k": 2, "by": by}).json()
+            assert client.get("/search", params={"q": "red", "k": 2, "by": by}).json() == body
+            wanted = search(VideoIndex.open(folder), encoder, "red", k=2, by=by, merge="moments")
+            keys = ("uri", "score", "caption", "caption_score", "text_score", "hybrid_score")
+            assert [{key: hit.get(key) for key in keys} for hit in body["hits"]] == [
+                {key: getattr(hit, key) for key in keys} for hit in wanted
+            ]
+            assert body["hits"][0]["caption"] == "red <b>bold</b>"
+            assert body["method"] == wanted.method.to_dict()

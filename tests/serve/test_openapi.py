@@ -29,7 +29,7 @@ def test_schemathesis(serve: Callable[..., SimpleNamespace]) -> None:
         for mode in GenerationMode if takes_something else [GenerationMode.POSITIVE]:
             statuses = tried[operation.label, mode] = []
             try_out(operation.as_strategy(generation_mode=mode), checks, statuses)
-    assert len({label for label, _ in tried}) == 18
+    assert len({label for label, _ in tried}) == 22
     assert all(len(statuses) >= 1 for statuses in tried.values())
     assert 200 in tried["POST /v1/embeddings", GenerationMode.POSITIVE]
     for label in ("GET /search", "GET /v1/models/{model}", "POST /embed", "POST /v1/embed", "POST /v2/embed"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -9,14 +10,25 @@ from types import SimpleNamespace
 
 import pytest
 import uvicorn
+from tools.browser import Browser, find_browser
 
-from tests.serve.browser import Browser, find_browser
 from tests.serve.conftest import Served
 
 pytestmark = pytest.mark.skipif(
     find_browser() is None,
     reason="no Chromium here; install one with its codecs, such as Debian's chromium or chromium-headless-shell",
 )
+
+
+def show(browser: Browser, *hits: dict[str, object]) -> None:
+    """Show hits that no search found."""
+    browser.evaluate(
+        f"""import('/hits.js').then(async module => {{
+            const player = await import('/player.js')
+            document.body.dataset.state = 'hits'
+            module.show({json.dumps(hits)}, {{ play: player.play }})
+        }})"""
+    )
 
 
 @pytest.fixture
@@ -38,12 +50,12 @@ def test_a_clip_is_found_and_its_part_is_played(process: Served, open_browser: C
     assert browser.evaluate("document.activeElement.id") == "query"  # one can type at once
     browser.type(process.clips[1][1].caption)
     browser.press("Enter")
-    browser.wait("document.querySelectorAll('#hits button').length === 8")
-    assert browser.evaluate("document.getElementById('status').textContent") == "8 hits"
+    browser.wait("document.querySelectorAll('#hits .hit').length === 8")
+    assert browser.evaluate("document.getElementById('status').textContent") == "8 hits, best match first"
     assert browser.evaluate("document.querySelector('#hits .name').textContent") == process.clips[1][0].name
     # A hit of the second half, so that a start at 0 would be seen.
     browser.evaluate(
-        "[...document.querySelectorAll('#hits button')].find(each => each.textContent.includes('0:02.0 to'))"
+        "[...document.querySelectorAll('#hits .hit')].find(each => each.textContent.includes('0:02.0 to'))"
         ".setAttribute('id', 'late')"
     )
     browser.evaluate("document.getElementById('late').focus()")
@@ -56,9 +68,11 @@ def test_a_clip_is_found_and_its_part_is_played(process: Served, open_browser: C
     assert browser.evaluate("video.currentTime") > 3.5
     # The first half of the first hit ends at 2 seconds, and is left there.
     browser.evaluate(
-        "[...document.querySelectorAll('#hits button')].find(each => each.textContent.includes('0:00.0 to'))"
+        "[...document.querySelectorAll('#hits .hit')].find(each => each.textContent.includes('0:00.0 to'))"
         ".setAttribute('id', 'early')"
     )
+    browser.press("Escape")
+    browser.wait("!document.getElementById('player').open && video.paused")
     browser.click("#early")
     browser.wait("!video.paused && video.currentTime > 0.2 && video.currentTime < 2")
     browser.wait("video.paused")
@@ -69,13 +83,16 @@ def test_a_clip_is_found_and_its_part_is_played(process: Served, open_browser: C
 def test_markup_in_words_stays_words(process: Served, open_browser: Callable[..., Browser]) -> None:
     browser = open_browser()
     browser.open(f"{process.address}/?q=%3Cimg%20src%3Dx%20onerror%3Ddocument.title%3D1%3E")
-    browser.wait("document.querySelectorAll('#hits button').length > 0")
+    browser.wait("document.querySelectorAll('#hits .hit').length > 0")
     assert browser.evaluate("document.getElementById('query').value").startswith("<img")
-    browser.evaluate(
-        "show([{name: '<img src=x onerror=document.title=1>', start_s: 0, end_s: 1, score: 1, media: ''}])"
-    )
-    assert browser.evaluate("document.querySelector('#hits .name').textContent").startswith("<img")
-    assert browser.evaluate("document.querySelectorAll('img').length") == 0
+    pictures = browser.evaluate("document.querySelectorAll('header img').length")
+    markup = "<img src=x onerror=document.title=1>"
+    show(browser, {"name": markup, "caption": markup, "start_s": 0, "end_s": 1, "score": 1, "media": ""})
+    assert browser.evaluate("document.querySelector('#hits .name').textContent") == markup
+    assert browser.evaluate("document.querySelector('#hits .caption').textContent") == markup
+    assert browser.evaluate("document.querySelectorAll('img').length") == pictures
+    browser.click("#hits .hit")
+    browser.wait(f"document.getElementById('player-caption').textContent === {json.dumps(markup)}")
     assert browser.evaluate("document.title") == "vidembed"
 
 
@@ -89,18 +106,18 @@ def test_filters_narrow_a_search_and_stay_in_the_address(process: Served, open_b
     name = process.clips[2][0].name
     browser.type(name)
     browser.press("Enter")
-    browser.wait("document.querySelectorAll('#hits button').length === 2")
+    browser.wait("document.querySelectorAll('#hits .hit').length === 2")
     names = browser.evaluate("[...document.querySelectorAll('#hits .name')].map(each => each.textContent)")
     assert names == [name, name]
     browser.click("#after")
     browser.type("2.5")
     browser.press("Enter")
-    browser.wait("document.querySelectorAll('#hits button').length === 1")
+    browser.wait("document.querySelectorAll('#hits .hit').length === 1")
     assert browser.evaluate("document.querySelector('#hits .time').textContent").startswith("0:02.0 to ")
     address = browser.evaluate("location.href")
     browser.open("about:blank")
     browser.open(address)
-    browser.wait("document.querySelectorAll('#hits button').length === 1")
+    browser.wait("document.querySelectorAll('#hits .hit').length === 1")
     assert browser.evaluate("document.getElementById('filters').open") is True
     assert browser.evaluate("document.getElementById('path').value") == name
     browser.evaluate("document.getElementById('path').value = ''")
@@ -113,7 +130,7 @@ def test_filters_narrow_a_search_and_stay_in_the_address(process: Served, open_b
 def test_what_is_shown_later_moves_nothing(process: Served, open_browser: Callable[..., Browser]) -> None:
     browser = open_browser()
     browser.open(f"{process.address}/")
-    fields = "#form input:not(#rerank), #form summary, #status"
+    fields = "#form input:not(#rerank), #form summary, #status, #start"
     places = f"""(shown => {{
         document.getElementById('rerank-option').hidden = !shown
         return [...document.querySelectorAll('{fields}')].map(each => JSON.stringify(each.getBoundingClientRect()))
@@ -124,10 +141,12 @@ def test_what_is_shown_later_moves_nothing(process: Served, open_browser: Callab
 def test_a_video_that_is_elsewhere_is_said_to_be(process: Served, open_browser: Callable[..., Browser]) -> None:
     browser = open_browser()
     browser.open(f"{process.address}/")
-    browser.evaluate("show([{name: 'a.mp4', start_s: 0, end_s: 1, score: 1}])")
-    browser.click("#hits button")
-    browser.wait("document.getElementById('status').textContent.includes('not on the server')")
-    assert browser.evaluate("document.getElementById('player').hidden") is True
+    browser.wait("document.querySelectorAll('#samples .hit').length > 0")
+    show(browser, {"name": "a.mp4", "start_s": 0, "end_s": 1, "score": 1})
+    assert browser.evaluate("document.querySelector('#hits .frame').textContent") == "Not on this server"
+    browser.click("#hits .hit")
+    browser.wait("document.getElementById('player-status').textContent.includes('not on the server')")
+    assert browser.evaluate("document.getElementById('video').hidden") is True
 
 
 def test_a_failed_search_is_told(process: Served, open_browser: Callable[..., Browser]) -> None:
@@ -142,13 +161,19 @@ def test_a_failed_search_is_told(process: Served, open_browser: Callable[..., Br
 def test_reranked_hits_on_a_phone(process: Served, open_browser: Callable[..., Browser]) -> None:
     browser = open_browser(size=(390, 844))
     browser.open(f"{process.address}/")
-    browser.wait("!document.getElementById('rerank-option').hidden")
-    browser.click("#rerank")
+    browser.wait("document.getElementById('rerank').checked")  # on where there is a reranker
     browser.evaluate("document.getElementById('query').focus()")
     browser.type(process.clips[1][1].caption)
     browser.press("Enter")
-    browser.wait("document.querySelector('#hits .score')?.textContent.startsWith('match ')")
+    browser.wait("document.querySelector('#hits .score')?.textContent.startsWith('match')")
+    names = browser.evaluate(
+        "[...document.querySelectorAll('#hits li:first-child .score-name')].map(e => e.textContent)"
+    )
+    assert names == ["match", "similarity"]
     assert browser.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    browser.click("#rerank")  # searches again, and the link says so
+    browser.wait("document.querySelector('#hits .score')?.textContent.startsWith('similarity')")
+    assert "rerank=0" in browser.evaluate("location.search")
 
 
 @pytest.fixture
@@ -171,15 +196,14 @@ def test_a_key_a_name_of_markup_and_a_video_that_does_not_play(
     browser = open_browser()
     browser.open(f"{keyed}/?q=anything")
     browser.wait("document.getElementById('status').textContent.includes('the key is missing or wrong')")
-    browser.click("#key-option summary")
-    browser.click("#key")
+    browser.wait("document.activeElement.id === 'key'")  # the field is shown once it is needed
     browser.type("the key")
     browser.press("Enter")
-    browser.wait("document.querySelectorAll('#hits button').length === 6")
+    browser.wait("document.querySelectorAll('#hits .hit').length === 6")
     names = browser.evaluate("[...document.querySelectorAll('#hits .name')].map(each => each.textContent)")
     assert "long <b>.mp4" in names
     assert browser.evaluate("document.querySelectorAll('#hits b').length") == 0
-    browser.click("#hits button")
-    browser.wait("document.getElementById('status').textContent.includes('cannot be played')")
+    browser.click("#hits .hit")
+    browser.wait("document.getElementById('player-status').textContent.includes('cannot be played')")
     browser.open(f"{keyed}/?q=blue")  # the tab keeps the key
-    browser.wait("document.querySelectorAll('#hits button').length === 6")
+    browser.wait("document.querySelectorAll('#hits .hit').length === 6")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vidembed import VideoEncoder
+from vidembed import VideoEncoder, build
 from vidembed.analysis.own_queries import OwnText
 from vidembed.captions import CaptionReport, read_captions, read_pairs, write_captions
 from vidembed.errors import BackboneError, CroppedTexts, NotImproved, TooFewCaptionsError
 from vidembed.shapes import write_clips
-from vidembed.training import Adaptation, LoraSettings, TrainingSettings, adapt, align
+from vidembed.training import Adaptation, LoraSettings, TrainingSettings, adapt
 from vidembed.training.adapting import first_hits, hold_out, settings_for
 
 MODEL = "vidembed/shapes-mllm"
@@ -26,11 +26,6 @@ CLIPS = 52
 QUICK = TrainingSettings(batch_size=16, epochs=1, learning_rate=1e-3)
 SMALL = LoraSettings(rank=4)
 
-MODULES = {
-    "align": "vidembed.training.adapting",
-    "measure": "vidembed.training.adapting",
-    "describe": "vidembed.analysis.own_queries",
-}
 pytestmark = pytest.mark.filterwarnings("ignore::vidembed.errors.CroppedTexts")  # as the bundled model is trained
 
 
@@ -52,20 +47,28 @@ def made(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, 
 
 
 @pytest.fixture
-def counted(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
-    """How often a step that takes long was done."""
-    calls = {"align": 0, "measure": 0, "describe": 0}
+def counted(monkeypatch: pytest.MonkeyPatch, made: tuple[Path, Adaptation]) -> dict[str, Any]:
+    """How often a step that takes long was done; training is quick here: it gives the model of `made`."""
+    calls: dict[str, Any] = {"align": 0, "measure": 0, "describe": 0}
+    model = made[0] / "model"
 
-    def count(name: str, function: Any) -> None:
-        def run(*args: Any, **kwargs: Any) -> Any:
-            found = function(*args, **kwargs)
-            calls[name] += found.described if isinstance(found, CaptionReport) else 1
-            return found
+    def train(_: Any, pairs: Sequence[Any], out: Path, **kwargs: Any) -> Path:
+        calls["align"] += 1
+        calls["last"] = (len(pairs), kwargs)
+        return Path(shutil.copytree(model, out))
 
-        monkeypatch.setattr(f"{MODULES[name]}.{function.__name__}", run)
+    def measure(*args: Any, **kwargs: Any) -> Any:
+        calls["measure"] += 1
+        return first_hits(*args, **kwargs)
 
-    for name, function in (("align", align), ("measure", first_hits), ("describe", write_captions)):
-        count(name, function)
+    def describe(*args: Any, **kwargs: Any) -> CaptionReport:
+        report = write_captions(*args, **kwargs)
+        calls["describe"] += report.described
+        return report
+
+    monkeypatch.setattr("vidembed.training.adapting.align", train)
+    monkeypatch.setattr("vidembed.training.adapting.first_hits", measure)
+    monkeypatch.setattr("vidembed.analysis.own_queries.write_captions", describe)
     return calls
 
 
@@ -120,7 +123,7 @@ class TestRun:
         assert counted == {"align": 0, "measure": 0, "describe": 0}
 
     def test_goes_on_from_each_step(
-        self, videos: Path, tmp_path: Path, counted: dict[str, int], made: tuple[Path, Adaptation]
+        self, videos: Path, tmp_path: Path, counted: dict[str, Any], made: tuple[Path, Adaptation]
     ) -> None:
         out = tmp_path / "out"
         out.mkdir()
@@ -131,28 +134,39 @@ class TestRun:
             with pytest.raises(ZeroDivisionError):
                 quick(videos, out)
         assert counted == {"align": 0, "measure": 1, "describe": CLIPS - 50}
-        assert quick(videos, out).before == made[1].before
+        found = quick(videos, out)
+        assert found.before == made[1].before
+        trained, _ = counted.pop("last")
+        assert trained == found.trained
         assert counted == {"align": 1, "measure": 2, "describe": CLIPS - 50}
 
     def test_other_settings_are_refused_and_trained_anew_if_asked_for(
-        self, videos: Path, tmp_path: Path, made: tuple[Path, Adaptation], counted: dict[str, int]
+        self, videos: Path, tmp_path: Path, made: tuple[Path, Adaptation], counted: dict[str, Any]
     ) -> None:
         out = tmp_path / "out"
         shutil.copytree(made[0], out)
         with pytest.raises(ValueError, match=r"other videos, settings or another model.*overwrite=True"):
             quick(videos, out, lora=LoraSettings(rank=2))
+        assert counted["align"] == 0
+        assert (out / "model").exists()
         assert quick(videos, out, lora=LoraSettings(rank=2), overwrite=True).held_out == 20
-        assert counted["describe"] == 0
-        assert json.loads((out / "model" / "alignment.json").read_text())["lora"]["rank"] == 2
+        assert (counted["align"], counted["describe"]) == (1, 0)
+        assert counted["last"][1]["lora"].rank == 2
 
-    def test_a_worse_model_is_told_of(self, videos: Path, tmp_path: Path, made: tuple[Path, Adaptation]) -> None:
+    def test_a_worse_model_is_told_of(
+        self, videos: Path, tmp_path: Path, made: tuple[Path, Adaptation], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         out = tmp_path / "out"
         out.mkdir()
-        (out / "captions.jsonl").write_text((made[0] / "captions.jsonl").read_text())
-        harm = TrainingSettings(batch_size=16, epochs=2, learning_rate=0.1, warmup=0.0)
+        shutil.copy(made[0] / "captions.jsonl", out)
+        monkeypatch.setattr(  # the first layer holds next to nothing
+            "vidembed.training.adapting.align",
+            lambda mllm, _, folder, **__: build(mllm, layer=1, prefix=None, out=folder, device="cpu"),
+        )
         with pytest.warns(NotImproved, match=r"fell by .* points in the mean.*Do not use it"):
-            found = quick(videos, out, training=harm)
+            found = quick(videos, out)
         assert found.mean_gain < 0
+        assert found.to_dict()["mean_gain"] == round(found.mean_gain, 2)
 
     def test_the_captions_are_pairs_as_they_are(self, made: tuple[Path, Adaptation], tmp_path: Path) -> None:
         """Rows that are not marked; a row of the file is enough to train on."""
@@ -169,9 +183,19 @@ class TestMisuse:
             quick(videos, tmp_path)
         assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
+    def test_a_model_of_someone_else_is_kept(self, videos: Path, tmp_path: Path, made: tuple[Path, Adaptation]) -> None:
+        shutil.copy(made[0] / "captions.jsonl", tmp_path)
+        (tmp_path / "model").mkdir()
+        (tmp_path / "model" / "mine.txt").write_text("x")
+        for overwrite in (False, True):
+            with pytest.raises(FileExistsError, match="model exists and was not made by adapt"):
+                quick(videos, tmp_path, overwrite=overwrite)
+        assert (tmp_path / "model" / "mine.txt").read_text() == "x"
+
     @pytest.mark.parametrize(
         ("kwargs", "error", "message"),
         [
+            ({"model_kwargs": {"quantization_config": 1}}, ValueError, "quantized weights"),
             ({"clips": 0}, ValueError, "clips=0"),
             ({"learning_rate": 1e-3}, ValueError, "give it in training"),
             ({"clips": 39}, TooFewCaptionsError, r"of 39 described videos have usable texts, and at least 40"),
@@ -228,6 +252,7 @@ class TestParts:
         assert first_hits(encoder, same, "short")["short"] == {"t2v": [True], "v2t": [True] * 4}
 
 
+@pytest.mark.usefixtures("counted")
 def test_crops_are_said(videos: Path, tmp_path: Path, made: tuple[Path, Adaptation]) -> None:
     rows = [json.loads(line) for line in (made[0] / "captions.jsonl").read_text().splitlines()]
     out = tmp_path / "out"

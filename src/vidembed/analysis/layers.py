@@ -85,7 +85,7 @@ def analyze_layers(
         model: Directory or name of a video MLLM of a supported architecture, or a loaded `Backbone`. Not a checkpoint
             of `vidembed.build`, which holds no block after its layer.
         pairs: A file of captioned videos, or `CaptionedVideo` rows. Rows with a label of False are left out. Several
-            kinds of queries: a mapping of such by name, such as "dense" and "short" (`caption_queries`).
+            kinds of queries: a mapping of such by name, such as "dense" and "short"; `own_texts` makes one of captions.
         videos: Folder of the videos that a file names by relative paths. Default: the file's own.
         prefixes: What to put before the content of the prompt, one pass each: "zero-shot" (the paper's line), "none",
             or any text.

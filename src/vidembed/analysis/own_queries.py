@@ -90,7 +90,12 @@ def _inside(folder: Path) -> Iterable[Path]:
 
 
 def caption_videos(
-    model: VideoEncoder, videos: Sequence[Path], *, file: str | Path | None = None, show_progress_bar: bool = True
+    model: VideoEncoder,
+    videos: Sequence[Path],
+    *,
+    file: str | Path | None = None,
+    overwrite: bool = False,
+    show_progress_bar: bool = True,
 ) -> list[CaptionRecord]:
     """Have a model describe videos (`vidembed.captions.write_captions`); a record of each, in order.
 
@@ -98,6 +103,7 @@ def caption_videos(
         model: Made of an MLLM.
         videos: Files.
         file: File of captions to write or to go on with. Default: none is kept.
+        overwrite: Remove records of another model or of other settings from it, which are refused otherwise.
         show_progress_bar: Whether to show a bar.
 
     Raises:
@@ -106,7 +112,7 @@ def caption_videos(
     """
     with tempfile.TemporaryDirectory() as scratch:
         out = Path(scratch) / "captions.jsonl" if file is None else Path(file).expanduser()
-        write_captions(model, videos, out, progress=show_progress_bar)
+        write_captions(model, videos, out, overwrite=overwrite, progress=show_progress_bar)
         every = _whole_videos(out)
     by_name = {os.path.realpath(record.video): record for record in every}
     by_content = {record.content: record for record in every if record.content}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Annotated
 
@@ -45,6 +46,8 @@ def command(
     require_train_extra()
     cli.check_folder(out)
     cli.show_notes("vidembed.training.adapting")
+    if logging.getLogger("vidembed").getEffectiveLevel() > logging.WARNING:  # pairs left out are not to pass unseen
+        logging.getLogger("vidembed.training").setLevel(logging.WARNING)
     from vidembed.training import LoraSettings, adapt
     from vidembed.training.adapting import LORA
 

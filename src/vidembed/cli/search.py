@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from textwrap import shorten
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -356,10 +355,16 @@ def show(hits: Sequence[Hit], *, title: str | None = None) -> None:
         "around": [context_range(hit) for hit in hits],
         "segments": ["" if hit.segments is None else str(hit.segments) for hit in hits],
         "file": [name_of(hit.uri) for hit in hits],
-        "caption": [shorten(hit.caption or "", CAPTION_WIDTH, placeholder="...") for hit in hits],
+        "caption": [_shortened(hit.caption or "") for hit in hits],
     }
     kept = {name: cells for name, cells in columns.items() if name in ("score", "time", "file") or any(cells)}
     cli.print_table([*kept], [list(row) for row in zip(*kept.values(), strict=True)], title=title)
+
+
+def _shortened(caption: str) -> str:
+    """Return a caption on one line, cut where it is long."""
+    line = " ".join(caption.split())
+    return line if len(line) <= CAPTION_WIDTH else f"{line[: CAPTION_WIDTH - 3]}..."
 
 
 def write_sheet(path: Path, results: Sequence[tuple[str, Sequence[Hit]]]) -> None:

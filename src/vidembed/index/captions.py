@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from vidembed.errors import IndexDamagedError, IndexMismatchError
-from vidembed.index.commit import Problem, locked, uninterrupted, writing_to
+from vidembed.index.commit import Problem, locked, writing_to
+from vidembed.index.rows import cosines
 from vidembed.index.table import (
     FORMAT_VERSION,
     KEEP_VERSIONS,
@@ -36,6 +37,7 @@ from vidembed.index.table import (
     require_index_extra,
     stamp_of,
 )
+from vidembed.interrupt import uninterrupted
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -54,6 +56,7 @@ REMEDY = (
 _META_KEY = b"vidembed-captions"
 BATCH = 256  # captions of one commit; a run that is killed embeds at most so many again
 AT_ONCE = 500  # values of an SQL list
+ROWS_AT_ONCE = 4096  # whose vectors are taken: at 3584 dimensions 59 MB
 _WORD = re.compile(r"\w+")
 
 Key = tuple[str, float, float]
@@ -133,6 +136,7 @@ class Captions:
     stamps: tuple[str, str]  # of the tables of segments and of captions
     row_ids: NDArray[np.uint64]  # (C,), rows of the index that have a caption; several where files are copies
     caption_ids: NDArray[np.uint64]  # (C,), the row of `table` that each has, rising
+    by_row: NDArray[np.intp]  # (C,), places of `row_ids` in their order
 
     def _rows(self, captions: NDArray[np.uint64]) -> tuple[NDArray[np.intp], NDArray[np.uint64]]:
         """Rows of the index that have these captions (M,): the places of the captions (E,), and the row ids (E,)."""
@@ -155,19 +159,22 @@ class Captions:
             if len(places):
                 yield Block(row_ids, found.vectors[places], found.lengths[places])
 
-    def vectors(self, row_ids: NDArray[np.uint64]) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
-        """Return which of these rows (U,) have a caption: their places (E,), and the vectors of captions (E, D)."""
-        order = np.argsort(self.row_ids)
-        at = np.searchsorted(self.row_ids, row_ids, sorter=order).clip(max=len(order) - 1)  # (U,)
-        has = self.row_ids[order[at]] == row_ids if len(order) else np.zeros(len(row_ids), dtype=np.bool_)
-        places = np.flatnonzero(has)
-        wanted = self.caption_ids[order[at[places]]]  # (E,)
-        distinct, back = np.unique(wanted, return_inverse=True)
-        if not len(distinct):
-            return places, np.empty((0, 0), dtype=np.float32)
-        found = self.table.take_row_ids(distinct.tolist()).select(["vector"]).with_row_id().to_arrow()
-        by_id = np.argsort(found.column(ROW_ID).to_numpy())
-        return places, np.stack(found.column("vector").to_pylist()).astype(np.float32)[by_id][back]
+    def cosines(
+        self, row_ids: NDArray[np.uint64], query: NDArray[np.float64]
+    ) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+        """Return which of these rows (U,) have a caption: their places (E,), and its cosine with a unit vector (E,)."""
+        at = np.searchsorted(self.row_ids, row_ids, sorter=self.by_row).clip(max=max(0, len(self.by_row) - 1))  # (U,)
+        at = self.by_row[at] if len(self.by_row) else at[:0]
+        places = np.flatnonzero(self.row_ids[at] == row_ids[: len(at)])
+        wanted, back = np.unique(self.caption_ids[at[places]], return_inverse=True)
+        scores = np.empty(len(wanted))
+        for first in range(0, len(wanted), ROWS_AT_ONCE):
+            some = wanted[first : first + ROWS_AT_ONCE]
+            found = self.table.take_row_ids(some.tolist()).select(["vector"]).with_row_id().to_arrow().combine_chunks()
+            for batch in found.to_batches():
+                block = Block.of(batch)
+                scores[np.searchsorted(wanted, block.row_ids)] = cosines(block.vectors, query)
+        return places, scores[back]
 
     def bm25(self, query: str) -> tuple[NDArray[np.uint64], NDArray[np.float64]]:
         """Return the rows (E,) whose caption has a word of the query, and BM25 of each (E,), in order of their ids.
@@ -219,7 +226,7 @@ def open_captions(index: VideoIndex) -> Captions:
     ids = dict(_keys(table.search().select([*KEY]).with_row_id(True).to_batches()))
     pairs = [(ids[key], row_id) for key, row_id in _keys(index.scan(KEY)) if key in ids]
     caption_ids, row_ids = np.array(sorted(pairs), dtype=np.uint64).reshape(-1, 2).T  # (C,) each
-    _opened[index] = found = Captions(meta, table, stamps, row_ids.copy(), caption_ids.copy())
+    _opened[index] = found = Captions(meta, table, stamps, row_ids.copy(), caption_ids.copy(), np.argsort(row_ids))
     return found
 
 

@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 
 from vidembed.errors import IndexMismatchError
 from vidembed.index.ann import read_record, write_record
-from vidembed.index.captions import Captions, open_captions
+from vidembed.index.captions import ROWS_AT_ONCE, Captions, open_captions
 from vidembed.index.captions import facts as captions_facts
 from vidembed.index.commit import locked
 from vidembed.index.rows import Ranking, Row, check_query, cosines, encode_queries, rank_all
-from vidembed.index.table import PLACE, ROW_ID, QueryEncoder, VideoIndex
+from vidembed.index.table import PLACE, ROW_ID, Block, QueryEncoder, VideoIndex
 from vidembed.scoring.checks import FloatArray
 from vidembed.scoring.hybrid import HybridWeights, ranks, reciprocal_rank_fusion
 from vidembed.video.clip import content_fingerprint
@@ -101,18 +101,23 @@ def rank(
         if by != "caption":
             words = captions.bm25(text)
             fits = np.ones(len(words[0]), np.bool_) if allowed is None else np.isin(words[0], allowed)
-            ids.append(_best(words[0][fits], words[1][fits], depth))
+            ids.append(_best(index, words[0][fits], words[1][fits], depth))
         distinct = np.unique(np.concatenate(ids))
         results.append(_ordered(index, captions, query, distinct, words, by=by, k=k, weights=weights))
     return results
 
 
-def _best(row_ids: NDArray[np.uint64], scores: FloatArray, count: int) -> NDArray[np.uint64]:
-    """The row ids of the highest scores, and of those that are equal to the last of them."""
+def _best(index: VideoIndex, row_ids: NDArray[np.uint64], scores: FloatArray, count: int) -> NDArray[np.uint64]:
+    """The row ids of the highest scores, of equal ones by URI, start and end."""
     if len(row_ids) <= count:
         return row_ids
     least = np.partition(scores, -count)[-count]
-    return np.asarray(row_ids[scores >= least])
+    above, equal = row_ids[scores > least], row_ids[scores == least]
+    if len(above) + len(equal) > count:  # captions may all be alike
+        table = index.take(equal, PLACE[:3])
+        order = table.sort_by([(name, "ascending") for name in PLACE[:3]])
+        equal = order.column(ROW_ID).to_numpy()[: count - len(above)]
+    return np.concatenate([above, equal])
 
 
 def _ordered(
@@ -126,27 +131,31 @@ def _ordered(
     k: int,
     weights: HybridWeights | None,
 ) -> list[tuple[Row, Scores]]:
-    """The best of rows (U,) for a query, shape (D,), with all of their scores."""
+    """The best of rows (U,), whose ids rise, for a query, shape (D,), with all of their scores."""
     if not len(row_ids):
         return []
-    table = index.take(row_ids, [*PLACE, "vector"])
-    row_ids = table.column(ROW_ID).to_numpy()  # (U,)
     features = np.full((len(row_ids), 3), np.nan)  # (U, 3), as `vidembed.scoring.hybrid.FEATURES`
-    features[:, 0] = cosines(np.stack(table.column("vector").to_pylist()).astype(np.float32), query)
-    has, vectors = captions.vectors(row_ids)
-    if len(has):
-        features[has, 1] = cosines(vectors, query)
-    if words is not None and len(has):
+    places: dict[int, tuple[str, float, float, float]] = {}  # by row id
+    for first in range(0, len(row_ids), ROWS_AT_ONCE):
+        taken = index.take(row_ids[first : first + ROWS_AT_ONCE], [*PLACE, "vector"]).combine_chunks()
+        for batch in taken.to_batches():
+            block = Block.of(batch)
+            features[np.searchsorted(row_ids, block.row_ids), 0] = cosines(block.vectors, query)
+            columns = zip(*(batch.column(name).to_pylist() for name in PLACE), strict=True)
+            places |= zip(block.row_ids.tolist(), columns, strict=True)
+    has, found = captions.cosines(row_ids, query)
+    features[has, 1] = found
+    if words is not None:
         features[has, 2] = 0.0  # there is a caption, and it has no word of the query
         at = np.searchsorted(words[0], row_ids).clip(max=max(0, len(words[0]) - 1))
         hit = words[0][at] == row_ids if len(words[0]) else np.zeros(len(row_ids), np.bool_)
         features[hit, 2] = words[1][at[hit]]
     order = np.round(_fused(features, weights), 6) if by == "hybrid" else features[:, 1 if by == "caption" else 2]
     rows = []
-    columns = zip(*(table.column(name).to_pylist() for name in PLACE), strict=True)
-    for row_id, (uri, start, end, duration), each, score in zip(row_ids, columns, features, order, strict=True):
+    for row_id, each, score in zip(row_ids.tolist(), features, order, strict=True):
+        uri, start, end, duration = places[row_id]
         caption, text = (None if np.isnan(value) else float(value) for value in each[1:])
-        row = Row(-float(score), uri, start, end, float(each[0]), int(row_id), duration)
+        row = Row(-float(score), uri, start, end, float(each[0]), row_id, duration)
         rows.append((row, Scores(caption, text, float(score) if by == "hybrid" else None)))
     return sorted(rows, key=lambda each: each[0])[:k]
 

@@ -7,29 +7,25 @@ import base64
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import asdict
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
-from fastapi import FastAPI, Path, Query, Request
-from fastapi.responses import FileResponse, JSONResponse, Response
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse, Response
 from numpy.typing import NDArray
 from pydantic import ValidationError
 from pydantic_core import to_json
 from starlette.middleware.cors import CORSMiddleware
 
 import vidembed
-from vidembed.index import Condition, Filter
-from vidembed.index.table import file_name_of
 from vidembed.serve import schemas, security
 from vidembed.serve.engine import Embedded, Engine, vector_of
-from vidembed.serve.media import ID_PATTERN, add_page, keep_one_range, media_type, uploaded, video_of
+from vidembed.serve.media import FIELDS, add_page, uploaded, video_of
 from vidembed.serve.openapi import MODEL_ERRORS, document, errors, upload_body
-from vidembed.serve.security import UPLOAD_PATH, ApiError, bad_value, check_count, check_length
-from vidembed.text import printable
+from vidembed.serve.searching import add_media, add_search
+from vidembed.serve.security import UPLOAD_PATH, ApiError, check_count, check_length
 from vidembed.video import VideoSegment
 
-_USUAL_K = 10
 Version = Literal["1", "2"]  # of Cohere's API
 
 
@@ -82,7 +78,7 @@ def create_app(
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]
-    for add in (_add_models, _add_embeddings, _add_rerank, _add_search, _add_operations):
+    for add in (_add_models, _add_embeddings, _add_rerank, add_search, add_media, _add_operations):
         add(app, engine)
     add_page(app)
     return app
@@ -136,7 +132,7 @@ def _add_embeddings(app: FastAPI, engine: Engine) -> None:
     async def embed_upload(request: Request) -> Response:
         """Embed an uploaded video."""
         with engine.admitted(upload=True):
-            async with uploaded(request, max_bytes=engine.limits.max_upload_bytes) as (path, fields):
+            async with uploaded(request, max_bytes=engine.limits.max_upload_bytes, allowed=FIELDS) as (path, fields):
                 body = _upload_options(fields)
                 check(body.model, body.dimensions)
                 return await embed({"file": VideoSegment(path)}, "query", lambda found: _openai(engine, body, found))
@@ -291,66 +287,6 @@ def _add_rerank(app: FastAPI, engine: Engine) -> None:
         return [schemas.TeiRank(index=place, score=score, text=uri if keep else None) for place, score, uri in ranked]
 
 
-def _add_search(app: FastAPI, engine: Engine) -> None:
-    async def answer(what: schemas.SearchOptions) -> schemas.SearchResponse:
-        k = min(_USUAL_K, engine.limits.max_k) if what.k is None else what.k
-        check_length("q", what.q, engine.limits.max_chars)
-        check_count("k", k, engine.limits.max_k)
-        check_count("rerank", what.rerank, engine.limits.max_rerank)
-        keep = _filter_of(what)
-        with engine.admitted():
-            how: dict[str, Any] = {"keep": keep, "merge": what.merge, "around": what.around, "by": what.by}
-            hits = await engine.search(what.q, k=k, count=what.rerank, **how)
-        found = []
-        for hit in hits:
-            media_id = engine.media_id(hit)
-            media = None if media_id is None else f"/media/{media_id}"
-            found.append(schemas.SearchHit(**asdict(hit), name=printable(file_name_of(hit.uri)), media=media))
-        method = hits.method
-        return schemas.SearchResponse(query=what.q, approximate=method.approximate, method=method.to_dict(), hits=found)
-
-    options: dict[str, Any] = {"response_model_exclude_none": True, "responses": errors(*MODEL_ERRORS)}
-
-    @app.get("/search", response_model=schemas.SearchResponse, **options)
-    async def search(asked: Annotated[schemas.SearchOptions, Query()]) -> schemas.SearchResponse:
-        """Search the index."""
-        return await answer(asked)
-
-    @app.post("/search", response_model=schemas.SearchResponse, **options)
-    async def search_by_body(body: schemas.SearchRequest) -> schemas.SearchResponse:
-        """Search the index; for words that are too long for an address, or not to be logged by a proxy."""
-        return await answer(body)
-
-    ranges: dict[int | str, dict[str, Any]] = {
-        status: {"description": text, "content": {"video/*": {}, "application/octet-stream": {}}}
-        for status, text in ((200, "The video."), (206, "A range of it."))
-    }
-
-    @app.head("/media/{media_id}", include_in_schema=False)
-    @app.get("/media/{media_id}", response_class=Response, responses={**ranges, **errors(400, 404, 416)})
-    async def media(request: Request, media_id: Annotated[str, Path(pattern=ID_PATTERN)]) -> FileResponse:
-        """Return the bytes of a video of the index, or a range of them."""
-        if engine.media is None:
-            raise ApiError(404, "media: this server has no index", code="not_found")
-        try:
-            path = await asyncio.to_thread(engine.media.find, media_id)
-        except LookupError as error:
-            raise ApiError(404, str(error.args[0]), code="not_found") from None
-        keep_one_range(request.scope, path.stat().st_size)
-        return FileResponse(path, media_type=media_type(path))
-
-
-def _filter_of(asked: schemas.SearchOptions) -> Filter:
-    conditions = []
-    for number, text in enumerate(asked.where):
-        with bad_value(f"where[{number}]"):
-            conditions.append(Condition.parse(text))
-    try:
-        return Filter(asked.path, asked.after, asked.before, tuple(conditions))
-    except ValueError as error:
-        raise ApiError(400, str(error), code="invalid_value", param=str(error).partition(":")[0]) from error
-
-
 def _add_operations(app: FastAPI, engine: Engine) -> None:
     stopping: dict[int | str, dict[str, Any]] = {503: {"model": schemas.Health, "description": "It is stopping."}}
 
@@ -363,7 +299,12 @@ def _add_operations(app: FastAPI, engine: Engine) -> None:
     @app.get("/health/ready", response_model=schemas.Health, responses={**stopping, **errors()})
     async def ready() -> JSONResponse:
         """Whether requests for the model are answered."""
-        about = {"model": engine.model, "reranker": engine.reranker_model, "index": engine.index is not None}
+        about: dict[str, Any] = {
+            "model": engine.model,
+            "reranker": engine.reranker_model,
+            "index": engine.index is not None,
+        }
+        about["captions"] = engine.has_captions
         is_ready = engine.ready
         return JSONResponse({"status": "ok" if is_ready else "stopping", **about}, 200 if is_ready else 503)
 

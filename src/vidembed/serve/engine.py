@@ -5,25 +5,27 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vidembed.errors import VideoError
-from vidembed.index import Filter, Hit, Hits, VideoIndex, rerank
-from vidembed.index.hybrid import By
+from vidembed.index import Hits, SearchOptions, VideoIndex, rerank
+from vidembed.index.captions import has_captions
 from vidembed.index.rows import check_query
-from vidembed.index.search import ByCaptions, Merge, nearest
-from vidembed.index.table import is_local
+from vidembed.index.search import ByCaptions, nearest
+from vidembed.index.table import PLACE, among, is_local, quoted, segment_id
 from vidembed.serve.batching import Batcher, QueueFullError
+from vidembed.serve.contents import Contents, ContentsReader, Place
 from vidembed.serve.media import MediaLibrary
 from vidembed.serve.security import ApiError, Limits, Metrics, bad_value, busy, unusable
+from vidembed.serve.thumbnails import Moment, Thumbnails
 from vidembed.video import Clip, DecodeLimits, Sampling, VideoSegment
 from vidembed.video.pool import DecodePool, Reading
 
@@ -39,6 +41,15 @@ _Words: TypeAlias = "tuple[str, Task]"  # to embed, and which of the model's pro
 AT_ONCE = 8  # videos of a request that are decoded and held in memory together (our choice); the next ones follow
 
 _PROMPTS: tuple[Task, ...] = ("query", "document")
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Hits, how long the video of each is, seconds, by URI, and the segment that they are like, if one was given."""
+
+    hits: Hits
+    durations: Mapping[str, float]
+    like: Place | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +86,10 @@ class Decoder:
         self._closed = False
 
     @asynccontextmanager
-    async def clips(self, videos: Sequence[VideoSegment], sampling: Sampling) -> AsyncIterator[list[Clip | VideoError]]:
-        """Read up to `AT_ONCE` videos, each once; yield the clip of each, or why it cannot be read.
+    async def clips(
+        self, videos: Sequence[VideoSegment], sampling: Sampling, *, pictures: bool = False
+    ) -> AsyncIterator[list[Clip | VideoError]]:
+        """Read up to `AT_ONCE` videos, and pictures if they may be, each once; yield the clip of each, or its error.
 
         Others wait until the caller leaves, when the model has seen the clips: so the memory that they take is bounded.
         """
@@ -89,7 +102,7 @@ class Decoder:
                     if not isinstance(video.path, (str, os.PathLike)):
                         raise TypeError(f"video: got a segment of {type(video.path).__name__}; one of a file is needed")
                     is_whole = video.start == 0 and video.end is None
-                    readings[video] = self._pool.submit(video.path if is_whole else video, sampling)
+                    readings[video] = self._pool.submit(video.path if is_whole else video, sampling, pictures=pictures)
                 loop = asyncio.get_running_loop()
                 taken = [loop.run_in_executor(self._threads, _take, reading) for reading in readings.values()]
                 found = dict(zip(readings, await asyncio.gather(*taken), strict=True))
@@ -159,13 +172,16 @@ class Engine:
         self.metrics = Metrics(waiting=lambda: self.batcher.waiting)
         self.dimension = int(encoder.get_embedding_dimension() or 0)
         self.media: MediaLibrary | None = None
+        self._contents: ContentsReader | None = None
         if index is not None:
             index.meta.require_model(encoder, name=model)
             folder = index.folder
             self.media = MediaLibrary(lambda: VideoIndex.open(folder).files())  # since the other may be in use
+            self._contents = ContentsReader(folder, model)
         # Those that wait for the index should take no thread.
         self._index_lock, self._index_turn = threading.Lock(), asyncio.Lock()
         self.decoder = Decoder(self.limits, backend=encoder.video_backend)
+        self._thumbnails = Thumbnails(self.decoder, self.limits)
         self._active = self._uploads = 0
         self.batcher: Batcher[_Words | Clip, Embedded] = Batcher(
             self._embed,
@@ -179,6 +195,11 @@ class Engine:
     def ready(self) -> bool:
         """Whether requests can be answered."""
         return self.batcher.alive
+
+    @property
+    def has_captions(self) -> bool:
+        """Whether there is an index, and captions were added to it."""
+        return self.index is not None and has_captions(self.index)
 
     def close(self) -> None:
         """End the model thread and the decoders."""
@@ -220,54 +241,118 @@ class Engine:
         ranked = [each for group in await self._in_time(_all(groups)) for each in group]
         return sorted(ranked, key=lambda each: (-each[1], each[0]))
 
-    async def search(
-        self,
-        query: str,
-        *,
-        k: int,
-        count: int,
-        keep: Filter | None,
-        merge: Merge,
-        around: float | None,
-        by: By = "video",
-    ) -> Hits:
+    async def search(self, query: str, options: SearchOptions, *, count: int) -> Found:
         """Search the index as `vidembed.index.search`, and ask the reranker about the first `count` hits.
 
         Raises ApiError: 400 for a query, a condition, or the lack of a reranker or of captions; 404 there is no index;
         503, 504.
         """
-        index = self.index
-        if index is None:
-            raise ApiError(404, "search: this server has no index; start it with --in FOLDER", code="no_index")
+        self.require_index()
         with bad_value("q"):
-            check_query(query, k, name="q")
+            check_query(query, options.k, name="q")
         reranker = self._reranker() if count else None
-        vector = vector_of((await self.embed([query]))[0], "q").astype(np.float64)  # (D,)
-
-        def look() -> Hits:
-            # One handle must not be asked by two threads.
-            with self._index_lock:
-                if keep is not None:
-                    index.latest()  # which may have new columns
-                    with bad_value("where"):
-                        keep.check(index)
-                index.meta.require_model(self.encoder, name=self.model)  # it may have been trained since
-                with bad_value("by"):
-                    if by != "video":
-                        ByCaptions.of(index, by)
-                return nearest(index, vector, query, k=max(k, count), keep=keep, merge=merge, around=around, by=by)
-
-        hits = await self._in_time(self._in_turn(look))
+        vector = vector_of((await self.embed([query]))[0], "q")
+        found = await self._nearest(vector, replace(options, k=max(options.k, count)), query)
         if reranker is None:
-            return hits
+            return found
+        hits = found.hits
         first = await self._in_time(
             self.batcher.call(lambda: rerank(hits[:count], reranker, query, fingerprint=self.encoder.fingerprint))
         )
-        return Hits([*first, *hits[count:]][:k], hits.method)
+        return replace(found, hits=Hits([*first, *hits[count:]][: options.k], hits.method))
 
-    def media_id(self, hit: Hit) -> str | None:
-        """Return the id by which a hit's file is served, or None where it is not on this machine."""
-        return None if self.media is None or not is_local(hit.uri) else self.media.id_of(hit.uri)
+    async def search_file(self, path: Path, options: SearchOptions) -> Found:
+        """Search for what is like a clip or a picture, which is a clip of one frame.
+
+        Raises ApiError: as `search`, and 400 for a `file` that cannot be read.
+        """
+        self.require_index()
+        (made,) = await self._in_time(self._embed_videos([VideoSegment(path)], pictures=True))
+        return await self._nearest(vector_of(made, "file"), options)
+
+    async def search_like(self, segment: str, options: SearchOptions) -> Found:
+        """Search for what is like a segment of the index by its id, without itself.
+
+        Raises ApiError: as `search`, and 404 for a segment that is not in the index.
+        """
+        index = self.require_index()
+
+        def read() -> dict[str, Any]:
+            rows: list[dict[str, Any]] = []
+            with self._index_lock:
+                index.latest()
+                for batch in index.scan([*PLACE, "vector"], f"id = {quoted(segment)}"):
+                    rows += batch.to_pylist()
+            if not rows:
+                message = "segment: the index has none of this id; search again"
+                raise ApiError(404, message, code="not_found", param="segment")
+            return rows[0]
+
+        row = await self._in_time(self._in_turn(read))
+        # One more than asked for: where the segment itself is among them, it also drops those that overlap it.
+        found = await self._nearest(np.asarray(row["vector"], dtype=np.float32), replace(options, k=options.k + 1))
+        others = [hit for hit in found.hits if segment_id(hit.uri, hit.start_s, hit.end_s) != segment]
+        like = Place(*(row[name] for name in PLACE))
+        return replace(found, hits=Hits(others[: options.k], found.hits.method), like=like)
+
+    async def contents(self) -> Contents:
+        """Return what the index holds. Raises ApiError: 404 there is no index; 504."""
+        self.require_index()
+        if self._contents is None:
+            raise RuntimeError("an index without its contents")
+        return await self._in_time(asyncio.to_thread(self._contents.read))
+
+    async def thumbnail(self, media_id: str, seconds: float) -> tuple[Moment, Callable[[], Awaitable[bytes]]]:
+        """Return the moment of a video that a thumbnail is of, and what makes it.
+
+        Raises ApiError: 404 there is no such video. What makes it: 400 there is no such frame; 503, 504.
+        """
+        path = await asyncio.to_thread(self.find_media, media_id)
+        try:
+            moment = await asyncio.to_thread(Moment.of, path, seconds)
+        except OSError as error:
+            raise ApiError(404, "media: the file is gone or cannot be read", code="not_found") from error
+        return moment, lambda: self._in_time(self._thumbnails.get(moment))
+
+    def find_media(self, media_id: str) -> Path:
+        """Return the file of the index with this id. Raises ApiError: 404 there is none. Blocks."""
+        if self.media is None:
+            raise ApiError(404, "media: this server has no index", code="not_found")
+        try:
+            return self.media.find(media_id)
+        except LookupError as error:
+            raise ApiError(404, str(error.args[0]), code="not_found") from None
+
+    def require_index(self) -> VideoIndex:
+        """Return the index. Raises ApiError: 404 there is none."""
+        if self.index is None:
+            raise ApiError(404, "search: this server has no index; start it with --in FOLDER", code="no_index")
+        return self.index
+
+    async def _nearest(self, vector: NDArray[np.float32], options: SearchOptions, query: str = "") -> Found:
+        index = self.require_index()
+
+        def look() -> Found:
+            # One handle must not be asked by two threads.
+            with self._index_lock:
+                if options.keep is not None:
+                    index.latest()  # which may have new columns
+                    with bad_value("where"):
+                        options.keep.check(index)
+                index.meta.require_model(self.encoder, name=self.model)  # it may have been trained since
+                with bad_value("by"):
+                    if options.by != "video":
+                        ByCaptions.of(index, options.by)
+                asked = {field.name: getattr(options, field.name) for field in fields(options)}
+                hits = nearest(index, vector.astype(np.float64), query, **asked)
+                rows = index.scan(["uri", "duration"], among({hit.uri for hit in hits})) if hits else ()
+                return Found(hits, {row["uri"]: row["duration"] for batch in rows for row in batch.to_pylist()})
+
+        return await self._in_time(self._in_turn(look))
+
+    def media_id(self, uri: str) -> str | None:
+        """Return the id by which a video of the index is served, or None where it is not on this machine."""
+        return None if self.media is None or not is_local(uri) else self.media.id_of(uri)
 
     def _reranker(self) -> VideoReranker:
         if self.reranker is None:
@@ -285,8 +370,8 @@ class Engine:
         places = [place for place, _ in (*texts, *videos)]
         return [each for _, each in sorted(zip(places, made, strict=True), key=lambda pair: pair[0])]
 
-    async def _embed_videos(self, videos: Sequence[VideoSegment]) -> list[Embedded]:
-        async with self.decoder.clips(videos, self.encoder.sampling) as found:
+    async def _embed_videos(self, videos: Sequence[VideoSegment], *, pictures: bool = False) -> list[Embedded]:
+        async with self.decoder.clips(videos, self.encoder.sampling, pictures=pictures) as found:
             made = iter(await self.batcher.submit([clip for clip in found if isinstance(clip, Clip)]))
             return [next(made) if isinstance(clip, Clip) else Embedded(None, 0, clip) for clip in found]
 
@@ -307,7 +392,7 @@ class Engine:
                 raise ApiError(400, message, code="invalid_value", param=names[number])
         return [(number, float(score)) for number, score in enumerate(scores, at)]
 
-    async def _in_turn(self, look: Callable[[], Hits]) -> Hits:
+    async def _in_turn(self, look: Callable[[], T]) -> T:
         async with self._index_turn:
             return await asyncio.to_thread(look)
 

@@ -38,9 +38,12 @@ FRESH_S = 30.0  # after so long the list of files is read anew
 MISSED_S = 1.0  # or after so long, for an id that is not in it
 MAX_FIELD_BYTES = 2**12
 FIELDS = frozenset({"model", "encoding_format", "dimensions", "user"})
+SCRIPTS = ("page", "hits", "player", "server")
 PAGE = {  # files of the search page by route, with their media types
     "/": ("index.html", "text/html; charset=utf-8"),
-    "/page.js": ("page.js", "text/javascript; charset=utf-8"),
+    **{
+        f"/{name}.js": (f"{name}.js", "text/javascript; charset=utf-8") for name in ("page", "hits", "player", "server")
+    },
     "/page.css": ("page.css", "text/css; charset=utf-8"),
     "/icon.svg": ("icon.svg", "image/svg+xml"),
     "/favicon.ico": ("icon.svg", "image/svg+xml"),  # what browsers ask for where no page names an icon
@@ -122,15 +125,17 @@ def video_of(uri: str, *, root: Path | None, param: str) -> VideoSegment:
 
 
 @asynccontextmanager
-async def uploaded(request: Request, *, max_bytes: int) -> AsyncIterator[tuple[Path, dict[str, str]]]:
-    """Yield the ``file`` of a form as a temporary file, and the other fields of the form."""
+async def uploaded(
+    request: Request, *, max_bytes: int, allowed: frozenset[str] = frozenset()
+) -> AsyncIterator[tuple[Path, dict[str, str]]]:
+    """Yield the ``file`` of a form as a temporary file, and the other fields of the form, of the names allowed."""
     if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
         raise ApiError(400, "Content-Type: multipart/form-data is needed, with the video as 'file'", code="bad_form")
     with tempfile.TemporaryDirectory(prefix="vidembed-upload-", ignore_cleanup_errors=True) as folder:
         path = Path(folder, "upload")  # the client's name for it is never used
         try:
             async with request.form(max_files=1, max_fields=len(FIELDS), max_part_size=MAX_FIELD_BYTES) as form:
-                file, fields = _parts(form)
+                file, fields = _parts(form, allowed)
                 if (file.size or 0) > max_bytes:
                     message = f"file: got {file.size} bytes; at most {max_bytes} are taken"
                     raise ApiError(413, message, code="body_too_large", param="file")
@@ -143,7 +148,7 @@ async def uploaded(request: Request, *, max_bytes: int) -> AsyncIterator[tuple[P
         yield path, fields
 
 
-def _parts(form: FormData) -> tuple[UploadFile, dict[str, str]]:
+def _parts(form: FormData, allowed: frozenset[str]) -> tuple[UploadFile, dict[str, str]]:
     file = form.get("file")
     if not isinstance(file, UploadFile):
         raise ApiError(400, "file: it is missing; send the video as a file", code="bad_form", param="file")
@@ -151,8 +156,8 @@ def _parts(form: FormData) -> tuple[UploadFile, dict[str, str]]:
     for name, value in form.multi_items():
         if name == "file":
             continue
-        if name not in FIELDS or not isinstance(value, str) or name in fields:
-            message = f"the form has a part that is not allowed; allowed are file, {', '.join(sorted(FIELDS))}"
+        if name not in allowed or not isinstance(value, str) or name in fields:
+            message = f"the form has a part that is not allowed; allowed are {', '.join(['file', *sorted(allowed)])}"
             raise ApiError(400, message, code="bad_form")
         fields[name] = value
     return file, fields

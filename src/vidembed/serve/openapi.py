@@ -9,7 +9,7 @@ from fastapi.openapi.utils import get_openapi
 
 from vidembed.serve.engine import Engine
 from vidembed.serve.schemas import ErrorResponse
-from vidembed.serve.security import OPEN, UPLOAD_PATH
+from vidembed.serve.security import OPEN, SEARCH_UPLOAD_PATH, UPLOAD_PATH
 
 _ERRORS = {
     400: "The request cannot be answered as it is; `param` names the part.",
@@ -31,16 +31,18 @@ def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"model": ErrorResponse, "description": _ERRORS[status]} for status in (*statuses, 421, 500)}
 
 
-def upload_body() -> dict[str, Any]:
+def upload_body(*, file_only: bool = False) -> dict[str, Any]:
     """Return the description of an upload, which is read by hand: after the key is checked, and into one file."""
+    file = {"file": {"type": "string", "format": "binary"}}
     properties = {
-        "file": {"type": "string", "format": "binary"},
+        **file,
         "model": {"type": "string"},
         "encoding_format": {"type": "string", "enum": ["float", "base64"]},
         "dimensions": {"type": "integer", "minimum": 1},
         "user": {"type": "string"},
     }
-    form = {"type": "object", "required": ["file"], "additionalProperties": False, "properties": properties}
+    form: dict[str, Any] = {"type": "object", "required": ["file"], "additionalProperties": False}
+    form["properties"] = file if file_only else properties
     return {"required": True, "content": {"multipart/form-data": {"schema": form}}}
 
 
@@ -64,7 +66,9 @@ def document(app: FastAPI, engine: Engine, *, keyed: bool) -> dict[str, Any]:
 def _set_limits(schema: dict[str, Any], engine: Engine) -> None:
     limits, models, rerankers = engine.limits, engine.models, engine.rerankers
     form = schema["paths"][UPLOAD_PATH]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]
-    search = {each["name"]: each["schema"] for each in schema["paths"]["/search"]["get"]["parameters"]}
+    searches = [schema["paths"]["/search"]["get"], schema["paths"]["/search/like"]["get"]]
+    searches.append(schema["paths"][SEARCH_UPLOAD_PATH]["post"])
+    asked_by_address = [{each["name"]: each["schema"] for each in one["parameters"]} for one in searches]
     (asked,) = schema["paths"]["/v1/models/{model}"]["get"]["parameters"]
     _set(asked["schema"], "string", enum=[*models, *rerankers])
     components = schema["components"]["schemas"].items()
@@ -79,10 +83,11 @@ def _set_limits(schema: dict[str, Any], engine: Engine) -> None:
     for body, name in (("RerankRequest", "documents"), ("TeiRerankRequest", "texts")):
         _set(bodies[body][name], "array", maxItems=limits.max_documents)
         _set(bodies[body]["query"], "string", maxLength=limits.max_chars)
-    for fields in (search, bodies["SearchRequest"]):
-        _set(fields["q"], "string", maxLength=limits.max_chars)
+    for fields in (*asked_by_address, bodies["SearchRequest"]):
         _set(fields["k"], "integer", maximum=limits.max_k)
-        _set(fields["rerank"], "integer", maximum=limits.max_rerank)
+        if "q" in fields:
+            _set(fields["q"], "string", maxLength=limits.max_chars)
+            _set(fields["rerank"], "integer", maximum=limits.max_rerank)
 
 
 def _set(schema: dict[str, Any], kind: str, **keywords: object) -> None:

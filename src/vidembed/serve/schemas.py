@@ -24,6 +24,8 @@ from vidembed.serve.security import FORM
 MAX_CONDITIONS = 16
 MAX_CONDITION_CHARS = 1000
 MAX_AROUND_S = 3600.0
+MAX_TIME_S = 1e9  # of a moment of a video: 31 years; milliseconds of it are exact
+SEGMENT_PATTERN = "^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$"  # of a UUID
 
 Task = Literal["query", "document"]
 TeiPrompt = Literal["query", "document", "passage"]
@@ -257,12 +259,10 @@ AnyRerankRequest = Annotated[
 ]
 
 
-class SearchOptions(Options):
-    """A search of the index, as an address has it."""
+class HitOptions(Options):
+    """Which segments of the index may be hits, how many, and how they are told; as an address has it."""
 
-    q: Text = Field(description="Words.")
     k: int | None = Field(None, ge=1, description="Most hits; default 10, or the server's limit if less.")
-    rerank: int = Field(0, ge=0, description="Ask the reranker about so many of the first hits.")
     path: str | None = Field(
         None,
         min_length=1,
@@ -284,11 +284,24 @@ class SearchOptions(Options):
     around: Annotated[Seconds, Field(le=MAX_AROUND_S)] | None = Field(
         None, description="Also return each hit widened by so many seconds on both sides."
     )
+
+
+class SearchOptions(HitOptions):
+    """A search of the index for words, as an address has it."""
+
+    q: Text = Field(description="Words.")
+    rerank: int = Field(0, ge=0, description="Ask the reranker about so many of the first hits.")
     by: By = Field(
         "video",
         description="What orders hits: cosine with the video, cosine with its `caption`, BM25 of the caption's words "
         "(`text`), or all three (`hybrid`).",
     )
+
+
+class LikeOptions(HitOptions):
+    """A search for what is like a segment of the index, as an address has it."""
+
+    segment: str = Field(pattern=SEGMENT_PATTERN, description="The `id` of a hit.")
 
 
 class SearchRequest(SearchOptions, Body):
@@ -403,13 +416,23 @@ class RerankResponse(BaseModel):
     meta: Meta | None = None
 
 
-class SearchHit(BaseModel):
-    """A segment that fits the words."""
+class IndexSegment(BaseModel):
+    """A segment of the index."""
 
+    id: str = Field(description="Its name in the index, the same in every run.")
     uri: str
     name: str
     start_s: float
     end_s: float
+    duration: float = Field(description="Of the video, seconds.")
+    caption: str | None = Field(None, description="What a model says of the segment, if the index holds that.")
+    media: str | None = Field(None, description="Relative address of the video's bytes, if the video is on the server.")
+    thumbnail: str | None = Field(None, description="Relative address of the frame in its middle, as JPEG, likewise.")
+
+
+class SearchHit(IndexSegment):
+    """A segment that fits what was searched for."""
+
     score: float = Field(description="Cosine similarity with the video.")
     probability: float | None = Field(None, description="By the reranker, if it was asked about this hit.")
     segments: int | None = Field(
@@ -417,11 +440,9 @@ class SearchHit(BaseModel):
     )
     context_start_s: float | None = Field(None, description="With `around`, where the hit starts with it.")
     context_end_s: float | None = Field(None, description="With `around`, where the hit ends with it.")
-    caption: str | None = Field(None, description="What a model says of the segment, if the index holds that.")
     caption_score: float | None = Field(None, description="Cosine similarity with the caption, if that was searched.")
     text_score: float | None = Field(None, description="BM25 of the caption, if its words were searched.")
     hybrid_score: float | None = Field(None, description="With `by=hybrid`, what orders the hits; see `method.fusion`.")
-    media: str | None = Field(None, description="Relative address of the video's bytes, if the video is on the server.")
 
 
 class SearchResponse(BaseModel):
@@ -433,6 +454,26 @@ class SearchResponse(BaseModel):
     hits: list[SearchHit]
 
 
+class LikeResponse(BaseModel):
+    """Hits, best first, how they were found, and the segment that they are like, if it is one of the index."""
+
+    like: IndexSegment | None = None
+    approximate: bool
+    method: dict[str, Any]
+    hits: list[SearchHit]
+
+
+class IndexContents(BaseModel):
+    """What the index holds."""
+
+    model: str
+    videos: int
+    segments: int
+    seconds: float = Field(description="Of all videos together.")
+    examples: list[str] = Field(description="Queries to begin with: captions of the index, or of the bundled models.")
+    samples: list[IndexSegment] = Field(description="A segment of each of some videos.")
+
+
 class Health(BaseModel):
     """State of the server."""
 
@@ -440,6 +481,7 @@ class Health(BaseModel):
     model: str
     reranker: str | None
     index: bool
+    captions: bool = Field(description="Whether the index has captions, which `by` of a search needs.")
 
 
 class Live(BaseModel):

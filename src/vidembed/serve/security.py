@@ -35,6 +35,7 @@ MAX_MESSAGE = 600  # characters
 MAX_PARAM = 100
 FORM = "form "  # how the name of a form of a request begins, where one address takes several; no parameter's name does
 UPLOAD_PATH = "/v1/embeddings/video"
+SEARCH_UPLOAD_PATH = "/search/video"
 FORM_OVERHEAD = 2**16  # bytes of a form besides the file: its other fields and the lines between
 _PLACE = re.compile(r"\s*\(\[Errno.*\)", re.DOTALL)  # the system's message ends in the path of the file
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
@@ -58,6 +59,8 @@ class Limits:
     max_upload_bytes: int = 256 * 2**20  # of an uploaded video
     max_uploads: int = 4  # at once; each takes its bytes on the disk twice while it is read
     max_requests: int = 128  # at once that need the model
+    max_thumbnails: int = 64  # that are made at once; browsers ask a server for six
+    thumbnail_bytes: int = 64 * 2**20  # of thumbnails kept in memory: some 6,000 of 10 KB
     max_queue: int = 8192  # inputs that wait for the model, at least max_items
     batch_items: int = 32  # inputs of a batch at most; a longer request is run in parts
     batch_wait_ms: float = 5.0  # how long a batch waits for other requests
@@ -223,8 +226,11 @@ _HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
 }
-# The page holds nothing; a media id is given out by a search alone, and a <video> cannot send a key.
-OPEN = re.compile(r"/|/page\.(js|css)|/icon\.svg|/favicon\.ico|/health(/live|/ready)?|/openapi\.json|/media/[^/]*")
+# The page holds nothing; a media id is given out by a search alone, and neither <video> nor <img> can send a key.
+OPEN = re.compile(
+    r"/|/(page|hits|player|server)\.js|/page\.css|/icon\.svg|/favicon\.ico|/health(/live|/ready)?|/openapi\.json"
+    r"|/media/[^/]*(/thumbnail)?"
+)
 
 # As browsers write it: https://fetch.spec.whatwg.org/#origin-header
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(\[[0-9a-f:]+\]|[^\s/:?#@\[\]A-Z]+)(:[0-9]{1,5})?")
@@ -315,7 +321,7 @@ class Guard:
             self._check_size(scope, int(declared[:20]))
 
     def _check_size(self, scope: Scope, size: int) -> None:
-        is_upload = scope["path"] == UPLOAD_PATH
+        is_upload = scope["path"] in {UPLOAD_PATH, SEARCH_UPLOAD_PATH}
         most = self.limits.max_upload_bytes + FORM_OVERHEAD if is_upload else self.limits.max_body_bytes
         if size > most:
             raise ApiError(413, f"the body is larger than {most} bytes", code="body_too_large")

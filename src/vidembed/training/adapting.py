@@ -19,6 +19,7 @@ import numpy as np
 from vidembed.analysis.layers import open_mllm
 from vidembed.analysis.measure import cosines, relation_of
 from vidembed.analysis.own_queries import LEAST, OwnText, OwnTexts, Videos, caption_videos, draw_videos, own_texts
+from vidembed.backbone.options import refuse_quantization
 from vidembed.captions import TextPair
 from vidembed.encoder import VideoEncoder
 from vidembed.errors import NotImproved, warn
@@ -122,7 +123,8 @@ def adapt(
         learning_rate: Peak learning rate, without `training`. Default `LEARNING_RATE`.
         output: "merged" or "adapter", as `align` takes.
         seed: Decides which videos are described and held out, and the training.
-        overwrite: Train again in a folder that was made with other settings or videos; what it says of videos is kept.
+        overwrite: Train again in a folder that was made with other settings or videos; what this model has said of
+            videos is kept.
         dtype: "float32" or "bfloat16", of the weights; None for the dtype of the model.
         device: "cpu", "cuda", or None for the best there is.
         progress: Whether to show bars.
@@ -138,11 +140,15 @@ def adapt(
         FileExistsError: `out` holds something else.
         TooFewCaptionsError: Too few videos have usable texts.
         ValueError: An argument is out of range, or `out` was made with other settings or videos.
-        BackboneError: The model is not supported, or a cut checkpoint, which holds no head.
+        BackboneError: The model is not supported, its weights are to be quantized, or it is a cut checkpoint, which
+            holds no head.
     """
     require_train_extra()
     if training is not None and learning_rate is not None:
         raise ValueError(f"learning_rate={learning_rate!r}: give it in training.")
+    refuse_quantization(hub_kwargs, "an adapter cannot be merged into quantized weights; leave it out.")
+    if training is None:
+        settings_for(BATCH, seed, learning_rate)  # out of range is found before anything is done
     folder = Path(out).expanduser().absolute()
     file = folder / _REPORT
     if folder.exists() and not (folder.is_dir() and (not any(folder.iterdir()) or (folder / _CAPTIONS).is_file())):
@@ -150,7 +156,8 @@ def adapt(
     drawn = draw_videos(videos, clips, seed=seed)
     encoder = open_mllm(mllm, prefix=None, dtype=dtype, device=device, **hub_kwargs)
     folder.mkdir(parents=True, exist_ok=True)
-    records = caption_videos(encoder, drawn, file=folder / _CAPTIONS, show_progress_bar=progress)
+    said = folder / _CAPTIONS
+    records = caption_videos(encoder, drawn, file=said, overwrite=overwrite, show_progress_bar=progress)
     texts = own_texts(records, least=2 * LEAST, seed=seed)
     held, rest = hold_out(texts.texts, held_out, seed=seed)
     logger.info("%s %d pairs are trained on, %d videos are held out.", texts.summary(), len(rest), len(held))
@@ -176,7 +183,8 @@ def adapt(
         same: dict[str, Any] = {"lora": lora, "training": training, "output": output, "progress": progress}
         align(mllm, pairs, folder / _MODEL, held_out=0, too_long="drop", **same, **options)
     if "after" not in state:
-        adapted = VideoEncoder(folder / _MODEL, device=device)
+        of_the_hub = {name: value for name, value in hub_kwargs.items() if name not in ("model_kwargs", "revision")}
+        adapted = VideoEncoder(folder / _MODEL, device=device, **of_the_hub)
         state["after"] = first_hits(adapted, held, texts.kind, show_progress_bar=progress)
     found = Adaptation(folder / _MODEL, texts.summary(), len(rest), len(held), state["before"], state["after"])
     _write(file, {**state, **found.to_dict()})
@@ -235,17 +243,21 @@ def first_hits(encoder: VideoEncoder, held: Sequence[OwnText], kind: str, *, sho
 
 def _open(file: Path, digest: str, *, overwrite: bool) -> dict[str, Any]:
     """What a run of the same settings has measured; nothing where there is none, or where it is to be done again."""
-    if file.is_file():
-        state = read_object(file)
-        check_header(_KIND, state, remedy="choose another folder")
-        if state.get("digest") == digest:
-            return state
-        if not overwrite:
-            raise ValueError(
-                f"{file.parent} was made with other videos, settings or another model. Choose another folder, or pass "
-                "overwrite=True to train again; what the model says of videos is kept."
-            )
-    for path in (file.with_name(_MODEL), file.with_name(f"{_MODEL}.training")):
+    model = file.with_name(_MODEL)
+    if not file.is_file():
+        if model.exists():
+            raise FileExistsError(f"{model} exists and was not made by adapt. Choose another folder.")
+        return {}
+    state = read_object(file)
+    check_header(_KIND, state, remedy="choose another folder")
+    if state.get("digest") == digest:
+        return state
+    if not overwrite:
+        raise ValueError(
+            f"{file.parent} was made with other videos, settings or another model. Choose another folder, or pass "
+            "overwrite=True to train again; what the model says of videos is kept."
+        )
+    for path in (model, file.with_name(f"{_MODEL}.training")):
         shutil.rmtree(path, ignore_errors=True)
     return {}
 

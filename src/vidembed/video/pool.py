@@ -135,6 +135,7 @@ class DecodePool(AbstractContextManager["DecodePool"]):
         *,
         cut: Cut | Sequence[tuple[float, float | None]] | None = None,
         item: str | None = None,
+        pictures: bool = False,
     ) -> Reading:
         """Have a file read. Returns at once.
 
@@ -144,6 +145,7 @@ class DecodePool(AbstractContextManager["DecodePool"]):
             cut: `Windows`, `Scenes` (which decode the file once more before), or the ``(start, end)`` of each segment
                 in seconds, ordered by start, ``end`` ``None`` for the end of the video. ``None``: all of it is one.
             item: Name of the file for messages. Default: as `load_video` names it.
+            pictures: Take a single picture too (`still.FORMATS`), as a clip of one frame; without `cut`.
 
         Raises:
             RuntimeError: The pool is closed.
@@ -157,7 +159,7 @@ class DecodePool(AbstractContextManager["DecodePool"]):
         clip.check_sampling(sampling)
         name = clip.item_name(file)
         request: Message = {"path": os.fsdecode(file), "is_path": not isinstance(file, str)}
-        request |= {"item": clip.item_name(path), "sampling": sampling.as_dict()}
+        request |= {"item": clip.item_name(path), "sampling": sampling.as_dict(), "pictures": pictures}
         with suppress(OSError):  # it was removed
             request["cwd"] = os.getcwd()  # noqa: PTH109 - Path cannot hold every name a string can
         if isinstance(cut, (Windows, Scenes)):

@@ -30,6 +30,7 @@ from vidembed.video import decord, reader
 from vidembed.video.clip import Clip, Sampling, VideoSegment, item_name
 from vidembed.video.picture import MAX_AREA, MAX_SIDE, is_memory_error
 from vidembed.video.segments import MAX_WINDOWS, Layout, cut_from_dict, lay_out
+from vidembed.video.still import read_still
 
 MAX_LINE: Final = 2**24  # bytes of one line. `MAX_WINDOWS` segments of two numbers take under a half of that
 MAX_NOTES: Final = 100  # log records and warnings with one answer; what comes after is counted
@@ -254,7 +255,8 @@ def read_file(request: Message, *, backend: str, threads: int) -> Iterator[Layou
         return reader.read_windows(source, windows, sampling, item=item_name(source), threads=threads)
 
     if "cut" not in request and "segments" not in request:  # one segment, whose frames say where it lies
-        for clip in read([(*request.get("segment", (0.0, None)), request["item"])]):
+        clips = read([(*request.get("segment", (0.0, None)), request["item"])])
+        for clip in _or_still(clips, request, source, sampling) if request.get("pictures") else clips:
             end = clip.start_s + clip.duration
             yield Layout(end, [(clip.start_s, round(end, 6))])
             yield clip
@@ -278,3 +280,11 @@ def read_file(request: Message, *, backend: str, threads: int) -> Iterator[Layou
             if error.item == item_name(source) or failures == MAX_FAILURES:
                 yield from (type(error)(item, error.reason) for _, _, item in windows[done:])
                 return
+
+
+def _or_still(clips: Iterator[Clip], request: Message, source: str | Path, sampling: Sampling) -> Iterator[Clip]:
+    """Yield the clips of a video, or a picture as one."""
+    try:
+        yield from clips
+    except errors.NotAVideo:
+        yield read_still(source, sampling, item=request["item"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import os
@@ -18,10 +19,21 @@ import websocket
 
 # The headless shell is the last, since it asks for less than what people use, such as for no icon.
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chromium-headless-shell")
-KEYS = {"Enter": ("\r", 13), "Tab": ("\t", 9)}
+# Of a key: what it writes, and its number.
+KEYS = {
+    "Enter": ("\r", 13),
+    "Tab": ("", 9),
+    "Escape": ("", 27),
+    "ArrowLeft": ("", 37),
+    "ArrowUp": ("", 38),
+    "ArrowRight": ("", 39),
+    "ArrowDown": ("", 40),
+    "/": ("/", 191),
+}
 
 
 def find_browser() -> str | None:
+    """Return the program of a Chromium, or None if there is none."""
     return next((found for name in NAMES if (found := shutil.which(name))), None)
 
 
@@ -34,7 +46,7 @@ class Browser:
 
     def __init__(self, binary: str, *, size: tuple[int, int] = (1000, 800)) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="browser-", ignore_cleanup_errors=True)
-        self._process = subprocess.Popen(
+        self._process = subprocess.Popen(  # noqa: S603 - a browser that is installed
             [
                 binary,
                 "--headless",
@@ -76,41 +88,49 @@ class Browser:
         raise RuntimeError("the browser did not start")
 
     def command(self, method: str, **params: Any) -> dict[str, Any]:
+        """Send a command of the protocol, and return its result. Raises RuntimeError if it fails."""
         self._last += 1
         self._socket.send(json.dumps({"id": self._last, "method": method, "params": params}))
         while True:
             message = json.loads(self._socket.recv())
             if message.get("id") == self._last:
-                assert "error" not in message, message
-                return message["result"]
+                if "error" in message:
+                    raise RuntimeError(f"{method}: {message['error']}")
+                return dict(message["result"])
             if message.get("method") == "Log.entryAdded":
                 self.console.append(message["params"]["entry"]["text"])
             if message.get("method") == "Runtime.exceptionThrown":
                 self.console.append(json.dumps(message["params"]["exceptionDetails"]))
 
     def evaluate(self, expression: str) -> Any:
+        """Return the value of an expression of JavaScript, of a promise what it keeps. RuntimeError if it throws."""
         result = self.command("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
-        assert "exceptionDetails" not in result, result
+        if "exceptionDetails" in result:
+            raise RuntimeError(f"{expression}: {result['exceptionDetails']}")
         return result["result"].get("value")
 
     def wait(self, expression: str, seconds: float = 30.0) -> None:
+        """Wait until an expression is true. Raises TimeoutError if it never is."""
         for _ in range(int(seconds / 0.05)):
             if self.evaluate(expression):
                 return
             time.sleep(0.05)
-        raise AssertionError(f"never came true: {expression}; the page wrote {self.console}")
+        raise TimeoutError(f"never came true: {expression}; the page wrote {self.console}")
 
     def open(self, address: str) -> None:
+        """Go to an address, and wait until its page is there."""
         self.command("Page.navigate", url=address)
         self.wait(f"document.readyState === 'complete' && location.href.startsWith({json.dumps(address)})")
 
     def type(self, text: str) -> None:
+        """Type a text into what has the focus."""
         self.command("Input.insertText", text=text)
 
     def press(self, key: str) -> None:
+        """Press one of `KEYS` and let it go."""
         text, code = KEYS[key]
         about = {"key": key, "code": key, "windowsVirtualKeyCode": code}
-        self.command("Input.dispatchKeyEvent", type="keyDown", text=text if key == "Enter" else "", **about)
+        self.command("Input.dispatchKeyEvent", type="keyDown", text=text, **about)
         self.command("Input.dispatchKeyEvent", type="keyUp", **about)
 
     def click(self, selector: str) -> None:
@@ -131,7 +151,36 @@ class Browser:
             self.command("Input.dispatchMouseEvent", type=kind, x=place["x"], y=place["y"], button="left", clickCount=1)
         self.wait("target.clicked")
 
+    def hover(self, selector: str) -> None:
+        """Move the pointer to the middle of the element."""
+        place = self.evaluate(
+            f"""(box => ({{ x: box.x + box.width / 2, y: box.y + box.height / 2 }}))(
+                document.querySelector({json.dumps(selector)}).getBoundingClientRect())"""
+        )
+        self.command("Input.dispatchMouseEvent", type="mouseMoved", x=place["x"], y=place["y"])
+
+    def resize(self, width: int, height: int) -> None:
+        """Give the page another size, in CSS pixels."""
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
+        self.command("Emulation.setDeviceMetricsOverride", **size)
+
+    def prefer(self, **features: str) -> None:
+        """Set what a user prefers, such as `color_scheme="dark"`; all others are as usual."""
+        wanted = [{"name": f"prefers-{name.replace('_', '-')}", "value": value} for name, value in features.items()]
+        self.command("Emulation.setEmulatedMedia", features=wanted)
+
+    def choose(self, selector: str, file: Path) -> None:
+        """Choose a file for an input of files."""
+        root = self.command("DOM.getDocument")["root"]["nodeId"]
+        node = self.command("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
+        self.command("DOM.setFileInputFiles", nodeId=node, files=[str(file)])
+
+    def screenshot(self, path: Path) -> None:
+        """Write what is in view as PNG."""
+        path.write_bytes(base64.b64decode(self.command("Page.captureScreenshot", format="png")["data"]))
+
     def close(self) -> None:
+        """End the browser."""
         for kind in (signal.SIGTERM, signal.SIGKILL):
             with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
                 os.killpg(self._process.pid, kind)

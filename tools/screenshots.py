@@ -1,0 +1,79 @@
+"""Pictures of the page of `vidembed serve`, with the bundled models and drawn clips: `python -m tools.screenshots`.
+
+Needs Chromium. Writes PNG files to docs/images, of the page as it is shown on a desk and on a phone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+
+from tools.browser import Browser, find_browser
+from tools.server import serving, vidembed
+from vidembed.shapes import write_clips
+
+IMAGES = Path(__file__).parents[1] / "docs" / "images"
+SIZES = {"wide": (1280, 860), "phone": (390, 844)}  # CSS pixels
+CLIPS = 24
+SEED = 4
+QUERY = "a blue ring moves up"
+
+
+def main() -> None:
+    """Draw clips, index them, serve the index and take the pictures."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--to", type=Path, default=IMAGES, metavar="FOLDER", help="where to (default: docs/images)")
+    folder = parser.parse_args().to
+    if (binary := find_browser()) is None:
+        sys.exit("screenshots: no Chromium here; install one, such as Debian's chromium-headless-shell")
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as name:
+        work = Path(name)
+        write_clips(work / "clips", CLIPS, "test", SEED)
+        of_index: list[str | Path] = ["--model", "vidembed/shapes", "--segment", "2", "--device", "cpu"]
+        vidembed("index", work / "clips", "--to", work / "index", *of_index)
+        with serving(["--in", work / "index", "--rerank", "--device", "cpu"], work / "log") as address:
+            browser = Browser(binary)
+            try:
+                for size in SIZES:
+                    _take(browser, address, size, folder)
+            finally:
+                browser.close()
+
+
+def _take(browser: Browser, address: str, size: str, folder: Path) -> None:
+    """Take the pictures of one size: before a search, its hits, by day and by night, and the player."""
+    browser.resize(*SIZES[size])
+    browser.prefer(color_scheme="light")
+    browser.open(f"{address}/")
+    browser.wait("document.querySelectorAll('#samples .hit').length > 0")
+    _settle(browser, folder / f"page-start-{size}.png")
+    browser.open(f"{address}/?q={QUERY.replace(' ', '+')}")
+    browser.wait("document.querySelectorAll('#hits .hit').length > 0", seconds=120)
+    _settle(browser, folder / f"page-hits-{size}.png")
+    browser.prefer(color_scheme="dark")
+    _settle(browser, folder / f"page-dark-{size}.png")
+    browser.prefer(color_scheme="light")
+    browser.click("#hits .hit")
+    browser.wait(
+        "document.getElementById('video').currentTime > 0.5 && document.getElementById('video').readyState > 2"
+    )
+    browser.evaluate("document.getElementById('video').pause()")
+    _settle(browser, folder / f"page-player-{size}.png")
+
+
+def _settle(browser: Browser, path: Path) -> None:
+    """Take a picture once all thumbnails in view are there."""
+    browser.wait(
+        "[...document.querySelectorAll('.picture')].every(each => each.complete && each.naturalWidth"
+        " || each.getBoundingClientRect().top > innerHeight || !each.getClientRects().length)",
+        seconds=60,
+    )
+    browser.evaluate("new Promise(done => setTimeout(done, 400))")  # transitions
+    browser.screenshot(path)
+
+
+if __name__ == "__main__":
+    main()
