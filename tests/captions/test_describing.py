@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,33 +11,21 @@ import numpy as np
 import pytest
 import torch
 
-from tests.conftest import vision_tower
-from vidembed import VideoEncoder, VideoReranker
-from vidembed.captions import Described, describe
+from tests.captions.conftest import CLIPS, counted
+from vidembed import Sampling, VideoEncoder, VideoReranker
+from vidembed.backbone.generate import generate
+from vidembed.captions import Described, DescribeOptions, describe
 from vidembed.captions.describing import problem_of
 from vidembed.errors import BackboneError, InputError, VideoError
-from vidembed.shapes import write_clips
+from vidembed.scoring import PlattScaling
+from vidembed.yes_no import HeadReader
 
-CLIPS = 4
-
-
-@pytest.fixture(scope="module")
-def model() -> VideoReranker:
-    return VideoReranker("vidembed/shapes-rerank", device="cpu")
-
-
-@pytest.fixture(scope="module")
-def scenes(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Path, Any]]:
-    return write_clips(tmp_path_factory.mktemp("scenes"), CLIPS, "test", 0)
+GENERATE = "vidembed.captions.describing.generate"
 
 
 @pytest.fixture(scope="module")
 def described(model: VideoReranker, scenes: list[tuple[Path, Any]]) -> list[Described]:
     return list(describe(model, [clip for clip, _ in scenes]))
-
-
-def counted(reranker: VideoReranker, calls: list[int]) -> Any:
-    return vision_tower(reranker.parts).register_forward_hook(lambda *_: calls.append(1))
 
 
 def test_captions_say_what_is_seen(described: list[Described], scenes: list[tuple[Path, Any]]) -> None:
@@ -74,10 +62,8 @@ def test_one_pass_of_the_vision_tower_serves_texts_scores_and_vectors(
     encoder = model.encoder(layer=4, prefix=None)
     clips = [clip for clip, _ in scenes]
     list(describe(model, clips[:1], encoder=encoder))  # what is tried once on a model, is now
-    passes: list[int] = []
-    hook = counted(model, passes)
-    found = list(describe(model, clips, encoder=encoder))
-    hook.remove()
+    with counted(model) as passes:
+        found = list(describe(model, clips, encoder=encoder))
     assert len(passes) == CLIPS
     vectors = encoder.encode_document(clips)
     for one, vector in zip(found, vectors, strict=True):
@@ -89,13 +75,105 @@ def test_one_pass_of_the_vision_tower_serves_texts_scores_and_vectors(
 def test_the_head_is_asked_about_each_text(model: VideoReranker, scenes: list[tuple[Path, Any]]) -> None:
     clip = scenes[0][0]
     [found] = describe(model, [clip])
-    odds = model.answers([(text, clip) for text in found.texts.values()]).yes_no
-    assert list(found.match.values()) == pytest.approx((1 / (1 + np.exp(-odds))).tolist(), abs=1e-5)
-    denied = {kind for kind, value in found.match.items() if value < 0.5}
-    assert denied <= set(found.problems)
+    assert model.calibration is not None
+    calibrated = model.predict([(text, clip) for text in found.texts.values()])
+    assert list(found.match.values()) == pytest.approx(calibrated.tolist(), abs=1e-5)
+    assert {kind for kind, value in found.match.items() if value < 0.5} <= set(found.problems)
     [unasked] = describe(model, [clip], agree=False)
     assert unasked.match == {}
     assert set(unasked.problems) <= set(found.problems)
+
+
+@pytest.mark.parametrize("mode", ["yes", "yes_no", "prior_corrected"])
+def test_a_calibration_decides_what_match_means(scenes: list[tuple[Path, Any]], mode: Any) -> None:
+    own = VideoReranker("vidembed/shapes-mllm", device="cpu", mode=mode)
+    clip = scenes[0][0]
+    [plain] = describe(own, [clip], kinds=["dense"])
+    text = plain.texts["dense"]
+    assert plain.match["dense"] == pytest.approx(1 / (1 + np.exp(-own.answers([(text, clip)]).yes_no[0])), abs=1e-5)
+    own.calibration = PlattScaling(0.5, -0.3)
+    [found] = describe(own, [clip], kinds=["dense"])
+    assert found.match["dense"] == pytest.approx(own.predict([(text, clip)])[0], abs=1e-5)
+    assert found.match != plain.match
+
+
+def test_an_answer_that_is_not_finite_is_marked(
+    model: VideoReranker, scenes: list[tuple[Path, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def about_video(_reader: HeadReader, _video: Any, suffixes: Sequence[Any]) -> tuple[torch.Tensor, torch.Tensor]:
+        odds = torch.full((len(suffixes),), torch.nan, dtype=torch.float64)
+        return odds, odds
+
+    monkeypatch.setattr(HeadReader, "about_video", about_video)
+    [found] = describe(model, [scenes[0][0]], kinds=["dense"])
+    assert found.match == {}
+    assert found.problems == {"dense": "the head's answer is not finite"}
+
+
+def test_a_text_that_no_prompt_can_hold_is_marked(
+    model: VideoReranker, scenes: list[tuple[Path, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model.tokenizer, "decode", lambda *_, **__: f"A ring {model.processor.video_token} moves.")
+    [found] = describe(model, [scenes[0][0]], kinds=["dense"])
+    assert "video placeholder" in found.problems["dense"]
+    assert found.match == {}
+
+
+@pytest.mark.parametrize("fits", [1, 3])
+def test_a_batch_without_room_is_halved(
+    model: VideoReranker,
+    scenes: list[tuple[Path, Any]],
+    described: list[Described],
+    monkeypatch: pytest.MonkeyPatch,
+    fits: int,
+) -> None:
+    sizes: list[int] = []
+
+    def generate_few(parts: Any, prompts: Any, **how: Any) -> Any:
+        if len(prompts) > fits:
+            raise torch.OutOfMemoryError("no room")
+        sizes.append(len(prompts))
+        return generate(parts, prompts, **how)
+
+    monkeypatch.setattr(GENERATE, generate_few)
+    found = list(describe(model, [clip for clip, _ in scenes]))
+    assert [one.texts for one in found] == [one.texts for one in described]
+    assert sizes == ([1] * CLIPS if fits == 1 else [2, 2])
+
+
+def test_videos_are_described_before_more_are_prefilled_than_there_is_room_for(
+    model: VideoReranker, scenes: list[tuple[Path, Any]], described: list[Described], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, tried = VideoReranker.video_prompt, []
+
+    def prefill(self: VideoReranker, reader: Any, item: Any) -> Any:
+        tried.append(item.index)
+        if len(tried) == 3:
+            raise torch.OutOfMemoryError("no room")
+        return real(self, reader, item)
+
+    monkeypatch.setattr(VideoReranker, "video_prompt", prefill)
+    found = list(describe(model, [clip for clip, _ in scenes]))
+    assert tried == [0, 1, 2, 2, 3]
+    assert [one.texts for one in found] == [one.texts for one in described]
+
+
+@pytest.mark.parametrize("what", ["generate", "prefill"])
+def test_a_video_without_room_is_named(
+    model: VideoReranker, scenes: list[tuple[Path, Any]], monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    def full(*_: Any, **__: Any) -> Any:
+        raise torch.OutOfMemoryError("no room")
+
+    if what == "generate":
+        monkeypatch.setattr(GENERATE, full)
+    else:
+        monkeypatch.setattr(VideoReranker, "video_prompt", full)
+    clips = [clip for clip, _ in scenes[:2]]
+    with pytest.raises(torch.OutOfMemoryError, match=rf"{clips[0].name}.*max_frames.*no room"):
+        list(describe(model, clips))
+    found = list(describe(model, clips, on_error="skip"))
+    assert [clip.name in str(one.error) for clip, one in zip(clips, found, strict=True)] == [True, True]
 
 
 def test_an_encoder_of_an_mllm_describes_too(scenes: list[tuple[Path, Any]], described: list[Described]) -> None:
@@ -116,13 +194,24 @@ def test_other_prompts_give_other_kinds_of_text(model: VideoReranker, scenes: li
     assert found.texts["tags"] != found.texts["tags"].capitalize()
 
 
-def test_draws_are_those_of_the_seed(model: VideoReranker, scenes: list[tuple[Path, Any]]) -> None:
-    def said(seed: int) -> str:
-        [found] = describe(model, [scenes[0][0]], kinds=["dense"], temperature=2.0, seed=seed, max_new_tokens=40)
-        return found.texts["dense"]
+def test_draws_are_those_of_the_seed_whatever_is_in_the_batch(
+    model: VideoReranker, scenes: list[tuple[Path, Any]]
+) -> None:
+    def said(seed: int, *clips: Path) -> str:
+        how: dict[str, Any] = {"temperature": 2.0, "seed": seed, "max_new_tokens": 40, "agree": False}
+        return list(describe(model, clips, kinds=["dense"], **how))[-1].texts["dense"]
 
-    assert said(1) == said(1)
-    assert len({said(seed) for seed in range(3)}) > 1
+    first, second = scenes[0][0], scenes[1][0]
+    alone = [said(seed, second) for seed in range(3)]
+    assert alone[1] == said(1, second) == said(1, first, second)
+    assert len(set(alone)) > 1
+
+
+def test_videos_that_come_one_by_one_are_described_in_order(
+    model: VideoReranker, scenes: list[tuple[Path, Any]], described: list[Described]
+) -> None:
+    found = list(describe(model, (clip for clip, _ in scenes), batch_size=3))
+    assert [(one.index, one.texts) for one in found] == [(one.index, one.texts) for one in described]
 
 
 def test_a_text_that_the_limit_ends_is_marked(model: VideoReranker, scenes: list[tuple[Path, Any]]) -> None:
@@ -181,6 +270,12 @@ def test_a_text_that_may_not_fit_the_context_is_refused(model: VideoReranker, sc
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"kinds": []}, "at least one kind"),
+        ({"kinds": "dense"}, "a list"),
+        ({"kinds": ["dense", "dense"]}, "each once"),
+        ({"kinds": ["match"], "prompts": {"match": "Say:"}}, "match has another meaning"),
+        ({"kinds": ["label"], "prompts": {"label": "Say:"}}, "label has another meaning"),
+        ({"kinds": ["tags"], "prompts": {"tags": " "}}, "no prompt for tags"),
         ({"kinds": ["long"]}, "no prompt for long"),
         ({"max_new_tokens": 0}, "max_new_tokens=0"),
         ({"batch_size": 0}, "batch_size=0"),
@@ -216,3 +311,26 @@ def test_the_model_is_as_it_was(model: VideoReranker, scenes: list[tuple[Path, A
     with torch.no_grad():
         list(describe(model, [scenes[0][0]], kinds=["dense"]))
     assert model.fingerprint == before
+
+
+def test_a_fingerprint_is_of_all_that_decides_the_texts(model: VideoReranker, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fingerprint(**options: Any) -> str:
+        return DescribeOptions(**options).fingerprint(model)
+
+    plain = fingerprint()
+    assert plain == fingerprint(kinds=["short", "dense"], seed=3, temperature=0)  # no token is drawn
+    others = [
+        fingerprint(kinds=["dense"]),
+        fingerprint(prompts={"dense": "Say what is seen:", "short": "Say it in one sentence:"}),
+        fingerprint(max_new_tokens=7),
+        fingerprint(temperature=1.0),
+        fingerprint(temperature=1.0, seed=3),
+        fingerprint(agree=False),
+    ]
+    unasked = others[-1]
+    monkeypatch.setattr(model, "calibration", None)
+    others.append(fingerprint())
+    assert fingerprint(agree=False) == unasked
+    monkeypatch.setattr(model, "sampling", Sampling(fps=1.0))
+    others.append(fingerprint())
+    assert len({plain, *others}) == len(others) + 1

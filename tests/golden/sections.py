@@ -35,6 +35,7 @@ COMMANDS = [
     "search",
     "clip",
     "serve",
+    "caption",
     "info",
     "build",
     "layers",
@@ -61,6 +62,7 @@ BAD_CALLS = [
     "clip clips/0.mkv --from 1 --to 0.5 --out a.mp4",
     "clip clips/0.mkv --from 0 --out a.xyz",
     "clip no-such.mp4 --from 0 --out a.mp4",
+    "caption clips --out captions.csv",
     "info no-index",
     "evaluate --benchmark no-such --model vidembed/shapes --out out",
 ]

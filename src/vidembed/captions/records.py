@@ -8,19 +8,24 @@ belong to another clip.
 from __future__ import annotations
 
 import json
+import logging
 import math
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from vidembed.captions.files import checked_words, json_rows, shortened
+from vidembed.captions.files import MAX_LINE_BYTES, checked_words, json_rows, shortened
 from vidembed.errors import AnnotationError
 
 FIELDS: Final = frozenset(
     {"video", "content", "start_s", "end_s", "problems", "match", "model", "fingerprint", "error"}
 )
 """Keys of a line that are no kinds of texts."""
+
+_BEGIN: Final = b'{"video": '  # of each line that is written
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +37,7 @@ class CaptionRecord:
         content: SHA-256 of the bytes of the video, hex, or None where they were not hashed.
         texts: The text of each kind; empty where there is an error.
         problems: Why the text of a kind is not to be used, by kind.
-        match: P(Yes) of the head for the text of a kind, by kind, from 0 to 1.
+        match: What the head says to the text of a kind, by kind: a probability, 0 to 1 (`Described.match`).
         start_s: Where the segment starts, in seconds, or None for the whole video.
         end_s: Where it ends.
         model: Name of the model that was asked.
@@ -145,3 +150,22 @@ def read_captions(path: str | Path) -> Iterator[CaptionRecord]:
             yield CaptionRecord.of(where, row)
     except OSError as error:
         raise AnnotationError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+def cut_torn_line(path: Path) -> None:
+    """Remove the end of a file if it is the beginning of a record, which a kill left; the log says so.
+
+    A whole record gets the line end that it lacks. Anything else stays, and `read_captions` says what is wrong with it.
+    """
+    with path.open("rb+") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - MAX_LINE_BYTES))
+        tail = file.read().rpartition(b"\n")[2]
+        try:
+            if tail:
+                json.loads(tail)
+                file.write(b"\n")
+        except ValueError:
+            if tail.startswith(_BEGIN[: len(tail)]):
+                file.truncate(size - len(tail))
+                logger.warning("%s: its last line was cut short, and is removed: %d bytes", path, len(tail))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import time
@@ -12,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, Unpack
 
 from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
@@ -27,7 +26,7 @@ from vidembed.captions.describing import (
     one_line,
 )
 from vidembed.captions.files import MAX_LINE_BYTES
-from vidembed.captions.records import CaptionRecord, read_captions
+from vidembed.captions.records import CaptionRecord, cut_torn_line, read_captions
 from vidembed.errors import CaptionsBusyError, CaptionsMismatchError, ChangedWhileRead, InputError
 from vidembed.interrupt import STOPPING, GracefulStop, uninterrupted
 from vidembed.pipeline import OnError, check_on_error
@@ -45,7 +44,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-_BEGIN: Final = b'{"video": '  # of each line that is written
 Span = tuple[float, float] | tuple[None, None]  # of a segment, seconds, or of a whole video
 
 
@@ -137,7 +135,7 @@ def write_captions(
     reranker = as_reranker(model)
     found = CaptionReport(str(out), name or portable_name(reranker.source), asked.fingerprint(reranker))
     with _locked(path):
-        file = _CaptionFile(path, found, overwrite=overwrite)
+        file = _CaptionFile(path, found, asked.kinds, overwrite=overwrite)
         run = _Run(reranker, file, cut, on_error)
         paths = [Path(video) for video in ([videos] if isinstance(videos, (str, os.PathLike)) else videos)]
         workers = decode_workers or reranker.decode_workers
@@ -227,7 +225,7 @@ class _File:
 class _CaptionFile:
     """A file of captions that is locked for this run."""
 
-    def __init__(self, path: Path, found: CaptionReport, *, overwrite: bool) -> None:
+    def __init__(self, path: Path, found: CaptionReport, kinds: Sequence[str], *, overwrite: bool) -> None:
         self.report = found
         self.known: set[tuple[str | None, Span]] = set()  # content and segment of what is described
         self.contents: dict[str, str] = {}  # of the videos of this run, by their names here
@@ -236,12 +234,12 @@ class _CaptionFile:
         self._before = 0  # records in the file when the run began
         if not path.exists():
             return
-        self._cut_torn_line()
+        cut_torn_line(path)
         others = 0
         for record in read_captions(path):
             if record.fingerprint != found.fingerprint:
                 if not overwrite:
-                    raise CaptionsMismatchError(self._mismatch(record))
+                    raise CaptionsMismatchError(self._mismatch(record, kinds))
                 others += 1
                 continue
             self._before += 1
@@ -251,36 +249,20 @@ class _CaptionFile:
             logger.warning("%s: %d records of another model or of other settings are removed", path, others)
             self._rewrite(record for record in read_captions(path) if record.fingerprint == found.fingerprint)
 
-    def _mismatch(self, record: CaptionRecord) -> str:
+    def _mismatch(self, record: CaptionRecord, kinds: Sequence[str]) -> str:
         """Say by what a record of the file differs from those of this run."""
         if not record.fingerprint:
             what = "that no model wrote (they have no fingerprint)"
         elif record.model != self.report.model:
             what = f"of the model {record.model!r}, and {self.report.model!r} is asked now"
+        elif record.texts and set(record.texts) != set(kinds):
+            what = f"of the kinds {', '.join(record.texts)}, and {', '.join(kinds)} are asked now"
         else:
-            what = "of the same model with other prompts, kinds, settings, weights or calibration than now"
+            what = "of the same model with other prompts, settings, frame grid, weights or calibration than now"
         return (
             f"out: {str(self._path)!r} has records {what}. Give another file, or --overwrite (overwrite=True) to have "
             "these records removed"
         )
-
-    def _cut_torn_line(self) -> None:
-        """Remove the end of the file if it is the beginning of a record, which a kill left."""
-        with self._path.open("rb+") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - MAX_LINE_BYTES))
-            tail = file.read().rpartition(b"\n")[2]
-            if not tail:
-                return
-            try:
-                json.loads(tail)
-            except ValueError:
-                if not tail.startswith(_BEGIN[: len(tail)]):
-                    return  # something else, of which the reader says what is wrong
-                file.truncate(size - len(tail))
-                logger.warning("%s: its last line was cut short, and is removed: %d bytes", self._path, len(tail))
-            else:
-                file.write(b"\n")
 
     def named(self, path: Path) -> str:
         """The name of a video in this file; InputError for one that a reader could not find again."""
@@ -288,13 +270,7 @@ class _CaptionFile:
         inside = real.is_relative_to(self._folder)
         name = real.relative_to(self._folder).as_posix() if inside else str(real)
         name = f"./{name}" if name[0].isspace() else name
-        try:
-            name.encode("utf-8")
-        except UnicodeEncodeError:
-            is_text = False
-        else:
-            is_text = name == name.rstrip()
-        if not is_text:
+        if name.encode("utf-8", "ignore").decode() != name.rstrip():
             raise InputError(
                 f"{item_name(path)}: its name is not Unicode or ends with a space, and cannot stand in a file of "
                 "captions; rename it"
@@ -416,7 +392,7 @@ class _Run:
             return
         try:
             spans: list[Span] = [(None, None)] if self._cut is None else [*reading.layout().segments]
-            missing = [span for span in spans if (file.content, span) not in known]
+            missing = {span for span in spans if (file.content, span) not in known}
             self._file.report.unchanged += len(spans) - len(missing)
             if not missing:
                 return
