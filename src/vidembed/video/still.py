@@ -28,8 +28,8 @@ def read_still(path: str | os.PathLike[str], sampling: Sampling, *, item: str) -
     try:
         with Image.open(Path(path), formats=FORMATS) as opened:
             check_size(*opened.size, item)
-            if getattr(opened, "n_frames", 1) > 1:
-                raise NotAVideo(item, f"{opened.n_frames} pictures in one {opened.format} file; send one of them")
+            if (count := getattr(opened, "n_frames", 1)) > 1:
+                raise NotAVideo(item, f"{count} pictures in one {opened.format} file; send one of them")
             upright = (ImageOps.exif_transpose(opened) or opened).convert("RGB")
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise VideoTooLarge(item, f"the picture is above {MAX_SIDE} pixels a side or {MAX_AREA} in all") from error
