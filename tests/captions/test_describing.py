@@ -318,7 +318,7 @@ def test_a_fingerprint_is_of_all_that_decides_the_texts(model: VideoReranker, mo
         return DescribeOptions(**options).fingerprint(model)
 
     plain = fingerprint()
-    assert plain == fingerprint(kinds=["short", "dense"], seed=3)  # no token is drawn
+    assert plain == fingerprint(kinds=["short", "dense"], seed=3, temperature=0)  # no token is drawn
     others = [
         fingerprint(kinds=["dense"]),
         fingerprint(prompts={"dense": "Say what is seen:", "short": "Say it in one sentence:"}),

@@ -154,8 +154,17 @@ def process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """One real process for the session: the bundled models, and an index of four drawn clips in parts of 2 seconds."""
     folder = tmp_path_factory.mktemp("process")
     clips = write_clips(folder / "clips", 4, "test", 4)
-    of_index = ["--to", folder / "index", "--model", "vidembed/shapes", "--segment", "2", "--device", "cpu"]
+    of_index: list[str | Path] = [
+        "--to",
+        folder / "index",
+        "--model",
+        "vidembed/shapes",
+        "--segment",
+        "2",
+        "--device",
+        "cpu",
+    ]
     vidembed("index", folder / "clips", *of_index)
-    options = ["--root", folder / "clips", "--alias", "text-embedding-3-small", "--device", "cpu"]
+    options: list[str | Path] = ["--root", folder / "clips", "--alias", "text-embedding-3-small", "--device", "cpu"]
     with serving(["--in", folder / "index", "--rerank", *options], folder / "log") as address:
         yield Served(address, clips, folder / "log")

@@ -95,7 +95,7 @@ def test_what_cannot_be_like_anything(client: TestClient, options: dict[str, Any
 
 def test_a_segment_of_a_video_that_is_elsewhere(serve: Callable[..., SimpleNamespace], tmp_path: Path) -> None:
     encoder = ServedEncoder()
-    about = ("fake", None, {}, encoder.fingerprint, encoder.fingerprint_fields(), 8, 1.0, 0.0)
+    about: Any = ("fake", None, {}, encoder.fingerprint, encoder.fingerprint_fields(), 8, 1.0, 0.0)
     index = VideoIndex.create(tmp_path / "index", IndexMeta(*about, "2026-01-01T00:00:00+00:00"))
     index.put([file_rows("s3://bucket/a.mp4", np.eye(8)[:2]), file_rows("s3://b/b.mp4", np.eye(8)[:1])], replace=False)
     client = serve(index=VideoIndex.open(tmp_path / "index")).client
@@ -220,7 +220,7 @@ def test_captions_of_the_index_are_queries(serve: Callable[..., SimpleNamespace]
 
 def test_an_empty_index_and_none(serve: Callable[..., SimpleNamespace], tmp_path: Path) -> None:
     encoder = ServedEncoder()
-    about = ("fake", None, {}, encoder.fingerprint, encoder.fingerprint_fields(), 8, 1.0, 0.0)
+    about: Any = ("fake", None, {}, encoder.fingerprint, encoder.fingerprint_fields(), 8, 1.0, 0.0)
     VideoIndex.create(tmp_path / "index", IndexMeta(*about, "2026-01-01T00:00:00+00:00"))
     held = serve(index=VideoIndex.open(tmp_path / "index")).client.get("/index").json()
     assert (held["videos"], held["segments"], held["seconds"], held["samples"]) == (0, 0, 0, [])

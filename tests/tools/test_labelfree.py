@@ -12,6 +12,7 @@ from tools.shapes.labelfree import Queries, curves_of, layer_name, losses, mean_
 
 from vidembed.analysis.measure import Bootstrap, Half, measure_prompt
 from vidembed.captions import CaptionRecord
+from vidembed.evaluation.shapes import draw_sets
 from vidembed.shapes import sample_clips
 
 
@@ -88,7 +89,7 @@ def test_curves_count_each_clip_that_a_short_query_fits() -> None:
 def test_a_small_run(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, shortens: bool
 ) -> None:
-    records = sample_clips(22, "train", 101)
+    records = [record for _, record in draw_sets(tmp_path / "drawn", [(0, 4), (101, 22)])[1]]
     problems = {} if shortens else {"short": "not one sentence"}
 
     def caption(_: object, videos: list[Path]) -> list[CaptionRecord]:

@@ -4,7 +4,8 @@
 videos=...)`` does, and compared with the best layer for captions and for short queries of held-out clips. ``adapt``:
 the last layer after `vidembed.training.adapt`, against the same number of true pairs of the same clips.
 
-Measured are three sets of clips of the test split; what is chosen or trained on is of the training split.
+Measured are three sets of clips of the test split. Layers are chosen on other clips of it, as a user chooses on videos
+like those to be searched; adapters are trained on clips of the training split.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from vidembed.captions import TextPair
 from vidembed.encoder import VideoEncoder
 from vidembed.errors import CroppedTexts
 from vidembed.evaluation.metrics import ranks, recall_at
+from vidembed.evaluation.shapes import draw_sets
 from vidembed.shapes import CHECKPOINT, ClipRecord, write_clips
 from vidembed.shapes.language import SUMMARY_ATTRIBUTES
 from vidembed.training import adapt, align
@@ -40,7 +42,8 @@ logger = logging.getLogger(__name__)
 MEASURED: Final = (0, 10, 20)
 """Seeds of the sets of clips of the test split that figures are of."""
 POOLS: Final = (101, 202)
-"""Seeds of the pools of the training split that subsets are drawn from, and the adapter is trained on."""
+"""Seeds of the pools that subsets are drawn from, none of whose clips is measured, and of the clips of the training split
+that the adapter is trained on."""
 BOUNDS: Final = {"captions": 1.5, "short": 4.0}
 """Points of mean Recall@1 that a choice may lose against the best layer."""
 WITHIN: Final = 5.0
@@ -132,11 +135,10 @@ def curves_of(videos: States, captions: States, short: States, records: Sequence
     return found
 
 
-def measured_curves(encoder: VideoEncoder, folder: Path, clips: int) -> Curves:
-    """Draw the sets of clips, and measure every layer on each: the mean of the sets."""
+def measured_curves(encoder: VideoEncoder, sets: Sequence[Written]) -> Curves:
+    """Measure every layer on each set of clips: the mean of the sets."""
     curves = []
-    for seed in MEASURED:
-        written = write_clips(folder / f"measured-{seed}", clips, "test", seed)
+    for written in sets:
         records = [record for _, record in written]
         texts = [record.caption for record in records] + [record.summary for record in records]
         videos, states, _ = read_states(encoder, [path for path, _ in written], texts, show_progress_bar=True)
@@ -173,11 +175,12 @@ def choice(
     encoder = open_mllm(model, prefix=prefix, device=device, dtype=None)
     chosen: dict[str, list[int]] = {}
     with tempfile.TemporaryDirectory() as scratch:
-        curves = measured_curves(encoder, Path(scratch), clips)
+        sizes = [*((seed, clips) for seed in MEASURED), *((seed, pool) for seed in POOLS)]
+        sets = draw_sets(Path(scratch), sizes)
+        curves = measured_curves(encoder, sets[: len(MEASURED)])
         layers = len(curves["captions"])
         pools = []
-        for number, seed in enumerate(POOLS):
-            written = write_clips(Path(scratch) / f"pool-{seed}", pool, "train", seed)
+        for number, written in enumerate(sets[len(MEASURED) :]):
             own, kinds, videos = own_states(encoder, written)
             pools.append({"described": own.described, "used": len(own.texts), "kind": own.kind})
             for at in subsets(len(own.texts), size, n, number):

@@ -95,6 +95,7 @@ class DescribeOptions:
         if not 0 <= self.temperature <= 10:
             raise ValueError(f"temperature={self.temperature!r}: expected 0 (the likeliest token) to 10.")
         object.__setattr__(self, "kinds", tuple(kinds))
+        object.__setattr__(self, "temperature", float(self.temperature))  # 1 and 1.0 have one fingerprint
         object.__setattr__(self, "prompts", {kind: self.prompts[kind] for kind in kinds})
 
     def rendered(self, reranker: VideoReranker) -> dict[str, tuple[str, str]]:

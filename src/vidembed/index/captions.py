@@ -25,6 +25,8 @@ from vidembed.errors import IndexDamagedError, IndexMismatchError
 from vidembed.index.commit import Problem, locked, writing_to
 from vidembed.index.rows import cosines
 from vidembed.index.table import (
+    CAPTIONS,
+    CAPTIONS_FOLDER,
     FORMAT_VERSION,
     KEEP_VERSIONS,
     NO_VECTOR,
@@ -45,8 +47,6 @@ if TYPE_CHECKING:
 
     from vidembed.captions import CaptionRecord
 
-TABLE = "captions"
-TABLE_FOLDER = f"{TABLE}.lance"
 WORDS_NAME = "words"  # of the full-text index
 KEY = ("content_fingerprint", "start_s", "end_s")
 REMEDY = (
@@ -90,8 +90,8 @@ class CaptionMeta:
                 return cls(**found)
         except (ValueError, TypeError, KeyError) as error:
             raise IndexDamagedError(
-                f"captions: the table {str(folder / TABLE_FOLDER)!r} cannot be read ({error!r}); remove it and add the "
-                "captions again"
+                f"captions: the table {str(folder / CAPTIONS_FOLDER)!r} cannot be read ({error!r}); remove it and add "
+                "the captions again"
             ) from error
         raise IndexMismatchError(
             f"captions: their format is version {version}, and this vidembed reads {FORMAT_VERSION}; update vidembed"
@@ -203,17 +203,12 @@ class Captions:
 _opened: WeakKeyDictionary[VideoIndex, Captions] = WeakKeyDictionary()
 
 
-def has_captions(index: VideoIndex) -> bool:
-    """Whether captions were ever added to an index."""
-    return (index.folder / TABLE_FOLDER).is_dir()
-
-
 def open_captions(index: VideoIndex) -> Captions:
     """Return the captions of the version at hand; IndexMismatchError, which says what to run, if there are none."""
     table = _open_table(index)
     if table is None or not table.count_rows():
         raise IndexMismatchError(f"by: the index {str(index.folder)!r} has no captions; {REMEDY}")
-    stamps = index.stamp(), stamp_of(index.folder / TABLE_FOLDER, int(table.version))
+    stamps = index.stamp(), stamp_of(index.folder / CAPTIONS_FOLDER, int(table.version))
     known = _opened.get(index)
     if known is not None and known.stamps == stamps:
         return known
@@ -341,14 +336,14 @@ def facts(index: VideoIndex) -> dict[str, object] | None:
 
 
 def _open_table(index: VideoIndex) -> LanceTable | None:
-    if not has_captions(index):
+    if not index.has_captions:
         return None
     lancedb, _ = require_index_extra()
     try:
-        table: LanceTable = lancedb.connect(index.folder).open_table(TABLE)
+        table: LanceTable = lancedb.connect(index.folder).open_table(CAPTIONS)
     except (RuntimeError, OSError, ValueError) as error:
         raise IndexDamagedError(
-            f"captions: {str(index.folder / TABLE_FOLDER)!r} cannot be read; remove it and add the captions again. "
+            f"captions: {str(index.folder / CAPTIONS_FOLDER)!r} cannot be read; remove it and add the captions again. "
             f"LanceDB says: {error}"
         ) from error
     return table
@@ -438,7 +433,7 @@ def _table_for(index: VideoIndex, table: LanceTable | None, meta: CaptionMeta, *
     )
     how = "create" if table is None else "overwrite"
     with writing_to(index.folder):
-        made: LanceTable = lancedb.connect(index.folder).create_table(TABLE, schema=schema, mode=how)
+        made: LanceTable = lancedb.connect(index.folder).create_table(CAPTIONS, schema=schema, mode=how)
     return made
 
 

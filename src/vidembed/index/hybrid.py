@@ -50,9 +50,9 @@ class Scores(NamedTuple):
     hybrid: float | None = None  # log-odds of a match by fitted weights, or the sum of reciprocal ranks
 
 
-def pool(by: By, k: int) -> int:
-    """Return how many rows are taken by each similarity for `k` hits."""
-    return max(k, POOL) if by == "hybrid" else k
+def pool(k: int) -> int:
+    """Return how many rows a hybrid search takes by each similarity for `k` hits."""
+    return max(k, POOL)
 
 
 def rank(
@@ -84,7 +84,7 @@ def rank(
     if where is not None:
         found = [batch.column(ROW_ID).to_numpy() for batch in index.scan(["start_s"], where)]
         allowed = np.concatenate([np.empty(0, np.uint64), *found])
-    depth = pool(by, k)
+    depth = pool(k) if by == "hybrid" else k
     candidates: list[list[NDArray[np.uint64]]] = [[] for _ in texts]
     if by in {"caption", "hybrid"}:
         ranking = Ranking(queries, depth, partial(index.take, columns=PLACE))

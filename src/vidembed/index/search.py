@@ -265,7 +265,7 @@ def _nearest(index: VideoIndex, queries: NDArray[np.float64], texts: Sequence[st
     if asked.copy is not None:
         built = ann.quantized(index, asked.copy)
     elif not (asked.exact or asked.bank or (asked.keep is not None and asked.keep.any)):
-        built = ann.usable(index, hybrid.pool(asked.by, k))
+        built = ann.usable(index, hybrid.pool(k) if asked.by == "hybrid" else k)
     by_captions = None if asked.by == "video" else ByCaptions.of(index, asked.by)
     if asked.merge == "none":
         return _captioned(index, _ranked(index, queries, texts, asked, k, built, count, by_captions))
@@ -309,7 +309,7 @@ class ByCaptions:
 
 def _captioned(index: VideoIndex, results: list[Hits]) -> list[Hits]:
     """Return hits with their captions, if the index has any."""
-    if not captions.has_captions(index):
+    if not index.has_captions:
         return results
     contents: dict[str, str] = {}  # by URI
     uris = list({hit.uri for hits in results for hit in hits})
@@ -342,12 +342,12 @@ def _ranked(
         results = []
         for rows, normalized in bank.open_bank(index).rank(index, queries, k=k, where=where):
             how = replace(method, query_bank=normalized is not None)
-            hits = _hits([(row, Scores()) for row in rows], how, asked.around)
+            hits = _hits([(row, None) for row in rows], how, asked.around)
             for place, value in enumerate(normalized or ()):
                 hits[place] = replace(hits[place], normalized=round(value, 6))
             results.append(hits)
         return results
-    depth = hybrid.pool(asked.by, k)
+    depth = hybrid.pool(k) if asked.by == "hybrid" else k
     effort: tuple[int, int] | None = None
     if built is not None and asked.by in {"video", "hybrid"}:
         recall, effort = built.recall, (built.nprobes, built.refine)
@@ -362,7 +362,7 @@ def _ranked(
         return [ann.find(index, query, depth, effort) for query in queries]
 
     if by_captions is None:
-        return [_hits([(row, Scores()) for row in rows], method, asked.around) for rows in by_video()]
+        return [_hits([(row, None) for row in rows], method, asked.around) for rows in by_video()]
     found, weights = by_captions.captions, by_captions.weights
     method = replace(method, by=asked.by, captioned=len(found.row_ids))
     if asked.by == "hybrid":
@@ -371,11 +371,11 @@ def _ranked(
     return [_hits(rows, method, asked.around) for rows in hybrid.rank(index, found, queries, texts, **asking)]
 
 
-def _hits(rows: Iterable[tuple[Row, Scores]], method: Method, around: float | None) -> Hits:
+def _hits(rows: Iterable[tuple[Row, Scores | None]], method: Method, around: float | None) -> Hits:
     hits = Hits([], method)
     for row, more in rows:
         hit = Hit(row.uri, row.start_s, row.end_s, row.score, recall=method.recall)
-        if more != Scores():
+        if more is not None:
             hit = replace(hit, caption_score=more.caption, text_score=more.text, hybrid_score=more.hybrid)
         if around is not None:
             # A segment's end is rounded, a duration is not.
@@ -716,7 +716,8 @@ def refresh(index: VideoIndex, encoder: QueryEncoder, derived: Derived | None = 
     written = ann.refresh(index, exact_up_to=derived.exact_up_to, quantize=quantize)  # first: it makes a version
     if derived.query_bank is not None or index.derived(bank.FILE).exists():
         written |= bank.refresh(index, encoder, derived.query_bank, beta=derived.beta, progress=progress)
-    written |= captions.refresh(index)
+    if index.has_captions:
+        written |= captions.refresh(index)
     stamp = index.stamp()
     stale = [file for file in index.derived("").glob(mirror.FILES) if stamp not in file.name]
     for file in [*index.compact_copies(), *stale]:  # copies are of earlier versions

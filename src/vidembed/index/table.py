@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 
 TABLE = "segments"
 TABLE_FOLDER = f"{TABLE}.lance"
+CAPTIONS = "captions"
+CAPTIONS_FOLDER = f"{CAPTIONS}.lance"  # of the table of captions, where there are any (`vidembed.index.captions`)
 DERIVED_FOLDER = "derived"  # of what is made from the rows: settings, measurements, the query bank
 FORMAT_VERSION = 1  # of the files in it
 SCHEMA_VERSION = 2  # of the description and the columns; 1 where there are no scenes
@@ -555,6 +557,11 @@ class VideoIndex:
         found = self._table.search(query.astype(np.float32), vector_column_name="vector").distance_type("cosine")
         found = found.nprobes(effort[0]).refine_factor(effort[1]).limit(limit)
         return found.select([*PLACE, "vector"]).with_row_id(True).to_arrow().combine_chunks()
+
+    @property
+    def has_captions(self) -> bool:
+        """Whether captions were ever added to it."""
+        return (self.folder / CAPTIONS_FOLDER).is_dir()
 
     def derived(self, name: str) -> Path:
         """Return where a file that is made from the rows is, or shall be."""
