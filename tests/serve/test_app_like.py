@@ -204,7 +204,7 @@ def test_captions_of_the_index_are_queries(serve: Callable[..., SimpleNamespace]
         "red.mp4": "A red\nvideo is  shown. Nothing else.",
         "blue.mp4": "x" * 121,
         "green.mp4": None,
-        "long <b>.mp4": "A video. It ends at 2",
+        "long <b>.mp4": "A video. It ends at 2.0",
     }
 
 
