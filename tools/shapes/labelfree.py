@@ -42,8 +42,8 @@ logger = logging.getLogger(__name__)
 MEASURED: Final = (0, 10, 20)
 """Seeds of the sets of clips of the test split that figures are of."""
 POOLS: Final = (101, 202)
-"""Seeds of the pools that subsets are drawn from, none of whose clips is measured, and of the clips of the training split
-that the adapter is trained on."""
+"""Seeds of the pools that subsets are drawn from, none of whose clips is measured. Of the first one of them also the
+clips of the training split that the adapter is trained on."""
 BOUNDS: Final = {"captions": 1.5, "short": 4.0}
 """Points of mean Recall@1 that a choice may lose against the best layer."""
 WITHIN: Final = 5.0
