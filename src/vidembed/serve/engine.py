@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 from vidembed.errors import VideoError
 from vidembed.index import Hits, SearchOptions, VideoIndex, rerank
-from vidembed.index.captions import has_captions
 from vidembed.index.rows import check_query
 from vidembed.index.search import ByCaptions, nearest
 from vidembed.index.table import PLACE, among, is_local, quoted, segment_id
@@ -199,7 +198,7 @@ class Engine:
     @property
     def has_captions(self) -> bool:
         """Whether there is an index, and captions were added to it."""
-        return self.index is not None and has_captions(self.index)
+        return self.index is not None and self.index.has_captions
 
     def close(self) -> None:
         """End the model thread and the decoders."""
