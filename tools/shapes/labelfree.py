@@ -5,7 +5,8 @@ videos=...)`` does, and compared with the best layer for captions and for short 
 the last layer after `vidembed.training.adapt`, against the same number of true pairs of the same clips.
 
 Measured are three sets of clips of the test split. Layers are chosen on other clips of it, as a user chooses on videos
-like those to be searched; adapters are trained on clips of the training split.
+like those to be searched, or with ``--split train`` on unlike ones. Adapters are trained on clips of the training
+split.
 """
 
 from __future__ import annotations
@@ -32,8 +33,10 @@ from vidembed.encoder import VideoEncoder
 from vidembed.errors import CroppedTexts
 from vidembed.evaluation.metrics import ranks, recall_at
 from vidembed.evaluation.shapes import draw_sets
+from vidembed.registry import portable_name
 from vidembed.shapes import CHECKPOINT, ClipRecord, write_clips
 from vidembed.shapes.language import SUMMARY_ATTRIBUTES
+from vidembed.shapes.world import Split
 from vidembed.training import adapt, align
 from vidembed.training.adapting import LORA, hold_out, settings_for
 
@@ -153,6 +156,7 @@ def choice(
     pool: int = 400,
     size: int = 100,
     n: int = 20,
+    split: Split = "test",
     prefix: str | None = None,
     device: str = "cpu",
 ) -> dict[str, Any]:
@@ -164,6 +168,7 @@ def choice(
         pool: Clips of each pool.
         size: Clips of a subset; all of them choose, as the choosing half of twice as many does.
         n: Subsets of each pool.
+        split: Of the pools: clips like the measured ones, or of the training split.
         prefix: A line before the content of each prompt.
         device: Where the model runs.
 
@@ -178,9 +183,12 @@ def choice(
         sizes = [*((seed, clips) for seed in MEASURED), *((seed, pool) for seed in POOLS)]
         sets = draw_sets(Path(scratch), sizes)
         curves = measured_curves(encoder, sets[: len(MEASURED)])
+        drawn = sets[len(MEASURED) :]
+        if split == "train":
+            drawn = [write_clips(Path(scratch) / f"pool-{seed}", pool, "train", seed) for seed in POOLS]
         layers = len(curves["captions"])
         pools = []
-        for number, written in enumerate(sets[len(MEASURED) :]):
+        for number, written in enumerate(drawn):
             own, kinds, videos = own_states(encoder, written)
             pools.append({"described": own.described, "used": len(own.texts), "kind": own.kind})
             for at in subsets(len(own.texts), size, n, number):
@@ -195,7 +203,8 @@ def choice(
             "within": within(lost, BOUNDS),
             "choices": len(places),
         }
-    return {"model": str(model), "clips": clips, "size": size, "curves": curves, "pools": pools, "chosen_on": found}
+    sizes_of = {"model": portable_name(str(model)), "clips": clips, "size": size, "split": split}
+    return {**sizes_of, "curves": curves, "pools": pools, "chosen_on": found}
 
 
 def own_states(encoder: VideoEncoder, written: Written) -> tuple[OwnTexts, dict[str, Queries], States]:
@@ -278,7 +287,7 @@ def adapted(
         true = final_recalls(VideoEncoder(folder, device=device), sets)
     lost = {name: round(true[name] - own[name], 2) for name in true}
     rows = {"before": before, "own": own, "true": true, "lost": lost}
-    return {"model": str(model), "pairs": len(pairs), "adapt": report.to_dict(), **rows}
+    return {"model": portable_name(str(model)), "pairs": len(pairs), "adapt": report.to_dict(), **rows}
 
 
 def tables(found: Mapping[str, Any]) -> str:
@@ -320,6 +329,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--pool", type=int, help="clips that are described (400 a pool for choice, 440 for adapt)")
     parser.add_argument("--size", type=int, default=100, help="choice: clips of a subset")
     parser.add_argument("--subsets", type=int, default=20, help="choice: subsets of each pool")
+    parser.add_argument("--split", choices=("test", "train"), default="test", help="choice: of the pools")
     parser.add_argument("--prefix", help="choice: a line before the content of each prompt")
     parser.add_argument("--seed", type=int, default=POOLS[0], help="adapt: of the clips and of the training")
     parser.add_argument("--threads", type=int, default=1, help="torch threads on a CPU")
@@ -330,7 +340,8 @@ def main(argv: list[str] | None = None) -> None:
     torch.set_num_threads(options.threads)
     same = {"clips": options.clips, "device": options.device} | ({"pool": options.pool} if options.pool else {})
     if options.what == "choice":
-        found = choice(options.model, size=options.size, n=options.subsets, prefix=options.prefix, **same)
+        how = {"size": options.size, "n": options.subsets, "split": options.split, "prefix": options.prefix}
+        found = choice(options.model, **how, **same)
     else:
         found = adapted(options.model, seed=options.seed, **same)
     print(tables(found))  # noqa: T201 - what the command is for
