@@ -33,7 +33,9 @@ def main() -> None:
         work = Path(name)
         write_clips(work / "clips", CLIPS, "test", SEED)
         of_index: list[str | Path] = ["--model", "vidembed/shapes", "--segment", "2", "--device", "cpu"]
-        vidembed("index", work / "clips", "--to", work / "index", *of_index)
+        captions = work / "captions.jsonl"
+        vidembed("caption", work / "clips", "--segment", "2", "--out", captions, "--device", "cpu")
+        vidembed("index", work / "clips", "--to", work / "index", *of_index, "--captions", captions)
         with serving(["--in", work / "index", "--rerank", "--device", "cpu"], work / "log") as address:
             browser = Browser(binary)
             try:
