@@ -20,8 +20,8 @@ peft = pytest.importorskip("peft")
 
 GetModel = Callable[[str], Path]
 
-SHAPES = "f5d786964adfca6ca5bf39e1359f5d9a5535a3322c7c27de2b8de32fb39f8ec0"
-SHAPES_RERANK = "42bf492ee81f12160acbbcd921c3155c4339c268de71b036a57a83933cb850ae"
+SHAPES = "b9781e8143ac3d583fb622988d14bd32652eddab3af19e2859e91c40a3c99bee"
+SHAPES_RERANK = "edae397980e197502224ab572eb29227ae7a1c217fc03eaca2d076fdd1a141f3"
 
 
 @pytest.fixture

@@ -195,7 +195,9 @@ def test_the_bundled_models_have_queries_of_their_world(serve: Callable[..., Sim
 
 def test_captions_of_the_index_are_queries(serve: Callable[..., SimpleNamespace], videos: Path, tmp_path: Path) -> None:
     encoder = ServedEncoder()
-    index_videos([videos], tmp_path / "index", encoder, model="fake", cut=Windows(1.0), progress=False)
+    # others may be beside them
+    files = [videos / name for name in ("red.mp4", "green.mp4", "blue.mp4", "long <b>.mp4")]
+    index_videos(files, tmp_path / "index", encoder, model="fake", cut=Windows(1.0), progress=False)
     red = "A red\nvideo is  shown. Nothing else."
     texts = {
         "red.mp4": red,

@@ -364,7 +364,7 @@ def test_the_icon_is_a_picture_that_the_page_names(client: TestClient) -> None:
 def test_health(serve: Serve) -> None:
     server = serve()
     assert server.client.get("/health/live").json() == {"status": "ok"}
-    wanted = {"status": "ok", "model": "fake", "reranker": "fake-rerank", "index": True}
+    wanted = {"status": "ok", "model": "fake", "reranker": "fake-rerank", "index": True, "captions": False}
     assert server.client.get("/health/ready").json() == server.client.get("/health").json() == wanted
     server.engine.close()
     answer = server.client.get("/health/ready")
