@@ -207,3 +207,18 @@ def test_a_key_a_name_of_markup_and_a_video_that_does_not_play(
     browser.wait("document.getElementById('player-status').textContent.includes('cannot be played')")
     browser.open(f"{keyed}/?q=blue")  # the tab keeps the key
     browser.wait("document.querySelectorAll('#hits .hit').length === 6")
+
+
+def test_what_is_typed_before_the_server_answers_stays(process: Served, open_browser: Callable[..., Browser]) -> None:
+    browser = open_browser()
+    late = (
+        "const asked = fetch;"
+        "window.fetch = (...all) => new Promise((done) => setTimeout(done, 1500)).then(() => asked(...all))"
+    )
+    browser.command("Page.addScriptToEvaluateOnNewDocument", source=late)
+    browser.open(f"{process.address}/")
+    assert browser.evaluate("document.getElementById('held-title').textContent") == ""  # it has not answered yet
+    browser.type("red")
+    browser.wait("document.getElementById('held-title').textContent !== ''")
+    assert browser.evaluate("document.getElementById('query').value") == "red"
+    assert browser.evaluate("document.querySelectorAll('#hits .hit').length") == 0  # nothing is searched unasked

@@ -44,7 +44,8 @@ function address(hit = player.playing()) {
   return query ? `?${query}` : location.pathname;
 }
 
-function restore() {
+// Fills the form with the search that the address has.
+function fill() {
   const state = new URLSearchParams(location.search);
   file = null;
   like = state.get("like");
@@ -53,10 +54,20 @@ function restore() {
   for (const name of FILTERS) byId(name).value = state.get(name) ?? "";
   byId("merge").checked = state.get("merge") === "videos";
   byId("by").value = state.get("by") ?? "video";
-  byId("rerank").checked = hasReranker && state.get("rerank") !== "0";
+  byId("rerank").checked = state.get("rerank") !== "0";
   byId("filters").open = Object.keys(filters()).length > 0;
+}
+
+// Searches, if the address or the form has something to search for that was asked, else shows what the index holds.
+function resume() {
+  const state = new URLSearchParams(location.search);
+  return like || file || state.get("q") ? search({ hit: state.get("hit") }) : begin();
+}
+
+function restore() {
+  fill();
   player.close();
-  return like || words() ? search({ hit: state.get("hit") }) : begin();
+  return resume();
 }
 
 function request() {
@@ -302,6 +313,7 @@ addEventListener("keydown", (event) => {
 
 byId("key").value = stored("sessionStorage", "key") ?? "";
 byId("key-option").hidden = byId("key").value === "";
+fill(); // at once: what is typed before the server answers stays
 ask("health/ready")
   .then((health) => {
     hasReranker = health.reranker !== null;
@@ -309,6 +321,6 @@ ask("health/ready")
     hasCaptions = health.captions;
     byId("by-option").hidden = !hasCaptions;
     byId("rerank-option").hidden = !hasReranker;
-    return restore();
+    return resume();
   })
   .catch((error) => say(`Not ready: ${error.message}`, true));
