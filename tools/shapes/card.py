@@ -68,14 +68,15 @@ All figures are of the stored, rounded weights, by `python -m tools.shapes.evalu
 
 Clips of 4 seconds: one moving shape (5 shapes, 6 colours, 4 directions, 2 sizes, 2 speeds), 4 backgrounds, an event
 half-way (keeps straight, turns, bounces, stops, disappears, changes colour), a still shape in a corner in 85 % of them.
-{held_out} of the 120 (shape, colour, direction) triples are held out of training, of texts too (but see Training). Everything is drawn
-from a seed: `vidembed.shapes.write_clips`.
+{held_out} of the 120 (shape, colour, direction) triples are held out of training, of texts too (but see Training).
+Everything is drawn from a seed: `vidembed.shapes.write_clips`.
 
 ## Training
 
 `python -m tools.shapes.train --seed {seed} --steps {steps}`: {steps} steps of three stages (tags; tags, captions,
 summaries, questions and first statements; all of them, and more statements), {total} in all,
-{minutes:.0f} minutes, Muon and AdamW. `train_log.jsonl` is its log. One seed: a repetition on another machine will differ by some points.{note}
+{minutes:.0f} minutes, Muon and AdamW. `train_log.jsonl` is its log.
+One seed: a repetition on another machine will differ by some points.{note}
 
 Objectives are generative only: next-token loss on tags, captions, summaries, answers, and yes/no with corrections.
 There is no contrastive loss, and the "in one word" prompts above were never trained. Two things make such small
