@@ -7,7 +7,7 @@ PYTEST_ARGS ?= -n 2 --dist loadgroup
 ADAPTERS := integrations/langchain-vidembed integrations/llama-index-embeddings-vidembed
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: setup setup-adapters demo test lint audit check-wheels format bench real screenshots clean
+.PHONY: setup setup-adapters demo test lint audit check-wheels format bench real screenshots docs clean
 
 setup: $(VENV)/.installed
 
@@ -65,6 +65,11 @@ real: setup
 # Pictures of the page of `vidembed serve`, to docs/images. Needs Chromium.
 screenshots: setup
 	$(BIN)/python -m tools.screenshots
+
+# The documentation as a site, to build/site; a warning is an error. REPOSITORY_URL, as https://host/owner/name/blob/main, is where links to
+# files of the repository then lead; without it they lead into this checkout.
+docs: setup-adapters
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 clean:
 	rm -rf $(VENV) demo-out build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
