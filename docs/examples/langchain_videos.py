@@ -13,17 +13,13 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from fractions import Fraction
 from pathlib import Path
 
-import av
-import numpy as np
 from langchain_core.indexing import InMemoryRecordManager
 from langchain_core.runnables import RunnableLambda
 from langchain_vidembed import VideoLoader, VideoRetriever, index_videos
 
-from vidembed.shapes import sample_clips
-from vidembed.shapes.world import DURATION, render
+from vidembed.shapes import write_videos
 
 SEGMENT_S = 4.0
 CONFIG = {
@@ -35,31 +31,13 @@ CONFIG = {
 }
 
 
-# %% Videos to try it on.
-def draw_videos(folder: Path, videos: int = 4, scenes: int = 3) -> list[str]:
-    """Draw videos of several scenes, 4 seconds each; return a sentence about each scene."""
-    records = sample_clips(videos * scenes, "test", 0)
-    fps, side = 8, 168
-    for video in range(videos):
-        with av.open(str(folder / f"video-{video}.mp4"), "w") as container:
-            stream = container.add_stream("libx264", rate=fps)
-            stream.width = stream.height = side
-            stream.pix_fmt = "yuv420p"
-            stream.time_base = Fraction(1, fps)
-            for record in records[video * scenes : (video + 1) * scenes]:
-                for image in render(record.scene, np.arange(round(DURATION * fps)) / fps, side):
-                    container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
-            container.mux(stream.encode())
-    return [record.summary for record in records]
-
-
 # %% A folder becomes an index, and a question becomes places in videos.
 def main(arguments: list[str]) -> dict[str, list[tuple[str, float, float, float]]]:
     """Index a folder and answer questions; return file, start, end and probability of each answer."""
     with tempfile.TemporaryDirectory() as drawn:
         folder, questions = (Path(arguments[0]), arguments[1:]) if arguments else (Path(drawn), [])
         if not arguments:
-            questions = draw_videos(folder)[:3]
+            questions = [record.summary for record in write_videos(folder, 4)[0][1]]  # of the first video
 
         retriever = VideoRetriever.from_config(CONFIG)
         records = InMemoryRecordManager("videos")  # with a store on disk, one that is kept too

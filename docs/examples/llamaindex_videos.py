@@ -13,11 +13,8 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from fractions import Fraction
 from pathlib import Path
 
-import av
-import numpy as np
 from llama_index.core import VectorStoreIndex
 from llama_index.core.ingestion import IngestionPipeline
 from llama_index.core.storage.docstore import SimpleDocumentStore
@@ -27,30 +24,11 @@ from llama_index.readers.vidembed import VideoNodeParser, VideoReader
 from llama_index.vector_stores.qdrant import QdrantVectorStore
 from qdrant_client import QdrantClient
 
-from vidembed.shapes import sample_clips
-from vidembed.shapes.world import DURATION, render
+from vidembed.shapes import write_videos
 from vidembed.uri import parse_video_uri
 
 MODEL = "vidembed/shapes"
 SEGMENT_S = 4.0
-
-
-# %% Videos to try it on.
-def draw_videos(folder: Path, videos: int = 4, scenes: int = 3) -> list[str]:
-    """Draw videos of several scenes, 4 seconds each; return a sentence about each scene."""
-    records = sample_clips(videos * scenes, "test", 0)
-    fps, side = 8, 168
-    for video in range(videos):
-        with av.open(str(folder / f"video-{video}.mp4"), "w") as container:
-            stream = container.add_stream("libx264", rate=fps)
-            stream.width = stream.height = side
-            stream.pix_fmt = "yuv420p"
-            stream.time_base = Fraction(1, fps)
-            for record in records[video * scenes : (video + 1) * scenes]:
-                for image in render(record.scene, np.arange(round(DURATION * fps)) / fps, side):
-                    container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
-            container.mux(stream.encode())
-    return [record.summary for record in records]
 
 
 # %% A folder becomes an index. With both stores kept, the next run embeds only what changed.
@@ -73,7 +51,7 @@ def main(arguments: list[str]) -> dict[str, list[tuple[str, float, float, float]
     with tempfile.TemporaryDirectory() as drawn:
         folder, questions = (Path(arguments[0]), arguments[1:]) if arguments else (Path(drawn), [])
         if not arguments:
-            questions = draw_videos(folder)[:3]
+            questions = [record.summary for record in write_videos(folder, 4)[0][1]]  # of the first video
 
         embedding = VideoEmbedding(MODEL, on_error="skip")
         retriever = build(folder, embedding).as_retriever(similarity_top_k=12)

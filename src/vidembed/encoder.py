@@ -116,7 +116,7 @@ class VideoEncoder(VideoModel, SentenceTransformer):
         UnsupportedBackboneError: The model is no supported video model.
         BackboneError: The processor is missing, or the dtype unknown.
 
-    Example:
+    Examples:
         >>> from vidembed import VideoEncoder
         >>> encoder = VideoEncoder("vidembed/shapes")
         >>> encoder.encode({"text": "a red square moves down"}).shape == (encoder.get_embedding_dimension(),)

@@ -88,7 +88,7 @@ class VideoReranker(PrefixSharingCrossEncoder):
             was fitted on another model.
         ValueError: `mode` is not known, or not that of `calibration`.
 
-    Example:
+    Examples:
         >>> from vidembed import VideoReranker
         >>> from vidembed.shapes import write_clips
         >>> import tempfile

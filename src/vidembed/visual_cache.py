@@ -53,7 +53,7 @@ class VisualTokenCache:
         ValueError: A bound is negative.
         OSError: `folder` cannot be made.
 
-    Example:
+    Examples:
         >>> from vidembed import VideoReranker, VisualTokenCache
         >>> cache = VisualTokenCache()
         >>> reranker = VideoReranker("vidembed/shapes-rerank", visual_cache=cache)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import vidembed.shapes
-from vidembed.shapes import iterate_clips, sample_clips, write_clip, write_clips
+from vidembed.shapes import iterate_clips, sample_clips, write_clip, write_clips, write_videos
 from vidembed.shapes.world import split_of
 from vidembed.video import Sampling, load_video
 
@@ -53,6 +53,23 @@ def test_files_are_the_same_bytes_each_time(tmp_path):
     record = sample_clips(1)[0]
     one, two = write_clip(record.scene, tmp_path / "a.mp4"), write_clip(record.scene, tmp_path / "b.mp4")
     assert hashlib.sha256(one.read_bytes()).digest() == hashlib.sha256(two.read_bytes()).digest()
+
+
+def test_videos_of_several_scenes(tmp_path):
+    (first, scenes), (second, others) = write_videos(tmp_path / "videos", 2, 3, seed=2)
+    assert [first.name, second.name] == ["video-0.mp4", "video-1.mp4"]
+    assert [*scenes, *others] == sample_clips(6, seed=2)
+    clip = load_video(second, Sampling())
+    assert clip.duration == pytest.approx(12.0)
+    for shown, record in zip(np.split(clip.frames, 3), others, strict=True):
+        halved = shown.reshape(8, 84, 2, 84, 2, 3).mean((2, 4))
+        assert np.abs(halved - record.frames()).mean() < 4
+
+
+@pytest.mark.parametrize(("n", "scenes"), [(0, 3), (2, 0), (-1, -1)])
+def test_numbers_of_videos_and_scenes_are_checked(tmp_path, n, scenes):
+    with pytest.raises(ValueError, match="at least 1"):
+        write_videos(tmp_path, n, scenes)
 
 
 @pytest.mark.parametrize(("options", "message"), [({"side": 85}, "even"), ({"side": 0}, "even"), ({"fps": 0}, "fps")])

@@ -13,7 +13,13 @@ import griffe
 class FieldComments(griffe.Extension):
     """Takes ``name: type  # what it is`` for the docstring of ``name``, where the attribute has none."""
 
-    def on_attribute_instance(self, *, node: ast.AST | griffe.ObjectNode, attr: griffe.Attribute, **kwargs: Any) -> None:
+    def on_attribute_instance(
+        self,
+        *,
+        node: ast.AST | griffe.ObjectNode,
+        attr: griffe.Attribute,
+        **kwargs: Any,  # noqa: ARG002 - of the interface
+    ) -> None:
         """Read the comment at the end of the attribute's line."""
         if attr.docstring is None and isinstance(node, ast.AnnAssign) and (comment := _comment(attr)):
             attr.docstring = griffe.Docstring(comment, lineno=attr.lineno, parent=attr)

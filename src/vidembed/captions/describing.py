@@ -200,7 +200,7 @@ def describe(
         VideoError: A video could not be decoded.
         torch.OutOfMemoryError: A video does not fit into memory by itself; it is named.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> from vidembed import VideoReranker
         >>> from vidembed.captions import describe

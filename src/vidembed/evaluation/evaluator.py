@@ -55,7 +55,7 @@ class VideoTextRetrievalEvaluator(BaseEvaluator):
         ValueError: A caption is empty, a video stands there twice, or another argument does not fit.
         TypeError: One video or one caption is given where a list is expected.
 
-    Example:
+    Examples:
         >>> from vidembed.evaluation.evaluator import VideoTextRetrievalEvaluator
         >>> VideoTextRetrievalEvaluator(["a.mp4"], ["a dog runs"], name="dogs").csv_file
         'Video-Text-Retrieval_evaluation_dogs_results.csv'

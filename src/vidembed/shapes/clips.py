@@ -94,16 +94,42 @@ def write_clip(scene: Scene, path: str | Path, *, side: int = FILE_SIDE, fps: in
         raise ValueError(f"side must be an even number of pixels, got {side}")
     if fps < 1:
         raise ValueError(f"fps must be at least 1, got {fps}")
-    path = Path(path)
-    frames = render(scene, np.arange(round(DURATION * fps)) / fps, side)  # (T, H, W, 3)
+    return _write([scene], Path(path), side, fps)
+
+
+def write_videos(
+    folder: str | Path, n: int, scenes: int = 3, split: Split = "test", seed: int = 0
+) -> list[tuple[Path, list[ClipRecord]]]:
+    """Write ``video-0.mp4`` to ``video-<n - 1>.mp4``, each of several scenes of 4 seconds, to `folder`.
+
+    Returns:
+        Each path with the records of its scenes, in order; the records are those of `sample_clips`.
+
+    Raises:
+        ValueError: `n` or `scenes` is below 1, or there are not as many distinct captions.
+    """
+    if min(n, scenes) < 1:
+        raise ValueError(f"n and scenes must be at least 1, got {n} and {scenes}")
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    records = sample_clips(n * scenes, split, seed)
+    parts = [records[start : start + scenes] for start in range(0, n * scenes, scenes)]
+    return [
+        (_write([record.scene for record in part], folder / f"video-{video}.mp4", FILE_SIDE, FILE_FPS), part)
+        for video, part in enumerate(parts)
+    ]
+
+
+def _write(scenes: list[Scene], path: Path, side: int, fps: int) -> Path:
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=fps, options={"crf": _CRF})
         stream.width = stream.height = side
         stream.pix_fmt = "yuv420p"
         stream.time_base = Fraction(1, fps)
         stream.thread_count = 1  # so that the bytes do not depend on the machine's cores
-        for image in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        for scene in scenes:
+            for image in render(scene, np.arange(round(DURATION * fps)) / fps, side):  # (T, H, W, 3)
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
         container.mux(stream.encode())
     return path
 
