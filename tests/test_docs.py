@@ -40,13 +40,13 @@ def printed_by(code: str, names: dict[str, Any]) -> str:
 
 
 def assert_shown(printed: str, shown: str | None) -> None:
-    """Compare output with the page, where it shows some; fractions by 0.05 and percent by 5, since x264 varies."""
+    """Compare output with the page, where it shows some; fractions by 0.02 and percent by 5, since x264 varies."""
     if shown is None:
         return
     mine, theirs = (NUMBER.split(re.sub(r" +$", "", text.strip(), flags=re.MULTILINE)) for text in (printed, shown))
     assert mine[::2] == theirs[::2], printed
     for one, other in zip(mine[1::2], theirs[1::2], strict=True):
-        assert float(one) == pytest.approx(float(other), abs=0.05 if "." in other else 5), printed
+        assert float(one) == pytest.approx(float(other), abs=0.02 if "." in other else 5), printed
 
 
 @pytest.mark.parametrize(("code", "shown"), BLOCKS)

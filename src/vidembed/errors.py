@@ -15,10 +15,10 @@ kept_warnings: ContextVar[list[Warning] | None] = ContextVar("kept_warnings", de
 
 
 class VideoError(Exception):
-    """A video could not be read. The base class of all errors of :mod:`vidembed.video`.
+    """A video could not be read. The base class of all errors of `vidembed.video`.
 
     Attributes:
-        item: How the video is named to the user (see :func:`vidembed.video.item_name`).
+        item: How the video is named to the user (see `vidembed.video.item_name`).
         reason: What was found, what is allowed and what to do, in one or two sentences.
     """
 

@@ -126,7 +126,7 @@ class GridPicker(Generic[Item]):
         return moment if not self._kept or moment + TIME_EPSILON < self.end else math.inf
 
     def looks(self, first: float, until: float) -> Iterator[float]:
-        """Yield when frames are looked for between two times, as :meth:`wants` compares; maybe more often than is."""
+        """Yield when frames are looked for between two times, as `wants` compares; maybe more often than is."""
         place = max(0, math.floor((first - self.start) / self.step) - 1)
         while (moment := self.start + place * self.step + TIME_EPSILON) < until:
             if place and moment >= self.end:
@@ -243,7 +243,7 @@ class Deadline:
         return errors.DecodeTimeout(self._item, self._reason)
 
     def remaining(self, most: float = math.inf) -> float:
-        """Return the seconds left, at most so many; raise :class:`DecodeTimeout` when none are."""
+        """Return the seconds left, at most so many; raise `DecodeTimeout` when none are."""
         left = self._end - time.monotonic()
         if left <= 0:
             raise self.error()
@@ -329,8 +329,8 @@ def _is_rgb(array: NDArray[np.generic]) -> bool:
 
 SingleSource: TypeAlias = "str | os.PathLike[str] | bytes | BinaryIO | VideoFrames | Mapping[str, object]"
 VideoSource: TypeAlias = "SingleSource | VideoSegment | Clip"
-"""A path, a URL (opt-in), the bytes of a file, a seekable binary file object, :class:`VideoFrames`, the dictionary form
-``{"array": ..., "video_metadata": {"fps": ...}}``, a :class:`VideoSegment` of one of these, or a :class:`Clip` that was
+"""A path, a URL (opt-in), the bytes of a file, a seekable binary file object, `VideoFrames`, the dictionary form
+``{"array": ..., "video_metadata": {"fps": ...}}``, a `VideoSegment` of one of these, or a `Clip` that was
 read before with the same sampling."""
 
 

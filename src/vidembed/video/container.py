@@ -362,7 +362,7 @@ def check_boxes(handle: BinaryIO, item: str) -> None:
 
 
 def check_streams(count: int, item: str) -> None:
-    """Raise :class:`VideoTooLarge` for a file of more than :data:`MAX_STREAMS` streams."""
+    """Raise `VideoTooLarge` for a file of more than `MAX_STREAMS` streams."""
     if count > MAX_STREAMS:
         raise errors.VideoTooLarge(item, f"it has over {MAX_STREAMS} streams; leave out what is no video")
 

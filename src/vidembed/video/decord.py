@@ -33,7 +33,7 @@ def _is_installed(distribution: str) -> bool:
 
 
 def require_decord(item: str) -> None:
-    """Raise :class:`BackendUnavailable` unless decord2, and no other package of the same import name, is installed."""
+    """Raise `BackendUnavailable` unless decord2, and no other package of the same import name, is installed."""
     for other in filter(_is_installed, ("decord", "eva-decord")):
         found = f"the package {other!r} is installed, which is unmaintained and shares its import name with decord2"
         remedy = f'run: pip uninstall {other} && pip install --force-reinstall "vidembed[decord]"'
@@ -116,7 +116,7 @@ def _check_container(reader: FrameReader, item: str) -> None:
 
 
 def _check_picture(frame: VideoFrame, geometry: Geometry, item: str) -> None:
-    """Raise :class:`BackendUnavailable` for pictures that decord would not show as they are to be seen."""
+    """Raise `BackendUnavailable` for pictures that decord would not show as they are to be seen."""
     matrix = display_matrix(frame)
     is_skewed = matrix is not None and 0 in (matrix[0] or matrix[1], matrix[3] or matrix[2])
     wrong = {

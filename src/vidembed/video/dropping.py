@@ -2,10 +2,10 @@
 
 Packets are read ahead up to the next key frame from which decoding begins anew, so that it is known before decoding in
 which order frames come on show and which of them are chosen. What no other packet refers to, and what follows the last
-chosen frame up to such a key frame, is then not decoded: it is :class:`~vidembed.video.picture.Undecoded`, with the
+chosen frame up to such a key frame, is then not decoded: it is `vidembed.video.picture.Undecoded`, with the
 time and the place in the stream that it has. That is done only for codecs whose references can be read off packets,
 after frames were seen to come as their packets say. On any sign of damage all of it is decoded
-(:class:`DecodeAllError`).
+(`DecodeAllError`).
 """
 
 from __future__ import annotations
@@ -148,7 +148,7 @@ class _Syntax:
             yield begin, place
 
     def see(self, packet: _Packet, number: int) -> _Seen:
-        """Read a packet; raise :class:`_UnclearError` for one that is not like those of plain streams."""
+        """Read a packet; raise `_UnclearError` for one that is not like those of plain streams."""
         if packet.pts is None or packet.is_discard or packet.is_corrupt or packet.has_sidedata("new_extradata"):
             raise _UnclearError
         data = bytes(packet)

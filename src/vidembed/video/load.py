@@ -35,27 +35,27 @@ def load_video(
     """Read the frames of a video that a model is to see.
 
     Frames are chosen by presentation time: for each time of ``sampling``'s grid, the frame on show then. Frames given
-    as arrays are sampled on the same grid by their own times. A :class:`Clip` of this sampling is returned as it is.
+    as arrays are sampled on the same grid by their own times. A `Clip` of this sampling is returned as it is.
 
     Args:
-        source: What to read (see :data:`vidembed.video.VideoSource`).
+        source: What to read (see `vidembed.video.VideoSource`).
         sampling: How frames are chosen and how large they may be.
         backend: ``"pyav"`` (default) or ``"decord"`` (extra ``decord``; local mp4, mov, mkv, webm files).
         allow_url: Whether http and https addresses may be fetched (see `vidembed.video.fetch.UrlAccess`).
         limits: On time, a download included, and on its bytes (``vidembed.DecodeLimits``). Default: 600 s and 2 GiB.
         threads: Decoding threads of PyAV, at least 1. Default 4; 1 does the least work, for a caller that reads several
             videos at once. Frames are the same.
-        stream: Index of a video stream in its container (``VideoInfo.streams`` of :func:`vidembed.video.load`).
+        stream: Index of a video stream in its container (``VideoInfo.streams`` of `vidembed.video.load`).
             Default ``None``: the one that ffmpeg would choose. For files read with PyAV.
 
     Returns:
-        The clip. Its times count from the start of a segment (see :class:`vidembed.video.Clip`).
+        The clip. Its times count from the start of a segment (see `vidembed.video.Clip`).
 
     Raises:
         VideoError: If it cannot be read; the subclass says why (`InvalidVideoInput`: it is malformed, or a `Clip` that
             was sampled otherwise), and the message names the item.
         ValueError: If ``backend`` or ``threads`` is none of those allowed.
-        TypeError: If ``sampling`` is no :class:`Sampling`.
+        TypeError: If ``sampling`` is no `Sampling`.
 
     Warns:
         VideoTruncated: If the video ends over one second before the duration it declares.
@@ -127,7 +127,7 @@ def load_segments(
 
     Raises:
         InvalidVideoInput: If a segment is malformed, lies outside the video, or they are not ordered by start.
-        VideoError: As in :func:`load_video`; it ends the pass.
+        VideoError: As in `load_video`; it ends the pass.
     """
     item = _check(path, sampling, backend, threads, stream)
     if isinstance(path, (VideoSegment, Clip)):
@@ -193,14 +193,14 @@ def probe(
     """Describe a video; of a segment, the whole video it is cut from.
 
     Args:
-        source: What to describe (see :data:`vidembed.video.VideoSource`).
+        source: What to describe (see `vidembed.video.VideoSource`).
         scan: Also read the rest of the file, without decoding it, to count discontinuities of its clock.
         allow_url: Whether http and https addresses may be fetched (whole; see `vidembed.video.fetch.UrlAccess`).
         limits: On time, a download included, and on its bytes. Default: 60 s and 2 GiB.
-        stream: As in :func:`vidembed.video.load_video`.
+        stream: As in `vidembed.video.load_video`.
 
     Raises:
-        VideoError: As :func:`vidembed.video.load_video` for what shows by the first frame.
+        VideoError: As `vidembed.video.load_video` for what shows by the first frame.
     """
     inner = source.path if isinstance(source, VideoSegment) else source
     item = clip.item_name(inner)

@@ -58,7 +58,7 @@ class _Watched:
         self.seek, self.tell = handle.seek, handle.tell
 
     def read(self, size: int = -1) -> bytes:
-        """Read, or raise :class:`DecodeTimeout`, which comes back out of FFmpeg; after that, the file has ended."""
+        """Read, or raise `DecodeTimeout`, which comes back out of FFmpeg; after that, the file has ended."""
         if self._over:
             return b""
         self._over = True
@@ -174,7 +174,7 @@ class FrameReader(ExitStack, Iterator[TimedFrame]):
             return next(self._frames)
 
     def first(self) -> TimedFrame:
-        """Return the next frame, which is the first; raise :class:`CorruptVideo` if there is none."""
+        """Return the next frame, which is the first; raise `CorruptVideo` if there is none."""
         if (found := next(self, None)) is None:
             raise self.no_frame()
         return found
@@ -410,7 +410,7 @@ class Window:
         return self._picker.step
 
     def looks(self, first: float, until: float) -> Iterator[float]:
-        """Yield when frames are looked for between two times (see :meth:`GridPicker.looks`)."""
+        """Yield when frames are looked for between two times (see `GridPicker.looks`)."""
         return iter(()) if self.done else self._picker.looks(first, until)
 
     @property

@@ -138,7 +138,7 @@ class Scenes:
 
 
 def require_scenedetect(item: str) -> None:
-    """Raise :class:`BackendUnavailable` unless PySceneDetect is installed."""
+    """Raise `BackendUnavailable` unless PySceneDetect is installed."""
     try:
         require("scenes", "scenedetect", purpose="cutting by scenes")
     except MissingExtraError as error:
@@ -330,7 +330,7 @@ def lay_out(
     Args:
         source: A path, bytes, a binary file object or, with `allow_url`, an http(s) address.
         cut: How; ``None`` for one segment that is all of it.
-        allow_url: As in :func:`vidembed.video.load_video`.
+        allow_url: As in `vidembed.video.load_video`.
         limits: On each time that it is read, and on the bytes of a download. Default: no limit of time, 2 GiB.
         threads: Decoding threads.
 
