@@ -11,7 +11,6 @@ import itertools
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, BinaryIO, Final, Generic, Literal, Protocol, TypeAlias, TypeVar
@@ -45,10 +44,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-PIXELS = "pixel_values_videos"
-BYTES = "pixel_bytes_videos"  # in their place until `normalized`
-_COMPRESSION = "_get_compression_mask"  # of video_llama_3's video processor
-AS_BYTES = {"do_rescale": False, "do_normalize": False}  # for a video processor: pixels stay uint8
 IMAGE_LIMITS: Final = DecodeLimits(timeout_s=60.0, max_bytes=2**28)  # of an image that is fetched (our choice)
 IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF")  # what Pillow decodes: EPS would run another program
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tiff", ".webp"})  # .gif is a video here
@@ -387,60 +382,6 @@ def no_room(item: InBatch, error: torch.OutOfMemoryError) -> torch.OutOfMemoryEr
         f"{item.name}: out of memory on this input alone ({item.tokens} tokens). Lower Sampling.max_frames or "
         f"Sampling.max_pixels, or load the model in a smaller dtype. ({error})"
     )
-
-
-def normalized(features: Features, video_processor: Any) -> Features:  # whose types lack mean and std
-    """Features with pixels of videos that were kept as bytes rescaled and normalized, as the processor does it.
-
-    In float32 and on their device, where they arrive in a quarter of the bytes.
-    """
-    if BYTES not in features:
-        return features
-    pixels = features[BYTES]  # (N, C * T * P * P) patches, or frames (..., C, H, W)
-    scale = 1.0 / video_processor.rescale_factor
-    mean, std = (
-        torch.tensor(values, device=pixels.device) * scale
-        for values in (video_processor.image_mean, video_processor.image_std)
-    )  # (C,) each
-    if pixels.ndim == 2:
-        mean, std = (values.repeat_interleave(pixels.shape[1] // len(values)) for values in (mean, std))
-    else:
-        mean, std = (values[:, None, None] for values in (mean, std))
-    kept = {name: value for name, value in features.items() if name != BYTES}
-    return {**kept, PIXELS: pixels.float().sub_(mean).div_(std)}
-
-
-@contextmanager
-def compressing_bytes(video_processor: Any) -> Iterator[None]:
-    """Let video_llama_3's video processor choose the tokens that it keeps as it does with floats, while it makes bytes.
-
-    By its own method, which compares each frame with the one before: it is given two frames at a time, normalized, in
-    the place of all of them.
-    """
-    choose: Callable[..., torch.Tensor] | None = getattr(video_processor, _COMPRESSION, None)
-    if choose is None:
-        yield
-        return
-
-    def by_pairs(
-        pixel_values_videos: torch.Tensor, video_grid_thw: torch.Tensor, video_merge_sizes: torch.Tensor
-    ) -> Any:
-        chosen = []
-        videos = torch.split(pixel_values_videos, video_grid_thw.prod(1).tolist())
-        for patches, grid, merge in zip(videos, video_grid_thw, video_merge_sizes, strict=True):
-            pair: list[torch.Tensor] = []  # (H * W, patch) each
-            for frame in torch.chunk(patches, int(grid[0])):
-                pair = [*pair[-1:], normalized({BYTES: frame}, video_processor)[PIXELS]]
-                size = torch.cat([grid.new_tensor([len(pair)]), grid[1:]])[None]
-                kept = choose(pixel_values_videos=torch.cat(pair), video_grid_thw=size, video_merge_sizes=merge[None])
-                chosen.append(kept.view(len(pair), -1)[-1])
-        return torch.cat(chosen)
-
-    vars(video_processor)[_COMPRESSION] = by_pairs
-    try:
-        yield
-    finally:
-        del vars(video_processor)[_COMPRESSION]
 
 
 def pinned(features: Features, device: torch.device) -> Features:

@@ -14,7 +14,8 @@ from torch.nn.functional import cosine_similarity
 
 from vidembed.backbone.prefix import Sharing, can_pack, encode_visual, model_inputs
 from vidembed.errors import UnsupportedBackboneError
-from vidembed.inputs import BYTES, Prepared, collate, normalized
+from vidembed.inputs import Prepared, collate
+from vidembed.preprocessing import BYTES, normalized
 from vidembed.video import VideoFrames
 
 if TYPE_CHECKING:
@@ -161,8 +162,8 @@ def takes_bytes(
 ) -> bool:
     """Whether `normalized` makes of a processor's bytes, bit for bit, what the processor makes; remembered.
 
-    `prepare` makes the features of the probe video, as bytes or as the processor has them. video_llama_3, for one,
-    chooses tokens by normalized pixels (`vidembed.inputs.compressing_bytes`): a part of the video should stand still.
+    `prepare` makes the features of the probe video, as bytes or as the processor has them. A part of the video should
+    stand still: video_llama_3 chooses tokens by normalized pixels (`vidembed.preprocessing.compress_bytes`).
     """
     if model not in _bytes:
         try:
