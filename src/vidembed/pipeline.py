@@ -48,7 +48,7 @@ from vidembed.inputs import (
     name_of,
     split_rows,
 )
-from vidembed.preprocessing import AS_BYTES, BYTES, PIXELS, processor_for_call, shallow_copy
+from vidembed.preprocessing import AS_BYTES, BYTES, PIXELS, processor_for_call, shallow_copy, share_cores
 from vidembed.registry import resolve_model
 from vidembed.video import Sampling, VideoError, VideoFrames
 from vidembed.video.clip import Waiting, worker_count
@@ -417,7 +417,9 @@ class Feeder(Generic[T]):
         self._change = threading.Condition()  # of what is pending, of `_ended` and of the batch that is made
         self._ended = False  # nothing more is read
         self._idle_since = 0.0  # when the last input was prepared, so far
-        self._threads = ThreadPoolExecutor(workers, thread_name_prefix="vidembed-decode")
+        # each of them resizes on its share of the cores: on all, they would be in one another's way
+        share = functools.partial(share_cores, workers) if workers > 1 else None
+        self._threads = ThreadPoolExecutor(workers, thread_name_prefix="vidembed-decode", initializer=share)
 
     def batches(
         self,
