@@ -5,7 +5,7 @@
 
 A clip of 30 frames of 640 x 360 (15 s at 2 frames a second), which are decoded already, through the stock processor of
 each architecture: as it is, which gives normalized floats, and as vidembed calls it, which keeps bytes and normalizes
-them on the model's device (`vidembed.preprocessing.normalized`). Where that is not bit-equal on the loaded model,
+them on the model's device (`vidembed.inputs.normalized`). Where that is not bit-equal on the loaded model,
 floats are kept, and both columns are the same. CPU time of one thread, the second best of seven; the processor's budget
 of pixels is raised so that frames keep their size.
 
@@ -37,9 +37,8 @@ from transformers.image_utils import SizeDict
 
 from benchmarks.common import environment, high_water_mark, keep
 from vidembed import VideoEncoder, VideoFrames
-from vidembed.inputs import Prepared, collate, token_batches
+from vidembed.inputs import AS_BYTES, BYTES, PIXELS, Prepared, collate, normalized, processor_for_call, token_batches
 from vidembed.pipeline import Feeder
-from vidembed.preprocessing import AS_BYTES, BYTES, PIXELS, normalized, processor_for_call
 
 FRAMES, WIDTH, HEIGHT = 30, 640, 360
 REPEATS = 7

@@ -14,7 +14,7 @@ from transformers.image_utils import SizeDict
 
 from tests.backbone import tiny, zoo
 from vidembed import VideoEncoder, VideoReranker
-from vidembed.preprocessing import BYTES, PIXELS, compress_bytes, normalized, shallow_copy
+from vidembed.inputs import BYTES, PIXELS, compress_bytes, normalized, shallow_copy
 from vidembed.proof import SENTENCES, probe_video
 
 GetModel = Callable[[str], Path]
@@ -110,7 +110,7 @@ def test_tokens_of_bytes_are_compressed_as_those_of_floats(monkeypatch: pytest.M
         sizes.append(features[BYTES].numel())
         return normalized(features, video_processor)
 
-    monkeypatch.setattr("vidembed.preprocessing.normalized", spy)
+    monkeypatch.setattr("vidembed.inputs.normalized", spy)
     own: Any = shallow_copy(processor)
     compress_bytes(own)
     as_bytes = own(videos=videos, return_tensors="pt", **RAW)

@@ -17,7 +17,7 @@ from tests.clips import moving_square, write_video
 from tests.conftest import vision_tower
 from vidembed import Sampling, VideoFrames, VideoReranker, VideoSegment, VisualTokenCache
 from vidembed.backbone.architectures import find_parts
-from vidembed.preprocessing import BYTES, normalized
+from vidembed.inputs import BYTES, normalized
 from vidembed.visual_cache import visual_key
 
 TEXTS = ["a red square", "b"]

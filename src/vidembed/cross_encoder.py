@@ -19,19 +19,21 @@ from vidembed.backbone.prefix import Sharing, encode_visual, packs, read_suffixe
 from vidembed.backbone.sharing import applied_adapters
 from vidembed.errors import BackboneError, InputError
 from vidembed.inputs import (
+    BYTES,
     MAX_BATCH_TOKENS,
+    PIXELS,
     Failed,
     HalvingRunner,
     Prepared,
     collate,
     load_input,
     name_of,
+    normalized,
     on_device,
     pinned,
     token_batches,
 )
 from vidembed.pipeline import Feeder, OnError, VideoModel, check_context, wants_bar
-from vidembed.preprocessing import BYTES, PIXELS, normalized
 from vidembed.proof import can_batch, find_sharing, probe_video
 from vidembed.scoring.checks import FloatArray
 from vidembed.video import VideoFrames

@@ -37,12 +37,12 @@ from vidembed.inputs import (
     kind_of,
     load_input,
     name_of,
+    normalized,
     on_device,
     pinned,
     token_batches,
 )
 from vidembed.pipeline import Feeder, OnError, VideoModel, check_on_error, report, wants_bar
-from vidembed.preprocessing import normalized
 from vidembed.registry import portable_name
 from vidembed.video import Sampling, VideoError
 from vidembed.video.clip import core_count

@@ -40,15 +40,20 @@ from vidembed.backbone.sharing import (
 from vidembed.checkpoint import ADAPTER_FILES, FILE_NAME, CheckpointConfig, open_recipe
 from vidembed.errors import BackboneError, InputError, kept_warnings, warn
 from vidembed.inputs import (
+    AS_BYTES,
+    BYTES,
+    PIXELS,
     Failed,
     Prepared,
     chunks,
     is_text,
     load_input,
     name_of,
+    processor_for_call,
+    shallow_copy,
+    share_cores,
     split_rows,
 )
-from vidembed.preprocessing import AS_BYTES, BYTES, PIXELS, processor_for_call, shallow_copy, share_cores
 from vidembed.registry import resolve_model
 from vidembed.video import Sampling, VideoError, VideoFrames
 from vidembed.video.clip import Waiting, worker_count

@@ -14,8 +14,7 @@ from torch.nn.functional import cosine_similarity
 
 from vidembed.backbone.prefix import Sharing, can_pack, encode_visual, model_inputs
 from vidembed.errors import UnsupportedBackboneError
-from vidembed.inputs import Prepared, collate
-from vidembed.preprocessing import BYTES, normalized
+from vidembed.inputs import BYTES, Prepared, collate, normalized
 from vidembed.video import VideoFrames
 
 if TYPE_CHECKING:
@@ -163,7 +162,7 @@ def takes_bytes(
     """Whether `normalized` makes of a processor's bytes, bit for bit, what the processor makes; remembered.
 
     `prepare` makes the features of the probe video, as bytes or as the processor has them. A part of the video should
-    stand still: video_llama_3 chooses tokens by normalized pixels (`vidembed.preprocessing.compress_bytes`).
+    stand still: video_llama_3 chooses tokens by normalized pixels (`vidembed.inputs.compress_bytes`).
     """
     if model not in _bytes:
         try:

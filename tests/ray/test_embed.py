@@ -13,7 +13,7 @@ from tests.clips import moving_square, write_video
 from tests.ray.fakes import DIMENSION, SAMPLING, ClipEncoder, FakeEmbed
 from vidembed.backbone.options import ModelOptions
 from vidembed.index.table import segment_id, uri_of
-from vidembed.preprocessing import BYTES, PIXELS, normalized
+from vidembed.inputs import BYTES, PIXELS, normalized
 from vidembed.ray import DecodeVideos, EmbedVideos
 from vidembed.ray import embed as module
 from vidembed.video import Sampling, VideoSegment, Windows, load_video

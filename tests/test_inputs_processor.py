@@ -15,7 +15,7 @@ import torch
 
 from tests.backbone import zoo
 from vidembed import VideoEncoder, VideoFrames
-from vidembed.preprocessing import processor_for_call, share_cores
+from vidembed.inputs import processor_for_call, share_cores
 
 GetModel = Callable[[str], Path]
 VIDEOS = [
