@@ -97,7 +97,7 @@ def check_model(
     sampling: Sampling | None = None,
     **kwargs: Any,
 ) -> ModelCheck:
-    """Prove on a loaded video MLLM, on a small made-up video and two sentences, what the package relies on.
+    """Check on a loaded video MLLM what the package relies on, with a small generated video and two sentences.
 
     Args:
         model: Directory or Hub name of a video MLLM or checkpoint, or a loaded `Backbone`. Of a checkpoint without

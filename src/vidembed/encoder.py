@@ -219,13 +219,13 @@ class VideoEncoder(VideoModel, SentenceTransformer):
         return VideoReranker(backbone=self.backbone, **{**shared, **kwargs})
 
     def use_modules(self, other: VideoEncoder) -> None:
-        """Run on the modules of an encoder with the same fingerprint, whose weights another model needs anyway."""
+        """Use the modules of an encoder with the same fingerprint, so that the weights are in memory once."""
         self[0], self.backbone, self.links, self.linked = other[0], other.backbone, other.links, other.linked
         if self.backbone is not None:
             add_user(self.backbone.model, self)
 
     def save(self, path: str, *args: Any, **kwargs: Any) -> None:
-        """Save a plain checkpoint, of a recipe too: with its weights, and an adapter added to them.
+        """Save a plain checkpoint with weights; for a recipe, the cut weights with its adapter merged.
 
         Raises:
             BackboneError: Other adapter layers are in the model.

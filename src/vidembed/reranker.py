@@ -211,7 +211,7 @@ class VideoReranker(PrefixSharingCrossEncoder):
         return bool(self._first_stage_encoders) or (self.backbone is not None and self.first_stage.layer is not None)
 
     def use_first_stage(self, encoder: VideoEncoder) -> None:
-        """Let ``rank(..., first_stage="own")`` compare with this encoder, where it has other weights than the reranker.
+        """Make ``rank(..., first_stage="own")`` use this encoder, if its weights are not those of the reranker.
 
         Raises:
             ValueError: The fusion was fitted with another encoder, or there is none.
@@ -499,7 +499,7 @@ class VideoReranker(PrefixSharingCrossEncoder):
         seed: int = 0,
         **kwargs: Any,
     ) -> CalibrationReport:
-        """Fit on labelled pairs what makes scores calibrated probabilities, and use it from now on.
+        """Fit calibrated probabilities on labelled pairs, and use them from now on.
 
         Platt scaling of the log-odds; in mode "prior_corrected" the weights of the priors before it; and with
         `first_stage` a fusion of both scores, which `rank` uses. `save_pretrained` and `save_calibration` keep it.

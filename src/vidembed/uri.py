@@ -38,7 +38,7 @@ _URL_SAFE = "/:@!$&'()*+,;=?[]%~"  # what has a meaning in an address, and escap
 
 @dataclass(frozen=True, slots=True)
 class VideoRef:
-    """What a video URI names: the file or the http(s) address, and seconds on the clock of a player."""
+    """What a video URI names: a file or an http(s) address, and times in seconds as a player shows them."""
 
     source: Path | str
     start: float = 0.0
@@ -55,7 +55,7 @@ class VideoRef:
 
 
 def video_uri(path: str | os.PathLike[str], start: float | None = None, end: float | None = None) -> str:
-    r"""Write a video, or a timed part of one, as text that reads back as the same path and the same floats.
+    r"""Write a video, or a part of one, as one line of text that `parse_video_uri` reads back exactly.
 
     It is ASCII without white space, such as ``video+file:///abs/a.mp4#t=10,20``: without a fragment for the whole
     video, ``#t=10`` to its end, ``#t=,20`` from its beginning.
@@ -87,7 +87,7 @@ def video_uri(path: str | os.PathLike[str], start: float | None = None, end: flo
 def parse_video_uri(
     text: str, *, allowed_schemes: Collection[str] = ("file",), root: str | os.PathLike[str] | None = None
 ) -> VideoRef | None:
-    """Read a video URI; None for anything but one: words, words around one, two of them.
+    """Read a video URI. Any other text, also one that contains a URI among words or two URIs, gives None.
 
     Args:
         text: Any text, of any length.

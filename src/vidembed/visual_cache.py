@@ -33,7 +33,7 @@ _SUFFIX = ".safetensors"
 
 @dataclass
 class CacheStats:
-    """How many videos were found by look-ups, and how many were not."""
+    """How many look-ups found their video in the cache, and how many did not."""
 
     hits: int = 0
     misses: int = 0
@@ -113,7 +113,7 @@ class VisualTokenCache:
             logger.warning("visual tokens are kept in memory only: %s", error)
 
     def clear(self) -> None:
-        """Forget everything, in memory and in the folder."""
+        """Remove all entries, in memory and in the folder."""
         with self._lock:
             self._kept.clear()
             self._bytes = 0

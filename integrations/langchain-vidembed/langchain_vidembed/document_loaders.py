@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 
 class VideoLoader(BaseLoader):
-    """Lists videos as documents, without embedding them.
+    """Loads videos as documents, one for each video or segment, without embedding them.
 
     A document's text is the URI of the video, or of a segment of it. Its metadata: ``kind`` (always ``"video"``, to
     filter by), ``source`` (the file, which `langchain_core.indexing.index` groups by), ``start_s``, ``end_s`` and

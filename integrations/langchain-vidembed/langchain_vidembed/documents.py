@@ -65,7 +65,7 @@ def video_document(
 
 
 def document_key(document: Document) -> str:
-    """Return what tells this version of a document from others, for ``key_encoder`` of `langchain_core.indexing.index`.
+    """Return a key of this version of a document, for ``key_encoder`` of `langchain_core.indexing.index`.
 
     It is a UUID made of text and metadata: the digests that LangChain would take otherwise are no ids for Qdrant.
     """

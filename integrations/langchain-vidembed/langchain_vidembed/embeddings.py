@@ -37,8 +37,8 @@ class VideoEmbeddings(Gate, Embeddings):
     words: if the video may not or cannot be read, that is an error. So is the bare path of a video. Any other text is
     text, and so is every query.
 
-    The model is loaded when this is made. It is used by one thread at a time, `batch_size` inputs at a time, so that
-    queries come in between while documents are embedded.
+    The model is loaded when the object is created. One thread at a time uses it, for `batch_size` inputs, so that
+    queries are answered while documents are embedded.
 
     Args:
         model: Any name that `vidembed.VideoEncoder` takes. Default the bundled one, which knows only drawn shapes; a

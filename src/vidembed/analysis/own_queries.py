@@ -148,7 +148,7 @@ def _whole_videos(file: Path) -> list[CaptionRecord]:
 
 
 def own_texts(records: Iterable[CaptionRecord], *, least: int = LEAST, seed: int = 0) -> OwnTexts:
-    """Take what is usable: dense and short texts, or crops where fewer than half of the short ones are usable.
+    """Take the usable texts: dense and short ones, or crops if fewer than half of the short ones are usable.
 
     Of videos of equal bytes the first is taken.
 

@@ -39,7 +39,7 @@ class LayerRow:
 
 @dataclass(frozen=True)
 class Margin:
-    """Recall@1 of a chosen layer less that of another readout, on the same queries of the reporting half."""
+    """Recall@1 of a chosen layer minus that of another layer, on the same queries of the reporting half."""
 
     over_prefix: str  # of the other readout
     over_layer: int

@@ -29,7 +29,7 @@ _FAST = {  # of a CPU that computes in a dtype no slower than in float32, as `to
 
 @dataclass(frozen=True, slots=True)
 class ModelOptions:
-    """How a model is loaded; what is None stays as the checkpoint and the libraries have it.
+    """How a model is loaded. A field that is None keeps the default of the checkpoint and the libraries.
 
     `kwargs` gives them in the names of sentence-transformers:
 
@@ -83,7 +83,7 @@ class ModelOptions:
                 raise ValueError(f"model_kwargs: {key!r} is what {name} says; give it there, and once.")
 
     def kwargs(self) -> dict[str, Any]:
-        """Return those that were given as arguments of `SentenceTransformer`, `VideoEncoder` and `VideoReranker`.
+        """Return the fields that were given, as arguments of `SentenceTransformer`, `VideoEncoder` and `VideoReranker`.
 
         Raises:
             ValueError: This machine cannot do the quantization.

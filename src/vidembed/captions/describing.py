@@ -59,7 +59,7 @@ class DescribeKeywords(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class DescribeOptions:
-    """What is asked of a model about a video, and how.
+    """How a model describes videos: kinds of texts, prompts, sampling of tokens.
 
     Attributes:
         kinds: Which texts; keys of `prompts`.
@@ -99,7 +99,7 @@ class DescribeOptions:
         object.__setattr__(self, "prompts", {kind: self.prompts[kind] for kind in kinds})
 
     def rendered(self, reranker: VideoReranker) -> dict[str, tuple[str, str]]:
-        """What the prompt of each kind holds before the video and after it, as the model's chat template writes it."""
+        """Return the text of each kind's prompt before and after the video, as the model's chat template writes it."""
         processor: Any = reranker.processor if reranker.backbone is None else reranker.backbone.processor
         return {
             kind: around_video(processor, None, template=instruct_template(processor, instruction))
@@ -107,7 +107,7 @@ class DescribeOptions:
         }
 
     def fingerprint(self, reranker: VideoReranker) -> str:
-        """SHA-256, in hex, of all that decides what a reranker says and how it is marked.
+        """Return the SHA-256, in hex, of everything that decides the texts of a reranker and their marks.
 
         That is the reranker's own fingerprint (weights, frame grid, dtype), the prompts, these options, and what the
         head's answers are calibrated with. BackboneError as `VideoReranker.calibration_applies`.
@@ -148,7 +148,7 @@ class Described:
 
     @property
     def usable(self) -> bool:
-        """Whether there is a text of each kind, and the model contradicts none."""
+        """Whether there is a text of each kind, and none has a problem."""
         return self.error is None and not self.problems
 
 
@@ -182,7 +182,7 @@ def describe(
     show_progress_bar: bool | None = None,
     **options: Unpack[DescribeKeywords],
 ) -> Iterator[Described]:
-    """Have a model describe videos, in order; each is decoded once, and prefilled once for all that is asked of it.
+    """Have a model describe videos, in order. Each is decoded once and prefilled once for all its texts.
 
     Args:
         model: A reranker, or an encoder that was made of an MLLM (a cut checkpoint holds no head).

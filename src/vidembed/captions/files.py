@@ -53,7 +53,7 @@ class CaptionedVideo:
 
 @dataclass(frozen=True, slots=True)
 class TextPair:
-    """Two texts that mean the same: a long caption, which stands in for the video, and a short one, for the query."""
+    """Two texts with the same meaning: a long caption in place of the video, and a short text in place of the query."""
 
     dense: str
     summary: str

@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 
 class TimedCaption(NamedTuple):
-    """A caption of a stretch of one video."""
+    """A caption of a part of one video."""
 
     start: float  # seconds on the clock of a player
     end: float  # seconds likewise

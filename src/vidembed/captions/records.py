@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class CaptionRecord:
-    """What a model says of a video, or of a segment of one.
+    """Texts that a model wrote about a video, or about a segment of one.
 
     Attributes:
         video: Path or URI, as the reader of the file finds it: relative paths are relative to the file's folder.
@@ -62,7 +62,7 @@ class CaptionRecord:
             raise ValueError(f"texts: a kind may not be called {', '.join(taken)}; these are keys of a record")
 
     def usable(self, kind: str) -> bool:
-        """Whether there is a text of the kind, and nothing speaks against it."""
+        """Whether there is a text of the kind, without a problem."""
         return self.error is None and bool(self.texts.get(kind)) and kind not in self.problems
 
     def to_json(self) -> str:

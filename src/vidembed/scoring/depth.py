@@ -15,7 +15,7 @@ MARGINS_TRIED = 513  # margins that a fit tries, evenly spaced among the pairs (
 
 @dataclass(frozen=True)
 class MarginPolicy(SavedNumbers):
-    """Ask about a candidate only if its first-stage score is within a margin of the last place to be filled.
+    """Leaves out candidates whose first-stage score is more than a margin below that of the last place to fill.
 
     Of candidates with scores ``s`` and ``top_k`` places, those with ``s >= s_(top_k) - margin`` are asked about, where
     ``s_(top_k)`` is the ``top_k``-th highest. The ``top_k`` best are always among them. The others would have to gain

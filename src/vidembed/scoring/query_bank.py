@@ -19,7 +19,7 @@ DEFAULT_BLOCK_BYTES = 64 * 2**20
 
 
 class QueryBank:
-    """The similarities of a bank of queries to a gallery of videos, summed up per video.
+    """A summary of the similarities of a bank of queries to a gallery of videos: two values for each video.
 
     The bank stands in for a batch: a video near to many of its queries, a hub, counts less. It should be queries like
     those to come (the paper: captions of the training set), never the ones that are evaluated. It belongs to one

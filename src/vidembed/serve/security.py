@@ -84,7 +84,7 @@ class Limits:
 
 
 class ApiError(HTTPException):
-    """An error that is answered to the client. It must hold nothing of the server's inside.
+    """An error that is sent to the client. It must not reveal internals of the server.
 
     FastAPI passes only a `HTTPException` on that is raised while a body is read. `code` is its short name, for
     programs, and `param` the part of the request that it is about, such as ``input[3]``.
@@ -98,7 +98,7 @@ class ApiError(HTTPException):
         self.param = param
 
     def response(self) -> JSONResponse:
-        """Return the answer, in the form that all errors have."""
+        """Return the HTTP response, in the form that all errors have."""
         server = "authentication_error" if self.status_code == 401 else "invalid_request_error"
         kind = "server_error" if self.status_code >= 500 else server
         param = None if self.param is None else _short(self.param, MAX_PARAM)  # its names may be the client's own

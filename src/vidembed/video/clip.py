@@ -86,11 +86,11 @@ class Sampling:
         return asdict(self)
 
     def step(self, duration: float | None) -> float:
-        """Return the seconds between two looks at a video of ``duration`` seconds (``None``: not known)."""
+        """Return the seconds between two sampled frames of a video of ``duration`` seconds (``None``: not known)."""
         return 1.0 / self.fps if duration is None else max(1.0 / self.fps, duration / self.max_frames)
 
     def grid(self, duration: float) -> NDArray[np.float64]:
-        """Return the times looked at in a video of known duration, ``(T,)`` in seconds.
+        """Return the sampled times of a video of known duration, ``(T,)`` in seconds.
 
         They are ``k * step`` for ``k = 0, 1, ...`` below ``duration``, with ``step = max(1 / fps, duration /
         max_frames)``. ``1 <= T <= max_frames``; the first is 0. Raises ValueError for no finite duration of at least 0.
@@ -160,7 +160,7 @@ MIN_MEMORY_BYTES: Final = 2**29  # interpreter, numpy and FFmpeg alone have 220 
 
 @dataclass(frozen=True)
 class DecodeLimits:
-    """What reading one video may take.
+    """Limits on what reading one video may take: time, bytes, memory.
 
     Args:
         timeout_s: Seconds, a download included, above 0; ``None`` for no limit. Default 600. Of a process of a
@@ -252,7 +252,7 @@ class Deadline:
 
 @dataclass(frozen=True)
 class VideoSegment:
-    """A timed part of a video: what is on show in ``[start, end)``.
+    """A part of a video: what is shown in ``[start, end)``, in seconds.
 
     Args:
         path: The video: any single source but another segment.
@@ -444,7 +444,7 @@ class ClipMetadata(TypedDict):
 
 @dataclass(frozen=True, eq=False)
 class Clip:
-    """Frames of a video, or of a timed segment of one, each the one on show at its moment.
+    """Frames of a video or of a segment, each the frame that is shown at its time.
 
     All times are in seconds. Of a whole video they count from its first frame; of a segment, **from the start of the
     segment**, so that the same content gives the same vector wherever it lies in a file.

@@ -85,7 +85,7 @@ class Reading:
             del entry  # the next one comes while nothing here holds this
 
     def cancel(self) -> None:
-        """Read no more of it. A process that is at work on it is killed; what was not taken is dropped."""
+        """Stop reading. A process that works on it is killed, and clips that were not taken are dropped."""
         self._task.cancel()
 
     __del__ = cancel  # nobody can take what is left

@@ -76,7 +76,7 @@ def cut_clip(
     allow_url: UrlAccess = False,
     limits: DecodeLimits = clip.DEFAULT_LIMITS,
 ) -> Excerpt:
-    """Copy a stretch of a video to a file, without decoding or encoding it.
+    """Copy a part of a video to a file, without decoding or encoding it.
 
     All video, audio and subtitle streams go along. Cover pictures, attachments, data streams and subtitles of a kind
     that the container cannot hold do not (`Excerpt.left_out`), nor do chapters and tags. Rotation, mirroring, pixel

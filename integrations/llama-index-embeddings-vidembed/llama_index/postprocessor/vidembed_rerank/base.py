@@ -107,7 +107,7 @@ class VideoRerank(RankFields, RerankerFields, Gate, BaseNodePostprocessor):
 
     @classmethod
     def from_embedding(cls, embedding: VideoEmbedding, **fields: Any) -> Self:
-        """Make one that goes with an embedding model, and reads what that may read.
+        """Make the reranker that belongs to an embedding model, with its limits on which files may be read.
 
         Its weights are the embedding model's own, in memory once, if that was cut from an MLLM as it was loaded
         (``VideoEmbedding(MLLM, layer=...)``); else it loads ``NAME-rerank`` beside ``vidembed/NAME``, else what the
