@@ -21,7 +21,7 @@ def test_is_short() -> None:
 def test_first_block_prints_what_is_shown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found = re.search(r"```python\n(.*?)```\n\n```text\n(.*?)```", README, re.DOTALL)
+    found = re.search(r"```python\n(.*?)```\n```text\n(.*?)```", README, re.DOTALL)
     assert found is not None
     monkeypatch.chdir(tmp_path)
     exec(compile(found[1], "<README>", "exec", dont_inherit=True), {"__name__": "readme"})  # our own page

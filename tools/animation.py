@@ -1,8 +1,9 @@
 """The animated picture of a search on the page of `vidembed serve`; `tools.screenshots` makes it.
 
-A query is typed, hits come in the order of their similarity, the first plays under the pointer, the reranker orders them
-anew, and the first plays again. All of it is the page as a user has it, but for its clock: videos are set to each of their
-frames and pictured there, so that they play evenly however slow the machine is. The pointer is drawn afterwards.
+A query is typed, hits come in the order of their similarity, the first plays under the pointer, the reranker orders
+them anew, and the first plays again. All of it is the page as a user has it, but for its clock: videos are set to each
+of their frames and pictured there, so that they play evenly however slow the machine is. The pointer is drawn
+afterwards.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Builds the three distributions and checks them as a user gets them: `make release-check`.
 
-Each gets an sdist, and a wheel that is built from it. `twine check --strict` reads them; sizes are checked, and what the
-wheels hold. Then they are installed into an environment of their own, and the demo and `tools/installed.py` run there,
-away from the repository. Needs an index of packages. What is left in build/release is what `twine upload` takes.
+Each gets an sdist, and a wheel that is built from it. `twine check --strict` reads them; sizes are checked, and what
+the wheels hold. Then they are installed into an environment of their own, and the demo and `tools/installed.py` run
+there, away from the repository. Needs an index of packages. What is left in build/release is what `twine upload` takes.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Pictures of the page of `vidembed serve`, with the bundled models and drawn clips: `python -m tools.screenshots`.
 
-Needs Chromium. Writes to docs/images: PNG files of the page as it is shown on a wide screen and on a phone, and an animated
-picture of a search (`tools.animation`).
+Needs Chromium. Writes to docs/images: PNG files of the page as it is shown on a wide screen and on a phone, and an
+animated picture of a search (`tools.animation`).
 """
 
 from __future__ import annotations
