@@ -74,8 +74,16 @@ class Recording:
     def save(self, path: Path) -> None:
         """Write an animated WebP that is shown over and over."""
         first, *others = self.frames
-        shown = {"save_all": True, "append_images": others, "duration": self.durations, "loop": 0}
-        first.save(path, format="WEBP", **shown, quality=80, method=4, minimize_size=True)
+        first.save(
+            path,
+            save_all=True,
+            append_images=others,
+            duration=self.durations,
+            loop=0,
+            quality=80,
+            method=4,
+            minimize_size=True,
+        )
 
 
 def record(browser: Browser, address: str, path: Path) -> None:
