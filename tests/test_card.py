@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from huggingface_hub import ModelCard
 
 import vidembed
 from tests.cards import run_snippets, snippets
@@ -22,7 +23,7 @@ from vidembed import VideoEncoder, VideoReranker, build
 from vidembed.calibration import RerankerConfig
 from vidembed.card import model_card, reranker_card
 from vidembed.checkpoint import CheckpointConfig
-from vidembed.registry import loading_name, own_name
+from vidembed.registry import BUNDLED, loading_name, own_name
 from vidembed.reproduce import ALIGNED
 from vidembed.training.lora import write_facts
 
@@ -168,3 +169,49 @@ def test_those_of_the_bundled_models_are_what_is_written_today(tmp_path: Path) -
     shutil.copytree(ALIGNED, tmp_path / "aligned")
     write_facts(tmp_path / "aligned", loading_name(ALIGNED), json.loads((ALIGNED / "alignment.json").read_text()))
     assert card_of(tmp_path / "aligned") == card_of(ALIGNED)
+
+
+# -- what the Hub reads: the front matter, parsed as the Hub's own library does, without a connection -----------------
+
+PIPELINES = {"feature-extraction", "image-text-to-text", "text-ranking"}  # tasks of the Hub that our cards name
+
+
+def front_matter(card: str) -> dict[str, Any]:
+    found = ModelCard(card).data.to_dict()
+    assert found["license"] in {"apache-2.0", "other"}
+    assert found["library_name"] in {"sentence-transformers", "transformers", "peft"}
+    assert found["pipeline_tag"] in PIPELINES
+    assert all(isinstance(tag, str) for tag in found["tags"])
+    return found
+
+
+@pytest.mark.parametrize("source", ["Qwen/Qwen3-VL-2B-Instruct", "hf://vidembed/other", "shapes", ""])
+@pytest.mark.parametrize("kind", ["encoder", "reranker", "adapter"])
+def test_front_matter_names_the_base_model_where_the_hub_has_it(kind: str, source: str, tmp_path: Path) -> None:
+    config = CheckpointConfig(24, 28, "qwen3_vl", source, None, {"fps": 2.0}, "0" * 64)
+    if kind == "encoder":
+        card = model_card("./embedder", config)
+    elif kind == "reranker":
+        card = reranker_card("./judge", RerankerConfig(source=source, sampling={"fps": 2.0}))
+    else:
+        config.write(tmp_path)
+        write_facts(tmp_path, "./adapter", {"output": "adapter"})
+        card = card_of(tmp_path)
+    found = front_matter(card)
+    hub = source.removeprefix("hf://") if "/" in source else None
+    assert found.get("base_model") == hub
+    assert found.get("license_link") == (f"https://huggingface.co/{hub}" if hub else None)
+    assert (found["license"], found["license_name"]) == ("other", "that-of-the-base-model")
+    assert {"video-text-retrieval", "vidembed"} <= set(found["tags"])
+
+
+@pytest.mark.parametrize("folder", [*(vidembed.model_path(name) for name in BUNDLED), ALIGNED])
+def test_front_matter_of_the_bundled_models(folder: Path) -> None:
+    found = front_matter(card_of(folder))
+    assert found["license"] == "apache-2.0"  # as the package
+    assert "base_model" not in found  # trained here, and on no hub
+
+
+def test_front_matter_of_what_build_writes(tiny_mllm: GetModel, tmp_path: Path) -> None:
+    recipe = build(tiny_mllm("qwen2_vl"), layer=2, out=tmp_path / "recipe", device="cpu")
+    assert front_matter(card_of(recipe))["library_name"] == "sentence-transformers"

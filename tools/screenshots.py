@@ -1,6 +1,7 @@
 """Pictures of the page of `vidembed serve`, with the bundled models and drawn clips: `python -m tools.screenshots`.
 
-Needs Chromium. Writes PNG files to docs/images, of the page as it is shown on a desk and on a phone.
+Needs Chromium. Writes to docs/images: PNG files of the page as it is shown on a wide screen and on a phone, and an
+animated picture of a search (`tools.animation`).
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from tools.animation import NAME as ANIMATION
+from tools.animation import record, wait_for_pictures
 from tools.browser import Browser, find_browser
 from tools.server import serving, vidembed
 from vidembed.shapes import write_clips
@@ -32,6 +35,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
         write_clips(work / "clips", CLIPS, "test", SEED)
+        _animate(binary, work, folder / ANIMATION)
         of_index: list[str | Path] = ["--model", "vidembed/shapes", "--segment", "2", "--device", "cpu"]
         captions = work / "captions.jsonl"
         vidembed("caption", work / "clips", "--segment", "2", "--out", captions, "--device", "cpu")
@@ -43,6 +47,17 @@ def main() -> None:
                     _take(browser, address, size, folder)
             finally:
                 browser.close()
+
+
+def _animate(binary: str, work: Path, path: Path) -> None:
+    """Record a search of whole clips, without captions, so that cards are low."""
+    vidembed("index", work / "clips", "--to", work / "whole", "--model", "vidembed/shapes", "--device", "cpu")
+    with serving(["--in", work / "whole", "--rerank", "--device", "cpu"], work / "log-whole") as address:
+        browser = Browser(binary)
+        try:
+            record(browser, address, path)
+        finally:
+            browser.close()
 
 
 def _take(browser: Browser, address: str, size: str, folder: Path) -> None:
@@ -67,13 +82,7 @@ def _take(browser: Browser, address: str, size: str, folder: Path) -> None:
 
 
 def _settle(browser: Browser, path: Path) -> None:
-    """Take a picture once all thumbnails in view are there."""
-    browser.wait(
-        "[...document.querySelectorAll('.picture')].every(each => each.complete && each.naturalWidth"
-        " || each.getBoundingClientRect().top > innerHeight || !each.getClientRects().length)",
-        seconds=60,
-    )
-    browser.evaluate("new Promise(done => setTimeout(done, 400))")  # transitions
+    wait_for_pictures(browser)
     browser.screenshot(path)
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from vidembed.video import Clip, DecodeLimits, Sampling, VideoError, VideoFrames, VideoSegment, load_video, probe
     from vidembed.visual_cache import VisualTokenCache
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "Clip",

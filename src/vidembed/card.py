@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 import jinja2
 
 from vidembed.checkpoint import LAYER_DEFINITION, CheckpointConfig
-from vidembed.registry import NAMESPACE, loading_name
+from vidembed.registry import BUNDLED, HUB, NAMESPACE, loading_name
 
 if TYPE_CHECKING:
     from sentence_transformers.base.model_card import BaseModelCardData
@@ -47,11 +47,22 @@ def path_note(name: str) -> str:
 
 
 def render(template: str, name: str, **values: object) -> str:
-    """A card, or a part of one, of a file of the folder ``cards``; `values` are what it names beside these."""
+    """A card, or a part of one, of a file of the folder ``cards``; `values` are what it names beside these.
+
+    Its front matter is what the Hub reads. The licence is that of the base model, which is linked where its name is one
+    of the Hub: a folder of this machine has none there.
+    """
+    source = str(getattr(values.get("config"), "source", ""))
     known: dict[str, object] = {"name": name, "quoted": quoted(name), "path_note": path_note(name)}
     known |= {"imports": _imports(name), "layer_definition": LAYER_DEFINITION, "untrained": _UNTRAINED}
+    known |= {"base_model": _on_hub(source), "bundled": source in {NAMESPACE + one for one in BUNDLED}}
     known |= {"library": "sentence-transformers", "pipeline": "feature-extraction", "tags": _TAGS}
     return _CARDS.get_template(template).render(known | values)
+
+
+def _on_hub(source: str) -> str | None:
+    """The name on the Hub of what a model was made of, None if that is a folder or a name under ``vidembed/``."""
+    return source.removeprefix(HUB) if "/" in source and not source.startswith(NAMESPACE) else None
 
 
 def model_card(name: str, config: CheckpointConfig, cosines: tuple[float, float] | None = None) -> str:

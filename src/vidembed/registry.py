@@ -23,7 +23,7 @@ NAMESPACE = "vidembed/"
 HUB = "hf://"
 CONFIG_FILE = "vidembed_config.json"  # of an encoder: beside its weights, or alone, when it names those (a recipe)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")  # no separators, no leading dot: cannot leave the store
-_BUNDLED = {"shapes": "embedder", "shapes-mllm": "checkpoint", "shapes-rerank": "reranker"}
+BUNDLED = {"shapes": "embedder", "shapes-mllm": "checkpoint", "shapes-rerank": "reranker"}  # names and folders
 
 
 def store_dir() -> Path:
@@ -46,8 +46,8 @@ def check_name(name: str) -> str:
 def find_model(name: str) -> Path | None:
     """The directory of a bundled or locally built model (with or without ``vidembed/``), or None; as `check_name`."""
     bare = check_name(name)
-    if bare in _BUNDLED:
-        folder = Path(__file__).parent / "shapes" / _BUNDLED[bare]
+    if bare in BUNDLED:
+        folder = Path(__file__).parent / "shapes" / BUNDLED[bare]
         return folder if folder.is_dir() else None
     folder = store_dir() / bare
     return folder if any((folder / file).is_file() for file in ("config.json", CONFIG_FILE)) else None
@@ -75,7 +75,7 @@ def model_path(name: str) -> Path:
 
 def model_names() -> list[str]:
     """Names of the bundled and locally built models, with the namespace, sorted."""
-    names = {name for name in _BUNDLED if find_model(name)}
+    names = {name for name in BUNDLED if find_model(name)}
     store = store_dir()
     if store.is_dir():
         names |= {entry.name for entry in store.iterdir() if _NAME.fullmatch(entry.name) and find_model(entry.name)}
@@ -85,10 +85,10 @@ def model_names() -> list[str]:
 def own_name(folder: str | Path) -> str | None:
     """The name under ``vidembed/`` that a folder has or will have, None for one elsewhere than in package and store."""
     path = Path(folder).expanduser().resolve()
-    for name, bundled in _BUNDLED.items():
+    for name, bundled in BUNDLED.items():
         if path == Path(__file__).resolve().parent / "shapes" / bundled:
             return NAMESPACE + name
-    in_store = path.parent == store_dir().resolve() and path.name not in _BUNDLED and _NAME.fullmatch(path.name)
+    in_store = path.parent == store_dir().resolve() and path.name not in BUNDLED and _NAME.fullmatch(path.name)
     return NAMESPACE + path.name if in_store else None
 
 

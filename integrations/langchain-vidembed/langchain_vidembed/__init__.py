@@ -17,7 +17,7 @@ from langchain_vidembed.indexing import IndexingReport, index_videos
 from langchain_vidembed.rerank import VideoRerank
 from langchain_vidembed.retrievers import VideoRetriever
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "CAPTION_PROMPT",

@@ -1,4 +1,4 @@
-"""Checks installed wheels, away from the repository: ``make check-wheels`` runs it in an environment of its own.
+"""Checks installed wheels, away from the repository: `tools.release` runs it in an environment of its own.
 
 The adapters import beside their frameworks without torch, come from the environment, and give the core's vectors.
 """
