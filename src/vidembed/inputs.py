@@ -94,7 +94,7 @@ def kind_of(item: object) -> Kind:
     if isinstance(modality, tuple):
         return "mixed"
     if modality == "audio":
-        raise ValueError(f"inputs of type {type(item).__name__} were taken for audio, which this model does not take.")
+        raise ValueError(f"inputs of type {type(item).__name__} look like audio, which this model does not accept.")
     return modality
 
 
@@ -213,10 +213,10 @@ def checked_image(image: Any, *, allow_url: UrlAccess) -> Any:
         try:
             data = base64.b64decode(name.partition(",")[2])
         except ValueError as error:
-            raise ValueError(f"image {shown!r}: it is not base64 ({error}).") from error
+            raise ValueError(f"image {shown!r}: it is not valid base64 ({error}).") from error
         return _decoded(io.BytesIO(data), shown)
     if not os.path.isfile(name):  # noqa: PTH113 - Path raises for a name that is too long, or holds a NUL
-        raise FileNotFoundError(f"image {name!r}: no such file. To embed the words, pass {{'text': ...}}.")
+        raise FileNotFoundError(f"image {name!r}: no such file. To embed it as text, pass {{'text': ...}}.")
     with Path(name).open("rb") as file:
         return _decoded(file, item_name(name))
 
@@ -228,9 +228,13 @@ def _decoded(handle: BinaryIO, item: str) -> Image.Image:
             check_size(*opened.size, item)
             return (ImageOps.exif_transpose(opened) or opened).convert("RGB")
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise VideoTooLarge(item, f"the image is above {MAX_SIDE} pixels a side or {MAX_AREA} in all") from error
+        raise VideoTooLarge(
+            item, f"the image has more than {MAX_SIDE} pixels on a side or {MAX_AREA} pixels; scale it down"
+        ) from error
     except UnidentifiedImageError as error:
-        raise ValueError(f"image {item!r}: it is none of {', '.join(IMAGE_FORMATS)}.") from error
+        raise ValueError(
+            f"image {item!r}: it is not an image of a supported format: {', '.join(IMAGE_FORMATS)}."
+        ) from error
     except (OSError, ValueError, SyntaxError, IndexError, TypeError, OverflowError) as error:  # Pillow, at damage
         raise ValueError(f"image {item!r}: it cannot be decoded ({error}).") from error
 

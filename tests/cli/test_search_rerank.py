@@ -73,7 +73,8 @@ def test_a_hit_that_is_gone_is_named_and_comes_last(written: list[tuple[Path, Cl
 
 def test_table_shows_probabilities(index: Path) -> None:
     result = vidembed("search", "a red square", "--in", index, "-k", 2, "--rerank", 2, "--device", "cpu")
-    assert "match" in result.stdout
+    assert "P(match)" in result.stdout
+    assert "cosine" in result.stdout
     assert result.stdout.count("%") == 2
 
 

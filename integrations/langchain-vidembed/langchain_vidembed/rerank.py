@@ -65,7 +65,7 @@ class VideoRerank(RankFields, RerankerModel, BaseDocumentCompressor):
             VideoError: A video cannot be read, with ``on_error="raise"``.
         """
         if not query.strip():
-            raise ValueError(f"query: got {query!r}; some words are needed")
+            raise ValueError(f"query: got {query!r}; give some words")
         found = rank_documents(self.reranker, query, documents, self._video_of, self, name_of=_no_video)
         return [*(_scored(document, scores) for document, scores in found.ranked), *found.others][: self.top_n]
 

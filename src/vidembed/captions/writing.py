@@ -30,6 +30,7 @@ from vidembed.captions.records import CaptionRecord, cut_torn_line, read_caption
 from vidembed.errors import CaptionsBusyError, CaptionsMismatchError, ChangedWhileRead, InputError
 from vidembed.interrupt import STOPPING, GracefulStop, uninterrupted
 from vidembed.pipeline import OnError, check_on_error
+from vidembed.progress import progress_bar
 from vidembed.registry import portable_name
 from vidembed.text import printable, replacing
 from vidembed.video import Clip, VideoError, VideoSegment, item_name
@@ -79,9 +80,11 @@ class CaptionReport:
 def check_out(out: Path) -> None:
     """Raise ValueError unless a file of captions can be at `out`."""
     if out.suffix.lower() != ".jsonl":
-        raise ValueError(f"out: {str(out)!r} does not end in .jsonl; captions are written as one JSON object a line")
+        raise ValueError(f"out: {str(out)!r} does not end in .jsonl; captions are written as one JSON object per line")
     if out.is_dir() or not out.absolute().parent.is_dir():
-        raise ValueError(f"out: {str(out)!r} is a folder or in a folder that does not exist; name a file")
+        raise ValueError(
+            f"out: {str(out)!r} is a folder, or its folder does not exist; give a file in a folder that exists"
+        )
 
 
 def write_captions(
@@ -139,9 +142,7 @@ def write_captions(
         run = _Run(reranker, file, cut, on_error)
         paths = [Path(video) for video in ([videos] if isinstance(videos, (str, os.PathLike)) else videos)]
         workers = decode_workers or reranker.decode_workers
-        bar: tqdm[NoReturn] = tqdm(
-            total=len(paths), desc="Describing", unit="file", disable=not progress, dynamic_ncols=True
-        )
+        bar: tqdm[NoReturn] = progress_bar("Describing", "files", total=len(paths), shown=progress)
         with ExitStack() as stack:
             stop = stack.enter_context(GracefulStop(STOPPING if progress else ""))
             pool = stack.enter_context(DecodePool(workers=workers, backend=reranker.video_backend))
@@ -152,7 +153,7 @@ def write_captions(
             for batch in stack.enter_context(closing(batches)):
                 run.store(batch)
                 pace = found.described / (time.perf_counter() - began)
-                bar.set_postfix_str(f"{found.described} described, {pace:.2f}/s", refresh=False)
+                bar.set_postfix_str(f"{found.described} described, {pace:.2g} segments/s", refresh=False)
                 if stop.asked or run.error is not None:
                     break
         run.store([])
@@ -272,8 +273,8 @@ class _CaptionFile:
         name = f"./{name}" if name[0].isspace() else name
         if name.encode("utf-8", "ignore").decode() != name.rstrip():
             raise InputError(
-                f"{item_name(path)}: its name is not Unicode or ends with a space, and cannot stand in a file of "
-                "captions; rename it"
+                f"{item_name(path)}: its name is not valid Unicode or ends with a space, which caption files cannot "
+                f"store; rename it"
             )
         return name
 

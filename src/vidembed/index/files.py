@@ -115,7 +115,7 @@ def find_videos(
     is no video in any place, or an OSError where one cannot be reached.
     """
     if not paths and not uris:
-        raise ValueError("paths: none given; name at least one video or folder")
+        raise ValueError("paths: got none; give at least one video or folder")
     listing = Listing()
     wanted = tuple(sorted({suffix.lower() for suffix in suffixes}))
     empty = list(_list_local(paths, wanted, listing))

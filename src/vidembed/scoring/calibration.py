@@ -44,7 +44,7 @@ def platt_targets(labels: NDArray[np.bool_]) -> FloatArray:
     matches = int(labels.sum())
     others = labels.size - matches
     if not (matches and others):
-        raise ValueError(f"labels: expected both classes, got {matches} matches and {others} others")
+        raise ValueError(f"labels: expected both classes, got {matches} matches and {others} non-matches")
     return np.where(labels, (matches + 1.0) / (matches + 2.0), 1.0 / (others + 2.0))
 
 
@@ -52,10 +52,13 @@ def fit_logistic(features: FloatArray, targets: FloatArray, name: str) -> FloatA
     """Slopes and intercept ``(F + 1,)`` of a logistic fit of ``(P, F)`` features to targets ``(P,)`` inside (0, 1)."""
     center, spread = features.mean(axis=0), features.std(axis=0)  # (F,)
     if (spread <= 1e-12 * np.abs(features).max(axis=0)).any():
-        raise ValueError(f"{name}: all values are the same; nothing to fit on")
+        raise ValueError(f"{name}: all values are the same; so nothing can be fitted")
     design = np.column_stack([(features - center) / spread, np.ones(len(features))])  # (P, F + 1)
     if np.linalg.matrix_rank(design) < design.shape[1]:
-        raise ValueError(f"{name}: one is a linear function of the others in these pairs; give more, or leave it out")
+        raise ValueError(
+            f"{name}: one score is a linear function of the others in these pairs; give more pairs, or leave that "
+            f"score out"
+        )
     from sklearn.linear_model import LogisticRegression  # noqa: PLC0415 - only fitting waits for its import
 
     # A soft target is one pair of each class, weighted by it and by the rest.
@@ -113,7 +116,7 @@ class PlattScaling(SavedNumbers):
         targets = platt_targets(checked_labels("labels", labels, x.size))
         slope, intercept = fit_logistic(x[:, None], targets, kind)
         if slope <= 0:
-            logger.warning("Platt scaling: slope %.3g is not above 0; the scores rank these pairs the wrong way", slope)
+            logger.warning("Platt scaling: slope %.3g is not above 0; the scores rank matches below non-matches", slope)
         return cls(float(slope), float(intercept))
 
     def __call__(self, values: ArrayLike, *, kind: Kind = "probabilities") -> FloatArray:

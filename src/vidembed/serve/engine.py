@@ -209,9 +209,9 @@ class Engine:
     def admitted(self, *, upload: bool = False) -> Iterator[None]:
         """Count a request that needs the model, and its upload if it has one, while it is here; 503 for too many."""
         if self._active >= self.limits.max_requests:
-            raise busy(f"{self._active} requests are being answered, which is the most at once; try again")
+            raise busy(f"{self._active} requests are running, the most at once; try again")
         if upload and self._uploads >= self.limits.max_uploads:
-            raise busy(f"{self._uploads} uploads are being read, which is the most at once; try again", retry_after_s=5)
+            raise busy(f"{self._uploads} uploads are being read, the most at once; try again", retry_after_s=5)
         self._active += 1
         self._uploads += upload
         try:

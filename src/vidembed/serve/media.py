@@ -84,7 +84,7 @@ class MediaLibrary:
         except OSError as error:
             raise LookupError("media: the file is gone or cannot be read; index its folder again") from error
         if not is_same:
-            raise LookupError("media: the file was changed since it was indexed; index its folder again")
+            raise LookupError("media: the file has changed since it was indexed; index its folder again")
         return path
 
 
@@ -151,7 +151,7 @@ async def uploaded(
 def _parts(form: FormData, allowed: frozenset[str]) -> tuple[UploadFile, dict[str, str]]:
     file = form.get("file")
     if not isinstance(file, UploadFile):
-        raise ApiError(400, "file: it is missing; send the video as a file", code="bad_form", param="file")
+        raise ApiError(400, "file: missing; send the video as a file", code="bad_form", param="file")
     fields: dict[str, str] = {}
     for name, value in form.multi_items():
         if name == "file":

@@ -144,7 +144,9 @@ def unusable(param: str, error: Exception) -> ApiError | RuntimeError:
 def check_count(param: str, count: int, most: int, *, of: str = "") -> None:
     """Raise a 400 for more than the most; `of` is what is counted, such as `` videos``."""
     if count > most:
-        raise ApiError(400, f"{param}: got {count}{of}; at most {most} are taken at once", code="too_many", param=param)
+        raise ApiError(
+            400, f"{param}: got {count}{of}; at most {most} are allowed per request", code="too_many", param=param
+        )
 
 
 def check_length(param: str, text: str, most: int) -> None:
@@ -239,7 +241,7 @@ _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(\[[0-9a-f:]+\]|[^\s/:?#@\[\]A-Z]+)(:
 def check_api_key(api_key: str | None) -> None:
     """Raise ValueError for a key that no header can hold: it is empty, or holds other than printable ASCII."""
     if api_key is not None and (not api_key.strip() or not api_key.isascii() or not api_key.isprintable()):
-        raise ValueError("api_key: it is empty or holds other than printable ASCII; give another one")
+        raise ValueError("api_key: it must be printable ASCII and not empty; give another key")
 
 
 def check_origins(origins: Collection[str]) -> None:

@@ -112,7 +112,7 @@ def align(
     lora, training = lora or LoraSettings(), training or TrainingSettings()
     target = checked_target(out, overwrite=overwrite)
     if output not in ("merged", "adapter"):
-        raise ValueError(f"output={output!r} is not known. Allowed: 'merged', 'adapter'.")
+        raise ValueError(f"output={output!r} is not allowed. Allowed: 'merged', 'adapter'.")
     if device not in (None, "cpu", "cuda"):
         raise ValueError(
             f"device={device!r}: allowed are 'cpu', 'cuda' or None; choose a GPU with CUDA_VISIBLE_DEVICES."
@@ -195,7 +195,7 @@ def _load(
     config = encoder.checkpoint_config
     if config is not None and config.recipe is not None and config.recipe.adapter:
         remedy = "Load it as VideoEncoder, call save_pretrained, and train what that writes."
-        raise BackboneError(f"{mllm}: it has an adapter already. {remedy}")
+        raise BackboneError(f"{mllm}: it already has an adapter. {remedy}")
     if encoder.dtype == torch.float16:
         remedy = "Pass dtype='bfloat16' or 'float32'."
         raise BackboneError(f"{mllm}: its weights are float16, in which gradients underflow. {remedy}")
@@ -220,9 +220,9 @@ def _open_run(work: Path, facts: dict[str, object], *, resume: bool) -> Path | N
         before = json.loads(file.read_text(encoding="utf-8"))
         if differing := sorted(key for key in facts if before.get(key) != facts[key]):
             remedy = "Repeat its settings to go on, pass resume=False to start again, or choose another folder."
-            raise ValueError(f"{work} holds an interrupted run with another {', '.join(differing)}. {remedy}")
+            raise ValueError(f"{work} has an interrupted run with different {', '.join(differing)}. {remedy}")
         state = last_checkpoint(work)
-        logger.info("going on from %s", state.name if state else "the start: no state was saved yet")
+        logger.info("continuing from %s", state.name if state else "the start: no state was saved yet")
         return state
     if work.exists():
         shutil.rmtree(work)

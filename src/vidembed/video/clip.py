@@ -273,7 +273,7 @@ class VideoSegment:
         """Check the times."""
         item = item_name(self.path)
         if isinstance(self.path, VideoSegment):
-            raise errors.InvalidVideoInput(item, "a segment of a segment; give the times in the file instead")
+            raise errors.InvalidVideoInput(item, "a segment of a segment; give a path, and the times in the file")
         for name, value in (("start", self.start), ("end", self.end)):
             if value is None and name == "end":
                 continue
@@ -525,7 +525,7 @@ def assemble(
     truncated = declared_duration is not None and min(due) - stop > TRUNCATED_S
     if truncated:
         found = f"it ends at {video_end:.2f} s, before the {declared_duration:.2f} s it declares"
-        errors.warn(errors.VideoTruncated(f"{item}: {found}; only what is there is used"))
+        errors.warn(errors.VideoTruncated(f"{item}: {found}; only the frames that it has are used"))
     duration = stop - start
     shown = np.maximum(times - start, 0.0)  # (T,)
     counted = count / duration if duration > 0 else 1.0  # a still of no length: any rate puts it at time 0
@@ -562,7 +562,7 @@ def as_frames(source: VideoFrames | Mapping[str, object], item: str) -> tuple[Vi
         raise errors.InvalidVideoInput(item, f"keys {sorted(map(str, source))}; expected 'array' and 'video_metadata'")
     metadata = source.get("video_metadata") or {}
     if not isinstance(metadata, Mapping):
-        raise errors.InvalidVideoInput(item, "'video_metadata' is no mapping; expected {'fps': ...}")
+        raise errors.InvalidVideoInput(item, "'video_metadata' is not a mapping; expected {'fps': ...}")
     if metadata.get("fps") is None:
         raise errors.InvalidVideoInput(item, "'video_metadata' has no 'fps'; give it: a frame rate is never guessed")
     duration = metadata.get("duration")
@@ -570,7 +570,7 @@ def as_frames(source: VideoFrames | Mapping[str, object], item: str) -> tuple[Vi
     if (indices := metadata.get("frames_indices")) is not None:
         ordinals, count = np.asarray(indices), len(frames.array)  # (T,)
         if ordinals.shape != (count,) or ordinals.dtype.kind not in "iu" or (np.diff(ordinals) < 0).any():
-            raise errors.InvalidVideoInput(item, f"'frames_indices' is not {count} whole numbers that never fall")
+            raise errors.InvalidVideoInput(item, f"'frames_indices' is not {count} whole numbers in ascending order")
         frames = VideoFrames(frames.array, frames.fps, timestamps=ordinals / frames.fps)
     return frames, duration if is_finite_number(duration) and duration > 0 else 0.0
 

@@ -131,7 +131,7 @@ def load_segments(
     """
     item = _check(path, sampling, backend, threads, stream)
     if isinstance(path, (VideoSegment, Clip)):
-        raise InvalidVideoInput(item, "load_segments takes the whole video; give the times in the file in segments")
+        raise InvalidVideoInput(item, "load_segments needs the whole video; give the times in `segments`")
     parts = clip.ordered_segments(path, segments)
     if not parts or backend == "decord" or isinstance(path, (VideoFrames, Mapping)):
         return (load_video(part, sampling, backend=backend, limits=limits) for part in parts)

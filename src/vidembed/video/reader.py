@@ -266,7 +266,7 @@ class FrameReader(ExitStack, Iterator[TimedFrame]):
             self._packets_read += 1
             self._frames_read += packet.size > 0
             if self._packets_read > MAX_FRAMES:
-                raise VideoTooLarge(self._item, f"it has over {MAX_FRAMES} frames; cut it first")
+                raise VideoTooLarge(self._item, f"it has over {MAX_FRAMES} frames; cut it into shorter files first")
             if self._is_gif and packet.size:
                 packet.pts = packet.dts = self._gif_clock
                 packet.duration = container.gif_delay(packet.duration or 0)

@@ -29,10 +29,12 @@ def read_still(path: str | os.PathLike[str], sampling: Sampling, *, item: str) -
         with Image.open(Path(path), formats=FORMATS) as opened:
             check_size(*opened.size, item)
             if (count := getattr(opened, "n_frames", 1)) > 1:
-                raise NotAVideo(item, f"{count} pictures in one {opened.format} file; send one of them")
+                raise NotAVideo(item, f"a {opened.format} file with {count} pictures; give a file with one picture")
             upright = (ImageOps.exif_transpose(opened) or opened).convert("RGB")
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise VideoTooLarge(item, f"the picture is above {MAX_SIDE} pixels a side or {MAX_AREA} in all") from error
+        raise VideoTooLarge(
+            item, f"the picture has more than {MAX_SIDE} pixels on a side or {MAX_AREA} pixels; scale it down"
+        ) from error
     except UnidentifiedImageError as error:
         raise NotAVideo(item, f"neither a video nor a picture of {', '.join(FORMATS)}") from error
     except (OSError, ValueError, SyntaxError, IndexError, TypeError, OverflowError) as error:  # Pillow, at damage

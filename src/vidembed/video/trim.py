@@ -125,9 +125,11 @@ def check_target(target: str | os.PathLike[str], *, overwrite: bool) -> Path:
     if path.suffix and path.suffix.lower() not in MUXERS:
         raise ValueError(f"target: {str(path)!r} ends in {path.suffix!r}; it must end in one of {', '.join(MUXERS)}")
     if path.is_dir() or not path.absolute().parent.is_dir():
-        raise ValueError(f"target: {str(path)!r} is a folder or in a folder that does not exist; name a file")
+        raise ValueError(
+            f"target: {str(path)!r} is a folder, or its folder does not exist; give a file in a folder that exists"
+        )
     if os.path.lexists(path) and not overwrite:
-        raise FileExistsError(f"target: {str(path)!r} exists; choose another name, or have it replaced")
+        raise FileExistsError(f"target: {str(path)!r} exists; choose another name, or pass overwrite=True")
     return path
 
 
@@ -158,7 +160,9 @@ class _Cutter:
             raise ValueError(f"target: {str(target)!r} is the source itself; choose another name")
         muxer = MUXERS[target.suffix.lower()]
         if muxer == "avi" != family:
-            raise ValueError("target: AVI stores no times of frames, so only an AVI file can be cut to one; use .mkv")
+            raise ValueError(
+                "target: AVI does not store times of frames, so only AVI files can be cut to AVI; use .mkv"
+            )
         if muxer == "mpegts" != family and (turns or mirrored):
             found = "a transport stream cannot say that a video is rotated or mirrored, as this one is"
             raise ValueError(f"target: {found}; use .mkv")
@@ -192,7 +196,7 @@ class _Cutter:
                 raise CorruptVideo(self.item, reason) from error
         if not main.done and main.ends_s <= start + _EPSILON:
             late = float(start - main.ends_s)
-            raise InvalidVideoInput(self.item, f"the stretch starts {late:.3f} s after the end of the video")
+            raise InvalidVideoInput(self.item, f"the part starts {late:.3f} s after the end of the video")
         return found
 
     def _find(self, start: Fraction, end: Fraction | None, *, seek: bool) -> _Plan:

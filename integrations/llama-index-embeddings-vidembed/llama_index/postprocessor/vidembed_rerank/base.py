@@ -146,7 +146,7 @@ class VideoRerank(RankFields, RerankerFields, Gate, BaseNodePostprocessor):
             return []
         query = query_bundle.query_str
         if not query.strip():
-            raise ValueError(f"query: got {query!r}; some words are needed to rerank by")
+            raise ValueError(f"query: got {query!r}; give some words")
         top_n = self.top_n or len(nodes)
         dispatcher.event(ReRankStartEvent(query=query_bundle, nodes=nodes, top_n=top_n, model_name=self.model))
         with self.callback_manager.event(
