@@ -95,7 +95,7 @@ def test_rejects_what_has_a_field_of_its_own(load: Any, argument: str, field: st
 @pytest.mark.parametrize("load", [load_encoder, load_reranker])
 def test_model_options_beside_other_fields(load: Any) -> None:
     options = ModelOptions(dtype="bfloat16", device="cpu")
-    with pytest.raises(ValueError, match=r"device: got 'cpu', and model_options .*; give it once"):
+    with pytest.raises(ValueError, match=r"device: got 'cpu', and model_options .*; give one of them"):
         load("no/such/model", allow_url=False, device="cpu", model_options=options)
     with pytest.raises(ValueError, match="model_kwargs: 'model_kwargs' is set by the field 'model_options'"):
         load("no/such/model", allow_url=False, model_options=options, model_kwargs={"model_kwargs": {}})

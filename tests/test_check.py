@@ -86,7 +86,7 @@ def test_times_that_do_not_reach_the_processor_fail(tiny_mllm: GetModel, monkeyp
     monkeypatch.setattr(VideoEncoder, "preprocess", without_times)
     found = check_model(tiny_mllm("qwen3_vl"), layer=4, device="cpu")
     assert item(found, "times").status == "fail"
-    assert "not told when" in item(found, "times").detail
+    assert "does not get the times" in item(found, "times").detail
 
 
 def test_a_prefix_that_cannot_be_shared_is_noted_and_scores_stay_right(
@@ -98,7 +98,7 @@ def test_a_prefix_that_cannot_be_shared_is_noted_and_scores_stay_right(
     monkeypatch.setattr("vidembed.yes_no.read_suffixes", wrong)
     found = check_model(tiny_mllm("qwen2_vl"), layer=4, device="cpu")
     assert item(found, "shared prefix").status == "note"
-    assert "every pair is one whole pass" in item(found, "shared prefix").detail
+    assert "every pair takes a whole forward pass" in item(found, "shared prefix").detail
     assert found.works == {"embed": True, "rerank": True, "shared prefill": False}
     assert found.passed
 

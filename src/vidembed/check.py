@@ -240,7 +240,7 @@ def _check_batch(encoder: VideoEncoder) -> _Found:
     worst = float((1 - (together * alone).sum(1) / scale).max())
     joins = encoder.can_join()
     detail = f"three videos and two texts together against one by one: 1 - cosine {worst:.1e}; videos " + (
-        "share batches" if joins else "run one at a time, since prompts of this model cannot be joined"
+        "share batches" if joins else "run one at a time, because inputs of this model cannot be batched"
     )
     return _within(worst, _limit(COSINE_LIMITS, encoder), detail, {"worst": worst, "joins": int(joins)})
 
@@ -369,7 +369,7 @@ def _check_sharing(reranker: VideoReranker) -> _Found:
     way = reranker.sharing
     detail = f"sentences {'packed behind' if way == 'packed' else 'behind copies of'} one prefill of a video"
     if way is None:
-        detail = "sentences cannot share a prefill; every pair is one whole pass, which is slower"
+        detail = "texts cannot share a prefill, so every pair takes a whole forward pass, which is slower"
     detail += f": log-odds of Yes differ from whole prompts by {worst:.1e}"
     limit = _limit(LOG_ODDS_LIMITS, reranker)
     found = _within(worst, limit, detail, {"worst": worst, "limit": limit, "sharing": way})
@@ -385,7 +385,7 @@ def _check_mass(reranker: VideoReranker) -> _Found:
     shares = {word: probabilities[ids[0]].item() for word, ids in found.items() if len(ids) == 1}
     mass = sum({found[word][0]: share for word, share in shares.items()}.values())
     best = tokens.decode([int(probabilities.argmax())])
-    detail = f"{mass:.1%} of the probability is on forms of Yes and No; the likeliest token is {best!r}"
+    detail = f"{mass:.1%} of the probability is on forms of Yes and No; the most likely token is {best!r}"
     values: Values = {**shares, "mass": mass, "likeliest": best}
     if mass < LIKELY_ANSWER:
         raise _Stop("note", f"{detail}. The head does not answer the question, so its scores mean little", values)

@@ -443,7 +443,7 @@ class VideoReranker(PrefixSharingCrossEncoder):
             if first_stage != "own":
                 raise ValueError(f"first_stage={first_stage!r}: give similarities, 'own' or None.")
             if policy is not None:
-                reason = "it needs the similarities before the head is asked; give them instead of 'own'."
+                reason = "it needs the similarities before reranking; give them instead of 'own'."
                 raise ValueError(f"policy: {reason}")
             encoder, first_stage = self._first_stage_encoder(), None
         if top_k is not None and top_k < 1:

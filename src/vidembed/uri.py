@@ -118,7 +118,7 @@ def parse_video_uri(
         return VideoRef(f"{scheme}://{rest}", start, end)
     host, slash, path = rest.partition("/")
     if host.lower() not in {"", "localhost"}:
-        reason = f"it names the machine {host!r}; only files of this one are read, as video+file:///path"
+        reason = f"it names the machine {host!r}; only files on this machine are read, as video+file:///path"
         raise VideoUriError(f"{shown}: {reason}")
     source = Path(decoded_path(slash + path, windows=os.name == "nt", shown=shown))
     if root is not None:

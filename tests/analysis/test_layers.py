@@ -208,7 +208,7 @@ class TestFailures:
 
     def test_all_fail(self, backbone: Backbone, tmp_path: Path) -> None:
         rows = [CaptionedVideo(tmp_path / f"gone{index}.mp4", f"text {index}") for index in range(5)]
-        with pytest.raises(ValueError, match=r"all failed; the first: .*gone0\.mp4"):
+        with pytest.raises(ValueError, match=r"all failed; the first error: .*gone0\.mp4"):
             analyze_layers(backbone, rows, on_error="skip", **QUICK)
 
 
@@ -226,7 +226,7 @@ class TestFailures:
         ({"device": "nonsense"}, "device='nonsense'"),
         ({"videos": "x"}, "videos='x': only paths in a file"),
         ({"pairs": [("a.mp4", "b")]}, r"pairs\[0\]: expected a vidembed.captions.CaptionedVideo, got tuple"),
-        ({"pairs": []}, "no text that is true"),
+        ({"pairs": []}, "no text matches"),
         ({"pairs": "gone.csv"}, r"gone\.csv: no such file"),
     ],
 )

@@ -49,7 +49,7 @@ def options(quantize: str, **more: Any) -> ModelOptions:
         ({"model_kwargs": {"device_map": "auto"}}, ("'device_map'",)),
         ({"model_kwargs": {"quantization_config": {}}, "quantize": "int8"}, ("'quantization_config'", "quantize says")),
         ({"model_kwargs": {"trust_remote_code": True}}, ("trust_remote_code is refused",)),
-        ({"model_kwargs": ["a"]}, ("model_kwargs=['a']", "names with their values")),
+        ({"model_kwargs": ["a"]}, ("model_kwargs=['a']", "mapping of argument names")),
     ],
 )
 def test_rejects_what_cannot_be(fields: dict[str, Any], words: tuple[str, ...]) -> None:

@@ -270,7 +270,7 @@ def test_a_text_that_may_not_fit_the_context_is_refused(model: VideoReranker, sc
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"kinds": []}, "at least one kind"),
+        ({"kinds": []}, "one or more different kinds"),
         ({"kinds": "dense"}, "a list"),
         ({"kinds": ["dense", "dense"]}, "each once"),
         ({"kinds": ["match"], "prompts": {"match": "Say:"}}, "match has another meaning"),

@@ -155,7 +155,7 @@ def test_a_hit_that_cannot_be_cut_does_not_stop_the_others(index: Path, clips: P
     nothing = vidembed(*arguments, "--top", "1", "--out", tmp_path / "none")
     assert (nothing.exit_code, nothing.stdout) == (1, "")
     assert "Nothing was cut." in nothing.stderr
-    for hit, message in (("1", "no video container"), ("3", "is no file of this machine")):
+    for hit, message in (("1", "no video container"), ("3", "is not a file on this machine")):
         single = vidembed(*arguments, "--hit", hit, "--out", tmp_path / "one.mp4")
         assert (single.exit_code, single.stdout) == (2, "")
         assert message in single.stderr
@@ -194,14 +194,14 @@ def test_hostile_names(video: Path, tmp_path: Path, name: str) -> None:
         (["{video}", "--from", "1", "--hit", "2", "--out", "{new}"], "--hit: it is for a search"),
         (["{video}", "--from", "1", "--top", "2", "--out", "{new}"], "--top: it is for a search"),
         (["{dir}/gone.mp4", "--from", "1", "--out", "{new}"], "no such file"),
-        (["video+file://{video}#t=1,2", "--from", "1", "--out", "{new}"], "has times; give them once"),
+        (["video+file://{video}#t=1,2", "--from", "1", "--out", "{new}"], "has times already; give them once"),
         (["video+file://{video}#t=2,1", "--out", "{new}"], "the end of the time range"),
         (["video+https://example.org/a.mp4#t=1,2", "--out", "{new}"], "scheme 'https' is not allowed"),
-        (["red", "--in", "{ix}", "--from", "1", "--out", "{new}"], "from, to: they are for a video"),
+        (["red", "--in", "{ix}", "--from", "1", "--out", "{new}"], "from, to: a hit has its own times"),
         (["red", "--in", "{ix}", "--hit", "1", "--top", "1", "--out", "{new}"], "together with --top"),
         (["red", "--in", "{ix}", "--hit", "0", "--out", "{new}"], "--hit"),
         (["red", "--in", "{ix}", "--hit", "99", "--out", "{new}"], "hit: got 99; the search has"),
-        (["red", "--in", "{ix}", "--top", "2", "--out", "{video}"], "is a file; with --top, name a folder"),
+        (["red", "--in", "{ix}", "--top", "2", "--out", "{video}"], "is a file; with --top, give a folder"),
         (["red", "--in", "{dir}", "--out", "{new}"], "no vidembed index in"),
         (["", "--in", "{ix}", "--out", "{new}"], "query: got ''"),
     ],

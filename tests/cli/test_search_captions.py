@@ -143,7 +143,7 @@ def test_captions_that_fit_nothing(bare: Path, clips: Path, tmp_path: Path) -> N
     ):
         result = vidembed("index", clips, "--to", bare, "--captions", file)
         assert result.exit_code == 1
-        assert "Captions: 4 of other bytes or times. 0 of 4 segments have one." in result.stdout
+        assert "Captions: 4 of other files or times. 0 of 4 segments have one." in result.stdout
         assert "No caption of" in result.stderr
 
 
@@ -158,8 +158,8 @@ def test_marked_captions(bare: Path, clips: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--replace-captions"], "replace-captions: it is for --captions FILE"),
-        (["--marked-captions"], "marked-captions: it is for --captions FILE"),
+        (["--replace-captions"], "replace-captions: it needs --captions FILE"),
+        (["--marked-captions"], "marked-captions: it needs --captions FILE"),
         (["--captions", "{folder}/none.jsonl"], "cannot be read"),
         (["--captions", "{folder}/bad.jsonl"], "bad.jsonl, line 1: not JSON"),
         (["--captions", "{folder}/a.csv"], "captions are read from .jsonl"),

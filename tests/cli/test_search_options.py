@@ -111,7 +111,7 @@ def test_queries_and_a_page(index: Path, tmp_path: Path) -> None:
     [
         (["red"], "in: give the folder of an index with --in DIR, or a running server"),
         ([], "in: give the folder of an index with --in DIR, or a running server"),
-        (["red", "--queries", "{words}", "--in", "{ix}"], "not both"),
+        (["red", "--queries", "{words}", "--in", "{ix}"], "give one of them"),
         (["--queries", "{nowhere}", "--in", "{ix}"], "is not a file"),
         (["--queries", "{blank}", "--in", "{ix}"], "queries: line 2"),
         (["--queries", "{empty}", "--in", "{ix}"], "queries: line 1"),

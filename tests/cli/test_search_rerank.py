@@ -68,7 +68,7 @@ def test_a_hit_that_is_gone_is_named_and_comes_last(written: list[tuple[Path, Cl
     hits = json.loads(result.stdout)
     assert [("probability" in hit) for hit in hits] == [True, True, False]
     assert hits[2]["uri"] == gone.resolve().as_uri()
-    assert f"Not looked at, since the video is gone or cannot be read: {gone.resolve()}." in result.stderr
+    assert f"Not reranked, because the video is missing or cannot be read: {gone.resolve()}." in result.stderr
 
 
 def test_table_shows_probabilities(index: Path) -> None:

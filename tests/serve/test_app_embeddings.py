@@ -77,7 +77,7 @@ def test_another_model_is_not_found(client: TestClient) -> None:
     assert answer.status_code == 404
     error = answer.json()["error"]
     assert (error["code"], error["param"], error["type"]) == ("model_not_found", "model", "invalid_request_error")
-    assert error["message"] == "model: 'text-embedding-3-small' is not served here; served is 'fake', 'alias'"
+    assert error["message"] == "model: 'text-embedding-3-small' is not available; this server has 'fake', 'alias'"
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_another_model_is_not_found(client: TestClient) -> None:
         ({"input": [{"video": "video+file:///a.mp4"}] * 3}, "input", "got 3 videos; at most 2"),
         ({"input": ["a", "b" * 21]}, "input[1]", "got 21 characters; at most 20"),
         ({"input": "\ud800"}, "input", "surrogate"),
-        ({"input": ["a", "marker"]}, "input[1]", "cannot take it"),
+        ({"input": ["a", "marker"]}, "input[1]", "too long for the model"),
         ({"dimensions": 0}, "dimensions", "greater than or equal to 1; got 0"),
         ({"dimensions": 9}, "dimensions", "got 9; this model gives vectors of 8"),
         ({"dimensions": "3"}, "dimensions", "valid integer; got '3'"),

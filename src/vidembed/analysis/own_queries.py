@@ -58,7 +58,7 @@ class OwnTexts:
         second = "short texts" if self.kind == "short" else "crops of the captions in place of short texts"
         return (
             f"Of {self.described:,} videos that the model described, {len(self.texts):,} are used, with detailed "
-            f"captions and {second}; the others are marked."
+            f"captions and {second}; the rest are marked as doubtful."
         )
 
 

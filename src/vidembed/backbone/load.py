@@ -78,7 +78,7 @@ def check_device(device: str | None) -> None:
         torch.empty(0, device=device)  # None is always to be had
     except (RuntimeError, AssertionError) as error:
         reason = str(error).partition("\n")[0]
-        advice = "leave it out for the best there is."
+        advice = "leave it out for the default device."
         raise ValueError(f"device={device!r} is not available ({reason}); {advice}") from error
 
 

@@ -172,7 +172,7 @@ def _locked(path: Path) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
-        message = f"out: another run is writing to {str(path)!r}; wait for its end, or name another file"
+        message = f"out: another run is writing to {str(path)!r}; try again when it has ended, or give another file"
         raise CaptionsBusyError(message) from error
     try:
         yield
@@ -253,17 +253,15 @@ class _CaptionFile:
     def _mismatch(self, record: CaptionRecord, kinds: Sequence[str]) -> str:
         """Say by what a record of the file differs from those of this run."""
         if not record.fingerprint:
-            what = "that no model wrote (they have no fingerprint)"
+            what = "without a model (they have no fingerprint)"
         elif record.model != self.report.model:
-            what = f"of the model {record.model!r}, and {self.report.model!r} is asked now"
+            what = f"of the model {record.model!r}, but this run uses {self.report.model!r}"
         elif record.texts and set(record.texts) != set(kinds):
-            what = f"of the kinds {', '.join(record.texts)}, and {', '.join(kinds)} are asked now"
+            what = f"of the kinds {', '.join(record.texts)}, and {', '.join(kinds)} are requested now"
         else:
-            what = "of the same model with other prompts, settings, frame grid, weights or calibration than now"
-        return (
-            f"out: {str(self._path)!r} has records {what}. Give another file, or --overwrite (overwrite=True) to have "
-            "these records removed"
-        )
+            what = "of the same model with other prompts, settings, frame sampling, weights or calibration"
+        remedy = "Give another file, or --overwrite (overwrite=True) to remove these records"
+        return f"out: {str(self._path)!r} has records {what}. {remedy}"
 
     def named(self, path: Path) -> str:
         """The name of a video in this file; InputError for one that a reader could not find again."""

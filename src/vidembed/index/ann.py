@@ -258,14 +258,18 @@ def facts(index: VideoIndex) -> dict[str, object] | None:
     if now is None:
         return None
     if (ann := stored(index)) is None:
-        return {"kind": str(now.index_type), "used": False, "why_not": "it was not measured; index again"}
+        return {
+            "kind": str(now.index_type),
+            "used": False,
+            "why_not": "it was not measured; run `vidembed index` again",
+        }
     why_not = None
     if not ann.good:
         why_not = "its recall is below the target"
     elif len(index) <= settings(index).exact_up_to:
-        why_not = "there are few enough rows for an exact search"
+        why_not = "the index is small enough for an exact search"
     elif not ann.fits(len(index)):
-        why_not = "too many rows came or went since; index again"
+        why_not = "too many segments were added or removed since; run `vidembed index` again"
     hidden = {"index_uuid", "stamp", "model_fingerprint"}
     shown = {key: value for key, value in asdict(ann).items() if key not in hidden}
     shown |= {"rows_not_in_it": now.num_unindexed_rows, "bytes": now.size_bytes, "used": why_not is None}

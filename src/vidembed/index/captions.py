@@ -50,7 +50,8 @@ if TYPE_CHECKING:
 WORDS_NAME = "words"  # of the full-text index
 KEY = ("content_fingerprint", "start_s", "end_s")
 REMEDY = (
-    "describe the videos with `vidembed caption VIDEOS --out captions.jsonl`, cut as the index is, then run "
+    "describe the videos with `vidembed caption VIDEOS --out captions.jsonl` (with the segments of the index), then "
+    "run "
     "`vidembed index VIDEOS --to INDEX --captions captions.jsonl`"
 )
 _META_KEY = b"vidembed-captions"

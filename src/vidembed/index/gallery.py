@@ -64,7 +64,7 @@ def _figure(hit: Hit) -> dict[str, str | int | None]:
     start, end = hit.start_s, hit.end_s
     if hit.context_start_s is not None and hit.context_end_s is not None:
         start, end = hit.context_start_s, hit.context_end_s
-    jpeg, missing = None, "not a file of this machine"
+    jpeg, missing = None, "not a file on this machine"
     if is_local(hit.uri):
         try:
             jpeg = base64.b64encode(thumbnail(path_of(hit.uri), (hit.start_s + hit.end_s) / 2)).decode("ascii")

@@ -100,7 +100,7 @@ def connected(address: str | None, resources: Resources) -> Iterator[None]:
 
 def _warn_if_small(ray: ModuleType, resources: Resources) -> None:
     """Warn where the cluster has too little by now; one that grows may have more soon."""
-    short = "the cluster has %g %ss and %g are asked for: it works with fewer actors, or waits for more"
+    short = "the cluster has %g %ss and %g are asked for: indexing starts with fewer actors, or waits for more"
     for kind, wanted in resources.total.items():
         if (there := ray.cluster_resources().get(kind, 0)) < wanted:
             logger.warning(short, there, kind, wanted)

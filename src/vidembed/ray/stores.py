@@ -260,7 +260,7 @@ class Fetcher:
         except ValueError as error:
             raise InvalidVideoInput(clean(name), str(error)) from error
         if not Path(name).is_absolute():
-            reason = "a relative path, which means something else on each machine; give an absolute one"
+            reason = "a relative path, which differs between machines; give an absolute path"
             raise InvalidVideoInput(item_name(name), reason)
         return uri_of(canonical(name))
 
@@ -348,7 +348,7 @@ def _as_video_error(item: str) -> Iterator[None]:
     except FileNotFoundError as error:
         raise VideoNotFound(item, "no such file; check the path") from error
     except PermissionError as error:
-        reason = f"permission denied to read it ({clean(error)}); check its access rights"
+        reason = f"permission denied ({clean(error)}); check its access rights"
         raise VideoPermission(item, reason) from error
     except (OSError, ValueError) as error:
         reason = f"reading failed ({clean(error)}); check the disk or connection it comes from"

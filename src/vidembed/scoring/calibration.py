@@ -263,7 +263,7 @@ class PriorCorrection(SavedNumbers):
         features = np.column_stack([pairs, *given.values()])  # (P, 2 or 3)
         slope, *prior_slopes = fit_logistic(features, targets, ", ".join(["log_odds", *given])).tolist()[:-1]
         if slope <= 0:
-            reason = f"their slope is {slope:.3g} once the priors are known, so no weight makes them right"
+            reason = f"their slope is {slope:.3g} with the priors, so no weight can correct them"
             raise ValueError(f"log_odds: {reason}; check the labels, or give more pairs")
         weights = {name: -prior_slope / slope for name, prior_slope in zip(given, prior_slopes, strict=True)}
         return cls(weights.get("video_prior", 0.0), weights.get("text_prior", 0.0))

@@ -115,11 +115,11 @@ def video_of(uri: str, *, root: Path | None, param: str) -> VideoSegment:
         found = parse_video_uri(uri, allowed_schemes=("file",), root=root)
     except VideoUriError:
         # The parser's own message names the root, which is not the client's to know.
-        form = "video+file:///..., inside the folder that the server allows, with times as #t=10,20 if any"
+        form = "video+file:///..., in the folder that the server allows, optionally with times such as #t=10,20"
         message = f"{param}: not an allowed video URI; it must be {form}"
         raise ApiError(400, message, code="video_uri_not_allowed", param=param) from None
     if found is None:
-        message = f"{param}: words, and no video URI; write it as video+file:///folder/video.mp4"
+        message = f"{param}: got words, not a video URI; write it as video+file:///folder/video.mp4"
         raise ApiError(400, message, code="not_a_video_uri", param=param)
     return found.segment()
 
@@ -137,7 +137,7 @@ async def uploaded(
             async with request.form(max_files=1, max_fields=len(FIELDS), max_part_size=MAX_FIELD_BYTES) as form:
                 file, fields = _parts(form, allowed)
                 if (file.size or 0) > max_bytes:
-                    message = f"file: got {file.size} bytes; at most {max_bytes} are taken"
+                    message = f"file: got {file.size} bytes; at most {max_bytes} are allowed"
                     raise ApiError(413, message, code="body_too_large", param="file")
                 with path.open("wb") as out:
                     await asyncio.to_thread(shutil.copyfileobj, file.file, out, 2**20)

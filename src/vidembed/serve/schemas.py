@@ -110,7 +110,7 @@ def _check_items(value: object, needed: str) -> object:
         try:
             words.encode()
         except UnicodeEncodeError:
-            message = f"{where}got half of a surrogate pair, which is no character"
+            message = f"{where}got half of a surrogate pair, which is not a character"
             raise PydanticCustomError("unicode", message) from None
     return value
 

@@ -312,13 +312,13 @@ class VideoFrames:
             found = f"array has shape {array.shape} and dtype {array.dtype}"
             raise errors.InvalidVideoInput(item, f"{found}; expected (T, H, W, 3) uint8 RGB")
         if not (is_finite_number(self.fps) and self.fps > 0):
-            allowed = "expected a finite number above 0: a rate is never guessed"
+            allowed = "expected a finite number above 0, since a rate is never guessed"
             raise errors.InvalidVideoInput(item, f"fps={self.fps!r}; {allowed}")
         object.__setattr__(self, "fps", float(self.fps))
         if self.timestamps is not None:
             times = np.asarray(self.timestamps, dtype=np.float64)  # (T,)
             if times.shape != (len(array),) or not np.isfinite(times).all() or (np.diff(times) < 0).any():
-                allowed = f"expected ({len(array)},) finite seconds that never fall"
+                allowed = f"expected ({len(array)},) finite seconds in ascending order"
                 raise errors.InvalidVideoInput(item, f"timestamps of shape {times.shape}; {allowed}")
             object.__setattr__(self, "timestamps", times)
 
@@ -379,7 +379,7 @@ def check_regular(path: str, item: str) -> None:
     try:
         status = os.stat(path)  # noqa: PTH116 - Path cannot hold every name a string can
     except PermissionError as error:
-        reason = "permission denied to look it up; check the rights of its folders"
+        reason = "permission denied; check the access rights of its folders"
         raise errors.VideoPermission(item, reason) from error
     except ValueError as error:
         raise errors.InvalidVideoInput(item, f"no valid path ({error})") from error

@@ -129,7 +129,7 @@ def open_container(handle: BinaryIO, item: str) -> Iterator[InputContainer]:
     try:
         container = _open(handle, max_pixels=str(MAX_AREA))  # FFmpeg decodes first frames while it opens a file
     except av.error.MemoryError as error:
-        reason = "opening it takes more memory than FFmpeg allocates, or than this process may have"
+        reason = "opening it needs more memory than FFmpeg or this process allows"
         raise errors.VideoTooLarge(item, reason) from error
     except av.error.FFmpegError as error:
         raise _refusal(head, item, error) from error
@@ -168,10 +168,10 @@ def _refusal(head: bytes, item: str, error: BaseException) -> errors.VideoError:
     elif riff[:4] == b"WAVE" or head.startswith(_SOUNDS):
         return errors.NoVideoStream(item, "an audio file, with no video stream")
     elif head.lstrip().startswith(_LISTS):
-        reason = "a list of other files; such lists are not followed: give the videos themselves"
+        reason = "a playlist, and playlists are not read; give the videos themselves"
     elif _is_raw_stream(head):
         remedy = "Put it into a container (ffmpeg -framerate RATE -i FILE -c copy out.mp4), or decode it and give"
-        found = "a raw video stream without a container: it has no times, and a frame rate is never guessed"
+        found = "a raw video stream without a container: it has no times, and the frame rate is never guessed"
         reason = f"{found}. {remedy} VideoFrames(array, fps)"
     elif riff[:4] == b"AVI " or head[4:8] in _BOXES or head.startswith(_VIDEOS):
         return errors.CorruptVideo(
@@ -179,7 +179,7 @@ def _refusal(head: bytes, item: str, error: BaseException) -> errors.VideoError:
             "it starts like a video but cannot be opened; it is cut short, or its index is missing. Get an intact copy",
         )
     else:
-        reason = f"no video container was recognized in its content: text, noise, or an unknown format ({error})"
+        reason = f"not a video: no known container format was found in it ({error})"
     return errors.NotAVideo(item, reason)
 
 

@@ -182,13 +182,13 @@ def _addresses(target: _Target, item: str, hosts: frozenset[str] | None) -> Sequ
         raise InvalidVideoInput(item, f"the host {target.host!r} is not in allow_url; add it there if you trust it")
     scheme = "https" if target.secure else "http"
     if scheme in urllib.request.getproxies() and not urllib.request.proxy_bypass(target.host):
-        reason = f"a proxy is set for {scheme}, behind which addresses cannot be checked, so it is not used"
-        remedy = f"name {target.host} in no_proxy if it can be reached without, or download the video yourself"
+        reason = f"a proxy is set for {scheme}; it is not used, because addresses behind a proxy cannot be checked"
+        remedy = f"add {target.host} to no_proxy if it is reachable without a proxy, or download the video yourself"
         raise InvalidVideoInput(item, f"{reason}; {remedy}")
     found = socket.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
     if hosts is None and not all(is_public(str(address[0])) for *_, address in found):
         reason = f"the host {target.host!r} is at a private, local or reserved address"
-        remedy = f"if it is the right one, allow it by name: allow_url=[{target.host!r}]"
+        remedy = f"if you trust it, allow it by name: allow_url=[{target.host!r}]"
         raise InvalidVideoInput(item, f"{reason}; {remedy}")
     return found
 
@@ -229,7 +229,9 @@ def _kept(answer: http.client.HTTPResponse, item: str, max_bytes: int) -> IO[byt
                 file.write(chunk)
                 file.flush()
             except OSError as error:
-                reason = f"cannot be kept in {tempfile.gettempdir()!r} ({error.strerror}); make room, or set TMPDIR"
+                reason = (
+                    f"cannot be stored in {tempfile.gettempdir()!r} ({error.strerror}); free some space, or set TMPDIR"
+                )
                 raise VideoError(item, reason) from error
         if declared is not None and count < declared:
             raise OSError(f"the connection closed after {count} of {declared} bytes")

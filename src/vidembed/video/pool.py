@@ -489,4 +489,4 @@ class _Worker(threading.Thread):
         if status >= 0:
             return f"status {status}"
         name = next((each.name for each in signal.Signals if each == -status), str(-status))
-        return f"signal {name}" + (", which is what a system short of memory sends" if name == "SIGKILL" else "")
+        return f"signal {name}" + (", which systems send when memory runs out" if name == "SIGKILL" else "")

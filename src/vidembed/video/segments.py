@@ -114,7 +114,7 @@ class Scenes:
                 raise ValueError(f"Scenes({name}={value!r}): expected a finite number of at least {least:g}")
             object.__setattr__(self, name, float(value))
         if self.max_length_s < 2 * self.min_length_s:
-            needed = f"at least twice min_length_s={self.min_length_s:g}, or parts of a long scene would be too short"
+            needed = f"at least twice min_length_s={self.min_length_s:g}, or parts of a long scene could be too short"
             raise ValueError(f"Scenes(max_length_s={self.max_length_s:g}): expected {needed}")
 
     def split(self, cuts: Iterable[float], duration: float) -> list[tuple[float, float]]:

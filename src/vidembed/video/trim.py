@@ -164,7 +164,7 @@ class _Cutter:
                 "target: AVI does not store times of frames, so only AVI files can be cut to AVI; use .mkv"
             )
         if muxer == "mpegts" != family and (turns or mirrored):
-            found = "a transport stream cannot say that a video is rotated or mirrored, as this one is"
+            found = "a transport stream cannot store the rotation or mirroring of this video"
             raise ValueError(f"target: {found}; use .mkv")
         plan = self._plan(zero + Fraction(start), None if end is None else zero + Fraction(end))
         left_out, main = self._write(target, plan), plan.videos[plan.main]
@@ -183,7 +183,7 @@ class _Cutter:
             found = self._find(start, end, seek=False)  # seeking did not lead where it should
             main = found.videos[found.main]
         if not main.kept:
-            reason = "no key frame before the end of the stretch, so nothing can be cut from it"
+            reason = "no key frame before the end of the part, so it cannot be cut"
             raise InvalidVideoInput(self.item, reason)
         for index, stretch in list(found.videos.items()):
             if not stretch.kept:
@@ -222,8 +222,8 @@ class _Cutter:
                 now = pts if packet.dts is None else packet.dts
                 change = (now - last.get(index, now)) * stretch.base
                 if change < -CLOCK_RESET_S or (may_jump and change > CLOCK_JUMP_S):
-                    found = "its clock starts again or jumps before the end of the stretch (joined recordings)"
-                    reason = f"{found}, so packets cannot be copied in order; give the recordings one by one"
+                    found = "its clock starts again or jumps before the end of the part (joined recordings)"
+                    reason = f"{found}, so packets cannot be copied in order; cut each recording separately"
                     raise CorruptVideo(self.item, reason)
                 last[index] = now
                 stretch.add(Stamp(pts, packet.dts, max(packet.duration or 0, 0), packet.is_keyframe))
@@ -297,7 +297,7 @@ class _Cutter:
             for source, copy in zip(sources, copies, strict=False):
                 kept = _traits(copy) if isinstance(copy, VideoStream) and copy.codec_context is not None else {}
                 if lost := [name for name, value in _traits(source).items() if kept.get(name) != value]:
-                    found = f"a {suffix} file does not keep the {', '.join(lost)} of this video"
+                    found = f"a {suffix} file cannot store the {', '.join(lost)} of this video"
                     raise ValueError(f"target: {found}; use .mkv, or convert it")
 
 
@@ -467,7 +467,7 @@ def _chosen(container: InputContainer, plan: _Plan, suffix: str) -> tuple[list[S
     needed = [stream for stream in chosen if stream.type != "subtitle"]
     if missing := sorted({_codec(stream) for stream in needed if not _holds(suffix, stream)}):
         others = [other for other in _SUGGESTED if all(_holds(other, stream) for stream in needed)]
-        nowhere = "nor to another: cut it with ffmpeg -c copy, or convert it"
+        nowhere = "nor to any other format; cut it with ffmpeg -c copy, or convert it"
         remedy = f"use {' or '.join(others[:4])}" if others else nowhere
         raise ValueError(f"target: {', '.join(missing)} cannot be written to a {suffix} file here; {remedy}")
     return chosen, tuple(left_out)

@@ -133,5 +133,5 @@ def test_bad_captions(folder: Path) -> None:
     (folder / "captions.jsonl").write_text('{"dense": "words"}\n')
     with pytest.raises(AnnotationError, match="line 1: there is no 'video'"):
         VideoLoader(folder, captions=str(folder / "captions.jsonl"), on_error="skip")
-    with pytest.raises(TypeError, match="CaptionRecord is needed"):
+    with pytest.raises(TypeError, match="expected a CaptionRecord"):
         VideoLoader(folder, captions=["words"])

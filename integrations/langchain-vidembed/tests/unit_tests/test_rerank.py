@@ -75,7 +75,7 @@ async def test_async_is_the_same(documents: list[Document], rerank: VideoRerank)
 def test_nothing_and_empty_queries(documents: list[Document], rerank: VideoRerank) -> None:
     assert rerank.compress_documents([], QUERY) == []
     for given in ([], documents):
-        with pytest.raises(ValueError, match="some words are needed"):
+        with pytest.raises(ValueError, match="give some words"):
             rerank.compress_documents(given, " ")
 
 
@@ -194,7 +194,7 @@ def test_options_are_checked(kind: type, reranker: VideoReranker) -> None:
 
 
 def test_the_default_warns_and_pickles_load_it_again(documents: list[Document]) -> None:
-    with pytest.warns(UserWarning, match="drawn world") as caught:
+    with pytest.warns(UserWarning, match="generated videos") as caught:
         rerank = VideoRerank(top_n=2)
     assert caught[0].filename == __file__
     text = pickle.dumps(rerank)

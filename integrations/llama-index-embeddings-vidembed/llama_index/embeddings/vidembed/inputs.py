@@ -172,6 +172,6 @@ def check_loadable(name: str, argument: str) -> None:
     """
     if name.startswith(READY):
         raise ValueError(
-            f"{name!r} is no model that can be loaded: it was given ready. Give it again as {argument}=..., for "
+            f"{name!r} cannot be loaded, because it was passed as an object. Pass it again as {argument}=..., for "
             f"example from_dict(saved, {argument}=...)."
         )
