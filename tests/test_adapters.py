@@ -67,14 +67,16 @@ def test_the_warning_names_the_line_outside_the_adapter() -> None:
         warnings.simplefilter("always")
         warn_of_default("vidembed/shapes", packages=("some_adapter",))
     assert [Path(each.filename).name for each in caught] == ["test_adapters.py"]
-    assert "vidembed/shapes knows only a drawn world" in str(caught[0].message)
+    assert "vidembed/shapes knows only generated videos" in str(caught[0].message)
 
 
 def test_a_model_that_is_given_loaded() -> None:
     check_ready("reranker", Reranker(), methods=("rank",), given=())
-    with pytest.raises(ValueError, match=r"encoder: got str, which has no encode_stream\(\); a vidembed model"):
+    with pytest.raises(
+        ValueError, match=r"encoder: got str, which has no encode_stream\(\); expected a vidembed model"
+    ):
         check_ready("encoder", "vidembed/shapes", methods=("encode_stream",), given=())
-    with pytest.raises(ValueError, match="device, layer: encoder is given and loaded already"):
+    with pytest.raises(ValueError, match="device, layer: encoder is already loaded"):
         check_ready("encoder", Reranker(), methods=("rank",), given=["layer", "device"])
 
 

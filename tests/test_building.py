@@ -252,7 +252,7 @@ class TestRecipe:
         with pytest.raises(ValueError, match="contains the model to build from"):
             build(mllm, layer=3, out=mllm, overwrite=True, device="cpu")
         assert (mllm / "model.safetensors").is_file()
-        with pytest.raises(BackboneError, match="cut at layer 3, so there is nothing to build"):
+        with pytest.raises(BackboneError, match="cut at layer 3, so it cannot be built from"):
             build(plain, layer=3, out=tmp_path / "m", device="cpu")
         assert not (tmp_path / "m").exists()
 

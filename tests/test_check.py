@@ -128,7 +128,7 @@ def test_a_text_model_fails_to_load(tmp_path: Path) -> None:
     LlamaForCausalLM(LlamaConfig(**sizes, num_hidden_layers=1)).save_pretrained(tmp_path)
     found = check_model(tmp_path, device="cpu")
     assert [(each.name, each.status) for each in found.items] == [("load", "fail")]
-    assert "model_type 'llama' is no video language model" in found.items[0].detail
+    assert "model_type 'llama' is not a video language model" in found.items[0].detail
 
 
 def test_what_is_not_there_raises(tiny_mllm: GetModel, tmp_path: Path) -> None:

@@ -134,5 +134,5 @@ class TestCollectionsThatAreNoLists:
 
 def test_pairs_in_any_order_are_refused() -> None:
     reranker = VideoReranker("vidembed/shapes-rerank", device="cpu")
-    with pytest.raises(TypeError, match=r"inputs: got a set, whose pairs have no order. Pass list\(inputs\)"):
+    with pytest.raises(TypeError, match=r"inputs: got a set, which has no order. Pass a list of pairs"):
         reranker.predict({("a red square", "clip.mp4")})  # type: ignore[call-overload]

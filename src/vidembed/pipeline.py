@@ -393,7 +393,7 @@ def check_context(config: PretrainedConfig, tokens: int, name: str, *, parts: st
 def check_on_error(on_error: str) -> None:
     """Raise ValueError unless `on_error` is known."""
     if on_error not in ("raise", "skip"):
-        raise ValueError(f"on_error={on_error!r} is not allowed. Allowed: 'raise', 'skip'.")
+        raise ValueError(f"on_error={on_error!r} is not known. Allowed: 'raise', 'skip'.")
 
 
 def wants_bar(show_progress_bar: bool | None) -> bool:

@@ -88,7 +88,7 @@ def yes_log_odds(logits: torch.Tensor, answers: AnswerTokens, *, against: Agains
 def check_mode(mode: str) -> ScoreMode:
     """Return `mode`, or raise ValueError if it is not known."""
     if mode not in SCORE_MODES:
-        raise ValueError(f"mode={mode!r} is not allowed. Allowed: {', '.join(SCORE_MODES)}.")
+        raise ValueError(f"mode={mode!r} is not known. Allowed: {', '.join(SCORE_MODES)}.")
     return mode
 
 

@@ -110,7 +110,7 @@ class TestErrors:
             ([], "expected an object, got list"),
             ({"video": "a.mp4"}, r"none of 'caption', 'text' and 'sentence'; the columns are 'video'"),
             ({"caption": "x", "file": "a"}, r"no 'video'; the columns are 'caption, file'"),
-            ({**ROW, "caption": "y"}, "has 'caption' and 'text'; keep the one"),
+            ({**ROW, "caption": "y"}, "has 'caption' and 'text'; keep only the column"),
             ({**ROW, "captions": ["y"]}, "has 'text' and 'captions'"),
             ({"video": "a.mp4", "text": " \t"}, "text is empty"),
             ({"video": "", "text": "x"}, "video is empty"),

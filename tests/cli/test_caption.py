@@ -138,12 +138,12 @@ def test_a_line_that_a_kill_cut_short_is_said(scenes: Path, tmp_path: Path, open
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        (["--kinds", "long"], "no prompt for long"),
+        (["--kinds", "long"], "no prompt was given for long"),
         (["--kinds", "dense,"], "no prompt was given for"),
         (["--prompt", "dense"], "expected KIND=TEXT"),
         (["--prompt", "tags= "], "expected KIND=TEXT"),
         (["--prompt", "tags=Name it:", "--kinds", "dense"], "tags is not among --kinds dense"),
-        (["--prompt", "video=Name it:"], "video has another meaning"),
+        (["--prompt", "video=Name it:"], "video is reserved"),
         (["--temperature", "11"], "temperature=11.0"),
         (["--overlap", "1"], "without --segment"),
         (["--segment", "2", "--scenes"], "give one of them"),

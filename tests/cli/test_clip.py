@@ -65,7 +65,7 @@ def test_times(video: Path, tmp_path: Path) -> None:
     assert result.exit_code == 0, result.stderr
     assert result.stdout == f"{tmp_path / 'hit.mp4'}\n"
     assert f"Wrote {tmp_path / 'hit.mp4'}: 0:12.5-0:14.0 of {video}" in result.stderr
-    assert "It begins 0.200 s early, at a key frame" in result.stderr
+    assert "It begins 0.200 s earlier, at a key frame" in result.stderr
     assert numbers(tmp_path / "hit.mp4") == list(range(375, 420))
 
 
@@ -151,7 +151,7 @@ def test_a_hit_that_cannot_be_cut_does_not_stop_the_others(index: Path, clips: P
     result = vidembed(*arguments, "--top", "3", "--out", tmp_path / "hits")
     assert (result.exit_code, result.stdout) == (0, f"{tmp_path / 'hits' / '2-red.mp4'}\n")
     assert f"Not cut: {clips / 'film.mp4'}: no video container" in result.stderr
-    assert "Not cut: in: the hit 's3://bucket/a.mp4' is no file of this machine" in result.stderr
+    assert "Not cut: in: the hit 's3://bucket/a.mp4' is not a file on this machine" in result.stderr
     nothing = vidembed(*arguments, "--top", "1", "--out", tmp_path / "none")
     assert (nothing.exit_code, nothing.stdout) == (1, "")
     assert "Nothing was cut." in nothing.stderr

@@ -186,7 +186,7 @@ def test_published_files_are_read_by_name(run: tuple[Path, Any], tmp_path: Path)
     [
         (("--benchmark", "squares"), "benchmark: got 'squares'; expected one of msrvtt"),
         (("--benchmark", "msrvtt"), "annotations: msrvtt needs --annotations"),
-        (("--benchmark", "shapes", "--annotations", "a.csv"), "annotations: shapes draws its own videos"),
+        (("--benchmark", "shapes", "--annotations", "a.csv"), "annotations: shapes generates its own videos"),
         (("--benchmark", "shapes", "--clips", "2"), "clips=2: expected from 4"),
         (("--benchmark", "custom", "--clips", "9"), "clips: custom has its own videos"),
         (("--benchmark", "custom", "--validation-videos", "x"), "need --validation FILE"),

@@ -90,7 +90,7 @@ def test_segments_and_sampling_are_remembered(clips: Path, tmp_path: Path, loade
 def test_a_bad_file_goes_into_quarantine_and_is_tried_on_demand(clips: Path, tmp_path: Path, loaded: Loaded) -> None:
     (clips / "bad.mp4").write_bytes(b"no video")
     first = vidembed("index", clips, "--to", tmp_path / "ix", "--model", "fake")
-    assert "1 of the skipped files went into quarantine; `--retry`" in first.stderr
+    assert "1 of the skipped files were put into quarantine; `--retry`" in first.stderr
     assert json.loads(vidembed("info", tmp_path / "ix", "--json").stdout)["quarantined"] == 1
     again = vidembed("index", clips, "--to", tmp_path / "ix")
     assert ("in quarantine since" in again.stdout, "quarantine" in again.stderr) == (True, False)

@@ -75,9 +75,9 @@ def test_a_line_that_cannot_be_searched_is_said_and_the_next_is_searched(index: 
     assert line["query"] == "red"
     said = result.stderr.splitlines()
     assert len(said) == 4
-    assert "query: got 10001 characters; at most 10000 are taken" in said[0]
+    assert "query: got 10001 characters; at most 10000 are allowed" in said[0]
     assert "can't decode byte 0xff" in said[1]
-    assert all("at most 10000 are taken" in each for each in said[2:])
+    assert all("at most 10000 are allowed" in each for each in said[2:])
 
 
 def test_each_search_sees_the_last_commit(index: Path, clips: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -238,8 +238,8 @@ def test_the_key_must_be_right(served: str, monkeypatch: pytest.MonkeyPatch) -> 
     for wrong, says in (
         ("", "the key is missing or wrong"),
         ("wr0ng", "the key is missing or wrong"),
-        ("wr0ng\n", "VIDEMBED_API_KEY: it is empty or holds other"),
-        (" ", "VIDEMBED_API_KEY: it is empty or holds other"),
+        ("wr0ng\n", "VIDEMBED_API_KEY: it must be printable ASCII"),
+        (" ", "VIDEMBED_API_KEY: it must be printable ASCII"),
     ):
         monkeypatch.setenv("VIDEMBED_API_KEY", wrong)
         monkeypatch.setenv("VIDEMBED_DEBUG", "1")

@@ -87,7 +87,7 @@ def test_the_list_is_needed(corpus: Path, videos: Path) -> None:
         small("msvd", file, videos)
     (corpus / "test_list.txt").unlink()
     with pytest.raises(
-        AnnotationError, match=r"does not hold the list of the test ids of MSVD; expected test_list.txt"
+        AnnotationError, match=r"does not contain the list of the test ids of MSVD; expected test_list.txt"
     ):
         small("msvd", corpus, videos)
 

@@ -203,7 +203,7 @@ class TestModelMeta:
         assert model_meta(encoder, MODEL, frames="mteb").experiment_name == "frames_mteb"
 
     def test_facts_are_not_made_up(self, encoder: VideoEncoder) -> None:
-        with pytest.raises(ValueError, match="embed_dim=7: the checkpoint tells this itself"):
+        with pytest.raises(ValueError, match="embed_dim=7: the checkpoint sets this itself"):
             model_meta(encoder, MODEL, embed_dim=7)
         with pytest.raises(ValueError, match=r"licence='x': mteb\.ModelMeta has no such field"):
             model_meta(encoder, MODEL, licence="x")

@@ -273,8 +273,8 @@ def test_words_of_any_script(tmp_path: Path) -> None:
     ("options", "message"),
     [
         ({"by": "colour"}, "by: got 'colour'; one of video, caption, text, hybrid"),
-        ({"by": "hybrid", "bank": True}, "bank: it is of the vectors of videos"),
-        ({"by": "text", "copy": "int8"}, "compact: it is of the vectors of videos"),
+        ({"by": "hybrid", "bank": True}, "bank: it works on vectors of videos only"),
+        ({"by": "text", "copy": "int8"}, "compact: it works on vectors of videos only"),
     ],
 )
 def test_misuse(index: VideoIndex, options: dict[str, Any], message: str) -> None:

@@ -207,11 +207,11 @@ def test_too_much_at_once_is_refused_with_a_time_to_come_back(serve: Callable[..
         full = post(server.client, "red")
         assert (full.status_code, full.headers["Retry-After"]) == (503, "1")
         assert full.json()["error"]["code"] == "overloaded"
-        assert "2 inputs wait" in full.json()["error"]["message"]
+        assert "2 inputs are waiting" in full.json()["error"]["message"]
         free.set()
         assert (first.result().status_code, second.result().status_code) == (200, 200)
     with server.engine.admitted(), server.engine.admitted(), server.engine.admitted():
-        assert "3 requests are being answered" in post(server.client, "red").json()["error"]["message"]
+        assert "3 requests are running" in post(server.client, "red").json()["error"]["message"]
     assert post(server.client, "red").status_code == 200
 
 

@@ -36,7 +36,7 @@ def test_openai(process: Served, client: openai.OpenAI) -> None:
 
 
 def test_openai_s_errors(client: openai.OpenAI) -> None:
-    with pytest.raises(openai.NotFoundError, match="'other' is not served here") as missing:
+    with pytest.raises(openai.NotFoundError, match="'other' is not available") as missing:
         client.embeddings.create(model="other", input="a")
     assert (missing.value.code, missing.value.param) == ("model_not_found", "model")
     with pytest.raises(openai.BadRequestError, match="token arrays are not supported"):

@@ -315,7 +315,7 @@ class TestMisuse:
             ({"max_tokens": 20}, AnnotationError, r"pairs\[0\] takes"),
             ({"dtype": "float16"}, BackboneError, "float16, in which gradients underflow"),
             ({"dtype": "float12"}, BackboneError, "float12"),
-            ({"pairs": []}, ValueError, "no pair of 0 fits"),
+            ({"pairs": []}, ValueError, "none of the 0 pairs fits"),
         ],
     )
     def test_nothing_is_written(self, tiny_mllm: GetModel, tmp_path: Path, kwargs, error, message):

@@ -69,7 +69,7 @@ class Backbone:
 def check_dtype(dtype: object) -> None:
     """Raise BackboneError, before any weight is read, for the name of a dtype that is not in `DTYPES`."""
     if isinstance(dtype, str) and dtype not in DTYPES:
-        raise BackboneError(f"dtype={dtype!r} is not allowed. Allowed: {', '.join(DTYPES)}, or a torch.dtype.")
+        raise BackboneError(f"dtype={dtype!r} is not known. Allowed: {', '.join(DTYPES)}, or a torch.dtype.")
 
 
 def check_device(device: str | None) -> None:

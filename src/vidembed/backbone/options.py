@@ -63,11 +63,11 @@ class ModelOptions:
     def __post_init__(self) -> None:
         """Check what can be checked without torch."""
         if self.dtype not in (None, *DTYPES):
-            raise ValueError(f"dtype={self.dtype!r} is not allowed. Allowed: {', '.join(DTYPES)}.")
+            raise ValueError(f"dtype={self.dtype!r} is not known. Allowed: {', '.join(DTYPES)}.")
         if self.quantize not in (None, *get_args(Quantization)):
             allowed = ", ".join(get_args(Quantization))
             raise ValueError(
-                f"quantize={self.quantize!r} is not allowed. Allowed: {allowed}; leave it out to load the weights as "
+                f"quantize={self.quantize!r} is not known. Allowed: {allowed}; leave it out to load the weights as "
                 f"they are."
             )
         if self.device is not None and self.device_map is not None:

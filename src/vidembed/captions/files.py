@@ -261,9 +261,9 @@ def read_pairs(path: str | Path, *, kind: str = "auto", on_error: OnError = "rai
     """
     path = Path(path)
     if kind != "auto" and kind not in KINDS:
-        raise ValueError(f"kind={kind!r} is not allowed. Allowed: auto, {', '.join(KINDS)}.")
+        raise ValueError(f"kind={kind!r} is not known. Allowed: auto, {', '.join(KINDS)}.")
     if on_error not in ("raise", "skip"):
-        raise ValueError(f"on_error={on_error!r} is not allowed. Allowed: 'raise', 'skip'.")
+        raise ValueError(f"on_error={on_error!r} is not known. Allowed: 'raise', 'skip'.")
     if path.suffix.lower() not in (".csv", ".jsonl"):
         got = path.suffix or "a file without suffix"
         raise AnnotationError(f"{path}: pairs are read from .csv or .jsonl, not from {got}.")

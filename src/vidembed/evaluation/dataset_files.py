@@ -52,7 +52,7 @@ def annotation_file(given: Path, names: Sequence[str], what: str) -> Path:
             raise AnnotationError(f"{given}: {what} can be {names_there}; give the path of one file")
         if not found:
             there = some(sorted(one.name for one in given.iterdir())) or "an empty folder"
-            raise AnnotationError(f"{given}: has no {what}; expected {' or '.join(names)}, found {there}")
+            raise AnnotationError(f"{given}: does not contain {what}; expected {' or '.join(names)}, found {there}")
         path = found[0]
     if not path.is_file():
         raise AnnotationError(f"{path}: {'not a file' if path.exists() else 'no such file'}; expected {what}")

@@ -308,7 +308,7 @@ def evaluate(
         if value is not None:
             whole_number(name, value)
     if on_error not in get_args(OnFailure):
-        raise ValueError(f"on_error={on_error!r} is not allowed. Allowed: {', '.join(get_args(OnFailure))}")
+        raise ValueError(f"on_error={on_error!r} is not known. Allowed: {', '.join(get_args(OnFailure))}")
     if validation is not None:
         _check_disjoint(benchmark, validation)
     embedder = embedder_of(encoder)

@@ -112,7 +112,7 @@ def align(
     lora, training = lora or LoraSettings(), training or TrainingSettings()
     target = checked_target(out, overwrite=overwrite)
     if output not in ("merged", "adapter"):
-        raise ValueError(f"output={output!r} is not allowed. Allowed: 'merged', 'adapter'.")
+        raise ValueError(f"output={output!r} is not known. Allowed: 'merged', 'adapter'.")
     if device not in (None, "cpu", "cuda"):
         raise ValueError(
             f"device={device!r}: allowed are 'cpu', 'cuda' or None; choose a GPU with CUDA_VISIBLE_DEVICES."

@@ -103,7 +103,7 @@ def fit_context(
     if not 1 <= limit <= context:
         raise ValueError(f"max_tokens={max_tokens!r}: expected 1..{context}, the limit of the model.")
     if too_long not in ("raise", "drop"):
-        raise ValueError(f"too_long={too_long!r} is not allowed. Allowed: 'raise', 'drop'.")
+        raise ValueError(f"too_long={too_long!r} is not known. Allowed: 'raise', 'drop'.")
     stand_in = stand_in_kwargs(encoder)
     kept: list[TextPair] = []
     for start in range(0, len(pairs), _AT_ONCE):
@@ -151,7 +151,7 @@ class TrainingSettings:
     def __post_init__(self) -> None:
         """Raise ValueError for a value that is out of range."""
         if self.loss not in LOSSES:
-            raise ValueError(f"loss={self.loss!r} is not allowed. Allowed: {', '.join(LOSSES)}.")
+            raise ValueError(f"loss={self.loss!r} is not known. Allowed: {', '.join(LOSSES)}.")
         for name, least in (("batch_size", 2), ("mini_batch_size", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name}={getattr(self, name)!r}: expected at least {least}.")

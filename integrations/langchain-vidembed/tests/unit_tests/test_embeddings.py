@@ -191,7 +191,7 @@ def test_too_many_dimensions_are_refused() -> None:
 @pytest.mark.parametrize("name", ["model", "layer", "dimensions", "fps", "max_frames", "device"])
 def test_a_ready_encoder_takes_no_loading_options(encoder: VideoEncoder, name: str) -> None:
     values = {"model": "vidembed/shapes", "device": "cpu"}
-    with pytest.raises(ValidationError, match=f"{name}: encoder is given and loaded already"):
+    with pytest.raises(ValidationError, match=f"{name}: encoder is already loaded"):
         VideoEmbeddings(encoder=encoder, **{name: values.get(name, 1)})
 
 
