@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -114,7 +115,7 @@ def index_lines(facts: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
     if (more := facts["quarantined"] - LISTED) > 0:
         yield "", f"and {count(more, 'other')}, which --json lists"
     yield "size", decimal(facts["bytes"])
-    yield "updated", f"{facts['updated']} (created {facts['created']})"
+    yield "updated", f"{moment(facts['updated'])} (created {moment(facts['created'])})"
 
 
 def _search(search: Mapping[str, Any]) -> str:
@@ -171,6 +172,11 @@ def flat(facts: Mapping[str, Any]) -> dict[str, object]:
 def count(number: int, what: str) -> str:
     """Return a number with a noun, such as `1 video` or `2,000 videos`."""
     return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+def moment(text: str) -> str:
+    """Return a time of ISO 8601 as a person reads it, to the minute, such as `2026-11-29 17:40 UTC`."""
+    return datetime.fromisoformat(text).astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
 def length(seconds: float) -> str:
