@@ -572,7 +572,7 @@ def load_encoder(
     try:
         encoder = VideoEncoder(name, layer=layer, **kwargs)
     except OSError as error:  # what transformers raises for a model that it cannot find
-        where = "" if Path(name).exists() else "is no folder here, no model of the store, and "
+        where = "" if Path(name).exists() else "is not a folder, is not in the model store, and "
         raise ValueError(f"model: {name!r} {where}cannot be loaded: {error}") from error
     if sampling:
         encoder.sampling = replace(encoder.sampling, **sampling)
