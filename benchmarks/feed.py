@@ -5,12 +5,12 @@
 
 A clip of 30 frames of 640 x 360 (15 s at 2 frames a second), which are decoded already, through the stock processor of
 each architecture: as it is, which gives normalized floats, and as vidembed calls it, which keeps bytes and normalizes
-them on the model's device (`vidembed.inputs.normalized`). Where that is not bit-equal on the loaded model, floats are
-kept, and both columns are the same. CPU time of one thread, the second best of seven; the processor's budget of pixels
-is raised so that frames keep their size.
+them on the model's device (`vidembed.inputs.normalized`). Where that is not bit-equal on the loaded model,
+floats are kept, and both columns are the same. CPU time of one thread, the second best of seven; the processor's budget
+of pixels is raised so that frames keep their size.
 
 Then clips a second of preparing, by the clock, best of three: sentence-transformers' own `preprocess` of one clip after
-another, vidembed's threads (`Feeder`), and two threads that call the stock processor for bytes without a lock.
+another, and vidembed's threads (`Feeder`).
 
 With a device, one model embeds such clips from end to end: clips a second, the share of the time in which it ran no
 forward pass (on a GPU by CUDA events), milliseconds of the copy of a clip's pixels to the device, and peak memory. A
@@ -26,8 +26,6 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +37,7 @@ from transformers.image_utils import SizeDict
 
 from benchmarks.common import environment, high_water_mark, keep
 from vidembed import VideoEncoder, VideoFrames
-from vidembed.inputs import AS_BYTES, BYTES, PIXELS, Prepared, collate, compressing_bytes, normalized, token_batches
+from vidembed.inputs import AS_BYTES, BYTES, PIXELS, Prepared, collate, normalized, processor_for_call, token_batches
 from vidembed.pipeline import Feeder
 
 FRAMES, WIDTH, HEIGHT = 30, 640, 360
@@ -83,11 +81,10 @@ def measure(model_type: str, folder: Path) -> dict[str, Any]:
         "bytes": milliseconds(lambda: prepare(frames)),
     }
     pictures = torch.from_numpy(frames.array).permute(0, 3, 1, 2)  # (T, C, H, W)
-    alone = functools.partial(video_processor, videos=[pictures], do_sample_frames=False, return_tensors="pt")
-
-    def alone_as_bytes() -> None:
-        with compressing_bytes(video_processor):
-            alone(**AS_BYTES)
+    of_call: dict[str, Any] = {"do_sample_frames": False, "return_tensors": "pt"}
+    alone = functools.partial(video_processor, videos=[pictures], **of_call)
+    own: Any = processor_for_call(encoder.processor, as_bytes=True)
+    alone_as_bytes = functools.partial(own.video_processor, videos=[pictures], **AS_BYTES, **of_call)
 
     found["of it, the video processor"] = {"floats": milliseconds(alone), "bytes": milliseconds(alone_as_bytes)}
     found["normalize on the device (here the CPU)"] = {
@@ -99,7 +96,7 @@ def measure(model_type: str, folder: Path) -> dict[str, Any]:
         for name, batch in batches.items()
     }
     pixels = {"floats": whole[PIXELS], "bytes": as_bytes[BYTES if kept else PIXELS]}
-    found["clips a second of preparing"] = preparing(encoder, as_bytes=kept)
+    found["clips a second of preparing"] = preparing(encoder)
     found["MB to the device"] = {name: round(value.nbytes / 1e6, 1) for name, value in pixels.items()}
     return found
 
@@ -114,7 +111,7 @@ def clips_a_second(run: Callable[[], Any], clips: int) -> float:
     return round(clips / min(taken), 1)
 
 
-def preparing(encoder: VideoEncoder, *, as_bytes: bool) -> dict[str, float]:
+def preparing(encoder: VideoEncoder) -> dict[str, float]:
     """Clips a second of preparing the same frames in several ways."""
     clips = [clip(seed) for seed in range(CLIPS)]
     metadata = {"fps": 2.0, "total_num_frames": FRAMES, "frames_indices": list(range(FRAMES))}
@@ -137,18 +134,11 @@ def preparing(encoder: VideoEncoder, *, as_bytes: bool) -> dict[str, float]:
         for _ in feeder.batches(group, functools.partial(collate, pad_token_id=0)):
             pass
 
-    def without_lock() -> None:
-        raw: Any = {"video": {**sampled, **(AS_BYTES if as_bytes else {})}, "text": uncut}
-        choosing = compressing_bytes(encoder.processor.video_processor) if as_bytes else nullcontext()
-        with choosing, ThreadPoolExecutor(2) as pool:
-            list(pool.map(lambda video: host([{"video": video}], processing_kwargs=raw), videos))
-
     threads(1)  # what is tried once on a model, is now
     ways = {
         "sentence-transformers, one after another": one_by_one,
         "vidembed, 1 worker": functools.partial(threads, 1),
         "vidembed, 2 workers": functools.partial(threads, 2),
-        "2 threads without a lock": without_lock,
     }
     return {name: clips_a_second(run, CLIPS) for name, run in ways.items()}
 

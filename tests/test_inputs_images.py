@@ -20,9 +20,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tests.video.bombs import gif, png
-from vidembed.inputs import check_part, checked_image
+from vidembed.inputs import check_part
 from vidembed.video import InvalidVideoInput, VideoError, VideoTooLarge
 from vidembed.video import fetch as download
+from vidembed.video.still import checked_image
 
 SHADES = np.kron(np.arange(12, dtype=np.uint8).reshape(3, 4) * 20, np.ones((8, 8), dtype=np.uint8))
 PICTURE = np.stack([SHADES, 255 - SHADES, SHADES // 2], axis=-1)  # (24, 32, 3)
@@ -75,7 +76,7 @@ def test_too_large(tmp_path: Path, size: tuple[int, int]) -> None:
 
 MEASURE = """
 import sys
-from vidembed.inputs import checked_image
+from vidembed.video.still import checked_image
 
 def peak():
     with open("/proc/self/status") as status:

@@ -5,24 +5,22 @@ sentence-transformers embeds the name of a missing file as text, guesses frame r
 
 from __future__ import annotations
 
-import base64
-import io
+import functools
 import itertools
 import logging
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, BinaryIO, Final, Generic, Literal, Protocol, TypeAlias, TypeVar
+from typing import IO, TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
 from sentence_transformers.base.modality import infer_modality
+from threadpoolctl import ThreadpoolController
 from torch.nn.functional import pad
 
-from vidembed.errors import VideoTooLarge
 from vidembed.video import (
     VIDEO_SUFFIXES,
     Clip,
@@ -33,12 +31,12 @@ from vidembed.video import (
     VideoSegment,
     load_video,
 )
-from vidembed.video.clip import DecodeLimits, is_url, item_name
-from vidembed.video.container import open_source
-from vidembed.video.picture import MAX_AREA, MAX_SIDE, check_size
+from vidembed.video.clip import item_name
+from vidembed.video.still import checked_image
 
 if TYPE_CHECKING:
     from sentence_transformers.base.modality_types import SingleInput, VideoDict
+    from transformers import ProcessorMixin
 
     from vidembed.backbone.load import Features
     from vidembed.video.fetch import UrlAccess
@@ -47,10 +45,10 @@ logger = logging.getLogger(__name__)
 
 PIXELS = "pixel_values_videos"
 BYTES = "pixel_bytes_videos"  # in their place until `normalized`
-_COMPRESSION = "_get_compression_mask"  # of video_llama_3's video processor
 AS_BYTES = {"do_rescale": False, "do_normalize": False}  # for a video processor: pixels stay uint8
-IMAGE_LIMITS: Final = DecodeLimits(timeout_s=60.0, max_bytes=2**28)  # of an image that is fetched (our choice)
-IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF")  # what Pillow decodes: EPS would run another program
+_COMPRESSION = "_get_compression_mask"  # of video_llama_3's video processor
+# A fast tokenizer keeps padding and truncation as state, which one thread could change under another.
+_TOKENIZER_LOCK = threading.Lock()
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tiff", ".webp"})  # .gif is a video here
 
 T = TypeVar("T")
@@ -191,52 +189,6 @@ def check_part(part: Mapping[str, object]) -> None:
         raise ValueError(f"message part with type {kind!r} and keys {sorted(map(str, part))}: expected {allowed}")
     if found := sorted(_FETCHED_FROM & set(part)):
         raise ValueError(f"message part with key {found[0]!r}: give the {kind} under {kind!r}, a URL or path too.")
-
-
-def checked_image(image: Any, *, allow_url: UrlAccess) -> Any:
-    """Open an image, or each of a list, as RGB and upright: sentence-transformers would fetch or open it unchecked."""
-    if isinstance(image, (list, tuple)):
-        return [checked_image(one, allow_url=allow_url) for one in image]
-    if isinstance(image, Image.Image):
-        check_size(*image.size, "<image>")
-    if not isinstance(image, (str, os.PathLike)):
-        return image
-    name = os.fspath(image)
-    if is_url(name):
-        if not allow_url:
-            raise ValueError(f"image {name!r}: URLs are fetched only with allow_url=True.")
-        item = item_name(name)
-        with open_source(name, item, allow_url=allow_url, limits=IMAGE_LIMITS) as handle:
-            return _decoded(handle, item)
-    if name.startswith("data:image/"):
-        shown = f"{name[:40]}..."
-        try:
-            data = base64.b64decode(name.partition(",")[2])
-        except ValueError as error:
-            raise ValueError(f"image {shown!r}: it is not valid base64 ({error}).") from error
-        return _decoded(io.BytesIO(data), shown)
-    if not os.path.isfile(name):  # noqa: PTH113 - Path raises for a name that is too long, or holds a NUL
-        raise FileNotFoundError(f"image {name!r}: no such file. To embed it as text, pass {{'text': ...}}.")
-    with Path(name).open("rb") as file:
-        return _decoded(file, item_name(name))
-
-
-def _decoded(handle: BinaryIO, item: str) -> Image.Image:
-    """Decode an image whose header declares no more than is allowed."""
-    try:
-        with Image.open(handle, formats=IMAGE_FORMATS) as opened:
-            check_size(*opened.size, item)
-            return (ImageOps.exif_transpose(opened) or opened).convert("RGB")
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise VideoTooLarge(
-            item, f"the image has more than {MAX_SIDE} pixels on a side or {MAX_AREA} pixels; scale it down"
-        ) from error
-    except UnidentifiedImageError as error:
-        raise ValueError(
-            f"image {item!r}: it is not an image of a supported format: {', '.join(IMAGE_FORMATS)}."
-        ) from error
-    except (OSError, ValueError, SyntaxError, IndexError, TypeError, OverflowError) as error:  # Pillow, at damage
-        raise ValueError(f"image {item!r}: it cannot be decoded ({error}).") from error
 
 
 @dataclass(frozen=True)
@@ -393,6 +345,61 @@ def no_room(item: InBatch, error: torch.OutOfMemoryError) -> torch.OutOfMemoryEr
     )
 
 
+def processor_for_call(processor: ProcessorMixin, *, as_bytes: bool = False) -> ProcessorMixin:
+    """A processor for one call, which any number of threads may make at once, with the settings of `processor`.
+
+    Its image and video processors are shallow copies, and its tokenizer encodes under a lock: what a call changes, no
+    other call sees. The frame grid of the video processor is cleared: smolvlm's samples again by it, whatever
+    ``do_sample_frames`` says. With `as_bytes`, video_llama_3 chooses the tokens that it keeps as it does with floats.
+    """
+    parts = {
+        name: shallow_copy(getattr(processor, name))
+        for name in ("image_processor", "video_processor")
+        if hasattr(processor, name)
+    }
+    if "video_processor" in parts:
+        settings = vars(parts["video_processor"])
+        settings.update({name: None for name in ("fps", "num_frames") if hasattr(parts["video_processor"], name)})
+        if as_bytes:
+            compress_bytes(parts["video_processor"])
+    tokenizer: Any = processor.tokenizer
+    if hasattr(tokenizer, "_encode_plus"):
+        parts["tokenizer"] = shallow_copy(tokenizer, _encode_plus=_locked(tokenizer._encode_plus))  # noqa: SLF001
+    return shallow_copy(processor, **parts)
+
+
+@functools.cache
+def _openmp() -> ThreadpoolController:
+    return ThreadpoolController().select(user_api="openmp")
+
+
+def share_cores(workers: int) -> None:
+    """Let torch use as many threads in this thread as it has for each of `workers`, at least one.
+
+    OpenMP keeps the number per thread: others stay as they are.
+    """
+    threads = torch.get_num_threads()  # before the limit: torch sets its own number in a thread that first asks for it
+    _openmp().limit(limits=max(1, threads // workers))
+
+
+def shallow_copy(of: T, **changed: object) -> T:
+    """Another object of the same class with the same attributes, some of them changed.
+
+    copy.copy would ask ``__getstate__``, which leaves out what does not pickle.
+    """
+    copy = object.__new__(type(of))
+    vars(copy).update(vars(of), **changed)
+    return copy
+
+
+def _locked(encode: Callable[..., T]) -> Callable[..., T]:
+    def encode_alone(*args: Any, **kwargs: Any) -> T:
+        with _TOKENIZER_LOCK:
+            return encode(*args, **kwargs)
+
+    return encode_alone
+
+
 def normalized(features: Features, video_processor: Any) -> Features:  # whose types lack mean and std
     """Features with pixels of videos that were kept as bytes rescaled and normalized, as the processor does it.
 
@@ -414,16 +421,14 @@ def normalized(features: Features, video_processor: Any) -> Features:  # whose t
     return {**kept, PIXELS: pixels.float().sub_(mean).div_(std)}
 
 
-@contextmanager
-def compressing_bytes(video_processor: Any) -> Iterator[None]:
-    """Let video_llama_3's video processor choose the tokens that it keeps as it does with floats, while it makes bytes.
+def compress_bytes(video_processor: Any) -> None:
+    """Make video_llama_3's video processor choose the tokens that it keeps from bytes as it does from floats.
 
-    By its own method, which compares each frame with the one before: it is given two frames at a time, normalized, in
-    the place of all of them.
+    By its own method, which compares each frame with the one before: it gets two normalized frames at a time in the
+    place of all of them. Other video processors stay as they are.
     """
     choose: Callable[..., torch.Tensor] | None = getattr(video_processor, _COMPRESSION, None)
     if choose is None:
-        yield
         return
 
     def by_pairs(
@@ -441,10 +446,6 @@ def compressing_bytes(video_processor: Any) -> Iterator[None]:
         return torch.cat(chosen)
 
     vars(video_processor)[_COMPRESSION] = by_pairs
-    try:
-        yield
-    finally:
-        del vars(video_processor)[_COMPRESSION]
 
 
 def pinned(features: Features, device: torch.device) -> Features:

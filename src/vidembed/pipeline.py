@@ -12,7 +12,7 @@ from abc import abstractmethod
 from collections import OrderedDict, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, NoReturn, Self, TypeVar, cast
 
@@ -46,10 +46,12 @@ from vidembed.inputs import (
     Failed,
     Prepared,
     chunks,
-    compressing_bytes,
     is_text,
     load_input,
     name_of,
+    processor_for_call,
+    shallow_copy,
+    share_cores,
     split_rows,
 )
 from vidembed.registry import resolve_model
@@ -69,9 +71,6 @@ _PIXEL_SETTINGS = (  # numbers of an image or video processor that change pixels
     *("size", "do_resize", "resample", "do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std"),
     *("patch_size", "temporal_patch_size", "merge_size", "use_token_compression", "cap_pixels_per_frame"),
 )
-# fast tokenizers hold padding and truncation as state, which one thread could change under another; decoding, the long
-# part, runs outside. Of the module and not of a model, which process pools pickle.
-_PROCESSOR_LOCK = threading.Lock()
 
 
 class VideoModel(BaseModel):
@@ -329,42 +328,35 @@ class VideoModel(BaseModel):
         if message_metadata:
             video["video_metadata"] = list(message_metadata)
         text = asked.get("text", {})
-        process: Callable[..., Features] = functools.partial(super().preprocess, **kwargs, prompt=prompt)
+        transformer = shallow_copy(
+            self._transformer, processor=processor_for_call(self._transformer.processor, as_bytes=as_bytes)
+        )
+        model = shallow_copy(self, _modules={**self._modules, "0": transformer})
+        process: Callable[..., Features] = functools.partial(
+            super(VideoModel, model).preprocess, **kwargs, prompt=prompt
+        )
         uncut = {**asked, "video": video, "text": {**text, "truncation": False, "max_length": None}}
-        own: Any = self._transformer.processor.video_processor
-        with _PROCESSOR_LOCK, _no_grid(own), compressing_bytes(own) if as_bytes else nullcontext():
-            if all(isinstance(item, dict) and set(item) == {"text"} for item in items):
-                features = process(items, processing_kwargs={**asked, "video": video})
-                longest = int(features["attention_mask"].sum(1).max())
-                most = text.get("max_length") or kwargs.get("max_length") or self.max_seq_length
-                if longest >= (max_positions(self._transformer.config) or longest + 1):  # is it as long, or cut there?
-                    features = process(items, processing_kwargs=uncut)
-                elif most is not None and longest >= most:  # texts were cut: is anything left of them?
-                    empty = process([{"text": ""}], processing_kwargs=uncut)["input_ids"].shape[1]
-                    if longest <= empty:
-                        raise ValueError(
-                            f"max_seq_length={most}: the prompt alone takes {empty} tokens, which leaves no room for "
-                            f"the text. Use a larger value."
-                        )
-            else:  # cut, it would lose the end of its prompt, where it is read: that end is kept for texts only
+        if all(isinstance(item, dict) and set(item) == {"text"} for item in items):
+            features = process(items, processing_kwargs={**asked, "video": video})
+            longest = int(features["attention_mask"].sum(1).max())
+            most = text.get("max_length") or kwargs.get("max_length") or self.max_seq_length
+            if longest >= (max_positions(self._transformer.config) or longest + 1):  # is it as long, or cut there?
                 features = process(items, processing_kwargs=uncut)
+            elif most is not None and longest >= most:  # texts were cut: is anything left of them?
+                empty = process([{"text": ""}], processing_kwargs=uncut)["input_ids"].shape[1]
+                if longest <= empty:
+                    raise ValueError(
+                        f"max_seq_length={most}: the prompt alone takes {empty} tokens, which leaves no room for the "
+                        f"text. Use a larger value."
+                    )
+        else:  # cut, it would lose the end of its prompt, where it is read: that end is kept for texts only
+            features = process(items, processing_kwargs=uncut)
         for name, tokens in zip(names or (), features["attention_mask"].sum(1).tolist(), strict=names is not None):
             check_context(self._transformer.config, tokens, name)
         features = dict(features)
         if as_bytes and PIXELS in features:
             features[BYTES] = features.pop(PIXELS)
         return features
-
-
-@contextmanager
-def _no_grid(video_processor: Any) -> Iterator[None]:
-    """Clear the frame grid of a video processor: smolvlm's samples again by it, whatever ``do_sample_frames`` says."""
-    grid = {name: getattr(video_processor, name) for name in ("fps", "num_frames") if hasattr(video_processor, name)}
-    vars(video_processor).update(dict.fromkeys(grid))
-    try:
-        yield
-    finally:
-        vars(video_processor).update(grid)
 
 
 def fields_digest(fields: Mapping[str, object]) -> str:
@@ -430,7 +422,9 @@ class Feeder(Generic[T]):
         self._change = threading.Condition()  # of what is pending, of `_ended` and of the batch that is made
         self._ended = False  # nothing more is read
         self._idle_since = 0.0  # when the last input was prepared, so far
-        self._threads = ThreadPoolExecutor(workers, thread_name_prefix="vidembed-decode")
+        # each of them resizes on its share of the cores: on all, they would be in one another's way
+        share = functools.partial(share_cores, workers) if workers > 1 else None
+        self._threads = ThreadPoolExecutor(workers, thread_name_prefix="vidembed-decode", initializer=share)
 
     def batches(
         self,

@@ -161,8 +161,8 @@ def takes_bytes(
 ) -> bool:
     """Whether `normalized` makes of a processor's bytes, bit for bit, what the processor makes; remembered.
 
-    `prepare` makes the features of the probe video, as bytes or as the processor has them. video_llama_3, for one,
-    chooses tokens by normalized pixels (`vidembed.inputs.compressing_bytes`): a part of the video should stand still.
+    `prepare` makes the features of the probe video, as bytes or as the processor has them. A part of the video should
+    stand still: video_llama_3 chooses tokens by normalized pixels (`vidembed.inputs.compress_bytes`).
     """
     if model not in _bytes:
         try:
