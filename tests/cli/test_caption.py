@@ -132,7 +132,7 @@ def test_a_line_that_a_kill_cut_short_is_said(scenes: Path, tmp_path: Path, open
     out.write_text('{"video": "inner/test-00')
     result = vidembed("caption", scenes, "--out", out, "--kinds", "dense", "--no-agree")
     assert result.exit_code == 0
-    assert "its last line was cut short, and is removed: 24 bytes" in " ".join(result.stderr.split())
+    assert "removed the last line, which was incomplete: 24 bytes" in " ".join(result.stderr.split())
 
 
 @pytest.mark.parametrize(

@@ -150,7 +150,7 @@ def test_captions_that_fit_nothing(bare: Path, clips: Path, tmp_path: Path) -> N
 def test_marked_captions(bare: Path, clips: Path, tmp_path: Path) -> None:
     marked = write(tmp_path / "marked.jsonl", clips, {"red": "red"}, problems={"dense": "the head denies it"})
     result = vidembed("index", clips, "--to", bare, "--captions", marked)
-    assert (result.exit_code, "1 left out as marked" in result.stdout) == (1, True)
+    assert (result.exit_code, "1 left out because marked" in result.stdout) == (1, True)
     result = vidembed("index", clips, "--to", bare, "--captions", marked, "--marked-captions")
     assert (result.exit_code, "Captions: 1 added" in result.stdout) == (0, True)
 
@@ -205,7 +205,7 @@ def test_weights_are_fitted_and_said(index: Path, clips: Path, tmp_path: Path) -
 def test_misuse_of_calibrate(index: Path, captions: Path, option: tuple[str, str]) -> None:
     result = vidembed("calibrate", index, "--hybrid", "--pairs", captions, *option)
     assert result.exit_code == 2
-    assert f"{option[0][2:]}: it is of a reranker" in result.stderr
+    assert f"{option[0][2:]}: it is an option for rerankers" in result.stderr
 
 
 def test_a_reranker_is_calibrated_into_a_file(captions: Path) -> None:

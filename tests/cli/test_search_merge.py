@@ -121,7 +121,7 @@ def test_reports_an_exact_search_in_place_of_the_compact_one(capsys: pytest.Capt
         (["--around", "-1"], "around: got -1"),
         (["--around", "nan"], "around: got nan"),
         (["--rerank-around", "--rerank", "2"], "rerank-around: it needs --around SECONDS"),
-        (["--rerank-around", "--around", "1"], "rerank-around: it is for --rerank K"),
+        (["--rerank-around", "--around", "1"], "rerank-around: it needs --rerank K"),
     ],
 )
 def test_misuse(index: Path, tmp_path: Path, arguments: list[str], message: str) -> None:

@@ -116,8 +116,8 @@ def test_calibrate_with_labels_to_a_folder(written: list[tuple[Path, ClipRecord]
     ("arguments", "message"),
     [
         (["--rerank", "0"], "greater than or equal to 1"),
-        (["--score", "yes"], "score: it is for --rerank K"),
-        (["--reranker", "m"], "reranker: it is for --rerank K"),
+        (["--score", "yes"], "score: it needs --rerank K"),
+        (["--reranker", "m"], "reranker: it needs --rerank K"),
         (["--rerank", "2", "--score", "maybe"], "mode='maybe' is not known"),
         (["--rerank", "2", "--reranker", "nowhere/at-all"], "reranker: 'nowhere/at-all' cannot be loaded"),
         (["--rerank", "2", "--calibration", "gone.json"], "gone.json"),

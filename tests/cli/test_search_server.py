@@ -203,7 +203,7 @@ def test_a_terminal_has_a_prompt(served: str, tmp_path: Path, to_file: bool) -> 
 def test_options_of_a_search_here_are_refused(tmp_path: Path, options: list[str], name: str) -> None:
     result = vidembed("search", "red", "--server", "http://127.0.0.1:9", *options)
     assert (result.exit_code, result.stdout) == (2, "")
-    assert f"Error: {name}: it is for an index that is searched here" in result.stderr
+    assert f"Error: {name}: it cannot be used with --server" in result.stderr
     assert tree(tmp_path) == {}
 
 
@@ -230,7 +230,7 @@ def test_what_the_server_refuses_is_said_once(served: str, options: list[str], m
 def test_a_query_that_the_server_refuses_is_said_and_the_next_is_asked(served: str) -> None:
     result = vidembed("search", "--server", served, "--json", typed="marker\nred\n")
     assert result.exit_code == 0
-    assert "query: the model cannot take it" in result.stderr
+    assert "query: it is too long for the model" in result.stderr
     assert [json.loads(line)["query"] for line in result.stdout.splitlines()] == ["red"]
 
 

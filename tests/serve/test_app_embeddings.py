@@ -83,7 +83,7 @@ def test_another_model_is_not_found(client: TestClient) -> None:
 @pytest.mark.parametrize(
     ("change", "param", "part"),
     [
-        ({"input": [1, 2]}, "input", "item 0: got 1; token arrays are not taken"),
+        ({"input": [1, 2]}, "input", "item 0: got 1; token arrays are not supported"),
         ({"input": [[1, 2], [3]]}, "input", "token arrays"),
         ({"input": []}, "input", "empty list"),
         ({"input": ""}, "input", "no words"),
