@@ -329,11 +329,11 @@ def calibrate_command(
     if hybrid:
         own: dict[str, object] = {"out": out, "encoder": encoder, "layer": layer, "plot": plot}
         cli.refuse(own, "it is of a reranker; leave it out, or leave --hybrid out")
-        how = {"reranker": reranker, "score": score, "calibration": calibration}
+        how: dict[str, Any] = {"reranker": reranker, "score": score, "calibration": calibration}
         if rerank is None:
             cli.refuse(how, "it is of a reranker; leave it out, or give --rerank K too")
-        report = _calibrate_hybrid(Path(model), pairs, videos, candidates or 50, model_options, rerank=rerank, **how)
-        (cli.print_json if as_json else cli.print_facts)(report.to_dict())
+        fitted = _calibrate_hybrid(Path(model), pairs, videos, candidates or 50, model_options, rerank=rerank, **how)
+        (cli.print_json if as_json else cli.print_facts)(fitted.to_dict())
         cli.say(f"Wrote the weights to {model}; `vidembed search --by hybrid` uses them.")
         return
     cli.refuse({"rerank": rerank, "reranker": reranker, "calibration": calibration}, "it is for --hybrid and an index")
@@ -344,10 +344,10 @@ def calibrate_command(
     if labelled == (encoder is not None):
         needed = "leave --encoder out" if labelled else "give --encoder, or a column label"
         raise ValueError(f"pairs: {pairs} has {'a' if labelled else 'no'} column label; {needed}")
-    reranker = _uncalibrated(model, score, model_options)
+    head = _uncalibrated(model, score, model_options)
     if encoder is None:
         asked = [({"text": row.text}, row.video) for row in rows]
-        report = reranker.calibrate(asked, [bool(row.label) for row in rows], show_progress_bar=True)
+        report = head.calibrate(asked, [bool(row.label) for row in rows], show_progress_bar=True)
     else:
         from vidembed.encoder import load_encoder
         from vidembed.evaluation.two_stage import first_stage_candidates
@@ -355,17 +355,17 @@ def calibrate_command(
 
         options = model_options and replace(model_options, revision=None)
         load = partial(load_encoder, encoder, layer=layer, options=options)
-        first = encoder_beside(reranker, load, model=encoder, layer=layer)
+        first = encoder_beside(head, load, model=encoder, layer=layer)
         found = first_stage_candidates(first, rows, k=candidates)
         if found.missed:
             cli.say(f"{found.missed} captions do not have their video among the first {candidates} hits.")
-        report = reranker.calibrate(
+        report = head.calibrate(
             found.pairs, found.labels, first_stage=found.similarities, encoder=first, show_progress_bar=True
         )
     if out.suffix == ".json":
-        reranker.save_calibration(out)
+        head.save_calibration(out)
     else:
-        reranker.save_pretrained(str(out))
+        head.save_pretrained(str(out))
     if plot is not None:
         report.plot(plot)
     if as_json:

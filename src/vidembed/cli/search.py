@@ -138,8 +138,8 @@ def command(
         encoder, head = (load(), None) if rerank is None else load_stages(load, reranker, **how, **same)
         look = None
         if rerank is not None and head is not None:
-            how_again = {"count": rerank, "context": rerank_around, "fingerprint": encoder.fingerprint}
-            look = partial(look_again, index=index, head=head, **how_again)
+            again: dict[str, Any] = {"count": rerank, "context": rerank_around, "fingerprint": encoder.fingerprint}
+            look = partial(look_again, index=index, head=head, **again)
         ask = partial(search_index, index, encoder, options, look, name=name)
     lines = queries is not None or (as_json and words is None)
     write = partial(write_hits, lines=lines, as_json=as_json, titled=words is None, compact=quantized)

@@ -58,11 +58,9 @@ class VideoReader(BasePydanticReader):
 
     @field_serializer("captions")
     def _saved_captions(self, captions: CaptionLookup | None) -> str | None:
-        if captions is None:
-            return None
-        if captions.path is None or captions.kind != "dense" or captions.marked:
+        if captions is not None and captions.saved_name is None:
             raise ValueError("captions: a reader is saved with the path of a file only; give captions again instead")
-        return str(captions.path)
+        return captions and captions.saved_name
 
     @classmethod
     def class_name(cls) -> str:
