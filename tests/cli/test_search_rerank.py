@@ -184,7 +184,8 @@ def test_hybrid_hits_are_reranked_by_a_fusion_of_their_own(
     assert (report["k"], report["skipped"], sorted(report["fusions"])) == (4, 0, ["caption", "hybrid", "text"])
     for by in ("caption", "text", "hybrid"):
         assert found(by)["reranked"] == by
-    other = vidembed("search", "x", "--in", folder, "--by", "hybrid", "--rerank", "4", "--score", "yes")
+    another = ("--reranker", "vidembed/shapes-mllm", "--score", "yes")
+    other = vidembed("search", "x", "--in", folder, "--by", "hybrid", "--rerank", "4", "--device", "cpu", *another)
     assert other.exit_code == 2
     assert "the fusion for hits by hybrid was fitted with another reranker" in other.stderr
     info = json.loads(vidembed("info", folder, "--json").stdout)["search"]["captions"]

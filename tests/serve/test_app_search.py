@@ -397,9 +397,10 @@ def test_hybrid_hits_are_reranked_by_the_fusion_of_the_index(videos: Path, tmp_p
     encoder, folder, reranker = ServedEncoder(), tmp_path / "captioned", FusingReranker()
     names = ("red", "green", "blue")
     index_videos([videos / f"{name}.mp4" for name in names], folder, encoder, model="fake", progress=False)
+    texts = ("red", "green", "blue and red")
     given = [
-        CaptionRecord(name, content_fingerprint(videos / f"{name}.mp4"), {"dense": name}, fingerprint="p" * 64)
-        for name in names
+        CaptionRecord(name, content_fingerprint(videos / f"{name}.mp4"), {"dense": text}, fingerprint="p" * 64)
+        for name, text in zip(names, texts, strict=True)
     ]
     add_captions(folder, encoder, given, progress=False)
     rows = [CaptionedVideo(videos / f"{name}.mp4", name) for name in names]
