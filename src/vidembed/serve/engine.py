@@ -257,9 +257,9 @@ class Engine:
         if reranker is None:
             return found
         how: dict[str, Any] = {"count": count, "fusion": found.fusion}
-        hits = await self._in_time(
-            self.batcher.call(lambda: rerank(found.hits, reranker, query, fingerprint=self.encoder.fingerprint, **how))
-        )
+        encoder = self.encoder
+        again = self.batcher.call(lambda: rerank(found.hits, reranker, query, fingerprint=encoder.fingerprint, **how))
+        hits = await self._in_time(again)
         return replace(found, hits=Hits(hits[: options.k], hits.method))
 
     async def search_file(self, path: Path, options: SearchOptions) -> Found:
@@ -331,11 +331,7 @@ class Engine:
         return self.index
 
     async def _nearest(
-        self,
-        vector: NDArray[np.float32],
-        options: SearchOptions,
-        query: str = "",
-        reranker: VideoReranker | None = None,
+        self, vector: NDArray[np.float32], options: SearchOptions, query: str = "", head: VideoReranker | None = None
     ) -> Found:
         index = self.require_index()
 
@@ -353,7 +349,7 @@ class Engine:
                 asked = {field.name: getattr(options, field.name) for field in fields(options)}
                 hits = nearest(index, vector.astype(np.float64), query, **asked)
                 with bad_value("rerank"):
-                    fusion = None if reranker is None else stored_fusion(index, options.by, reranker)
+                    fusion = None if head is None else stored_fusion(index, options.by, head)
                 rows = index.scan(["uri", "duration"], among({hit.uri for hit in hits})) if hits else ()
                 durations = {row["uri"]: row["duration"] for batch in rows for row in batch.to_pylist()}
                 return Found(hits, durations, fusion=fusion)
