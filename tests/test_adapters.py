@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from tests.clips import moving_square, write_video
 from vidembed import ModelOptions
 from vidembed.adapters import (
+    CaptionFields,
     Gate,
     RankFields,
     check_ready,
@@ -30,8 +31,12 @@ from vidembed.adapters import (
     to_floats,
     warn_of_default,
 )
-from vidembed.errors import NotAVideo, NotAVideoError, VideoUriError
-from vidembed.uri import video_uri
+from vidembed.captions import CaptionRecord
+from vidembed.encoder import EncodedItem
+from vidembed.errors import NoCaptionError, NotAVideo, NotAVideoError, VideoUriError
+from vidembed.scoring import mixed_vectors
+from vidembed.uri import content_fingerprint, video_uri
+from vidembed.video import VideoSegment
 from vidembed.video.segments import Windows
 
 
@@ -202,3 +207,79 @@ def test_a_file_as_loaders_need_it(tmp_path: Path) -> None:
     (tmp_path / "b.mp4").write_text("no video")
     with pytest.raises(NotAVideo):
         read_video_file(tmp_path / "b.mp4")
+
+
+class TestCaptionsInVectors:
+    """Documents whose vector is of the video and its caption."""
+
+    class Encoder:
+        """The vector of a video is (1, 0), that of words (0, 1)."""
+
+        def encode_stream(self, inputs: list[Any], *, on_error: str) -> list[EncodedItem]:
+            vectors = [np.array([0, 1] if isinstance(one, dict) else [1, 0], np.float32) for one in inputs]
+            return [EncodedItem(place, vector, None) for place, vector in enumerate(vectors)]
+
+        def encode_query(self, inputs: list[dict[str, str]], *, show_progress_bar: bool, prompt: str) -> np.ndarray:
+            assert (show_progress_bar, prompt) == (False, "as queries")
+            self.asked = [one["text"] for one in inputs]
+            return np.array([[0, 1]] * len(inputs), np.float32)
+
+    @pytest.fixture
+    def path(self, tmp_path: Path) -> Path:
+        return write_video(tmp_path / "a.mp4", moving_square(20))
+
+    @pytest.fixture
+    def fields(self, path: Path) -> CaptionFields:
+        content = content_fingerprint(path)
+        whole = CaptionRecord("a.mp4", content, {"dense": "the whole"})
+        part = CaptionRecord("a.mp4", content, {"dense": "a part"}, start_s=0.5, end_s=1.0)
+        marked = CaptionRecord("a.mp4", content, {"dense": "x"}, start_s=1.0, end_s=1.5, problems={"dense": "empty"})
+        return CaptionFields(captions=[whole, part, marked], caption_weight=0.25)
+
+    def test_a_caption_is_of_the_same_bytes_and_times(self, fields: CaptionFields, path: Path) -> None:
+        assert fields.caption_of(VideoSegment(path)) == "the whole"
+        assert fields.caption_of(VideoSegment(path, 0.5, 1.0004)) == "a part"
+        assert fields.caption_of({"text": "words"}) is None
+        for times in ((0.5, 1.2), (1.0, 1.5)):
+            with pytest.raises(NoCaptionError, match="without_caption='video'"):
+                fields.caption_of(VideoSegment(path, *times))
+        with pytest.raises(NoCaptionError):
+            fields.caption_of(VideoSegment("https://example.org/a.mp4"))
+        path.write_bytes(write_video(path.with_name("b.mp4"), moving_square(20, seed=1)).read_bytes())
+        with pytest.raises(NoCaptionError):
+            fields.caption_of(VideoSegment(path))
+
+    def test_vectors(self, fields: CaptionFields, path: Path) -> None:
+        encoder = self.Encoder()
+        inputs = [{"text": "words"}, VideoSegment(path, 0.5, 1.0), VideoSegment(path)]
+        found = fields.encode_documents(encoder, inputs, query={"prompt": "as queries"})
+        assert encoder.asked == ["a part", "the whole"]
+        both = mixed_vectors([[1, 0]], [[0, 1]], 0.25)[0]
+        assert [item.embedding for item in found] == [pytest.approx(one) for one in ([0, 1], both, both)]
+        assert [item.index for item in found] == [0, 1, 2]
+
+    def test_a_video_without_a_caption_is_an_error_or_the_video(self, fields: CaptionFields, path: Path) -> None:
+        inputs = [VideoSegment(path, 0.1, 0.2), VideoSegment(path)]
+        how: Any = {"query": {"prompt": "as queries"}}
+        with pytest.raises(NoCaptionError):
+            fields.encode_documents(self.Encoder(), inputs, **how)
+        failed, _ = fields.encode_documents(self.Encoder(), inputs, on_error="skip", **how)
+        assert (failed.embedding, type(failed.error)) == (None, NoCaptionError)
+        fields.without_caption = "video"
+        alone, _ = fields.encode_documents(self.Encoder(), inputs, **how)
+        assert (alone.embedding.tolist(), alone.error) == ([1, 0], None)
+
+    def test_without_captions_nothing_is_looked_up(self) -> None:
+        gone = VideoSegment(Path("gone.mp4"))
+        (item,) = CaptionFields().encode_documents(self.Encoder(), [gone])
+        assert item.embedding.tolist() == [1, 0]
+
+    @pytest.mark.parametrize("fields", [{"captions": []}, {"caption_weight": 0.5}])
+    def test_rejects_one_of_captions_and_weight_without_the_other(self, fields: dict[str, Any]) -> None:
+        with pytest.raises(ValidationError, match="give captions and a weight above 0, or neither"):
+            CaptionFields(**fields)
+
+    @pytest.mark.parametrize("weight", [-0.1, 1.1, float("nan")])
+    def test_rejects_a_weight_out_of_range(self, weight: float) -> None:
+        with pytest.raises(ValidationError, match="caption_weight"):
+            CaptionFields(captions=[], caption_weight=weight)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from vidembed import VideoReranker
-from vidembed.scoring import MarginPolicy
+from vidembed.scoring import MarginPolicy, ScoreFusion
 
 
 def test_only_those_within_the_margin_are_asked(
@@ -53,3 +53,15 @@ def test_failed_documents_are_left_out_of_a_fused_ranking(reranker: VideoReranke
     ranking = reranker.rank("a", [clips[0], "gone.mp4", clips[1]], first_stage=[0.1, 0.9, 0.2], on_error="skip")
     assert sorted(entry["corpus_id"] for entry in ranking) == [0, 2]
     assert all(0 <= entry["score"] <= 1 for entry in ranking)
+
+
+def test_a_given_fusion_is_used_with_the_scores_that_are_given(reranker: VideoReranker, clips: list[Path]) -> None:
+    fusion = ScoreFusion.constant(log_odds_weight=0.5, gap_weight=2.0)
+    odds = reranker.answers([("a", clip) for clip in clips]).log_odds(reranker.mode, reranker.prior_correction)
+    scores = [3.0, -1.0, 7.0]  # of any unit
+    ranking = reranker.rank("a", clips, first_stage=scores, fusion=fusion)
+    found = {one["corpus_id"]: one["score"] for one in ranking}
+    assert [found[at] for at in range(3)] == pytest.approx(fusion(odds, scores), abs=1e-5)
+    assert {one["corpus_id"]: one["similarity"] for one in ranking} == dict(enumerate(scores))
+    with pytest.raises(ValueError, match="fusion: it is of log-odds and the scores of a first stage"):
+        reranker.rank("a", clips, fusion=fusion)

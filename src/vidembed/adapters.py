@@ -11,22 +11,25 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, Literal, Self, TypeVar
 from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, Field, field_validator
+from pydantic import BaseModel, Field, field_validator, model_validator
 
 from vidembed.backbone.options import ModelOptions
-from vidembed.errors import NotAVideoError
+from vidembed.captions import CaptionLookup
+from vidembed.captions.lookup import caption_at
+from vidembed.errors import NoCaptionError, NotAVideoError
+from vidembed.scoring.hybrid import mixed_vectors
 from vidembed.uri import SCHEMES, VideoRef, content_fingerprint, document_video, parse_video_uri
-from vidembed.video import item_name
+from vidembed.video import VideoError, VideoSegment, item_name
 from vidembed.video.clip import check_regular
 from vidembed.video.segments import Windows, lay_out
 
 if TYPE_CHECKING:
-    from vidembed.encoder import VideoEncoder
+    from vidembed.encoder import EncodedItem, VideoEncoder
     from vidembed.reranker import VideoReranker
 
 DEFAULT_MODEL: Final = "vidembed/shapes"
@@ -194,6 +197,115 @@ def read_video_file(file: Path, windows: Windows | None = None) -> VideoFile:
     fingerprint = content_fingerprint(file)
     layout = lay_out(file, windows)
     return VideoFile(fingerprint, layout.segments[0][0], round(layout.duration, 6), layout.segments)
+
+
+@functools.lru_cache(maxsize=1024)
+def _known_file(file: Path, _size: int, _mtime_ns: int) -> VideoFile:
+    """`read_video_file` of a whole video, whose segments are often asked for one after the other."""
+    return read_video_file(file)
+
+
+class CaptionFields(BaseModel):
+    """The fields that say how much of a document's vector is its caption; by default it is the video alone."""
+
+    captions: Any = Field(default=None, description="File, records or `CaptionLookup` of captions.")
+    caption_weight: float = Field(default=0.0, ge=0, le=1, description="Share of the caption in a document's vector.")
+    without_caption: Literal["raise", "video"] = Field(
+        default="raise", description="For a video without a caption: an error, or the vector of the video."
+    )
+
+    @field_validator("captions")
+    @classmethod
+    def _looked_up(cls, captions: Any) -> CaptionLookup | None:
+        return None if captions is None else CaptionLookup.of(captions)
+
+    @model_validator(mode="after")
+    def _captions_have_a_weight(self) -> Self:
+        if (self.captions is None) != (self.caption_weight == 0):
+            given = "no captions" if self.captions is None else "captions"
+            raise ValueError(
+                f"caption_weight: got {self.caption_weight} and {given}; give captions and a weight above 0, or neither"
+            )
+        return self
+
+    def caption_of(self, video: object) -> str | None:
+        """Return the caption that goes into the vector of a document.
+
+        Args:
+            video: What is embedded. Only a `VideoSegment` has a caption: the one of the same bytes and times, to a
+                millisecond. Words and pictures have none.
+
+        Returns:
+            The caption; None if there is none to go into the vector.
+
+        Raises:
+            NoCaptionError: The video has none, with ``without_caption="raise"``.
+            VideoError: The file cannot be read.
+            OSError: Likewise.
+        """
+        if self.captions is None or not isinstance(video, VideoSegment):
+            return None
+        if isinstance(video.path, Path):  # what an address gives is not known before it is fetched
+            state = video.path.stat()
+            known = _known_file(video.path, state.st_size, state.st_mtime_ns)
+            captions = self.captions.of_video(known.fingerprint, known.start, known.duration)
+            start = video.start or known.start
+            found = caption_at(captions, start, known.duration if video.end is None else video.end)
+            if found is not None and found.text is not None:
+                return str(found.text)
+        if self.without_caption == "video":
+            return None
+        raise NoCaptionError(
+            f"{item_name(video)}: {self.captions} have no caption of these bytes and times, and caption_weight is "
+            f"{self.caption_weight}. Caption it with the same segments, or give without_caption='video'."
+        )
+
+    def encode_documents(
+        self,
+        encoder: VideoEncoder,
+        inputs: Sequence[Any],
+        *,
+        on_error: OnError = "raise",
+        query: Mapping[str, Any] | None = None,
+        **how: Any,
+    ) -> list[EncodedItem]:
+        """Embed documents, as `VideoEncoder.encode_stream`, with the captions of videos in their vectors.
+
+        Args:
+            encoder: Not in use by another thread.
+            inputs: As `VideoEncoder.encode_stream` takes; `caption_of` says which of them have a caption.
+            on_error: "raise", or "skip" for an item with its error.
+            query: Arguments of `VideoEncoder.encode_query`, by which captions are embedded, as by an index.
+            **how: Of `VideoEncoder.encode_stream`.
+
+        Returns:
+            One for each input, in order; vectors (D,) float32 by `vidembed.scoring.mixed_vectors`.
+
+        Raises:
+            NoCaptionError: As `caption_of`, with ``on_error="raise"``.
+            VideoError: A video cannot be read, likewise.
+        """
+        captions: dict[int, str | None] = {}  # by place
+        failed: dict[int, Exception] = {}
+        for place, one in enumerate(inputs):
+            try:
+                captions[place] = self.caption_of(one)
+            except (NoCaptionError, VideoError, OSError) as error:
+                if on_error == "raise":
+                    raise
+                failed[place] = error
+        given = [inputs[place] for place in captions]
+        items = dict(zip(captions, encoder.encode_stream(given, on_error=on_error, **how), strict=True))
+        vectors = {place: item.embedding for place, item in items.items() if item.embedding is not None}
+        if mixed := [place for place in vectors if captions[place] is not None]:
+            texts = [{"text": captions[place]} for place in mixed]
+            said = encoder.encode_query(texts, show_progress_bar=False, **(query or {}))  # (N, D)
+            both = mixed_vectors([vectors[place] for place in mixed], said, self.caption_weight)  # (N, D)
+            vectors |= zip(mixed, both.astype(np.float32), strict=True)
+        from vidembed.encoder import EncodedItem  # noqa: PLC0415 - it brings torch
+
+        errors = failed | {place: item.error for place, item in items.items()}
+        return [EncodedItem(place, vectors.get(place), errors[place]) for place in range(len(inputs))]
 
 
 def stable_id(*parts: str) -> str:

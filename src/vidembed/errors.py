@@ -202,3 +202,7 @@ class VideoUriError(ValueError):
 
 class NotAVideoError(ValueError):
     """A document, node or text that should name a video does not; the message names it."""
+
+
+class NoCaptionError(ValueError):
+    """A video has no caption, and its vector is to hold one; the message names it."""

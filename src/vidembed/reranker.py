@@ -37,7 +37,7 @@ from vidembed.cross_encoder import PredictOptions, PrefixSharingCrossEncoder
 from vidembed.errors import BackboneError, LayerError
 from vidembed.pipeline import OnError, check_on_error
 from vidembed.registry import portable_name
-from vidembed.scoring import MarginPolicy, PlattScaling, checks
+from vidembed.scoring import MarginPolicy, PlattScaling, ScoreFusion, checks
 from vidembed.scoring.calibration import sigmoid
 from vidembed.scoring.checks import FloatArray
 from vidembed.video import Sampling
@@ -411,6 +411,7 @@ class VideoReranker(PrefixSharingCrossEncoder):
         return_documents: bool = False,
         *,
         first_stage: ArrayLike | Literal["own"] | None = None,
+        fusion: ScoreFusion | None = None,
         policy: MarginPolicy | None = None,
         **kwargs: Any,
     ) -> Ranking:
@@ -425,18 +426,19 @@ class VideoReranker(PrefixSharingCrossEncoder):
                 (`calibrate` with ``first_stage``), scores are made of both. "own" finds the similarities here, with the
                 encoder that the fusion was fitted with: in the same prefill if its prompt begins as the reranker's
                 does, else in a pass of its own. Give all candidates: the scores depend on each other.
+            fusion: In the place of this reranker's: fitted on its log-odds and scores like those of `first_stage`.
             policy: Leave out documents whose first-stage score makes it improbable that they enter the top `top_k`;
                 needs `first_stage` and `top_k`.
             **kwargs: As `predict`. With ``on_error="skip"``, documents that failed are left out.
 
         Returns:
             A list of dicts with "corpus_id" and "score", best first; ties in the order of `documents`. Where the score
-            is fused, also with "similarity" (cosine) and "match" (the head's own probability). It also says how many
-            documents were asked about.
+            is fused, also with "similarity" (of the first stage) and "match" (the head's own probability). It also says
+            how many documents were asked about.
 
         Raises:
-            ValueError: `top_k` is below 1, `first_stage` is not one finite number a document, or `policy` lacks what it
-                needs.
+            ValueError: `top_k` is below 1, `first_stage` is not one finite number a document, or `policy` or `fusion`
+                lacks what it needs.
         """
         encoder: VideoEncoder | None = None
         if isinstance(first_stage, str):
@@ -461,7 +463,7 @@ class VideoReranker(PrefixSharingCrossEncoder):
                 asked = np.flatnonzero(policy.asked(similarity, top_k=top_k))  # (M,)
             similarity = similarity[asked]
         pairs = [(query, documents[index]) for index in asked.tolist()]
-        found = self._scores(pairs, similarity, encoder, **kwargs)
+        found = self._scores(pairs, similarity, encoder, fusion, **kwargs)
         scores = found["score"]  # (M,)
         places = sorted(np.flatnonzero(~np.ma.getmaskarray(scores)), key=lambda place: -float(scores[place]))
         ranking = Ranking([], asked=len(asked), candidates=count)
@@ -473,11 +475,20 @@ class VideoReranker(PrefixSharingCrossEncoder):
         return ranking
 
     def _scores(
-        self, pairs: Sequence[PairInput], similarity: FloatArray | None, encoder: VideoEncoder | None, **kwargs: Any
+        self,
+        pairs: Sequence[PairInput],
+        similarity: FloatArray | None,
+        encoder: VideoEncoder | None,
+        fusion: ScoreFusion | None,
+        **kwargs: Any,
     ) -> dict[str, np.ma.MaskedArray[Any, Any]]:
         """Scores of pairs (M,), failed ones masked; with a fusion and similarities, given or found, its parts too."""
         given = similarity is not None or encoder is not None
-        if not given or self.fusion is None or not self.calibration_applies():
+        if fusion is not None and not given:
+            raise ValueError("fusion: it is of log-odds and the scores of a first stage; give those as first_stage.")
+        if fusion is None and given and self.fusion is not None and self.calibration_applies():
+            fusion = self.fusion
+        if fusion is None:
             return {"score": np.ma.asarray(self.predict(pairs, **kwargs))}
         if "activation_fn" in kwargs:
             raise ValueError(
@@ -493,7 +504,7 @@ class VideoReranker(PrefixSharingCrossEncoder):
         assert similarity is not None  # noqa: S101 - given or found
         scaling = self.calibration or PlattScaling(1.0, 0.0)
         match = sigmoid(scaling.slope * odds + scaling.intercept)
-        values = {"score": self.fusion(odds, similarity), "similarity": similarity, "match": match}
+        values = {"score": fusion(odds, similarity), "similarity": similarity, "match": match}
         return {name: np.ma.MaskedArray(each, mask=np.isnan(odds)) for name, each in values.items()}
 
     def calibrate(

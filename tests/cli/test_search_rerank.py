@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import tree, vidembed
+from vidembed.captions import CaptionRecord
 from vidembed.shapes import ClipRecord, write_clips
+from vidembed.uri import content_fingerprint
 
 
 @pytest.fixture(scope="module")
@@ -148,3 +150,59 @@ def test_misuse_of_calibrate(captions: Path, tmp_path: Path, arguments: list[str
     assert result.exit_code == 2, result.stderr
     assert message in " ".join(result.stderr.replace("│", " ").split())
     assert tree(tmp_path) == before
+
+
+def test_hybrid_hits_are_reranked_by_a_fusion_of_their_own(
+    index: Path, written: list[tuple[Path, ClipRecord]], captions: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "index"
+    shutil.copytree(index, folder)
+    said = tmp_path / "captions.jsonl"
+    records = (
+        CaptionRecord(path.name, content_fingerprint(path), {"dense": record.summary}, fingerprint="p" * 64)
+        for path, record in written
+    )
+    said.write_text("".join(record.to_json() + "\n" for record in records), encoding="utf-8")
+    added = vidembed("index", written[0][0].parent, "--to", folder, "--device", "cpu", "--captions", said)
+    assert added.exit_code == 0, added.stderr
+    queries = tmp_path / "queries.txt"
+    queries.write_text(written[3][1].caption + "\n", encoding="utf-8")
+
+    def found(by: str, *more: str) -> dict[str, object]:
+        how = ("--by", by, "--rerank", "4", "--in", folder, "--device", "cpu", "--json", *more)
+        result = vidembed("search", "--queries", queries, *how)
+        assert result.exit_code == 0, result.stderr
+        return json.loads(result.stdout)["search"]  # type: ignore[no-any-return]
+
+    fit = ("calibrate", folder, "--hybrid", "--pairs", captions, "--device", "cpu", "--json")
+    assert found("video")["reranked"] == "video"
+    assert found("hybrid")["reranked"] == "head"
+    said_so = vidembed("search", written[3][1].caption, "--in", folder, "--by", "hybrid", "--rerank", "4")
+    assert "Reranked by the head alone: no fusion with the hybrid score was fitted" in said_so.stderr
+    result = vidembed(*fit, "--rerank", "4")
+    assert result.exit_code == 0, result.stderr
+    report = json.loads(result.stdout)["rerank"]
+    assert (report["k"], report["skipped"], sorted(report["fusions"])) == (4, 0, ["caption", "hybrid", "text"])
+    for by in ("caption", "text", "hybrid"):
+        assert found(by)["reranked"] == by
+    another = ("--reranker", "vidembed/shapes-mllm", "--score", "yes")
+    other = vidembed("search", "x", "--in", folder, "--by", "hybrid", "--rerank", "4", "--device", "cpu", *another)
+    assert other.exit_code == 2
+    assert "the fusion for hits by hybrid was fitted with another reranker" in other.stderr
+    info = json.loads(vidembed("info", folder, "--json").stdout)["search"]["captions"]
+    assert info["rerank"]["by"] == ["caption", "text", "hybrid"]
+    assert vidembed(*fit).exit_code == 0  # without a reranker: the weights could be others now
+    assert found("hybrid")["reranked"] == "head"
+
+
+@pytest.mark.parametrize("option", ["--rerank", "--reranker", "--calibration"])
+def test_rejects_options_of_hybrid_calibration_without_it(captions: Path, tmp_path: Path, option: str) -> None:
+    how = ("--pairs", captions, "--out", tmp_path / "out.json", option, "4")
+    result = vidembed("calibrate", "vidembed/shapes-rerank", *how)
+    assert (result.exit_code, f"{option[2:]}: it is for --hybrid" in result.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("option", ["--reranker", "--score", "--calibration"])
+def test_rejects_options_of_a_reranker_without_rerank(index: Path, captions: Path, option: str) -> None:
+    result = vidembed("calibrate", index, "--hybrid", "--pairs", captions, option, "yes")
+    assert (result.exit_code, f"{option[2:]}: it is of a reranker" in result.stderr) == (2, True)

@@ -1,40 +1,33 @@
 from __future__ import annotations
 
-import hashlib
 import os
 import signal
 import subprocess
 import sys
-import zlib
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from tests.index.captioned import DIMENSION, Words, add, content_of, made, record, records
 from tests.index.fakes import FakeEncoder, write_video
-from tests.index.made import MODEL, file_rows, made_vectors
-from vidembed.captions import CaptionedVideo, CaptionRecord
+from tests.index.made import file_rows
 from vidembed.index import (
     Filter,
-    IndexMeta,
     IndexMismatchError,
     Report,
     VideoIndex,
     add_captions,
     captions,
-    fit_hybrid,
     hybrid,
-    rerank,
     search,
     search_many,
 )
 from vidembed.index.search import Derived, Hits, facts, refresh
 
-DIMENSION = 16
-WORDS = ("red", "blue", "square", "circle", "left", "tall", "runs", "café")
 QUERIES = ["a red square", "blue circle runs left", "café"]
 QUERIES_OF_SYNTAX = [
     '"red',
@@ -50,55 +43,6 @@ QUERIES_OF_SYNTAX = [
     "🎬",
     "the of",
 ]
-
-
-@dataclass
-class Words:
-    """A model whose vector of a text is the sum of those of its words."""
-
-    fingerprint: str = MODEL
-    asked: list[str] = field(default_factory=list)
-    before: Callable[[list[str]], None] = lambda _: None
-
-    def fingerprint_fields(self) -> dict[str, Any]:
-        return {}
-
-    def encode_query(self, inputs: list[dict[str, str]]) -> np.ndarray:
-        texts = [each["text"] for each in inputs]
-        self.before(texts)
-        self.asked += texts
-        return np.stack([sum(map(self.word, text.split()), np.full(DIMENSION, 0.1)) for text in texts])
-
-    @staticmethod
-    def word(word: str) -> np.ndarray:
-        return np.random.default_rng(zlib.crc32(word.encode())).normal(size=DIMENSION)
-
-
-def made(folder: Path, files: int = 8, *, per_file: int = 3) -> VideoIndex:
-    """An index of files `/v/0.mp4` and so on, of contents `c0` and so on, in segments of a second."""
-    meta = IndexMeta("made", None, {}, MODEL, {}, DIMENSION, 1.0, 0.0, "2026-01-01T00:00:00+00:00")
-    index = VideoIndex.create(folder, meta)
-    vectors = made_vectors(files * per_file, DIMENSION).reshape(files, per_file, DIMENSION)
-    index.put([file_rows(f"file:///v/{n}.mp4", each, content=f"c{n}") for n, each in enumerate(vectors)], replace=False)
-    return index
-
-
-def record(content: str, start: float, text: str, **more: Any) -> CaptionRecord:
-    given = {"start_s": start, "end_s": start + 1, "texts": {"dense": text}, "model": "mllm", "fingerprint": "p" * 64}
-    return CaptionRecord("v.mp4", content, **{**given, **more})
-
-
-def records(files: int = 8, *, per_file: int = 3, seed: int = 0) -> list[CaptionRecord]:
-    rng = np.random.default_rng(seed)
-    return [
-        record(f"c{n}", float(start), " ".join(rng.choice(WORDS, 4)), match={"dense": 0.9})
-        for n in range(files)
-        for start in range(per_file)
-    ]
-
-
-def add(index: VideoIndex, given: list[CaptionRecord], encoder: Words | None = None, **options: Any) -> Any:
-    return add_captions(index.folder, encoder or Words(), iter(given), progress=False, **options)
 
 
 @pytest.fixture
@@ -294,22 +238,6 @@ def test_captions_that_are_all_alike(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert len(search(index, Words(), "red", k=999, by="hybrid")) == 120
 
 
-def test_reranking_is_given_the_cosine_with_the_video(index: VideoIndex, tmp_path: Path) -> None:
-    asked = {}
-
-    class Reranker:
-        fusion = first_stage = None
-
-        def rank(self, _query: Any, documents: list[Any], **how: Any) -> list[dict[str, Any]]:
-            asked.update(how)
-            return [{"corpus_id": n, "score": n / len(documents)} for n in reversed(range(len(documents)))]
-
-    hits = search(index, Words(), QUERIES[0], k=4, by="hybrid")
-    again = rerank(hits, Reranker(), QUERIES[0])  # type: ignore[arg-type]
-    assert asked["first_stage"] == [hit.score for hit in hits]
-    assert [replace(hit, probability=None) for hit in again] == list(hits)[::-1]
-
-
 def test_an_approximate_search_says_so(tmp_path: Path) -> None:
     index = made(tmp_path / "ix", 200)
     add(index, records(200))
@@ -420,10 +348,6 @@ class Spoken(FakeEncoder):
         return super().encode_query(inputs)
 
 
-def content_of(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
 @pytest.fixture
 def spoken(run: Callable[..., Report], clips: Path, folder: Path) -> Spoken:
     """An index of six whole videos, each with a caption."""
@@ -466,77 +390,3 @@ def test_captions_follow_the_bytes(run: Callable[..., Report], clips: Path, fold
     assert sorted(hit.caption or "" for hit in hits) == [f"clip {n:03}" for n in (0, 1, 1, 4, 5)]
     held = facts(VideoIndex.open(folder))["captions"]
     assert (held["segments"], held["words_fresh"], held["fusion"]) == (5, True, "reciprocal_rank")
-
-
-# Fitted weights.
-
-
-@pytest.fixture
-def labelled(tmp_path: Path) -> tuple[VideoIndex, list[CaptionedVideo]]:
-    """An index of 60 videos whose vectors say little and whose captions say much, and a text about each."""
-    meta = IndexMeta("made", None, {}, MODEL, {}, DIMENSION, None, 0.0, "2026-01-01T00:00:00+00:00")
-    index, rng = VideoIndex.create(tmp_path / "ix", meta), np.random.default_rng(0)
-    rows, files, given = [], [], []
-    for n in range(60):
-        path = tmp_path / f"{n}.mp4"
-        path.write_bytes(b"video %d" % n)
-        text = " ".join(rng.choice([f"w{each}" for each in range(40)], 5))
-        vector = Words().encode_query([{"text": text}])[0] + 4 * rng.normal(size=DIMENSION)
-        files.append(file_rows(path.as_uri(), vector[None], content=content_of(path)))
-        given.append(record(content_of(path), 0, text, start_s=None, end_s=None))
-        rows.append(CaptionedVideo(path, " ".join(text.split()[:3])))
-    index.put(files, replace=False)
-    add(index, given[:-1])
-    return index, rows
-
-
-def recall(index: VideoIndex, rows: list[CaptionedVideo], by: Any) -> float:
-    found = search_many(index, Words(), [row.text for row in rows], k=1, by=by)
-    return float(np.mean([hits[0].uri == row.video.as_uri() for hits, row in zip(found, rows, strict=True)]))
-
-
-def test_fitted_weights_are_stored_and_used(labelled: tuple[VideoIndex, list[CaptionedVideo]]) -> None:
-    index, rows = labelled
-    report = fit_hybrid(index.folder, Words(), rows[:30])
-    assert (report.queries, report.matches, report.missed) == (30, 30, 0)
-    assert report.weights.caption_weight > 0
-    hits = search(index, Words(), rows[30].text, by="hybrid")
-    assert hits.method.fusion == "fitted"
-    assert hits[0].hybrid_score is not None
-    assert facts(index)["captions"]["fusion"] == "fitted"
-    assert recall(index, rows[30:], "hybrid") > recall(index, rows[30:], "video") + 0.2
-    last = search(index, Words(), rows[-1].text, k=60, by="hybrid")  # its video has no caption, and is there
-    assert rows[-1].video.as_uri() in {hit.uri for hit in last}
-    assert all(np.isfinite(hit.hybrid_score or np.nan) for hit in last)
-
-
-def test_labels_say_which_pairs_are_fitted_on(labelled: tuple[VideoIndex, list[CaptionedVideo]]) -> None:
-    index, rows = labelled
-    pairs = [replace(row, label=True) for row in rows[:20]]
-    pairs += [CaptionedVideo(rows[(n + 7) % 20].video, row.text, False) for n, row in enumerate(rows[:20])]
-    report = fit_hybrid(index.folder, Words(), pairs, candidates=60)
-    assert (report.queries, report.pairs, report.matches) == (20, 40, 20)
-
-
-def test_weights_of_other_captions_are_refused(labelled: tuple[VideoIndex, list[CaptionedVideo]]) -> None:
-    index, rows = labelled
-    fit_hybrid(index.folder, Words(), rows)
-    whole = [record(content_of(row.video), 0, "w1", start_s=None, end_s=None, fingerprint="q" * 64) for row in rows]
-    add(index, whole, replace=True)
-    with pytest.raises(IndexMismatchError, match=r"fitted before the captions.*vidembed calibrate INDEX --hybrid"):
-        search(index, Words(), "w1", by="hybrid")
-    assert "other captions" in facts(index)["captions"]["fusion"]
-    index.derived(hybrid.FILE).write_text("{}", encoding="utf-8")
-    with pytest.raises(IndexMismatchError, match="weights of hybrid search"):
-        search(index, Words(), "w1", by="hybrid")
-    index.derived(hybrid.FILE).unlink()
-    assert search(index, Words(), "w1", by="hybrid").method.fusion == "reciprocal_rank"
-
-
-def test_nothing_to_fit_on(labelled: tuple[VideoIndex, list[CaptionedVideo]], tmp_path: Path) -> None:
-    index, rows = labelled
-    (tmp_path / "other.mp4").write_bytes(b"other")
-    with pytest.raises(ValueError, match="none of 1 texts finds its video among 50 candidates"):
-        fit_hybrid(index.folder, Words(), [CaptionedVideo(tmp_path / "other.mp4", rows[0].text)])
-    with pytest.raises(IndexMismatchError, match="no captions"):
-        fit_hybrid(made(tmp_path / "bare").folder, Words(), rows)

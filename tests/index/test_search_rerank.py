@@ -12,15 +12,20 @@ import pytest
 from vidembed import VideoEncoder, VideoReranker, build
 from vidembed.calibration import FirstStage, Ranking
 from vidembed.errors import LayerError
-from vidembed.index import Hit, rerank
-from vidembed.index.search import encoder_beside, load_reranker, load_stages
+from vidembed.index import Hit, Hits, rerank
+from vidembed.index.search import Method, encoder_beside, load_reranker, load_stages
+from vidembed.scoring import ScoreFusion
 from vidembed.video import VideoSegment
 
-HITS = [
-    Hit("file:///v/a.mp4", 0.0, 5.0, 0.9),
-    Hit("file:///v/b%20c.mp4", 5.0, 10.0, 0.8),
-    Hit("file:///v/d.mp4", 0.0, 5.0, 0.7),
-]
+EXACT = Method("exact", 3)
+HITS = Hits(
+    [
+        Hit("file:///v/a.mp4", 0.0, 5.0, 0.9),
+        Hit("file:///v/b%20c.mp4", 5.0, 10.0, 0.8),
+        Hit("file:///v/d.mp4", 0.0, 5.0, 0.7),
+    ],
+    EXACT,
+)
 
 
 class Reranker:
@@ -35,7 +40,8 @@ class Reranker:
 
     def rank(self, query: Any, documents: list[Any], **how: Any) -> Ranking:
         self.asked = {"query": query, "documents": documents, **how}
-        found = [{"corpus_id": place, "score": score} for place, score in self.scores.items()]
+        more = {} if how["first_stage"] is None else {"match": 0.5}
+        found = [{"corpus_id": place, "score": score, **more} for place, score in self.scores.items()]
         found.sort(key=lambda entry: -entry["score"])
         return Ranking(found, asked=len(documents), candidates=len(documents))
 
@@ -62,13 +68,14 @@ def test_most_probable_first_and_those_without_a_score_last(caplog: pytest.LogCa
 
 def test_json_has_a_probability_only_where_there_is_one() -> None:
     assert "probability" not in HITS[0].to_dict()
-    hits = rerank(HITS[:1], Reranker({0: 0.5}), "a")  # type: ignore[arg-type]
+    hits = rerank(Hits(HITS[:1], EXACT), Reranker({0: 0.5}), "a")  # type: ignore[arg-type]
     assert hits[0].to_dict()["probability"] == 0.5
-    assert rerank([], Reranker({}), "a") == []  # type: ignore[arg-type]
+    assert rerank(Hits([], EXACT), Reranker({}), "a") == []  # type: ignore[arg-type]
 
 
 def test_the_stretch_around_is_asked_about_only_if_asked() -> None:
-    hits = [replace(hit, context_start_s=max(0.0, hit.start_s - 2), context_end_s=hit.end_s + 2) for hit in HITS]
+    widened = (replace(hit, context_start_s=max(0.0, hit.start_s - 2), context_end_s=hit.end_s + 2) for hit in HITS)
+    hits = Hits(widened, EXACT)
     reranker = Reranker({0: 0.1, 1: 0.2, 2: 0.3})
     rerank(hits, reranker, "a")  # type: ignore[arg-type]
     assert [(d.start, d.end) for d in reranker.asked["documents"]] == [(0, 5), (5, 10), (0, 5)]
@@ -80,7 +87,8 @@ def test_the_stretch_around_is_asked_about_only_if_asked() -> None:
 
 
 def test_hits_elsewhere_cannot_be_asked_about(caplog: pytest.LogCaptureFixture) -> None:
-    away = [Hit("s3://bucket/e.mp4", 0.0, 5.0, 0.95), HITS[0], Hit("s3://bucket/f.mp4", 0.0, 5.0, 0.85), HITS[1]]
+    mixed = [Hit("s3://bucket/e.mp4", 0.0, 5.0, 0.95), HITS[0], Hit("s3://bucket/f.mp4", 0.0, 5.0, 0.85), HITS[1]]
+    away = Hits(mixed, EXACT)
     reranker = Reranker({0: 0.2, 1: 0.6})
     with caplog.at_level(logging.WARNING):
         hits = rerank(away, reranker, "a")  # type: ignore[arg-type]
@@ -93,7 +101,7 @@ def test_hits_elsewhere_cannot_be_asked_about(caplog: pytest.LogCaptureFixture) 
     assert reranker.asked["first_stage"] == [0.9, 0.8]
     assert "2 of 4 hits" in caplog.text
     reranker.asked = {}
-    assert rerank(away[:1], reranker, "a") == away[:1]  # type: ignore[arg-type]
+    assert rerank(away, reranker, "a", count=1) == away  # type: ignore[arg-type]
     assert reranker.asked == {}
 
 
@@ -102,13 +110,42 @@ def test_similarities_of_another_encoder_are_not_fused(caplog: pytest.LogCapture
     rerank(HITS, reranker, "a", fingerprint="this")  # type: ignore[arg-type]
     assert reranker.asked["first_stage"] == [0.9, 0.8, 0.7]
     for fingerprint in ("that", None):
-        rerank(HITS, reranker, "a", fingerprint=fingerprint)  # type: ignore[arg-type]
+        again = rerank(HITS, reranker, "a", fingerprint=fingerprint)  # type: ignore[arg-type]
         assert reranker.asked["first_stage"] == "own"
+        assert again.method.reranked == "video"
     reranker = Reranker({0: 0.5}, fitted_with="this", can_fuse=False)
     with caplog.at_level(logging.WARNING):
-        rerank(HITS, reranker, "a", fingerprint="that")  # type: ignore[arg-type]
+        again = rerank(HITS, reranker, "a", fingerprint="that")  # type: ignore[arg-type]
     assert reranker.asked["first_stage"] is None
+    assert again.method.reranked == "head"
     assert "calibrated with another encoder" in caplog.text
+
+
+def test_only_the_first_are_asked_about() -> None:
+    reranker = Reranker({0: 0.1, 1: 0.2})
+    hits = rerank(HITS, reranker, "a", count=2)  # type: ignore[arg-type]
+    assert len(reranker.asked["documents"]) == 2
+    assert [hit.probability for hit in hits] == [0.2, 0.1, None]
+    assert hits[2] == HITS[2]
+
+
+@pytest.mark.parametrize(("by", "score"), [("caption", 0.3), ("text", 7.0), ("hybrid", -2.0)])
+def test_hits_by_captions_are_fused_with_what_orders_them(by: Any, score: float) -> None:
+    hit = replace(HITS[0], caption_score=0.3, text_score=7.0, hybrid_score=-2.0)
+    hits, reranker = Hits([hit], replace(EXACT, by=by)), Reranker({0: 0.5})
+    fusion = ScoreFusion.constant(log_odds_weight=1.0, gap_weight=1.0)
+    again = rerank(hits, reranker, "a", fusion=fusion)  # type: ignore[arg-type]
+    assert (reranker.asked["first_stage"], reranker.asked["fusion"]) == ([score], fusion)
+    assert again.method.reranked == by
+    # The reranker's own fusion is of the cosine with the video.
+    again = rerank(hits, reranker, "a", fingerprint="this")  # type: ignore[arg-type]
+    assert (reranker.asked["first_stage"], reranker.asked["fusion"]) == (None, None)
+    assert again.method.reranked == "head"
+
+
+def test_rejects_a_fusion_for_hits_by_video() -> None:
+    with pytest.raises(ValueError, match="fusion: it is for hits by caption, text or hybrid"):
+        rerank(HITS, Reranker({}), "a", fusion=ScoreFusion.constant(log_odds_weight=1.0, gap_weight=1.0))  # type: ignore[arg-type]
 
 
 class TestOneCopyOfTheWeights:

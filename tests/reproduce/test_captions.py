@@ -75,3 +75,41 @@ def test_figures_are_shown(measured: dict[str, Any]) -> None:
     lines = as_text({**rest, "captions": measured}).splitlines()
     assert any(line.startswith("| fitted weights |") for line in lines)
     assert "| first stage | 0% | 10% | 20% | 30% | 50% |" in lines
+    assert any(line.startswith("| fitted weights, fused | ") for line in lines)
+    assert "| weight of the caption | 0% | 10% | 20% | 30% | 50% |" in lines
+
+
+def test_reranked_first_stages(measured: dict[str, Any]) -> None:
+    assert measured["reranked"]["k"] == 10
+    for kind in ("captions", "summaries"):
+        found = measured["reranked"]["queries"][kind]
+        rows = {row["name"]: row["t2v"] for row in found["table"]}
+        assert list(rows) == [row.name for row in captions.RERANKINGS]
+        for row in rows.values():
+            low, high = row["interval"]
+            assert 0 <= low <= row["R@1"] <= high <= 100
+            assert row["R@1"] <= row["R@5"] <= row["R@10"]
+        last = rows["fitted weights, fused"]["R@1"]
+        before = {one["name"]: one["t2v"]["R@1"] for one in measured["noise"][0]["queries"][kind]}
+        others = {name: row["R@1"] for name, row in rows.items()} | {"fitted weights": before["fitted weights"]}
+        for name, (gain, low, high) in found["gains"].items():
+            assert gain == pytest.approx(last - others[name], abs=0.11)
+            assert low <= gain <= high
+
+
+def test_mixed_vectors_at_both_ends_are_those_of_videos_and_of_captions(measured: dict[str, Any]) -> None:
+    for one in measured["noise"]:
+        for kind in ("captions", "summaries"):
+            stages = {row["name"]: row["t2v"]["R@1"] for row in one["queries"][kind]}
+            mixed = one["mixed"][kind]
+            assert list(mixed) == ["0", "0.25", "0.5", "0.75", "1"]
+            assert (mixed["0"], mixed["1"]) == (stages["video"], stages["caption"])
+
+
+def test_fusions_are_fitted_on_the_first_candidates_only() -> None:
+    rng = np.random.default_rng(0)
+    right = np.eye(30) > 0
+    odds, scores = 2 * right + rng.normal(size=(30, 30)), 2 * right + rng.normal(size=(30, 30))
+    fusion = captions.fit_fusion([(odds, scores, right)])
+    outside = np.argsort(np.argsort(-scores, axis=1), axis=1) >= 10
+    assert captions.fit_fusion([(np.where(outside, np.nan, odds), scores, right)]) == fusion

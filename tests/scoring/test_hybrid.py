@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from vidembed.scoring import HybridWeights, reciprocal_rank_fusion
+from vidembed.scoring import HybridWeights, mixed_vectors, reciprocal_rank_fusion
 from vidembed.scoring.hybrid import ranks
 
 WEIGHTS = HybridWeights(20.0, 10.0, 0.5, 1.0, caption_mean=-0.2, text_mean=-3.0)
@@ -175,3 +175,38 @@ def test_a_ranking_that_agrees_moves_nothing(scores: np.ndarray) -> None:
 def test_fusion_rejects(lists: list[list[float]], k: float, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         reciprocal_rank_fusion(*lists, k=k)
+
+
+def test_mixed_vectors_by_hand() -> None:
+    videos, captions = [[2.0, 0.0], [0.0, 1.0]], [[0.0, 5.0], [0.0, 3.0]]
+    found = mixed_vectors(videos, captions, 0.25)
+    assert found[0] == pytest.approx(np.array([0.75, 0.25]) / np.hypot(0.75, 0.25))  # whatever the lengths were
+    assert found[1] == pytest.approx([0.0, 1.0])
+    assert mixed_vectors(videos, captions, 0) == pytest.approx(np.eye(2))
+    assert mixed_vectors(videos, captions, 1) == pytest.approx(np.array([[0, 1], [0, 1]]))
+
+
+def test_mixed_vectors_rank_by_the_weighted_sum_of_cosines_where_all_agree_alike() -> None:
+    rng = np.random.default_rng(0)
+    query, videos = rng.normal(size=8), np.eye(8)
+    captions = np.roll(videos, 1, axis=0)  # each at a right angle to its video
+    found = mixed_vectors(videos, captions, 0.3) @ query
+    assert found == pytest.approx((0.7 * query + 0.3 * captions @ query) / np.hypot(0.7, 0.3))
+
+
+@pytest.mark.parametrize(
+    ("captions", "weight", "message"),
+    [
+        ([[1.0, 0.0]], 1.5, "weight=1.5: expected a share of captions from 0 to 1"),
+        ([[1.0, 0.0]], -0.1, "weight=-0.1"),
+        ([[1.0, 0.0]], float("nan"), "weight=nan"),
+        ([[1.0, 0.0], [1.0, 0.0]], 0.5, "captions: expected shape"),
+        ([[1.0, 0.0, 0.0]], 0.5, "captions: expected shape"),
+        ([[0.0, 0.0]], 0.5, r"captions: the vector at \[0\] has length 0"),
+        ([[-1.0, 0.0]], 0.5, r"weight: the vector at \[0\] has length 0"),
+        ([[np.nan, 0.0]], 0.5, "captions: 1 of 2 values are not finite"),
+    ],
+)
+def test_rejects_vectors_that_cannot_be_mixed(captions: list[list[float]], weight: float, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        mixed_vectors([[1.0, 0.0]], captions, weight)

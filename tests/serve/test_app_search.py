@@ -12,8 +12,9 @@ import pytest
 from starlette.testclient import TestClient
 
 from tests.index.made import file_rows
-from tests.serve.conftest import ServedEncoder
-from vidembed.captions import CaptionRecord
+from tests.serve.conftest import FakeReranker, ServedEncoder
+from vidembed.calibration import Ranking
+from vidembed.captions import CaptionedVideo, CaptionRecord
 from vidembed.index import (
     Condition,
     Filter,
@@ -22,11 +23,14 @@ from vidembed.index import (
     VideoIndex,
     Windows,
     add_captions,
+    fit_hybrid,
     index_videos,
     search,
 )
+from vidembed.scoring import PriorCorrection
 from vidembed.serve import Engine, Limits, create_app
 from vidembed.video.clip import content_fingerprint
+from vidembed.yes_no import Answers
 
 
 def test_hits_are_those_of_a_search(client: TestClient, index_folder: Path, videos: Path) -> None:
@@ -365,3 +369,49 @@ def test_searches_by_captions(videos: Path, tmp_path: Path) -> None:
             ]
             assert body["hits"][0]["caption"] == "red <b>bold</b>"
             assert body["method"] == wanted.method.to_dict()
+
+
+class FusingReranker(FakeReranker):
+    """Says of the red video that it is red, and so on, and fuses by what it is given."""
+
+    mode, source, prior_correction, weights = "yes_no", "fusing", PriorCorrection(), "w"
+
+    def fingerprint_fields(self) -> dict[str, Any]:
+        return {"weights": self.weights}
+
+    def answers(self, pairs: list[Any], **_how: Any) -> Answers:
+        odds = np.array([1.0 if text["text"] in Path(video.path).stem else -1.0 for text, video in pairs])
+        return Answers(odds, odds)
+
+    def rank(self, query: Any, documents: list[Any], *, fusion: Any = None, first_stage: Any, **how: Any) -> Ranking:
+        if fusion is None:
+            return super().rank(query, documents, **how)
+        odds = self.answers([(query, video) for video in documents]).yes
+        scores = fusion(odds, first_stage)
+        order = np.argsort(-scores)
+        found = [{"corpus_id": int(n), "score": float(scores[n]), "match": 0.5} for n in order]
+        return Ranking(found, asked=len(documents), candidates=len(documents))
+
+
+def test_hybrid_hits_are_reranked_by_the_fusion_of_the_index(videos: Path, tmp_path: Path) -> None:
+    encoder, folder, reranker = ServedEncoder(), tmp_path / "captioned", FusingReranker()
+    names = ("red", "green", "blue")
+    index_videos([videos / f"{name}.mp4" for name in names], folder, encoder, model="fake", progress=False)
+    texts = ("red", "green", "blue and red")
+    given = [
+        CaptionRecord(name, content_fingerprint(videos / f"{name}.mp4"), {"dense": text}, fingerprint="p" * 64)
+        for name, text in zip(names, texts, strict=True)
+    ]
+    add_captions(folder, encoder, given, progress=False)
+    rows = [CaptionedVideo(videos / f"{name}.mp4", name) for name in names]
+    engine = Engine(encoder, model="fake", index=VideoIndex.open(folder), reranker=reranker)  # type: ignore[arg-type]
+    with TestClient(create_app(engine), base_url="http://127.0.0.1") as client:
+        asked = {"q": "blue", "k": 3, "by": "hybrid", "rerank": 3}
+        assert client.get("/search", params=asked).json()["method"]["reranked"] == "head"
+        fit_hybrid(folder, encoder, rows, reranker=reranker)  # type: ignore[arg-type]
+        body = client.get("/search", params=asked).json()
+        assert (body["method"]["reranked"], body["hits"][0]["name"]) == ("hybrid", "blue.mp4")
+        reranker.weights = "trained"
+        answer = client.get("/search", params=asked)
+        assert (answer.status_code, answer.json()["error"]["param"]) == (400, "rerank")
+        assert "another reranker" in answer.json()["error"]["message"]

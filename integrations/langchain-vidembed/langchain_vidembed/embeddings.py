@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from langchain_core.embeddings import Embeddings
@@ -10,6 +11,7 @@ from langchain_core.runnables import run_in_executor
 from pydantic import ConfigDict, Field, PrivateAttr, field_validator
 from vidembed.adapters import (
     DEFAULT_MODEL,
+    CaptionFields,
     Gate,
     OnError,
     check_dimensions,
@@ -30,7 +32,7 @@ _LOADING = frozenset({"model", "layer", "dimensions", "fps", "max_frames", "devi
 _ENCODE_KWARGS = frozenset({"prompt", "show_progress_bar"})
 
 
-class VideoEmbeddings(Gate, Embeddings):
+class VideoEmbeddings(Gate, CaptionFields, Embeddings):
     """Embeds videos and text into one space.
 
     A text that is exactly one video URI (`vidembed.uri.video_uri`) is the video that it names. It is never embedded as
@@ -57,6 +59,11 @@ class VideoEmbeddings(Gate, Embeddings):
             `embed_videos`, and in `langchain_vidembed.index_videos`. `embed_documents` raises in both cases, since a
             store takes a vector for every text.
         encoder: A `VideoEncoder` that is loaded already, in the place of what says how to load one.
+        captions: What is said of the videos, as `VideoLoader` takes it, to go into the vectors of documents.
+        caption_weight: Share of the caption in the vector of a video that is a document, 0 to 1
+            (`vidembed.scoring.mixed_vectors`). Default 0: the video alone. Queries, words and `embed_videos` have none.
+        without_caption: What happens to a video without a caption of its bytes and times: "raise" an error, or "video"
+            to embed the video alone.
         **fields: Those of `vidembed.adapters.Gate`: ``allowed_schemes``, ``root``.
 
     Raises:
@@ -133,13 +140,14 @@ class VideoEmbeddings(Gate, Embeddings):
             VideoError: A video cannot be read; the message names it.
             VideoUriError: A video URI is malformed, or what it names is not allowed; or a text is the bare path of a
                 video (`vidembed.uri.names_video`).
+            NoCaptionError: A video has no caption, with a `caption_weight` and ``without_caption="raise"``.
             ValueError: A text is empty.
             TypeError: A text is no string.
         """
         inputs = [self._input(text, place) for place, text in enumerate(texts)]
         known = {text: vector for text in texts if (vector := self._embedded.pop(text, None)) is not None}
         unknown = [one for text, one in zip(texts, inputs, strict=True) if text not in known]
-        encoded = (item.embedding for item in self._encode(unknown))
+        encoded = (item.embedding for item in self._encode(unknown, documents=True))
         fresh = (self._floats(vector) for vector in encoded if vector is not None)
         return [known[text] if text in known else next(fresh) for text in texts]
 
@@ -190,12 +198,16 @@ class VideoEmbeddings(Gate, Embeddings):
             video = video if found is None else found.segment()
         return {"video": video}
 
-    def _encode(self, inputs: Sequence[Any], *, on_error: OnError = "raise") -> Iterator[EncodedItem]:
+    def _encode(
+        self, inputs: Sequence[Any], *, on_error: OnError = "raise", documents: bool = False
+    ) -> Iterator[EncodedItem]:
+        """Encode inputs, as documents with the captions of videos in their vectors."""
+        encode = partial(self.encode_documents, self.encoder) if documents else self.encoder.encode_stream
         for first in range(0, len(inputs), self.batch_size):
             batch = inputs[first : first + self.batch_size]
             how = {"batch_size": self.batch_size, "on_error": on_error, "show_progress_bar": False}
             with lock_of(self.encoder):  # let go between batches, so that a query need not wait for all of them
-                items = list(self.encoder.encode_stream(batch, **{**how, **self.encode_kwargs}))
+                items = list(encode(batch, **{**how, **self.encode_kwargs}))
             yield from items
 
     def embed_ahead(self, texts: Sequence[str]) -> dict[str, Exception]:
@@ -215,7 +227,8 @@ class VideoEmbeddings(Gate, Embeddings):
                 inputs[text] = self._input(text, place)
             except ValueError as error:
                 failed[text] = error
-        for text, item in zip(inputs, self._encode(list(inputs.values()), on_error="skip"), strict=True):
+        items = self._encode(list(inputs.values()), on_error="skip", documents=True)
+        for text, item in zip(inputs, items, strict=True):
             if item.embedding is not None:
                 self._embedded[text] = self._floats(item.embedding)
             elif item.error is not None:

@@ -20,7 +20,10 @@ from llama_index.core.node_parser import SentenceSplitter
 from llama_index.core.schema import MetadataMode, NodeWithScore, TextNode
 from llama_index.core.storage.docstore import SimpleDocumentStore
 from llama_index.core.vector_stores.simple import SimpleVectorStore
+from vidembed import VideoEncoder
 from vidembed.captions import CaptionLookup, CaptionRecord
+from vidembed.errors import NoCaptionError
+from vidembed.scoring import mixed_vectors
 from vidembed.uri import content_fingerprint
 from vidembed.video import load_video
 
@@ -238,3 +241,41 @@ def test_saving_and_bad_captions(drawn: Path, tmp_path: Path) -> None:
         VideoReader(captions=tmp_path / "none.jsonl", on_error="skip")
     with pytest.raises(TypeError, match="expected a CaptionRecord"):
         VideoReader(captions=["words"])
+
+
+def test_a_vector_of_video_and_caption(drawn: Path, tmp_path: Path, encoder: VideoEncoder) -> None:
+    file = write_captions(tmp_path / "captions.jsonl", segment_captions(drawn))
+    nodes = read(drawn, None)
+    plain = np.array([node.embedding for node in VideoEmbedding(encoder=encoder)(nodes)])
+    both = VideoEmbedding(encoder=encoder, captions=file, caption_weight=0.4, embed_batch_size=4)
+    expected = mixed_vectors(plain, encoder.encode_query([{"text": text} for text in CAPTIONS]), 0.4)
+    assert np.array([node.embedding for node in both(nodes)]) == pytest.approx(expected, abs=1e-5)
+    texts = [node.get_content(MetadataMode.EMBED) for node in nodes]
+    assert np.array(both.get_text_embedding_batch(texts)) == pytest.approx(expected, abs=1e-5)
+    assert both.get_video_embedding(texts[0]) == pytest.approx(plain[0], abs=1e-5)
+    assert both.get_query_embedding(QUERIES[0]) == VideoEmbedding(encoder=encoder).get_query_embedding(QUERIES[0])
+
+
+def test_a_video_without_a_caption_has_no_vector_of_both(drawn: Path, encoder: VideoEncoder) -> None:
+    how: dict[str, Any] = {"encoder": encoder, "captions": segment_captions(drawn)[1:], "caption_weight": 0.5}
+    nodes = read(drawn, None)
+    with pytest.raises(NoCaptionError, match=r"a\.mp4"):
+        VideoEmbedding(**how)(nodes)
+    skipped = VideoEmbedding(**how, on_error="skip")(nodes)
+    assert [node.embedding is None for node in skipped] == [True] + [False] * 5
+    alone = VideoEmbedding(**how, without_caption="video").get_text_embedding(nodes[0].text)
+    assert alone == pytest.approx(VideoEmbedding(encoder=encoder).get_text_embedding(nodes[0].text), abs=1e-5)
+
+
+def test_embeddings_with_captions_are_saved_by_the_path(drawn: Path, tmp_path: Path, encoder: VideoEncoder) -> None:
+    file = write_captions(tmp_path / "captions.jsonl", segment_captions(drawn))
+    both = VideoEmbedding(encoder=encoder, captions=file, caption_weight=0.5)
+    saved = json.loads(json.dumps(both.to_dict()))
+    again = VideoEmbedding.from_dict(saved, encoder=encoder)
+    assert json.loads(json.dumps(again.to_dict())) == saved
+    write_captions(file, [replace(one, texts={"dense": "other"}) for one in segment_captions(drawn)])
+    changed = VideoEmbedding(encoder=encoder, captions=file, caption_weight=0.5)
+    assert changed.to_dict()["captions_fingerprint"] != saved["captions_fingerprint"]
+    records = VideoEmbedding(encoder=encoder, captions=segment_captions(drawn), caption_weight=0.5).to_dict()
+    with pytest.raises(ValueError, match="give captions and a weight"):
+        VideoEmbedding.from_dict(records, encoder=encoder)

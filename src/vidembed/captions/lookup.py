@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import os
 import unicodedata
@@ -113,6 +115,17 @@ class CaptionLookup:
     def __str__(self) -> str:
         """How messages call it."""
         return "captions" if self.path is None else printable(str(self.path))
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the texts and of what they belong to, hex."""
+        content = sorted((content, sorted(texts.items(), key=repr)) for content, texts in self._texts.items())
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+    @property
+    def saved_name(self) -> str | None:
+        """The path from which `of` makes the same; None for records, for another kind of text and with marked ones."""
+        return None if self.path is None or self.kind != "dense" or self.marked else str(self.path)
 
     @classmethod
     def of(cls, captions: CaptionLookup | str | os.PathLike[str] | Iterable[CaptionRecord]) -> CaptionLookup:

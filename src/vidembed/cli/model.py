@@ -21,6 +21,8 @@ from vidembed.cli import options as cli
 
 if TYPE_CHECKING:
     from vidembed.analysis import LayerAnalysis
+    from vidembed.index import HybridReport
+    from vidembed.index.search import RerankerOptions
     from vidembed.reranker import VideoReranker
 
 _PREFIXES = {"both": ("none", "zero-shot"), "none": ("none",), "zero-shot": ("zero-shot",)}
@@ -315,7 +317,13 @@ def calibrate_command(
         int | None,
         Option("-k", "--candidates", min=2, help="Hits to use per caption. Default: 10; with --hybrid, 50."),
     ] = None,
+    rerank: Annotated[
+        int | None,
+        Option(min=2, help="With --hybrid: also fuse a reranker's answers about so many hits with their score."),
+    ] = None,
+    reranker: cli.Reranker = None,
     score: Annotated[str | None, Option(help="yes, yes_no or prior_corrected. Default: the reranker's own.")] = None,
+    calibration: cli.Calibration = None,
     plot: Annotated[Path | None, Option(help="Draw reliability before and after: .png, .svg or .pdf.")] = None,
     model_options: ModelOptions | None = None,
     as_json: Annotated[bool, Option("--json", help="Write the report to stdout as JSON.")] = False,
@@ -324,10 +332,16 @@ def calibrate_command(
     from vidembed.captions import read_captioned_videos
 
     if hybrid:
-        own = {"out": out, "encoder": encoder, "layer": layer, "score": score, "plot": plot}
+        own: dict[str, object] = {"out": out, "encoder": encoder, "layer": layer, "plot": plot}
         cli.refuse(own, "it is an option for rerankers; leave it out, or leave --hybrid out")
-        _calibrate_hybrid(Path(model), pairs, videos, candidates or 50, model_options, as_json=as_json)
+        how: dict[str, Any] = {"reranker": reranker, "score": score, "calibration": calibration}
+        if rerank is None:
+            cli.refuse(how, "it is an option for rerankers; leave it out, or give --rerank K too")
+        fitted = _calibrate_hybrid(Path(model), pairs, videos, candidates or 50, model_options, rerank=rerank, **how)
+        (cli.print_json if as_json else cli.print_facts)(fitted.to_dict())
+        cli.say(f"Wrote the weights to {model}; `vidembed search --by hybrid` uses them.")
         return
+    cli.refuse({"rerank": rerank, "reranker": reranker, "calibration": calibration}, "it is for --hybrid and an index")
     candidates = candidates or 10
     out = _checked(out, plot)
     rows = read_captioned_videos(pairs, videos=videos)  # what is cheap to find wrong comes before a model is loaded
@@ -335,10 +349,10 @@ def calibrate_command(
     if labelled == (encoder is not None):
         needed = "leave --encoder out" if labelled else "give --encoder, or a column label"
         raise ValueError(f"pairs: {pairs} has {'a' if labelled else 'no'} column label; {needed}")
-    reranker = _uncalibrated(model, score, model_options)
+    head = _uncalibrated(model, score, model_options)
     if encoder is None:
         asked = [({"text": row.text}, row.video) for row in rows]
-        report = reranker.calibrate(asked, [bool(row.label) for row in rows], show_progress_bar=True)
+        report = head.calibrate(asked, [bool(row.label) for row in rows], show_progress_bar=True)
     else:
         from vidembed.encoder import load_encoder
         from vidembed.evaluation.two_stage import first_stage_candidates
@@ -346,17 +360,17 @@ def calibrate_command(
 
         options = model_options and replace(model_options, revision=None)
         load = partial(load_encoder, encoder, layer=layer, options=options)
-        first = encoder_beside(reranker, load, model=encoder, layer=layer)
+        first = encoder_beside(head, load, model=encoder, layer=layer)
         found = first_stage_candidates(first, rows, k=candidates)
         if found.missed:
             cli.say(f"{found.missed} captions do not find their video among the first {candidates} hits.")
-        report = reranker.calibrate(
+        report = head.calibrate(
             found.pairs, found.labels, first_stage=found.similarities, encoder=first, show_progress_bar=True
         )
     if out.suffix == ".json":
-        reranker.save_calibration(out)
+        head.save_calibration(out)
     else:
-        reranker.save_pretrained(str(out))
+        head.save_pretrained(str(out))
     if plot is not None:
         report.plot(plot)
     if as_json:
@@ -383,24 +397,44 @@ def _checked(out: Path | None, plot: Path | None) -> Path:
 
 
 def _calibrate_hybrid(
-    folder: Path, pairs: Path, videos: Path | None, candidates: int, options: ModelOptions | None, *, as_json: bool
-) -> None:
-    """Fit the weights of hybrid search, and say what they are."""
+    folder: Path,
+    pairs: Path,
+    videos: Path | None,
+    candidates: int,
+    options: ModelOptions | None,
+    *,
+    rerank: int | None,
+    reranker: str | None,
+    score: str | None,
+    calibration: Path | None,
+) -> HybridReport:
+    """Fit the weights of hybrid search, and with `rerank` the fusions with the head, and say what was left out."""
     from vidembed.captions import read_captioned_videos
     from vidembed.index import VideoIndex, fit_hybrid
-    from vidembed.index.search import ByCaptions
+    from vidembed.index.search import ByCaptions, load_stages
 
+    cli.check_score(score)
     index = VideoIndex.open(folder)
     ByCaptions.of(index, "text")  # what is cheap to find wrong comes before the model is loaded
     rows = read_captioned_videos(pairs, videos=videos)
-    encoder = index.meta.load_encoder(None, options)
-    report = fit_hybrid(folder, encoder, rows, candidates=candidates, name=index.meta.model)
+    meta, head = index.meta, None
+    load = partial(meta.load_encoder, None, options)
+    how: dict[str, Any] = {"candidates": candidates, "name": meta.model}
+    if rerank is None:
+        encoder = load()
+    else:
+        of_index: dict[str, Any] = {"model": meta.model, "layer": meta.layer, "sampling": meta.sampling}
+        own: RerankerOptions = {"mode": score, "calibration": calibration, "options": options}
+        encoder, head = load_stages(load, reranker, **of_index, **own)
+        how |= {"reranker": head, "rerank_k": rerank}
+    report = fit_hybrid(folder, encoder, rows, **how)
     if report.missed:
         cli.say(
             f"{report.missed} texts were left out, because their video is not among the first {candidates} candidates."
         )
-    (cli.print_json if as_json else cli.print_facts)(report.to_dict())
-    cli.say(f"Wrote the weights to {folder}; `vidembed search --by hybrid` uses them.")
+    for by, why in ({} if report.rerank is None else report.rerank.unfitted).items():
+        cli.say(f"Reranked hits by {by} are ordered by the head alone, since no fusion could be fitted: {why}")
+    return report
 
 
 def _uncalibrated(model: str, score: str | None, options: ModelOptions | None) -> VideoReranker:

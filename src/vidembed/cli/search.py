@@ -165,7 +165,8 @@ def command(
         encoder, head = (load(), None) if rerank is None else load_stages(load, reranker, **how, **same)
         look = None
         if rerank is not None and head is not None:
-            look = partial(look_again, head=head, k=rerank, context=rerank_around, fingerprint=encoder.fingerprint)
+            again: dict[str, Any] = {"count": rerank, "context": rerank_around, "fingerprint": encoder.fingerprint}
+            look = partial(look_again, index=index, head=head, **again)
         ask = partial(search_index, index, encoder, options, look, name=name)
     lines = queries is not None or (as_json and words is None)
     write = partial(write_hits, draw=draw, lines=lines, as_json=as_json, titled=words is None, compact=quantized)
@@ -256,12 +257,12 @@ def search_index(
         yield hits if look is None else look(hits, query)
 
 
-def look_again(hits: Hits, query: str, *, head: VideoReranker, k: int, context: bool, fingerprint: str) -> Hits:
-    """Return hits with the first `k` ordered by a reranker."""
-    from vidembed.index import Hits, rerank
+def look_again(hits: Hits, query: str, *, index: VideoIndex, head: VideoReranker, **how: Any) -> Hits:
+    """Return hits ordered by a reranker, as `vidembed.index.rerank`, with the fusion that is kept in the index."""
+    from vidembed.index import rerank, stored_fusion
 
-    looked_at = rerank(hits[:k], head, query, context=context, fingerprint=fingerprint)
-    return Hits([*looked_at, *hits[k:]], hits.method)
+    fusion = stored_fusion(index, hits.method.by or "video", head)
+    return rerank(hits, head, query, fusion=fusion, **how)
 
 
 def answers(ask: Callable[[Sequence[str]], Iterable[Hits]], words: Sequence[str] | None) -> Iterator[tuple[str, Hits]]:
@@ -372,6 +373,12 @@ def explain(hits: Hits, *, compact: str | None = None) -> None:
         else f"Ordered by reciprocal rank fusion (RRF) of {parts}. `vidembed calibrate INDEX --hybrid` fits weights.",
     }
     cli.say(order[how.by])
+    if how.reranked is not None:
+        reranked = f"the head fused with the {how.by} score"
+        if how.reranked == "head":
+            fit = "vidembed calibrate INDEX --hybrid --pairs FILE --rerank K"
+            reranked = f"the head alone: no fusion with the {how.by} score was fitted (`{fit}`)"
+        cli.say(f"Reranked by {reranked}.")
     if lacking := how.rows - (how.captioned or 0):
         rank = "They count as the average caption of the fit" if fitted else "They are ranked by cosine alone"
         what = rank if how.by == "hybrid" else "They cannot be hits"

@@ -17,7 +17,8 @@ from vidembed.errors import (
 from vidembed.index.captions import CaptionReport, add_captions
 from vidembed.index.commit import Problem, Report
 from vidembed.index.gallery import contact_sheet
-from vidembed.index.hybrid import HybridReport, fit_hybrid
+from vidembed.index.hybrid import stored_fusion
+from vidembed.index.hybrid_fit import HybridReport, RerankReport, fit_hybrid
 from vidembed.index.ingest import index_videos
 from vidembed.index.rows import Condition, Filter
 from vidembed.index.search import (
@@ -44,6 +45,7 @@ __all__ += [
     "MissingExtraError",
     "Problem",
     "Report",
+    "RerankReport",
 ]
 __all__ += ["SearchOptions", "VideoIndex", "Windows", "add_captions", "contact_sheet", "fit_hybrid", "index_videos"]
-__all__ += ["merge_moments", "merge_videos", "rerank", "search", "search_many"]
+__all__ += ["merge_moments", "merge_videos", "rerank", "search", "search_many", "stored_fusion"]

@@ -1,33 +1,33 @@
 """Search by captions: by their vectors, by their words, or by these and the vectors of the videos together (hybrid).
 
 A hybrid search takes the best rows by each similarity, finds the others of these rows exactly, and orders them by
-weights fitted on labelled queries (`fit_hybrid`), or where there are none by reciprocal rank fusion.
+weights fitted on labelled queries (`fit_hybrid`), or where there are none by reciprocal rank fusion. A reranker's own
+fusion is of the cosine with the video; that of the head with what orders hits here is fitted and kept with the weights.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
-from functools import cache, partial
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vidembed.errors import IndexMismatchError
-from vidembed.index.ann import read_record, write_record
+from vidembed.index.ann import read_record
 from vidembed.index.captions import ROWS_AT_ONCE, Captions, open_captions
 from vidembed.index.captions import facts as captions_facts
-from vidembed.index.commit import locked
-from vidembed.index.rows import Ranking, Row, check_query, cosines, encode_queries, rank_all
-from vidembed.index.table import PLACE, ROW_ID, Block, QueryEncoder, VideoIndex
+from vidembed.index.rows import Ranking, Row, cosines
+from vidembed.index.table import PLACE, ROW_ID, Block, VideoIndex
+from vidembed.scoring import ScoreFusion
 from vidembed.scoring.checks import FloatArray
 from vidembed.scoring.hybrid import HybridWeights, ranks, reciprocal_rank_fusion
-from vidembed.video.clip import content_fingerprint
 
 if TYPE_CHECKING:
-    from vidembed.captions import CaptionedVideo
+    from vidembed.reranker import VideoReranker
 
 By: TypeAlias = Literal["video", "caption", "text", "hybrid"]
 """What orders hits: the cosine with the video, that with its caption, BM25 of the caption's words, or all three."""
@@ -39,7 +39,6 @@ POOL = 100
 hardly among the first ten, and an approximate search has measured its recall up to a hundred."""
 
 FILE = "hybrid-weights.json"
-_SEGMENTS = 4  # times as many rows as videos are looked at for the candidates of a fit
 
 
 class Scores(NamedTuple):
@@ -48,6 +47,13 @@ class Scores(NamedTuple):
     caption: float | None = None  # cosine of query and caption
     text: float | None = None  # BM25 of the caption
     hybrid: float | None = None  # log-odds of a match by fitted weights, or the sum of reciprocal ranks
+
+    def of(self, by: By) -> float:
+        """Return what orders the row in a search by caption, text or hybrid; ValueError where it has no such score."""
+        value: float | None = getattr(self, by)
+        if value is None:
+            raise ValueError(f"by: a hit has no score by {by}; give hits of a search by it")
+        return value
 
 
 def pool(k: int) -> int:
@@ -175,119 +181,69 @@ def stored_weights(index: VideoIndex, captions: Captions) -> HybridWeights | Non
 
     IndexMismatchError for weights of other captions or of another model, or that cannot be read.
     """
+    if (record := _stored(index, captions)) is None:
+        return None
+    with _readable(index):
+        return HybridWeights(**record["weights"])
+
+
+def stored_fusion(index: VideoIndex, by: By, reranker: VideoReranker) -> ScoreFusion | None:
+    """Return the fusion of this reranker's log-odds with the score of hits by caption, text or hybrid.
+
+    None where there is none: by video, or if `fit_hybrid` was not given a reranker, or could not fit this one. It lies
+    in one file with the weights, so a hybrid search has ordered its hits by the weights that it was fitted for.
+
+    Raises:
+        IndexMismatchError: It was fitted on other captions, or with another reranker or score mode; the message says
+            what to do.
+    """
+    if by == "video" or (record := _stored(index, open_captions(index))) is None or record.get("rerank") is None:
+        return None
+    from vidembed.calibration import differing_fields  # noqa: PLC0415 - it brings torch
+
+    with _readable(index):
+        fitted, made_for = record["rerank"], record["rerank_made_for"]
+        fusion = ScoreFusion(**fitted["fusions"][by]) if by in fitted["fusions"] else None
+        source = fitted["reranker"]
+    if differing := differing_fields(made_for, answers_depend_on(reranker)):
+        raise IndexMismatchError(
+            f"rerank: the fusion for hits by {by} was fitted with another reranker ({source}; {', '.join(differing)} "
+            f"differ). Use that one, or {_remedy(index)}"
+        )
+    return fusion
+
+
+def answers_depend_on(reranker: VideoReranker) -> dict[str, Any]:
+    """Return what the reranker's log-odds depend on, as JSON values."""
+    priors = asdict(reranker.prior_correction) if reranker.mode == "prior_corrected" else None
+    return {**reranker.fingerprint_fields(), "mode": reranker.mode, "prior_correction": priors}
+
+
+def _remedy(index: VideoIndex) -> str:
+    file = str(index.derived(FILE))
+    return f"fit them again with `vidembed calibrate INDEX --hybrid --pairs FILE [--rerank K]`, or remove {file!r}"
+
+
+@contextmanager
+def _readable(index: VideoIndex) -> Iterator[None]:
+    try:
+        yield
+    except (KeyError, TypeError, ValueError) as error:
+        reason = f"by: the weights of hybrid search cannot be read ({error!r}); {_remedy(index)}"
+        raise IndexMismatchError(reason) from error
+
+
+def _stored(index: VideoIndex, captions: Captions) -> dict[str, Any] | None:
+    """What `fit_hybrid` kept of these captions, or None if there is nothing; errors as `stored_weights`."""
     file = index.derived(FILE)
     if not file.exists():
         return None
     record = read_record(file) or {}
-    remedy = f"fit them again with `vidembed calibrate INDEX --hybrid --pairs FILE`, or remove {str(file)!r}"
     of = {"model_fingerprint": index.meta.model_fingerprint, "caption_fingerprint": captions.meta.fingerprint}
     if any(record.get(name) != value for name, value in of.items()):
-        raise IndexMismatchError(
-            f"by: the weights of hybrid search were fitted before the captions or the vectors changed; {remedy}"
-        )
-    try:
-        return HybridWeights(**record["weights"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise IndexMismatchError(f"by: the weights of hybrid search cannot be read ({error}); {remedy}") from error
-
-
-@dataclass(frozen=True, slots=True)
-class HybridReport:
-    """What `fit_hybrid` did.
-
-    Attributes:
-        weights: That were fitted and stored.
-        queries: Texts that pairs were fitted on.
-        pairs: Pairs of text and candidate video.
-        matches: How many of them match.
-        missed: Texts left out, since no video that they are about was among their candidates.
-    """
-
-    weights: HybridWeights
-    queries: int
-    pairs: int
-    matches: int
-    missed: int
-
-    def to_dict(self) -> dict[str, object]:
-        """Return the report as it stands in JSON."""
-        return asdict(self)
-
-
-def fit_hybrid(
-    folder: str | Path,
-    encoder: QueryEncoder,
-    rows: Iterable[CaptionedVideo],
-    *,
-    candidates: int = 50,
-    name: str = "this model",
-    wait: bool = False,
-) -> HybridReport:
-    """Fit the weights of hybrid search on texts and the videos that they are about, and store them in the index.
-
-    Candidates of a text are the best videos of the index by reciprocal rank fusion, of a video its best segment. Those
-    that the text is about match, the others do not; if rows have labels, only pairs with one are fitted on. Videos
-    are told apart by their bytes. Use texts like the queries to come, and not those that you evaluate with.
-
-    Args:
-        folder: Of an index with captions.
-        encoder: The model that made the index.
-        rows: Such as `vidembed.captions.read_captioned_videos` reads.
-        candidates: Most videos of each text.
-        name: What the model was loaded as, for messages.
-        wait: Where another run is writing to the index, wait for its end. Otherwise, refuse.
-
-    Raises:
-        ValueError: There are too few pairs, or what `HybridWeights.fit` refuses.
-        IndexMismatchError: The index is of another model, or has no captions.
-        IndexBusyError: Another run is writing to the index, and `wait` is False.
-    """
-    index = VideoIndex.open(folder)
-    index.meta.require_model(encoder, name=name)
-    captions = open_captions(index)
-    captions.require_words()
-    content = cache(content_fingerprint)
-    labels: dict[str, dict[str, bool | None]] = {}  # by text, by content
-    for row in rows:
-        labels.setdefault(row.text, {})[content(row.video)] = row.label
-    for text in labels:
-        check_query(text, name="pairs")
-    texts = list(labels)
-    queries = encode_queries(encoder, texts, dimension=index.meta.dimension)  # (Q, D)
-    contents = {file.uri: file.content_fingerprint for file in index.files().values()}
-    depth = _SEGMENTS * candidates
-    by_video = partial(rank_all, index, queries, k=depth)
-    asked: dict[str, Any] = {"by": "hybrid", "k": depth, "where": None, "by_video": by_video, "weights": None}
-    features: list[tuple[float, ...]] = []
-    flags: list[bool] = []
-    names: list[str] = []
-    missed = 0
-    for text, ranked in zip(texts, rank(index, captions, queries, texts, **asked), strict=True):
-        best: dict[str, tuple[float, ...]] = {}  # by content; the segment that is ranked first
-        for found, scores in ranked:
-            missing = (np.nan if each is None else each for each in scores[:2])
-            best.setdefault(contents[found.uri], (found.score, *missing))
-        known = labels[text]
-        is_labelled = any(label is not None for label in known.values())
-        asked_of = [each for each in list(best)[:candidates] if each in known or not is_labelled]
-        right = [known.get(each, False) is not False for each in asked_of]
-        if not asked_of or not (is_labelled or any(right)):
-            missed += 1
-            continue
-        features += [best[each] for each in asked_of]
-        flags += right
-        names += [text] * len(right)
-    if not features:
-        raise ValueError(
-            f"pairs: none of {len(texts)} texts finds its video among {candidates} candidates of the index; check "
-            f"that the videos are indexed and captioned"
-        )
-    weights = HybridWeights.fit(np.array(features), flags, names)
-    record = {"model_fingerprint": index.meta.model_fingerprint, "caption_fingerprint": captions.meta.fingerprint}
-    report = HybridReport(weights, len(texts) - missed, len(flags), sum(flags), missed)
-    with locked(Path(folder), wait=wait):
-        write_record(index.derived(FILE), {**record, **report.to_dict()})
-    return report
+        reason = "by: the weights of hybrid search were fitted on other captions or vectors"
+        raise IndexMismatchError(f"{reason}; {_remedy(index)}")
+    return record
 
 
 def facts(index: VideoIndex) -> dict[str, object] | None:
@@ -295,9 +251,14 @@ def facts(index: VideoIndex) -> dict[str, object] | None:
     if (found := captions_facts(index)) is None:
         return None
     try:
-        weights = stored_weights(index, open_captions(index))
+        captions = open_captions(index)
+        weights, record = stored_weights(index, captions), _stored(index, captions)
     except IndexMismatchError as error:
         return {**found, "fusion": f"none: {error}"}
-    return (
-        {**found, "fusion": "reciprocal_rank"} if weights is None else {**found, "fusion": "fitted", **asdict(weights)}
+    if weights is None or record is None:
+        return {**found, "fusion": "reciprocal_rank"}
+    rerank = record.get("rerank")
+    fused = (
+        None if rerank is None else {name: rerank[name] for name in ("reranker", "k")} | {"by": [*rerank["fusions"]]}
     )
+    return {**found, "fusion": "fitted", **asdict(weights), "rerank": fused}

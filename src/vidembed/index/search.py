@@ -24,7 +24,7 @@ from vidembed.index.hybrid import BYS, By, Fusion, Scores
 from vidembed.index.rows import Filter, Row, check_query, encode_queries, rank_all, unit_queries
 from vidembed.index.table import QueryEncoder, VideoIndex, among, is_local, path_of
 from vidembed.registry import CONFIG_FILE, NAMESPACE, find_model, portable_name, resolve_model
-from vidembed.scoring import HybridWeights
+from vidembed.scoring import HybridWeights, ScoreFusion
 from vidembed.video import Sampling, VideoSegment
 
 if TYPE_CHECKING:
@@ -40,6 +40,9 @@ logger = logging.getLogger(__name__)
 Merge: TypeAlias = Literal["none", "moments", "videos"]
 """`none` leaves hits as they are, `moments` drops those that overlap a better one, `videos` keeps the best of each."""
 MERGES: tuple[Merge, ...] = get_args(Merge)
+
+Reranked: TypeAlias = Literal["head", "video", "caption", "text", "hybrid"]
+"""What orders reranked hits: the head alone, or the head fused with their score of this kind."""
 
 OVERLAP = 0.4
 """Share of the shorter of two hits that both may have in common (our choice). Windows that overlap by half, such as
@@ -104,6 +107,7 @@ class Method:
     by: By | None = None  # what ordered them, if not the cosine with the video
     fusion: Fusion | None = None  # of a hybrid search: by fitted weights, or because there are none, by ranks
     captioned: int | None = None  # rows that have a caption, if captions were searched; the others are no hits by them
+    reranked: Reranked | None = None  # what orders the hits that a reranker was asked about
 
     @property
     def approximate(self) -> bool:
@@ -466,55 +470,85 @@ def merged(hits: Sequence[Hit], merge: Merge, *, k: int) -> list[Hit]:
 
 
 def rerank(
-    hits: Sequence[Hit], reranker: VideoReranker, query: str, *, context: bool = False, fingerprint: str | None = None
-) -> list[Hit]:
+    hits: Hits,
+    reranker: VideoReranker,
+    query: str,
+    *,
+    count: int | None = None,
+    context: bool = False,
+    fingerprint: str | None = None,
+    fusion: ScoreFusion | None = None,
+) -> Hits:
     """Return the hits with the probability that each matches the query, most probable first.
 
-    If the reranker was calibrated together with a first stage, the probability is made of similarity and head. The
-    similarity is that of the hits if their encoder is the one that was calibrated with, else the reranker finds it.
+    If the reranker was calibrated together with a first stage, the probability of hits by video is made of similarity
+    and head. The similarity is that of the hits if their encoder is the one that was calibrated with, else the reranker
+    finds it. That of hits by caption, text or hybrid is made of their score and the head by `fusion`, else of the head
+    alone. `Method.reranked` says which it was.
 
     Args:
         hits: Of a search for `query`.
         reranker: Asked about each hit's segment.
         query: Words.
+        count: Ask about the first so many; the others follow in their order. Default: all.
         context: Ask about each segment with what is around it, for hits of a search with `around`.
         fingerprint: `VideoEncoder.fingerprint` of the encoder that found the hits; None if it is not known.
+        fusion: For hits by caption, text or hybrid: what `stored_fusion` returns for the index, `by` and the reranker.
 
     Returns:
         All hits. Those that could not be asked about, because the video is gone, damaged or no file of this machine,
-        come last, in their order, without a probability; the log says why.
+        come after those that were, in their order, without a probability; the log says why.
 
     Raises:
-        ValueError: `context` is given, and a hit says nothing of what is around it.
+        ValueError: `context` is given, and a hit says nothing of what is around it; or `fusion` is for hits by video.
     """
+    by: By = hits.method.by or "video"
+    if fusion is not None and by == "video":
+        raise ValueError("fusion: it is for hits by caption, text or hybrid; those by video take the reranker's own")
+    first, rest = hits[:count], hits[len(hits[:count]) :]
     segments: dict[int, VideoSegment] = {}  # of the hits that are files of this machine, by position
-    for place, hit in enumerate(hits):
+    for place, hit in enumerate(first):
         start, end = (hit.context_start_s, hit.context_end_s) if context else (hit.start_s, hit.end_s)
         if start is None or end is None:
             raise ValueError(f"context: the hit {hit.uri!r} has no times around it; search with around=SECONDS")
         if is_local(hit.uri):
             segments[place] = VideoSegment(path_of(hit.uri), start, end)
     asked: dict[int, Hit] = {}
+    reranked: Reranked = "head"
     if segments:
         places = list(segments)
-        similarities: list[float] | Literal["own"] | None = [hits[place].score for place in places]
-        known = reranker.first_stage
-        if reranker.fusion is not None and known is not None and known.fingerprint != fingerprint:
-            # A fusion is of one encoder's similarities, and wrong with another's.
-            similarities = "own" if reranker.can_fuse else None
-            if not reranker.can_fuse:
-                logger.warning(
-                    "the reranker was calibrated with another encoder than that of the index; hits are ordered by "
-                    "its answer alone. Calibrate it with this encoder (vidembed calibrate --encoder)."
-                )
+        similarities: list[float] | Literal["own"] | None = None
+        if by == "video":
+            similarities = _similarities(reranker, [first[place].score for place in places], fingerprint)
+        elif fusion is not None:
+            scores = [Scores(hit.caption_score, hit.text_score, hit.hybrid_score) for hit in first]
+            similarities = [scores[place].of(by) for place in places]
         documents = list(segments.values())
-        for found in reranker.rank({"text": query}, documents, first_stage=similarities, on_error="skip"):
+        how: dict[str, Any] = {"first_stage": similarities, "fusion": fusion, "on_error": "skip"}
+        for found in reranker.rank({"text": query}, documents, **how):
             place = places[found["corpus_id"]]
-            asked[place] = replace(hits[place], probability=found["score"])
-    rest = [hit for place, hit in enumerate(hits) if place not in asked]
-    if rest:
-        logger.warning("%d of %d hits could not be reranked and come last", len(rest), len(hits))
-    return [*asked.values(), *rest]
+            asked[place] = replace(first[place], probability=found["score"])
+            reranked = by if "match" in found else "head"
+    unasked = [hit for place, hit in enumerate(first) if place not in asked]
+    if unasked:
+        logger.warning("%d of %d hits could not be asked about and come last", len(unasked), len(first))
+    return Hits([*asked.values(), *unasked, *rest], replace(hits.method, reranked=reranked))
+
+
+def _similarities(
+    reranker: VideoReranker, scores: list[float], fingerprint: str | None
+) -> list[float] | Literal["own"] | None:
+    """What the reranker's own fusion takes for hits with these cosines, found by the encoder with the fingerprint."""
+    known = reranker.first_stage
+    if reranker.fusion is None or known is None or known.fingerprint == fingerprint:
+        return scores
+    if reranker.can_fuse:  # a fusion is of one encoder's similarities, and wrong with another's
+        return "own"
+    logger.warning(
+        "the reranker was calibrated with another encoder than that of the index; hits are ordered by its "
+        "head alone. Calibrate it with this encoder (vidembed calibrate --encoder)."
+    )
+    return None
 
 
 def load_stages(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -97,4 +98,36 @@ def _captions_lines(result: Values) -> list[str]:
             for one in result["noise"]
         ]
         lines.append(f"| {name} | {' | '.join(cells)} |")
+    return [*lines, "", *_reranked_lines(result["reranked"]), "", *_mixed_lines(result["noise"])]
+
+
+def _reranked_lines(result: Values) -> list[str]:
+    """The figures of first stages whose candidates the head orders again, and what the last row is above others."""
+    of_kind = result["queries"]
+    lines = [f"Reranked, K = {result['k']}: text to video, R@1 with 95 % interval, R@5 / 10 in percent:", ""]
+    lines.append(f"| first stage, how it is reranked | {' | | '.join(of_kind)} | |")
+    lines.append(f"| --- |{' --- | --- |' * len(of_kind)}")
+    for rows in zip(*(found["table"] for found in of_kind.values()), strict=True):
+        cells = []
+        for found in (row["t2v"] for row in rows):
+            low, high = found["interval"]
+            cells += [f"{found['R@1']:.1f} ({low:.1f} to {high:.1f})", f"{found['R@5']:.1f} / {found['R@10']:.1f}"]
+        lines.append(f"| {rows[0]['name']} | {' | '.join(cells)} |")
+    lines += ["", "R@1 of the last row less that of others, in points, with the paired 95 % interval:", ""]
+    lines += [f"| less | {' | '.join(of_kind)} |", f"| --- |{' --- |' * len(of_kind)}"]
+    for name in next(iter(of_kind.values()))["gains"]:
+        gains = (found["gains"][name] for found in of_kind.values())
+        cells = [f"{gain:+.1f} ({low:+.1f} to {high:+.1f})" for gain, low, high in gains]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return lines
+
+
+def _mixed_lines(noise: Sequence[Values]) -> list[str]:
+    """Recall@1 of one vector of video and caption, by the caption's weight and the share of wrong words."""
+    lines = ["One vector of video and caption: R@1 text to video, captions / summaries, by the caption's weight:", ""]
+    lines.append(f"| weight of the caption | {' | '.join(format(one['share'], '.0%') for one in noise)} |")
+    lines.append(f"| --- |{' --- |' * len(noise)}")
+    for weight in noise[0]["mixed"][QUERIES[0]]:
+        cells = [" / ".join(f"{one['mixed'][kind][weight]:.1f}" for kind in QUERIES) for one in noise]
+        lines.append(f"| {weight} | {' | '.join(cells)} |")
     return lines

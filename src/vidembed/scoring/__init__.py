@@ -15,7 +15,7 @@ from vidembed.scoring.calibration import (
 from vidembed.scoring.depth import FittedMargin, MarginPolicy
 from vidembed.scoring.dual_softmax import DualSoftmax, FittedTemperature, dual_softmax, fit_temperature
 from vidembed.scoring.fusion import ScoreFusion
-from vidembed.scoring.hybrid import HybridWeights, reciprocal_rank_fusion
+from vidembed.scoring.hybrid import HybridWeights, mixed_vectors, reciprocal_rank_fusion
 from vidembed.scoring.query_bank import QueryBank
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "expected_calibration_error",
     "fit_temperature",
     "log_odds",
+    "mixed_vectors",
     "prior_corrected",
     "reciprocal_rank_fusion",
     "reliability_curve",

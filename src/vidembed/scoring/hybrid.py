@@ -1,4 +1,4 @@
-"""Several similarities of a query and its candidates as one score: fitted weights, or reciprocal rank fusion.
+"""Several similarities of a query and its candidates as one score: fitted weights, rank fusion, or mixed vectors.
 
 The similarities are the cosine with the video, the cosine with its caption, and BM25 of the caption's words. A
 candidate without a caption has no value of the last two (NaN); it stays a candidate.
@@ -15,13 +15,15 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from vidembed.scoring.calibration import fit_logistic, platt_targets, sigmoid
-from vidembed.scoring.checks import FloatArray, SavedNumbers, as_array, number
+from vidembed.scoring.checks import FloatArray, SavedNumbers, as_array, matrix, number
 from vidembed.scoring.checks import labels as checked_labels
 
 FEATURES = ("video", "caption", "text")
 """Columns of what is weighed: cosine with the video, cosine with the caption, BM25 of the caption's words."""
 
 RRF_K = 60  # Cormack, Clarke & Buettcher, "Reciprocal Rank Fusion", SIGIR 2009, section 2
+
+_SHORTEST = 1e-9  # length below which a sum of two unit vectors is rounding
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +56,37 @@ def reciprocal_rank_fusion(*ranks: ArrayLike, k: float = RRF_K) -> FloatArray:
             least = f", the least {np.nanmin(each)}" if (each < 1).any() else ""
             raise ValueError(f"ranks[{place}]: expected {lists[0].size} ranks of 1 or more, got {each.size}{least}")
     return np.asarray(np.nansum([1.0 / (k + each) for each in lists], axis=0))
+
+
+def mixed_vectors(videos: ArrayLike, captions: ArrayLike, weight: float) -> FloatArray:
+    """One vector of each video and its caption, float64 ``(N, D)`` of length 1, for stores that hold one a document.
+
+    It is ``(1 - weight) * video + weight * caption`` of vectors scaled to length 1, scaled to length 1 again. So its
+    cosine with a query is the weighted sum of both cosines, higher by a factor where video and caption differ.
+
+    Args:
+        videos: ``(N, D)`` vectors of videos, of any length above 0.
+        captions: ``(N, D)`` vectors of their captions by the same model, likewise.
+        weight: Of the captions, 0 to 1: 0 gives the videos' vectors, 1 the captions'.
+
+    Raises:
+        ValueError: `weight` is out of range, the shapes differ, a vector is zero or not finite, or two cancel out.
+    """
+    weight = number("weight", weight)
+    if not 0 <= weight <= 1:
+        raise ValueError(f"weight={weight!r}: expected a share of captions from 0 to 1")
+    one = _scaled("videos", matrix("videos", videos, rows="N", columns="D"))
+    other = matrix("captions", captions, rows="N", columns="D", width=one.shape[1])
+    if len(other) != len(one):
+        raise ValueError(f"captions: expected shape {one.shape}, one vector a video, got {other.shape}")
+    return _scaled("weight", (1 - weight) * one + weight * _scaled("captions", other))
+
+
+def _scaled(name: str, vectors: FloatArray) -> FloatArray:
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)  # (N, 1)
+    if (short := np.flatnonzero(lengths <= _SHORTEST)).size:
+        raise ValueError(f"{name}: the vector at [{short[0]}] has length 0, so it has no direction")
+    return np.asarray(vectors / lengths)
 
 
 @dataclass(frozen=True)

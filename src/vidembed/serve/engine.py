@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vidembed.errors import VideoError
-from vidembed.index import Hits, SearchOptions, VideoIndex, rerank
+from vidembed.index import Hits, SearchOptions, VideoIndex, rerank, stored_fusion
 from vidembed.index.rows import check_query
 from vidembed.index.search import ByCaptions, nearest
 from vidembed.index.table import PLACE, among, is_local, quoted, segment_id
@@ -31,6 +31,7 @@ from vidembed.video.pool import DecodePool, Reading
 if TYPE_CHECKING:
     from vidembed.encoder import VideoEncoder
     from vidembed.reranker import VideoReranker
+    from vidembed.scoring import ScoreFusion
     from vidembed.serve.schemas import Task
 
 T = TypeVar("T")
@@ -49,6 +50,7 @@ class Found:
     hits: Hits
     durations: Mapping[str, float]
     like: Place | None = None
+    fusion: ScoreFusion | None = None  # of their score and the head of the reranker that is to be asked about them
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,14 +253,14 @@ class Engine:
             check_query(query, options.k, name="q")
         reranker = self._reranker() if count else None
         vector = vector_of((await self.embed([query]))[0], "q")
-        found = await self._nearest(vector, replace(options, k=max(options.k, count)), query)
+        found = await self._nearest(vector, replace(options, k=max(options.k, count)), query, reranker)
         if reranker is None:
             return found
-        hits = found.hits
-        first = await self._in_time(
-            self.batcher.call(lambda: rerank(hits[:count], reranker, query, fingerprint=self.encoder.fingerprint))
-        )
-        return replace(found, hits=Hits([*first, *hits[count:]][: options.k], hits.method))
+        how: dict[str, Any] = {"count": count, "fusion": found.fusion}
+        encoder = self.encoder
+        again = self.batcher.call(lambda: rerank(found.hits, reranker, query, fingerprint=encoder.fingerprint, **how))
+        hits = await self._in_time(again)
+        return replace(found, hits=Hits(hits[: options.k], hits.method))
 
     async def search_file(self, path: Path, options: SearchOptions) -> Found:
         """Search for what is like a clip or a picture, which is a clip of one frame.
@@ -328,7 +330,9 @@ class Engine:
             raise ApiError(404, "search: this server has no index; start it with --in FOLDER", code="no_index")
         return self.index
 
-    async def _nearest(self, vector: NDArray[np.float32], options: SearchOptions, query: str = "") -> Found:
+    async def _nearest(
+        self, vector: NDArray[np.float32], options: SearchOptions, query: str = "", head: VideoReranker | None = None
+    ) -> Found:
         index = self.require_index()
 
         def look() -> Found:
@@ -344,8 +348,11 @@ class Engine:
                         ByCaptions.of(index, options.by)
                 asked = {field.name: getattr(options, field.name) for field in fields(options)}
                 hits = nearest(index, vector.astype(np.float64), query, **asked)
+                with bad_value("rerank"):
+                    fusion = None if head is None else stored_fusion(index, options.by, head)
                 rows = index.scan(["uri", "duration"], among({hit.uri for hit in hits})) if hits else ()
-                return Found(hits, {row["uri"]: row["duration"] for batch in rows for row in batch.to_pylist()})
+                durations = {row["uri"]: row["duration"] for batch in rows for row in batch.to_pylist()}
+                return Found(hits, durations, fusion=fusion)
 
         return await self._in_time(self._in_turn(look))
 

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import logging
+import pickle
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from langchain_core.documents import Document
+from langchain_core.indexing import InMemoryRecordManager
 from langchain_core.prompts import ChatPromptTemplate, format_document
+from langchain_core.vectorstores import InMemoryVectorStore
+from vidembed import VideoEncoder
 from vidembed.captions import CaptionLookup, CaptionRecord
-from vidembed.errors import AnnotationError
+from vidembed.errors import AnnotationError, NoCaptionError
+from vidembed.scoring import mixed_vectors
 from vidembed.uri import content_fingerprint
 
-from langchain_vidembed import CAPTION_PROMPT, VIDEO_PROMPT, VideoEmbeddings, VideoLoader, VideoRerank
+from langchain_vidembed import CAPTION_PROMPT, VIDEO_PROMPT, VideoEmbeddings, VideoLoader, VideoRerank, index_videos
 from tests.captions import segment_captions, write_captions
 from tests.conftest import RECORDS, write_scenes
 
@@ -135,3 +141,34 @@ def test_bad_captions(folder: Path) -> None:
         VideoLoader(folder, captions=str(folder / "captions.jsonl"), on_error="skip")
     with pytest.raises(TypeError, match="expected a CaptionRecord"):
         VideoLoader(folder, captions=["words"])
+
+
+def test_a_vector_of_video_and_caption(folder: Path, encoder: VideoEncoder) -> None:
+    file = write_captions(folder / "captions.jsonl", segment_captions(folder))
+    texts = [document.page_content for document in VideoLoader(folder, segment_s=4).load()]
+    plain = VideoEmbeddings(encoder=encoder)
+    both = VideoEmbeddings(encoder=encoder, captions=file, caption_weight=0.4, batch_size=4)
+    words = [record.caption for record in RECORDS[:6]]
+    said = encoder.encode_query([{"text": text} for text in words])
+    found = both.embed_documents([*texts, "words"])
+    assert np.array(found[:6]) == pytest.approx(mixed_vectors(plain.embed_documents(texts), said, 0.4), abs=1e-5)
+    assert found[6] == pytest.approx(plain.embed_documents(["words"])[0], abs=1e-5)
+    assert both.embed_query(words[0]) == plain.embed_query(words[0])
+    assert both.embed_videos(texts[:1]) == plain.embed_videos(texts[:1])
+    assert pickle.loads(pickle.dumps(both)).embed_documents(texts[:1]) == [pytest.approx(found[0], abs=1e-5)]
+
+
+def test_a_video_without_a_caption_has_no_vector_of_both(folder: Path, encoder: VideoEncoder) -> None:
+    loader = VideoLoader(folder, segment_s=4)
+    captions = segment_captions(folder)[1:]
+    how = {"encoder": encoder, "captions": captions, "caption_weight": 0.5}
+    with pytest.raises(NoCaptionError, match=r"a\.mp4"):
+        InMemoryVectorStore(VideoEmbeddings(**how)).add_documents(loader.load())
+    manager = InMemoryRecordManager("videos")
+    manager.create_schema()
+    store = InMemoryVectorStore(VideoEmbeddings(**how, on_error="skip"))
+    report = index_videos(loader, manager, store)
+    assert (report.added, [type(error) for error in report.skipped.values()]) == (5, [NoCaptionError])
+    first = loader.load()[0].page_content
+    alone = VideoEmbeddings(**how, without_caption="video").embed_documents([first])
+    assert alone[0] == pytest.approx(VideoEmbeddings(encoder=encoder).embed_documents([first])[0], abs=1e-5)

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from llama_index.core import instrumentation
@@ -19,6 +20,7 @@ from llama_index.core.utils import get_tqdm_iterable
 from llama_index.embeddings.vidembed.inputs import READY, Gate, NothingToEmbedError, check_loadable, node_name
 from vidembed.adapters import (
     DEFAULT_MODEL,
+    CaptionFields,
     OnError,
     check_dimensions,
     check_ready,
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from vidembed import VideoEncoder
+    from vidembed.captions import CaptionLookup
 
 logger = logging.getLogger(__name__)
 dispatcher = instrumentation.get_dispatcher(__name__)  # type: ignore[attr-defined]  # not in its __all__
@@ -44,7 +47,7 @@ _LOADING = ("layer", "fps", "max_frames", "device", "model_options", "model_kwar
 _OF_THIS_PROCESS = frozenset({"callback_manager", "rate_limiter"})
 
 
-class VideoEmbedding(Gate, MultiModalEmbedding):
+class VideoEmbedding(Gate, CaptionFields, MultiModalEmbedding):
     """Embeds videos, images and text into one space.
 
     A text that is one video URI (`vidembed.uri.video_uri`), with nothing before it but metadata that LlamaIndex put
@@ -71,6 +74,13 @@ class VideoEmbedding(Gate, MultiModalEmbedding):
         on_error: "raise", or "skip" to leave out what cannot be read, and log it: nodes that this is called with, as
             pipelines do, get no embedding, which keeps them out of stores, and `get_video_embeddings` gives None.
             Methods that must give a vector for every text raise in both cases.
+        captions: What is said of the videos, as `VideoReader` takes it, to go into the vectors of nodes and documents.
+            The path of a file is saved, and read again; other captions are to be given again.
+        caption_weight: Share of the caption in the vector of a video, 0 to 1 (`vidembed.scoring.mixed_vectors`).
+            Default 0: the video alone. Queries, words, images and `get_video_embeddings` have none.
+        without_caption: What happens to a video without a caption of its bytes and times: "raise" an error, or "video"
+            to embed the video alone.
+        captions_fingerprint: Of the texts, filled in, so that the cache of a pipeline tells captions apart.
         fingerprint: Of the model's vectors (`VideoEncoder.fingerprint`). It is filled in whenever this is saved or
             hashed, so that the cache of a pipeline tells models of one name apart, also one that was trained since; a
             saved one is compared with the model that is loaded.
@@ -98,6 +108,7 @@ class VideoEmbedding(Gate, MultiModalEmbedding):
     model_options: ModelOptions | None = Field(default=None, description="How the model is loaded.")
     model_kwargs: dict[str, Any] = Field(default_factory=dict, description="More arguments of VideoEncoder.")
     on_error: OnError = Field(default="raise", description="What happens if a video cannot be read.")
+    captions_fingerprint: str | None = Field(default=None, description="Of the texts of captions.")
     fingerprint: str | None = Field(default=None, description="Of the model's vectors.")
 
     _encoder: Any = PrivateAttr(default=None)
@@ -107,6 +118,7 @@ class VideoEmbedding(Gate, MultiModalEmbedding):
         if model_name is not None:
             fields["model_name"] = model_name
         super().__init__(**fields)
+        self.captions_fingerprint = None if self.captions is None else self.captions.fingerprint
         if encoder is None:
             if model_name is None:
                 warn_of_default(self.model_name, packages=("llama_index.embeddings.vidembed",))
@@ -159,6 +171,10 @@ class VideoEmbedding(Gate, MultiModalEmbedding):
         self.fingerprint = self.encoder.fingerprint
         return self.fingerprint
 
+    @field_serializer("captions")
+    def _saved_captions(self, captions: CaptionLookup | None) -> str | None:
+        return None if captions is None else captions.saved_name
+
     @classmethod
     def class_name(cls) -> str:
         """Name that this is saved under."""
@@ -172,8 +188,14 @@ class VideoEmbedding(Gate, MultiModalEmbedding):
 
     # -- the model's work --------------------------------------------------------------------------------------------
 
-    def _embed(self, inputs: Sequence[Any], *, on_error: OnError = "raise") -> list[Vector | None]:
-        """Embed what `Gate` made, texts with their instruction; None where an input failed."""
+    def _embed(
+        self, inputs: Sequence[Any], *, on_error: OnError = "raise", documents: bool = False
+    ) -> list[Vector | None]:
+        """Embed what `Gate` made, texts with their instruction, videos that are documents with their captions.
+
+        None where an input failed.
+        """
+        encode = partial(self.encode_documents, self._encoder, query=self._of_queries()) if documents else None
         vectors: list[Vector | None] = [None] * len(inputs)
         places: dict[str | None, list[int]] = {}
         for place, one in enumerate(inputs):
@@ -181,7 +203,7 @@ class VideoEmbedding(Gate, MultiModalEmbedding):
             places.setdefault(self.text_instruction if is_text else None, []).append(place)
         with lock_of(self._encoder):
             for prompt, group in places.items():
-                items = self._encoder.encode_stream(
+                items = (encode or self._encoder.encode_stream)(
                     [inputs[place] for place in group],
                     batch_size=self.embed_batch_size,
                     on_error=on_error,
@@ -193,8 +215,13 @@ class VideoEmbedding(Gate, MultiModalEmbedding):
                     vectors[place] = None if item.embedding is None else self._floats(item.embedding)
         return vectors
 
-    def _embed_all(self, inputs: Sequence[Any]) -> list[Vector]:
-        return [vector for vector in self._embed(inputs) if vector is not None]
+    def _embed_all(self, inputs: Sequence[Any], *, documents: bool = False) -> list[Vector]:
+        return [vector for vector in self._embed(inputs, documents=documents) if vector is not None]
+
+    def _of_queries(self) -> dict[str, Any]:
+        """Arguments of `VideoEncoder.encode_query`."""
+        how = {} if self.query_instruction is None else {"prompt": self.query_instruction}
+        return {"truncate_dim": self.dimensions, **how}
 
     def _floats(self, vector: NDArray[np.float32]) -> Vector:
         return to_floats(vector, shortened=self.dimensions is not None or self._encoder.truncate_dim is not None)
@@ -205,11 +232,8 @@ class VideoEmbedding(Gate, MultiModalEmbedding):
         """A query is words, even if they look like a video URI or the name of a file."""
         if not isinstance(query, str) or not query.strip():
             raise NothingToEmbedError(f"query: got {query!r}; give some words")
-        how = {} if self.query_instruction is None else {"prompt": self.query_instruction}
         with lock_of(self._encoder):
-            vector = self._encoder.encode_query(
-                {"text": query}, show_progress_bar=False, truncate_dim=self.dimensions, **how
-            )
+            vector = self._encoder.encode_query({"text": query}, show_progress_bar=False, **self._of_queries())
         return self._floats(vector)
 
     async def _aget_query_embedding(self, query: str) -> Vector:
@@ -222,7 +246,7 @@ class VideoEmbedding(Gate, MultiModalEmbedding):
         return await asyncio.to_thread(self._get_text_embedding, text)
 
     def _get_text_embeddings(self, texts: list[str]) -> list[Vector]:
-        return self._embed_all([self.text_input(text) for text in texts])
+        return self._embed_all([self.text_input(text) for text in texts], documents=True)
 
     async def _aget_text_embeddings(self, texts: list[str]) -> list[Vector]:
         return await asyncio.to_thread(self._get_text_embeddings, texts)
@@ -322,7 +346,7 @@ class VideoEmbedding(Gate, MultiModalEmbedding):
             with self._reported([node.get_content(MetadataMode.EMBED) for node in batch]) as vectors:
                 if self.rate_limiter is not None:
                     self.rate_limiter.acquire()
-                vectors.extend(self._embed_each(batch, self.node_input, node_name))
+                vectors.extend(self._embed_each(batch, self.node_input, node_name, documents=True))
             for node, vector in zip(batch, vectors, strict=True):
                 node.embedding = vector
         return nodes
@@ -337,7 +361,12 @@ class VideoEmbedding(Gate, MultiModalEmbedding):
             yield items[start : start + self.embed_batch_size]
 
     def _embed_each(
-        self, items: Sequence[Any], as_input: Callable[[Any], Any], name_of: Callable[[Any], str]
+        self,
+        items: Sequence[Any],
+        as_input: Callable[[Any], Any],
+        name_of: Callable[[Any], str],
+        *,
+        documents: bool = False,
     ) -> list[Vector | None]:
         """Embed items that `as_input` reads. With ``on_error="skip"``, None for those that fail, and a line of log."""
         inputs: dict[int, Any] = {}
@@ -349,7 +378,8 @@ class VideoEmbedding(Gate, MultiModalEmbedding):
                     raise
                 logger.warning("skipped %s: %s", name_of(item), error)
         vectors: list[Vector | None] = [None] * len(items)
-        for place, vector in zip(inputs, self._embed(list(inputs.values()), on_error=self.on_error), strict=True):
+        found = self._embed(list(inputs.values()), on_error=self.on_error, documents=documents)
+        for place, vector in zip(inputs, found, strict=True):
             vectors[place] = vector
             if vector is None:  # vidembed has logged why
                 logger.warning("skipped %s: it gets no embedding", name_of(items[place]))

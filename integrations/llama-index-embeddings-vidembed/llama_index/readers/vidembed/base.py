@@ -58,13 +58,11 @@ class VideoReader(BasePydanticReader):
 
     @field_serializer("captions")
     def _saved_captions(self, captions: CaptionLookup | None) -> str | None:
-        if captions is None:
-            return None
-        if captions.path is None or captions.kind != "dense" or captions.marked:
+        if captions is not None and captions.saved_name is None:
             raise ValueError(
                 "captions: a reader can be saved only with captions from a file; pass captions again after loading"
             )
-        return str(captions.path)
+        return captions and captions.saved_name
 
     @classmethod
     def class_name(cls) -> str:
