@@ -67,14 +67,16 @@ def test_the_warning_names_the_line_outside_the_adapter() -> None:
         warnings.simplefilter("always")
         warn_of_default("vidembed/shapes", packages=("some_adapter",))
     assert [Path(each.filename).name for each in caught] == ["test_adapters.py"]
-    assert "vidembed/shapes knows only a drawn world" in str(caught[0].message)
+    assert "vidembed/shapes knows only generated videos" in str(caught[0].message)
 
 
 def test_a_model_that_is_given_loaded() -> None:
     check_ready("reranker", Reranker(), methods=("rank",), given=())
-    with pytest.raises(ValueError, match=r"encoder: got str, which has no encode_stream\(\); a vidembed model"):
+    with pytest.raises(
+        ValueError, match=r"encoder: got str, which has no encode_stream\(\); expected a vidembed model"
+    ):
         check_ready("encoder", "vidembed/shapes", methods=("encode_stream",), given=())
-    with pytest.raises(ValueError, match="device, layer: encoder is given and loaded already"):
+    with pytest.raises(ValueError, match="device, layer: encoder is already loaded"):
         check_ready("encoder", Reranker(), methods=("rank",), given=["layer", "device"])
 
 
@@ -95,7 +97,7 @@ def test_rejects_what_has_a_field_of_its_own(load: Any, argument: str, field: st
 @pytest.mark.parametrize("load", [load_encoder, load_reranker])
 def test_model_options_beside_other_fields(load: Any) -> None:
     options = ModelOptions(dtype="bfloat16", device="cpu")
-    with pytest.raises(ValueError, match=r"device: got 'cpu', and model_options .*; give it once"):
+    with pytest.raises(ValueError, match=r"device: got 'cpu', and model_options .*; give one of them"):
         load("no/such/model", allow_url=False, device="cpu", model_options=options)
     with pytest.raises(ValueError, match="model_kwargs: 'model_kwargs' is set by the field 'model_options'"):
         load("no/such/model", allow_url=False, model_options=options, model_kwargs={"model_kwargs": {}})

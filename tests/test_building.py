@@ -215,7 +215,7 @@ class TestRecipe:
     def test_gone_mllm(self, mllm: Path, recipe: Path) -> None:
         shutil.rmtree(mllm)
         for kind in (VideoEncoder, VideoReranker, SentenceTransformer):
-            with pytest.raises(BackboneError, match=rf"recipe: this model is a recipe.*is gone: {mllm}"):
+            with pytest.raises(BackboneError, match=rf"recipe: this model is a recipe.*is missing: {mllm}"):
                 kind(str(recipe), device="cpu")
 
     @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -225,7 +225,7 @@ class TestRecipe:
         weights[name] *= 1.01
         save_file(weights, mllm / "model.safetensors", metadata={"format": "pt"})
         for kind in (VideoEncoder, VideoReranker):
-            with pytest.raises(BackboneError, match=r"has changed since it was built: other weights\."):
+            with pytest.raises(BackboneError, match=r"has changed since the recipe was built: different weights\."):
                 kind(recipe, device="cpu", model_kwargs={"dtype": dtype})
 
     def test_changed_processor(self, mllm: Path, recipe: Path) -> None:
@@ -233,7 +233,7 @@ class TestRecipe:
         content = json.loads(file.read_text())
         content["video_processor"]["image_mean"] = [0.1, 0.2, 0.3]
         file.write_text(json.dumps(content))
-        with pytest.raises(BackboneError, match=r"has changed since it was built: other video_processor\."):
+        with pytest.raises(BackboneError, match=r"has changed since the recipe was built: different video_processor\."):
             VideoEncoder(recipe, device="cpu")
 
     def test_weights_dealt_to_other_files_are_the_same(self, mllm: Path, recipe: Path) -> None:
@@ -249,10 +249,10 @@ class TestRecipe:
 
     def test_misuse_writes_nothing(self, mllm: Path, tmp_path: Path) -> None:
         plain = build(mllm, layer=3, out=tmp_path / "plain", standalone=True, device="cpu")
-        with pytest.raises(ValueError, match="holds the model that is built from"):
+        with pytest.raises(ValueError, match="contains the model to build from"):
             build(mllm, layer=3, out=mllm, overwrite=True, device="cpu")
         assert (mllm / "model.safetensors").is_file()
-        with pytest.raises(BackboneError, match="cut at layer 3, so there is nothing to build"):
+        with pytest.raises(BackboneError, match="cut at layer 3, so it cannot be built from"):
             build(plain, layer=3, out=tmp_path / "m", device="cpu")
         assert not (tmp_path / "m").exists()
 

@@ -82,7 +82,7 @@ def test_a_group_is_never_fitted_on_and_reported_on(monkeypatch: pytest.MonkeyPa
         ({"labels": np.zeros(200, bool)}, "expected both classes, got 0 matches among 200 pairs"),
         ({"labels": np.zeros(3)}, r"expected shape \(200,\)"),
         ({"folds": 1}, "folds=1"),
-        ({"groups": ["one"] * 200}, "at least 2 different sentences"),
+        ({"groups": ["one"] * 200}, "at least 2 different texts"),
         ({"first_stage": np.zeros(3)}, "first_stage"),
     ],
 )

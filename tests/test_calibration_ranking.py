@@ -39,7 +39,7 @@ def test_only_those_within_the_margin_are_asked(
 
 def test_what_a_policy_needs(reranker: VideoReranker, clips: list[Path]) -> None:
     for how in ({"top_k": 1}, {"first_stage": [0.1, 0.2, 0.3]}):
-        with pytest.raises(ValueError, match="policy: it tells from first_stage"):
+        with pytest.raises(ValueError, match="policy: it needs first_stage"):
             reranker.rank("a", clips, policy=MarginPolicy(0.1), **how)
     with pytest.raises(ValueError, match=r"first_stage: expected shape \(N,\) with N = 3"):
         reranker.rank("a", clips, first_stage=[0.1])

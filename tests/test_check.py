@@ -86,7 +86,7 @@ def test_times_that_do_not_reach_the_processor_fail(tiny_mllm: GetModel, monkeyp
     monkeypatch.setattr(VideoEncoder, "preprocess", without_times)
     found = check_model(tiny_mllm("qwen3_vl"), layer=4, device="cpu")
     assert item(found, "times").status == "fail"
-    assert "not told when" in item(found, "times").detail
+    assert "does not get the times" in item(found, "times").detail
 
 
 def test_a_prefix_that_cannot_be_shared_is_noted_and_scores_stay_right(
@@ -98,7 +98,7 @@ def test_a_prefix_that_cannot_be_shared_is_noted_and_scores_stay_right(
     monkeypatch.setattr("vidembed.yes_no.read_suffixes", wrong)
     found = check_model(tiny_mllm("qwen2_vl"), layer=4, device="cpu")
     assert item(found, "shared prefix").status == "note"
-    assert "every pair is one whole pass" in item(found, "shared prefix").detail
+    assert "every pair takes a whole forward pass" in item(found, "shared prefix").detail
     assert found.works == {"embed": True, "rerank": True, "shared prefill": False}
     assert found.passed
 
@@ -128,7 +128,7 @@ def test_a_text_model_fails_to_load(tmp_path: Path) -> None:
     LlamaForCausalLM(LlamaConfig(**sizes, num_hidden_layers=1)).save_pretrained(tmp_path)
     found = check_model(tmp_path, device="cpu")
     assert [(each.name, each.status) for each in found.items] == [("load", "fail")]
-    assert "model_type 'llama' is no video language model" in found.items[0].detail
+    assert "model_type 'llama' is not a video language model" in found.items[0].detail
 
 
 def test_what_is_not_there_raises(tiny_mllm: GetModel, tmp_path: Path) -> None:

@@ -133,7 +133,7 @@ def test_a_saved_reranker_makes_the_encoder_that_it_was_fitted_with(
 
 
 def test_the_encoder_of_a_fusion_has_to_be_known(reranker: VideoReranker, clips: list[Path]) -> None:
-    with pytest.raises(ValueError, match="first_stage='own': there is no fusion"):
+    with pytest.raises(ValueError, match="first_stage='own': the reranker has no fusion"):
         reranker.rank("a", clips, first_stage="own")
     pairs = [(text, clip) for text in ("a", "bc", "def") for clip in clips]
     reranker.calibrate(pairs, [1, 0, 0] * 3, first_stage=np.linspace(0.1, 0.9, 9), folds=2)

@@ -22,7 +22,7 @@ VIDEO = VideoFrames(moving_square(9, seed=1), fps=2.0)
 IMAGE = Image.fromarray(moving_square(1, seed=2)[0])
 LONG = "a red square " * 8
 END = "\nSummarize above sentence in one word:<|im_end|>\n<|im_start|>assistant\n"
-TOO_LONG = rf"it takes \d+ tokens with its prompt, and the model takes {LIMIT} in all"
+TOO_LONG = rf"it takes \d+ tokens with its prompt, and the limit of the model is {LIMIT}"
 
 TOO_LONG_INPUTS = [
     pytest.param(VIDEO, id="video"),
@@ -136,5 +136,5 @@ class TestReranker:
         answers, vectors = reranker.answers_and_embeddings(["a"], [short, VIDEO], encoder, on_error="skip")
         assert answers.missing.tolist() == [False, True]
         assert np.isnan(vectors).any(axis=1).tolist() == [False, True]
-        with pytest.raises(InputError, match=r"and the model takes 200 in all"):
+        with pytest.raises(InputError, match=r"and the limit of the model is 200"):
             reranker.answers_and_embeddings(["a"], [short, VIDEO], encoder)

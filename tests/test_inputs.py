@@ -126,13 +126,13 @@ class TestCollectionsThatAreNoLists:
 
     def test_rank_says_what_to_do(self, inputs: Callable[[], Any]) -> None:
         reranker = VideoReranker("vidembed/shapes-rerank", device="cpu")
-        with pytest.raises(TypeError, match=r"documents: got a \w+; a list is needed. Pass list\(documents\)"):
+        with pytest.raises(TypeError, match=r"documents: got a \w+; expected a list. Pass list\(documents\)"):
             reranker.rank("clip.mp4", inputs())
-        with pytest.raises(TypeError, match=r"inputs: got a \w+; a list is needed. Pass list\(inputs\)"):
+        with pytest.raises(TypeError, match=r"inputs: got a \w+; expected a list. Pass list\(inputs\)"):
             reranker.answers(inputs())
 
 
 def test_pairs_in_any_order_are_refused() -> None:
     reranker = VideoReranker("vidembed/shapes-rerank", device="cpu")
-    with pytest.raises(TypeError, match=r"inputs: got a set, whose pairs have no order. Pass list\(inputs\)"):
+    with pytest.raises(TypeError, match=r"inputs: got a set, which has no order. Pass a list of pairs"):
         reranker.predict({("a red square", "clip.mp4")})  # type: ignore[call-overload]

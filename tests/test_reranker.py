@@ -247,9 +247,9 @@ class TestBadInput:
         [
             (("a", "b"), r"pairs\[1\] holds text and text"),
             (("a.mp4", "b.mp4"), r"pairs\[1\] holds video and video"),
-            (("", "a.mp4"), r"pairs\[1\]: the sentence is empty"),
-            (("  \n", "a.mp4"), r"pairs\[1\]: the sentence is empty"),
-            (("a", "b", "c"), r"pairs\[1\] is no pair"),
+            (("", "a.mp4"), r"pairs\[1\]: the text is empty"),
+            (("  \n", "a.mp4"), r"pairs\[1\]: the text is empty"),
+            (("a", "b", "c"), r"pairs\[1\] is a "),
             ({"text": "a"}, r"pairs\[1\] has keys \['text'\]"),
             (("a", 3), r"pairs\[1\]"),
         ],

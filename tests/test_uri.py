@@ -119,7 +119,7 @@ def test_a_link_keeps_its_name(tmp_path: Path) -> None:
     [
         ("", None, None, "empty path"),
         ("a\0b.mp4", None, None, "NUL"),
-        ("/\ud800.mp4", None, None, "no file name can hold"),
+        ("/\ud800.mp4", None, None, "not allowed in file names"),
         ("/" + "\u00fc" * MAX_URI_LENGTH, None, None, "too long"),
         (PureWindowsPath("\\\\host\\share\\a.mp4"), None, None, "on a drive"),
         (PureWindowsPath("a.mp4"), None, None, "on a drive"),
@@ -200,8 +200,8 @@ def test_long_text_is_cheap() -> None:
         ("video+ftp://example.org/a.mp4", "'ftp' is not allowed"),
         ("video+file://example.org/a.mp4", "names the machine 'example.org'"),
         ("video+file://a.mp4", "names the machine"),
-        ("video+file://", "names no file"),
-        ("video+file:///a%00.mp4", "names no file"),
+        ("video+file://", "it has no file"),
+        ("video+file:///a%00.mp4", "it has no file"),
         ("video+file:///a.mp4#", "time range"),
         ("video+file:///a.mp4#t=", "time range"),
         ("video+file:///a.mp4#t=1,", "time range"),
@@ -389,7 +389,7 @@ def test_a_document_is_one_uri_or_words() -> None:
     with pytest.raises(VideoUriError, match="outside root"):
         document_video("video+file:///v/a.mp4", name="text", loader="VideoLoader", root="/w")
     for empty in ("", " \n"):
-        with pytest.raises(ValueError, match=r"texts\[0\]: got '.*'; some words or a video URI are needed"):
+        with pytest.raises(ValueError, match=r"texts\[0\]: got '.*'; expected some words or a video URI"):
             document_video(empty, name="texts[0]", loader="VideoLoader")
     with pytest.raises(TypeError, match=r"texts\[0\]: got None; a string is needed"):
         document_video(None, name="texts[0]", loader="VideoLoader")  # type: ignore[arg-type]

@@ -112,7 +112,7 @@ def test_a_damaged_file_is_made_again(tmp_path: Path, caplog: pytest.LogCaptureF
     (tmp_path / "k.safetensors").write_bytes(b"no tensors")
     cache = VisualTokenCache(tmp_path)
     assert cache.get("k") is None
-    assert "made again" in caplog.text
+    assert "written again" in caplog.text
     assert not (tmp_path / "k.safetensors").exists()
     cache.put("k", {"x": torch.ones(3)})
     assert torch.equal(VisualTokenCache(tmp_path).get("k")["x"], torch.ones(3))  # type: ignore[index]

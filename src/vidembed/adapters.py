@@ -99,16 +99,18 @@ def warn_of_default(model: str, *, packages: Sequence[str]) -> None:
     level, frame = 1, inspect.currentframe()
     while frame is not None and frame.f_globals.get("__name__", "").startswith(inside):
         level, frame = level + 1, frame.f_back
-    warnings.warn(f"{model} knows only a drawn world of moving shapes; name a model for real videos.", stacklevel=level)
+    warnings.warn(
+        f"{model} knows only generated videos of moving shapes; give a model for real videos.", stacklevel=level
+    )
 
 
 def check_ready(name: str, model: object, *, methods: Iterable[str], given: Iterable[str]) -> None:
     """Raise ValueError for a model given as `name` that lacks `methods`, or beside fields that say how to load one."""
     if lacking := [f"{method}()" for method in methods if not callable(getattr(model, method, None))]:
         found = type(model).__name__
-        raise ValueError(f"{name}: got {found}, which has no {', '.join(lacking)}; a vidembed model is needed")
+        raise ValueError(f"{name}: got {found}, which has no {', '.join(lacking)}; expected a vidembed model")
     if given := sorted(given):
-        raise ValueError(f"{', '.join(given)}: {name} is given and loaded already; set this where it is made instead")
+        raise ValueError(f"{', '.join(given)}: {name} is already loaded; set this where you load it")
 
 
 def check_dimensions(encoder: VideoEncoder, dimensions: int | None, model: str) -> None:
@@ -123,12 +125,12 @@ def _kwargs(
 ) -> dict[str, Any]:
     """Arguments of a model by an adapter's fields; ValueError for one of `model_kwargs` that is another field's."""
     if device is not None and options is not None and (options.device is not None or options.device_map is not None):
-        raise ValueError(f"device: got {device!r}, and model_options says where the model goes too; give it once")
+        raise ValueError(f"device: got {device!r}, and model_options has a device too; give one of them")
     kwargs = {} if options is None else (options if device is None else replace(options, device=device)).kwargs()
     taken = {"device": "device", **fields, **dict.fromkeys(kwargs, "model_options")}
     for argument, field in taken.items():
         if argument in more:
-            raise ValueError(f"model_kwargs: {argument!r} is set by the field {field!r}; give it there")
+            raise ValueError(f"model_kwargs: {argument!r} is set by the field {field!r}; use that field")
     return {**({"device": device} if options is None else {}), **kwargs, **more}
 
 
@@ -237,7 +239,7 @@ def fuses(reranker: VideoReranker, fuse: bool | None) -> bool:
     can = bool(getattr(reranker, "can_fuse", False))
     if fuse and not can:
         raise ValueError(
-            "fuse: this reranker has no fusion, or does not know the encoder that it was fitted with; see "
+            "fuse: this reranker has no fusion, or the encoder that the fusion was fitted with is not loaded; see "
             "VideoReranker.calibrate(..., first_stage=..., encoder=...)"
         )
     return can if fuse is None else fuse

@@ -114,7 +114,7 @@ def build(
         ReadoutMismatchError: The model as it is loaded back does not reproduce the hidden state; nothing is written.
     """
     if (out is None) == (name is None):
-        raise ValueError(f"give out=FOLDER or name=NAME, one of them; got out={out!r}, name={name!r}.")
+        raise ValueError(f"give either out=FOLDER or name=NAME; got out={out!r}, name={name!r}.")
     check_dtype(dtype)
     refuse_quantization(hub_kwargs, "a checkpoint holds its weights as they are; quantize it where it is loaded.")
     target = checked_target(store_dir() / check_name(name) if name is not None else str(out), overwrite=overwrite)
@@ -128,20 +128,21 @@ def build(
     else:
         if pairs is not None or videos is not None or captions is not None:
             raise ValueError(
-                f'layer={layer!r}: pairs, videos and captions are for layer="auto", which chooses on them.'
+                f'layer={layer!r}: pairs, videos and captions need layer="auto"; leave them out, or set layer="auto".'
             )
         kwargs = with_dtype(hub_kwargs, dtype)
         encoder = VideoEncoder(mllm, layer=layer, prefix=prefix, sampling=sampling, device=device, **kwargs)
     if encoder.backbone is None:
         raise BackboneError(
-            f"{mllm} is a checkpoint that was cut at layer {layer}, so there is nothing to build of it. Give the video "
-            "MLLM that it was built from."
+            f"{mllm} is a checkpoint that was cut at layer {layer}, so it cannot be built from. Give the video MLLM "
+            f"that it was cut from."
         )
     config = encoder.checkpoint_config
     assert config is not None  # noqa: S101 - set whenever an MLLM is cut
     if config.recipe is not None and config.recipe.adapter:
         raise BackboneError(
-            f"{mllm} is aligned: a recipe with an adapter. For a checkpoint of it, load it and call save_pretrained."
+            f"{mllm} is aligned: a recipe with an adapter. To make a checkpoint of it, load it and call "
+            f"save_pretrained."
         )
     if not standalone:
         _keep_mllm(encoder.backbone, target)
@@ -162,7 +163,7 @@ def build(
         if not min(cosines) >= MIN_COSINE:
             raise ReadoutMismatchError(
                 f"{mllm}: cut at layer {config.layer}, the model gives cosine {cosines[0]:.6f} (video) and "
-                f"{cosines[1]:.6f} (text) with the hidden state that it stands for; at least {MIN_COSINE} is required. "
+                f"{cosines[1]:.6f} (text) with the hidden state of the full model; at least {MIN_COSINE} is required. "
                 "Nothing was written. The final norm or the position ids of this model differ from what vidembed "
                 "knows: please report it with the model's config.json."
             )
@@ -190,7 +191,7 @@ def write_recipe(encoder: VideoEncoder, folder: Path, target: Path, *, adapter: 
 def _keep_mllm(backbone: Backbone, target: Path) -> None:
     """Raise ValueError for a target that would replace the model that it is built from."""
     if backbone.folder is not None and backbone.folder.resolve().is_relative_to(target.resolve()):
-        raise ValueError(f"out: {str(target)!r} holds the model that is built from; choose another folder.")
+        raise ValueError(f"out: {str(target)!r} contains the model to build from; choose another folder.")
 
 
 def _queries_for(
@@ -205,9 +206,9 @@ def _queries_for(
     """Read what can be read before a model is loaded; return what makes queries, and a sentence about them, with it."""
     if pairs is not None:
         if captions is not None:
-            raise ValueError(f"captions={str(captions)!r}: give pairs or captions, one of them.")
+            raise ValueError(f"captions={str(captions)!r}: give either pairs or captions.")
         if videos is not None and not isinstance(videos, (str, Path)):
-            raise ValueError(f"videos={videos!r}: with pairs, the one folder that their paths are relative to.")
+            raise ValueError(f"videos={videos!r}: with pairs, expected one folder that their paths are relative to.")
         given: Mapping[str, Pairs] = checked_queries(pairs, videos)
         return lambda _: (given, "")
     if videos is not None:
@@ -225,8 +226,8 @@ def _queries_for(
         return lambda _: (texts.queries(), f"{texts.summary()} ")
     raise ValueError(
         'layer="auto" needs pairs=FILE, videos with captions to choose the layer on (a .jsonl or .csv file, see '
-        "vidembed.captions); or videos=FOLDER, which the model describes itself; or captions=FILE, what it said of "
-        "them; or give the number of a layer."
+        "vidembed.captions); or videos=FOLDER, which the model describes itself; or captions=FILE, with its own "
+        "captions; or the number of a layer."
     )
 
 

@@ -59,11 +59,11 @@ class RerankerConfig:
     def check_made_for(self, fields: dict[str, Any], *, name: str) -> None:
         """Raise BackboneError for numbers of another model or prompt. Another dtype passes; another grid is logged."""
         if self.made_for and self.made_for.get("sampling") != fields.get("sampling"):
-            logger.warning("%s: its numbers were fitted with another frame grid", name)
+            logger.warning("%s: it was fitted with other frame sampling", name)
         if differing := differing_fields(self.made_for, fields):
             raise BackboneError(
-                f"{name}: its numbers were fitted on another model ({', '.join(differing)} differ; it was made for "
-                f"{self.source or 'an unnamed one'}). Calibrate this model, or load that one."
+                f"{name}: it was fitted on another model ({', '.join(differing)} differ; its model is "
+                f"{self.source or 'an unnamed one'}). Calibrate this model, or load that model."
             )
 
     @classmethod
@@ -188,7 +188,7 @@ def calibrate(
         )
     unique, member = np.unique(names, return_inverse=True)
     if len(unique) < 2:
-        raise ValueError("pairs: expected at least 2 different sentences, to fit on some and report on others")
+        raise ValueError("pairs: expected at least 2 different texts, to fit on some and measure on others")
     # whole groups, dealt in a random order
     fold = np.random.default_rng(seed).permutation(len(unique))[member] % min(folds, len(unique))  # (P,)
 
@@ -197,7 +197,9 @@ def calibrate(
     for number in range(int(fold.max()) + 1):
         rest, held = fold != number, fold == number
         if not flags[rest].any() or flags[rest].all():
-            raise ValueError(f"labels: fold {number} leaves one class to fit on; give more pairs, or fewer folds")
+            raise ValueError(
+                f"labels: fold {number} has only one class in its training part; give more pairs, or fewer folds"
+            )
         known = None if similarity is None else similarity[rest]
         part = fit_numbers(answers.take(rest), flags[rest], mode, known, names[rest].tolist())
         odds = answers.take(held).log_odds(mode, part.prior_correction)

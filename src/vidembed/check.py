@@ -217,7 +217,7 @@ def _inputs() -> list[Input]:
 
 def _check_cut(encoder: VideoEncoder) -> _Found:
     if encoder.backbone is None:
-        raise _Stop("not run", "this checkpoint holds no block after its layer to compare with; check its MLLM")
+        raise _Stop("not run", "this checkpoint has no blocks after its layer to compare with; check its MLLM")
     items: list[Input] = [probe_video(), {"text": SENTENCES[1]}]
     wanted = hidden_states(encoder, items)  # (2, D)
     vectors = torch.from_numpy(np.stack([encoder.encode(item) for item in items]))
@@ -240,7 +240,7 @@ def _check_batch(encoder: VideoEncoder) -> _Found:
     worst = float((1 - (together * alone).sum(1) / scale).max())
     joins = encoder.can_join()
     detail = f"three videos and two texts together against one by one: 1 - cosine {worst:.1e}; videos " + (
-        "share batches" if joins else "run one at a time, since prompts of this model cannot be joined"
+        "share batches" if joins else "run one at a time, because inputs of this model cannot be batched"
     )
     return _within(worst, _limit(COSINE_LIMITS, encoder), detail, {"worst": worst, "joins": int(joins)})
 
@@ -274,9 +274,9 @@ def _check_times(encoder: VideoEncoder) -> _Found:
     wanted = [[round(index / one.fps, 6) for index in range(len(one.array))] for one in (video, slow)]
     grid = encoder.sampling.fps
     if len(told) != 2 or not all(told):
-        raise _Stop("fail", "the video processor is not told when the frames of a video are shown")
+        raise _Stop("fail", "the video processor does not get the times of frames")
     if any(max(times) > asked[-1] or sorted(times) != times for times, asked in zip(told, wanted, strict=True)):
-        raise _Stop("fail", f"the video processor is told {told} s for frames at {wanted} s")
+        raise _Stop("fail", f"the video processor gets {told} s for frames at {wanted} s")
     differ = _differ(fast_features, slow_features)
     used = "and they change what the model gets" if differ else "and this model does not use them"
     detail = f"times of frames reach the video processor (sampled at {grid:g} a second), {used}"
@@ -306,9 +306,9 @@ def _check_prompt(model: VideoModel, *once: str) -> _Found:
     if once:
         counts |= {"video prompt": with_video.count(once[0]), "text prompt": with_text.count(once[1])}
     if wrong := {what: count for what, count in counts.items() if count != 1}:
-        raise _Stop("fail", f"in the prompt, each of these should stand once: {wrong}. It is {with_video!r}")
+        raise _Stop("fail", f"each of these should appear once in the prompt: {wrong}. It is {with_video!r}")
     if thought := open_thought(with_video):
-        raise _Stop("fail", f"the prompt ends inside a thought that {thought!r} opens, where no answer can stand")
+        raise _Stop("fail", f"the prompt ends inside a thought, started by {thought!r} , so the answer cannot follow")
     end = re.split(r"\n(?=.)", with_video)[-1]
     return _Found(f"each part stands once, no thought is open; it ends in {end[-60:]!r}", {**counts})
 
@@ -338,7 +338,7 @@ def _check_tokens(encoder: VideoEncoder) -> _Found:
 
 def _check_answers(encoder: VideoEncoder) -> _Found:
     if encoder.backbone is None:
-        raise _Stop("not run", "this checkpoint holds no language model head; check its MLLM")
+        raise _Stop("not run", "this checkpoint has no language model head; check its MLLM")
     reranker = encoder.reranker()
     tokens = reranker.tokenizer
     ids = {word: tokens.encode(word, add_special_tokens=False) for word in _ANSWERS}
@@ -369,7 +369,7 @@ def _check_sharing(reranker: VideoReranker) -> _Found:
     way = reranker.sharing
     detail = f"sentences {'packed behind' if way == 'packed' else 'behind copies of'} one prefill of a video"
     if way is None:
-        detail = "sentences cannot share a prefill; every pair is one whole pass, which is slower"
+        detail = "texts cannot share a prefill, so every pair takes a whole forward pass, which is slower"
     detail += f": log-odds of Yes differ from whole prompts by {worst:.1e}"
     limit = _limit(LOG_ODDS_LIMITS, reranker)
     found = _within(worst, limit, detail, {"worst": worst, "limit": limit, "sharing": way})
@@ -385,8 +385,8 @@ def _check_mass(reranker: VideoReranker) -> _Found:
     shares = {word: probabilities[ids[0]].item() for word, ids in found.items() if len(ids) == 1}
     mass = sum({found[word][0]: share for word, share in shares.items()}.values())
     best = tokens.decode([int(probabilities.argmax())])
-    detail = f"{mass:.1%} of the probability is on forms of Yes and No; the likeliest token is {best!r}"
+    detail = f"{mass:.1%} of the probability is on forms of Yes and No; the most likely token is {best!r}"
     values: Values = {**shares, "mass": mass, "likeliest": best}
     if mass < LIKELY_ANSWER:
-        raise _Stop("note", f"{detail}. The head does not answer the question here: its scores mean little", values)
+        raise _Stop("note", f"{detail}. The head does not answer the question, so its scores mean little", values)
     return _Found(detail, values)

@@ -45,7 +45,7 @@ class Recipe:
     def of(cls, backbone: Backbone, made: Mapping[str, Any], folder: Path, *, adapter: bool = False) -> Recipe:
         """Describe how to make, from `folder`, the encoder with the fingerprint fields `made` of a loaded MLLM."""
         if backbone.folder is None:
-            raise BackboneError(f"{backbone.name}: it was not loaded from files, so no recipe can name it.")
+            raise BackboneError(f"{backbone.name}: it was not loaded from files, so a recipe cannot refer to it.")
         mllm, beside = own_name(backbone.folder) or backbone.name, None
         if not mllm.startswith(NAMESPACE) and Path(mllm).exists():
             mllm = str(Path(mllm).absolute())
@@ -66,8 +66,8 @@ class Recipe:
             return self.mllm
         if found is None:
             raise BackboneError(
-                f"{folder}: this model is a recipe, and the video MLLM that it is made of is gone: {self.mllm}. Put it "
-                "back there, or build the model again from where it is (vidembed build, with --overwrite)."
+                f"{folder}: this model is a recipe, and the video MLLM that it refers to is missing: {self.mllm}. "
+                f"Restore it, or build the model again from its new place (vidembed build, with --overwrite)."
             )
         return str(found)
 
@@ -79,9 +79,10 @@ class Recipe:
             differing.insert(0, "weights")
         if differing:
             raise BackboneError(
-                f"{folder}: this model is a recipe, and the video MLLM that it is made of, {self.mllm}, has changed "
-                f"since it was built: other {', '.join(differing)}. Its vectors would be others. Build the model again "
-                "(vidembed build, with --overwrite) and index anew, or put the MLLM back as it was."
+                f"{folder}: this model is a recipe, and the video MLLM that it refers to, {self.mllm}, has changed "
+                f"since the recipe was built: different {', '.join(differing)}. Its vectors would differ. Build the "
+                f"model again "
+                "(vidembed build, with --overwrite) and index the videos again, or restore the MLLM."
             )
 
 
@@ -142,8 +143,8 @@ def open_recipe(folder: Path, config: CheckpointConfig, *, model_kwargs: Any = N
         backbone = load_backbone(name, model_kwargs=given, **{**how, "revision": recipe.revision})
     except OSError as error:
         raise BackboneError(
-            f"{folder}: this model is a recipe, and the video MLLM that it is made of, {name}, cannot be loaded "
-            f"({error}). Make it available, or build the model again from where it is (vidembed build)."
+            f"{folder}: this model is a recipe, and the video MLLM that it refers to, {name}, cannot be loaded "
+            f"({error}). Make it available, or build the model again from its new place (vidembed build)."
         ) from error
     if backbone.folder is not None:
         recipe.check({"weights": files_digest(backbone.folder)}, folder)

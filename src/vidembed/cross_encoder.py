@@ -34,6 +34,7 @@ from vidembed.inputs import (
     token_batches,
 )
 from vidembed.pipeline import Feeder, OnError, VideoModel, check_context, wants_bar
+from vidembed.progress import progress_bar
 from vidembed.proof import can_batch, find_sharing, probe_video
 from vidembed.scoring.checks import FloatArray
 from vidembed.video import VideoFrames
@@ -95,7 +96,10 @@ class PrefixSharingCrossEncoder(VideoModel, CrossEncoder):
         if known is None or known.base is not model.base_model or known.head is not head:
             known = find_parts(model)
             if known.head is None:
-                raise BackboneError("the reranker needs the language model head, which this checkpoint does not hold.")
+                raise BackboneError(
+                    "the reranker needs the language model head, which this checkpoint does not have. Load the full "
+                    "video MLLM."
+                )
             self._parts = known
         return known
 
@@ -156,7 +160,7 @@ class PrefixSharingCrossEncoder(VideoModel, CrossEncoder):
     def is_singular_input(self, inputs: object) -> bool:  # type: ignore[override]
         """Whether `inputs` is one pair; any other iterable that has an order is a batch."""
         if isinstance(inputs, Set):
-            raise TypeError(f"inputs: got a {type(inputs).__name__}, whose pairs have no order. Pass list(inputs).")
+            raise TypeError(f"inputs: got a {type(inputs).__name__}, which has no order. Pass a list of pairs.")
         if isinstance(inputs, dict):
             return True
         return (
@@ -216,9 +220,8 @@ class PrefixSharingCrossEncoder(VideoModel, CrossEncoder):
         groups = by_video(pairs)
         most = self._batch_tokens(groups, options, target) if then is None else 0
         alone = [group for group in groups if not most or len(group) > 1]
-        bar_off = not wants_bar(options.show_progress_bar)
         with (
-            tqdm(total=len(pairs), desc="Scoring", unit="pair", disable=bar_off) as bar,
+            progress_bar("Scoring", "pairs", total=len(pairs), shown=wants_bar(options.show_progress_bar)) as bar,
             closing(self._video_prompts(reader, alone, options, target)) as videos,
         ):
             for group, video in zip(alone, videos, strict=True):

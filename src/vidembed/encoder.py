@@ -16,7 +16,6 @@ from sentence_transformers.base.modules import Normalize
 from sentence_transformers.sentence_transformer.modules import Pooling
 from sentence_transformers.util import truncate_embeddings
 from torch import nn
-from tqdm.auto import tqdm
 
 from vidembed.backbone.architectures import Parts, find_parts
 from vidembed.backbone.cut import as_transformer_module, cut, default_layer
@@ -43,6 +42,7 @@ from vidembed.inputs import (
     token_batches,
 )
 from vidembed.pipeline import Feeder, OnError, VideoModel, check_on_error, report, wants_bar
+from vidembed.progress import progress_bar
 from vidembed.registry import portable_name
 from vidembed.video import Sampling, VideoError
 from vidembed.video.clip import core_count
@@ -145,7 +145,7 @@ class VideoEncoder(VideoModel, SentenceTransformer):
         super().__init__(model_name_or_path, backbone, video_backend, allow_url, decode_workers, **kwargs)
         if "video" not in self.modalities:
             raise BackboneError(
-                f"{model_name_or_path}: this model takes {', '.join(map(str, self.modalities))} but no video. Use a "
+                f"{model_name_or_path}: this model takes {', '.join(map(str, self.modalities))}, but not video. Use a "
                 "checkpoint made by vidembed.build, or a video MLLM with layer=..."
             )
         if self._settings_file is not None:
@@ -176,8 +176,9 @@ class VideoEncoder(VideoModel, SentenceTransformer):
             layer = default_layer(backbone.model, name=backbone.name)
             warn(
                 LayerChosen(
-                    f"{backbone.name}: no layer is given, so block {layer} of {parts.depth} is read, the share of the "
-                    "depth that the paper reads without training (24 of 28). `vidembed build --layer auto` chooses one "
+                    f"{backbone.name}: no layer was given, so block {layer} of {parts.depth} is read, at the relative "
+                    f"depth that the paper reads without training (24 of 28). `vidembed build --layer auto` chooses "
+                    f"one "
                     "on your own captioned videos."
                 )
             )
@@ -211,7 +212,8 @@ class VideoEncoder(VideoModel, SentenceTransformer):
         if self.backbone is None:
             source = self.checkpoint_config.source if self.checkpoint_config else "its MLLM"
             raise BackboneError(
-                f"this checkpoint was cut and holds no head to rerank with. Load VideoReranker({source!r}), or make "
+                f"this checkpoint was cut, so it has no language model head to rerank with. Load "
+                f"VideoReranker({source!r}), or make "
                 "both of one MLLM: VideoEncoder(MLLM, layer=...).reranker()."
             )
         shared = {"sampling": self.sampling, "video_backend": self.video_backend, "allow_url": self.allow_url}
@@ -364,7 +366,7 @@ class VideoEncoder(VideoModel, SentenceTransformer):
             if precision != "float32" or kwargs.get("output_value", "sentence_embedding") != "sentence_embedding":
                 raise ValueError(
                     f"on_error='skip' marks failed inputs by NaN, which precision={precision!r} or another "
-                    "output_value cannot hold. Use encode_stream, and quantize what it yields."
+                    f"output_value cannot represent. Use encode_stream, and quantize its results."
                 )
         return super().encode(inputs, *args, on_error=on_error, **kwargs)
 
@@ -418,8 +420,8 @@ class VideoEncoder(VideoModel, SentenceTransformer):
             pass  # preparing it raises its own error
         except ValueError as error:
             raise ValueError(
-                f"inputs: got a {type(inputs).__name__}, which is neither one input nor a list of inputs. Pass "
-                "list(inputs), or give it to encode_stream, which reads any iterable lazily."
+                f"inputs: got a {type(inputs).__name__}, which is not an input or a list of inputs. Pass "
+                f"list(inputs), or use encode_stream, which reads any iterable lazily."
             ) from error
         return True
 
@@ -431,8 +433,8 @@ class VideoEncoder(VideoModel, SentenceTransformer):
             rows = [self._prepare(index, item, prompt=prompt, **kwargs) for index, item in enumerate(inputs)]
             if len(rows) > 1 and any(row.has_media for row in rows) and not self.can_join():
                 raise ValueError(
-                    f"inputs: got {len(rows)} with videos or images in one batch, and those of this model "
-                    f"({type(self.processor).__name__}) cannot be joined. Give them one at a time, as encode does."
+                    f"inputs: got {len(rows)} with videos or images in one batch, and inputs of this model "
+                    f"({type(self.processor).__name__}) cannot be joined. Pass them one at a time, as encode does."
                 )
             return collate(rows, pad_token_id=self.tokenizer.pad_token_id or 0)
         uncut = (kwargs.get("processing_kwargs") or {}).get("text", {}).get("truncation") is False
@@ -490,7 +492,7 @@ class VideoEncoder(VideoModel, SentenceTransformer):
         embed = HalvingRunner(
             functools.partial(self._embed_batch, output_value=output_value, task=task, **readout), join
         )
-        bar = tqdm(total=total, desc="Encoding", unit="input", disable=not show_progress_bar)
+        bar = progress_bar("Encoding", "inputs", total=total, shown=show_progress_bar)
         with bar, closing(feeder.batches(group, join)) as batches:
             for batch, features in batches:
                 values = iter(embed([item for item in batch if isinstance(item, Prepared)], features))
@@ -570,7 +572,7 @@ def load_encoder(
     try:
         encoder = VideoEncoder(name, layer=layer, **kwargs)
     except OSError as error:  # what transformers raises for a model that it cannot find
-        where = "" if Path(name).exists() else "is no folder here, no model of the store, and "
+        where = "" if Path(name).exists() else "is not a folder, is not in the model store, and "
         raise ValueError(f"model: {name!r} {where}cannot be loaded: {error}") from error
     if sampling:
         encoder.sampling = replace(encoder.sampling, **sampling)

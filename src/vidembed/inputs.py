@@ -81,7 +81,7 @@ def kind_of(item: object) -> Kind:
     if isinstance(item, (VideoSegment, VideoFrames, Clip, bytes, bytearray, memoryview)) or hasattr(item, "read"):
         return "video"
     if isinstance(item, (np.ndarray, torch.Tensor)) and item.ndim >= 4:
-        why = "the model is told the time of each frame, and a guess would change the vector"
+        why = "the model needs the time of each frame, and a guess would change the vector"
         remedy = "Pass VideoFrames(array, fps=...) or {'array': array, 'video_metadata': {'fps': ...}}."
         name = f"<array of shape {tuple(item.shape)}>"
         raise InvalidVideoInput(name, f"frames without a frame rate: {why}. {remedy}")
@@ -92,7 +92,7 @@ def kind_of(item: object) -> Kind:
     if isinstance(modality, tuple):
         return "mixed"
     if modality == "audio":
-        raise ValueError(f"inputs of type {type(item).__name__} were taken for audio, which this model does not take.")
+        raise ValueError(f"inputs of type {type(item).__name__} look like audio, which this model does not accept.")
     return modality
 
 

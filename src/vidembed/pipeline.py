@@ -102,7 +102,7 @@ class VideoModel(BaseModel):
         name = None if model_name_or_path is None else resolve_model(str(model_name_or_path))
         if backbone is not None:
             if name is not None:
-                raise ValueError("give model_name_or_path or backbone, one of them.")
+                raise ValueError("give either model_name_or_path or backbone.")
             kwargs["modules"] = self._modules_of(backbone)
             kwargs.setdefault("device", str(next(backbone.model.parameters()).device))
         if name is not None:
@@ -182,15 +182,15 @@ class VideoModel(BaseModel):
         model = self._transformer.model
         if quantized := next((name for name, tensor in model.named_parameters() if is_packed(tensor)), None):
             raise BackboneError(
-                f"{quantized} is quantized, and such weights are not saved: save the model without quantize, and "
-                "give that where it is loaded."
+                f"{quantized} is quantized, and quantized weights cannot be saved. Save the model loaded without "
+                f"quantize, and pass quantize when you load it."
             )
         layer = next(iter(applied_adapters(model)), None)
         known = getattr(model, "_hf_peft_config_loaded", False) or type(model).__module__.startswith("peft.")
         if layer is not None and not known:
             raise BackboneError(
-                f"{layer} is an adapter layer that was put into the model without transformers' knowledge, so no "
-                "checkpoint can hold it. Merge the adapter first (LanguageAdapter.merge), or save the adapter alone."
+                f"{layer} is an adapter layer that transformers does not know, so it cannot be saved in a checkpoint. "
+                f"Merge the adapter first (LanguageAdapter.merge), or save the adapter alone."
             )
         declare_sampling(self._transformer.processor, self.sampling)
         super().save(path, model_name, create_model_card, train_datasets)
@@ -259,8 +259,8 @@ class VideoModel(BaseModel):
         own = type(self).__name__
         raise BackboneError(
             f"{model_name_or_path} is a {model_type} checkpoint, which {own} cannot open. Load it as "
-            f"{kinds.get(model_type, model_type)}, or give {own} a checkpoint of its own kind or the video MLLM that "
-            "this one was made of."
+            f"{kinds.get(model_type, model_type)}, or give {own} a checkpoint of its own kind, or the video MLLM that "
+            f"this checkpoint was made from."
         )
 
     def _prepare(
@@ -346,8 +346,8 @@ class VideoModel(BaseModel):
                 empty = process([{"text": ""}], processing_kwargs=uncut)["input_ids"].shape[1]
                 if longest <= empty:
                     raise ValueError(
-                        f"max_seq_length={most}: the prompt alone takes {empty} tokens, so nothing would be left "
-                        "of the text. Set it higher."
+                        f"max_seq_length={most}: the prompt alone takes {empty} tokens, which leaves no room for the "
+                        f"text. Use a larger value."
                     )
         else:  # cut, it would lose the end of its prompt, where it is read: that end is kept for texts only
             features = process(items, processing_kwargs=uncut)
@@ -377,7 +377,7 @@ def check_context(config: PretrainedConfig, tokens: int, name: str, *, parts: st
     limit = max_positions(config)
     if limit is not None and tokens > limit:
         raise InputError(
-            f"{name}: {parts or f'it takes {tokens} tokens with its prompt'}, and the model takes {limit} in all. "
+            f"{name}: {parts or f'it takes {tokens} tokens with its prompt'}, and the limit of the model is {limit}. "
             "Shorten the text, or lower Sampling.max_frames or max_pixels."
         )
 
@@ -545,7 +545,7 @@ def _joined(items: list[Prepared], join: Callable[[list[Prepared]], Features]) -
         raise
     except (RuntimeError, ValueError, TypeError) as error:
         names = ", ".join(f"inputs[{item.index}] {item.name}" for item in items)
-        raise InputError(f"{names}: they cannot be joined into a batch ({error}). Try batch_size=1.") from error
+        raise InputError(f"{names}: they cannot be batched ({error}). Try batch_size=1.") from error
 
 
 def report(failed: Failed, on_error: OnError) -> Failed:

@@ -89,8 +89,8 @@ def _try_sharing(reader: HeadReader, prompt_of: Callable[[str], Features]) -> Sh
     suffixes = [reader.after(video, text) for text in SENTENCES]
     if differs(torch.cat([reader.read_whole(video.followed_by(suffix)) for suffix in suffixes])):
         raise UnsupportedBackboneError(
-            f"{name}: its processor does not write a sentence after a video as vidembed does, so the head cannot be "
-            "asked about pairs. Embeddings are not concerned. Please report it with the version of transformers."
+            f"{name}: its processor does not write a sentence after a video as vidembed does, so it cannot rerank. "
+            f"Embeddings are not affected. Please report it with the version of transformers."
         )
     ways = get_args(Sharing) if can_pack(parts) else ("repeated",)
     for way in cast("tuple[Sharing, ...]", ways):
@@ -100,8 +100,8 @@ def _try_sharing(reader: HeadReader, prompt_of: Callable[[str], Features]) -> Sh
             reason = "its hidden states are not those of whole prompts"
         except _REFUSALS as error:
             reason = f"{type(error).__name__}: {error}"
-        logger.info("%s: a prefix that is %s does not serve (%s)", name, way, reason)
-    logger.warning("%s: sentences cannot share the prefix of a video; every pair is one whole pass.", name)
+        logger.info("%s: a prefix that is %s gives other results (%s)", name, way, reason)
+    logger.warning("%s: texts cannot share the prefix of a video, so every pair takes a whole forward pass.", name)
     return None
 
 
@@ -131,7 +131,7 @@ def can_batch(reader: HeadReader, prompt_of: Callable[[str, VideoFrames], Featur
         except _REFUSALS as error:
             known[key], reason = False, f"{type(error).__name__}: {error}"
         if not known[key]:
-            logger.info("%s: the head is asked about one video at a time: a batch reads otherwise (%s)", name, reason)
+            logger.info("%s: reranking runs one video at a time, because batches give other results (%s)", name, reason)
     return known[key]
 
 
@@ -152,7 +152,7 @@ def can_join(model: PreTrainedModel, prepare: Callable[[list[VideoFrames]], Feat
         _joins[model] = _equal(whole, alone, pad_token_id)
         if not _joins[model]:
             name = type(model).__name__
-            logger.info("%s: videos and images run one at a time, since its batches are not made by joining", name)
+            logger.info("%s: videos and images run one at a time, because its inputs cannot be batched", name)
     return _joins[model]
 
 

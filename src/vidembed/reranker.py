@@ -121,7 +121,7 @@ class VideoReranker(PrefixSharingCrossEncoder):
         if mode is not None:
             check_mode(mode)
         if model_name_or_path is None and backbone is None:
-            raise ValueError("give model_name_or_path or backbone, one of them.")
+            raise ValueError("give either model_name_or_path or backbone.")
         if isinstance(calibration, (str, Path)):
             calibration = RerankerConfig.read(calibration)
         super().__init__(model_name_or_path, backbone, video_backend, allow_url, decode_workers, **kwargs)
@@ -171,7 +171,7 @@ class VideoReranker(PrefixSharingCrossEncoder):
         if mode != self._mode and (self.calibration or self.fusion):
             raise ValueError(
                 f"mode={mode!r}: this reranker was calibrated in mode {self._mode!r}. Set calibration and fusion to "
-                "None first, or calibrate another one."
+                f"None first, or use another reranker."
             )
         self._mode = mode
 
@@ -190,13 +190,16 @@ class VideoReranker(PrefixSharingCrossEncoder):
 
         if self.backbone is None:
             raise BackboneError(
-                "this saved reranker carries the matching prompt in the place of the model's own, which older versions "
-                "did not keep. Save it again, or make both of one MLLM: VideoReranker(MLLM).encoder(layer=...)."
+                "this saved reranker has the matching prompt in place of the prompt of the model, which older "
+                "versions did not store. Save it again, or make both from one MLLM: "
+                "VideoReranker(MLLM).encoder(layer=...)."
             )
         known: dict[str, Any] = {}
         if layer is None:
             if self.first_stage is None or self.first_stage.layer is None:
-                raise LayerError("layer: give the decoder block to read; no calibration says which one goes with it.")
+                raise LayerError(
+                    "layer: give the decoder layer to read; this reranker has no calibration that names one."
+                )
             layer = self.first_stage.layer
             known = {"prefix": self.first_stage.prefix, "truncate_dim": self.first_stage.truncate_dim}
         shared = {"sampling": self.sampling, "video_backend": self.video_backend, "allow_url": self.allow_url}
@@ -224,7 +227,8 @@ class VideoReranker(PrefixSharingCrossEncoder):
     def _first_stage_encoder(self) -> VideoEncoder:
         if not self.can_fuse:
             raise ValueError(
-                "first_stage='own': there is no fusion, or the encoder that it was fitted with is not at hand. Call "
+                "first_stage='own': the reranker has no fusion, or the encoder that the fusion was fitted with is not "
+                "loaded. Call "
                 "calibrate(..., first_stage=..., encoder=...), or use_first_stage(encoder)."
             )
         if not self._first_stage_encoders:
@@ -252,7 +256,9 @@ class VideoReranker(PrefixSharingCrossEncoder):
     def _write_settings(self, path: str) -> None:
         config = self._config_to_save()
         if (config.calibration, config.fusion) != (self.calibration, self.fusion):
-            logger.warning("%s: calibration and fusion are left out; they were fitted before the model changed", path)
+            logger.warning(
+                "%s: calibration and fusion are not saved, because the model changed after they were fitted", path
+            )
         config.write(path)
 
     def _config_to_save(self) -> RerankerConfig:
@@ -292,11 +298,11 @@ class VideoReranker(PrefixSharingCrossEncoder):
             return True
         changed = f"calibration and fusion were fitted on the model before it changed ({', '.join(differing)} differ)"
         if card.TRAINED_TAG in self.model_card_data.tags:
-            logger.warning("%s: they are not applied; call calibrate again", changed)
+            logger.warning("%s: they are not used; call calibrate again", changed)
             return False
         raise BackboneError(
-            f"{changed}. Call calibrate again, undo the change, or set calibration and fusion to None for scores "
-            "without them."
+            f"{changed}. Call calibrate again, undo the change, or set calibration and fusion to None to use raw "
+            f"scores."
         )
 
     @property
@@ -437,13 +443,13 @@ class VideoReranker(PrefixSharingCrossEncoder):
             if first_stage != "own":
                 raise ValueError(f"first_stage={first_stage!r}: give similarities, 'own' or None.")
             if policy is not None:
-                reason = "it needs the similarities before the head is asked; give them instead of 'own'."
+                reason = "it needs the similarities before reranking; give them instead of 'own'."
                 raise ValueError(f"policy: {reason}")
             encoder, first_stage = self._first_stage_encoder(), None
         if top_k is not None and top_k < 1:
             raise ValueError(f"top_k={top_k}: at least 1, or None for all documents.")
         if policy is not None and (first_stage is None or top_k is None):
-            raise ValueError("policy: it tells from first_stage which documents can enter the top_k; give both.")
+            raise ValueError("policy: it needs first_stage and top_k; give both.")
         check_indexed("documents", documents)
         count = len(documents)
         if not count:
@@ -474,7 +480,9 @@ class VideoReranker(PrefixSharingCrossEncoder):
         if not given or self.fusion is None or not self.calibration_applies():
             return {"score": np.ma.asarray(self.predict(pairs, **kwargs))}
         if "activation_fn" in kwargs:
-            raise ValueError("activation_fn: a fused score is a probability already; leave first_stage or it out.")
+            raise ValueError(
+                "activation_fn: a fused score is already a probability; leave out activation_fn or first_stage."
+            )
         priors = self.mode == "prior_corrected"
         if encoder is None:
             odds = self.answers(pairs, priors=priors, **kwargs).log_odds(self.mode, self.prior_correction)  # (M,)
@@ -520,7 +528,7 @@ class VideoReranker(PrefixSharingCrossEncoder):
                 without `first_stage`.
         """
         if encoder is not None and first_stage is None:
-            raise ValueError("encoder: it says what gave first_stage; give the similarities too.")
+            raise ValueError("encoder: it names the source of first_stage; give first_stage too.")
         answers = self.answers(pairs, priors=self.mode == "prior_corrected", **kwargs)
         failed = answers.missing.tolist()
         texts = ["" if failed[index] else as_pair(index, pair).text for index, pair in enumerate(pairs)]

@@ -80,7 +80,7 @@ def video_uri(path: str | os.PathLike[str], start: float | None = None, end: flo
         location = f"file://{_encoded(path, text)}"
     uri = f"video+{location}{_fragment(start, end)}"
     if len(uri) > MAX_URI_LENGTH:
-        raise VideoUriError(f"path: {item_name(text)} is too long; its URI may have {MAX_URI_LENGTH} characters")
+        raise VideoUriError(f"path: {item_name(text)} is too long; a URI may have {MAX_URI_LENGTH} characters")
     return uri
 
 
@@ -118,7 +118,7 @@ def parse_video_uri(
         return VideoRef(f"{scheme}://{rest}", start, end)
     host, slash, path = rest.partition("/")
     if host.lower() not in {"", "localhost"}:
-        reason = f"it names the machine {host!r}; only files of this one are read, as video+file:///path"
+        reason = f"it names the machine {host!r}; only files on this machine are read, as video+file:///path"
         raise VideoUriError(f"{shown}: {reason}")
     source = Path(decoded_path(slash + path, windows=os.name == "nt", shown=shown))
     if root is not None:
@@ -176,11 +176,11 @@ def document_video(
     if not isinstance(text, str):
         raise TypeError(f"{name}: got {reprlib.repr(text)}; a string is needed")
     if not text.strip():
-        raise ValueError(f"{name}: got {text!r}; some words or a video URI are needed")
+        raise ValueError(f"{name}: got {text!r}; expected some words or a video URI")
     found = parse_video_uri(text.strip(), allowed_schemes=allowed_schemes, root=root)
     if found is None and names_video(text):
         raise VideoUriError(
-            f"{name}: {item_name(text.strip())!r} is the path or address of a video and no words. To embed the video, "
+            f"{name}: {item_name(text.strip())!r} is the path or address of a video, not text. To embed the video, "
             f"make the document with {loader}, or write its text with vidembed.uri.video_uri(path)."
         )
     return found
@@ -202,7 +202,9 @@ def _encoded(path: str | os.PathLike[str], text: str) -> str:
     try:
         return quote_from_bytes(os.fsencode(absolute))
     except UnicodeEncodeError as error:
-        raise VideoUriError(f"path: {item_name(text)} holds a character that no file name can hold") from error
+        raise VideoUriError(
+            f"path: {item_name(text)} contains a character that is not allowed in file names"
+        ) from error
 
 
 def _encoded_windows(path: PureWindowsPath) -> str:
@@ -233,7 +235,7 @@ def _times(fragment: str | None, shown: str) -> tuple[float, float | None]:
         return 0.0, None
     found = _RANGE.fullmatch(fragment)
     if found is None or (found[1] is None and found[2] is None):
-        raise VideoUriError(f"{shown}: a time range in seconds is needed after '#', as t=10,20 or t=10 or t=,20")
+        raise VideoUriError(f"{shown}: expected a time range in seconds after '#', such as t=10,20 or t=10 or t=,20")
     start, end = float(found[1] or 0), None if found[2] is None else float(found[2])
     if not math.isfinite(start) or (end is not None and not (math.isfinite(end) and end > start)):
         raise VideoUriError(f"{shown}: the end of the time range must be above its start, and both finite")
@@ -244,10 +246,10 @@ def decoded_path(encoded: str, *, windows: bool, shown: str) -> str:
     """Return the path that the path of a file URI stands for. `shown` is the URI, in the VideoUriErrors it raises."""
     raw = unquote_to_bytes(encoded)
     if not raw or b"\0" in raw:
-        raise VideoUriError(f"{shown}: it names no file; an absolute path is needed, as video+file:///abs/a.mp4")
+        raise VideoUriError(f"{shown}: it has no file; expected an absolute path, such as video+file:///abs/a.mp4")
     if not windows:
         return os.fsdecode(raw)
     path = PureWindowsPath(raw.decode("utf-8", "surrogatepass").removeprefix("/"))
     if not re.fullmatch(r"[A-Za-z]:", path.drive) or not path.root:
-        raise VideoUriError(f"{shown}: it names no drive; an absolute path is needed, as video+file:///C:/a.mp4")
+        raise VideoUriError(f"{shown}: it has no drive; expected an absolute path, such as video+file:///C:/a.mp4")
     return str(path)

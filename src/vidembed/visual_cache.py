@@ -110,7 +110,7 @@ class VisualTokenCache:
                 save_file(kept, draft)
             self._prune()
         except OSError as error:
-            logger.warning("visual tokens are kept in memory only: %s", error)
+            logger.warning("visual tokens are not written to the disk: %s", error)
 
     def clear(self) -> None:
         """Forget everything, in memory and in the folder."""
@@ -139,7 +139,7 @@ class VisualTokenCache:
         except FileNotFoundError:
             return None
         except (SafetensorError, OSError) as error:
-            logger.warning("%s cannot be read and is made again: %s", file, error)
+            logger.warning("%s cannot be read and is written again: %s", file, error)
             file.unlink(missing_ok=True)
             return None
         return tensors

@@ -63,8 +63,8 @@ def answer_tokens(tokenizer: PreTrainedTokenizerBase, *, name: str) -> AnswerTok
         ids, lower = (tokenizer.encode(form, add_special_tokens=False) for form in (word, word.lower()))
         if len(ids) != 1:
             raise BackboneError(
-                f"{name}: {word!r} is {len(ids)} tokens for its tokenizer, and the reranker reads the answer off one "
-                "token. Use a model whose tokenizer has it as one."
+                f"{name}: {word!r} is {len(ids)} tokens for its tokenizer, and the reranker reads the answer from one "
+                f"token. Use a model whose tokenizer has it as one token."
             )
         return (*ids, *lower) if len(lower) == 1 else tuple(ids)
 
@@ -130,7 +130,7 @@ class Answers:
             if weight == 0:
                 continue
             if (prior := getattr(self, name)) is None:
-                raise ValueError(f"mode='prior_corrected' needs {name} at weight {weight}: ask with priors=True.")
+                raise ValueError(f"mode='prior_corrected' needs {name} at weight {weight}: pass priors=True.")
             corrected = corrected - weight * prior
         return corrected
 
@@ -148,7 +148,7 @@ def as_pair(index: int, pair: object) -> Pair:
     """Find out which side is the text; InputError, which names the pair, if it is not one text and one video."""
     if isinstance(pair, Mapping):
         if set(pair) != {"text", "video"}:
-            raise InputError(f"pairs[{index}] has keys {sorted(map(str, pair))}; allowed are 'text' and 'video', both.")
+            raise InputError(f"pairs[{index}] has keys {sorted(map(str, pair))}; expected the keys 'text' and 'video'.")
         text, video = pair["text"], pair["video"]
     elif isinstance(pair, (tuple, list)) and len(pair) == 2:
         try:
@@ -157,17 +157,17 @@ def as_pair(index: int, pair: object) -> Pair:
             raise InputError(f"pairs[{index}]: {error}") from error
         if kinds.count("text") != 1:
             raise InputError(
-                f"pairs[{index}] holds {kinds[0]} and {kinds[1]}; one text and one video are needed. Pass {{'text': "
-                "...}} for words that look like a file name."
+                f"pairs[{index}] holds {kinds[0]} and {kinds[1]}; expected one text and one video. Pass {{'text': "
+                "...}} for text that looks like a file name."
             )
         text, video = pair if kinds[0] == "text" else reversed(pair)
         if isinstance(video, Mapping) and set(video) == {"video"}:
             video = video["video"]
     else:
-        raise InputError(f"pairs[{index}] is no pair but {type(pair).__name__}; give (text, video) or (video, text).")
+        raise InputError(f"pairs[{index}] is a {type(pair).__name__}; expected (text, video) or (video, text).")
     words = text["text"] if isinstance(text, Mapping) else text
     if not isinstance(words, str) or not words.strip():
-        raise InputError(f"pairs[{index}]: the sentence is empty; there is nothing to ask of the video.")
+        raise InputError(f"pairs[{index}]: the text is empty; give some words.")
     return Pair(index, video, words)
 
 
@@ -199,7 +199,7 @@ class AskOptions:
 def check_indexed(name: str, items: object) -> None:
     """Raise TypeError for what has no positions, as a set, or numbers its items itself, as a Series does."""
     if not isinstance(items, (Sequence, np.ndarray)):
-        raise TypeError(f"{name}: got a {type(items).__name__}; a list is needed. Pass list({name}).")
+        raise TypeError(f"{name}: got a {type(items).__name__}; expected a list. Pass list({name}).")
 
 
 def pairs_of(inputs: Sequence[object], options: AskOptions) -> Iterator[Pair]:
@@ -296,7 +296,7 @@ class HeadReader:
         whole = rendered(self.processor, self.prompt, VIDEO_PART, {"type": "text", "text": text})
         _, found, after = whole.partition(mark)
         if not found or mark in after:
-            raise InputError(f"the sentence {text[:80]!r} holds the video placeholder {mark!r}.")
+            raise InputError(f"the text {text[:80]!r} contains the video placeholder {mark!r}.")
         return after
 
     def _ids(self, text: str) -> list[int]:

@@ -208,7 +208,7 @@ class TestFailures:
 
     def test_all_fail(self, backbone: Backbone, tmp_path: Path) -> None:
         rows = [CaptionedVideo(tmp_path / f"gone{index}.mp4", f"text {index}") for index in range(5)]
-        with pytest.raises(ValueError, match=r"all failed; the first: .*gone0\.mp4"):
+        with pytest.raises(ValueError, match=r"all failed; the first error: .*gone0\.mp4"):
             analyze_layers(backbone, rows, on_error="skip", **QUICK)
 
 
@@ -224,9 +224,9 @@ class TestFailures:
         ({"batch_size": 0}, "batch_size=0"),
         ({"dtype": "int3"}, "dtype='int3'"),
         ({"device": "nonsense"}, "device='nonsense'"),
-        ({"videos": "x"}, "videos='x': only paths in a file"),
+        ({"videos": "x"}, "videos='x': it is only for pairs in a file"),
         ({"pairs": [("a.mp4", "b")]}, r"pairs\[0\]: expected a vidembed.captions.CaptionedVideo, got tuple"),
-        ({"pairs": []}, "no text that is true"),
+        ({"pairs": []}, "no text matches"),
         ({"pairs": "gone.csv"}, r"gone\.csv: no such file"),
     ],
 )
@@ -279,13 +279,21 @@ class TestBuildAuto:
             (
                 {"layer": 2, "pairs": "gone.jsonl"},
                 ValueError,
-                r'layer=2: pairs, videos and captions are for layer="auto"',
+                r'layer=2: pairs, videos and captions need layer="auto"',
             ),
             ({"layer": 2, "videos": "clips"}, ValueError, "layer=2: pairs, videos"),
             ({"layer": 2, "captions": "c.jsonl"}, ValueError, "layer=2: pairs, videos and captions"),
             ({"layer": "auto", "captions": "gone.jsonl"}, AnnotationError, r"gone\.jsonl: cannot be read"),
-            ({"layer": "auto", "captions": "c", "pairs": "p"}, ValueError, "captions='c': give pairs or captions"),
-            ({"layer": "auto", "videos": ["a"], "pairs": "p.csv"}, ValueError, r"videos=\['a'\]: with pairs, the one"),
+            (
+                {"layer": "auto", "captions": "c", "pairs": "p"},
+                ValueError,
+                "captions='c': give either pairs or captions",
+            ),
+            (
+                {"layer": "auto", "videos": ["a"], "pairs": "p.csv"},
+                ValueError,
+                r"videos=\['a'\]: with pairs, expected one",
+            ),
             ({"layer": "auto", "videos": ["a"], "clips": 0}, ValueError, "clips=0"),
             ({"layer": "middle"}, BackboneError, r"layer='middle' is not a decoder block"),
         ],

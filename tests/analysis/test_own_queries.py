@@ -54,7 +54,7 @@ class TestDrawing:
         assert drawn != draw_videos(files, 10, seed=2)
 
     def test_misuse(self, tmp_path: Path) -> None:
-        with pytest.raises(ValueError, match=r"no video there; looked for .*\.mp4"):
+        with pytest.raises(ValueError, match=r"no video found; looked for .*\.mp4"):
             draw_videos(tmp_path, 3)
         with pytest.raises(ValueError, match="clips=0"):
             draw_videos(tmp_path, 0)

@@ -58,9 +58,9 @@ class TestJson:
         [
             ({"format_version": 2}, "format_version 2"),
             ({"kind": "other"}, "got kind 'other'"),
-            ({"prompts": None}, "no whole layer analysis"),
-            ({"sample": {}}, "no whole layer analysis"),
-            ({"more": 1}, "no whole layer analysis"),
+            ({"prompts": None}, "not a complete layer analysis"),
+            ({"sample": {}}, "not a complete layer analysis"),
+            ({"more": 1}, "not a complete layer analysis"),
         ],
     )
     def test_other_files(self, tmp_path: Path, change: dict[str, Any], message: str) -> None:

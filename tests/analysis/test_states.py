@@ -184,7 +184,7 @@ class TestOpening:
         zero_shot = with_prefix(encoder, "zero-shot").checkpoint_config
         assert zero_shot is not None
         assert zero_shot.prefix == ZERO_SHOT_PREFIX
-        with pytest.raises(ValueError, match=r"dtype='bfloat16': the backbone is loaded already"):
+        with pytest.raises(ValueError, match=r"dtype='bfloat16': the backbone is already loaded"):
             open_mllm(encoder.backbone, device=None, dtype="bfloat16", prefix=None)
 
     @pytest.mark.parametrize("layer", [3, -1])

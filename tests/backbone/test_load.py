@@ -34,7 +34,7 @@ def test_no_video_model(tmp_path: Path) -> None:
     )
     transformers.LlamaForCausalLM(config).save_pretrained(tmp_path)
     with pytest.raises(
-        UnsupportedBackboneError, match=r"model_type 'llama' is no video language model.*Allowed: .*qwen2_5_vl"
+        UnsupportedBackboneError, match=r"model_type 'llama' is not a video language model.*Allowed: .*qwen2_5_vl"
     ):
         load_backbone(tmp_path)
 

@@ -49,7 +49,7 @@ def options(quantize: str, **more: Any) -> ModelOptions:
         ({"model_kwargs": {"device_map": "auto"}}, ("'device_map'",)),
         ({"model_kwargs": {"quantization_config": {}}, "quantize": "int8"}, ("'quantization_config'", "quantize says")),
         ({"model_kwargs": {"trust_remote_code": True}}, ("trust_remote_code is refused",)),
-        ({"model_kwargs": ["a"]}, ("model_kwargs=['a']", "names with their values")),
+        ({"model_kwargs": ["a"]}, ("model_kwargs=['a']", "mapping of argument names")),
     ],
 )
 def test_rejects_what_cannot_be(fields: dict[str, Any], words: tuple[str, ...]) -> None:
@@ -188,7 +188,7 @@ def test_a_checkpoint_published_quantized(
     assert encoder.fingerprint == here.fingerprint
     assert np.array_equal(encoder.encode("a red square"), here.encode("a red square"))
     for quantize in QUANTIZED:
-        with pytest.raises(BackboneError, match="quantized already, by torchao"):
+        with pytest.raises(BackboneError, match="already quantized, by torchao"):
             load_encoder(str(tmp_path / "published"), layer=2, options=options(quantize))
 
 
@@ -200,7 +200,7 @@ class TestWhatAMachineCannotDo:
 
     @needs_torchao
     def test_another_device(self) -> None:
-        with pytest.raises(ValueError, match="on mps it was never tried"):
+        with pytest.raises(ValueError, match="on mps it is not tested"):
             ModelOptions(quantize="int8", device="mps").kwargs()
 
     @needs_torchao

@@ -221,7 +221,7 @@ class TestThinkingModels:
 def test_thought_whose_end_is_not_known() -> None:
     processor = tiny.processor("qwen3_vl")
     processor.chat_template = QWEN3_VL.replace("GENERATION", written("<|think|>"))
-    with pytest.raises(TemplateError, match=r"m: the generation prompt .* opens a thought by '<\|think\|>'"):
+    with pytest.raises(TemplateError, match=r"m: the generation prompt .* starts a thought with '<\|think\|>'"):
         eol_template(processor, name="m")
 
 

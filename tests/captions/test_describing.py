@@ -270,13 +270,13 @@ def test_a_text_that_may_not_fit_the_context_is_refused(model: VideoReranker, sc
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"kinds": []}, "at least one kind"),
+        ({"kinds": []}, "one or more different kinds"),
         ({"kinds": "dense"}, "a list"),
         ({"kinds": ["dense", "dense"]}, "each once"),
-        ({"kinds": ["match"], "prompts": {"match": "Say:"}}, "match has another meaning"),
-        ({"kinds": ["label"], "prompts": {"label": "Say:"}}, "label has another meaning"),
-        ({"kinds": ["tags"], "prompts": {"tags": " "}}, "no prompt for tags"),
-        ({"kinds": ["long"]}, "no prompt for long"),
+        ({"kinds": ["match"], "prompts": {"match": "Say:"}}, "match is reserved"),
+        ({"kinds": ["label"], "prompts": {"label": "Say:"}}, "label is reserved"),
+        ({"kinds": ["tags"], "prompts": {"tags": " "}}, "no prompt was given for tags"),
+        ({"kinds": ["long"]}, "no prompt was given for long"),
         ({"max_new_tokens": 0}, "max_new_tokens=0"),
         ({"batch_size": 0}, "batch_size=0"),
         ({"temperature": -1.0}, r"temperature=-1\.0"),

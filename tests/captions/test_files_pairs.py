@@ -117,7 +117,7 @@ class TestBadFiles:
     def test_no_rows(self, tmp_path: Path, content):
         for name, text in (("p.jsonl", content), ("p.csv", "dense,summary\n" + content)):
             (tmp_path / name).write_text(text)
-            with pytest.raises(AnnotationError, match="no pairs in it"):
+            with pytest.raises(AnnotationError, match="no pairs found"):
                 list(read_pairs(tmp_path / name))
 
     def test_misuse(self, tmp_path: Path):

@@ -110,7 +110,7 @@ class TestErrors:
             ([], "expected an object, got list"),
             ({"video": "a.mp4"}, r"none of 'caption', 'text' and 'sentence'; the columns are 'video'"),
             ({"caption": "x", "file": "a"}, r"no 'video'; the columns are 'caption, file'"),
-            ({**ROW, "caption": "y"}, "has 'caption' and 'text'; keep the one"),
+            ({**ROW, "caption": "y"}, "has 'caption' and 'text'; keep only the column"),
             ({**ROW, "captions": ["y"]}, "has 'text' and 'captions'"),
             ({"video": "a.mp4", "text": " \t"}, "text is empty"),
             ({"video": "", "text": "x"}, "video is empty"),
@@ -136,7 +136,7 @@ class TestErrors:
         [
             ("video,text\na.mp4,x\nb.mp4\n", 3, "1 cells under a header of 2"),
             ("video,text\na.mp4,a dog, running\n", 2, "3 cells under a header of 2.*double quotes"),
-            ("video,video,text\na.mp4,b.mp4,x\n", 1, "names a column twice"),
+            ("video,video,text\na.mp4,b.mp4,x\n", 1, "has a column twice"),
             ("video;text\na.mp4;x\n", 2, "no 'video'; the columns are 'video;text'"),
             ("video,captions\na.mp4,x\n", 2, "captions='x': expected a list"),
             ('video,text\na.mp4,"two\nlines"\nb.mp4,\n', 4, "text is empty"),

@@ -85,7 +85,7 @@ def test_marked_texts_are_left_out_unless_asked(caplog: pytest.LogCaptureFixture
 def test_another_kind_of_text() -> None:
     records = [CaptionRecord("a.mp4", A, {"dense": "a red square", "short": "Red."})]
     assert CaptionLookup(records, kind="short").of_video(A, 0, 4) == [(0, 4, "Red.")]
-    with pytest.raises(ValueError, match=r"kind='tags': there is no such text in captions; there are dense, short"):
+    with pytest.raises(ValueError, match=r"kind='tags': captions has no such text; it has dense, short"):
         CaptionLookup(records, kind="tags")
     assert CaptionLookup([], kind="tags").of_video(A, 0, 4) == []
 
@@ -149,9 +149,9 @@ def test_a_caption_is_one_line(text: str, line: str) -> None:
 def test_bad_input(tmp_path: Path) -> None:
     with pytest.raises(AnnotationError, match="cannot be read"):
         CaptionLookup(tmp_path / "none.jsonl")
-    with pytest.raises(TypeError, match="at position 1 is str; CaptionRecord is needed"):
+    with pytest.raises(TypeError, match="at position 1 is a str; expected a CaptionRecord"):
         CaptionLookup([record(A, "words"), "words"])  # type: ignore[list-item]
-    with pytest.raises(ValueError, match="at position 0, start_s=None, end_s=4; give both or none"):
+    with pytest.raises(ValueError, match="at position 0, start_s=None, end_s=4; give both times or neither"):
         CaptionLookup([CaptionRecord("a.mp4", A, {"dense": "words"}, end_s=4)])
     lookup = CaptionLookup([record(A, "words")])
     assert CaptionLookup.of(lookup) is lookup

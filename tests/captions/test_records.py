@@ -98,5 +98,5 @@ def test_marked_records_are_no_pairs_and_no_captioned_videos(tmp_path: Path, cap
 def test_a_file_of_marked_records_alone_holds_no_pairs(tmp_path: Path) -> None:
     file = tmp_path / "captions.jsonl"
     file.write_text(CaptionRecord("a.mp4", error="gone").to_json() + "\n")
-    with pytest.raises(AnnotationError, match="no pairs in it"):
+    with pytest.raises(AnnotationError, match="no pairs found"):
         list(read_pairs(file))

@@ -121,7 +121,7 @@ def test_a_killed_run_is_taken_up(
         report = write_captions(model, clips, out, **HOW)
     assert (counts(report), len(passes)) == ((CLIPS - 1, 1, 0, CLIPS), CLIPS - 1)
     assert out.read_bytes().split(b"\n")[0] == whole
-    assert f"its last line was cut short, and is removed: {len(torn)} bytes" in caplog.text
+    assert f"removed the last line, which was incomplete: {len(torn)} bytes" in caplog.text
     assert {record.video for record in records(out)} == {f"clips/{clip.name}" for clip in clips}
 
 
@@ -167,9 +167,11 @@ def test_records_of_other_settings_are_refused_or_removed(model: VideoReranker, 
     with counted(model) as passes:
         with pytest.raises(CaptionsMismatchError, match=r"other prompts, settings.*another file, or --overwrite"):
             write_captions(model, clips, out, max_new_tokens=50, **HOW)
-        with pytest.raises(CaptionsMismatchError, match=r"of the model 'vidembed/shapes-mllm', and 'mine' is asked"):
+        with pytest.raises(
+            CaptionsMismatchError, match=r"of the model 'vidembed/shapes-mllm', but this run uses 'mine'"
+        ):
             write_captions(model, clips, out, name="mine", max_new_tokens=50, **HOW)
-        with pytest.raises(CaptionsMismatchError, match="of the kinds dense, and short are asked now"):
+        with pytest.raises(CaptionsMismatchError, match="of the kinds dense, and short are requested now"):
             write_captions(model, clips, out, kinds=["short"], progress=False)
     assert (out.read_bytes(), passes) == (before, [])
     report = write_captions(model, clips[:1], out, max_new_tokens=50, overwrite=True, **HOW)
@@ -180,7 +182,7 @@ def test_records_of_other_settings_are_refused_or_removed(model: VideoReranker, 
 
 def test_captions_that_no_model_wrote_are_refused(model: VideoReranker, clips: list[Path], out: Path) -> None:
     out.write_text(json.dumps({"video": "clips/a.mp4", "caption": "my own words"}) + "\n")
-    with pytest.raises(CaptionsMismatchError, match="that no model wrote"):
+    with pytest.raises(CaptionsMismatchError, match="without a model"):
         write_captions(model, clips, out, **HOW)
 
 

@@ -73,7 +73,7 @@ def test_misuse(videos: Path, tmp_path: Path, change: dict[str, Any], message: s
 def test_no_video_and_a_folder_of_something_else(tmp_path: Path) -> None:
     (tmp_path / "notes").mkdir()
     result = vidembed("adapt", tmp_path / "notes", "--model", MODEL, "--out", tmp_path / "out")
-    assert (result.exit_code, "no video there" in result.stderr) == (2, True)
+    assert (result.exit_code, "no video found" in result.stderr) == (2, True)
     (tmp_path / "notes" / "mine.txt").write_text("x")
     (tmp_path / "a.mp4").write_bytes(b"")
     result = vidembed("adapt", tmp_path / "a.mp4", "--model", MODEL, "--out", tmp_path / "notes")

@@ -51,7 +51,7 @@ def test_a_folder_is_described_and_the_next_run_has_nothing_to_do(
         0,
         f"2 described (0 marked), 0 unchanged, 0 failed. {out} holds 2 records.\n",
     )
-    assert "knows only its own small world" in first.stderr
+    assert "knows only videos of moving coloured shapes" in first.stderr
     found = list(read_captions(out))
     assert [Path(record.video).name for record in found] == ["test-0000.mp4", "test-0001.mp4"]
     assert {record.model for record in found} == {"vidembed/shapes-rerank"}
@@ -106,7 +106,7 @@ def test_a_bad_file_is_reported_and_its_name_is_plain_text(
     assert r"bad \x1b[31m.mp4" in beside.stdout
     assert "1 failed" in beside.stdout
     alone = vidembed("caption", bad, *how)
-    assert (alone.exit_code, "Nothing could be described." in alone.stderr) == (1, True)
+    assert (alone.exit_code, "No video could be described." in alone.stderr) == (1, True)
     stopped = vidembed("caption", bad, *how, "--on-error", "raise")
     assert (stopped.exit_code, "\x1b" in stopped.output) == (1, False)
     assert "Error: " in stopped.stderr
@@ -132,21 +132,21 @@ def test_a_line_that_a_kill_cut_short_is_said(scenes: Path, tmp_path: Path, open
     out.write_text('{"video": "inner/test-00')
     result = vidembed("caption", scenes, "--out", out, "--kinds", "dense", "--no-agree")
     assert result.exit_code == 0
-    assert "its last line was cut short, and is removed: 24 bytes" in " ".join(result.stderr.split())
+    assert "removed the last line, which was incomplete: 24 bytes" in " ".join(result.stderr.split())
 
 
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        (["--kinds", "long"], "no prompt for long"),
-        (["--kinds", "dense,"], "no prompt for"),
+        (["--kinds", "long"], "no prompt was given for long"),
+        (["--kinds", "dense,"], "no prompt was given for"),
         (["--prompt", "dense"], "expected KIND=TEXT"),
         (["--prompt", "tags= "], "expected KIND=TEXT"),
         (["--prompt", "tags=Name it:", "--kinds", "dense"], "tags is not among --kinds dense"),
-        (["--prompt", "video=Name it:"], "video has another meaning"),
+        (["--prompt", "video=Name it:"], "video is reserved"),
         (["--temperature", "11"], "temperature=11.0"),
         (["--overlap", "1"], "without --segment"),
-        (["--segment", "2", "--scenes"], "one kind of cut"),
+        (["--segment", "2", "--scenes"], "give one of them"),
         (["--fps", "0"], "fps=0.0"),
         (["--model", "vidembed/no-such-model"], "no-such-model"),
         (["--model", "vidembed/shapes"], "which VideoReranker cannot open"),

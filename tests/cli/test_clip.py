@@ -65,7 +65,7 @@ def test_times(video: Path, tmp_path: Path) -> None:
     assert result.exit_code == 0, result.stderr
     assert result.stdout == f"{tmp_path / 'hit.mp4'}\n"
     assert f"Wrote {tmp_path / 'hit.mp4'}: 0:12.5-0:14.0 of {video}" in result.stderr
-    assert "It begins 0.200 s early, at a key frame" in result.stderr
+    assert "It begins 0.200 s earlier, at a key frame" in result.stderr
     assert numbers(tmp_path / "hit.mp4") == list(range(375, 420))
 
 
@@ -151,11 +151,11 @@ def test_a_hit_that_cannot_be_cut_does_not_stop_the_others(index: Path, clips: P
     result = vidembed(*arguments, "--top", "3", "--out", tmp_path / "hits")
     assert (result.exit_code, result.stdout) == (0, f"{tmp_path / 'hits' / '2-red.mp4'}\n")
     assert f"Not cut: {clips / 'film.mp4'}: no video container" in result.stderr
-    assert "Not cut: in: the hit 's3://bucket/a.mp4' is no file of this machine" in result.stderr
+    assert "Not cut: in: the hit 's3://bucket/a.mp4' is not a file on this machine" in result.stderr
     nothing = vidembed(*arguments, "--top", "1", "--out", tmp_path / "none")
     assert (nothing.exit_code, nothing.stdout) == (1, "")
     assert "Nothing was cut." in nothing.stderr
-    for hit, message in (("1", "no video container"), ("3", "is no file of this machine")):
+    for hit, message in (("1", "no video container"), ("3", "is not a file on this machine")):
         single = vidembed(*arguments, "--hit", hit, "--out", tmp_path / "one.mp4")
         assert (single.exit_code, single.stdout) == (2, "")
         assert message in single.stderr
@@ -191,17 +191,17 @@ def test_hostile_names(video: Path, tmp_path: Path, name: str) -> None:
             "out: h264 cannot be written to a .webm file here; use .mp4 or",
         ),
         (["{video}", "--from", "1", "--out", "{dir}/no/a.mp4"], "a folder that does not exist"),
-        (["{video}", "--from", "1", "--hit", "2", "--out", "{new}"], "--hit: it is for a search"),
-        (["{video}", "--from", "1", "--top", "2", "--out", "{new}"], "--top: it is for a search"),
+        (["{video}", "--from", "1", "--hit", "2", "--out", "{new}"], "--hit: it needs a search"),
+        (["{video}", "--from", "1", "--top", "2", "--out", "{new}"], "--top: it needs a search"),
         (["{dir}/gone.mp4", "--from", "1", "--out", "{new}"], "no such file"),
-        (["video+file://{video}#t=1,2", "--from", "1", "--out", "{new}"], "has times; give them once"),
+        (["video+file://{video}#t=1,2", "--from", "1", "--out", "{new}"], "has times already; give them once"),
         (["video+file://{video}#t=2,1", "--out", "{new}"], "the end of the time range"),
         (["video+https://example.org/a.mp4#t=1,2", "--out", "{new}"], "scheme 'https' is not allowed"),
-        (["red", "--in", "{ix}", "--from", "1", "--out", "{new}"], "from, to: they are for a video"),
+        (["red", "--in", "{ix}", "--from", "1", "--out", "{new}"], "from, to: a hit has its own times"),
         (["red", "--in", "{ix}", "--hit", "1", "--top", "1", "--out", "{new}"], "together with --top"),
         (["red", "--in", "{ix}", "--hit", "0", "--out", "{new}"], "--hit"),
         (["red", "--in", "{ix}", "--hit", "99", "--out", "{new}"], "hit: got 99; the search has"),
-        (["red", "--in", "{ix}", "--top", "2", "--out", "{video}"], "is a file; with --top, name a folder"),
+        (["red", "--in", "{ix}", "--top", "2", "--out", "{video}"], "is a file; with --top, give a folder"),
         (["red", "--in", "{dir}", "--out", "{new}"], "no vidembed index in"),
         (["", "--in", "{ix}", "--out", "{new}"], "query: got ''"),
     ],

@@ -99,7 +99,7 @@ def test_a_broken_video_stops_or_counts(custom: Path) -> None:
     assert "--on-error count" in done.stderr
     done = vidembed("evaluate", *SHAPES, *arguments, "--on-error", "count")
     assert done.exit_code == 0
-    assert "1 videos could not be read and count against the model" in done.stderr
+    assert "1 videos could not be read and count as not found" in done.stderr
     assert "1.mp4" in done.stderr
 
 
@@ -186,18 +186,18 @@ def test_published_files_are_read_by_name(run: tuple[Path, Any], tmp_path: Path)
     [
         (("--benchmark", "squares"), "benchmark: got 'squares'; expected one of msrvtt"),
         (("--benchmark", "msrvtt"), "annotations: msrvtt needs --annotations"),
-        (("--benchmark", "shapes", "--annotations", "a.csv"), "annotations: shapes draws its own videos"),
+        (("--benchmark", "shapes", "--annotations", "a.csv"), "annotations: shapes generates its own videos"),
         (("--benchmark", "shapes", "--clips", "2"), "clips=2: expected from 4"),
         (("--benchmark", "custom", "--clips", "9"), "clips: custom has its own videos"),
-        (("--benchmark", "custom", "--validation-videos", "x"), "validation: give --validation FILE"),
-        (("--benchmark", "shapes", "--score", "yes"), "score: it is for --rerank K"),
-        (("--benchmark", "shapes", "--rerank-temperature", "1"), "rerank-temperature: it is for --rerank K"),
+        (("--benchmark", "custom", "--validation-videos", "x"), "need --validation FILE"),
+        (("--benchmark", "shapes", "--score", "yes"), "score: it needs --rerank K"),
+        (("--benchmark", "shapes", "--rerank-temperature", "1"), "rerank-temperature: it needs --rerank K"),
         (("--benchmark", "shapes", "--rerank", "2", "--score", "maybe"), "mode='maybe' is not known"),
         (("--benchmark", "shapes", "--rerank", "0"), "rerank"),
         (("--benchmark", "shapes", "--temperature", "warm"), "temperature: got 'warm'"),
         (("--benchmark", "shapes", "--temperature", "1,2,3"), "temperature: got '1,2,3'"),
         (("--benchmark", "shapes", "--temperature", "-1"), "temperature t2v=-1.0"),
-        (("--benchmark", "shapes", "--out", __file__), "is a file; name a folder"),
+        (("--benchmark", "shapes", "--out", __file__), "is a file; give a folder"),
         ((), "--benchmark"),
     ],
 )

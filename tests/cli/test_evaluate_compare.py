@@ -77,9 +77,9 @@ def test_a_model_without_video_is_refused_before_anything_is_run(tmp_path: Path)
         (("a",), "got 1 of models; give at least 2"),
         (("a", "--results"), "got 1 of runs; give at least 2"),
         (("a", "b"), "give --benchmark, or --results"),
-        (("a", "b", "--results", "--benchmark", "shapes"), "finished runs have theirs"),
+        (("a", "b", "--results", "--benchmark", "shapes"), "it cannot be used with --results"),
         (("a", "b@x", "--benchmark", "shapes"), "expected NAME or NAME@LAYER"),
-        (("nowhere/a", "nowhere/b", "--results"), "no result of `vidembed evaluate`"),
+        (("nowhere/a", "nowhere/b", "--results"), "not a result of `vidembed evaluate`"),
     ],
 )
 def test_misuse(arguments: tuple[str, ...], message: str) -> None:

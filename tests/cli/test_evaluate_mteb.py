@@ -56,7 +56,7 @@ def test_offline(tmp_path: Path) -> None:
     result = vidembed("mteb", "--model", MODEL, "--tasks", "NowhereT2V", "--out", tmp_path / "out", "--device", "cpu")
     assert result.exit_code == 1
     assert "Error: NowhereT2V: its data, vidembed/no-such-dataset, could not be loaded" in result.stderr
-    assert "fetch them once with the network" in result.stderr
+    assert "run once with network access" in result.stderr
     assert not list((tmp_path / "out").rglob("*.json"))
 
 
@@ -67,7 +67,7 @@ def test_offline(tmp_path: Path) -> None:
         (["--model", MODEL, "--tasks", " ,"], "give --tasks NAME,NAME or --benchmark NAME"),
         (["--model", MODEL, "--tasks", "NoSuchTask"], "'NoSuchTask' not found"),
         (["--model", MODEL, "--tasks", "SciFact", "--device", "abacus"], "abacus"),
-        (["--model", MODEL, "--tasks", "SciFact", "--out", __file__], "is a file; name a folder"),
+        (["--model", MODEL, "--tasks", "SciFact", "--out", __file__], "is a file; give a folder"),
     ],
 )
 def test_misuse(arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -65,7 +65,7 @@ def test_nothing_could_be_indexed(tmp_path: Path, loaded: Loaded) -> None:
     (tmp_path / "bad.mp4").write_bytes(b"no video")
     result = vidembed("index", tmp_path / "bad.mp4", "--to", tmp_path / "ix", "--model", "fake")
     assert (result.exit_code, (tmp_path / "ix").exists()) == (1, False)
-    assert "Nothing could be indexed" in result.stderr
+    assert "No video could be indexed" in result.stderr
 
 
 def test_a_bad_file_beside_unchanged_ones_is_no_failure(clips: Path, tmp_path: Path, loaded: Loaded) -> None:
@@ -90,11 +90,11 @@ def test_segments_and_sampling_are_remembered(clips: Path, tmp_path: Path, loade
 def test_a_bad_file_goes_into_quarantine_and_is_tried_on_demand(clips: Path, tmp_path: Path, loaded: Loaded) -> None:
     (clips / "bad.mp4").write_bytes(b"no video")
     first = vidembed("index", clips, "--to", tmp_path / "ix", "--model", "fake")
-    assert "1 of the skipped files went into quarantine; `--retry`" in first.stderr
+    assert "1 of the skipped files were put into quarantine; `--retry`" in first.stderr
     assert json.loads(vidembed("info", tmp_path / "ix", "--json").stdout)["quarantined"] == 1
     again = vidembed("index", clips, "--to", tmp_path / "ix")
     assert ("in quarantine since" in again.stdout, "quarantine" in again.stderr) == (True, False)
-    assert "went into quarantine" in vidembed("index", clips, "--to", tmp_path / "ix", "--retry").stderr
+    assert "put into quarantine" in vidembed("index", clips, "--to", tmp_path / "ix", "--retry").stderr
 
 
 def test_a_moved_file_is_reported(clips: Path, tmp_path: Path, loaded: Loaded) -> None:
@@ -132,7 +132,7 @@ def test_a_folder_that_vanished_has_an_exit_code_of_its_own(clips: Path, tmp_pat
     result = vidembed("index", clips, tmp_path / "drive.mp4", "--to", tmp_path / "ix", "--prune")
     assert result.exit_code == 3
     assert "PathVanished" in result.stdout
-    assert "nothing of it was removed" in result.stderr
+    assert "They were not removed from the index" in result.stderr
     assert len(rows(tmp_path / "ix")) == 5
 
 
@@ -160,7 +160,7 @@ def test_the_small_model_comes_with_a_warning(clips: Path, tmp_path: Path, loade
         (["{clips}"], "--to"),
         (["{clips}/nowhere", "--to", "{new}"], "nowhere' does not exist"),
         (["{empty}", "--to", "{new}"], "no video in"),
-        (["{clips}", "--to", "{clips}"], "holds other things"),
+        (["{clips}", "--to", "{clips}"], "is not an index and not empty"),
         (["{clips}", "--to", "{clips}/red.mp4"], "is a file"),
         (["{clips}", "--to", "{new}", "--segment", "0"], "segment: got 0.0"),
         (["{clips}", "--to", "{new}", "--segment", "nan"], "segment: got nan"),

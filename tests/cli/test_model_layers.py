@@ -149,7 +149,7 @@ class TestCaptions:
     def test_misuse(self, drawn: Path, tmp_path: Path) -> None:
         file = captions(drawn, tmp_path / "c.jsonl")
         for arguments, message in [
-            ([], "give --pairs FILE or --captions FILE"),
+            ([], "give either --pairs FILE or --captions FILE"),
             (["--captions", file, "--pairs", drawn / "pairs.csv"], "one of them"),
             (["--captions", file, "--videos", drawn], "relative to its folder"),
             (["--captions", drawn / "pairs.csv"], "captions are read from .jsonl"),

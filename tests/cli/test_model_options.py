@@ -81,10 +81,10 @@ def test_quantize_is_of_the_vectors_where_there_are_some(
         (("--device", "cpu", "--device-map", "auto"), "give one"),
         (("--quantize-model", "int4", "--dtype", "float16"), "computes in bfloat16"),
         (("--model-kwargs", "{"), "model-kwargs: "),
-        (("--model-kwargs", "[1]"), "names with their values"),
+        (("--model-kwargs", "[1]"), "mapping of argument names"),
         (("--model-kwargs", '{"dtype": "auto"}'), "give it there"),
         (("--model-kwargs", '{"trust_remote_code": true}'), "refused"),
-        (("--quantize-model", "int4", "--device", "meta"), "on meta it was never tried"),
+        (("--quantize-model", "int4", "--device", "meta"), "on meta it is not tested"),
     ],
 )
 def test_misuse_writes_nothing(clips: Path, tmp_path: Path, given: tuple[str, ...], words: str) -> None:

@@ -43,7 +43,7 @@ def is_plain(text: str) -> bool:
 
 @pytest.mark.parametrize("kind", HOSTILE)
 def test_a_line_is_one_line(capsys: pytest.CaptureFixture[str], kind: str) -> None:
-    console.say(f"Not looked at: {HOSTILE[kind]}")
+    console.say(f"Not reranked: {HOSTILE[kind]}")
     out, err = capsys.readouterr()
     assert out == ""
     assert err.count("\n") == 1

@@ -58,23 +58,19 @@ def test_a_new_index_gets_captions_in_one_run(clips: Path, tmp_path: Path, loade
 
 
 @pytest.mark.parametrize(
-    ("by", "first", "said"),
+    ("by", "column", "message"),
     [
-        ("caption", "red.mp4", "Ordered by the cosine of query and caption."),
-        ("text", "red.mp4", "Ordered by BM25 of the captions' words."),
-        (
-            "hybrid",
-            "red.mp4",
-            "by reciprocal rank fusion: no weights were fitted (`vidembed calibrate INDEX --hybrid`).",
-        ),
+        ("caption", "caption cosine", "Ordered by the cosine of query and caption."),
+        ("text", "BM25", "Ordered by BM25 of the query's words in the caption."),
+        ("hybrid", "RRF", "`vidembed calibrate INDEX --hybrid` fits weights."),
     ],
 )
-def test_what_orders_the_hits_is_said(index: Path, by: str, first: str, said: str) -> None:
+def test_names_the_score_that_orders_the_hits(index: Path, by: str, column: str, message: str) -> None:
     result = vidembed("search", "red", "--in", index, "--by", by, "-k", "1")
     assert result.exit_code == 0, result.stderr
-    assert first in result.stdout
-    assert f"{by} score" in result.stdout
-    assert said in result.stderr
+    assert "red.mp4" in result.stdout
+    assert {column, "cosine"} <= {name.strip() for name in result.stdout.split("\n")[1].split("┃")}
+    assert message in result.stderr
     assert "no caption" not in result.stderr
 
 
@@ -82,10 +78,10 @@ def test_segments_without_a_caption_are_said(bare: Path, clips: Path, tmp_path: 
     some = write(tmp_path / "some.jsonl", clips, {"red": "red"})
     assert vidembed("index", clips, "--to", bare, "--captions", some).exit_code == 0
     result = vidembed("search", "red", "--in", bare, "--by", "hybrid")
-    assert "3 of 4 segments have no caption, and are ranked by the video alone." in result.stderr
+    assert "3 of 4 segments have no caption. They are ranked by cosine alone." in result.stderr
     assert "green.mp4" in result.stdout
     result = vidembed("search", "red", "--in", bare, "--by", "text")
-    assert "3 of 4 segments have no caption, and are no hits." in result.stderr
+    assert "3 of 4 segments have no caption. They cannot be hits." in result.stderr
     assert "green.mp4" not in result.stdout
 
 
@@ -147,14 +143,14 @@ def test_captions_that_fit_nothing(bare: Path, clips: Path, tmp_path: Path) -> N
     ):
         result = vidembed("index", clips, "--to", bare, "--captions", file)
         assert result.exit_code == 1
-        assert "Captions: 4 of other bytes or times. 0 of 4 segments have one." in result.stdout
+        assert "Captions: 4 of other files or times. 0 of 4 segments have one." in result.stdout
         assert "No caption of" in result.stderr
 
 
 def test_marked_captions(bare: Path, clips: Path, tmp_path: Path) -> None:
     marked = write(tmp_path / "marked.jsonl", clips, {"red": "red"}, problems={"dense": "the head denies it"})
     result = vidembed("index", clips, "--to", bare, "--captions", marked)
-    assert (result.exit_code, "1 left out as marked" in result.stdout) == (1, True)
+    assert (result.exit_code, "1 left out because marked" in result.stdout) == (1, True)
     result = vidembed("index", clips, "--to", bare, "--captions", marked, "--marked-captions")
     assert (result.exit_code, "Captions: 1 added" in result.stdout) == (0, True)
 
@@ -162,8 +158,8 @@ def test_marked_captions(bare: Path, clips: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--replace-captions"], "replace-captions: it is for --captions FILE"),
-        (["--marked-captions"], "marked-captions: it is for --captions FILE"),
+        (["--replace-captions"], "replace-captions: it needs --captions FILE"),
+        (["--marked-captions"], "marked-captions: it needs --captions FILE"),
         (["--captions", "{folder}/none.jsonl"], "cannot be read"),
         (["--captions", "{folder}/bad.jsonl"], "bad.jsonl, line 1: not JSON"),
         (["--captions", "{folder}/a.csv"], "captions are read from .jsonl"),
@@ -196,6 +192,7 @@ def test_weights_are_fitted_and_said(index: Path, clips: Path, tmp_path: Path) -
     assert (report["queries"], report["pairs"], report["matches"]) == (3, 12, 3)
     result = vidembed("search", "red", "--in", index, "--by", "hybrid", "-k", "1")
     assert "with fitted weights." in result.stderr
+    assert "log-odds" in result.stdout
     assert "red.mp4" in result.stdout
     assert "fitted" in vidembed("info", index).stdout
     info = json.loads(vidembed("info", index, "--json").stdout)["search"]["captions"]
@@ -208,7 +205,7 @@ def test_weights_are_fitted_and_said(index: Path, clips: Path, tmp_path: Path) -
 def test_misuse_of_calibrate(index: Path, captions: Path, option: tuple[str, str]) -> None:
     result = vidembed("calibrate", index, "--hybrid", "--pairs", captions, *option)
     assert result.exit_code == 2
-    assert f"{option[0][2:]}: it is of a reranker" in result.stderr
+    assert f"{option[0][2:]}: it is an option for rerankers" in result.stderr
 
 
 def test_a_reranker_is_calibrated_into_a_file(captions: Path) -> None:

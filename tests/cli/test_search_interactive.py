@@ -75,9 +75,9 @@ def test_a_line_that_cannot_be_searched_is_said_and_the_next_is_searched(index: 
     assert line["query"] == "red"
     said = result.stderr.splitlines()
     assert len(said) == 4
-    assert "query: got 10001 characters; at most 10000 are taken" in said[0]
+    assert "query: got 10001 characters; at most 10000 are allowed" in said[0]
     assert "can't decode byte 0xff" in said[1]
-    assert all("at most 10000 are taken" in each for each in said[2:])
+    assert all("at most 10000 are allowed" in each for each in said[2:])
 
 
 def test_each_search_sees_the_last_commit(index: Path, clips: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,7 +114,7 @@ def test_the_reranker_is_loaded_once_and_asked_about_each(index: Path, monkeypat
     lines = [json.loads(line) for line in result.stdout.splitlines()]
     assert (len(heads), asked) == (1, ["red", "green"])
     assert [[hit["probability"] for hit in line["hits"]] for line in lines] == [[0.2, 0.1]] * 2
-    lost = [line for line in result.stderr.splitlines() if line.startswith("Not looked at")]
+    lost = [line for line in result.stderr.splitlines() if line.startswith("Not reranked")]
     assert ["red.mp4" in lost[0], "green.mp4" in lost[1]] == [True, True]
 
 
@@ -150,7 +150,7 @@ def test_what_every_query_would_meet_ends_it(index: Path) -> None:
         (["-k", "0"], "k: got 0"),
         (["-k", "0", "--rerank", "2"], "k: got 0"),
         (["--where", "genre=x"], "no column 'genre'"),
-        (["--timeout", "3"], "timeout: it is for --server URL"),
+        (["--timeout", "3"], "timeout: it needs --server URL"),
     ],
 )
 def test_misuse_is_found_before_a_line_is_read(

@@ -109,7 +109,7 @@ def test_reports_an_exact_search_in_place_of_the_compact_one(capsys: pytest.Capt
 
     hit = Hit("file:///a.mp4", 0, 1, 0.5)
     explain(Hits([hit], Method("exact", 5, merge="videos")), compact="int8")
-    assert "Every vector was compared: int8 vectors gave too few hits" in capsys.readouterr().err
+    assert "Every vector was compared, because the int8 index gave too few hits" in capsys.readouterr().err
     explain(Hits([hit], Method("ann", 5, 1.0, 10, 5)), compact="int8")
     assert "Every vector" not in capsys.readouterr().err
 
@@ -120,8 +120,8 @@ def test_reports_an_exact_search_in_place_of_the_compact_one(capsys: pytest.Capt
         (["--merge", "scenes"], "'scenes' is not one of"),
         (["--around", "-1"], "around: got -1"),
         (["--around", "nan"], "around: got nan"),
-        (["--rerank-around", "--rerank", "2"], "rerank-around: it is for --around SECONDS"),
-        (["--rerank-around", "--around", "1"], "rerank-around: it is for --rerank K"),
+        (["--rerank-around", "--rerank", "2"], "rerank-around: it needs --around SECONDS"),
+        (["--rerank-around", "--around", "1"], "rerank-around: it needs --rerank K"),
     ],
 )
 def test_misuse(index: Path, tmp_path: Path, arguments: list[str], message: str) -> None:

@@ -68,12 +68,13 @@ def test_a_hit_that_is_gone_is_named_and_comes_last(written: list[tuple[Path, Cl
     hits = json.loads(result.stdout)
     assert [("probability" in hit) for hit in hits] == [True, True, False]
     assert hits[2]["uri"] == gone.resolve().as_uri()
-    assert f"Not looked at, since the video is gone or cannot be read: {gone.resolve()}." in result.stderr
+    assert f"Not reranked, because the video is missing or cannot be read: {gone.resolve()}." in result.stderr
 
 
 def test_table_shows_probabilities(index: Path) -> None:
     result = vidembed("search", "a red square", "--in", index, "-k", 2, "--rerank", 2, "--device", "cpu")
-    assert "match" in result.stdout
+    assert "P(match)" in result.stdout
+    assert "cosine" in result.stdout
     assert result.stdout.count("%") == 2
 
 
@@ -115,8 +116,8 @@ def test_calibrate_with_labels_to_a_folder(written: list[tuple[Path, ClipRecord]
     ("arguments", "message"),
     [
         (["--rerank", "0"], "greater than or equal to 1"),
-        (["--score", "yes"], "score: it is for --rerank K"),
-        (["--reranker", "m"], "reranker: it is for --rerank K"),
+        (["--score", "yes"], "score: it needs --rerank K"),
+        (["--reranker", "m"], "reranker: it needs --rerank K"),
         (["--rerank", "2", "--score", "maybe"], "mode='maybe' is not known"),
         (["--rerank", "2", "--reranker", "nowhere/at-all"], "reranker: 'nowhere/at-all' cannot be loaded"),
         (["--rerank", "2", "--calibration", "gone.json"], "gone.json"),

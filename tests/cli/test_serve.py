@@ -59,7 +59,7 @@ def test_by_default_it_listens_on_loopback_and_answers_to_no_other_name(
 
 def test_warns_on_an_address_that_others_reach(index: Path, started: list[SimpleNamespace]) -> None:
     message = vidembed("serve", "--in", index, "--port", 0, "--host", "0.0.0.0").stderr
-    assert "Anyone who reaches this address" in message
+    assert "Anyone who can reach this address" in message
     assert TestClient(started[0].app, base_url="http://any.example").get("/health").status_code == 200
     message = vidembed("serve", "--in", index, "--port", 0, "--host", "0.0.0.0", "--api-key", "k").stderr
     assert "Anyone" not in message

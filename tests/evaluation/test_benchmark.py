@@ -53,7 +53,7 @@ class TestMissing:
         assert "2 of 3 videos have no file and are left out with their 2 texts" in got.notes[1]
 
     def test_nothing_at_all_is_an_error(self, tmp_path: Path) -> None:
-        with pytest.raises(AnnotationError, match=r"3 of 3 videos.*found by their name"):
+        with pytest.raises(AnnotationError, match=r"3 of 3 videos.*must have the id as its name"):
             small("msrvtt", msrvtt(tmp_path), touch(tmp_path / "v", "other.mp4"), allow_missing=True)
 
     def test_many_are_counted(self, tmp_path: Path) -> None:

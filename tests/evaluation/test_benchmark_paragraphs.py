@@ -119,7 +119,7 @@ class TestActivityNet:
             ('{"v_a": {"sentences": []}}', r"'v_a': sentences=\[\]: expected a list of at least one"),
             ('{"v_a": {"sentences": "a"}}', "'v_a': sentences='a': expected a list"),
             ('{"v_a": {"sentences": [3]}}', r"'v_a': sentences\[0\]=3: expected a string"),
-            ('{"v_a": {"sentences": ["a"]}, "v_a": {"sentences": ["b"]}}', "'v_a' is there twice, as entry 1 and 2"),
+            ('{"v_a": {"sentences": ["a"]}, "v_a": {"sentences": ["b"]}}', "'v_a' is there twice, as entries 1 and 2"),
             ('{"../a": {"sentences": ["a"]}}', "entry 1: .*not a name"),
         ],
     )

@@ -87,7 +87,7 @@ class TestRanks:
             ([[1.0, np.nan]], [0], "not finite"),
             ([1.0, 2.0], [0], r"shape \(Q, N\)"),
             ([[1.0, 2.0]], [2], r"positives\[0\]=2.*0 to 1"),
-            ([[1.0, 2.0]], [[False, False]], "no column is right"),
+            ([[1.0, 2.0]], [[False, False]], "it has no matching column"),
             ([[1.0, 2.0]], [0.5], "integers"),
         ],
     )
@@ -174,7 +174,7 @@ class TestSeveralPositives:
         for figure in (average_precision, ndcg_at):
             with pytest.raises(ValueError, match="not finite"):
                 figure([[1.0, np.nan]], np.array([0]))
-            with pytest.raises(ValueError, match="no column is right"):
+            with pytest.raises(ValueError, match="it has no matching column"):
                 figure([[1.0, 2.0]], np.array([[False, False]]))
         for k in (0, 1.5, True):
             with pytest.raises(ValueError, match="k="):

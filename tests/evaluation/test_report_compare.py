@@ -71,11 +71,11 @@ def test_like_with_like_only() -> None:
         compare([made_up(name="one"), made_up(name="two", videos=20)])
     other = made_up(name="two")
     other = changed(other, benchmark=dataclasses.replace(other.benchmark, digest="x"))
-    with pytest.raises(ValueError, match="others of the same number"):
+    with pytest.raises(ValueError, match="other data of the same size"):
         compare([made_up(), other])
 
 
 def test_ranks_that_are_not_there() -> None:
     without = changed(made_up(), ranks={})
-    with pytest.raises(ValueError, match="holds no ranks of raw, t2v"):
+    with pytest.raises(ValueError, match="has no ranks of raw, t2v"):
         compare([made_up(), without])

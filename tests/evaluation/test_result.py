@@ -38,11 +38,11 @@ def test_no_nan_is_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", "no result of"),
+        ("", "not a result of"),
         ("[]", "expected a JSON object, got list"),
         ("{}", "expected kind"),
         (json.dumps({"kind": "vidembed_evaluation", "schema_version": 2}), "of 2"),
-        (json.dumps({"kind": "vidembed_evaluation", "schema_version": 1}), "no whole evaluation"),
+        (json.dumps({"kind": "vidembed_evaluation", "schema_version": 1}), "not a complete evaluation"),
     ],
 )
 def test_files_that_are_no_result(saved: Path, text: str, said: str) -> None:
@@ -57,14 +57,14 @@ def test_ranks_that_are_missing_or_pickled(saved: Path) -> None:
             return (Path.touch, (Path(saved / "ran"),))  # type: ignore[return-value]
 
     (saved / "ranks.npz").write_bytes(pickle.dumps(Evil()))
-    with pytest.raises(ValueError, match="no whole result"):
+    with pytest.raises(ValueError, match="not a complete result"):
         EvaluationResult.load(saved)
     np.savez(saved / "ranks.npz", a=np.array([Evil()], dtype=object))
-    with pytest.raises(ValueError, match="no whole result"):
+    with pytest.raises(ValueError, match="not a complete result"):
         EvaluationResult.load(saved)
     assert not (saved / "ran").exists()
     (saved / "ranks.npz").unlink()
-    with pytest.raises(ValueError, match="no whole result"):
+    with pytest.raises(ValueError, match="not a complete result"):
         EvaluationResult.load(saved)
 
 
@@ -72,7 +72,7 @@ def test_ranks_that_unpack_to_too_much(saved: Path, monkeypatch: pytest.MonkeyPa
     np.savez_compressed(saved / "ranks.npz", a=np.zeros(100_000, np.int64))
     monkeypatch.setattr(result, "MAX_RANKS_BYTES", 100_000)
     assert (saved / "ranks.npz").stat().st_size < 100_000
-    with pytest.raises(ValueError, match=r"no whole result.* bytes, more than 100000"):
+    with pytest.raises(ValueError, match=r"not a complete result.* bytes, more than 100000"):
         EvaluationResult.load(saved)
 
 
@@ -81,7 +81,7 @@ def test_ranks_that_claim_to_be_larger_than_any_memory(saved: Path) -> None:
     np.lib.format.write_array_header_1_0(header, {"descr": "<i8", "fortran_order": False, "shape": (10**15,)})
     with zipfile.ZipFile(saved / "ranks.npz", "w") as packed:
         packed.writestr("a.npy", header.getvalue())
-    with pytest.raises(ValueError, match=r"no whole result.* allocate"):
+    with pytest.raises(ValueError, match=r"not a complete result.* allocate"):
         EvaluationResult.load(saved)
 
 

@@ -310,7 +310,7 @@ def test_a_broken_video_counts_against(
 
 def test_no_video_can_be_read(shapes_encoder: VideoEncoder, tmp_path: Path) -> None:
     (tmp_path / "a.mp4").write_bytes(b"nothing")
-    with pytest.raises(ValueError, match="none of 1 can be read"):
+    with pytest.raises(ValueError, match="none of the 1 videos can be read"):
         evaluate(plain_benchmark([tmp_path / "a.mp4"], ["a"], [(0,)]), shapes_encoder, on_error="count")
 
 
@@ -367,7 +367,7 @@ def test_a_validation_set_that_shares_a_video_is_refused(
 @pytest.mark.parametrize(
     ("how", "said"),
     [
-        ({"k": 5}, "k=5: give it together with reranker"),
+        ({"k": 5}, "k=5: it needs reranker"),
         ({"batch_size": 0}, "batch_size=0"),
         ({"on_error": "skip"}, "on_error='skip' is not known"),
     ],
@@ -386,7 +386,7 @@ def test_a_reranker_needs_a_whole_k(
 
 
 def test_a_model_without_video(shapes_world: World) -> None:
-    with pytest.raises(ValueError, match="takes unknown inputs and no video"):
+    with pytest.raises(ValueError, match="takes unknown inputs but not video"):
         evaluate(shapes_world[0], object())
 
 

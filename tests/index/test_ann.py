@@ -256,7 +256,7 @@ def test_another_threshold_that_asks_for_the_same_index_builds_nothing(built: Vi
 def test_a_run_cut_off_after_it_noted_its_threshold_leaves_searches_right(built: VideoIndex) -> None:
     write_record(built.folder / "derived" / "exact-up-to.json", {"exact_up_to": ROWS})
     assert how(built) == "exact"
-    assert ann.facts(built)["why_not"] == "there are few enough rows for an exact search"  # type: ignore[index]
+    assert ann.facts(built)["why_not"] == "the index is small enough for an exact search"  # type: ignore[index]
 
 
 @pytest.mark.parametrize("content", ["", "{}", '{"format_version": 1, "exact_up_to": true}', "[1]"])

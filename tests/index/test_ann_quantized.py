@@ -104,7 +104,7 @@ def test_it_is_refused_where_its_recall_is_not_known(index: VideoIndex, tmp_path
 @pytest.mark.parametrize("name", ["int4", "float32", "int8-0", "int8-x", "../int8", ""])
 def test_rejects_unknown_names(index: VideoIndex, name: str) -> None:
     for ask in (lambda: ann.refresh(index, quantize=name), lambda: nearest(index, queries(1)[0], k=5, copy=name)):
-        with pytest.raises(ValueError, match=r"compact: got .* int8 \(a byte a dimension\) or binary"):
+        with pytest.raises(ValueError, match=r"compact: got .* int8 \(one byte per dimension\) and binary"):
             ask()
 
 

@@ -273,8 +273,8 @@ def test_words_of_any_script(tmp_path: Path) -> None:
     ("options", "message"),
     [
         ({"by": "colour"}, "by: got 'colour'; one of video, caption, text, hybrid"),
-        ({"by": "hybrid", "bank": True}, "bank: it is of the vectors of videos"),
-        ({"by": "text", "copy": "int8"}, "compact: it is of the vectors of videos"),
+        ({"by": "hybrid", "bank": True}, "bank: it works on vectors of videos only"),
+        ({"by": "text", "copy": "int8"}, "compact: it works on vectors of videos only"),
     ],
 )
 def test_misuse(index: VideoIndex, options: dict[str, Any], message: str) -> None:
@@ -523,7 +523,7 @@ def test_weights_of_other_captions_are_refused(labelled: tuple[VideoIndex, list[
     fit_hybrid(index.folder, Words(), rows)
     whole = [record(content_of(row.video), 0, "w1", start_s=None, end_s=None, fingerprint="q" * 64) for row in rows]
     add(index, whole, replace=True)
-    with pytest.raises(IndexMismatchError, match=r"fitted on other captions.*vidembed calibrate INDEX --hybrid"):
+    with pytest.raises(IndexMismatchError, match=r"fitted before the captions.*vidembed calibrate INDEX --hybrid"):
         search(index, Words(), "w1", by="hybrid")
     assert "other captions" in facts(index)["captions"]["fusion"]
     index.derived(hybrid.FILE).write_text("{}", encoding="utf-8")
@@ -536,7 +536,7 @@ def test_weights_of_other_captions_are_refused(labelled: tuple[VideoIndex, list[
 def test_nothing_to_fit_on(labelled: tuple[VideoIndex, list[CaptionedVideo]], tmp_path: Path) -> None:
     index, rows = labelled
     (tmp_path / "other.mp4").write_bytes(b"other")
-    with pytest.raises(ValueError, match="none of 1 texts has its video among 50 candidates"):
+    with pytest.raises(ValueError, match="none of 1 texts finds its video among 50 candidates"):
         fit_hybrid(index.folder, Words(), [CaptionedVideo(tmp_path / "other.mp4", rows[0].text)])
     with pytest.raises(IndexMismatchError, match="no captions"):
         fit_hybrid(made(tmp_path / "bare").folder, Words(), rows)

@@ -439,7 +439,7 @@ def test_refusals_write_nothing(run: Run, clips: Path, folder: Path, tmp_path: P
     for options, message in [({"batch_size": 0}, "batch_size: got 0"), ({"on_error": "ignore"}, "'ignore'")]:
         with pytest.raises(ValueError, match=message):
             run(**options)
-    with pytest.raises(ValueError, match="holds other things"):
+    with pytest.raises(ValueError, match="is not an index and not empty"):
         index_videos([clips], clips, FakeEncoder(), model="fake", progress=False)
     with pytest.raises(ValueError, match="is a file"):
         index_videos([clips], clips / "000.mp4", FakeEncoder(), model="fake", progress=False)

@@ -126,7 +126,7 @@ def test_unreadable_folders_are_noted_when_listing_fails(tmp_path: Path, monkeyp
 @pytest.mark.parametrize(
     ("paths", "message"),
     [
-        ([], "none given"),
+        ([], "got none"),
         (["missing"], "'.*missing' does not exist"),
         (["empty"], "no video in .*empty.*looked for.*mp4"),
     ],

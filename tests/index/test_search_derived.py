@@ -97,7 +97,7 @@ def test_every_search_refuses_another_model(run: Run, folder: Path, options: dic
     [
         (Derived(exact_up_to=-1), "exact_up_to: got -1"),
         (Derived(compact=["int3"]), "compact: got 'int3'"),
-        (Derived(compact=["int8-8"]), "with all of their dimensions"),
+        (Derived(compact=["int8-8"]), "dimensions are no longer reduced"),
         (Derived(compact=["int8", "binary"]), "got int8, binary; an index has one"),
         (Derived(query_bank=["red", ""]), "query 2: got ''"),
     ],

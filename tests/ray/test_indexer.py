@@ -206,7 +206,9 @@ def test_what_fails_on_the_workers_says_why(run: Run, tmp_path: Path) -> None:
     clips = write_clips(tmp_path / "clips", 1)
     with pytest.raises(ValueError, match=r"^model: 'none' is no folder here$"):
         run(clips, tmp_path / "index", model="none")
-    with pytest.raises(ClusterError, match=r"^ray: RuntimeError: CUDA error: unspecified launch failure\. What was"):
+    with pytest.raises(
+        ClusterError, match=r"^ray: RuntimeError: CUDA error: unspecified launch failure\. Finished files"
+    ):
         run(clips, tmp_path / "index", model="broken")
     assert not (tmp_path / "index").exists()
 

@@ -134,7 +134,7 @@ def test_local_files_that_are_gone(tmp_path: Path, store: Any) -> None:
 @pytest.mark.parametrize(
     ("paths", "message"),
     [
-        ([], "none given"),
+        ([], "got none"),
         (["s3://bucket/v"], "no video in s3://bucket/v; looked for files ending in .*mp4"),
         (["s3://bucket/none"], "'s3://bucket/none' does not exist"),
         (["https://example.org/v"], "cannot be listed"),

@@ -163,7 +163,7 @@ def test_fit_counts_ties_against_the_right_column() -> None:
         ([[0.1, 0.2]] * 2, [0, 2], None, r"positives\[1\]=2: expected a column from 0 to 1"),
         ([[0.1, 0.2]] * 2, [0, -1], None, r"positives\[1\]=-1"),
         ([[0.1, 0.2]] * 2, [0.0, 1.0], None, "positives: expected"),
-        ([[0.1, 0.2]] * 2, [[True, False], [False, False]], None, r"positives\[1\]: no column is right"),
+        ([[0.1, 0.2]] * 2, [[True, False], [False, False]], None, r"positives\[1\]: it has no matching column"),
         ([[0.1, 0.2]] * 2, [0, 1, 1], None, "positives: expected"),
         ([[0.1, 0.1]] * 2, [0, 1], None, "scores: all are 0.1"),
         ([[0.1, 0.2]] * 2, [0, 1], [0.0, 1.0], "grid: expected temperatures above 0"),

@@ -119,7 +119,7 @@ def test_saved_weights_are_the_same(tmp_path: Path) -> None:
         (np.ones((0, 3)), [], None, "got \\(0, 3\\)"),
         (np.ones((4, 3)), [1, 0, 1, 0], None, "all values are the same"),
         (np.random.default_rng(0).random((4, 3)), [1, 1, 1, 1], None, "both classes"),
-        (np.random.default_rng(0).random((4, 3)), [1, 0, 1], None, "one label a pair"),
+        (np.random.default_rng(0).random((4, 3)), [1, 0, 1], None, "one label per pair"),
         (np.random.default_rng(0).random((4, 3)), [1, 0, 1, 0], ["a"], "expected 4 names"),
         (np.full((4, 3), np.inf), [1, 0, 1, 0], None, "infinite"),
         ([[np.nan, 1, 1], [0, 0, 0]], [1, 0], None, "no video similarity"),

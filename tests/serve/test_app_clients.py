@@ -120,7 +120,7 @@ def test_openai_finds_a_model_by_its_name(process: Served) -> None:
     for each in client.models.list():
         assert client.models.retrieve(each.id).id == each.id
     with pytest.raises(
-        openai.NotFoundError, match="'vidembed/other' is not served here; served is 'vidembed/shapes'"
+        openai.NotFoundError, match="'vidembed/other' is not available; this server has 'vidembed/shapes'"
     ) as e:
         client.models.retrieve("vidembed/other")
     assert (e.value.code, e.value.param, e.value.type) == ("model_not_found", "model", "invalid_request_error")
@@ -245,7 +245,7 @@ def test_one_address_takes_two_forms_and_says_which_one_is_wrong(client: TestCli
     for body, param, part in (
         ({"query": "red"}, "documents", "Field required"),
         ({"texts": [uri("red")]}, "query", "Field required"),
-        ({"query": "red", "texts": ["words"]}, "texts[0]", "words, and no video URI"),
+        ({"query": "red", "texts": ["words"]}, "texts[0]", "got words, not a video URI"),
         ({"query": "red", "texts": [uri("missing")]}, "texts[0]", "VideoNotFound"),
         (
             {"query": "red", "texts": [uri("red")], "top_n": 1},

@@ -77,13 +77,13 @@ def test_another_model_is_not_found(client: TestClient) -> None:
     assert answer.status_code == 404
     error = answer.json()["error"]
     assert (error["code"], error["param"], error["type"]) == ("model_not_found", "model", "invalid_request_error")
-    assert error["message"] == "model: 'text-embedding-3-small' is not served here; served is 'fake', 'alias'"
+    assert error["message"] == "model: 'text-embedding-3-small' is not available; this server has 'fake', 'alias'"
 
 
 @pytest.mark.parametrize(
     ("change", "param", "part"),
     [
-        ({"input": [1, 2]}, "input", "item 0: got 1; token arrays are not taken"),
+        ({"input": [1, 2]}, "input", "item 0: got 1; token arrays are not supported"),
         ({"input": [[1, 2], [3]]}, "input", "token arrays"),
         ({"input": []}, "input", "empty list"),
         ({"input": ""}, "input", "no words"),
@@ -94,7 +94,7 @@ def test_another_model_is_not_found(client: TestClient) -> None:
         ({"input": [{"video": "video+file:///a.mp4"}] * 3}, "input", "got 3 videos; at most 2"),
         ({"input": ["a", "b" * 21]}, "input[1]", "got 21 characters; at most 20"),
         ({"input": "\ud800"}, "input", "surrogate"),
-        ({"input": ["a", "marker"]}, "input[1]", "cannot take it"),
+        ({"input": ["a", "marker"]}, "input[1]", "too long for the model"),
         ({"dimensions": 0}, "dimensions", "greater than or equal to 1; got 0"),
         ({"dimensions": 9}, "dimensions", "got 9; this model gives vectors of 8"),
         ({"dimensions": "3"}, "dimensions", "valid integer; got '3'"),
@@ -207,11 +207,11 @@ def test_too_much_at_once_is_refused_with_a_time_to_come_back(serve: Callable[..
         full = post(server.client, "red")
         assert (full.status_code, full.headers["Retry-After"]) == (503, "1")
         assert full.json()["error"]["code"] == "overloaded"
-        assert "2 inputs wait" in full.json()["error"]["message"]
+        assert "2 inputs are waiting" in full.json()["error"]["message"]
         free.set()
         assert (first.result().status_code, second.result().status_code) == (200, 200)
     with server.engine.admitted(), server.engine.admitted(), server.engine.admitted():
-        assert "3 requests are being answered" in post(server.client, "red").json()["error"]["message"]
+        assert "3 requests are running" in post(server.client, "red").json()["error"]["message"]
     assert post(server.client, "red").status_code == 200
 
 

@@ -36,10 +36,10 @@ def test_openai(process: Served, client: openai.OpenAI) -> None:
 
 
 def test_openai_s_errors(client: openai.OpenAI) -> None:
-    with pytest.raises(openai.NotFoundError, match="'other' is not served here") as missing:
+    with pytest.raises(openai.NotFoundError, match="'other' is not available") as missing:
         client.embeddings.create(model="other", input="a")
     assert (missing.value.code, missing.value.param) == ("model_not_found", "model")
-    with pytest.raises(openai.BadRequestError, match="token arrays are not taken"):
+    with pytest.raises(openai.BadRequestError, match="token arrays are not supported"):
         client.embeddings.create(model="vidembed/shapes", input=[1, 2])
 
 
@@ -58,7 +58,7 @@ def test_cohere(process: Served) -> None:
     assert again.results[0].index == 1
     assert again.results[0].document.text == uris[2]
     assert again.results[0].relevance_score == pytest.approx(scores[0], abs=1e-4)
-    with pytest.raises(cohere.BadRequestError, match="words, and no video URI"):
+    with pytest.raises(cohere.BadRequestError, match="got words, not a video URI"):
         new.rerank(model="vidembed/shapes-rerank", query=query, documents=["some words"])
 
 

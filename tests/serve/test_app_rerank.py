@@ -45,8 +45,8 @@ def test_ties_keep_their_order_and_parts_are_parts(client: TestClient, uri: Call
 @pytest.mark.parametrize(
     ("documents", "status", "param", "part"),
     [
-        (["GOOD", "a red square"], 400, "documents[1]", "words, and no video URI"),
-        (["GOOD", {"text": "a red square"}], 400, "documents[1]", "words, and no video URI"),
+        (["GOOD", "a red square"], 400, "documents[1]", "got words, not a video URI"),
+        (["GOOD", {"text": "a red square"}], 400, "documents[1]", "got words, not a video URI"),
         (["GOOD", {"video": "GOOD", "text": "x"}], 400, "documents", "item 1: got {'text': 'x', "),
         (["GOOD", 3], 400, "documents", "item 1: got 3; a video URI, as a string"),
         (["GOOD", None], 400, "documents", "item 1: got None; a video URI, as a string"),

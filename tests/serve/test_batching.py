@@ -146,7 +146,7 @@ def test_a_full_queue_refuses_and_takes_again(start: Callable[..., Batcher[int, 
         first = await held(batcher, model)
         second = asyncio.create_task(batcher.submit([1, 2, 3]))
         await until(lambda: batcher.waiting == 3)
-        with pytest.raises(QueueFullError, match="3 inputs wait for the model; at most 3 may"):
+        with pytest.raises(QueueFullError, match="3 inputs are waiting for the model, and at most 3 can wait"):
             await batcher.submit([4])
         with pytest.raises(QueueFullError):
             await batcher.call(lambda: 1)

@@ -22,8 +22,8 @@ from vidembed.video import (
         (VideoTooLarge("/secret/a.mp4", "more memory"), 400, "invalid_video", "VideoTooLarge: more memory"),
         (VideoPermission("a", "no ([Errno 13] x: '/secret/a.mp4')"), 400, "invalid_video", "VideoPermission: no"),
         (DecoderCrashed("/secret/a.mp4", "ended with signal 11"), 400, "decoder_crashed", "signal 11"),
-        (DecodeTimeout("/secret/a.mp4", "timeout_s=30"), 504, "decode_timeout", "send a shorter or smaller one"),
-        (ValueError("a marker at /secret/place"), 400, "invalid_value", "too long, or holds a marker"),
+        (DecodeTimeout("/secret/a.mp4", "timeout_s=30"), 504, "decode_timeout", "send a shorter or smaller video"),
+        (ValueError("a marker at /secret/place"), 400, "invalid_value", "contains a token that is reserved"),
     ],
 )
 def test_answer_to_an_input_that_failed(error: Exception, status: int, code: str, part: str) -> None:

@@ -165,14 +165,14 @@ def test_reranked_hits_on_a_phone(process: Served, open_browser: Callable[..., B
     browser.evaluate("document.getElementById('query').focus()")
     browser.type(process.clips[1][1].caption)
     browser.press("Enter")
-    browser.wait("document.querySelector('#hits .score')?.textContent.startsWith('match')")
+    browser.wait("document.querySelector('#hits .score')?.textContent.startsWith('P(match)')")
     names = browser.evaluate(
         "[...document.querySelectorAll('#hits li:first-child .score-name')].map(e => e.textContent)"
     )
-    assert names == ["match", "similarity"]
+    assert names == ["P(match)", "cosine"]
     assert browser.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
     browser.click("#rerank")  # searches again, and the link says so
-    browser.wait("document.querySelector('#hits .score')?.textContent.startsWith('similarity')")
+    browser.wait("document.querySelector('#hits .score')?.textContent.startsWith('cosine')")
     assert "rerank=0" in browser.evaluate("location.search")
 
 

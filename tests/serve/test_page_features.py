@@ -83,11 +83,11 @@ def test_hits_have_pictures_places_and_bars(tab: Browser, process: Served) -> No
         " each.ariaValueText, each.firstChild.style.width, each.parentElement.title])"
     )
     (match, percent, wide, meaning), (similarity, cosine, narrow, other) = meters
-    assert (match, similarity) == ("match", "similarity")
+    assert (match, similarity) == ("P(match)", "cosine")
     assert percent.endswith("%")
     assert float(wide.rstrip("%")) == pytest.approx(float(percent.rstrip("%")), abs=0.5)
     assert float(narrow.rstrip("%")) == pytest.approx(100 * float(cosine), abs=0.5)
-    assert "probable" in meaning
+    assert "probability" in meaning
     assert "Cosine" in other
     assert tab.console == []
 
@@ -171,7 +171,7 @@ def test_more_like_a_hit_and_back(tab: Browser) -> None:
     tab.wait("document.querySelectorAll('#hits .hit').length === 7")  # all but itself
     assert tab.evaluate(f"document.querySelector('#hits [data-id=\"{source}\"]')") is None
     assert tab.evaluate("document.getElementById('query').value") == ""
-    assert texts(tab, "#hits .score-name")[0] == "similarity"
+    assert texts(tab, "#hits .score-name")[0] == "cosine"
     address = tab.evaluate("location.href")
     assert f"like={source}" in address
     tab.evaluate("history.back()")

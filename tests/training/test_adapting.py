@@ -197,7 +197,7 @@ class TestMisuse:
         [
             ({"model_kwargs": {"quantization_config": 1}}, ValueError, "quantized weights"),
             ({"clips": 0}, ValueError, "clips=0"),
-            ({"learning_rate": 1e-3}, ValueError, "give it in training"),
+            ({"learning_rate": 1e-3}, ValueError, "set it in training"),
             ({"clips": 39}, TooFewCaptionsError, r"of 39 described videos have usable texts, and at least 40"),
         ],
     )

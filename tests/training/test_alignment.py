@@ -190,7 +190,7 @@ class TestAdapter:
         plain = VideoEncoder(mllm, layer=4, prefix=None, device="cpu")
         assert np.abs(vectors - plain.encode(inputs)).max() > 1e-4
         assert encoder.reranker().fingerprint == plain.reranker().fingerprint
-        with pytest.raises(BackboneError, match="it has an adapter already"):
+        with pytest.raises(BackboneError, match="it already has an adapter"):
             quick(adapter, tmp_path / "again")
         with pytest.raises(BackboneError, match="is aligned: a recipe with an adapter"):
             build(adapter, layer=4, out=tmp_path / "built", device="cpu")
@@ -271,7 +271,7 @@ class TestInterruption:
         with pytest.raises(Killed):
             quick(tiny_mllm("qwen2_vl"), tmp_path / "m", every=2)
         for other, name in ({"lora": LoraSettings(rank=2)}, "lora"), ({"pairs": make_pairs(13)}, "pairs"):
-            with pytest.raises(ValueError, match=rf"m\.training holds an interrupted run with another.*{name}"):
+            with pytest.raises(ValueError, match=rf"m\.training has an interrupted run with different.*{name}"):
                 quick(tiny_mllm("qwen2_vl"), tmp_path / "m", every=2, **other)
         monkeypatch.undo()
         out = quick(tiny_mllm("qwen2_vl"), tmp_path / "m", lora=LoraSettings(rank=2), resume=False)
@@ -315,7 +315,7 @@ class TestMisuse:
             ({"max_tokens": 20}, AnnotationError, r"pairs\[0\] takes"),
             ({"dtype": "float16"}, BackboneError, "float16, in which gradients underflow"),
             ({"dtype": "float12"}, BackboneError, "float12"),
-            ({"pairs": []}, ValueError, "no pair of 0 fits"),
+            ({"pairs": []}, ValueError, "none of the 0 pairs fits"),
         ],
     )
     def test_nothing_is_written(self, tiny_mllm: GetModel, tmp_path: Path, kwargs, error, message):

@@ -110,7 +110,7 @@ class TestContext:
             fit_context(encoder, [pair], max_tokens=tokens - 1)
 
     def test_nothing_fits(self, encoder: VideoEncoder):
-        with pytest.raises(AnnotationError, match="no pair of 12 fits into 3 tokens"):
+        with pytest.raises(AnnotationError, match="none of the 12 pairs fits into 3 tokens"):
             fit_context(encoder, make_pairs(), max_tokens=3, too_long="drop")
 
     @pytest.mark.parametrize("kwargs", [{"max_tokens": 0}, {"max_tokens": 5000}, {"too_long": "cut"}])

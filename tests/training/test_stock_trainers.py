@@ -127,11 +127,11 @@ def test_checkpoints_of_a_reranker(
         found.append(again.fingerprint)
     assert len(set(found)) == 3
     assert reranker.fingerprint == found[-1]
-    assert "calibration and fusion are left out" in caplog.text
+    assert "calibration and fusion are not saved" in caplog.text
 
     caplog.clear()
     after = reranker.predict(pairs)
-    assert "they are not applied; call calibrate again" in caplog.text
+    assert "they are not used; call calibrate again" in caplog.text
     assert np.abs(after - again.predict(pairs)).max() <= 1e-6
     assert np.abs(after - before).max() > 1e-3
 

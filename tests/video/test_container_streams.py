@@ -135,9 +135,9 @@ def test_a_malformed_choice(zoo: Zoo, stream: Any) -> None:
 
 def test_no_choice_among_arrays(zoo: Zoo) -> None:
     frames = VideoFrames(np.zeros((2, 8, 8, 3), np.uint8), fps=2)
-    with pytest.raises(InvalidVideoInput, match="only of a file read with backend='pyav'"):
+    with pytest.raises(InvalidVideoInput, match="only with a file and backend='pyav'"):
         load_video(frames, stream=0)
-    with pytest.raises(InvalidVideoInput, match="only of a file read with backend='pyav'"):
+    with pytest.raises(InvalidVideoInput, match="only with a file and backend='pyav'"):
         load_video(zoo.path("h264.mp4"), backend="decord", stream=0)
 
 

@@ -193,7 +193,7 @@ def test_what_is_asked(server: str, httpd: Any) -> None:
         ("escape", InvalidVideoInput, "it redirects to an address that is neither http nor https"),
         ("loop", VideoNotFound, "more than 5 times"),
         ("hop5", VideoNotFound, "more than 5 times"),
-        ("nowhere", VideoNotFound, "does not say where"),
+        ("nowhere", VideoNotFound, "without a new address"),
         ("short", VideoNotFound, "closed after"),
         ("page", NotAVideo, ""),
         ("gzip", NotAVideo, ""),
@@ -285,10 +285,10 @@ def test_named_hosts_alone_are_reached(fake: Fake) -> None:
     fake.names |= {"videos.internal": ["10.1.2.3"], "other.internal": ["10.1.2.4"], "public.example": [PUBLIC]}
     fake.answer = b"HTTP/1.1 302 Found\r\nLocation: http://other.internal/x\r\n\r\n"
     allowed = ["VIDEOS.internal.", "[::1]"]
-    with pytest.raises(InvalidVideoInput, match=r"'other\.internal' is not one of those in allow_url"):
+    with pytest.raises(InvalidVideoInput, match=r"'other\.internal' is not in allow_url"):
         load_video("http://videos.internal:8000/x.mp4", allow_url=allowed)
     assert fake.connected == [("10.1.2.3", 8000)]
-    with pytest.raises(InvalidVideoInput, match=r"'public\.example' is not one of those"):
+    with pytest.raises(InvalidVideoInput, match=r"'public\.example' is not in allow_url"):
         load_video("https://public.example/x.mp4", allow_url=allowed)
     assert len(fake.connected) == 1
     with pytest.raises(ValueError, match="expected True, False or a list"):
@@ -396,7 +396,7 @@ def test_a_server_that_falls_silent_without_a_limit(fake: Fake, monkeypatch: pyt
     fake.names["slow.example"] = [PUBLIC]
     left = threading.Event()
     fake.serve = lambda sock: left.wait(30)  # type: ignore[method-assign, assignment]
-    with pytest.raises(VideoNotFound, match="fell silent"):
+    with pytest.raises(VideoNotFound, match="stopped answering"):
         load_video("http://slow.example/x.mp4", allow_url=True, limits=DecodeLimits(timeout_s=None))
     left.set()
 
@@ -474,7 +474,7 @@ def test_a_disk_that_is_full(server: str, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(tempfile, "TemporaryFile", lambda: Path("/dev/full").open("r+b", buffering=0))  # noqa: SIM115
     if not Path("/dev/full").exists():
         pytest.skip("no /dev/full here")
-    with pytest.raises(VideoError, match=r"cannot be kept in .*No space left"):
+    with pytest.raises(VideoError, match=r"cannot be stored in .*No space left"):
         load_video(f"{server}/video", allow_url=HERE)
 
 

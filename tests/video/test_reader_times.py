@@ -248,7 +248,7 @@ def test_times_are_those_of_a_player(
         assert read(next(cut.decode(video=0)).to_ndarray(format="rgb24")) == 20
     if first:
         assert numbers(load_video(VideoSegment(path, 0.0, first + 1.0))) == [0, 5]
-        with pytest.raises(InvalidVideoInput, match="first frame comes at"):
+        with pytest.raises(InvalidVideoInput, match="first frame of the video comes at"):
             load_video(VideoSegment(path, 0.0, first / 2))
 
 

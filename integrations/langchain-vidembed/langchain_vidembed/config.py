@@ -92,9 +92,9 @@ class RetrieverConfig(BaseModel):
         try:
             found = yaml.safe_load(Path(config).read_text(encoding="utf-8"))
         except yaml.YAMLError as error:
-            raise ValueError(f"config: {os.fspath(config)!r} is no YAML: {error}") from error
+            raise ValueError(f"config: {os.fspath(config)!r} is not valid YAML: {error}") from error
         if not isinstance(found, dict):
-            raise ValueError(f"config: {os.fspath(config)!r} holds {type(found).__name__}; a mapping is needed")  # noqa: TRY004
+            raise ValueError(f"config: {os.fspath(config)!r} holds {type(found).__name__}; expected a mapping")  # noqa: TRY004
         return cls.model_validate(found)
 
     def make_embeddings(self) -> VideoEmbeddings:

@@ -47,5 +47,7 @@ class VideoCrossEncoder(RerankerModel, BaseCrossEncoder):
         videos = [ref for ref in found if ref is not None]
         if len(videos) != 1:
             shown = tuple(side[:80] for side in pair)
-            raise NotAVideoError(f"text_pairs[{place}]: {len(videos)} video URIs in {shown!r}; one side must be one")
+            raise NotAVideoError(
+                f"text_pairs[{place}]: {len(videos)} video URIs in {shown!r}; exactly one side must be a video URI"
+            )
         return {"text": pair[1] if found[0] is not None else pair[0], "video": videos[0].segment()}

@@ -65,9 +65,9 @@ class VideoLoader(BaseLoader):
         captions: CaptionLookup | str | os.PathLike[str] | Iterable[CaptionRecord] | None = None,
     ) -> None:
         if on_error not in ("raise", "skip"):
-            raise ValueError(f"on_error={on_error!r}: 'raise' or 'skip' is needed")
+            raise ValueError(f"on_error={on_error!r}: expected 'raise' or 'skip'")
         if segment_s is None and overlap_s:
-            raise ValueError(f"overlap_s={overlap_s!r}: it is for segments; give segment_s")
+            raise ValueError(f"overlap_s={overlap_s!r}: it needs segment_s; give both")
         self.path = Path(path)
         self.glob = glob
         self.recursive = recursive
@@ -114,7 +114,7 @@ class VideoLoader(BaseLoader):
             files = [file for file in files if file in wanted]
         if not files:
             raise ValueError(
-                f"path: no video of {str(self.path)!r} is left by glob={self.glob!r}, recursive={self.recursive}"
+                f"path: no video in {str(self.path)!r} matches glob={self.glob!r}, recursive={self.recursive}"
             )
         return files
 

@@ -150,7 +150,7 @@ class VideoEmbeddings(Gate, Embeddings):
             ValueError: It is empty.
         """
         if not isinstance(text, str) or not text.strip():
-            raise ValueError(f"query: got {text!r}; some words are needed")
+            raise ValueError(f"query: got {text!r}; give some words")
         with lock_of(self.encoder):
             vector = self.encoder.encode_query({"text": text}, show_progress_bar=False)
         return self._floats(vector)

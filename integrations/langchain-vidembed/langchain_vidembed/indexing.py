@@ -65,7 +65,7 @@ def index_videos(
     """
     embeddings = vectorstore.embeddings
     if not isinstance(embeddings, VideoEmbeddings):
-        raise ValueError(f"vectorstore: its embeddings are {type(embeddings).__name__}; VideoEmbeddings are needed")  # noqa: TRY004
+        raise ValueError(f"vectorstore: its embeddings are {type(embeddings).__name__}; expected VideoEmbeddings")  # noqa: TRY004
     report = IndexingReport()
     documents = iter(loader.lazy_load() if isinstance(loader, BaseLoader) else loader)
     if embeddings.on_error == "skip":

@@ -65,7 +65,7 @@ class VideoRerank(RankFields, RerankerModel, BaseDocumentCompressor):
             VideoError: A video cannot be read, with ``on_error="raise"``.
         """
         if not query.strip():
-            raise ValueError(f"query: got {query!r}; some words are needed")
+            raise ValueError(f"query: got {query!r}; give some words")
         found = rank_documents(self.reranker, query, documents, self._video_of, self, name_of=_no_video)
         return [*(_scored(document, scores) for document, scores in found.ranked), *found.others][: self.top_n]
 
@@ -78,8 +78,8 @@ def _no_video(place: int, document: Document) -> str:
     shown = document.page_content[:80] + ("..." if len(document.page_content) > 80 else "")
     named = f" (id {document.id!r})" if document.id else ""
     return (
-        f"documents[{place}]{named} is no video: its text is {shown!r}, and a video URI such as "
-        "video+file:///abs/a.mp4#t=10,20 is needed. Make documents with VideoLoader, and rerank texts elsewhere."
+        f"documents[{place}]{named} is not a video: its text is {shown!r}; expected a video URI such as "
+        "video+file:///abs/a.mp4#t=10,20. Make documents with VideoLoader, and rerank texts separately."
     )
 
 

@@ -89,7 +89,7 @@ class VideoRetriever(BaseRetriever):
         """
         settings = RetrieverConfig.read(config)
         if embeddings is not None and "model" in settings.model_fields_set:
-            raise ValueError("model: embeddings are given and loaded already; leave model out of the configuration")
+            raise ValueError("model: embeddings are already loaded; leave model out of the configuration")
         embeddings = embeddings or settings.make_embeddings()
         return cls(
             vectorstore=settings.make_store(embeddings),
@@ -140,7 +140,7 @@ class VideoRetriever(BaseRetriever):
 
     def _counts(self, query: str, k: int | None, fetch_k: int | None) -> tuple[int, int]:
         if not query.strip():
-            raise ValueError(f"query: got {query!r}; some words are needed")
+            raise ValueError(f"query: got {query!r}; give some words")
         if k is not None and k < 1:
             raise ValueError(f"k={k}: at least 1 is needed")
         wanted = self.k if k is None else k

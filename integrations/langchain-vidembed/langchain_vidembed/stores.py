@@ -26,7 +26,7 @@ def chroma(embeddings: VideoEmbeddings, collection: str, path: Path | None, **se
         ValueError: Neither says where. Chroma would keep it in memory, where all of a process share it by its name.
     """
     if path is None and not {"client", "client_settings", "host", "chroma_cloud_api_key"} & set(settings):
-        raise ValueError("store: path is missing; chroma needs a folder (or settings with a host), else take in_memory")
+        raise ValueError("store: path is missing; Chroma needs a folder, or settings with a host; or use in_memory")
     store = _imported("langchain_chroma", "chroma").Chroma
     where = {} if path is None else {"persist_directory": str(path)}
     how = {"collection_configuration": {"hnsw": {"space": "cosine"}}, **where, **settings}
@@ -42,7 +42,7 @@ def qdrant(
         ValueError: Both are given.
     """
     if path is not None and url is not None:
-        raise ValueError("store: path and url are given; a Qdrant collection is in one place")
+        raise ValueError("store: path and url are given; give one of them")
     client_module = _imported("qdrant_client", "qdrant")
     store = _imported("langchain_qdrant", "qdrant").QdrantVectorStore
     where = {"url": url} if url is not None else {"path": str(path)} if path is not None else {"location": ":memory:"}
@@ -91,7 +91,8 @@ def of_class(store: type[VectorStore], embeddings: VideoEmbeddings, **settings: 
     if len(taken) != 1:
         raise ValueError(
             f"store: {store.__name__} takes {' and '.join(taken) or 'no embeddings'}; one of "
-            f"{', '.join(EMBEDDINGS_ARGUMENTS)} is needed. Make it yourself, for VideoRetriever(vectorstore=...)."
+            f"{', '.join(EMBEDDINGS_ARGUMENTS)} is needed. Or make the store yourself and pass "
+            f"VideoRetriever(vectorstore=...)."
         )
     return store(**{taken[0]: embeddings}, **settings)
 

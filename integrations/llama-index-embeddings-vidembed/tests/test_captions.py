@@ -232,9 +232,9 @@ def test_saving_and_bad_captions(drawn: Path, tmp_path: Path) -> None:
     assert VideoReader().to_dict()["captions"] is None
     records = VideoReader(captions=segment_captions(drawn))
     assert said(VideoNodeParser(segment_s=4)(pickle.loads(pickle.dumps(records)).load_data(drawn))) == CAPTIONS
-    with pytest.raises(ValueError, match="saved with the path of a file only"):
+    with pytest.raises(ValueError, match="saved only with captions from a file"):
         records.to_dict()
     with pytest.raises(ValueError, match=r"none\.jsonl: cannot be read"):
         VideoReader(captions=tmp_path / "none.jsonl", on_error="skip")
-    with pytest.raises(TypeError, match="CaptionRecord is needed"):
+    with pytest.raises(TypeError, match="expected a CaptionRecord"):
         VideoReader(captions=["words"])

@@ -282,7 +282,7 @@ def test_skip_leaves_out_what_fails_and_logs_it(
 
 
 def test_the_default_model_warns_once_and_names_what_it_knows() -> None:
-    with pytest.warns(UserWarning, match="drawn world") as caught:
+    with pytest.warns(UserWarning, match="generated videos") as caught:
         VideoEmbedding()
     assert len(caught) == 1
     assert caught[0].filename == __file__
@@ -426,7 +426,7 @@ def test_saving_one_whose_encoder_was_trained_since() -> None:
     assert embedding.to_dict()["fingerprint"] == encoder.fingerprint != before["fingerprint"]
     copy = pickle.loads(pickle.dumps(embedding))
     assert close(copy.get_query_embedding(WORDS), embedding.get_query_embedding(WORDS))
-    with pytest.raises(ValueError, match="other vectors now"):
+    with pytest.raises(ValueError, match="now gives other vectors"):
         VideoEmbedding.from_dict(before, encoder=encoder)
 
 

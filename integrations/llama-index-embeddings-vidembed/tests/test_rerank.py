@@ -161,7 +161,7 @@ def test_both_kinds_of_events(reranker: VideoReranker, found: list[NodeWithScore
 
 
 def test_saving(found: list[NodeWithScore]) -> None:
-    with pytest.warns(UserWarning, match="drawn world") as caught:
+    with pytest.warns(UserWarning, match="generated videos") as caught:
         rerank = VideoRerank(top_n=2, model_kwargs={"shared_prefix": False})
     assert len(caught) == 1
     expected = rerank.postprocess_nodes(found, query_str=QUERIES[0])

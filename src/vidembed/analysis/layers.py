@@ -115,7 +115,7 @@ def analyze_layers(
     names = (prefixes,) if isinstance(prefixes, str) else tuple(prefixes)
     if not names or len(set(names)) < len(names) or not all(isinstance(name, str) and name.strip() for name in names):
         allowed = "'none', 'zero-shot' or a text that stands for itself."
-        raise ValueError(f"prefixes={prefixes!r}: expected at least one, each once: {allowed}")
+        raise ValueError(f"prefixes={prefixes!r}: expected one or more different values: {allowed}")
     for argument, value, least in (("seed", seed, 0), ("resamples", resamples, 1), ("batch_size", batch_size, 1)):
         whole_number(argument, value, least=least)
     kinds = {kind: relation_of(rows) for kind, rows in checked_queries(pairs, videos, seed=seed).items()}
@@ -177,7 +177,7 @@ def checked_queries(
         if isinstance(given, (str, Path)):
             rows = read_captioned_videos(given, videos=videos)
         elif videos is not None:
-            raise ValueError(f"videos={str(videos)!r}: only paths in a file are relative to it; leave it out.")
+            raise ValueError(f"videos={str(videos)!r}: it is only for pairs in a file; leave it out.")
         else:
             rows = list(given)
         where = "pairs" + (f"[{kind!r}]" if kind else "")
@@ -200,8 +200,8 @@ def _warn_of_long(kinds: Mapping[str, Relation]) -> None:
         which = ", ".join(f"{kind} {median:g}".strip() for kind, median in words.items())
         warn(
             LongQueries(
-                f"all queries are long (median words: {which}). The layer that is best for long queries can do badly "
-                "on short ones; choose on short texts too, such as the dense and short texts of a file of captions."
+                f"all queries are long (median words: {which}). The best layer for long queries can be poor for short "
+                f"ones; give short texts too, such as the dense and short texts of a file of captions."
             )
         )
 
@@ -212,10 +212,10 @@ def _halves(relation: Relation, failed: dict[int, Exception], seed: int) -> tupl
     failed_texts = [index - first_text for index in failed if index >= first_text]
     kept, videos, texts = relation.without([index for index in failed if index < first_text], failed_texts)
     if not kept.videos:
-        raise ValueError(f"pairs: all failed; the first: {next(iter(failed.values()))}")
+        raise ValueError(f"pairs: all failed; the first error: {next(iter(failed.values()))}")
     if failed:
         logger.warning(
-            "left out: %d inputs that failed; %d of %d videos and %d of %d texts remain",
+            "left out %d inputs that failed; %d of %d videos and %d of %d texts remain",
             len(failed), len(kept.videos), first_text, len(kept.texts), len(relation.texts),
         )  # fmt: skip
     halves = split_halves(kept.positives, seed=seed)
@@ -257,7 +257,7 @@ def open_mllm(model: str | Path | Backbone, *, device: str | None, dtype: str | 
     """Load a full MLLM, or take a loaded one, as an encoder that runs every block; `kwargs` always hold ``prefix``."""
     if isinstance(model, Backbone):
         if dtype is not None:
-            raise ValueError(f"dtype={dtype!r}: the backbone is loaded already; load it with the dtype that is wanted.")
+            raise ValueError(f"dtype={dtype!r}: the backbone is already loaded; set dtype where you load it.")
         if device is not None:
             kwargs["device"] = device
         return VideoEncoder(backbone=model, layer=-1, **kwargs)

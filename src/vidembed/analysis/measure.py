@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
-from tqdm import tqdm
 
 from vidembed.analysis.result import DirectionFigures, LayerRow, Margin, PromptAnalysis
 from vidembed.captions import CaptionedVideo
 from vidembed.evaluation.metrics import Interval, median_rank, paired_bootstrap, ranks, recall_at
+from vidembed.progress import progress_bar
 from vidembed.scoring import dual_softmax, fit_temperature
 from vidembed.scoring.checks import FloatArray
 
@@ -59,7 +59,7 @@ def relation_of(pairs: Iterable[CaptionedVideo]) -> Relation:
         videos.setdefault(key, pair.video)
         true.add((texts.setdefault(pair.text, len(texts)), places.setdefault(key, len(places))))
     if not true:
-        raise ValueError("pairs: there is no text that is true of a video; give pairs without a label or with label 1")
+        raise ValueError("pairs: no text matches a video; give pairs without a label or with label 1")
     positives = np.zeros((len(texts), len(videos)), dtype=np.bool_)
     positives[tuple(np.array(sorted(true)).T)] = True
     return Relation(tuple(videos.values()), tuple(texts), positives)
@@ -130,8 +130,8 @@ def split_halves(positives: BoolArray, *, seed: int) -> tuple[Half, Half]:
             raise ValueError(
                 f"pairs: {positives.shape[1]} videos with {positives.shape[0]} texts are too few: a layer is chosen on "
                 f"one half of the videos and reported on the other, and a half has {videos.size} videos with "
-                f"{texts.size} texts of their own. Give at least {2 * _LEAST} videos with a text each; intervals worth "
-                "reading take a few hundred."
+                f"{texts.size} texts of their own. Give at least {2 * _LEAST} videos with a text each; for narrow "
+                f"intervals, give a few hundred."
             )
         halves.append(Half(videos, texts, inside[:, videos]))
     return halves[0], halves[1]
@@ -253,7 +253,7 @@ def measure_prompt(
     measured: dict[str, list[Readout]] = {}
     for kind, (texts, halves) in kinds.items():
         name = f"Ranking, {kind}" if kind else "Ranking"
-        bar = tqdm(layers, desc=name, unit="layer", disable=not show_progress_bar)
+        bar = progress_bar(name, "layers", each=layers, shown=show_progress_bar)
         states = zip(bar, texts, videos, strict=True)
         measured[kind] = [measure_layer(at, text, video, halves, bootstrap, dual=dual) for at, text, video in states]
     place = choose([joint_merit([one.merit for one in same]) for same in zip(*measured.values(), strict=True)])

@@ -58,7 +58,7 @@ class OwnTexts:
         second = "short texts" if self.kind == "short" else "crops of the captions in place of short texts"
         return (
             f"Of {self.described:,} videos that the model described, {len(self.texts):,} are used, with detailed "
-            f"captions and {second}; the others are marked."
+            f"captions and {second}; the rest are marked as doubtful."
         )
 
 
@@ -77,7 +77,7 @@ def draw_videos(videos: Videos, n: int, *, seed: int = 0) -> list[Path]:
             found.setdefault(os.path.realpath(file), file)
     if not found:
         suffixes = ", ".join(sorted(VIDEO_SUFFIXES))
-        raise ValueError(f"videos={[str(path) for path in given]}: no video there; looked for {suffixes}.")
+        raise ValueError(f"videos={[str(path) for path in given]}: no video found; looked for {suffixes}.")
     files = sorted(found.values())
     return files if len(files) <= n else sorted(random.Random(seed).sample(files, n))  # noqa: S311 - a sample
 
@@ -142,7 +142,9 @@ def _whole_videos(file: Path) -> list[CaptionRecord]:
     records = []
     for record in read_captions(file):
         if record.start_s is not None:
-            raise AnnotationError(f"{file}: {record.video} has times: records of whole videos are needed, one each")
+            raise AnnotationError(
+                f"{file}: {record.video} has times; expected one record per video, of the whole video"
+            )
         records.append(replace(record, video=str(file.absolute().parent / record.video)))
     return records
 
@@ -173,13 +175,14 @@ def own_texts(records: Iterable[CaptionRecord], *, least: int = LEAST, seed: int
     if len(kept) < least:
         raise TooFewCaptionsError(
             f"{len(kept)} of {len(every)} described videos have usable texts, and at least {least} are needed"
-            f"{_most_common(every)}. Give more videos, a model that describes better, or captions of your own (pairs=)."
+            f"{_most_common(every)}. Give more videos, a model that describes videos better, or your own captions "
+            f"(pairs=)."
         )
     if cropped:
         warn(
             CroppedTexts(
-                f"{len(both)} of {len(dense)} short texts of this model can be used: it cannot shorten what it says. "
-                "Crops of its captions stand in for them; they are a weaker stand-in for short queries."
+                f"{len(both)} of {len(dense)} short texts of this model can be used, because it cannot shorten its "
+                f"captions. Crops of its captions are used instead; they resemble short queries less."
             )
         )
     rng = random.Random(seed)  # noqa: S311 - a sample, not a secret

@@ -68,7 +68,7 @@ class PromptAnalysis:
         for row in self.rows:
             if row.layer == layer:
                 return row
-        raise ValueError(f"layer={layer!r}: there are 1..{len(self.rows) - 1} and -1.")
+        raise ValueError(f"layer={layer!r}: expected 1..{len(self.rows) - 1} or -1.")
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ class LayerAnalysis:
         try:
             made: LayerAnalysis = from_json(cls, fields)
         except (KeyError, TypeError) as error:
-            raise ValueError(f"no whole layer analysis ({error}); analyze the model again") from error
+            raise ValueError(f"not a complete layer analysis ({error}); analyze the model again") from error
         return made
 
     def save(self, file: str | Path) -> None:

@@ -45,7 +45,7 @@ def conditional_class(model_type: str | None, *, name: str) -> type[PreTrainedMo
         found: type[PreTrainedModel] = getattr(transformers, str(MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES[model_type]))
         return found
     raise UnsupportedBackboneError(
-        f"{name}: model_type {model_type!r} is no video language model of transformers {transformers.__version__}. "
+        f"{name}: model_type {model_type!r} is not a video language model of transformers {transformers.__version__}. "
         f"Allowed: {', '.join(video_types())}, and remote-code checkpoints of type {', '.join(REMOTE_CODE_TYPES)}."
     )
 
@@ -89,7 +89,8 @@ def find_parts(model: nn.Module, *, name: str | None = None) -> Parts:
     name = name or type(model).__name__
     if not isinstance(model, PreTrainedModel):
         raise UnsupportedBackboneError(
-            f"{name}: got a {type(model).__name__}, which is no model of transformers. Load it with transformers' own "
+            f"{name}: got a {type(model).__name__}, which is not a model of transformers. Load it with transformers' "
+            f"own "
             "classes."
         )
     untyped: Any = model  # some of its methods have no types

@@ -78,8 +78,8 @@ def check_device(device: str | None) -> None:
         torch.empty(0, device=device)  # None is always to be had
     except (RuntimeError, AssertionError) as error:
         reason = str(error).partition("\n")[0]
-        advice = "leave it out for the best there is."
-        raise ValueError(f"device={device!r} is not to be had here ({reason}); {advice}") from error
+        advice = "leave it out for the default device."
+        raise ValueError(f"device={device!r} is not available ({reason}); {advice}") from error
 
 
 def load_backbone(
@@ -102,7 +102,7 @@ def load_backbone(
     name = str(name_or_path)
     path = Path(name)
     if path.exists() and not (path.is_dir() and (path / "config.json").is_file()):
-        raise BackboneError(f"{name}: not a model directory; it must hold config.json and safetensors weights.")
+        raise BackboneError(f"{name}: not a model folder; it must contain config.json and safetensors weights.")
     model_kwargs = {"dtype": "auto", **(model_kwargs or {})}
     check_dtype(model_kwargs["dtype"])
     if any([model_kwargs.pop("trust_remote_code", False), hub_kwargs.pop("trust_remote_code", False)]):
@@ -127,7 +127,7 @@ def load_backbone(
     model_class = conditional_class(config.model_type, name=name)
     if config.model_type not in TESTED_TYPES:
         logger.warning(
-            "%s: model_type %r is not tested here. Its parts are looked for in the model; run `vidembed check` on it.",
+            "%s: model_type %r is not tested here. Its parts are detected; run `vidembed check` on it.",
             name,
             config.model_type,
         )
@@ -155,14 +155,14 @@ def load_weights(name: str, model_class: Any, config: PretrainedConfig, options:
     missing = sorted(info["missing_keys"])
     if missing == ["lm_head.weight"]:
         raise BackboneError(
-            f"{name}: it holds no language model head; checkpoints that vidembed.build cut do not. Give the full MLLM "
-            "that it was built from."
+            f"{name}: it has no language model head, because vidembed.build cut it. Give the full MLLM that it was "
+            f"cut from."
         )
     if missing:
         raise BackboneError(
             f"{name}: {len(missing)} weights of {model_class.__name__} are missing from the checkpoint, for example "
-            f"{missing[:3]}; transformers would fill them with random numbers. Is the checkpoint complete, and does "
-            "its config.json belong to it?"
+            f"{missing[:3]}; they would be random. Check that the checkpoint is complete, and that config.json "
+            f"belongs to it."
         )
     model.eval()  # type: ignore[no-untyped-call]
     return model

@@ -66,21 +66,24 @@ class ModelOptions:
             raise ValueError(f"dtype={self.dtype!r} is not known. Allowed: {', '.join(DTYPES)}.")
         if self.quantize not in (None, *get_args(Quantization)):
             allowed = ", ".join(get_args(Quantization))
-            raise ValueError(f"quantize={self.quantize!r} is not known. Allowed: {allowed}; leave it out for none.")
+            raise ValueError(
+                f"quantize={self.quantize!r} is not known. Allowed: {allowed}; leave it out to load the weights as "
+                f"they are."
+            )
         if self.device is not None and self.device_map is not None:
             raise ValueError(
-                f"device={self.device!r}, device_map={self.device_map!r}: both say where the model goes; give one."
+                f"device={self.device!r}, device_map={self.device_map!r}: both place the model; give one of them."
             )
         if self.quantize == "int4" and self.dtype not in (None, "bfloat16"):
             raise ValueError(f"dtype={self.dtype!r}: quantize='int4' computes in bfloat16; leave dtype out.")
         if not isinstance(self.model_kwargs, Mapping):
-            raise ValueError(f"model_kwargs={self.model_kwargs!r}: expected names with their values.")  # noqa: TRY004
+            raise ValueError(f"model_kwargs={self.model_kwargs!r}: expected a mapping of argument names to values.")  # noqa: TRY004
         if self.model_kwargs.get("trust_remote_code"):
             raise ValueError("model_kwargs: trust_remote_code is refused; models load with transformers' own classes.")
         for key in self.model_kwargs:
             name = _FIELD_OF.get(key, key)
             if name in _NAMES and (name != "quantize" or self.quantize is not None):
-                raise ValueError(f"model_kwargs: {key!r} is what {name} says; give it there, and once.")
+                raise ValueError(f"model_kwargs: {key!r} is set by {name}; give it there.")
 
     def kwargs(self) -> dict[str, Any]:
         """Return those that were given as arguments of `SentenceTransformer`, `VideoEncoder` and `VideoReranker`.
@@ -127,7 +130,7 @@ def _torchao_config(quantize: Quantization, device: torch.device) -> TorchAoConf
 
     refused = f"quantize={quantize!r} cannot be done here"
     if device.type not in ("cpu", "cuda"):
-        raise ValueError(f"{refused}: on {device.type} it was never tried. Leave it out, or give device='cpu'.")
+        raise ValueError(f"{refused}: on {device.type} it is not tested. Leave it out, or give device='cpu'.")
     if quantize == "int8":
         return TorchAoConfig(torchao.Int8WeightOnlyConfig())
     if device.type == "cpu":
@@ -172,7 +175,7 @@ def check_quantized_once(config: Mapping[str, Any], model_kwargs: Mapping[str, A
     published = config.get("quantization_config")
     if published and "quantization_config" in model_kwargs:
         method = published.get("quant_method", "another method")
-        raise BackboneError(f"quantize: {name} is quantized already, by {method}, and loads as it is. Leave it out.")
+        raise BackboneError(f"quantize: {name} is already quantized, by {method}. Leave quantize out.")
 
 
 def log_loaded(model: PreTrainedModel, *, name: str) -> None:

@@ -114,7 +114,7 @@ def prefix_length(features: Features, media_token_ids: Sequence[int]) -> int:
     if "mm_token_type_ids" in features:
         is_media |= features["mm_token_type_ids"][0] != 0
     if not bool(is_media.any()):
-        raise ValueError("the prompt holds no visual token, so there is no prefix to share")
+        raise ValueError("the prompt has no visual token, so there is no prefix to share")
     return int(is_media.nonzero()[-1]) + 1
 
 

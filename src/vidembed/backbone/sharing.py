@@ -83,7 +83,9 @@ def sampled_values(tensors: Mapping[str, torch.Tensor]) -> dict[str, bytes]:
     picked: dict[torch.device, dict[str, torch.Tensor]] = {}
     for name, tensor in tensors.items():
         if tensor.is_meta:
-            raise ValueError(f"{name}: it is on the device 'meta' and has no values. Load the weights first.")
+            raise ValueError(
+                f"{name}: its weights are on the device 'meta' and have no values. Load the weights first."
+            )
         key = (tensor.numel(), tensor.device)
         if key not in places:
             count = min(WEIGHT_SAMPLES, tensor.numel())

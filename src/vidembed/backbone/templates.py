@@ -45,8 +45,8 @@ def _message_format(processor: ProcessorMixin, *, name: str) -> dict[str, str]:
     """
     if processor.chat_template is None:
         raise TemplateError(
-            f"{name}: its processor has no chat template, so the prompt cannot be written. Save one beside the "
-            "model as chat_template.jinja (published instruct models have it)."
+            f"{name}: its processor has no chat template, so prompts cannot be made. Save one beside the model as "
+            f"chat_template.jinja (published instruct models have it)."
         )
     text = {"type": "text", "text": _TEXT}
     # named, since smolvlm takes another one for a message with a video
@@ -83,8 +83,8 @@ def _message_format(processor: ProcessorMixin, *, name: str) -> dict[str, str]:
         mark = values[f"{kind.upper()}_MARK"] = start.removeprefix(opening)
         if not start.startswith(opening) or not mark.strip():
             raise TemplateError(
-                f"{name}: its chat template writes no placeholder for a {kind}; rendered {start!r}. It needs one of a "
-                f"model that takes {kind}s."
+                f"{name}: its chat template writes no placeholder for a {kind}; rendered {start!r}. Use the chat "
+                f"template of a model that takes {kind}s."
             )
     return {**values, "FOOTER": _with_thought_closed(footer, name=name)}
 
@@ -107,8 +107,9 @@ def _with_thought_closed(footer: str, *, name: str) -> str:
         closing = f"{opening[0]}/{opening[1:]}"
     if closing == opening:
         raise TemplateError(
-            f"{name}: the generation prompt of its chat template opens a thought by {opening!r}, where no answer can "
-            "stand, and its closing tag is not known. Save a chat template beside the model whose generation prompt "
+            f"{name}: the generation prompt of its chat template starts a thought with {opening!r}, and its closing "
+            f"tag is not known, so the answer cannot follow. Save a chat template beside the model whose generation "
+            f"prompt "
             "closes it (chat_template.jinja)."
         )
     # Qwen writes two line breaks into the empty thought and two after it; GLM writes none
@@ -144,7 +145,7 @@ def stand_in_template(template: str) -> str:
     """
     if template.count(_STARTS_AS_TEXT) != 1:
         raise TemplateError(
-            "the chat template was not written by vidembed, so there is no video prompt to give to a text. Use a "
+            "the chat template was not written by vidembed, so texts cannot get the video prompt. Use a "
             "checkpoint made by vidembed.build, or a video MLLM."
         )
     return template.replace(_STARTS_AS_TEXT, _STARTS_AS_TEXT.replace("text", "video"))

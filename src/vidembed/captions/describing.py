@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Final, TypedDict, Unpack
 
 import numpy as np
 import torch
-from tqdm.auto import tqdm
 
 from vidembed.backbone.generate import Generated, generate, generate_plainly, greedy, sampled
 from vidembed.backbone.templates import instruct_template
@@ -20,6 +19,7 @@ from vidembed.captions.records import FIELDS
 from vidembed.errors import InputError
 from vidembed.inputs import Failed, HalvingRunner, Prepared, no_room
 from vidembed.pipeline import OnError, check_context, fields_digest, report, wants_bar
+from vidembed.progress import progress_bar
 from vidembed.scoring import PlattScaling
 from vidembed.scoring.calibration import sigmoid
 from vidembed.yes_no import Answers, AskOptions, VideoPrompt, around_video
@@ -85,15 +85,17 @@ class DescribeOptions:
         """Check the values."""
         kinds = [*self.kinds]
         if not kinds or len(set(kinds)) < len(kinds) or isinstance(self.kinds, str):
-            raise ValueError(f"kinds={self.kinds!r}: expected a list of at least one kind of text, each once.")
+            raise ValueError(f"kinds={self.kinds!r}: expected a list of one or more different kinds of text.")
         if taken := sorted(_NOT_KINDS.intersection(kinds)):
-            raise ValueError(f"kinds={kinds}: {', '.join(taken)} has another meaning in files of captions.")
+            raise ValueError(f"kinds={kinds}: {', '.join(taken)} is reserved in caption files; choose another name.")
         if unknown := [kind for kind in kinds if not self.prompts.get(kind, "").strip()]:
-            raise ValueError(f"kinds={kinds}: there is no prompt for {', '.join(unknown)}. Give it in prompts.")
+            raise ValueError(f"kinds={kinds}: no prompt was given for {', '.join(unknown)}. Add it to prompts.")
         if self.max_new_tokens < 1:
             raise ValueError(f"max_new_tokens={self.max_new_tokens!r}: expected at least 1.")
         if not 0 <= self.temperature <= 10:
-            raise ValueError(f"temperature={self.temperature!r}: expected 0 (the likeliest token) to 10.")
+            raise ValueError(
+                f"temperature={self.temperature!r}: expected a number from 0 (the most likely token) to 10."
+            )
         object.__setattr__(self, "kinds", tuple(kinds))
         object.__setattr__(self, "temperature", float(self.temperature))  # 1 and 1.0 have one fingerprint
         object.__setattr__(self, "prompts", {kind: self.prompts[kind] for kind in kinds})
@@ -214,8 +216,9 @@ def describe(
     """
     asked = DescribeOptions(**options)
     batches = describe_batches(as_reranker(model), videos, asked, encoder, batch_size=batch_size, on_error=on_error)
-    total, bar_off = len(videos) if isinstance(videos, Sized) else None, not wants_bar(show_progress_bar)
-    with closing(batches), tqdm(total=total, desc="Describing", unit="video", disable=bar_off) as bar:
+    total = len(videos) if isinstance(videos, Sized) else None
+    shown = wants_bar(show_progress_bar)
+    with closing(batches), progress_bar("Describing", "videos", total=total, shown=shown) as bar:
         for batch in batches:
             yield from batch
             bar.update(len(batch))
@@ -308,7 +311,7 @@ class _Describer:
             found = item if isinstance(item, Failed) else self._prefilled(item)
             if isinstance(found, torch.OutOfMemoryError) and isinstance(item, Prepared) and batch:
                 most = len(batch)
-                logger.warning("out of memory with %d videos prefilled: at most so many are from now on", most)
+                logger.warning("out of memory; from now on, at most %d videos are prefilled at once", most)
                 yield batch
                 batch.clear()
                 held = 0

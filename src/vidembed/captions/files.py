@@ -117,7 +117,7 @@ def _unmarked_rows(path: Path, damaged: Damaged = _stop) -> Iterator[tuple[str, 
         else:
             yield where, line, row
     if marked:
-        logger.warning("%s: left out %d rows that are marked as not to be used", path, marked)
+        logger.warning("%s: left out %d rows that are marked as doubtful", path, marked)
 
 
 def json_rows(path: Path) -> Iterator[tuple[str, Row]]:
@@ -142,7 +142,7 @@ def csv_rows(path: Path, handle: BinaryIO, damaged: Damaged = _stop) -> Iterator
         if header is None:
             header = [cell.strip() for cell in cells]
             if len(set(header)) < len(header):
-                raise AnnotationError(f"{path}, line {number}: the header names a column twice: {', '.join(header)}")
+                raise AnnotationError(f"{path}, line {number}: the header has a column twice: {', '.join(header)}")
         elif len(cells) != len(header):
             found = f"{path}, line {number}: {len(cells)} cells under a header of {len(header)}"
             damaged(AnnotationError(f"{found}; put a caption that holds a comma in double quotes"))
@@ -194,7 +194,7 @@ def read_captioned_videos(file: str | Path, *, videos: str | Path | None = None)
         raise AnnotationError(f"{path}: {'not a file' if path.exists() else 'no such file'}")
     base = path.parent if videos is None else Path(videos).expanduser()
     if not base.is_dir():
-        raise AnnotationError(f"videos={str(base)!r}: no such folder; it is what the paths in {path} are taken from")
+        raise AnnotationError(f"videos={str(base)!r}: no such folder; paths in {path} are relative to it")
     found: list[tuple[int, CaptionedVideo]] = []
     try:
         for where, line, row in _unmarked_rows(path):
@@ -202,7 +202,7 @@ def read_captioned_videos(file: str | Path, *, videos: str | Path | None = None)
     except OSError as error:
         raise AnnotationError(f"{path}: cannot be read: {error.strerror or error}") from error
     if not found:
-        raise AnnotationError(f"{path}: there are no rows to use; give at least one video with a caption")
+        raise AnnotationError(f"{path}: no usable rows; give at least one video with a caption")
     labelled = next((line for line, video in found if video.label is not None), None)
     bare = next((line for line, video in found if video.label is None), None)
     if labelled is not None and bare is not None:
@@ -213,8 +213,8 @@ def read_captioned_videos(file: str | Path, *, videos: str | Path | None = None)
         named = ", ".join(f"{video} (line {line})" for line, video in missing[:_SHOWN])
         more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
         raise AnnotationError(
-            f"{path}: {len(missing)} of {len(first)} video files are missing: {named}{more}. Relative paths are taken "
-            f"from {base}; give videos=FOLDER where they lie elsewhere."
+            f"{path}: {len(missing)} of {len(first)} video files are missing: {named}{more}. Relative paths start at "
+            f"{base}; give videos=FOLDER if the videos are elsewhere."
         )
     return [video for _, video in found]
 
@@ -229,7 +229,7 @@ def _videos_of(where: str, row: Row, base: Path) -> list[CaptionedVideo]:
         columns = shortened(", ".join(row)) if row else "none"
         raise AnnotationError(f"{where}: there is {missing}; the columns are {columns}")
     if len(named) > 1:
-        raise AnnotationError(f"{where}: has {' and '.join(map(repr, named))}; keep the one that holds the caption")
+        raise AnnotationError(f"{where}: has {' and '.join(map(repr, named))}; keep only the column with the caption")
     value = row[named[0]]
     if named[0] != "captions":
         texts = [checked_words(where, named[0], value)]
@@ -289,9 +289,11 @@ def read_pairs(path: str | Path, *, kind: str = "auto", on_error: OnError = "rai
         found += 1
         yield pair
     if skipped:
-        logger.warning("%s: skipped %d of %d rows that are empty, one-sided or damaged", path, skipped, found + skipped)
+        logger.warning(
+            "%s: skipped %d of %d rows that are empty, incomplete or damaged", path, skipped, found + skipped
+        )
     if not found:
-        raise AnnotationError(f"{path}: no pairs in it. Expected rows with {wanted}.")
+        raise AnnotationError(f"{path}: no pairs found. Expected rows with {wanted}.")
 
 
 def _columns_of(where: str, row: Row, wanted: str) -> tuple[str, str]:
@@ -305,7 +307,7 @@ def _pair_of(where: str, row: Row, columns: tuple[str, str]) -> TextPair:
     texts = []
     for column in columns:
         if column not in row:
-            raise AnnotationError(f"{where}: no column {column!r} among {sorted(row)}. Is it of another kind?")
+            raise AnnotationError(f"{where}: no column {column!r} among {sorted(row)}. Check the kind of the file.")
         text = row[column]
         if text is not None and not isinstance(text, str):
             raise AnnotationError(f"{where}: {column!r} is {type(text).__name__}, expected text.")
@@ -336,5 +338,5 @@ def sample_pairs(
         elif (place := rng.randrange(index + 1)) < n:
             kept[place] = (index, pair)
     if n is not None and index + 1 < n:
-        logger.warning("%s: %d pairs, fewer than the %d asked for; taking all", path, index + 1, n)
+        logger.warning("%s: %d pairs, fewer than the %d requested; using all", path, index + 1, n)
     return [pair for _, pair in sorted(kept, key=lambda entry: entry[0])]

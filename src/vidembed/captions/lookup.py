@@ -86,10 +86,10 @@ class CaptionLookup:
         kinds: set[str] = set()
         for place, record in enumerate(captions):
             if not isinstance(record, CaptionRecord):
-                raise TypeError(f"captions: at position {place} is {type(record).__name__}; CaptionRecord is needed")
+                raise TypeError(f"captions: at position {place} is a {type(record).__name__}; expected a CaptionRecord")
             if (record.start_s is None) != (record.end_s is None):
                 times = f"start_s={record.start_s}, end_s={record.end_s}"
-                raise ValueError(f"captions: at position {place}, {times}; give both or none")
+                raise ValueError(f"captions: at position {place}, {times}; give both times or neither")
             kinds |= set(record.texts)
             if record.error is not None or kind not in record.texts:
                 continue
@@ -102,7 +102,7 @@ class CaptionLookup:
             of_bytes[record.start_s, record.end_s] = caption_line(text) or None
             self._captioned.add(os.path.normpath(os.path.join(folder, _path_of(record.video))))  # noqa: PTH118 - of any text
         if kinds and kind not in kinds:
-            raise ValueError(f"kind={kind!r}: there is no such text in {self}; there are {', '.join(sorted(kinds))}")
+            raise ValueError(f"kind={kind!r}: {self} has no such text; it has {', '.join(sorted(kinds))}")
         for count, why in (
             (left_out, "texts that are marked as not to be used"),
             (nameless, "records that do not say which bytes they are about (content)"),
@@ -169,14 +169,14 @@ class CaptionMatches:
         if self._others:
             example = printable(str(self._others[0]))
             logger.warning(
-                "%s: left out the captions of %d videos whose bytes are others now, such as %s; caption them again",
+                "%s: left out the captions of %d videos whose files have changed, such as %s; caption them again",
                 self.lookup,
                 len(self._others),
                 example,
             )
         if self._untimed:
             logger.warning(
-                "%d videos or segments have no caption: their file has captions of other times only; caption it with "
-                "the same segments",
+                "%d videos or segments have no caption: the file has captions of other segments of them; caption them "
+                "with the same segments",
                 self._untimed,
             )

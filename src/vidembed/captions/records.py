@@ -59,7 +59,7 @@ class CaptionRecord:
     def __post_init__(self) -> None:
         """Check what a caller can get wrong."""
         if taken := sorted(FIELDS & set(self.texts)):
-            raise ValueError(f"texts: a kind may not be called {', '.join(taken)}; these are keys of a record")
+            raise ValueError(f"texts: a kind cannot have the name {', '.join(taken)}; these names are keys of a record")
 
     def usable(self, kind: str) -> bool:
         """Whether there is a text of the kind, and nothing speaks against it."""
@@ -78,10 +78,12 @@ class CaptionRecord:
     def of(cls, where: str, row: Mapping[str, object]) -> CaptionRecord:
         """Return the record of an object of JSON; AnnotationError, which begins with `where`, for another object."""
         if (video := _words(where, row, "video")) is None:
-            raise AnnotationError(f"{where}: there is no 'video'; each line names the video that it is about")
+            raise AnnotationError(f"{where}: no 'video'; each line must name its video")
         start, end = _seconds(where, row, "start_s"), _seconds(where, row, "end_s")
         if (start is None) != (end is None) or (start is not None and end is not None and end <= start):
-            raise AnnotationError(f"{where}: start_s={start}, end_s={end}: give both, the end after the start, or none")
+            raise AnnotationError(
+                f"{where}: start_s={start}, end_s={end}: give both, with the end after the start, or neither"
+            )
         problems = _by_kind(where, row, "problems")
         return cls(
             video=video,
@@ -168,4 +170,4 @@ def cut_torn_line(path: Path) -> None:
         except ValueError:
             if tail.startswith(_BEGIN[: len(tail)]):
                 file.truncate(size - len(tail))
-                logger.warning("%s: its last line was cut short, and is removed: %d bytes", path, len(tail))
+                logger.warning("%s: removed the last line, which was incomplete: %d bytes", path, len(tail))

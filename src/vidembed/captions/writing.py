@@ -30,6 +30,7 @@ from vidembed.captions.records import CaptionRecord, cut_torn_line, read_caption
 from vidembed.errors import CaptionsBusyError, CaptionsMismatchError, ChangedWhileRead, InputError
 from vidembed.interrupt import STOPPING, GracefulStop, uninterrupted
 from vidembed.pipeline import OnError, check_on_error
+from vidembed.progress import progress_bar
 from vidembed.registry import portable_name
 from vidembed.text import printable, replacing
 from vidembed.video import Clip, VideoError, VideoSegment, item_name
@@ -79,9 +80,11 @@ class CaptionReport:
 def check_out(out: Path) -> None:
     """Raise ValueError unless a file of captions can be at `out`."""
     if out.suffix.lower() != ".jsonl":
-        raise ValueError(f"out: {str(out)!r} does not end in .jsonl; captions are written as one JSON object a line")
+        raise ValueError(f"out: {str(out)!r} does not end in .jsonl; captions are written as one JSON object per line")
     if out.is_dir() or not out.absolute().parent.is_dir():
-        raise ValueError(f"out: {str(out)!r} is a folder or in a folder that does not exist; name a file")
+        raise ValueError(
+            f"out: {str(out)!r} is a folder, or its folder does not exist; give a file in a folder that exists"
+        )
 
 
 def write_captions(
@@ -139,9 +142,7 @@ def write_captions(
         run = _Run(reranker, file, cut, on_error)
         paths = [Path(video) for video in ([videos] if isinstance(videos, (str, os.PathLike)) else videos)]
         workers = decode_workers or reranker.decode_workers
-        bar: tqdm[NoReturn] = tqdm(
-            total=len(paths), desc="Describing", unit="file", disable=not progress, dynamic_ncols=True
-        )
+        bar: tqdm[NoReturn] = progress_bar("Describing", "files", total=len(paths), shown=progress)
         with ExitStack() as stack:
             stop = stack.enter_context(GracefulStop(STOPPING if progress else ""))
             pool = stack.enter_context(DecodePool(workers=workers, backend=reranker.video_backend))
@@ -152,7 +153,7 @@ def write_captions(
             for batch in stack.enter_context(closing(batches)):
                 run.store(batch)
                 pace = found.described / (time.perf_counter() - began)
-                bar.set_postfix_str(f"{found.described} described, {pace:.2f}/s", refresh=False)
+                bar.set_postfix_str(f"{found.described} described, {pace:.2g} segments/s", refresh=False)
                 if stop.asked or run.error is not None:
                     break
         run.store([])
@@ -171,7 +172,7 @@ def _locked(path: Path) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
-        message = f"out: another run is writing to {str(path)!r}; wait for its end, or name another file"
+        message = f"out: another run is writing to {str(path)!r}; try again when it has ended, or give another file"
         raise CaptionsBusyError(message) from error
     try:
         yield
@@ -252,17 +253,15 @@ class _CaptionFile:
     def _mismatch(self, record: CaptionRecord, kinds: Sequence[str]) -> str:
         """Say by what a record of the file differs from those of this run."""
         if not record.fingerprint:
-            what = "that no model wrote (they have no fingerprint)"
+            what = "without a model (they have no fingerprint)"
         elif record.model != self.report.model:
-            what = f"of the model {record.model!r}, and {self.report.model!r} is asked now"
+            what = f"of the model {record.model!r}, but this run uses {self.report.model!r}"
         elif record.texts and set(record.texts) != set(kinds):
-            what = f"of the kinds {', '.join(record.texts)}, and {', '.join(kinds)} are asked now"
+            what = f"of the kinds {', '.join(record.texts)}, and {', '.join(kinds)} are requested now"
         else:
-            what = "of the same model with other prompts, settings, frame grid, weights or calibration than now"
-        return (
-            f"out: {str(self._path)!r} has records {what}. Give another file, or --overwrite (overwrite=True) to have "
-            "these records removed"
-        )
+            what = "of the same model with other prompts, settings, frame sampling, weights or calibration"
+        remedy = "Give another file, or --overwrite (overwrite=True) to remove these records"
+        return f"out: {str(self._path)!r} has records {what}. {remedy}"
 
     def named(self, path: Path) -> str:
         """The name of a video in this file; InputError for one that a reader could not find again."""
@@ -272,8 +271,8 @@ class _CaptionFile:
         name = f"./{name}" if name[0].isspace() else name
         if name.encode("utf-8", "ignore").decode() != name.rstrip():
             raise InputError(
-                f"{item_name(path)}: its name is not Unicode or ends with a space, and cannot stand in a file of "
-                "captions; rename it"
+                f"{item_name(path)}: its name is not valid Unicode or ends with a space, which caption files cannot "
+                f"store; rename it"
             )
         return name
 

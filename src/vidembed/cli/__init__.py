@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import typer
 
-from vidembed.cli import adapt, caption, clip, demo, evaluate, index, model, options, search, serve
+from vidembed.cli import adapt, caption, clip, demo, evaluate, index, info, model, options, search, serve
 
 __all__ = ["app", "main"]
 
@@ -28,7 +28,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "clip": clip.command,
     "serve": serve.command,
     "caption": caption.command,
-    "info": index.info_command,
+    "info": info.command,
     "build": model.build_command,
     "check": model.check_command,
     "layers": model.layers_command,

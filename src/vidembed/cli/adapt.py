@@ -17,29 +17,31 @@ _WAYS = {"t2v": "text to video", "v2t": "video to text"}
 
 def command(
     *,
-    videos: Annotated[list[Path], Argument(help="Videos, and folders of them.")],
+    videos: Annotated[list[Path], Argument(help="Videos, and folders of videos.")],
     model: Annotated[str, Option(help="Video MLLM: a folder or a name on the Hub.")],
     out: Annotated[Path, Option(help="Folder to write: captions, figures, and the adapted model.")],
-    clips: Annotated[int, Option(min=1, help="Most videos that are described.")] = 500,
+    clips: Annotated[int, Option(min=1, help="Largest number of videos to describe.")] = 500,
     held_out: Annotated[
-        int | None, Option(help="Videos that are measured and not trained on. Default: a tenth, and at least 20.")
+        int | None, Option(help="Videos for measuring, not training. Default: a tenth, and at least 20.")
     ] = None,
     learning_rate: Annotated[float | None, Option(help="Peak learning rate. Default: 3e-4.")] = None,
     rank: Annotated[int, Option(help="Rank of the LoRA.")] = 16,
-    seed: Annotated[int, Option(min=0, help="Decides which videos are described and held out, and the training.")] = 0,
+    seed: Annotated[
+        int, Option(min=0, help="Random seed: chooses the videos to describe and to hold out, and drives the training.")
+    ] = 0,
     adapter: Annotated[
         bool, Option("--adapter/--merge", help="Write the PEFT adapter alone, or a merged checkpoint (default).")
     ] = False,
     model_options: ModelOptions | None = None,
     as_json: Annotated[bool, Option("--json", help="Write the figures to stdout as JSON, and nothing else.")] = False,
     overwrite: Annotated[
-        bool, Option("--overwrite", help="Train again in a folder of other settings; its captions are kept.")
+        bool, Option("--overwrite", help="Train again if the folder has other settings; its captions are kept.")
     ] = False,
 ) -> None:
-    """Adapt a model to your videos without labels: it describes them, and its texts align its last layer.
+    """Adapt a model to your videos without labels: it describes them, and trains its last layer on its own texts.
 
-    Run it again to go on from what is complete. Recall@1 on videos held out is shown before and after; if it fell in
-    the mean, the exit code is 1.
+    Run it again to continue after the last complete step. It shows Recall@1 on held-out videos before and after
+    training. If the mean fell, the exit code is 1.
     """
     from vidembed.text import require_train_extra
 

@@ -16,51 +16,53 @@ from vidembed.cli.index import cut_of
 
 DEFAULT_MODEL = "vidembed/shapes-rerank"
 SHAPES_WARNING = (
-    f"Note: {DEFAULT_MODEL} knows only its own small world of moving coloured shapes. For other videos give --model: a "
-    "video MLLM, or a saved reranker."
+    f"Note: {DEFAULT_MODEL} knows only videos of moving coloured shapes. For other videos, give --model: a video "
+    "MLLM, or a saved reranker."
 )
 
 
 def command(
     *,
     videos: Annotated[list[str], Argument(help="Videos, and folders of videos.")],
-    out: Annotated[Path, Option(help="File of captions (.jsonl): a new one, or one to go on with.")],
-    model: Annotated[str, Option(help="A video MLLM with its head, or a saved reranker.")] = DEFAULT_MODEL,
+    out: Annotated[Path, Option(help="File of captions to write (.jsonl), or to continue.")],
+    model: Annotated[str, Option(help="A video MLLM, or a saved reranker.")] = DEFAULT_MODEL,
     calibration: Annotated[
-        Path | None, Option(help="File that `vidembed calibrate` wrote, for the probabilities of --agree.")
+        Path | None, Option(help="Calibration written by `vidembed calibrate`, for the probabilities of --agree.")
     ] = None,
     kinds: Annotated[
-        str | None, Option(help="Kinds of text, with commas. Default: dense,short and those of --prompt.")
+        str | None, Option(help="Kinds of text, separated by commas. Default: dense,short and those of --prompt.")
     ] = None,
     prompt: Annotated[
-        list[str] | None, Option(metavar="KIND=TEXT", help="What to ask for a kind of text. Can be repeated.")
+        list[str] | None, Option(metavar="KIND=TEXT", help="Prompt for a kind of text. Can be repeated.")
     ] = None,
-    max_new_tokens: Annotated[int | None, Option(min=1, help="Most tokens of a text. Default: 256.")] = None,
+    max_new_tokens: Annotated[int | None, Option(min=1, help="Most tokens per text. Default: 256.")] = None,
     temperature: Annotated[
-        float | None, Option(help="0 takes the likeliest tokens, above it they are drawn. Default: 0.")
+        float | None, Option(help="0 takes the most likely token; above 0, tokens are sampled. Default: 0.")
     ] = None,
-    seed: Annotated[int | None, Option(min=0, help="Of the draws. Default: 0.")] = None,
-    agree: Annotated[bool, Option(help="Ask the head about each text, and mark those that it denies.")] = True,
+    seed: Annotated[int | None, Option(min=0, help="Random seed of the sampling. Default: 0.")] = None,
+    agree: Annotated[
+        bool, Option(help="Ask the model whether each text is true of its video, and mark texts that it denies.")
+    ] = True,
     segment: Annotated[
         float | None, Option(help="Cut videos into segments of this many seconds. Default: whole videos.")
     ] = None,
     overlap: Annotated[float | None, Option(help="Seconds that a segment shares with the next. Default: 0.")] = None,
     scenes: Annotated[
-        bool, Option("--scenes", help="Cut videos where the picture changes (extra: scenes), not at fixed times.")
+        bool, Option("--scenes", help="Cut videos at scene changes instead of fixed times (extra: scenes).")
     ] = False,
-    fps: Annotated[float | None, Option(help="Frames looked at per second. Default: the model's.")] = None,
-    max_frames: Annotated[int | None, Option(help="Most frames of a segment. Default: the model's.")] = None,
+    fps: Annotated[float | None, Option(help="Frames to sample per second. Default: the model's.")] = None,
+    max_frames: Annotated[int | None, Option(help="Most frames per segment. Default: the model's.")] = None,
     on_error: Annotated[
-        Literal["skip", "raise"], Option(help="At a bad file: report it and go on, or end the run.")
+        Literal["skip", "raise"], Option(help="For a file that cannot be captioned: report it and continue, or stop.")
     ] = "skip",
-    batch_size: Annotated[int, Option(min=1, help="Videos whose texts are generated at once.")] = 8,
+    batch_size: Annotated[int, Option(min=1, help="Segments per batch.")] = 8,
     model_options: ModelOptions | None = None,
     overwrite: Annotated[
         bool, Option("--overwrite", help="Remove records of another model or of other settings from the file.")
     ] = False,
     as_json: Annotated[bool, Option("--json", help="Write the report to stdout as JSON.")] = False,
 ) -> None:
-    """Have a model describe videos, into a file. Run again, it does only what is not in the file yet."""
+    """Write captions of videos with a model. Run it again to add what is not in the file yet."""
     given = locals()  # all options by their names
     from vidembed.captions import DescribeOptions, write_captions
     from vidembed.captions.writing import check_out
@@ -96,11 +98,11 @@ def command(
         cli.print_json(report.to_dict())
     else:
         if report.failed:
-            cli.print_table(["not described", "why"], [[*each] for each in report.failed.items()])
+            cli.print_table(["not described", "reason"], [[*each] for each in report.failed.items()])
         done = f"{report.described} described ({report.marked} marked), {report.unchanged} unchanged"
         typer.echo(f"{done}, {len(report.failed)} failed. {cli.plain(report.out)} holds {report.records} records.")
     if not report.described + report.unchanged:
-        cli.say("Nothing could be described.")
+        cli.say("No video could be described.")
         raise typer.Exit(cli.NOTHING_DONE)
 
 

@@ -52,22 +52,24 @@ class Server:
 
     def __post_init__(self) -> None:
         """Check the values."""
-        what = "an address such as http://127.0.0.1:8000 is needed"
+        what = "expected an address such as http://127.0.0.1:8000"
         try:
             parts = urlsplit(self.url)
             _ = parts.port
         except ValueError as error:
             raise ValueError(f"server: got {self.url!r} ({error}); {what}") from error
         if "@" in parts.netloc:  # not shown: it may be a password
-            raise ValueError(f"server: the address holds a user name; leave it out, and set {KEY_VARIABLE}")
+            raise ValueError(f"server: the address has a user name; leave it out, and set {KEY_VARIABLE}")
         plain = self.url.isascii() and self.url.isprintable() and " " not in self.url
         if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment or not plain:
             raise ValueError(f"server: got {self.url!r}; {what}")
         key = self.api_key
         if key is not None and (not key.strip() or not key.isascii() or not key.isprintable()):
-            raise ValueError(f"{KEY_VARIABLE}: it is empty or holds other than printable ASCII; set it to the server's")
+            raise ValueError(
+                f"{KEY_VARIABLE}: it must be printable ASCII and not empty; set it to the key of the server"
+            )
         if not (math.isfinite(self.timeout_s) and self.timeout_s > 0):
-            raise ValueError(f"timeout: got {self.timeout_s}; seconds are needed, more than 0")
+            raise ValueError(f"timeout: got {self.timeout_s}; expected seconds above 0")
 
     @property
     def is_loopback(self) -> bool:
@@ -84,7 +86,7 @@ class Server:
         key = os.environ.get(KEY_VARIABLE) or None
         server = cls(url, key, TIMEOUT_S if timeout_s is None else timeout_s)
         if key is not None and urlsplit(url).scheme == "http" and not server.is_loopback:
-            cli.say(f"Warning: {url} is not encrypted: others on the way can read {KEY_VARIABLE}. Use https.")
+            cli.say(f"Warning: {url} is not encrypted, so others on the network can read {KEY_VARIABLE}. Use https.")
         return server
 
     def search(self, options: SearchKeywords, k: int, rerank: int | None, words: Sequence[str]) -> Iterator[Hits]:
@@ -110,7 +112,7 @@ class Server:
             try:
                 yield _hits(answer)
             except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError) as error:
-                raise self._stranger("with something else than hits") from error
+                raise self._stranger("without valid hits") from error
 
     def _post(self, path: str, body: object) -> tuple[int, bytes]:
         """Return the status and the content of an answer."""
@@ -135,13 +137,13 @@ class Server:
                         raise TimeoutError
                 if 300 <= answer.status < 400:
                     to = answer.headers.get("Location")
-                    message = f"redirects to {to!r}, which is not followed; give the address of that server"
+                    message = f"redirects to {to!r}, which is not followed; give that address"
                     raise ServerRefusedError(f"server: {self.url!r} {message}")
                 return int(answer.status), content
         except (OSError, http.client.HTTPException) as error:
             reason = getattr(error, "reason", error)  # of an URLError, what the system said
             if isinstance(reason, TimeoutError):
-                reason = f"nothing came within {self.timeout_s:g} s; --timeout gives it longer"
+                reason = f"no answer within {self.timeout_s:g} s; use a longer --timeout"
             said = f"{type(reason).__name__}" if isinstance(reason, http.client.HTTPException) else str(reason)
             raise OSError(f"server: {self.url!r} does not answer: {said}") from error
 
@@ -153,17 +155,17 @@ class Server:
         except (TypeError, KeyError, AttributeError):
             if status < 500:
                 return self._stranger(f"{status} in a form of its own")
-            message, param = "it does not say why", None
+            message, param = "no reason given", None
         if status >= 500 or status in {408, 429}:
             return OSError(f"server: {self.url!r} answered {status}: {message}")
         if param == "q":
             return ValueError(message.replace("q:", "query:", 1))
-        hint = f"; the key is taken from {KEY_VARIABLE}" if status == http.HTTPStatus.UNAUTHORIZED else ""
+        hint = f"; the key is read from {KEY_VARIABLE}" if status == http.HTTPStatus.UNAUTHORIZED else ""
         return ServerRefusedError(f"server: {self.url!r} answered {status}: {message}{hint}")
 
     def _stranger(self, how: str) -> ServerRefusedError:
-        where = "give the address that `vidembed serve` says when it starts"
-        return ServerRefusedError(f"server: {self.url!r} answered {how}, so it is no vidembed server; {where}")
+        where = "give the address that `vidembed serve` prints when it starts"
+        return ServerRefusedError(f"server: {self.url!r} answered {how}, so it is not a vidembed server; {where}")
 
 
 def _parsed(content: bytes) -> Any:

@@ -26,34 +26,37 @@ def command(
         str,
         Argument(
             metavar="SOURCE|WORDS",
-            help="A video, or a URI such as file:///a.mp4#t=10,20; with --in, the words to search for.",
+            help="A video, or a URI such as file:///a.mp4#t=10,20; with --in, words to search for.",
         ),
     ],
-    out: Annotated[Path, Option(help="File to write; its suffix says what kind. With --top, a folder.")],
+    out: Annotated[Path, Option(help="File to write; its suffix sets the format. With --top, a folder.")],
     start: Annotated[
-        float | None, Option("--from", help="Seconds, as a player shows them. Default: the beginning.")
+        float | None, Option("--from", help="Start in seconds, as a player shows them. Default: the beginning.")
     ] = None,
-    end: Annotated[float | None, Option("--to", help="As --from. Default: the end.")] = None,
-    folder: Annotated[Path | None, Option("--in", help="Index to search; a hit is cut.")] = None,
-    hit: Annotated[int | None, Option(min=1, help="With --in: which hit, from 1. Default: the first.")] = None,
-    top: Annotated[int | None, Option(min=1, help="With --in: cut so many hits, into the folder --out.")] = None,
-    around: Annotated[float, Option(help="Take so many seconds before and after, too.")] = 0.0,
+    end: Annotated[float | None, Option("--to", help="End in seconds. Default: the end of the video.")] = None,
+    folder: Annotated[Path | None, Option("--in", help="Search this index for the words, and cut a hit.")] = None,
+    hit: Annotated[int | None, Option(min=1, help="With --in: number of the hit, from 1. Default: the first.")] = None,
+    top: Annotated[
+        int | None, Option(min=1, metavar="N", help="With --in: cut the first N hits, into the folder --out.")
+    ] = None,
+    around: Annotated[float, Option(help="Also include this many seconds before and after.")] = 0.0,
     merge: Annotated[cli.Merge, Option(help="With --in: as for `vidembed search`.")] = "moments",
     by: Annotated[cli.By, Option(help="With --in: as for `vidembed search`.")] = "video",
     model: Annotated[
-        str | None, Option(help="With --in: load the model from here. Default: the name in the index.")
+        str | None,
+        Option(help="With --in: name or folder to load the model from. Default: the one stored in the index."),
     ] = None,
     model_options: ModelOptions | None = None,
     force: Annotated[bool, Option("--force", help="Replace files that exist.")] = False,
-    as_json: Annotated[bool, Option("--json", help="Write what was cut to stdout as JSON.")] = False,
+    as_json: Annotated[bool, Option("--json", help="Write the result to stdout as JSON.")] = False,
 ) -> None:
-    """Cut a stretch of a video, or a hit of a search, to a file. Nothing is encoded again: it starts at a key frame."""
+    """Copy a part of a video, or a hit of a search, to a file without re-encoding. It starts at a key frame."""
     from vidembed.index import SearchOptions
     from vidembed.index.rows import check_query
 
     SearchOptions(merge=merge, around=around)
     if folder is None:
-        why = "it is for a search; give --in INDEX, and words in place of a video"
+        why = "it needs a search; give --in INDEX, and words in place of the video"
         cli.refuse({"--hit": hit, "--top": top, "--model": model, "--device and the like": model_options}, why)
         segment = _of_file(what, start, end, around)
         check_out(out, force=force)
@@ -61,7 +64,7 @@ def command(
     else:
         check_query(what)
         if start is not None or end is not None:
-            raise ValueError("from, to: they are for a video; hits have times of their own, which --around widens")
+            raise ValueError("from, to: a hit has its own times; leave them out, or widen the hit with --around")
         if hit is not None and top is not None:
             raise ValueError(f"hit: got {hit} together with --top {top}; give one of them")
         check_out(out, folder=top is not None, force=force)
@@ -91,7 +94,7 @@ def check_out(out: Path, *, folder: bool = False, force: bool) -> None:
     from vidembed.video.trim import check_target
 
     if folder and out.exists() and not out.is_dir():
-        raise ValueError(f"out: {str(out)!r} is a file; with --top, name a folder")
+        raise ValueError(f"out: {str(out)!r} is a file; with --top, give a folder")
     if not folder:
         with _target_is_out():
             check_target(out, overwrite=force)
@@ -104,7 +107,7 @@ def _target_is_out() -> Iterator[None]:
         yield
     except (FileExistsError, ValueError) as error:
         message = str(error).replace("target:", "out:", 1)
-        raise ValueError(message.replace("have it replaced", "replace it with --force")) from error
+        raise ValueError(message.replace("pass overwrite=True", "replace it with --force")) from error
 
 
 def _of_file(what: str, start: float | None, end: float | None, around: float) -> VideoSegment:
@@ -117,7 +120,7 @@ def _of_file(what: str, start: float | None, end: float | None, around: float) -
     source = Path(what) if named is None else Path(named.source)
     if named is not None and (named.start or named.end is not None):
         if start is not None or end is not None:
-            raise ValueError(f"from, to: {what!r} has times; give them once")
+            raise ValueError(f"from, to: {what!r} has times already; give them once")
         start, end = named.start, named.end
     if start is None and end is None:
         raise ValueError("from, to: give at least one of them, in seconds; to copy a whole video, copy its file")
@@ -130,9 +133,9 @@ def _cut_hit(hit: Hit, target: Path, *, force: bool) -> dict[str, object]:
     from vidembed.video import VideoSegment
 
     if not is_local(hit.uri):
-        raise ValueError(f"in: the hit {hit.uri!r} is no file of this machine; copy it here, and cut the copy")
+        raise ValueError(f"in: the hit {hit.uri!r} is not a file on this machine; copy it here, and cut the copy")
     if hit.context_start_s is None or hit.context_end_s is None:
-        raise RuntimeError("the search was not asked for what is around hits")
+        raise RuntimeError("the search did not return the seconds around the hits")
     segment = VideoSegment(path_of(hit.uri), hit.context_start_s, hit.context_end_s)
     return _cut(segment, target, force=force) | {"score": hit.score}
 
@@ -170,7 +173,9 @@ def _cut(segment: VideoSegment, target: Path, *, force: bool) -> dict[str, objec
     source = str(segment.path)
     cli.say(f"Wrote {made.path}: {time_range(made.start_s, made.end_s)} of {source}")
     if made.start_s < segment.start:
-        cli.say(f"It begins {segment.start - made.start_s:.3f} s early, at a key frame: nothing is encoded again.")
+        cli.say(
+            f"It begins {segment.start - made.start_s:.3f} s earlier, at a key frame, because nothing is re-encoded."
+        )
     if made.left_out:
         cli.say(f"Left out: {', '.join(made.left_out)}.")
     return {

@@ -54,7 +54,7 @@ class BenchmarkOptions:
         name = self.benchmark
         own = {"videos": self.videos, "split": self.split}
         if name in WORLDS:
-            why = f"{name} draws its own videos, and others for validation; leave it out"
+            why = f"{name} generates its own videos, also for validation; leave it out"
             cli.refuse({"annotations": self.annotations, **own, "validation": self.validation}, why)
             if out is None:
                 out = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vidembed-")))
@@ -63,11 +63,13 @@ class BenchmarkOptions:
         if name not in BENCHMARKS:
             raise ValueError(f"benchmark: got {name!r}; expected one of {', '.join((*BENCHMARKS, *WORLDS))}")
         if self.clips is not None:
-            raise ValueError(f"clips: {name} has its own videos; it is for {' and '.join(WORLDS)}")
+            raise ValueError(f"clips: {name} has its own videos; leave it out, it is only for {' and '.join(WORLDS)}")
         if self.validation is None and (self.validation_videos or self.validation_format or self.validation_split):
-            raise ValueError("validation: give --validation FILE together with --validation-videos and the like")
+            raise ValueError(
+                "validation: --validation-videos, --validation-format and --validation-split need --validation FILE"
+            )
         if self.annotations is None:
-            what = "its annotation file or the folder that holds it"
+            what = "its annotation file or the folder that contains it"
             raise ValueError(f"annotations: {name} needs --annotations, {what}")
         benchmark = read_benchmark(
             name, annotations=self.annotations, **own, allow_missing=self.allow_missing, check_counts=self.check_counts
@@ -90,51 +92,57 @@ def evaluate_command(
     benchmark: Annotated[
         str,
         Option(
-            help="msrvtt, msvd, vatex, didemo, activitynet or custom; or shapes or shapes-short, which draw their own "
-            "videos."
+            help="msrvtt, msvd, vatex, didemo, activitynet or custom; or shapes or shapes-short, which generate their "
+            "own videos."
         ),
     ],
     annotations: cli.Annotations = None,
     videos: cli.BenchmarkVideos = None,
-    split: Annotated[Path | None, Option(help="List of video ids: only these. Needed for some files.")] = None,
-    rerank: Annotated[
-        int | None, Option(min=1, help="Ask a model's head about the first so many hits of every query.")
+    split: Annotated[
+        Path | None, Option(help="File with the ids of the videos to use. Some annotation files need it.")
     ] = None,
+    rerank: Annotated[int | None, Option(min=1, metavar="K", help="Rerank the first K hits of every query.")] = None,
     reranker: cli.Reranker = None,
     score: cli.ScoreMode = None,
     calibration: cli.Calibration = None,
     validation: Annotated[
-        Path | None, Option(help="Other captioned videos, on which dual-softmax temperatures are fitted: JSONL or CSV.")
+        Path | None, Option(help="Other captioned videos to fit dual-softmax temperatures on: JSONL or CSV.")
     ] = None,
     validation_videos: cli.ValidationVideos = None,
     validation_format: Annotated[
-        str | None, Option(help="Read --validation as this benchmark's file. Default: custom.")
+        str | None, Option(help="Format of --validation: the name of a benchmark. Default: custom.")
     ] = None,
-    validation_split: Annotated[Path | None, Option(help="As --split, for --validation-format.")] = None,
+    validation_split: Annotated[Path | None, Option(help="As --split, for --validation.")] = None,
     temperature: Annotated[
-        str | None, Option(help="Of the first stage: a number, or two, T2V,V2T. Goes before a fitted one.")
+        str | None,
+        Option(help="Dual-softmax temperature of the first stage: a number, or T2V,V2T. Used instead of a fitted one."),
     ] = None,
     rerank_temperature: Annotated[
-        str | None, Option(help="Of the second stage: a number, or two, T2V,V2T. Goes before a fitted one.")
+        str | None,
+        Option(
+            help="Dual-softmax temperature of the second stage: a number, or T2V,V2T. Used instead of a fitted one."
+        ),
     ] = None,
     allow_missing: cli.AllowMissing = False,
     check_counts: cli.CheckCounts = True,
     on_error: cli.OnUnreadable = "raise",
     out: Annotated[
         Path | None,
-        Option(help="Folder for result.json, report.md, report.html and the cache that a run goes on from."),
+        Option(
+            help="Folder for result.json, report.md, report.html and a cache, from which an interrupted run continues."
+        ),
     ] = None,
-    clips: Annotated[int | None, Option(help="Videos to draw for shapes and shapes-short. Default: 200.")] = None,
+    clips: Annotated[int | None, Option(help="Videos to generate for shapes and shapes-short. Default: 200.")] = None,
     seed: cli.Seed = 0,
     layer: Annotated[int | None, Option(help="Decoder layer to read, for a video MLLM.")] = None,
     batch_size: cli.BatchSize = 32,
     model_options: ModelOptions | None = None,
     as_json: Annotated[bool, Option("--json", help="Write the result to stdout as JSON.")] = False,
 ) -> None:
-    """Measure a model on a retrieval benchmark: raw, with dual-softmax, reranked, and both; run again, it goes on."""
+    """Measure a model on a retrieval benchmark: raw, with dual-softmax, reranked, and with both."""
     given = locals()  # all options by their names
     if rerank is None:
-        why = "it is for --rerank K; give the number of candidates to look at"
+        why = "it needs --rerank K; give the number of candidates to rerank, or leave this out"
         named = {"reranker": reranker, "score": score, "calibration": calibration}
         cli.refuse({**named, "rerank-temperature": rerank_temperature}, why)
     cli.check_folder(out)
@@ -176,7 +184,7 @@ def temperatures_of(first: str | None, second: str | None = None) -> GivenTemper
         except ValueError:
             numbers = []
         if len(numbers) not in (1, 2):
-            raise ValueError(f"{name}: got {text!r}; expected a number such as 0.02, or two, T2V,V2T")
+            raise ValueError(f"{name}: got {text!r}; expected a number such as 0.02, or two numbers, T2V,V2T")
         found += [numbers[0], numbers[-1]]
     return GivenTemperatures(*found)
 
@@ -192,11 +200,11 @@ def show(result: EvaluationResult) -> None:
     for name, one in result.temperatures.items():
         cli.say(f"Temperature, {name.replace('.', ' stage, ')}: {one.value:.4g}, {one.origin}")
     if result.failures:
-        cli.say(f"{len(result.failures)} videos could not be read and count against the model:")
+        cli.say(f"{len(result.failures)} videos could not be read and count as not found:")
         for failure in result.failures:
             cli.say(f"  {ascii(failure.video_id)[1:-1]}: {ascii(failure.reason)[1:-1]}")
     if result.benchmark.missing:
-        cli.say(f"{len(result.benchmark.missing)} videos without a file were left out.")
+        cli.say(f"{len(result.benchmark.missing)} videos were left out, because their file is missing.")
     for name, tally in result.work.items():
         if tally["per_second"]:
             counts = f"{tally['computed']} computed, {tally['cached']} cached"
@@ -208,8 +216,8 @@ def compare_command(
     items: Annotated[
         list[str],
         Argument(
-            help="Models, the first being what the others are compared with: folders, vidembed/NAME or names on the "
-            "Hub; a video MLLM as NAME@LAYER. With --results: folders of finished runs."
+            help="Models: folders, vidembed/NAME or names on the Hub; a video MLLM as NAME@LAYER. All are compared "
+            "with the first. With --results: folders of finished runs."
         ),
     ],
     results: Annotated[
@@ -218,33 +226,34 @@ def compare_command(
     benchmark: Annotated[str | None, Option(help="As for `vidembed evaluate`.")] = None,
     annotations: cli.Annotations = None,
     videos: cli.BenchmarkVideos = None,
-    split: Annotated[Path | None, Option(help="List of video ids: only these.")] = None,
+    split: Annotated[Path | None, Option(help="File with the ids of the videos to use.")] = None,
     validation: Annotated[
-        Path | None, Option(help="Other captioned videos, on which temperatures are fitted: JSONL or CSV.")
+        Path | None, Option(help="Other captioned videos to fit temperatures on: JSONL or CSV.")
     ] = None,
     validation_videos: cli.ValidationVideos = None,
     temperature: Annotated[
-        str | None, Option(help="Of dual-softmax: a number, or two, T2V,V2T. Goes before a fitted one.")
+        str | None, Option(help="Dual-softmax temperature: a number, or T2V,V2T. Used instead of a fitted one.")
     ] = None,
     allow_missing: cli.AllowMissing = False,
     check_counts: cli.CheckCounts = True,
     on_error: cli.OnUnreadable = "raise",
     out: Annotated[
-        Path | None, Option(help="Folder for compare.json and one folder a model, from which a run goes on.")
+        Path | None,
+        Option(help="Folder for compare.json, and a folder per model from which an interrupted run continues."),
     ] = None,
-    clips: Annotated[int | None, Option(help="Videos to draw for shapes and shapes-short.")] = None,
+    clips: Annotated[int | None, Option(help="Videos to generate for shapes and shapes-short.")] = None,
     seed: cli.Seed = 0,
     batch_size: cli.BatchSize = 32,
     model_options: ModelOptions | None = None,
     as_json: Annotated[bool, Option("--json", help="Write the comparison to stdout as JSON.")] = False,
 ) -> None:
-    """Compare models on one benchmark, raw and with dual-softmax: recalls, and paired differences to the first."""
+    """Compare models on one benchmark, raw and with dual-softmax: recall, and paired difference to the first model."""
     given = locals()  # all options by their names
     if len(items) < 2:
         raise ValueError(f"compare: got {len(items)} of {'runs' if results else 'models'}; give at least 2")
     cli.check_folder(out)
     if results == (benchmark is not None):
-        with_results = "finished runs have theirs; leave --benchmark or --results out"
+        with_results = "it cannot be used with --results; leave one of them out"
         without = "give --benchmark, or --results to compare finished runs"
         raise ValueError(f"benchmark: {with_results if results else without}")
     from vidembed.evaluation.embedder import ModelName, load_any
@@ -285,26 +294,26 @@ def compare_command(
     cli.print_table(columns, rows, title=f"{comparison.benchmark.title}, {comparison.benchmark.split}")
     for model, count in comparison.failures.items():
         if count:
-            cli.say(f"{model}: {count} videos could not be read and count against it.")
+            cli.say(f"{model}: {count} videos could not be read and count as not found.")
 
 
 def mteb_command(
     *,
     model: Annotated[str, Option(help="Checkpoint: a folder, vidembed/NAME, or a name on the Hub.")],
-    tasks: Annotated[str, Option(help="Names of mteb's tasks, with commas between: MSRVTTT2V,MSRVTTV2T.")] = "",
+    tasks: Annotated[str, Option(help="Tasks of mteb, separated by commas, such as MSRVTTT2V,MSRVTTV2T.")] = "",
     benchmark: Annotated[
-        str | None, Option(help="All tasks of a benchmark of mteb, such as 'MVEB(text, video, v1)'.")
+        str | None, Option(help="Run all tasks of a benchmark of mteb, such as 'MVEB(text, video, v1)'.")
     ] = None,
-    out: Annotated[Path, Option(help="Folder of the results; mteb makes results/MODEL/REVISION in it.")] = Path(),
+    out: Annotated[Path, Option(help="Folder for the results; mteb writes to results/MODEL/REVISION in it.")] = Path(),
     model_options: ModelOptions | None = None,
     batch_size: cli.BatchSize = 32,
     frames: Annotated[
         Literal["file", "mteb"],
-        Option(help="file: frames as everywhere in vidembed. mteb: frames that mteb samples, with torchcodec."),
+        Option(help="file: vidembed samples frames, as elsewhere. mteb: mteb samples frames, with torchcodec."),
     ] = "file",
     as_json: Annotated[bool, Option("--json", help="Write mteb's results to stdout as JSON.")] = False,
 ) -> None:
-    """Run tasks of mteb (extra: mteb). Their data come from the Hugging Face Hub; results there already are kept."""
+    """Run tasks of mteb (extra: mteb). Data come from the Hugging Face Hub. Existing results are kept."""
     cli.check_folder(out)
     names = [name.strip() for name in tasks.split(",") if name.strip()]
     if not names and benchmark is None:
@@ -336,17 +345,19 @@ def _recalls(run: TaskRun) -> list[str]:
 def reproduce_command(
     *,
     what: Annotated[  # noqa: ARG001 - the only one there is
-        Literal["shapes"], Argument(help="shapes: the bundled model on held-out clips that it draws itself.")
+        Literal["shapes"], Argument(help="shapes: the bundled model on generated held-out clips.")
     ],
-    clips: Annotated[int, Option(help="Clips that the table is about.", min=4)] = 200,
-    layer_clips: Annotated[int, Option(help="Other clips, to choose the layer on.", min=8)] = 800,
-    fit_clips: Annotated[int, Option(help="How many of those fit everything else.", min=4)] = 100,
-    seed: Annotated[int, Option(help="Of the clips.", min=0)] = 0,
+    clips: Annotated[int, Option(help="Clips to measure on.", min=4)] = 200,
+    layer_clips: Annotated[int, Option(help="Other clips to choose the layer on.", min=8)] = 800,
+    fit_clips: Annotated[
+        int, Option(help="How many of --layer-clips fit the calibration and the temperatures.", min=4)
+    ] = 100,
+    seed: Annotated[int, Option(help="Random seed of the clips.", min=0)] = 0,
     out: Annotated[Path | None, Option(help="Folder for the figures as JSON, Markdown and plots.")] = None,
     device: cli.Device = None,
     as_json: Annotated[bool, Option("--json", help="Write the figures to stdout as JSON.")] = False,
 ) -> None:
-    """Measure the method from end to end: layers, reranking, text-only alignment, captions. Trains nothing."""
+    """Measure the whole method: layers, reranking, text-only alignment, captions. It trains nothing."""
     cli.check_folder(out)
     from vidembed.backbone.load import check_device
     from vidembed.text import require

@@ -1,8 +1,7 @@
-"""`vidembed index` and `vidembed info`."""
+"""`vidembed index`."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -22,8 +21,8 @@ if TYPE_CHECKING:
 
 DEFAULT_MODEL = "vidembed/shapes"
 SHAPES_WARNING = (
-    "Note: vidembed/shapes knows only its own small world of moving coloured shapes. "
-    "For other videos give --model; see `vidembed build --help`."
+    "Note: vidembed/shapes knows only videos of moving coloured shapes. "
+    "For other videos, give --model; see `vidembed build --help`."
 )
 
 
@@ -34,7 +33,8 @@ def index_command(
     ],
     to: Annotated[Path, Option("--to", help="Folder of the index: new, empty, or an index to add to.")],
     model: Annotated[
-        str | None, Option(help=f"Model. Default: the index's own; for a new index, {DEFAULT_MODEL}.")
+        str | None,
+        Option(help=f"Model: a name or a folder. Default: that of the index; for a new index, {DEFAULT_MODEL}."),
     ] = None,
     layer: Annotated[
         int | None, Option(help="Decoder layer to read, for a model that is not a vidembed checkpoint.")
@@ -44,58 +44,67 @@ def index_command(
     ] = None,
     overlap: Annotated[float | None, Option(help="Seconds that a segment shares with the next. Default: 0.")] = None,
     scenes: Annotated[
-        bool, Option("--scenes", help="Cut videos where the picture changes (extra: scenes), not at fixed times.")
+        bool, Option("--scenes", help="Cut videos at scene changes instead of fixed times (extra: scenes).")
     ] = False,
     on_error: Annotated[
-        Literal["skip", "raise"], Option(help="At a bad file: report it and go on, or end the run.")
+        Literal["skip", "raise"], Option(help="For a file that cannot be indexed: report it and continue, or stop.")
     ] = "skip",
     prune: Annotated[bool, Option("--prune", help="Remove files that are no longer on disk.")] = False,
     rehash: Annotated[
-        bool, Option("--rehash", help="Read files again whose size and time of last write have not changed.")
+        bool, Option("--rehash", help="Read all files again, also those of unchanged size and modification time.")
     ] = False,
     retry: Annotated[
-        bool, Option("--retry", help="Try files again that could not be decoded before (the quarantine list).")
+        bool, Option("--retry", help="Try the files on the quarantine list again, which could not be decoded before.")
     ] = False,
-    wait: Annotated[bool, Option("--wait", help="If another run is writing to the index, wait for its end.")] = False,
-    batch_size: Annotated[int, Option(min=1, help="Segments handed to the model at once.")] = 32,
+    wait: Annotated[bool, Option("--wait", help="If another run is writing to the index, wait until it ends.")] = False,
+    batch_size: Annotated[int, Option(min=1, help="Segments per batch.")] = 32,
     decode_workers: Annotated[
-        int | None, Option(min=1, help="Processes that decode. Default: one a core, less one for a GPU.")
+        int | None,
+        Option(min=1, help="Decoding processes. Default: one per core, less one where the model is on a GPU."),
     ] = None,
-    timeout: Annotated[float, Option(help="Seconds that the decoder may work on one file; then it is killed.")] = 600.0,
-    max_memory: Annotated[float, Option(help="GiB of memory that one decoder may take (Linux).")] = 8.0,
+    timeout: Annotated[float, Option(help="Seconds after which the decoder of a file is killed.")] = 600.0,
+    max_memory: Annotated[float, Option(help="Memory limit of one decoding process, in GiB (Linux).")] = 8.0,
     model_options: ModelOptions | None = None,
-    fps: Annotated[float | None, Option(help="Frames looked at per second. Default: the model's.")] = None,
-    max_frames: Annotated[int | None, Option(help="Most frames of a segment. Default: the model's.")] = None,
+    fps: Annotated[float | None, Option(help="Frames to sample per second. Default: the model's.")] = None,
+    max_frames: Annotated[int | None, Option(help="Most frames per segment. Default: the model's.")] = None,
     quantize: Annotated[
-        list[str] | None, Option(help="Quantize the ANN index as int8 or binary, also of few segments.")
+        list[str] | None,
+        Option(help="Build a quantized approximate (ANN) index, int8 or binary, for any number of segments."),
     ] = None,
     compact: Annotated[list[str] | None, Option(hidden=True, help="The earlier name of --quantize.")] = None,
-    query_bank: Annotated[Path | None, Option(help="File of queries, one a line, for `search --bank`.")] = None,
+    query_bank: Annotated[Path | None, Option(help="File of queries, one per line, for `search --bank`.")] = None,
     captions: Annotated[
-        Path | None, Option(help="File that `vidembed caption` wrote, for `search --by`; cut as the index is.")
+        Path | None,
+        Option(help="Captions written by `vidembed caption`, for `search --by`. Segments must be cut as in the index."),
     ] = None,
     replace_captions: Annotated[
-        bool, Option("--replace-captions", help="With --captions: remove those of another model or other prompts.")
+        bool,
+        Option(
+            "--replace-captions",
+            help="With --captions: remove captions in the index of another model or other prompts.",
+        ),
     ] = False,
     marked_captions: Annotated[
-        bool, Option("--marked-captions", help="With --captions: take those too that are marked as not to be used.")
+        bool, Option("--marked-captions", help="With --captions: also use captions that are marked as doubtful.")
     ] = False,
     exact_up_to: Annotated[
-        int | None, Option(min=0, help="Segments up to which a search is exact. Default: 100,000.")
+        int | None, Option(min=0, help="Largest number of segments that is searched exactly. Default: 100,000.")
     ] = None,
     engine: Annotated[
-        Literal["local", "ray"], Option(help="Where the work is done: here, or on a Ray cluster (extra: ray).")
+        Literal["local", "ray"], Option(help="Where to run: on this machine, or on a Ray cluster (extra: ray).")
     ] = "local",
     address: Annotated[
-        str | None, Option(help="With --engine ray: the cluster. Default: RAY_ADDRESS, else one on this machine.")
+        str | None,
+        Option(help="With --engine ray: address of the cluster. Default: RAY_ADDRESS, else one on this machine."),
     ] = None,
     workers: Annotated[int | None, Option(min=1, help="With --engine ray: copies of the model. Default: 1.")] = None,
     num_gpus: Annotated[
-        float | None, Option(min=0, help="With --engine ray: GPUs of each; 0.5 has two share one. Default: 0.")
+        float | None,
+        Option(min=0, help="With --engine ray: GPUs per copy; with 0.5, two copies share one. Default: 0."),
     ] = None,
     as_json: Annotated[bool, Option("--json", help="Write the report to stdout as JSON.")] = False,
 ) -> None:
-    """Index videos, so that they can be searched. Run again, it does only what is new or changed."""
+    """Index videos so that they can be searched. Run it again to add new and changed files."""
     given = locals()  # all options by their names
     from vidembed.index import Derived, add_captions, index_videos
     from vidembed.index.files import find_videos
@@ -114,7 +123,7 @@ def index_command(
         "derived": derived,
     }
     if engine == "local":
-        why = "it is for --engine ray; give that too, or leave it out"
+        why = "it needs --engine ray; give that too, or leave this out"
         cli.refuse({"address": address, "num-gpus": num_gpus, "workers": workers}, why)
     existing = open_if_there(to)  # what is cheap to find wrong comes before the model is loaded
     if engine == "local":
@@ -150,13 +159,15 @@ def finish(report: Report, added: CaptionReport | None, captions: Path | None, *
     if added is not None and not as_json:
         show_captions(added)
     if not report.any_in_index:
-        cli.say("Nothing could be indexed.")
+        cli.say("No video could be indexed.")
         raise typer.Exit(cli.NOTHING_DONE)
     if captions is not None and (added is None or not added.added + added.unchanged):
-        cli.say(f"No caption of {str(captions)!r} could be used: they are of other bytes or other times, or marked.")
+        cli.say(
+            f"No caption of {str(captions)!r} could be used: they belong to other files or other times, or are marked."
+        )
         raise typer.Exit(cli.NOTHING_DONE)
     if report.vanished:
-        cli.say("The index has files of what was named, and no video is there now: nothing of it was removed.")
+        cli.say("A path that you gave has files in the index, but no video now. They were not removed from the index.")
         raise typer.Exit(cli.PATH_VANISHED)
 
 
@@ -165,7 +176,7 @@ def caption_records(captions: Path | None, *, replace: bool, marked: bool) -> li
     from vidembed.captions import read_captions
 
     if captions is None:
-        cli.refuse({"replace-captions": replace, "marked-captions": marked}, "it is for --captions FILE")
+        cli.refuse({"replace-captions": replace, "marked-captions": marked}, "it needs --captions FILE")
         return []
     return list(read_captions(captions))
 
@@ -199,12 +210,12 @@ def cut_of(segment: float | None, overlap: float | None, *, scenes: bool) -> Cut
 
     if scenes:
         if segment is not None or overlap is not None:
-            raise ValueError("scenes: got --scenes together with --segment or --overlap; give one kind of cut")
+            raise ValueError("scenes: got --scenes together with --segment or --overlap; give one of them")
         return Scenes()
     if segment is not None:
         return Windows(segment, overlap or 0.0)
     if overlap is not None:
-        raise ValueError(f"overlap: got {overlap} without --segment; give the length of the segments too")
+        raise ValueError(f"overlap: got {overlap} without --segment; give --segment SECONDS too")
     return None
 
 
@@ -214,7 +225,7 @@ def show(report: Report) -> None:
 
     if report.skipped:
         rows = [[name_of(problem.uri), problem.kind, problem.message] for problem in report.skipped]
-        cli.print_table(["skipped", "kind", "why"], rows)
+        cli.print_table(["skipped", "kind", "reason"], rows)
     if report.gone and not report.pruned:
         cli.print_table(["no longer on disk (--prune removes them)"], [[name_of(uri)] for uri in report.gone])
     counts = {
@@ -229,64 +240,21 @@ def show(report: Report) -> None:
     held = f"{cli.plain(report.index)} holds {report.files} files, {report.segments} segments"
     typer.echo(f"{done or 'Nothing done'}. {held}.")
     if report.quarantined:
-        cli.say(f"{report.quarantined} of the skipped files went into quarantine; `--retry` tries them again.")
+        cli.say(f"{report.quarantined} of the skipped files were put into quarantine; `--retry` tries them again.")
 
 
 def show_captions(report: CaptionReport) -> None:
     """Write what became of captions for people: a table of those that were refused to stdout, and a summary."""
     if report.refused:
         rows = [[problem.uri, problem.kind, problem.message] for problem in report.refused]
-        cli.print_table(["caption refused", "kind", "why"], rows)
+        cli.print_table(["caption refused", "kind", "reason"], rows)
     counts = {
         "added": report.added,
         "unchanged": report.unchanged,
-        "left out as marked": report.marked,
+        "left out because marked": report.marked,
         "without a text": report.without_text,
-        "of other bytes or times": report.unmatched,
+        "of other files or times": report.unmatched,
         "refused": len(report.refused),
     }
     done = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
     typer.echo(f"Captions: {done or 'none'}. {report.captioned} of {report.segments} segments have one.")
-
-
-def info_command(
-    *,
-    folder: Annotated[Path, Argument(help="Folder of an index, or a video file.")],
-    as_json: Annotated[bool, Option("--json", help="Write it to stdout as JSON.")] = False,
-) -> None:
-    """Show what an index holds and which model made it, or what a video is and how it is read."""
-    if folder.is_file():
-        from vidembed import probe
-
-        video = asdict(probe(folder, scan=True))
-        if not as_json:
-            video |= {f"colour: {key}": value for key, value in (video.pop("colour") or {}).items()}
-        (cli.print_json if as_json else cli.print_facts)(video)
-        return
-    from vidembed.index import VideoIndex
-    from vidembed.index.commit import read as read_quarantine
-    from vidembed.index.search import facts as search_facts
-
-    index = VideoIndex.open(folder)
-    meta, how, described = index.meta, search_facts(index), asdict(index.meta)
-    facts: dict[str, object] = {
-        "index": str(folder),
-        "files": len(index.files()),
-        "segments": len(index),
-        **{name: described[name] for name in ("dimension", "segment_s", "overlap_s", "scenes")},
-        "quarantined": len(read_quarantine(folder)),
-        "bytes": index.size_on_disk(),
-        **{name: described[name] for name in ("created", "model", "layer", "sampling", "model_fingerprint")},
-    }
-    if as_json:
-        last = {"fingerprint_fields": meta.fingerprint_fields, "schema_version": meta.schema_version, "search": how}
-        cli.print_json(facts | last)
-        return
-    facts["schema_version"] = meta.schema_version
-    facts |= {f"fingerprint: {key}": value for key, value in meta.fingerprint_fields.items()}
-    facts |= {"exact up to": f"{how['exact_up_to']} segments", "quantize": how["quantize"]}
-    facts |= {f"ANN index: {key}": value for key, value in (how["ann"] or {}).items()}
-    facts |= {f"query bank: {key}": value for key, value in (how["query_bank"] or {}).items()}
-    facts |= {f"mirror: {key}": value for key, value in (how["mirror"] or {}).items()}
-    facts |= {f"captions: {key}": value for key, value in how.get("captions", {}).items()}
-    cli.print_facts(facts)

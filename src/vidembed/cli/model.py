@@ -34,38 +34,42 @@ def build_command(
         Option(
             metavar="INTEGER|auto",
             help="Decoder layer to read, from 1; -1 is the last, with its final norm; auto chooses it on --pairs, or "
-            "on what the model says of --videos. Default: at 24/28 of the depth.",
+            "on the model's own captions of --videos. Default: at 24/28 of the depth.",
         ),
     ] = None,
     pairs: Annotated[Path | None, Option(help="For --layer auto: captioned videos, a .jsonl or .csv file.")] = None,
     videos: Annotated[
         Path | None,
         Option(
-            help="For --layer auto: a folder of videos, which the model describes; with --pairs, the folder of the "
-            "videos that it names."
+            help="For --layer auto: a folder of videos that the model describes; with --pairs, the folder of the "
+            "videos named there."
         ),
     ] = None,
     captions: Annotated[
         Path | None,
-        Option(help="For --layer auto: captions of --videos are written to this .jsonl file; without them, read."),
+        Option(
+            help="For --layer auto: .jsonl file for captions of --videos; without --videos, captions are read from it."
+        ),
     ] = None,
-    clips: Annotated[int, Option(min=1, help="For --layer auto: most of --videos that are described.")] = 200,
-    seed: Annotated[int, Option(min=0, help="For --layer auto: decides which of --videos are described.")] = 0,
+    clips: Annotated[int, Option(min=1, help="For --layer auto: largest number of --videos to describe.")] = 200,
+    seed: Annotated[
+        int, Option(min=0, help="For --layer auto: random seed that chooses which of --videos to describe.")
+    ] = 0,
     out: Annotated[Path | None, Option(help="Folder to write.")] = None,
     name: Annotated[
-        str | None, Option(help="Name in the model store, instead of --out; it loads as vidembed/NAME.")
+        str | None, Option(help="Name in the model store, instead of --out; the model loads as vidembed/NAME.")
     ] = None,
     prefix: Annotated[bool, Option(help="Put the paper's zero-shot line before each prompt.")] = True,
     standalone: Annotated[
-        bool, Option("--standalone", help="Write the weights up to the layer too, for use without vidembed.")
+        bool, Option("--standalone", help="Also write the weights up to the layer, for use without vidembed.")
     ] = False,
     model_options: ModelOptions | None = None,
     overwrite: cli.Overwrite = False,
 ) -> None:
-    """Make a search model of a video MLLM: some KB that name it and the layer, checked before they are written."""
+    """Make a search model from a video MLLM: a few KB that name the model and the layer. It is checked first."""
     given = locals()  # all options by their names
     if (out is None) == (name is None):
-        raise ValueError("out: give --out DIR or --name NAME, one of them")
+        raise ValueError("out: give either --out DIR or --name NAME")
     if layer not in (None, "auto") and not re.fullmatch(r"\s*[+-]?\d+\s*", layer):
         raise ValueError(f"layer: got {layer!r}; give the number of a decoder layer, -1, or auto")
     from vidembed.building import build
@@ -91,7 +95,7 @@ def check_command(
     model_options: ModelOptions | None = None,
     as_json: Annotated[bool, Option("--json", help="Write the result to stdout as JSON, and nothing else.")] = False,
 ) -> None:
-    """Prove on your own model what vidembed relies on; exits with 1 if anything fails."""
+    """Test whether vidembed works with your model. The exit code is 1 if a test fails."""
     from vidembed.check import check_model
 
     line = "zero-shot" if prefix else None
@@ -112,47 +116,51 @@ def check_command(
 
 def train_command(
     *,
-    model: Annotated[str, Option(help="Video MLLM, or a vidembed checkpoint to go on from: a folder or a name.")],
+    model: Annotated[str, Option(help="Video MLLM, or a vidembed checkpoint to continue from: a folder or a name.")],
     pairs: Annotated[Path, Option(help="File of captions and summaries, .csv or .jsonl.")],
     out: Annotated[Path, Option(help="Folder to write.")],
-    kind: Annotated[str, Option(help="Columns of --pairs: plain, own, videoufo, nli, short; auto: as found.")] = "auto",
+    kind: Annotated[
+        str, Option(help="Columns of --pairs: plain, own, videoufo, nli or short; auto finds out.")
+    ] = "auto",
     samples: Annotated[int, Option(help="Pairs to sample from the file; 0 for all.")] = 60_000,
-    on_bad: Annotated[str, Option(help="At a row that cannot be used: raise, or skip it.")] = "raise",
-    too_long: Annotated[str, Option(help="At a text longer than --max-tokens: raise, or drop the pair.")] = "raise",
-    max_tokens: Annotated[int | None, Option(help="Most tokens of a text. Default: what the model takes.")] = None,
+    on_bad: Annotated[str, Option(help="For a row that cannot be used: raise an error, or skip it.")] = "raise",
+    too_long: Annotated[
+        str, Option(help="For a text longer than --max-tokens: raise an error, or drop the pair.")
+    ] = "raise",
+    max_tokens: Annotated[int | None, Option(help="Most tokens per text. Default: the limit of the model.")] = None,
     layer: Annotated[
         int | None, Option(help="Decoder layer to read, from 1; -1 is the last. Default: -1, or the checkpoint's.")
     ] = None,
-    prefix: Annotated[str | None, Option(help="A line before the content of each prompt. Default: none.")] = None,
+    prefix: Annotated[str | None, Option(help="Line to put before the content of each prompt. Default: none.")] = None,
     loss: Annotated[str, Option(help="dual-softmax or infonce.")] = "dual-softmax",
-    temperature: Annotated[float, Option(help="What cosines are divided by.")] = 0.05,
+    temperature: Annotated[float, Option(help="Temperature of the loss, which divides cosines.")] = 0.05,
     prior_temperature: Annotated[
-        float, Option(help="What cosines are divided by inside the dual-softmax factor.")
+        float, Option(help="Temperature of the prior in the dual-softmax loss, which divides cosines.")
     ] = 1.0,
-    batch_size: Annotated[int, Option(help="Pairs of a step.")] = 288,
-    mini_batch_size: Annotated[int, Option(help="Texts embedded at once; bounds memory.")] = 16,
-    epochs: Annotated[float, Option(help="Times each pair is seen.")] = 1.0,
+    batch_size: Annotated[int, Option(help="Pairs per step.")] = 288,
+    mini_batch_size: Annotated[int, Option(help="Texts embedded at once; fewer need less memory.")] = 16,
+    epochs: Annotated[float, Option(help="Passes over the pairs.")] = 1.0,
     learning_rate: Annotated[float, Option(help="Peak learning rate.")] = 1e-4,
     rank: Annotated[int, Option(help="Rank of the LoRA.")] = 64,
     alpha: Annotated[float, Option(help="The LoRA's updates are scaled by alpha / rank.")] = 128.0,
     dropout: Annotated[float, Option(help="Dropout of the LoRA.")] = 0.05,
-    held_out: Annotated[int, Option(help="Pairs that are measured and not trained on.")] = 256,
+    held_out: Annotated[int, Option(help="Pairs for measuring, not training.")] = 256,
     every: Annotated[int | None, Option(help="Steps between measurements. Default: a tenth of the run.")] = None,
-    seed: Annotated[int, Option(help="Decides the sample, the adapter's first weights and the order.")] = 0,
+    seed: Annotated[int, Option(help="Random seed of the sample, the first weights of the LoRA and the order.")] = 0,
     bf16: Annotated[
         bool | None, Option("--bf16/--no-bf16", help="Compute in bfloat16. Default: where CUDA supports it.")
     ] = None,
     gradient_checkpointing: Annotated[
-        bool, Option("--gradient-checkpointing", help="Less memory for activations, more time.")
+        bool, Option("--gradient-checkpointing", help="Use less memory and more time.")
     ] = False,
     adapter: Annotated[
         bool, Option("--adapter/--merge", help="Write the PEFT adapter alone, or a merged checkpoint (default).")
     ] = False,
-    restart: Annotated[bool, Option("--restart", help="Do not go on from an interrupted run.")] = False,
+    restart: Annotated[bool, Option("--restart", help="Start again instead of continuing an interrupted run.")] = False,
     model_options: ModelOptions | None = None,
     overwrite: cli.Overwrite = False,
 ) -> None:
-    """Align a model with pairs of captions and summaries, without any video: a light LoRA on the language model."""
+    """Train a model on pairs of captions and summaries, without videos: a small LoRA on the language model."""
     given = locals()  # all options by their names
     from vidembed.text import require_train_extra
     from vidembed.training import LoraSettings, TrainingSettings, align, sample_pairs
@@ -194,9 +202,7 @@ def _summary(facts: dict[str, Any]) -> str:
 
 def layers_command(
     *,
-    model: Annotated[
-        list[str], Option(help="Video MLLM: a folder or a name on the Hub. Give it again for several models.")
-    ],
+    model: Annotated[list[str], Option(help="Video MLLM: a folder or a name on the Hub. Can be repeated.")],
     pairs: Annotated[Path | None, Option(help="Captioned videos: a .jsonl or .csv file.")] = None,
     captions: Annotated[
         Path | None, Option(help="Instead of --pairs: a .jsonl file with a dense and a short text of each video.")
@@ -205,7 +211,7 @@ def layers_command(
     out: Annotated[Path | None, Option(help="Folder for the figures as JSON and as a plot.")] = None,
     prefix: Annotated[
         Literal["both", "none", "zero-shot"],
-        Option(help="The line before each prompt: the paper's, none, or one after the other."),
+        Option(help="Line before each prompt: the paper's zero-shot line, none, or measure both."),
     ] = "zero-shot",
     model_options: ModelOptions | None = None,
     plot: Annotated[Path | None, Option(help="Draw Recall@1 by layer to this .png, .svg or .pdf file.")] = None,
@@ -225,7 +231,7 @@ def layers_command(
     kwargs = kwargs_of(model_options)
     check_device(kwargs.get("device"))
     if (pairs is None) == (captions is None):
-        raise ValueError("pairs: give --pairs FILE or --captions FILE, one of them")
+        raise ValueError("pairs: give either --pairs FILE or --captions FILE")
     given: Pairs | Mapping[str, Pairs]
     if captions is not None:
         cli.refuse({"videos": videos}, "paths in --captions are relative to its folder; leave it out")
@@ -280,47 +286,46 @@ def calibrate_command(
     *,
     model: Annotated[
         str,
-        Argument(
-            metavar="MODEL|INDEX", help="A video MLLM with its head, or a saved reranker; with --hybrid, an index."
-        ),
+        Argument(metavar="MODEL|INDEX", help="A video MLLM, or a saved reranker; with --hybrid, an index."),
     ],
     pairs: Annotated[
         Path,
         Option(
-            help="JSONL or CSV with columns video and caption. With a column label (1 or 0), exactly these pairs; "
-            "without one, the hits of a search for each caption are used (--encoder)."
+            help="JSONL or CSV with columns video and caption. With a column label (1 or 0), exactly these pairs are "
+            "used; without it, the hits of a search for each caption (--encoder)."
         ),
     ],
     out: Annotated[
         Path | None,
         Option(
-            help="File to write: NAME.json holds the fitted numbers, for `search --calibration`; any other name is "
-            "a folder, which gets the whole reranker."
+            help="NAME.json writes the fitted numbers, for `search --calibration`; any other name is a folder for the "
+            "whole reranker."
         ),
     ] = None,
     hybrid: Annotated[
-        bool, Option("--hybrid", help="Fit the weights of `search --by hybrid`, and keep them in the index.")
+        bool, Option("--hybrid", help="Fit the weights of `search --by hybrid`, and store them in the index.")
     ] = False,
-    videos: Annotated[Path | None, Option(help="Folder of the videos. Default: that of the pairs.")] = None,
+    videos: Annotated[Path | None, Option(help="Folder of the videos. Default: the folder of --pairs.")] = None,
     encoder: Annotated[
-        str | None, Option(help="First stage, for pairs without labels; its similarity is fused with the score.")
+        str | None,
+        Option(help="Model of the first stage, for pairs without labels; its cosine is fused with the score."),
     ] = None,
-    layer: Annotated[int | None, Option(help="Decoder layer of --encoder, if that is a video MLLM.")] = None,
+    layer: Annotated[int | None, Option(help="Decoder layer of --encoder, if it is a video MLLM.")] = None,
     candidates: Annotated[
         int | None,
-        Option("-k", "--candidates", min=2, help="Hits used of each caption. Default: 10; with --hybrid, 50."),
+        Option("-k", "--candidates", min=2, help="Hits to use per caption. Default: 10; with --hybrid, 50."),
     ] = None,
     score: Annotated[str | None, Option(help="yes, yes_no or prior_corrected. Default: the reranker's own.")] = None,
     plot: Annotated[Path | None, Option(help="Draw reliability before and after: .png, .svg or .pdf.")] = None,
     model_options: ModelOptions | None = None,
     as_json: Annotated[bool, Option("--json", help="Write the report to stdout as JSON.")] = False,
 ) -> None:
-    """Fit what makes a reranker's scores calibrated probabilities, and say how far off they are."""
+    """Calibrate a reranker, so that its scores are probabilities, and measure the calibration error."""
     from vidembed.captions import read_captioned_videos
 
     if hybrid:
         own = {"out": out, "encoder": encoder, "layer": layer, "score": score, "plot": plot}
-        cli.refuse(own, "it is of a reranker; leave it out, or leave --hybrid out")
+        cli.refuse(own, "it is an option for rerankers; leave it out, or leave --hybrid out")
         _calibrate_hybrid(Path(model), pairs, videos, candidates or 50, model_options, as_json=as_json)
         return
     candidates = candidates or 10
@@ -344,7 +349,7 @@ def calibrate_command(
         first = encoder_beside(reranker, load, model=encoder, layer=layer)
         found = first_stage_candidates(first, rows, k=candidates)
         if found.missed:
-            cli.say(f"{found.missed} captions do not have their video among the first {candidates} hits.")
+            cli.say(f"{found.missed} captions do not find their video among the first {candidates} hits.")
         report = reranker.calibrate(
             found.pairs, found.labels, first_stage=found.similarities, encoder=first, show_progress_bar=True
         )
@@ -373,7 +378,7 @@ def _checked(out: Path | None, plot: Path | None) -> Path:
     if not out.absolute().parent.is_dir():
         raise ValueError(f"out: {str(out)!r} is in a folder that does not exist")
     if out.is_dir() and any(out.iterdir()):
-        raise ValueError(f"out: {str(out)!r} is a folder that is not empty; name a new one, or a .json file")
+        raise ValueError(f"out: {str(out)!r} is a folder that is not empty; give a new folder, or a .json file")
     return out
 
 
@@ -391,7 +396,9 @@ def _calibrate_hybrid(
     encoder = index.meta.load_encoder(None, options)
     report = fit_hybrid(folder, encoder, rows, candidates=candidates, name=index.meta.model)
     if report.missed:
-        cli.say(f"{report.missed} texts were left out: their video is not among the first {candidates} candidates.")
+        cli.say(
+            f"{report.missed} texts were left out, because their video is not among the first {candidates} candidates."
+        )
     (cli.print_json if as_json else cli.print_facts)(report.to_dict())
     cli.say(f"Wrote the weights to {folder}; `vidembed search --by hybrid` uses them.")
 

@@ -53,7 +53,7 @@ class ErrorsToExitCodes(typer.core.TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            say("Interrupted. What was committed stays; the same command goes on from there.")
+            say("Interrupted. Finished work is kept; run the same command again to continue.")
             raise typer.Exit(INTERRUPTED) from None
         except BrokenPipeError:
             # The reader of stdout, such as `head`, is gone; without this, flushing at exit complains.
@@ -201,13 +201,15 @@ def refuse(options: Mapping[str, object], why: str) -> None:
 def check_folder(out: Path | None) -> None:
     """Raise ValueError at a file where a folder is to be written."""
     if out is not None and out.exists() and not out.is_dir():
-        raise ValueError(f"out: {str(out)!r} is a file; name a folder")
+        raise ValueError(f"out: {str(out)!r} is a file; give a folder")
 
 
 def check_file(option: str, path: Path | None) -> None:
     """Raise ValueError at a file to be written that is a folder, or in a folder that does not exist."""
     if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
-        raise ValueError(f"{option}: {str(path)!r} is a folder or in a folder that does not exist; name a file")
+        raise ValueError(
+            f"{option}: {str(path)!r} is a folder, or its folder does not exist; give a file in a folder that exists"
+        )
 
 
 def check_score(mode: str | None) -> None:
@@ -227,7 +229,7 @@ def takes_model_options(command: Callable[..., None]) -> Callable[..., None]:
     if parameters.pop("model_options", None) is None:
         return command
     words = ["--quantize-model", *([] if {"quantize", "quantized"} & set(parameters) else ["--quantize"])]
-    quantize = Option(*words, help="Load weights in 8 or 4 bits (extra: quantize).", rich_help_panel=_PANEL)
+    quantize = Option(*words, help="Load the weights in 8 or 4 bits (extra: quantize).", rich_help_panel=_PANEL)
     kinds = {**_LOADING, "quantize_model": Annotated[Quantization | None, quantize]}
 
     @functools.wraps(command)
@@ -269,51 +271,57 @@ _PANEL = "Loading the model"
 _LOADING: dict[str, Any] = {
     "device": Annotated[str | None, Option(help="Torch device, such as cpu or cuda.", rich_help_panel=_PANEL)],
     "device_map": Annotated[
-        str | None, Option(help="Instead of --device: auto spreads it over all GPUs.", rich_help_panel=_PANEL)
+        str | None, Option(help="Instead of --device: auto spreads the model over all GPUs.", rich_help_panel=_PANEL)
     ],
     "dtype": Annotated[
         str | None, Option(help="float32, bfloat16 or float16. Default: the model's.", rich_help_panel=_PANEL)
     ],
     "attn": Annotated[
-        str | None, Option(help="Attention: sdpa, eager, flash_attention_2, ...", rich_help_panel=_PANEL)
+        str | None, Option(help="Attention implementation: sdpa, eager, flash_attention_2, ...", rich_help_panel=_PANEL)
     ],
     "revision": Annotated[
         str | None, Option(help="Commit, tag or branch of a model on the Hub.", rich_help_panel=_PANEL)
     ],
     "model_kwargs": Annotated[
-        str | None, Option(metavar="JSON", help="More arguments of from_pretrained.", rich_help_panel=_PANEL)
+        str | None,
+        Option(metavar="JSON", help="More arguments for from_pretrained of transformers.", rich_help_panel=_PANEL),
     ],
 }
 Device = Annotated[str | None, Option(help="Torch device, such as cpu or cuda.")]
-BatchSize = Annotated[int, Option(min=1, help="Inputs embedded at once.")]
-Overwrite = Annotated[bool, Option("--overwrite", help="Replace what is there.")]
+BatchSize = Annotated[int, Option(min=1, help="Inputs per batch.")]
+Overwrite = Annotated[bool, Option("--overwrite", help="Replace the output if it exists.")]
 Merge: TypeAlias = Literal["moments", "videos", "none"]
 By: TypeAlias = Literal["video", "caption", "text", "hybrid"]
 # of what reads an index
-IndexModel = Annotated[str | None, Option(help="Load the model from here. Default: the name stored in the index.")]
+IndexModel = Annotated[
+    str | None, Option(help="Name or folder to load the model from. Default: the one stored in the index.")
+]
 # of what reranks when it is asked to
-NoMirror = Annotated[bool, Option("--no-mirror", help="Neither read nor write a mirror of the vectors.")]
+NoMirror = Annotated[
+    bool, Option("--no-mirror", help="Do not read or write the mirror, a copy of the vectors for fast exact search.")
+]
 Reranker = Annotated[
-    str | None, Option(help="With --rerank: a saved reranker or a video MLLM. Default: the one that fits the model.")
+    str | None,
+    Option(help="With --rerank: a saved reranker or a video MLLM. Default: the one that belongs to the model."),
 ]
 ScoreMode = Annotated[
     str | None, Option(help="With --rerank: yes, yes_no or prior_corrected. Default: the reranker's own.")
 ]
-Calibration = Annotated[Path | None, Option(help="With --rerank: file that `vidembed calibrate` wrote.")]
+Calibration = Annotated[Path | None, Option(help="With --rerank: calibration written by `vidembed calibrate`.")]
 # of what reads captioned videos
-PairVideos = Annotated[Path | None, Option(help="Folder of the videos that --pairs names. Default: the file's own.")]
+PairVideos = Annotated[Path | None, Option(help="Folder of the videos in --pairs. Default: the folder of that file.")]
 # of what evaluates on a benchmark
-Annotations = Annotated[Path | None, Option(help="The published annotation file, or the folder that holds it.")]
+Annotations = Annotated[Path | None, Option(help="The published annotation file, or its folder.")]
 BenchmarkVideos = Annotated[Path | None, Option(help="Folder of the videos.")]
 ValidationVideos = Annotated[
-    Path | None, Option(help="Folder of the videos that --validation names. Default: the file's own.")
+    Path | None, Option(help="Folder of the videos in --validation. Default: the folder of that file.")
 ]
 AllowMissing = Annotated[
-    bool, Option("--allow-missing", help="Leave out videos without a file, and say so in the result.")
+    bool, Option("--allow-missing", help="Leave out videos whose file is missing; the result lists them.")
 ]
-CheckCounts = Annotated[bool, Option(help="Stop where the numbers of videos and texts are not the published ones.")]
+CheckCounts = Annotated[bool, Option(help="Stop if the numbers of videos and texts differ from the published ones.")]
 OnUnreadable = Annotated[
     Literal["raise", "count"],
-    Option(help="At a video that cannot be read: stop, or count it against the model and list it."),
+    Option(help="For a video that cannot be read: stop, or count it as not found and list it."),
 ]
-Seed = Annotated[int, Option(min=0, help="Of the bootstrap, and of drawn videos.")]
+Seed = Annotated[int, Option(min=0, help="Random seed of the bootstrap and of generated videos.")]

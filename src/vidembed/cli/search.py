@@ -14,6 +14,7 @@ import typer
 from typer import Argument, Option
 
 from vidembed.backbone.options import ModelOptions
+from vidembed.cli import images
 from vidembed.cli import options as cli
 
 if TYPE_CHECKING:
@@ -30,59 +31,80 @@ CAPTION_WIDTH = 60  # characters of a caption that a table shows
 
 def command(
     *,
-    query: Annotated[str | None, Argument(help="What to look for, in words. Default: lines of the terminal.")] = None,
+    query: Annotated[
+        str | None,
+        Argument(help="What to look for, in words. Default: read queries from standard input, one per line."),
+    ] = None,
     folder: Annotated[Path | None, Option("--in", help="Folder of the index.")] = None,
-    k: Annotated[int, Option("-k", "--top-k", help="Most hits to show.")] = 10,
+    k: Annotated[int, Option("-k", "--top-k", help="Number of hits to show.")] = 10,
     as_json: Annotated[bool, Option("--json", help="Write the hits to stdout as JSON, and nothing else.")] = False,
     html: Annotated[Path | None, Option(help="Write a page with a picture of each hit to this file.")] = None,
+    with_images: Annotated[
+        bool,
+        Option("--images", help="Draw a picture of each hit, in a terminal that can (kitty, iTerm2, WezTerm, ...)."),
+    ] = False,
+    image_protocol: Annotated[
+        images.Protocol | None,
+        Option(
+            help="With --images: how to draw. Default: found from TERM, TERM_PROGRAM, LC_TERMINAL, KITTY_WINDOW_ID."
+        ),
+    ] = None,
     model: cli.IndexModel = None,
     rerank: Annotated[
-        int | None, Option(min=1, help="Ask a model's head about the first so many hits, and order them by it.")
+        int | None,
+        Option(
+            min=1,
+            metavar="K",
+            help="Ask a video MLLM whether each of the first K hits matches, and order them by P(match).",
+        ),
     ] = None,
     reranker: cli.Reranker = None,
     score: cli.ScoreMode = None,
     calibration: cli.Calibration = None,
     visual_cache: Annotated[
-        Path | None, Option(help="With --rerank: folder to keep visual tokens in, for the next search.")
+        Path | None, Option(help="With --rerank: folder to keep visual tokens in; later searches reuse them.")
     ] = None,
     rerank_around: Annotated[
-        bool, Option("--rerank-around", help="With --rerank: ask about hits with the seconds of --around.")
+        bool, Option("--rerank-around", help="With --rerank: look at each hit with the seconds of --around.")
     ] = False,
     model_options: ModelOptions | None = None,
     queries: Annotated[
-        Path | None, Option(help="Search each line of this UTF-8 file, and write a JSON line for each.")
+        Path | None, Option(help="Search each line of this UTF-8 file, and write one JSON line per query.")
     ] = None,
     path: Annotated[
-        str | None, Option(help="Only videos whose path fits this glob; without a / it is of the name.")
+        str | None, Option(help="Only videos whose path matches this glob; without a /, whose file name does.")
     ] = None,
-    after: Annotated[float | None, Option(help="Only segments that end after so many seconds.")] = None,
-    before: Annotated[float | None, Option(help="Only segments that start before so many seconds.")] = None,
+    after: Annotated[float | None, Option(help="Only segments that end after this second of the video.")] = None,
+    before: Annotated[float | None, Option(help="Only segments that start before this second of the video.")] = None,
     where: Annotated[
-        list[str] | None, Option(help="Only rows with COLUMN=VALUE, or <, <=, !=, >=, >. Can be repeated.")
+        list[str] | None, Option(help="Only rows where COLUMN=VALUE (or <, <=, !=, >=, >). Can be repeated.")
     ] = None,
     exact: Annotated[bool, Option("--exact", help="Compare every vector, even in a large index.")] = False,
     no_mirror: cli.NoMirror = False,
     quantized: Annotated[
-        str | None, Option(help="Look into the ANN index of int8 or binary, also of few segments.")
+        str | None, Option(help="Search the quantized approximate index, int8 or binary, for any number of segments.")
     ] = None,
     compact: Annotated[str | None, Option(hidden=True, help="The earlier name of --quantized.")] = None,
-    bank: Annotated[bool, Option("--bank", help="Normalize scores by the query bank of the index.")] = False,
+    bank: Annotated[bool, Option("--bank", help="Normalize scores with the query bank of the index.")] = False,
     merge: Annotated[
-        cli.Merge, Option(help="One hit for segments that overlap, one for each video, or every segment by itself.")
+        cli.Merge, Option(help="One hit per moment (overlapping segments), one per video, or one per segment.")
     ] = "moments",
-    around: Annotated[float | None, Option(help="Show each hit with so many seconds before and after it, too.")] = None,
+    around: Annotated[
+        float | None, Option(help="Also show each hit with this many seconds before and after it.")
+    ] = None,
     by: Annotated[
         cli.By,
-        Option(help="Order by the video, its caption, the words of its caption, or all three (`index --captions`)."),
+        Option(
+            help="Order by the video, its caption, the words of the caption, or all three (see `index --captions`)."
+        ),
     ] = "video",
     server: Annotated[
-        str | None, Option(help="Ask a running `vidembed serve` at this URL, with the key of VIDEMBED_API_KEY.")
+        str | None,
+        Option(help="Search on a running `vidembed serve` at this URL; the API key is read from VIDEMBED_API_KEY."),
     ] = None,
-    timeout: Annotated[
-        float | None, Option(help="With --server: seconds that an answer may take. Default: 90.")
-    ] = None,
+    timeout: Annotated[float | None, Option(help="With --server: seconds to wait for an answer. Default: 90.")] = None,
 ) -> None:
-    """Search an index in words; with --rerank, look at the best hits once more."""
+    """Search an index with words. With --rerank, a reranker looks at the best hits again."""
     from vidembed.index import Condition, Filter, SearchOptions, VideoIndex
     from vidembed.index.search import load_stages
 
@@ -101,7 +123,7 @@ def command(
     SearchOptions(k=k)
     SearchOptions(**options)
     if rerank_around and around is None:
-        raise ValueError("rerank-around: it is for --around SECONDS; give the seconds around hits to ask about")
+        raise ValueError("rerank-around: it needs --around SECONDS; give that too, or leave this out")
     own: dict[str, object] = {
         "reranker": reranker,
         "score": score,
@@ -109,19 +131,24 @@ def command(
         "visual-cache": visual_cache,
     }
     if rerank is None:
-        cli.refuse({**own, "rerank-around": rerank_around}, "it is for --rerank K; give the number of hits to look at")
+        cli.refuse(
+            {**own, "rerank-around": rerank_around},
+            "it needs --rerank K; give the number of hits to rerank, or leave this out",
+        )
     cli.check_score(score)
     cli.check_file("html", html)
+    draw = images.drawing(image_protocol, asked=with_images, in_json={"json": as_json, "queries": queries})
     ask: Callable[[Sequence[str]], Iterable[Hits]]
     if server is not None:
         from vidembed.cli.client import Server
 
         own |= {"in": folder, "model": model, "quantized": quantized, "html": html, **cli.named(model_options)}
         switches = {"exact": exact, "no-mirror": no_mirror, "bank": bank, "rerank-around": rerank_around}
-        cli.refuse({**own, **switches}, "it is for an index that is searched here; leave it out, or leave --server out")
+        switches |= {"images": with_images}
+        cli.refuse({**own, **switches}, "it cannot be used with --server; leave one of them out")
         ask = partial(Server.named(server, timeout).search, options, k, rerank)
     else:
-        cli.refuse({"timeout": timeout}, "it is for --server URL")
+        cli.refuse({"timeout": timeout}, "it needs --server URL; give that too, or leave this out")
         if folder is None:
             raise ValueError("in: give the folder of an index with --in DIR, or a running server with --server URL")
         index = VideoIndex.open(folder, mirror=not no_mirror)
@@ -141,7 +168,7 @@ def command(
             look = partial(look_again, head=head, k=rerank, context=rerank_around, fingerprint=encoder.fingerprint)
         ask = partial(search_index, index, encoder, options, look, name=name)
     lines = queries is not None or (as_json and words is None)
-    write = partial(write_hits, lines=lines, as_json=as_json, titled=words is None, compact=quantized)
+    write = partial(write_hits, draw=draw, lines=lines, as_json=as_json, titled=words is None, compact=quantized)
     found = []
     for each, hits in answers(ask, words):
         if rerank is not None:
@@ -157,7 +184,7 @@ def command(
 def one_name(quantized: str | None, compact: str | None) -> str | None:
     """Return the value of --quantized, or of --compact, its earlier name; raises ValueError if both are given."""
     if quantized is not None and compact is not None:
-        raise ValueError("compact: it is the earlier name of --quantized; give one of them")
+        raise ValueError("compact: it is the old name of --quantized; give one of them")
     return quantized or compact
 
 
@@ -170,7 +197,7 @@ def words_of(query: str | None, queries: Path | None) -> list[str] | None:
     from vidembed.index.rows import check_query
 
     if query is not None and queries is not None:
-        raise ValueError("query: give words to look for, or a file of queries with --queries, and not both")
+        raise ValueError("query: got both a query and --queries; give one of them")
     if query is not None:
         check_query(query)
         return [query]
@@ -193,7 +220,7 @@ def read_queries(path: Path) -> list[str]:
     except UnicodeDecodeError as error:
         raise ValueError(f"queries: {str(path)!r} is not UTF-8: {error}") from error
     if len(lines) > MAX_QUERIES:
-        raise ValueError(f"queries: {str(path)!r} has {len(lines)} lines; at most {MAX_QUERIES} are taken at once")
+        raise ValueError(f"queries: {str(path)!r} has {len(lines)} lines; at most {MAX_QUERIES} are allowed")
     return [line.removesuffix("\r") for line in lines]
 
 
@@ -275,7 +302,7 @@ def typed_lines() -> Iterator[str | bytes]:
         return
     with suppress(ImportError):  # Windows edits lines by itself
         import readline  # noqa: F401 - `input` uses it when it is there
-    cli.say("One query a line. Ctrl-D ends.")
+    cli.say("Type one query per line. Ctrl-D ends.")
     # `input` writes its prompt to stdout, where it belongs to no result only if that is the terminal too.
     to_terminal = sys.stdout.isatty()
     try:
@@ -292,10 +319,19 @@ def say_lost(hits: Sequence[Hit]) -> None:
     from vidembed.index.table import name_of
 
     if lost := [name_of(hit.uri) for hit in hits if hit.probability is None]:
-        cli.say(f"Not looked at, since the video is gone or cannot be read: {', '.join(lost)}.")
+        cli.say(f"Not reranked, because the video is missing or cannot be read: {', '.join(lost)}.")
 
 
-def write_hits(query: str, hits: Hits, *, lines: bool, as_json: bool, titled: bool, compact: str | None) -> None:
+def write_hits(
+    query: str,
+    hits: Hits,
+    *,
+    draw: Callable[[Hits], None],
+    lines: bool,
+    as_json: bool,
+    titled: bool,
+    compact: str | None,
+) -> None:
     """Write the hits of a query to stdout: as one line of JSON, as a JSON list, or as a table."""
     listed = [hit.to_dict() for hit in hits]
     if lines:
@@ -305,6 +341,7 @@ def write_hits(query: str, hits: Hits, *, lines: bool, as_json: bool, titled: bo
     else:
         show(hits, title=query if titled else None)
         explain(hits, compact=compact)
+        draw(hits)
 
 
 def explain(hits: Hits, *, compact: str | None = None) -> None:
@@ -313,51 +350,56 @@ def explain(hits: Hits, *, compact: str | None = None) -> None:
     if how.approximate:
         cli.say(
             f"Approximate ({how.name}, {how.rows} segments): recall@{how.recall_at} {how.recall:.3f} against the exact "
-            f"search, measured with {how.sample} stored vectors, moved, as queries. --exact compares every vector."
+            f"search, measured with {how.sample} queries made from stored vectors. --exact compares every vector."
         )
     elif compact is not None:
-        cli.say(f"Every vector was compared: {compact} vectors gave too few hits that do not overlap or share a video.")
+        cli.say(f"Every vector was compared, because the {compact} index gave too few hits after merging.")
     if how.query_bank:
-        cli.say("Ordered by score normalized with the query bank.")
+        cli.say("Ordered by the score that the query bank normalizes (QB-norm).")
     elif how.query_bank is not None:
-        cli.say("Ordered by cosine: the best segment is no bank query's best, so the query bank changes nothing.")
+        cli.say(
+            "Ordered by cosine: the best segment is the best of no query in the query bank, so QB-norm is the same."
+        )
     if how.by is None:
         return
     fitted = how.fusion == "fitted"
+    parts = "cosine, caption cosine and BM25"
     order = {
         "caption": "Ordered by the cosine of query and caption.",
-        "text": "Ordered by BM25 of the captions' words.",
-        "hybrid": "Ordered by video, caption and words of the caption, with fitted weights."
+        "text": "Ordered by BM25 of the query's words in the caption.",
+        "hybrid": f"Ordered by the log-odds of a match: {parts}, with fitted weights."
         if fitted
-        else "Ordered by video, caption and words of the caption, by reciprocal rank fusion: no weights were fitted "
-        "(`vidembed calibrate INDEX --hybrid`).",
+        else f"Ordered by reciprocal rank fusion (RRF) of {parts}. `vidembed calibrate INDEX --hybrid` fits weights.",
     }
     cli.say(order[how.by])
     if lacking := how.rows - (how.captioned or 0):
-        rank = "count with the mean of the captions that were fitted on" if fitted else "are ranked by the video alone"
-        what = rank if how.by == "hybrid" else "are no hits"
-        cli.say(f"{lacking} of {how.rows} segments have no caption, and {what}.")
+        rank = "They count as the average caption of the fit" if fitted else "They are ranked by cosine alone"
+        what = rank if how.by == "hybrid" else "They cannot be hits"
+        cli.say(f"{lacking} of {how.rows} segments have no caption. {what}.")
 
 
-def show(hits: Sequence[Hit], *, title: str | None = None) -> None:
-    """Write hits to stdout as a table. Columns that no hit has a value for are left out."""
+def show(hits: Hits, *, title: str | None = None) -> None:
+    """Write hits to stdout as a table, with the scores by their names. A column that is empty is left out."""
     from vidembed.index.gallery import context_range, time_range
     from vidembed.index.table import name_of
 
+    def scores(field: str, form: str) -> list[str]:
+        return ["" if (score := getattr(hit, field)) is None else format(score, form) for hit in hits]
+
     columns = {
-        "match": ["" if hit.probability is None else f"{hit.probability:.1%}" for hit in hits],
-        "normalized": ["" if hit.normalized is None else f"{hit.normalized:.3f}" for hit in hits],
-        "hybrid score": ["" if hit.hybrid_score is None else f"{hit.hybrid_score:.4f}" for hit in hits],
-        "caption score": ["" if hit.caption_score is None else f"{hit.caption_score:.3f}" for hit in hits],
-        "text score": ["" if hit.text_score is None else f"{hit.text_score:.2f}" for hit in hits],
-        "score": [f"{hit.score:.3f}" for hit in hits],
+        "P(match)": scores("probability", ".1%"),
+        "QB-norm": scores("normalized", ".3f"),
+        "log-odds" if hits.method.fusion == "fitted" else "RRF": scores("hybrid_score", ".4f"),
+        "caption cosine": scores("caption_score", ".3f"),
+        "BM25": scores("text_score", ".2f"),
+        "cosine": scores("score", ".3f"),
         "time": [time_range(hit.start_s, hit.end_s) for hit in hits],
         "around": [context_range(hit) for hit in hits],
         "segments": ["" if hit.segments is None else str(hit.segments) for hit in hits],
         "file": [name_of(hit.uri) for hit in hits],
         "caption": [_shortened(hit.caption or "") for hit in hits],
     }
-    kept = {name: cells for name, cells in columns.items() if name in ("score", "time", "file") or any(cells)}
+    kept = {name: cells for name, cells in columns.items() if name in ("cosine", "time", "file") or any(cells)}
     cli.print_table([*kept], [list(row) for row in zip(*kept.values(), strict=True)], title=title)
 
 

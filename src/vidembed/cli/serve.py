@@ -26,52 +26,58 @@ def command(
     folder: Annotated[Path | None, Option("--in", help="Folder of an index to search.")] = None,
     model: cli.IndexModel = None,
     alias: Annotated[
-        list[str] | None, Option(help="Another name that requests may give for the model. Can be repeated.")
+        list[str] | None, Option(help="Another model name that requests may use. Can be repeated.")
     ] = None,
     no_mirror: cli.NoMirror = False,
-    rerank: Annotated[bool, Option("--rerank", help="Load the reranker that fits the model too.")] = False,
+    rerank: Annotated[bool, Option("--rerank", help="Also load the reranker that belongs to the model.")] = False,
     reranker: Annotated[str | None, Option(help="Load this reranker: a saved one, or a video MLLM.")] = None,
-    calibration: Annotated[Path | None, Option(help="With a reranker: file that `vidembed calibrate` wrote.")] = None,
+    calibration: Annotated[
+        Path | None, Option(help="With a reranker: calibration written by `vidembed calibrate`.")
+    ] = None,
     reranker_alias: Annotated[
         list[str] | None, Option(help="With a reranker: another name for it. Can be repeated.")
     ] = None,
     visual_cache: Annotated[Path | None, Option(help="With a reranker: folder to keep visual tokens in.")] = None,
     root: Annotated[
-        Path | None, Option(help="Folder whose videos requests may name by URI. Default: none are read.")
+        Path | None, Option(help="Folder whose videos requests may name by URI. Default: requests can read no files.")
     ] = None,
     host: Annotated[str, Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8000,
+    port: Annotated[int, Option(min=0, max=65535, help="Port to listen on; 0 chooses a free one.")] = 8000,
     allow_host: Annotated[
-        list[str] | None, Option(help="On a loopback address: another name for this server. Can be repeated.")
+        list[str] | None, Option(help="On a loopback address: another host name of this server. Can be repeated.")
     ] = None,
     api_key: Annotated[
-        str | None, Option(envvar=KEY_VARIABLE, help="What requests must bear. The variable hides it from others.")
+        str | None,
+        Option(
+            envvar=KEY_VARIABLE,
+            help="Key that requests must send. Set the variable to keep the key out of the process list.",
+        ),
     ] = None,
     cors_origin: Annotated[
         list[str] | None,
         Option(
-            help="Origin of another site whose scripts may use the server, such as https://example.com; * for any. "
-            "Can be repeated. Default: none."
+            help="Origin of a site whose scripts may use the server, such as https://example.com; * for any. Can be "
+            "repeated. Default: none."
         ),
     ] = None,
     model_options: ModelOptions | None = None,
-    max_items: Annotated[int | None, Option(help="Most inputs of an embeddings request.")] = None,
-    max_videos: Annotated[int | None, Option(help="Most videos among them.")] = None,
-    max_documents: Annotated[int | None, Option(help="Most documents of a rerank request.")] = None,
-    max_upload_mb: Annotated[int | None, Option(min=1, help="Largest upload, MiB.")] = None,
+    max_items: Annotated[int | None, Option(help="Most inputs per embeddings request.")] = None,
+    max_videos: Annotated[int | None, Option(help="Most videos per embeddings request.")] = None,
+    max_documents: Annotated[int | None, Option(help="Most documents per rerank request.")] = None,
+    max_upload_mb: Annotated[int | None, Option(min=1, help="Largest upload, in MiB.")] = None,
     max_uploads: Annotated[int | None, Option(help="Most uploads at once.")] = None,
-    max_requests: Annotated[int | None, Option(help="Most requests at once that need the model.")] = None,
-    max_queue: Annotated[int | None, Option(help="Most inputs that wait for the model.")] = None,
-    batch_items: Annotated[int | None, Option(help="Inputs of a full batch.")] = None,
-    batch_wait_ms: Annotated[float | None, Option(help="How long a batch waits for other requests.")] = None,
-    decode_workers: Annotated[int | None, Option(min=1, help="Processes that decode.")] = None,
+    max_requests: Annotated[int | None, Option(help="Most requests at once that use the model.")] = None,
+    max_queue: Annotated[int | None, Option(help="Most inputs waiting for the model.")] = None,
+    batch_items: Annotated[int | None, Option(help="Inputs per batch.")] = None,
+    batch_wait_ms: Annotated[float | None, Option(help="Milliseconds that a batch waits for more requests.")] = None,
+    decode_workers: Annotated[int | None, Option(min=1, help="Decoding processes.")] = None,
     decode_timeout: Annotated[
-        float | None, Option(help="Seconds that a decoder may work on one video; then it is killed.")
+        float | None, Option(help="Seconds after which the decoder of a video is killed.")
     ] = None,
     max_memory: Annotated[
-        float | None, Option(min=0.5, help="GiB of memory that one decoder may take (Linux).")
+        float | None, Option(min=0.5, help="Memory limit of one decoding process, in GiB (Linux).")
     ] = None,
-    timeout: Annotated[float | None, Option(help="Seconds until a request is given up.")] = None,
+    timeout: Annotated[float | None, Option(help="Seconds after which a request is given up.")] = None,
 ) -> None:
     """Serve embeddings, reranking and a search page over HTTP."""
     given = locals()  # all options by their names
@@ -94,9 +100,9 @@ def command(
     with_reranker = rerank or reranker is not None
     if not with_reranker and (calibration or visual_cache or reranker_alias):
         what = "calibration, visual-cache, reranker-alias"
-        raise ValueError(f"{what}: they are for a reranker; give --rerank or --reranker NAME too")
+        raise ValueError(f"{what}: they need a reranker; give --rerank or --reranker NAME too")
     if folder is None and model is None:
-        raise ValueError("model: give --model NAME, or an index with --in FOLDER, whose model is taken")
+        raise ValueError("model: give --model NAME, or an index with --in FOLDER to use its model")
     with _listen(host, port) as listening:  # before the model is loaded, which takes a while
         index = None if folder is None else VideoIndex.open(folder, mirror=not no_mirror)
         name = model or (index.meta.model if index else "")
@@ -159,9 +165,9 @@ def _run(
     shown = f"[{address[0]}]" if ":" in address[0] else address[0]
     cli.say(f"Serving {engine.model} on http://{shown}:{address[1]}/")
     if not is_loopback and not api_key:
-        cli.say(f"Anyone who reaches this address can use it: give --api-key, or set {KEY_VARIABLE}.")
+        cli.say(f"Anyone who can reach this address can use the server: give --api-key, or set {KEY_VARIABLE}.")
     if "*" in cors_origins and not api_key:
-        cli.say(f"Any web page that a user of this machine opens can use it: give --api-key, or set {KEY_VARIABLE}.")
+        cli.say(f"Any web page that is open on this machine can use the server: give --api-key, or set {KEY_VARIABLE}.")
     config = uvicorn.Config(
         app,
         log_level="warning",

@@ -41,13 +41,13 @@ class Benchmark:
         if len(self.videos) != len(self.video_ids) or len(set(self.video_ids)) != len(self.video_ids):
             raise ValueError(f"video_ids: {len(self.video_ids)} ids, all different, expected for {len(self.videos)}")
         if len(self.owners) != len(self.texts):
-            raise ValueError(f"owners: got {len(self.owners)}, expected one a text, {len(self.texts)}")
+            raise ValueError(f"owners: got {len(self.owners)}, expected one per text, {len(self.texts)}")
         for row, places in enumerate(self.owners):
             if not places or not all(0 <= place < len(self.videos) for place in places):
                 raise ValueError(f"owners[{row}]={places}: expected at least one place below {len(self.videos)}")
         owned = {place for places in self.owners for place in places}
         if bare := [one for place, one in enumerate(self.video_ids) if place not in owned]:
-            raise ValueError(f"owners: no text is true of {len(bare)} videos, the first is {bare[0]!r}")
+            raise ValueError(f"owners: {len(bare)} videos have no text; the first is {bare[0]!r}")
 
     @property
     def positives(self) -> NDArray[np.bool_]:
@@ -93,7 +93,7 @@ def _msvd_text(file: Path) -> Iterator[tuple[str, str]]:
             name, *text = line.split(maxsplit=1)
             yield video_id(where, name), caption(where, "caption", " ".join(text))
     if not name:
-        raise AnnotationError(f"{file}: there are no captions; expected lines of an id and a caption")
+        raise AnnotationError(f"{file}: no captions found; expected lines of an id and a caption")
 
 
 def _msvd_csv(file: Path) -> Iterator[tuple[str, str]]:
@@ -221,7 +221,7 @@ def read_benchmark(
     if name == "custom":
         if split is not None or allow_missing:
             which = "split" if split is not None else "allow_missing"
-            raise ValueError(f"{which}: not for 'custom'; write the rows that are wanted into the file")
+            raise ValueError(f"{which}: not for 'custom'; keep only the rows to use in the file")
         return _read_custom(given, folder)
     if folder is None:
         raise ValueError(f"videos: needed for {name!r}; give the folder of its videos")
@@ -290,7 +290,7 @@ def _check_counts(
             f"{file}: got {counts}, expected {expected} for {published.title} ({published.split})"
             + (f", after {blank} blank captions were left out" if blank else "")
             + (f". {published.hint}" if published.hint else ".")
-            + " For a part of the data on purpose, give check_counts=False; the result then says so."
+            + " To use a part of the data, give check_counts=False; the result records that."
         )
     note = f"The annotations have {counts}, where the published split has {expected}"
     return [f"{note}: figures cannot be compared with published ones."]
@@ -301,10 +301,10 @@ def _check_missing(texts: Mapping[str, Sequence[str]], missing: Sequence[str], f
     count = f"{len(missing)} of {len(texts)} videos have no file"
     found = f"videos: {count} in {folder}: {files.some(missing)}"
     if len(missing) == len(texts):
-        raise AnnotationError(f"{found}. Files are found by their name, which is the id and a video's suffix.")
+        raise AnnotationError(f"{found}. A file must have the id as its name, with the suffix of a video.")
     if not allow:
         remedy = "Get them, or give allow_missing=True, which leaves them out with their texts"
-        raise AnnotationError(f"{found}. {remedy}; figures cannot be compared with published ones then.")
+        raise AnnotationError(f"{found}. {remedy}; the figures are then not comparable with published ones.")
     lost = sum(len(texts[one]) for one in missing)
     return f"{count} and are left out with their {lost} texts: figures cannot be compared with published ones."
 

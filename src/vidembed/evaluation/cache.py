@@ -138,7 +138,9 @@ class ScoreCache(AbstractContextManager["ScoreCache"]):
         except sqlite3.OperationalError as error:  # a full disk, a folder without leave to write, a lock
             raise OSError(f"cache: {self.file}: {error}") from error
         except (sqlite3.DatabaseError, struct.error) as error:
-            raise ValueError(f"cache: {self.file} is damaged ({error}); remove it, it is made again") from error
+            raise ValueError(
+                f"cache: {self.file} is damaged ({error}); remove it, and the next run writes it again"
+            ) from error
 
 
 def _entry(names: tuple[str, ...]) -> bytes:

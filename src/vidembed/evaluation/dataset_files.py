@@ -49,17 +49,17 @@ def annotation_file(given: Path, names: Sequence[str], what: str) -> Path:
         found = [given / name for name in names if (given / name).is_file()]
         if len(found) > 1:
             names_there = f"{some([one.name for one in found])}, all of which are there"
-            raise AnnotationError(f"{given}: {what} can be {names_there}; give the path of one instead")
+            raise AnnotationError(f"{given}: {what} can be {names_there}; give the path of one file")
         if not found:
             there = some(sorted(one.name for one in given.iterdir())) or "an empty folder"
-            raise AnnotationError(f"{given}: does not hold {what}; expected {' or '.join(names)}, found {there}")
+            raise AnnotationError(f"{given}: does not contain {what}; expected {' or '.join(names)}, found {there}")
         path = found[0]
     if not path.is_file():
         raise AnnotationError(f"{path}: {'not a file' if path.exists() else 'no such file'}; expected {what}")
     if path.suffix.lower() in (".pkl", ".pickle", ".p"):
         raise AnnotationError(
-            f"{path}: is a pickle, and reading a pickle can run any code that is in it; it is not read. This script "
-            f"makes a JSON file of it, and refuses code:\n\n{_CONVERT}"
+            f"{path}: is a pickle, which is not read, because reading a pickle can run code. This script converts it "
+            f"to JSON without running code:\n\n{_CONVERT}"
         )
     if (size := path.stat().st_size) > MAX_ANNOTATION_BYTES:
         raise AnnotationError(f"{path}: {size} bytes, more than {MAX_ANNOTATION_BYTES}; is this the right file?")
@@ -82,7 +82,7 @@ def read_json(path: Path) -> object:
         first: dict[str, int] = {}
         for place, (key, _) in enumerate(pairs, start=1):
             if (other := first.setdefault(key, place)) != place:
-                raise AnnotationError(f"{path}: {shortened(key)} is there twice, as entry {other} and {place}")
+                raise AnnotationError(f"{path}: {shortened(key)} is there twice, as entries {other} and {place}")
         return dict(pairs)
 
     raw = _content(path)
@@ -109,7 +109,7 @@ def read_csv(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, Mapping[
             )
         yield f"{path}, line {line}", row
     if not line:
-        raise AnnotationError(f"{path}: there are no rows under a header of {', '.join(columns)}")
+        raise AnnotationError(f"{path}: no rows below the header {', '.join(columns)}")
 
 
 def read_lines(path: Path) -> Iterator[tuple[str, str]]:
@@ -129,7 +129,7 @@ def read_ids(path: Path) -> list[str]:
         listed = ((f"{path}, entry {place}", value) for place, value in enumerate(values, start=1))
     ids = keyed(path, ((where, video_id(where, value), None) for where, value in listed), "an id may stand there once")
     if not ids:
-        raise AnnotationError(f"{path}: there are no ids; expected one a line")
+        raise AnnotationError(f"{path}: no ids found; expected one per line")
     return list(ids)
 
 
@@ -149,7 +149,9 @@ def _string_array(path: Path) -> list[str]:
         # mapped, so that a header that claims more than the file holds is an error and not a large allocation
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError, OverflowError) as error:
-        raise AnnotationError(f"{path}: not a numpy array of strings ({error}); write one id a line instead") from error
+        raise AnnotationError(
+            f"{path}: not a numpy array of strings ({error}); write a text file with one id per line"
+        ) from error
     if not isinstance(array, np.ndarray) or array.ndim != 1 or array.dtype.kind != "U":
         got = f"shape {array.shape} of {array.dtype}" if isinstance(array, np.ndarray) else "an archive"
         raise AnnotationError(f"{path}: expected a numpy array of strings, one axis, got {got}")
@@ -235,10 +237,10 @@ def locate(folder: Path, ids: Sequence[str], names: Callable[[str], FileNames] =
         files = {Path(os.path.realpath(path)): path for path in sorted(found, reverse=True)}  # the first name of each
         if len(files) > 1:
             first, second = sorted(files.values())[:2]
-            raise AnnotationError(f"videos: {name!r} has two files, {first} and {second}; keep the right one")
+            raise AnnotationError(f"videos: {name!r} has two files, {first} and {second}; keep one of them")
         for path in files.values():
             if other := owner.get(path):
-                raise AnnotationError(f"videos: {other!r} and {name!r} are two videos, but both are named by {path}")
+                raise AnnotationError(f"videos: {other!r} and {name!r} are two videos, but {path} matches both")
             located[name], owner[path] = path, name
     return located
 
@@ -261,5 +263,5 @@ def _walk(folder: Path) -> Iterator[Path]:
         count += len(files)
         if count > MAX_FILES:
             found = f"holds more than {MAX_FILES} files"
-            raise AnnotationError(f"videos={str(folder)!r}: {found}; give the videos' own folder")
+            raise AnnotationError(f"videos={str(folder)!r}: {found}; give the folder that contains the videos")
         yield from (Path(top, name) for name in files)

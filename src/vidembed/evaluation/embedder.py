@@ -133,8 +133,8 @@ def embedder_of(model: Any) -> Embedder:
     takes = [str(one) for one in getattr(model, "modalities", ())]
     if not isinstance(model, SentenceTransformer) or "video" not in takes:
         raise ValueError(
-            f"model: this {type(model).__name__} takes {', '.join(takes) or 'unknown inputs'} and no video; expected a "
-            "VideoEncoder, or a SentenceTransformer whose modalities include video"
+            f"model: this {type(model).__name__} takes {', '.join(takes) or 'unknown inputs'} but not video; expected "
+            f"a VideoEncoder, or a SentenceTransformer whose modalities include video"
         )
     return Embedder(model)
 
@@ -159,7 +159,7 @@ class ModelName:
         try:
             return cls(name, int(layer))
         except ValueError as error:
-            raise ValueError(f"model: {text!r}: expected NAME or NAME@LAYER, LAYER being a whole number") from error
+            raise ValueError(f"model: {text!r}: expected NAME or NAME@LAYER, where LAYER is a whole number") from error
 
 
 def load_any(model: ModelName, options: ModelOptions | None = None) -> SentenceTransformer:

@@ -77,13 +77,15 @@ class VideoTextRetrievalEvaluator(BaseEvaluator):
         super().__init__()  # type: ignore[no-untyped-call]
         if isinstance(videos, Benchmark):
             if captions is not None:
-                raise ValueError("captions: a Benchmark has its own; leave captions out, or give a list of videos")
+                raise ValueError(
+                    "captions: a Benchmark has its own captions; leave captions out, or give a list of videos"
+                )
             self.videos: list[object] = list(videos.videos)
             self.texts = list(videos.texts)
             self._positives = videos.positives  # (T, V)
         else:
             if captions is None:
-                raise ValueError("captions: missing; give one caption a video, or one list of captions a video")
+                raise ValueError("captions: missing; give one caption per video, or one list of captions per video")
             self.videos, self.texts, self._positives = _labelled(videos, captions)
         self.ks = tuple(sorted(set(ks)))
         if not self.ks or not all(isinstance(k, int) and not isinstance(k, bool) and k >= 1 for k in self.ks):
@@ -91,7 +93,7 @@ class VideoTextRetrievalEvaluator(BaseEvaluator):
         if temperature is not None:
             dual_softmax([[0.0]], temperature=temperature)  # refuses what it cannot use, now and not after the work
         if "/" in name or os.sep in name or "\0" in name:
-            raise ValueError(f"name={name!r}: it becomes part of a file name, so it cannot hold {os.sep!r}")
+            raise ValueError(f"name={name!r}: it becomes part of a file name, so it cannot contain {os.sep!r}")
         self.temperature = temperature
         self.batch_size = whole_number("batch_size", batch_size)
         self.name = name
@@ -182,12 +184,15 @@ def _labelled(
     if isinstance(videos, (str, bytes, os.PathLike, Mapping)):
         raise TypeError(f"videos: got one {type(videos).__name__}; expected a list of videos")
     if isinstance(captions, str):
-        raise TypeError("captions: got one string; expected a list of captions, one a video")
+        raise TypeError("captions: got one string; expected a list of captions, one per video")
     items, given = list(videos), list(captions)
     if not items:
         raise ValueError("videos: empty; expected at least one")
     if len(items) != len(given):
-        raise ValueError(f"captions: got {len(given)} for {len(items)} videos; expected one, or one list, a video")
+        raise ValueError(
+            f"captions: got {len(given)} for {len(items)} videos; expected one caption, or one list of captions, per "
+            f"video"
+        )
     _check_distinct(items)
     texts: list[str] = []
     right: defaultdict[str, list[int]] = defaultdict(list)

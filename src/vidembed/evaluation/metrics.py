@@ -127,7 +127,7 @@ def bootstrap_interval(
     if groups is not None:
         names = as_array("groups", groups)
         if names.shape != x.shape:
-            raise ValueError(f"groups: expected shape {x.shape}, one group a value, got {names.shape}")
+            raise ValueError(f"groups: expected shape {x.shape}, one group per value, got {names.shape}")
         place = np.unique(names, return_inverse=True)[1]
         sums = np.bincount(place, weights=x).astype(np.float64)
         counts = np.bincount(place).astype(np.float64)
@@ -156,7 +156,7 @@ def paired_bootstrap(
     """
     first, second = _values("a", a), _values("b", b)
     if first.shape != second.shape:
-        raise ValueError(f"b: expected shape {first.shape}, one value a query as in a, got {second.shape}")
+        raise ValueError(f"b: expected shape {first.shape}, one value per query, as in a, got {second.shape}")
     return bootstrap_interval(first - second, seed=seed, resamples=resamples, level=level, groups=groups)
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 from vidembed.errors import MissingExtraError
+from vidembed.progress import progress_bar
 
 try:
     import mteb
@@ -29,7 +30,6 @@ from mteb.models.sentence_transformer_wrapper import SentenceTransformerEncoderW
 from mteb.results import TaskResult
 from mteb.types import BatchedInput, PromptType
 from numpy.typing import NDArray
-from tqdm.auto import tqdm
 
 from vidembed.encoder import VideoEncoder
 from vidembed.registry import NAMESPACE, resolve_model
@@ -79,7 +79,7 @@ class VideoFileEncoder(SentenceTransformerEncoderWrapper):
             name = get_prompt_name(self.model_prompts, task_metadata, prompt_type)
             kwargs["prompt"] = self.model_prompts.get(name) if name else None
         vectors = []
-        with tqdm(total=len(rows), desc=f"Encoding {task_metadata.name}", unit="input", disable=not bar) as progress:
+        with progress_bar(f"Encoding {task_metadata.name}", "inputs", total=len(rows), shown=bar) as progress:
             for start in range(0, len(rows), size):
                 chunk = range(start, min(start + size, len(rows)))
                 items = [_as_input(rows[at], at, self.mteb_model_meta.modalities) for at in chunk]
@@ -143,7 +143,7 @@ def load_encoder(
     try:
         encoder = kind(checkpoint or name, device=device, **kwargs)
     except OSError as error:
-        raise OSError(f"{checkpoint or name}: no such model could be loaded. {error}") from error
+        raise OSError(f"{checkpoint or name}: this model could not be loaded. {error}") from error
     meta = model_meta(encoder, name, revision=None if is_local else revision, checkpoint=checkpoint, frames=frames)
     if is_local and revision is not None and revision != meta.revision:
         remedy = "Leave revision out, or load the checkpoint that the metadata is of."
@@ -209,7 +209,7 @@ def model_meta(
         "experiment_kwargs": {"frames": frames} if frames != "file" else None,
     }
     if taken := sorted(set(facts) & set(known)):
-        raise ValueError(f"{taken[0]}={facts[taken[0]]!r}: the checkpoint tells this itself; leave it out")
+        raise ValueError(f"{taken[0]}={facts[taken[0]]!r}: the checkpoint sets this itself; leave it out")
     if strange := sorted(set(facts) - set(ModelMeta.model_fields)):
         raise ValueError(f"{strange[0]}={facts[strange[0]]!r}: mteb.ModelMeta has no such field")
     required = {key: None for key, field in ModelMeta.model_fields.items() if field.is_required()}
@@ -221,7 +221,7 @@ def _as_input(row: Mapping[str, object], place: int, modalities: Sequence[str]) 
     name = str(row.get("id", place))
     item = {kind: row[kind] for kind in MODALITIES if kind in modalities and row.get(kind) is not None}
     if not item:
-        raise ValueError(f"row {name!r} holds none of {', '.join(modalities)}; its columns are {', '.join(row)}")
+        raise ValueError(f"row {name!r} has none of {', '.join(modalities)}; its columns are {', '.join(row)}")
     video = item.get("video")
     if isinstance(video, Mapping) and set(video) == {"bytes", "path"}:
         if video["bytes"] is not None:
@@ -279,7 +279,7 @@ def run_tasks(
         OSError: There is no such model, a task's data could not be loaded, or `out` cannot be written.
     """
     if frames == "mteb" and importlib.util.find_spec("torchcodec") is None:
-        raise MissingExtraError('torchcodec is not installed, by which mteb reads videos; pip install "mteb[video]"')
+        raise MissingExtraError('torchcodec, with which mteb reads videos, is not installed; pip install "mteb[video]"')
     chosen = _chosen(tasks, benchmark)
     cache = mteb.ResultCache(out)
     name, checkpoint = str(model), None
@@ -290,7 +290,7 @@ def run_tasks(
     for task in chosen:  # all of them, before the first one is run; mteb itself only warns of parts that it leaves out
         if missing := sorted(set(task.metadata.modalities) - set(meta.modalities)):
             of, without = ", ".join(task.metadata.modalities), " and no ".join(missing)
-            raise ValueError(f"tasks: {task.metadata.name} is of {of}, and the model takes no {without}")
+            raise ValueError(f"tasks: {task.metadata.name} needs {of}, and the model does not accept {without}")
     runs = []
     for task in chosen:
         name = task.metadata.name
@@ -301,8 +301,8 @@ def run_tasks(
                 task.load_data()
             except (OSError, ImportError) as error:
                 raise OSError(
-                    f"{name}: its data, {task.metadata.dataset['path']}, could not be loaded: {error}. mteb takes them "
-                    "from the Hugging Face Hub; fetch them once with the network, and later runs go without it."
+                    f"{name}: its data, {task.metadata.dataset['path']}, could not be loaded: {error}. mteb downloads "
+                    f"them from the Hugging Face Hub; run once with network access, and later runs need none."
                 ) from error
         how: dict[str, Any] = {"show_progress_bar": show_progress_bar}
         kwargs: Any = {"batch_size": batch_size, **how}
@@ -326,5 +326,5 @@ def _chosen(tasks: Sequence[str | AbsTask], benchmark: str | None) -> list[AbsTa
         reason = str(error.args[0]).removeprefix("KeyError: ")
         raise ValueError(f"{argument}: {reason} `mteb available-{argument.rstrip('s')}s` lists them.") from error
     if not chosen:
-        raise ValueError("tasks: none given; give names of mteb's tasks, such as MSRVTTT2V, or a benchmark")
+        raise ValueError("tasks: got none; give names of mteb's tasks, such as MSRVTTT2V, or a benchmark")
     return list({task.metadata.name: task for task in chosen}.values())

@@ -277,8 +277,8 @@ def compare(results: Sequence[EvaluationResult], *, seed: int = 0) -> Comparison
         if one.benchmark.digest != facts.digest:
             other, this = (f"{on.title} ({on.videos} videos, {on.texts} texts)" for on in (one.benchmark, facts))
             raise ValueError(
-                f"results: {name} was measured on {other} and {names[0]} on {this}, or on others of the same number; "
-                "compare like with like"
+                f"results: {name} was measured on {other} and {names[0]} on {this}, or on other data of the same "
+                f"size; compare results of the same benchmark"
             )
     ways = [(column, way) for column in COMPARED for way in DIRECTIONS]
     rows = tuple(_compared(name, one, results[0], *which, seed) for which in ways for name, one in named)
@@ -292,7 +292,7 @@ def _compared(
     found = one.column(column).of(way)
     mine, theirs = (result.ranks.get(f"{column}.{way}") for result in (one, first))
     if found is None or mine is None or theirs is None:
-        raise ValueError(f"results: {name} holds no ranks of {COLUMNS[column]}, {way}; evaluate again")
+        raise ValueError(f"results: {name} has no ranks of {COLUMNS[column]}, {way}; evaluate again")
     difference = None
     if one is not first:
         groups = first.ranks[f"groups.{way}"]

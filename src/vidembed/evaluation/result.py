@@ -291,7 +291,7 @@ class EvaluationResult:
         try:
             made: EvaluationResult = from_json(cls, {**fields, "ranks": ranks})
         except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"no whole evaluation ({error!r}); evaluate again") from error
+            raise ValueError(f"not a complete evaluation ({error!r}); evaluate again") from error
         return made
 
     def save(self, folder: Path) -> None:
@@ -316,7 +316,7 @@ class EvaluationResult:
                 ranks = {name: np.asarray(arrays[name], dtype=np.int64) for name in arrays.files}
             return cls.from_dict(content, ranks)
         except (OSError, ValueError, MemoryError, zipfile.BadZipFile) as error:  # an array can claim any size
-            raise ValueError(f"{folder}: no whole result of `vidembed evaluate`: {error}") from error
+            raise ValueError(f"{folder}: not a complete result of `vidembed evaluate`: {error}") from error
 
 
 def read_result(folder: Path) -> dict[str, Any]:
@@ -324,4 +324,4 @@ def read_result(folder: Path) -> dict[str, Any]:
     try:
         return read_object(folder / RESULT_FILE)
     except (OSError, ValueError) as error:
-        raise ValueError(f"{folder}: no result of `vidembed evaluate`: {error}") from error
+        raise ValueError(f"{folder}: not a result of `vidembed evaluate`: {error}") from error

@@ -22,6 +22,7 @@ from vidembed.evaluation.embedder import Embedder, Vector, embedder_of
 from vidembed.evaluation.report import write_reports
 from vidembed.evaluation.result import EvaluationResult, Failure
 from vidembed.evaluation.two_stage import DIRECTIONS, GivenTemperatures, Mask, Temperature
+from vidembed.progress import progress_bar
 from vidembed.scoring import ScoreFusion, dual_softmax
 from vidembed.scoring.checks import FloatArray, whole_number
 from vidembed.video.clip import content_fingerprint
@@ -88,7 +89,9 @@ class TwoStageSearch:
         videos, failures = self._videos(benchmark)
         readable = np.array([vector is not None for vector in videos])  # (V,)
         if not readable.any():
-            raise ValueError(f"videos: none of {len(videos)} can be read; the first: {failures[0].reason}")
+            raise ValueError(
+                f"videos: none of the {len(videos)} videos can be read; the first error: {failures[0].reason}"
+            )
         texts = self._texts(benchmark)  # (T, D)
         vectors = np.stack([vector for vector in videos if vector is not None]).astype(np.float64)  # (W, D)
         return FirstStage(benchmark, readable, self.embedder.similarity(texts, vectors), tuple(failures))
@@ -103,7 +106,7 @@ class TwoStageSearch:
         tally.cached += len(keys) - len(missing)
         failures: list[Failure] = []
         paths, before = [benchmark.videos[place] for place in missing], time.monotonic()
-        with self._bar("Embedding videos", len(missing), "video") as bar:
+        with self._bar("Embedding videos", len(missing), "videos") as bar:
             for place, found in zip(missing, self.embedder.videos(paths, batch_size=self.batch_size), strict=True):
                 key = keys[place]
                 if not isinstance(found, Exception) and _key(benchmark.videos[place]) != key:
@@ -126,7 +129,7 @@ class TwoStageSearch:
         if self.on_error == "raise":
             remedy = "Replace the file, or count such videos against the model (--on-error count, on_error='count')."
             raise ValueError(f"video {name!r} ({file}): {reason}. {remedy}") from error
-        logger.warning("counted against: %s (%s): %s", name, file, reason)
+        logger.warning("counted as not found: %s (%s): %s", name, file, reason)
         return Failure(name, file, f"{type(error).__name__}: {reason}")
 
     def _texts(self, benchmark: Benchmark) -> FloatArray:
@@ -136,7 +139,7 @@ class TwoStageSearch:
         known = self.cache.vectors(model, list(keys.values()))
         missing = [text for text, key in keys.items() if key not in known]
         tally.cached += len(keys) - len(missing)
-        with self._bar("Embedding texts", len(missing), "text") as bar:
+        with self._bar("Embedding texts", len(missing), "texts") as bar:
             for start in range(0, len(missing), TEXTS_AT_ONCE):
                 chunk = missing[start : start + TEXTS_AT_ONCE]
                 before = time.monotonic()
@@ -182,7 +185,7 @@ class TwoStageSearch:
         texts = [text_key(text) for text in benchmark.texts]
         odds = np.full(pairs.shape, np.nan)  # (T, V)
         failures: list[Failure] = []
-        with self._bar("Reranking", int(pairs.sum()), "pair") as bar:
+        with self._bar("Reranking", int(pairs.sum()), "pairs") as bar:
             for start in range(0, len(columns), VIDEOS_AT_ONCE):
                 chunk = columns[start : start + VIDEOS_AT_ONCE]
                 rows = {place: np.flatnonzero(pairs[:, place]).tolist() for place in chunk}
@@ -248,7 +251,7 @@ class TwoStageSearch:
         return answers.log_odds(reranker.mode, reranker.prior_correction)
 
     def _bar(self, what: str, total: int, unit: str) -> tqdm[NoReturn]:
-        return tqdm(total=total, desc=what, unit=unit, disable=not self.show_progress_bar)
+        return progress_bar(what, unit, total=total, shown=self.show_progress_bar)
 
 
 def _key(path: Path) -> str | None:
@@ -300,7 +303,7 @@ def evaluate(
     """
     began = time.monotonic()
     if (reranker is None) != (k is None):
-        raise ValueError(f"k={k!r}: give it together with reranker, which scores the k best")
+        raise ValueError(f"k={k!r}: it needs reranker, which scores the best k; give both or neither")
     for name, value in (("k", k), ("batch_size", batch_size)):
         if value is not None:
             whole_number(name, value)
@@ -356,22 +359,22 @@ def _check_disjoint(benchmark: Benchmark, validation: Benchmark) -> None:
         for other in by_size.get(path.stat().st_size, []) if path.is_file() else []:
             if fingerprint(path) == fingerprint(other):
                 raise ValueError(
-                    f"validation: {path} is a video of the test set ({other}). Temperatures that are fitted on what is "
-                    "measured make figures that look better than they are; take other videos"
+                    f"validation: {path} is a video of the test set ({other}). Temperatures fitted on the test set "
+                    f"make figures look too good; use other videos"
                 )
 
 
 def _check_folder(folder: Path, facts: results.BenchmarkFacts, fingerprint: str) -> None:
     """Refuse a folder that holds the result of another benchmark or model."""
     if folder.exists() and not folder.is_dir():
-        raise ValueError(f"out: {str(folder)!r} is a file; name a folder")
+        raise ValueError(f"out: {str(folder)!r} is a file; give a folder")
     if not (folder / results.RESULT_FILE).exists():
         return
     before = results.read_result(folder)
     there = (before.get("benchmark") or {}).get("digest"), (before.get("model") or {}).get("fingerprint")
     if there != (facts.digest, fingerprint):
         remedy = f"name another folder, or remove {results.RESULT_FILE} there"
-        raise ValueError(f"out: {str(folder)!r} holds the result of another benchmark or model; {remedy}")
+        raise ValueError(f"out: {str(folder)!r} has the result of another benchmark or model; {remedy}")
 
 
 def choose_temperatures(

@@ -9,10 +9,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Final
 
-from tqdm.auto import tqdm
-
 from vidembed import __version__
 from vidembed.evaluation.benchmark import Benchmark
+from vidembed.progress import progress_bar
 from vidembed.shapes.clips import ClipRecord, iterate_clips, write_clip
 from vidembed.shapes.language import SUMMARY_ATTRIBUTES
 from vidembed.text import replacing
@@ -71,7 +70,7 @@ def draw_sets(folder: Path, sets: Sequence[tuple[int, int]], *, show_progress_ba
         drawn.append(list(islice(fresh, size)))
         taken |= {tuple(record.attributes.values()) for record in drawn[-1]}
     folder.mkdir(parents=True, exist_ok=True)
-    bar = tqdm(total=sum(map(len, drawn)), desc="Writing clips", unit="clip", disable=not show_progress_bar)
+    bar = progress_bar("Writing clips", "clips", total=sum(map(len, drawn)), shown=show_progress_bar)
     written: list[Clips] = []
     with bar:
         for records in drawn:

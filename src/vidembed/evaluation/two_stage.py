@@ -146,7 +146,7 @@ class Temperature:
             fitted = fit_temperature(*known)
         except ValueError as error:
             found = f"no temperature of {what} can be fitted on it ({error})"
-            raise ValueError(f"validation: {found}. Give a larger one, or the temperature") from error
+            raise ValueError(f"validation: {found}. Give a larger validation set, or a temperature") from error
         return cls(fitted.temperature, "fitted", fitted.queries, 100 * fitted.recall_before, 100 * fitted.recall_after)
 
 
@@ -192,7 +192,7 @@ def first_stage_candidates(
     The default of 10 is what the paper reranks with its optimized model (VidVec, section 4).
     """
     if not captioned or any(one.label is not None for one in captioned):
-        raise ValueError("captioned: expected at least one caption, and none with a label, whose negatives are given")
+        raise ValueError("captioned: expected at least one caption, and none with a label")
     texts = list(dict.fromkeys(one.text for one in captioned))
     videos = list(dict.fromkeys(one.video for one in captioned))
     right = np.zeros((len(texts), len(videos)), dtype=np.bool_)  # (T, V)

@@ -174,11 +174,11 @@ def check_quantization(name: str, dimension: int | None = None) -> None:
     """Refuse what is no name of a quantization, or does not fit vectors of that dimension, with ValueError."""
     if re.fullmatch(r"(int8|binary|float32)-[1-9]\d*", name):
         raise ValueError(
-            f"compact: got {name!r}; vectors are quantized with all of their dimensions now. Use int8, or binary, "
-            "which takes an eighth of that; to keep fewer dimensions, index with a model that gives fewer"
+            f"compact: got {name!r}; dimensions are no longer reduced. Use int8, or binary, "
+            "which takes an eighth of its size; to keep fewer dimensions, index with a model that gives fewer"
         )
     if name not in KINDS:
-        raise ValueError(f"compact: got {name!r}; int8 (a byte a dimension) or binary (a bit) is needed")
+        raise ValueError(f"compact: got {name!r}; allowed are int8 (one byte per dimension) and binary (one bit)")
     if name == "binary" and dimension is not None and dimension % 8:
         raise ValueError(
             f"compact: got 'binary' for vectors of {dimension} dimensions; it needs a multiple of eight. Use int8"
@@ -210,7 +210,7 @@ def quantized(index: VideoIndex, name: str) -> Ann:
         raise ValueError(f"compact: the index has no {name} quantization; {remedy}")
     ann = stored(index)
     if ann is None or ann.full_recall is None or not ann.fits(len(index)):
-        raise IndexMismatchError(f"compact: recall of {name} was measured in another state of the index; {remedy}")
+        raise IndexMismatchError(f"compact: recall of {name} was measured before the index changed; {remedy}")
     return ann
 
 
@@ -248,7 +248,7 @@ def refresh(index: VideoIndex, *, exact_up_to: int | None = None, quantize: str 
         _build_and_measure(index, _read(index), name, full=given.quantize is not None)
     except (RuntimeError, OSError, ValueError) as error:
         record.unlink(missing_ok=True)  # without it the index is not used
-        logger.error("the ANN index could not be built, and searches stay exact: %s", error)  # noqa: TRY400 - short
+        logger.error("the approximate (ANN) index could not be built, so searches stay exact: %s", error)  # noqa: TRY400 - short
     return True
 
 
@@ -258,14 +258,18 @@ def facts(index: VideoIndex) -> dict[str, object] | None:
     if now is None:
         return None
     if (ann := stored(index)) is None:
-        return {"kind": str(now.index_type), "used": False, "why_not": "it was not measured; index again"}
+        return {
+            "kind": str(now.index_type),
+            "used": False,
+            "why_not": "it was not measured; run `vidembed index` again",
+        }
     why_not = None
     if not ann.good:
         why_not = "its recall is below the target"
     elif len(index) <= settings(index).exact_up_to:
-        why_not = "there are few enough rows for an exact search"
+        why_not = "the index is small enough for an exact search"
     elif not ann.fits(len(index)):
-        why_not = "too many rows came or went since; index again"
+        why_not = "too many segments were added or removed since; run `vidembed index` again"
     hidden = {"index_uuid", "stamp", "model_fingerprint"}
     shown = {key: value for key, value in asdict(ann).items() if key not in hidden}
     shown |= {"rows_not_in_it": now.num_unindexed_rows, "bytes": now.size_bytes, "used": why_not is None}

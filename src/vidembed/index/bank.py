@@ -17,11 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
-from tqdm.auto import tqdm
 
 from vidembed.errors import IndexMismatchError
 from vidembed.index.rows import Ranking, Row, blocks, check_query, encode_queries, unit
 from vidembed.index.table import FORMAT_VERSION, PLACE, QueryEncoder, VideoIndex
+from vidembed.progress import progress_bar
 from vidembed.scoring.query_bank import DEFAULT_BETA, DEFAULT_BLOCK_BYTES, QueryBank
 from vidembed.text import replacing
 
@@ -109,7 +109,7 @@ def refresh(
     else:
         if known.model_fingerprint != index.meta.model_fingerprint:
             raise IndexMismatchError(
-                f"query bank: it was made by another model (fingerprint {known.model_fingerprint[:12]}); give its "
+                f"query bank: it was made with another model (fingerprint {known.model_fingerprint[:12]}); give its "
                 "queries again with --query-bank"
             )
         vectors = known.vectors
@@ -134,7 +134,7 @@ def open_bank(index: VideoIndex) -> StoredBank:
     if stored is None:
         raise ValueError(f"bank: the index has no query bank that can be read; {remedy}")
     if not stored.is_of(index):
-        raise IndexMismatchError(f"bank: the query bank was made for another state of the index; {remedy}")
+        raise IndexMismatchError(f"bank: the query bank was made before the index changed; {remedy}")
     return stored
 
 
@@ -165,7 +165,7 @@ def _summed_up(index: VideoIndex, vectors: NDArray[np.float32], beta: float, *, 
     best = np.full(len(queries), -np.inf)  # (B,)
     tops: list[list[int]] = [[] for _ in queries]  # rows at the best of each bank query
     block = max(1, DEFAULT_BLOCK_BYTES // (8 * len(queries)))
-    with tqdm(total=len(index), desc="Query bank", unit="row", disable=not progress) as bar:
+    with progress_bar("Query bank", "segments", total=len(index), shown=progress) as bar:
         for rows in index.blocks():
             for first in range(0, len(rows.row_ids), block):
                 part = slice(first, first + block)

@@ -19,7 +19,6 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm.auto import tqdm
 
 from vidembed.errors import IndexDamagedError, IndexMismatchError
 from vidembed.index.commit import Problem, locked, writing_to
@@ -40,6 +39,7 @@ from vidembed.index.table import (
     stamp_of,
 )
 from vidembed.interrupt import uninterrupted
+from vidembed.progress import progress_bar
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -50,7 +50,8 @@ if TYPE_CHECKING:
 WORDS_NAME = "words"  # of the full-text index
 KEY = ("content_fingerprint", "start_s", "end_s")
 REMEDY = (
-    "describe the videos with `vidembed caption VIDEOS --out captions.jsonl`, cut as the index is, then run "
+    "describe the videos with `vidembed caption VIDEOS --out captions.jsonl` (with the segments of the index), then "
+    "run "
     "`vidembed index VIDEOS --to INDEX --captions captions.jsonl`"
 )
 _META_KEY = b"vidembed-captions"
@@ -196,7 +197,8 @@ class Captions:
         """Refuse, with IndexMismatchError, a full-text index that is not of all captions: a run was interrupted."""
         if not _words_are_whole(self.table):
             raise IndexMismatchError(
-                "by: the full-text index is not of all captions (a run was interrupted); run `vidembed index` again"
+                "by: some captions are missing in the full-text index, because a run was interrupted; run `vidembed "
+                "index` again"
             )
 
 
@@ -215,8 +217,8 @@ def open_captions(index: VideoIndex) -> Captions:
     meta = CaptionMeta.of(table, index.folder)
     if meta.model_fingerprint != index.meta.model_fingerprint:
         raise IndexMismatchError(
-            f"by: the captions in {str(index.folder)!r} were embedded by another model than the videos; give "
-            "--replace-captions with --captions to add them anew"
+            f"by: the captions in {str(index.folder)!r} were embedded with another model than the videos; add them "
+            f"again with --captions FILE --replace-captions"
         )
     ids = dict(_keys(table.search().select([*KEY]).with_row_id(True).to_batches()))
     pairs = [(ids[key], row_id) for key, row_id in _keys(index.scan(KEY)) if key in ids]
@@ -290,7 +292,7 @@ def add_captions(
             had = dict(_keys(table.search().select([*KEY]).with_row_id(True).to_batches()))
             report.unchanged = sum(key in had for key in wanted)
             new = [(key, *rest) for key, rest in wanted.items() if key not in had]
-            with tqdm(total=len(new), desc="Captions", unit="caption", disable=not progress) as bar:
+            with progress_bar("Embedding captions", "captions", total=len(new), shown=progress) as bar:
                 for first in range(0, len(new), BATCH):
                     _add(index, table, encoder, new[first : first + BATCH], report)
                     bar.update(len(new[first : first + BATCH]))
@@ -344,7 +346,7 @@ def _open_table(index: VideoIndex) -> LanceTable | None:
     except (RuntimeError, OSError, ValueError) as error:
         raise IndexDamagedError(
             f"captions: {str(index.folder / CAPTIONS_FOLDER)!r} cannot be read; remove it and add the captions again. "
-            f"LanceDB says: {error}"
+            f"Error of LanceDB: {error}"
         ) from error
     return table
 
@@ -382,8 +384,8 @@ def _fitting(
         about = CaptionMeta(record.fingerprint, kind, record.model, index.meta.model_fingerprint)
         if meta is not None and about.fingerprint != meta.fingerprint:
             raise IndexMismatchError(
-                f"captions: the records are of two models or prompts, {_shown(meta)} and {_shown(about)}; give those "
-                "of one"
+                f"captions: the records are of two models or prompts, {_shown(meta)} and {_shown(about)}; give a file "
+                f"with one model and prompt"
             )
         meta = about
         if kind in record.problems and not marked:
@@ -418,7 +420,7 @@ def _table_for(index: VideoIndex, table: LanceTable | None, meta: CaptionMeta, *
         if table.count_rows() and not replace:
             raise IndexMismatchError(
                 f"captions: the index has those of {_shown(known)}, and these are of {_shown(meta)}; their scores "
-                "cannot be compared. Give --replace-captions (replace=True) to remove the earlier ones"
+                "cannot be compared. Use --replace-captions (replace=True) to replace the captions in the index"
             )
     lancedb, pa = require_index_extra()
     schema = pa.schema(

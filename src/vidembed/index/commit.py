@@ -405,8 +405,8 @@ def writing_to(folder: Path) -> Iterator[None]:
     except (OSError, RuntimeError) as error:
         text = " ".join(str(error).split())
         raise IndexWriteError(
-            f"to: writing to {str(folder)!r} failed ({text[:400]}). Check its free space and access rights and run "
-            "again: what was committed stays, and is not done again"
+            f"to: writing to {str(folder)!r} failed ({text[:400]}). Check free space and access rights, and run "
+            f"again: finished files are kept"
         ) from error
 
 
@@ -426,7 +426,7 @@ def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
                 lock.acquire(timeout=-1 if wait else 0, poll_interval=0.2)
     except Timeout as error:
         raise IndexBusyError(
-            f"to: another run is writing to {str(folder)!r}; wait for it to end, or give --wait to have this one wait"
+            f"to: another run is writing to {str(folder)!r}; try again when it has ended, or use --wait"
         ) from error
     except OSError as error:
         raise IndexWriteError(f"to: {str(folder)!r} cannot be written to ({error.strerror or error})") from error

@@ -27,7 +27,7 @@ is wrong with it. Raises OSError, which is FileNotFoundError where there is noth
 
 _EMPTY = "holds no video"
 _SECRETS = ((re.compile(r"(://)[^\s/@'\"]+@"), r"\1...@"), (re.compile(r"(://[^\s?'\"]+)\?[^\s'\"]*"), r"\1?..."))
-_OF_A_STORE = "; addresses of stores are for the Ray engine (--engine ray, or vidembed.ray.index_videos_ray)"
+_OF_A_STORE = "; object stores need the Ray engine (--engine ray, or vidembed.ray.index_videos_ray)"
 
 
 def clean(error: object) -> str:
@@ -74,8 +74,8 @@ class Listing:
     def problems(self) -> list[Problem]:
         """What could not be read and what vanished, as it stands in a report."""
         advice = (
-            "and the index has files of it, which stay. If a drive is not mounted, mount it and run again; if the "
-            "files were deleted, name a folder above it that still holds videos, with --prune"
+            "but the index has files of it, which are kept. If a drive is not mounted, mount it and run again. If the "
+            "files were deleted, give a folder above it that still has videos, with --prune"
         )
         unreadable = {uri: error for uri, error in self.unreadable.items() if uri not in self.vanished}
         return [Problem(uri, type(error).__name__, _reason(error)) for uri, error in unreadable.items()] + [
@@ -115,7 +115,7 @@ def find_videos(
     is no video in any place, or an OSError where one cannot be reached.
     """
     if not paths and not uris:
-        raise ValueError("paths: none given; name at least one video or folder")
+        raise ValueError("paths: got none; give at least one video or folder")
     listing = Listing()
     wanted = tuple(sorted({suffix.lower() for suffix in suffixes}))
     empty = list(_list_local(paths, wanted, listing))

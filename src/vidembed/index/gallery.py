@@ -7,6 +7,7 @@ import io
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from PIL import Image
 
@@ -63,7 +64,7 @@ def _figure(hit: Hit) -> dict[str, str | int | None]:
     start, end = hit.start_s, hit.end_s
     if hit.context_start_s is not None and hit.context_end_s is not None:
         start, end = hit.context_start_s, hit.context_end_s
-    jpeg, missing = None, "not a file of this machine"
+    jpeg, missing = None, "not a file on this machine"
     if is_local(hit.uri):
         try:
             jpeg = base64.b64encode(thumbnail(path_of(hit.uri), (hit.start_s + hit.end_s) / 2)).decode("ascii")
@@ -83,10 +84,13 @@ def _figure(hit: Hit) -> dict[str, str | int | None]:
     }
 
 
-def thumbnail(path: Path, seconds: float) -> bytes:
-    """Return the frame of a video on show at a time, seconds on the clock of a player, as JPEG. Raises VideoError."""
+def thumbnail(path: Path, seconds: float, kind: Literal["JPEG", "PNG"] = "JPEG") -> bytes:
+    """Return the frame of a video on show at a time, in seconds on the clock of a player, as a picture file.
+
+    It has at most `THUMBNAIL_PIXELS`. Raises VideoError.
+    """
     # A short stretch, so that decoding ends with the frame that is wanted.
     clip = load_video(VideoSegment(path, seconds, seconds + 0.01), Sampling(max_frames=1, max_pixels=THUMBNAIL_PIXELS))
     out = io.BytesIO()
-    Image.fromarray(clip.frames[0]).save(out, "JPEG", quality=80)  # (H, W, 3)
+    Image.fromarray(clip.frames[0]).save(out, kind, quality=80)  # (H, W, 3)
     return out.getvalue()

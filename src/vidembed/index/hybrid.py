@@ -182,7 +182,9 @@ def stored_weights(index: VideoIndex, captions: Captions) -> HybridWeights | Non
     remedy = f"fit them again with `vidembed calibrate INDEX --hybrid --pairs FILE`, or remove {str(file)!r}"
     of = {"model_fingerprint": index.meta.model_fingerprint, "caption_fingerprint": captions.meta.fingerprint}
     if any(record.get(name) != value for name, value in of.items()):
-        raise IndexMismatchError(f"by: the weights of hybrid search were fitted on other captions or vectors; {remedy}")
+        raise IndexMismatchError(
+            f"by: the weights of hybrid search were fitted before the captions or the vectors changed; {remedy}"
+        )
     try:
         return HybridWeights(**record["weights"])
     except (KeyError, TypeError, ValueError) as error:
@@ -276,7 +278,10 @@ def fit_hybrid(
         flags += right
         names += [text] * len(right)
     if not features:
-        raise ValueError(f"pairs: none of {len(texts)} texts has its video among {candidates} candidates of the index")
+        raise ValueError(
+            f"pairs: none of {len(texts)} texts finds its video among {candidates} candidates of the index; check "
+            f"that the videos are indexed and captioned"
+        )
     weights = HybridWeights.fit(np.array(features), flags, names)
     record = {"model_fingerprint": index.meta.model_fingerprint, "caption_fingerprint": captions.meta.fingerprint}
     report = HybridReport(weights, len(texts) - missed, len(flags), sum(flags), missed)

@@ -40,6 +40,7 @@ from vidembed.index.table import (
     require_index_extra,
 )
 from vidembed.interrupt import STOPPING, GracefulStop
+from vidembed.progress import progress_bar
 from vidembed.video import VIDEO_SUFFIXES, Clip, VideoError, item_name
 from vidembed.video.clip import (
     DEFAULT_MEMORY_BYTES,
@@ -124,11 +125,12 @@ def open_if_there(folder: Path) -> VideoIndex | None:
     if VideoIndex.exists(folder):
         return VideoIndex.open(folder)
     if folder.exists() and not folder.is_dir():
-        raise ValueError(f"to: {str(folder)!r} is a file; a folder is needed")
+        raise ValueError(f"to: {str(folder)!r} is a file; give a folder")
     foreign = {entry.name for entry in folder.iterdir()} - {LOCK_FILE, TABLE_FOLDER} if folder.is_dir() else None
     if foreign:
         raise ValueError(
-            f"to: {str(folder)!r} holds other things ({min(foreign)!r}) and no index; name an empty or a new folder"
+            f"to: {str(folder)!r} is not an index and not empty (it holds {min(foreign)!r}); give an empty or a new "
+            f"folder"
         )
     return None
 
@@ -141,8 +143,7 @@ def open_for_writing(folder: Path, encoder: IndexedModel, model: str, cut: Cut |
     if cut is not None and cut != index.meta.cut:
         raise IndexMismatchError(
             f"segment: asked for {_segments_of(cut)}, and the index in {str(folder)!r} has "
-            f"{_segments_of(index.meta.cut)}; leave --segment, --overlap and --scenes out to go on as before, or make "
-            "another index"
+            f"{_segments_of(index.meta.cut)}; leave out --segment, --overlap and --scenes, or make another index"
         )
     return index
 
@@ -192,7 +193,7 @@ def writing(
 
 def files_bar(total: int, *, progress: bool) -> tqdm[NoReturn]:
     """Return the bar over the files of a run."""
-    return tqdm(total=total, desc="Indexing", unit="file", disable=not progress, dynamic_ncols=True)
+    return progress_bar("Indexing", "files", total=total, shown=progress)
 
 
 class Run:

@@ -91,7 +91,7 @@ def open_mirror(index: VideoIndex) -> Mirror | None:
         mirror = Mirror.open(file, rows, index.meta.dimension)
     except (OSError, ValueError, RuntimeError) as error:
         logger.warning(
-            "%s: exact searches read the table and no mirror of it, which is slower: %s", index.folder, error
+            "%s: exact searches read the table instead of a mirror, which is slower: %s", index.folder, error
         )
     _opened[index] = stamp, mirror
     return mirror

@@ -178,9 +178,9 @@ class Filter:
 def check_query(query: str, k: int = 1, *, name: str = "query") -> None:
     """Refuse, with ValueError, what no search can answer. Messages call the query `name`."""
     if not query.strip():
-        raise ValueError(f"{name}: got {query!r}; some words are needed")
+        raise ValueError(f"{name}: got {query!r}; give some words")
     if len(query) > MAX_QUERY_CHARS:
-        raise ValueError(f"{name}: got {len(query)} characters; at most {MAX_QUERY_CHARS} are taken")
+        raise ValueError(f"{name}: got {len(query)} characters; at most {MAX_QUERY_CHARS} are allowed")
     if k < 1:
         raise ValueError(f"k: got {k}; at least 1 is needed")
 

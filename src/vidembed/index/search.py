@@ -167,14 +167,15 @@ class SearchOptions:
         if self.by != "video" and (self.copy is not None or self.bank):
             other = "bank" if self.bank else "compact"
             raise ValueError(
-                f"{other}: it is of the vectors of videos; leave it out, or search by video and not {self.by}"
+                f"{other}: it works on vectors of videos only; leave it out, or search by video instead of {self.by}"
             )
         if self.copy is None:
             return
         if self.k > ann.MAX_K:
             raise ValueError(
-                f"k: got {self.k} for a search of quantized vectors, whose recall is known up to {ann.MAX_K}; ask for "
-                "less"
+                f"k: got {self.k} for a search of quantized vectors, whose recall is measured up to {ann.MAX_K}; ask "
+                f"for "
+                "fewer hits"
             )
         others = {"exact": self.exact, "a filter": self.keep is not None and self.keep.any, "bank": self.bank}
         if clash := next((other for other, given in others.items() if given), None):
@@ -241,7 +242,7 @@ def search_many(
         The hits of each query, in order.
     """
     if not 0 < len(queries) <= MAX_QUERIES:
-        raise ValueError(f"queries: got {len(queries)}; 1 to {MAX_QUERIES} are taken at once")
+        raise ValueError(f"queries: got {len(queries)}; 1 to {MAX_QUERIES} are allowed")
     asked = SearchOptions(**options)
     for number, query in enumerate(queries):
         check_query(query, name=f"queries[{number}]")
@@ -490,9 +491,7 @@ def rerank(
     for place, hit in enumerate(hits):
         start, end = (hit.context_start_s, hit.context_end_s) if context else (hit.start_s, hit.end_s)
         if start is None or end is None:
-            raise ValueError(
-                f"context: the hit {hit.uri!r} says nothing of what is around it; search with around=SECONDS"
-            )
+            raise ValueError(f"context: the hit {hit.uri!r} has no times around it; search with around=SECONDS")
         if is_local(hit.uri):
             segments[place] = VideoSegment(path_of(hit.uri), start, end)
     asked: dict[int, Hit] = {}
@@ -505,8 +504,8 @@ def rerank(
             similarities = "own" if reranker.can_fuse else None
             if not reranker.can_fuse:
                 logger.warning(
-                    "the reranker was calibrated with another encoder than that of the index; hits are ordered by its "
-                    "head alone. Calibrate it with this encoder (vidembed calibrate --encoder)."
+                    "the reranker was calibrated with another encoder than that of the index; hits are ordered by "
+                    "its answer alone. Calibrate it with this encoder (vidembed calibrate --encoder)."
                 )
         documents = list(segments.values())
         for found in reranker.rank({"text": query}, documents, first_stage=similarities, on_error="skip"):
@@ -514,7 +513,7 @@ def rerank(
             asked[place] = replace(hits[place], probability=found["score"])
     rest = [hit for place, hit in enumerate(hits) if place not in asked]
     if rest:
-        logger.warning("%d of %d hits could not be asked about and come last", len(rest), len(hits))
+        logger.warning("%d of %d hits could not be reranked and come last", len(rest), len(hits))
     return [*asked.values(), *rest]
 
 
@@ -644,8 +643,8 @@ def _fitting(model: str, source: str) -> str:
         return model + "-rerank"
     if source.count("/") != 1:  # it is a name on the Hub, or a folder of which only the last part was kept
         raise ValueError(
-            f"reranker: {model!r} holds no head, and it does not say which model it was built from ({source!r} "
-            "is no name that can be loaded). Give --reranker: the video MLLM, or a saved reranker."
+            f"reranker: {model!r} has no reranker, and the model it was built from is not known ({source!r} "
+            "cannot be loaded). Give --reranker: the video MLLM, or a saved reranker."
         )
     return source
 
@@ -701,7 +700,7 @@ class Derived:
         for name in self.compact:
             ann.check_quantization(name, dimension)
         if len(set(self.compact)) > 1:
-            raise ValueError(f"compact: got {', '.join(self.compact)}; an index has one quantization, so give one")
+            raise ValueError(f"compact: got {', '.join(self.compact)}; an index has one quantization; give one of them")
         if self.query_bank is not None:
             bank.check_queries(self.query_bank)
 

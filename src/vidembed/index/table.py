@@ -162,7 +162,7 @@ class IndexMeta:
     def of(cls, encoder: IndexedModel, name: str, *, layer: int | None, cut: Cut | None) -> IndexMeta:
         """Describe a new index of a model that `name` and `layer` load again."""
         if (dimension := encoder.get_embedding_dimension()) is None:
-            raise RuntimeError(f"model: {name!r} does not say how long its vectors are")
+            raise RuntimeError(f"model: {name!r} does not report the length of its vectors")
         windows = cut if isinstance(cut, Windows) else None
         scenes = cut_to_dict(cut) if isinstance(cut, Scenes) else None
         return cls(
@@ -376,7 +376,7 @@ class VideoIndex:
         path = Path(folder)
         if not cls.exists(path):
             raise ValueError(
-                f"index: no vidembed index in {str(path)!r}; make one with `vidembed index PATH --to {path}`"
+                f"index: no vidembed index in {str(path)!r}; make one with `vidembed index VIDEOS --to {path}`"
             )
         lancedb, _ = require_index_extra()
         try:
@@ -384,7 +384,7 @@ class VideoIndex:
             description = (table.schema.metadata or {}).get(_META_KEY)
         except (RuntimeError, OSError, ValueError) as error:
             raise IndexDamagedError(
-                f"index: {str(path)!r} cannot be read; remove it and index again. LanceDB says: {error}"
+                f"index: {str(path)!r} cannot be read; remove it and index again. Error of LanceDB: {error}"
             ) from error
         if description is None:
             raise IndexDamagedError(
@@ -528,6 +528,12 @@ class VideoIndex:
         IndexDamagedError if the manifest is gone, since the version is old and another run removed it.
         """
         return stamp_of(self.folder / TABLE_FOLDER, int(self._table.version))
+
+    @property
+    def updated(self) -> datetime:
+        """When the last commit was made, in UTC. A run of `vidembed index` that finds nothing to do makes none."""
+        last: datetime = max(version["timestamp"] for version in self._table.list_versions())  # local time
+        return last.astimezone(UTC)
 
     @property
     def ann(self) -> IndexConfig | None:

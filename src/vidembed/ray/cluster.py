@@ -69,7 +69,7 @@ def connected(address: str | None, resources: Resources) -> Iterator[None]:
     ray = require_ray()
     if ray.is_initialized():
         if address is not None:
-            logger.info("address: this process has joined a cluster already, which is used")
+            logger.info("address: this process is already connected to a cluster, which is used")
         _warn_if_small(ray, resources)
         yield
         return
@@ -100,7 +100,7 @@ def connected(address: str | None, resources: Resources) -> Iterator[None]:
 
 def _warn_if_small(ray: ModuleType, resources: Resources) -> None:
     """Warn where the cluster has too little by now; one that grows may have more soon."""
-    short = "the cluster has %g %ss and %g are asked for: it works with fewer actors, or waits for more"
+    short = "the cluster has %g %ss and %g are asked for: indexing starts with fewer actors, or waits for more"
     for kind, wanted in resources.total.items():
         if (there := ray.cluster_resources().get(kind, 0)) < wanted:
             logger.warning(short, there, kind, wanted)
@@ -228,4 +228,4 @@ def _cluster_errors(ray: ModuleType) -> Iterator[None]:
             raise cause from error
         text = clean(str(cause or error).partition("\nFailed to apply UDF")[0])  # the rest is about options of Ray
         kind = type(cause or error).__name__
-        raise ClusterError(f"ray: {kind}: {text}. What was committed stays; run again") from error
+        raise ClusterError(f"ray: {kind}: {text}. Finished files are kept; run again") from error

@@ -206,7 +206,7 @@ class DecodeVideos:
         row = _Row(clean(name))
         try:
             if not isinstance(name, str):
-                raise TypeError(f"{self.column}: got a {type(name).__name__}; a path or URI is needed")  # noqa: TRY301
+                raise TypeError(f"{self.column}: got a {type(name).__name__}; expected a path or URI")  # noqa: TRY301
             row = _Row(self._fetcher.uri(name))
             with self._fetcher.fetch(row.uri, listed) as file:
                 row.content_fingerprint = file.content

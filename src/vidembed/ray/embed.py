@@ -133,7 +133,7 @@ class EmbedVideos:
             encoder = self.load()
             dimension = encoder.get_embedding_dimension()
             if dimension is None:
-                raise ValueError(f"model: {self.model!r} does not say how long its vectors are")
+                raise ValueError(f"model: {self.model!r} does not report the length of its vectors")
             loaded.clear()
             about = ModelFacts(encoder.fingerprint, encoder.fingerprint_fields(), dimension, encoder.sampling)
             loaded[key] = encoder, about

@@ -72,7 +72,7 @@ class Collector:
             if (fingerprint := row["model_fingerprint"]) != expected:
                 raise IndexMismatchError(
                     f"model: a worker loaded one with fingerprint {fingerprint[:12]}, and that of the index is "
-                    f"{expected[:12]}. Have the same files and versions on all machines"
+                    f"{expected[:12]}. Install the same files and versions on all machines"
                 )
             self._take_row(row, vectors[place])
         self.settle(now=False)

@@ -80,18 +80,18 @@ class Address:
         authority, _, path = text[found.end() :].partition("/")
         if "@" in authority and (scheme not in _CONTAINER_BEFORE_HOST or ":" in authority.rpartition("@")[0]):
             raise ValueError(
-                f"path: a {scheme} URI with a user name or password in it. Leave them out: credentials are taken from "
-                "the environment, as the store has it, or given with a file system object (filesystem=)"
+                f"path: a {scheme} URI with a user name or password in it. Leave them out: credentials come from the "
+                f"environment variables of the store, or from a file system object (filesystem=)"
             )
         for mark, encoded in (("?", "%3F"), ("#", "%23")):
             if mark in text:
                 raise ValueError(
                     f"path: a {scheme} URI with {mark!r} in it. In a name, write it as {encoded}; options of a store "
-                    "are taken from the environment, or given with a file system object (filesystem=)"
+                    f"come from the environment, or from a file system object (filesystem=)"
                 )
         if scheme in {"http", "https"}:
             raise ValueError(
-                f"path: {scheme} cannot be listed. Name an object store, such as s3:// or gs://, or download the videos"
+                f"path: {scheme} cannot be listed. Give an object store, such as s3:// or gs://, or download the videos"
             )
         return cls(scheme, unquote(authority), unquote(path, errors="surrogateescape"))
 
@@ -260,7 +260,7 @@ class Fetcher:
         except ValueError as error:
             raise InvalidVideoInput(clean(name), str(error)) from error
         if not Path(name).is_absolute():
-            reason = "a relative path, which means something else on each machine; give an absolute one"
+            reason = "a relative path, which differs between machines; give an absolute path"
             raise InvalidVideoInput(item_name(name), reason)
         return uri_of(canonical(name))
 
@@ -317,7 +317,7 @@ class Fetcher:
                 copy.write(chunk)
                 size = max(size, copy.tell())  # a store may be wrong about the size
             if size > self._max_bytes:
-                raise VideoTooLarge(item, f"over {self._max_bytes} bytes; allow more with max_bytes")
+                raise VideoTooLarge(item, f"over {self._max_bytes} bytes; raise max_bytes to allow it")
             after = store.state(address)
         # Stores have the time of one file by the second (HTTP's `Last-Modified`) and in listings more exactly.
         same_second = before.mtime_ns // 10**9 == after.mtime_ns // 10**9
@@ -348,7 +348,7 @@ def _as_video_error(item: str) -> Iterator[None]:
     except FileNotFoundError as error:
         raise VideoNotFound(item, "no such file; check the path") from error
     except PermissionError as error:
-        reason = f"permission denied to read it ({clean(error)}); check its access rights"
+        reason = f"permission denied ({clean(error)}); check its access rights"
         raise VideoPermission(item, reason) from error
     except (OSError, ValueError) as error:
         reason = f"reading failed ({clean(error)}); check the disk or connection it comes from"

@@ -44,7 +44,7 @@ def platt_targets(labels: NDArray[np.bool_]) -> FloatArray:
     matches = int(labels.sum())
     others = labels.size - matches
     if not (matches and others):
-        raise ValueError(f"labels: expected both classes, got {matches} matches and {others} others")
+        raise ValueError(f"labels: expected both classes, got {matches} matches and {others} non-matches")
     return np.where(labels, (matches + 1.0) / (matches + 2.0), 1.0 / (others + 2.0))
 
 
@@ -52,10 +52,13 @@ def fit_logistic(features: FloatArray, targets: FloatArray, name: str) -> FloatA
     """Slopes and intercept ``(F + 1,)`` of a logistic fit of ``(P, F)`` features to targets ``(P,)`` inside (0, 1)."""
     center, spread = features.mean(axis=0), features.std(axis=0)  # (F,)
     if (spread <= 1e-12 * np.abs(features).max(axis=0)).any():
-        raise ValueError(f"{name}: all values are the same; nothing to fit on")
+        raise ValueError(f"{name}: all values are the same; so nothing can be fitted")
     design = np.column_stack([(features - center) / spread, np.ones(len(features))])  # (P, F + 1)
     if np.linalg.matrix_rank(design) < design.shape[1]:
-        raise ValueError(f"{name}: one is a linear function of the others in these pairs; give more, or leave it out")
+        raise ValueError(
+            f"{name}: one score is a linear function of the others in these pairs; give more pairs, or leave that "
+            f"score out"
+        )
     from sklearn.linear_model import LogisticRegression  # noqa: PLC0415 - only fitting waits for its import
 
     # A soft target is one pair of each class, weighted by it and by the rest.
@@ -113,7 +116,7 @@ class PlattScaling(SavedNumbers):
         targets = platt_targets(checked_labels("labels", labels, x.size))
         slope, intercept = fit_logistic(x[:, None], targets, kind)
         if slope <= 0:
-            logger.warning("Platt scaling: slope %.3g is not above 0; the scores rank these pairs the wrong way", slope)
+            logger.warning("Platt scaling: slope %.3g is not above 0; the scores rank matches below non-matches", slope)
         return cls(float(slope), float(intercept))
 
     def __call__(self, values: ArrayLike, *, kind: Kind = "probabilities") -> FloatArray:
@@ -260,7 +263,7 @@ class PriorCorrection(SavedNumbers):
         features = np.column_stack([pairs, *given.values()])  # (P, 2 or 3)
         slope, *prior_slopes = fit_logistic(features, targets, ", ".join(["log_odds", *given])).tolist()[:-1]
         if slope <= 0:
-            reason = f"their slope is {slope:.3g} once the priors are known, so no weight makes them right"
+            reason = f"their slope is {slope:.3g} with the priors, so no weight can correct them"
             raise ValueError(f"log_odds: {reason}; check the labels, or give more pairs")
         weights = {name: -prior_slope / slope for name, prior_slope in zip(given, prior_slopes, strict=True)}
         return cls(weights.get("video_prior", 0.0), weights.get("text_prior", 0.0))

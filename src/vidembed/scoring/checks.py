@@ -40,7 +40,7 @@ def finite(
         first = tuple(int(i) for i in np.argwhere(bad)[0])
         raise ValueError(
             f"{name}: {int(bad.sum())} of {array.size} values are not finite, the first is {array[first]} at "
-            f"{list(first)}; leave out what has no score"
+            f"{list(first)}; leave out pairs without a score"
         )
     return np.asarray(array, dtype=np.float64)
 
@@ -73,7 +73,7 @@ def labels(name: str, value: ArrayLike, length: int) -> NDArray[np.bool_]:
     """Return ``(P,)`` labels, booleans or 0 and 1, as booleans; a ValueError for another length or value."""
     array = as_array(name, value)
     if array.shape != (length,):
-        raise ValueError(f"{name}: expected shape ({length},), one label a pair, got {array.shape}")
+        raise ValueError(f"{name}: expected shape ({length},), one label per pair, got {array.shape}")
     wrong = ~np.isin(array, (0, 1)) if array.dtype.kind in "biuf" else np.ones(length, dtype=np.bool_)
     if wrong.any():
         raise ValueError(f"{name}: expected only 0 and 1 (or False and True), got {array[wrong][0]!r}")
@@ -108,10 +108,11 @@ def positive_mask(name: str, value: ArrayLike, shape: tuple[int, int]) -> NDArra
         return mask
     if array.shape == shape and array.dtype.kind == "b":
         if (empty := ~array.any(axis=1)).any():
-            raise ValueError(f"{name}[{int(np.flatnonzero(empty)[0])}]: no column is right; leave such rows out")
+            raise ValueError(f"{name}[{int(np.flatnonzero(empty)[0])}]: it has no matching column; leave out such rows")
         return array
     raise ValueError(
-        f"{name}: expected ({rows},) integers, one right column a row, or ({rows}, {columns}) booleans; got shape "
+        f"{name}: expected ({rows},) integers, the matching column of each row, or ({rows}, {columns}) booleans; got "
+        f"shape "
         f"{array.shape} of {array.dtype}"
     )
 

@@ -7,8 +7,8 @@ from typing import ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from tqdm import tqdm
 
+from vidembed.progress import progress_bar
 from vidembed.scoring.checks import FloatArray, SavedNumbers, matrix, number, positive_mask, vector
 
 # weights under ``exp(-690)``, about 1e-300, are held there: they would underflow to 0 and tie all their candidates
@@ -83,7 +83,7 @@ def fit_temperature(scores: ArrayLike, positives: ArrayLike, *, grid: ArrayLike 
     if grid is None:
         spread = float(similarity.std())
         if spread <= 1e-12 * float(np.abs(similarity).max()):
-            raise ValueError(f"scores: all are {similarity.flat[0]}; nothing to fit a temperature on")
+            raise ValueError(f"scores: all are {similarity.flat[0]}; no temperature can be fitted")
         grid = spread * np.logspace(*GRID_DECADES, GRID_SIZE)
     temperatures = np.unique(vector("grid", grid, axis="G"))  # ascending
     if temperatures[0] <= 0:
@@ -92,7 +92,7 @@ def fit_temperature(scores: ArrayLike, positives: ArrayLike, *, grid: ArrayLike 
     before = _figures(similarity, mask)
     figures = [
         _figures(dual_softmax(similarity, temperature=float(t)), mask)
-        for t in tqdm(temperatures, desc="dual-softmax temperature", leave=False, delay=2.0)
+        for t in progress_bar("Fitting", "temperatures", each=temperatures, shown=True, delay_s=2.0)
     ]
     best = max(figures)
     chosen = middle_of_plateau(np.log(temperatures), np.array([f == best for f in figures]))

@@ -84,7 +84,7 @@ class ScoreFusion(SavedNumbers):
         used = right.any(axis=1) & (np.isfinite(rows) & ~right).any(axis=1)  # (Q,)
         if not used.any():
             reason = "no query has both a match and another candidate, so there is nothing to rank"
-            raise ValueError(f"labels: {reason}; give the candidates of each query, matches and others")
+            raise ValueError(f"labels: {reason}; give the candidates of each query, matches and non-matches")
         weights = _fit_weights(rows[used], cosines[used], right[used])
         fused = cls(*weights).fused_log_odds(odds, similarities, queries)
         scaling = PlattScaling.fit(fused, flags, kind="log_odds")
@@ -151,7 +151,7 @@ def _similarities(value: ArrayLike, odds: FloatArray) -> FloatArray:
 def _places(queries: Sequence[str], count: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Row and column of each pair in a matrix that has the candidates of a query in each row, (P,) each."""
     if len(queries) != count:
-        raise ValueError(f"queries: expected {count} names, one a pair, got {len(queries)}")
+        raise ValueError(f"queries: expected {count} names, one per pair, got {len(queries)}")
     rows = np.unique(np.asarray(queries, dtype=object), return_inverse=True)[1].reshape(-1)  # (P,)
     order = np.argsort(rows, kind="stable")
     first = np.searchsorted(rows[order], rows[order])

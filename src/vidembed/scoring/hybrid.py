@@ -93,7 +93,7 @@ class HybridWeights(SavedNumbers):
         values = _similarities(features)  # (P, 3)
         names = np.zeros(len(values), dtype=object) if queries is None else np.asarray(queries, dtype=object)
         if names.shape != (len(values),):
-            raise ValueError(f"queries: expected {len(values)} names, one a pair, got shape {names.shape}")
+            raise ValueError(f"queries: expected {len(values)} names, one per pair, got shape {names.shape}")
         targets = platt_targets(checked_labels("labels", labels, len(values)))
         gaps = np.empty_like(values)
         for name in dict.fromkeys(names.tolist()):
@@ -105,12 +105,12 @@ class HybridWeights(SavedNumbers):
         filled = np.where(known, gaps, means)
         varies = filled.std(axis=0) > 1e-12 * np.maximum(np.abs(filled).max(axis=0), 1.0)
         if not varies.any():
-            raise ValueError("features: all values are the same; nothing to fit on")
+            raise ValueError("features: all values are the same, so nothing can be fitted")
         slopes = np.zeros(3)
         *slopes[varies], intercept = fit_logistic(filled[:, varies], targets, "features")
         for name, slope in zip(FEATURES, slopes, strict=True):
             if slope < 0:
-                logger.warning("hybrid weights: %s has weight %.3g: it ranks these pairs the wrong way", name, slope)
+                logger.warning("hybrid weights: %s has weight %.3g: it ranks matches below non-matches", name, slope)
         video, caption, text = slopes.tolist()
         return cls(video, caption, text, float(intercept), float(means[1]), float(means[2]))
 
@@ -135,7 +135,7 @@ def _with_missing(name: str, value: ArrayLike, *, ndim: int) -> FloatArray:
         raise ValueError(f"{name}: expected numbers of {ndim} axes, got shape {array.shape} of {array.dtype}")
     numbers = array.astype(np.float64)
     if np.isinf(numbers).any():
-        raise ValueError(f"{name}: {int(np.isinf(numbers).sum())} values are infinite; NaN stands for what is missing")
+        raise ValueError(f"{name}: {int(np.isinf(numbers).sum())} values are infinite; use NaN for missing values")
     return numbers
 
 

@@ -113,7 +113,9 @@ class QueryBank:
         with np.errstate(over="ignore"):  # refused below
             margin = self.log_normalizer[index] - self.beta * query  # (Q, K), log of bank sum over query term
         if not np.isfinite(margin).all():
-            raise ValueError(f"scores: beta * score overflows at beta={self.beta}; the bank was made of another scale")
+            raise ValueError(
+                f"scores: beta * score overflows at beta={self.beta}; the bank was made from scores of another scale"
+            )
         normalized = -np.logaddexp(0.0, margin)
         if dynamic:
             normalized = np.where(_activated(query, self.activation[index])[:, None], normalized, query)
@@ -161,7 +163,7 @@ class QueryBank:
             and bool(np.isfinite(log_normalizer).all())
         )
         if not sound:
-            raise ValueError(f"{file}: damaged, its values are not a bank's; make and save the bank again")
+            raise ValueError(f"{file}: damaged: its values are not valid; make and save the bank again")
         return cls._of(beta, size, log_normalizer, activation)
 
 
@@ -176,7 +178,7 @@ def _summary(bank: FloatArray, beta: float) -> tuple[FloatArray, NDArray[np.bool
 
 def _check_scale(log_normalizer: FloatArray, beta: float) -> None:
     if not np.isfinite(log_normalizer).all():
-        raise ValueError(f"beta={beta!r}: beta * score overflows; give scores of moderate size or a smaller beta")
+        raise ValueError(f"beta={beta!r}: beta * score overflows; give smaller scores or a smaller beta")
 
 
 def _activated(query: FloatArray, activation: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -196,7 +196,7 @@ def _items(engine: Engine, param: str, given: schemas.Entry | Sequence[schemas.E
 
 def _check_model(name: str | None, served: Sequence[str]) -> None:
     if name is not None and name not in served:
-        message = f"model: {name!r} is not served here; served is {', '.join(map(repr, served))}"
+        message = f"model: {name!r} is not available; this server has {', '.join(map(repr, served))}"
         raise ApiError(404, message, code="model_not_found", param="model")
 
 

@@ -113,7 +113,9 @@ class Batcher(Generic[T, R]):
                 raise QueueFullError("the server is stopping")
             waiting = sum(other.left for other in self._jobs)
             if waiting + job.left > self.max_queue:
-                raise QueueFullError(f"{waiting} inputs wait for the model; at most {self.max_queue} may")
+                raise QueueFullError(
+                    f"{waiting} inputs are waiting for the model, and at most {self.max_queue} can wait"
+                )
             self._jobs.append(job)
             self._changed.notify_all()
         await job.future

@@ -209,9 +209,9 @@ class Engine:
     def admitted(self, *, upload: bool = False) -> Iterator[None]:
         """Count a request that needs the model, and its upload if it has one, while it is here; 503 for too many."""
         if self._active >= self.limits.max_requests:
-            raise busy(f"{self._active} requests are being answered, which is the most at once; try again")
+            raise busy(f"{self._active} requests are running, the most at once; try again")
         if upload and self._uploads >= self.limits.max_uploads:
-            raise busy(f"{self._uploads} uploads are being read, which is the most at once; try again", retry_after_s=5)
+            raise busy(f"{self._uploads} uploads are being read, the most at once; try again", retry_after_s=5)
         self._active += 1
         self._uploads += upload
         try:
@@ -283,7 +283,7 @@ class Engine:
                 for batch in index.scan([*PLACE, "vector"], f"id = {quoted(segment)}"):
                     rows += batch.to_pylist()
             if not rows:
-                message = "segment: the index has none of this id; search again"
+                message = "segment: the index has no segment with this id; search again"
                 raise ApiError(404, message, code="not_found", param="segment")
             return rows[0]
 
@@ -386,8 +386,8 @@ class Engine:
             scores = await self.batcher.call(lambda: reranker.predict(pairs, on_error="skip", show_progress_bar=False))
         for number, score in enumerate(scores, at):
             if score is np.ma.masked:
-                reason = "the query is too long with this video, or holds a marker that the model keeps for itself"
-                message = f"{names[number]}: the model cannot be asked about it; {reason}"
+                reason = "the query is too long with this video, or contains a token that is reserved by the model"
+                message = f"{names[number]}: it cannot be reranked; {reason}"
                 raise ApiError(400, message, code="invalid_value", param=names[number])
         return [(number, float(score)) for number, score in enumerate(scores, at)]
 
@@ -401,7 +401,7 @@ class Engine:
         except QueueFullError as error:
             raise busy(f"{error}; try again") from error
         except TimeoutError as error:
-            message = f"no answer within {self.limits.timeout_s:g} s; ask for less at once"
+            message = f"no answer within {self.limits.timeout_s:g} s; send a smaller request"
             raise ApiError(504, message, code="timeout") from error
 
     def _embed(self, items: list[_Words | Clip]) -> list[Embedded]:

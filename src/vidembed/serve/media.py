@@ -84,7 +84,7 @@ class MediaLibrary:
         except OSError as error:
             raise LookupError("media: the file is gone or cannot be read; index its folder again") from error
         if not is_same:
-            raise LookupError("media: the file was changed since it was indexed; index its folder again")
+            raise LookupError("media: the file has changed since it was indexed; index its folder again")
         return path
 
 
@@ -115,11 +115,11 @@ def video_of(uri: str, *, root: Path | None, param: str) -> VideoSegment:
         found = parse_video_uri(uri, allowed_schemes=("file",), root=root)
     except VideoUriError:
         # The parser's own message names the root, which is not the client's to know.
-        form = "video+file:///..., inside the folder that the server allows, with times as #t=10,20 if any"
+        form = "video+file:///..., in the folder that the server allows, optionally with times such as #t=10,20"
         message = f"{param}: not an allowed video URI; it must be {form}"
         raise ApiError(400, message, code="video_uri_not_allowed", param=param) from None
     if found is None:
-        message = f"{param}: words, and no video URI; write it as video+file:///folder/video.mp4"
+        message = f"{param}: got words, not a video URI; write it as video+file:///folder/video.mp4"
         raise ApiError(400, message, code="not_a_video_uri", param=param)
     return found.segment()
 
@@ -137,7 +137,7 @@ async def uploaded(
             async with request.form(max_files=1, max_fields=len(FIELDS), max_part_size=MAX_FIELD_BYTES) as form:
                 file, fields = _parts(form, allowed)
                 if (file.size or 0) > max_bytes:
-                    message = f"file: got {file.size} bytes; at most {max_bytes} are taken"
+                    message = f"file: got {file.size} bytes; at most {max_bytes} are allowed"
                     raise ApiError(413, message, code="body_too_large", param="file")
                 with path.open("wb") as out:
                     await asyncio.to_thread(shutil.copyfileobj, file.file, out, 2**20)
@@ -151,7 +151,7 @@ async def uploaded(
 def _parts(form: FormData, allowed: frozenset[str]) -> tuple[UploadFile, dict[str, str]]:
     file = form.get("file")
     if not isinstance(file, UploadFile):
-        raise ApiError(400, "file: it is missing; send the video as a file", code="bad_form", param="file")
+        raise ApiError(400, "file: missing; send the video as a file", code="bad_form", param="file")
     fields: dict[str, str] = {}
     for name, value in form.multi_items():
         if name == "file":

@@ -106,11 +106,11 @@ def _check_items(value: object, needed: str) -> object:
             context = {"where": where, "got": reprlib.repr(item)}
             raise PydanticCustomError("form", "{where}got {got}; " + needed + " is needed", context)
         if not words.strip():
-            raise PydanticCustomError("empty", f"{where}got no words; some are needed")
+            raise PydanticCustomError("empty", f"{where}got no words; give some words")
         try:
             words.encode()
         except UnicodeEncodeError:
-            message = f"{where}got half of a surrogate pair, which is no character"
+            message = f"{where}got half of a surrogate pair, which is not a character"
             raise PydanticCustomError("unicode", message) from None
     return value
 
@@ -120,7 +120,7 @@ def _check_input(value: object) -> object:
         if isinstance(item, (int, float, list)):
             raise PydanticCustomError(
                 "tokens",
-                "item {number}: got {got}; token arrays are not taken; send the words, as LangChain's OpenAIEmbeddings "
+                "item {number}: got {got}; token arrays are not supported; send text, as LangChain's OpenAIEmbeddings "
                 "does with check_embedding_ctx_length=False",
                 {"number": number, "got": reprlib.repr(item)},
             )

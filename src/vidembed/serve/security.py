@@ -127,7 +127,7 @@ def bad_value(param: str) -> Iterator[None]:
 def unusable(param: str, error: Exception) -> ApiError | RuntimeError:
     """Return the answer to an input that failed, or a RuntimeError if that is the server's fault."""
     if isinstance(error, DecodeTimeout):
-        message = "the video was not read within the time that this server gives one; send a shorter or smaller one"
+        message = "the video was not decoded within the time limit of this server; send a shorter or smaller video"
         headers = {"x-should-retry": "false"}  # OpenAI's client, which would send the video again, obeys
         return ApiError(504, f"{param}: DecodeTimeout: {message}", code="decode_timeout", param=param, headers=headers)
     if isinstance(error, VideoError) and not isinstance(error, BackendUnavailable):
@@ -136,7 +136,7 @@ def unusable(param: str, error: Exception) -> ApiError | RuntimeError:
         return ApiError(400, message, code=code, param=param)
     if isinstance(error, (ValueError, OSError)) and not isinstance(error, VideoError):
         logger.warning("%s: %s", param, error)
-        message = "the model cannot take it; it is too long, or holds a marker that the model keeps for itself"
+        message = "it is too long for the model, or contains a token that is reserved by the model"
         return ApiError(400, f"{param}: {message}", code="invalid_value", param=param)
     return RuntimeError(f"{param}: {error}")
 
@@ -144,13 +144,15 @@ def unusable(param: str, error: Exception) -> ApiError | RuntimeError:
 def check_count(param: str, count: int, most: int, *, of: str = "") -> None:
     """Raise a 400 for more than the most; `of` is what is counted, such as `` videos``."""
     if count > most:
-        raise ApiError(400, f"{param}: got {count}{of}; at most {most} are taken at once", code="too_many", param=param)
+        raise ApiError(
+            400, f"{param}: got {count}{of}; at most {most} are allowed per request", code="too_many", param=param
+        )
 
 
 def check_length(param: str, text: str, most: int) -> None:
     """Raise a 400 for a text of more characters than the most."""
     if len(text) > most:
-        message = f"{param}: got {len(text)} characters; at most {most} are taken"
+        message = f"{param}: got {len(text)} characters; at most {most} are allowed"
         raise ApiError(400, message, code="too_long", param=param)
 
 
@@ -239,12 +241,12 @@ _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(\[[0-9a-f:]+\]|[^\s/:?#@\[\]A-Z]+)(:
 def check_api_key(api_key: str | None) -> None:
     """Raise ValueError for a key that no header can hold: it is empty, or holds other than printable ASCII."""
     if api_key is not None and (not api_key.strip() or not api_key.isascii() or not api_key.isprintable()):
-        raise ValueError("api_key: it is empty or holds other than printable ASCII; give another one")
+        raise ValueError("api_key: it must be printable ASCII and not empty; give another key")
 
 
 def check_origins(origins: Collection[str]) -> None:
     """Raise ValueError for what no browser sends as the origin of a page, and that is not ``*``."""
-    form = "https://HOST, with :PORT unless it is the usual one, in small letters and without a path, or * for any site"
+    form = "https://HOST, with :PORT unless it is the default port, in lower case and without a path; or * for any site"
     for origin in origins:
         if origin != "*" and not _ORIGIN.fullmatch(origin):
             raise ValueError(f"cors-origin: got {origin!r}; an origin is {form}")
@@ -337,7 +339,7 @@ class Guard:
             try:
                 message = await asyncio.wait_for(receive(), self.limits.read_timeout_s)
             except TimeoutError as error:
-                reason = f"no more of the body came for {self.limits.read_timeout_s:g} s"
+                reason = f"nothing was received of the body for {self.limits.read_timeout_s:g} s"
                 raise ApiError(408, reason, code="body_timeout") from error
             read += len(message.get("body", b""))
             more = message["type"] == "http.request" and message.get("more_body", False)

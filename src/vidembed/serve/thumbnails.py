@@ -74,7 +74,7 @@ class Thumbnails:
             return found
         if (task := self._making.get(moment)) is None:
             if len(self._making) >= self._limits.max_thumbnails:
-                raise busy(f"{len(self._making)} thumbnails are being made, which is the most at once; try again")
+                raise busy(f"{len(self._making)} thumbnails are being made, the most at once; try again")
             task = self._making[moment] = asyncio.create_task(self._make(moment))
             task.add_done_callback(lambda done: self._keep(moment, done))
         # A request that is given up leaves the thumbnail to the others that wait for it.

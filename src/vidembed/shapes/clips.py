@@ -12,8 +12,8 @@ from typing import Final
 import av
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
+from vidembed.progress import progress_bar
 from vidembed.shapes import language
 from vidembed.shapes.world import DURATION, FRAME_SIZE, Scene, Split, render, sample_scene, sample_times
 
@@ -117,7 +117,7 @@ def write_clips(
     folder.mkdir(parents=True, exist_ok=True)
     written = [
         (write_clip(record.scene, folder / f"{record.name}.mp4"), record)
-        for record in tqdm(records, desc="writing clips", unit="clip", disable=not progress)
+        for record in progress_bar("Writing clips", "clips", each=records, shown=progress)
     ]
     lines = [json.dumps({"file": path.name, **record.as_dict()}) for path, record in written]
     (folder / "captions.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -145,7 +145,7 @@ def adapt(
     """
     require_train_extra()
     if training is not None and learning_rate is not None:
-        raise ValueError(f"learning_rate={learning_rate!r}: give it in training.")
+        raise ValueError(f"learning_rate={learning_rate!r}: set it in training instead.")
     refuse_quantization(hub_kwargs, "an adapter cannot be merged into quantized weights; leave it out.")
     if training is None:
         settings_for(BATCH, seed, learning_rate)  # out of range is found before anything is done
@@ -160,7 +160,7 @@ def adapt(
     records = caption_videos(encoder, drawn, file=said, overwrite=overwrite, show_progress_bar=progress)
     texts = own_texts(records, least=2 * LEAST, seed=seed)
     held, rest = hold_out(texts.texts, held_out, seed=seed)
-    logger.info("%s %d pairs are trained on, %d videos are held out.", texts.summary(), len(rest), len(held))
+    logger.info("%s Training on %d pairs; %d videos are held out.", texts.summary(), len(rest), len(held))
     lora, training = lora or LORA, training or settings_for(len(rest), seed, learning_rate)
     made_of = {
         "model": encoder.fingerprint,
@@ -191,8 +191,8 @@ def adapt(
     if found.mean_gain < 0:
         warn(
             NotImproved(
-                f"Recall@1 on {len(held)} videos held out fell by {-found.mean_gain:.1f} points in the mean: the "
-                f"adapted model in {found.folder} is worse than the model as it was. Do not use it; try more videos, "
+                f"Recall@1 on {len(held)} videos held out fell by {-found.mean_gain:.1f} points in the mean, so the "
+                f"adapted model in {found.folder} is worse than the original. Do not use it; try more videos, "
                 "or a lower learning rate."
             )
         )
@@ -216,8 +216,8 @@ def hold_out(texts: Sequence[OwnText], n: int | None, *, seed: int = 0) -> tuple
     most = len(texts) - LEAST
     if not 2 <= n <= most:
         raise ValueError(
-            f"held_out={n!r} of {len(texts)} videos with usable texts: expected 2..{most}, so that {LEAST} are left to "
-            "train on."
+            f"held_out={n!r} of {len(texts)} videos with usable texts: expected 2..{most}, so that at least {LEAST} "
+            f"remain for training."
         )
     order = sorted(texts, key=lambda one: one.content)
     drawn = {one.content for one in random.Random(seed).sample(order, n)}  # noqa: S311 - a sample, not a secret
@@ -255,7 +255,7 @@ def _open(file: Path, digest: str, *, overwrite: bool) -> dict[str, Any]:
     if not overwrite:
         raise ValueError(
             f"{file.parent} was made with other videos, settings or another model. Choose another folder, or pass "
-            "overwrite=True to train again; what the model says of videos is kept."
+            "overwrite=True to train again; the captions are kept."
         )
     for path in (model, file.with_name(f"{_MODEL}.training")):
         shutil.rmtree(path, ignore_errors=True)

@@ -194,8 +194,8 @@ def _load(
     encoder = VideoEncoder(mllm, device=device, **readout, **with_dtype(hub_kwargs, dtype))
     config = encoder.checkpoint_config
     if config is not None and config.recipe is not None and config.recipe.adapter:
-        remedy = "Load it as VideoEncoder, call save_pretrained, and train what that writes."
-        raise BackboneError(f"{mllm}: it has an adapter already. {remedy}")
+        remedy = "Load it as VideoEncoder, call save_pretrained, and train the saved model."
+        raise BackboneError(f"{mllm}: it already has an adapter. {remedy}")
     if encoder.dtype == torch.float16:
         remedy = "Pass dtype='bfloat16' or 'float32'."
         raise BackboneError(f"{mllm}: its weights are float16, in which gradients underflow. {remedy}")
@@ -206,7 +206,7 @@ def _split(pairs: Sequence[TextPair], held_out: int, seed: int) -> tuple[list[Te
     """Pairs to train on, and pairs to measure on, drawn by the seed."""
     most = max(0, len(pairs) - 2)
     if not 0 <= held_out <= most:
-        expected = f"expected 0..{most}, so that at least 2 are left to train on"
+        expected = f"expected 0..{most}, so that at least 2 remain for training"
         raise ValueError(f"held_out={held_out!r} of {len(pairs)} pairs: {expected}.")
     drawn = set(random.Random(seed).sample(range(len(pairs)), held_out))  # noqa: S311 - a sample, not a secret
     train = [pair for index, pair in enumerate(pairs) if index not in drawn]
@@ -219,10 +219,10 @@ def _open_run(work: Path, facts: dict[str, object], *, resume: bool) -> Path | N
     if work.exists() and resume and file.is_file():
         before = json.loads(file.read_text(encoding="utf-8"))
         if differing := sorted(key for key in facts if before.get(key) != facts[key]):
-            remedy = "Repeat its settings to go on, pass resume=False to start again, or choose another folder."
-            raise ValueError(f"{work} holds an interrupted run with another {', '.join(differing)}. {remedy}")
+            remedy = "Use the same settings to continue, pass resume=False to start again, or choose another folder."
+            raise ValueError(f"{work} has an interrupted run with different {', '.join(differing)}. {remedy}")
         state = last_checkpoint(work)
-        logger.info("going on from %s", state.name if state else "the start: no state was saved yet")
+        logger.info("continuing from %s", state.name if state else "the start: no state was saved yet")
         return state
     if work.exists():
         shutil.rmtree(work)

@@ -117,7 +117,7 @@ class LanguageAdapter:
 
         file = Path(folder, ADAPTER_FILES[0])
         if not file.is_file():
-            raise FileNotFoundError(f"{folder}: no {file.name} in it, so it holds no adapter.")
+            raise FileNotFoundError(f"{folder}: no {file.name} in it, so it is not an adapter.")
         weights = load_file(file)
         own = self._peft.base_model.model.named_parameters()
         wanted = {name.replace(".default.", "."): tuple(value.shape) for name, value in own if "lora_" in name}
@@ -161,7 +161,7 @@ def write_merged(adapter: LanguageAdapter, folder: Path) -> Probes:
     cosine = torch.nn.functional.cosine_similarity(before, merged).min().item()
     if not cosine >= MIN_MERGE_COSINE:
         raise ReadoutMismatchError(
-            f"merging changes a vector to cosine {cosine:.6f}; at least {MIN_MERGE_COSINE} is required. Nothing was "
+            f"after merging, a vector has cosine {cosine:.6f}; at least {MIN_MERGE_COSINE} is required. Nothing was "
             "written. Train in float32 (dtype='float32'), or write the adapter alone."
         )
     encoder.save_pretrained(str(folder), create_model_card=False)
@@ -181,7 +181,7 @@ def check_saved(folder: Path, probes: Probes) -> None:
 def _check(video: float, text: float) -> None:
     if not min(video, text) >= MIN_COSINE:
         raise ReadoutMismatchError(
-            f"loaded back, the checkpoint gives cosine {video:.6f} (video) and {text:.6f} (text) with the trained "
+            f"loaded again, the checkpoint gives cosine {video:.6f} (video) and {text:.6f} (text) with the trained "
             f"model; at least {MIN_COSINE} is required. Nothing was written. Please report it with the model's "
             "config.json."
         )
@@ -228,7 +228,7 @@ def merge_adapter(
     target = checked_target(out, overwrite=overwrite)
     settings_file = Path(adapter, "adapter_config.json")
     if not settings_file.is_file():
-        raise FileNotFoundError(f"{adapter}: no adapter_config.json in it, so it holds no adapter.")
+        raise FileNotFoundError(f"{adapter}: no adapter_config.json in it, so it is not an adapter.")
     lora = json.loads(settings_file.read_text(encoding="utf-8"))
     config = CheckpointConfig.read(Path(adapter, FILE_NAME))
     encoder = VideoEncoder(mllm, layer=config.layer, prefix=config.prefix, sampling=Sampling(**config.sampling), **how)

@@ -37,6 +37,7 @@ from vidembed.evaluation import ranks
 from vidembed.evaluation.result import CUTS
 from vidembed.pipeline import max_positions
 from vidembed.plots import read_log
+from vidembed.progress import progress_bar
 from vidembed.text import require_train_extra
 from vidembed.training.lora import LanguageAdapter
 from vidembed.training.loss import MINI_BATCH_SIZE, PRIOR_TEMPERATURE, TEMPERATURE, CachedDualSoftmaxLoss
@@ -100,7 +101,7 @@ def fit_context(
     context = context_length(encoder)
     limit = context if max_tokens is None else max_tokens
     if not 1 <= limit <= context:
-        raise ValueError(f"max_tokens={max_tokens!r}: the model takes 1..{context} tokens.")
+        raise ValueError(f"max_tokens={max_tokens!r}: expected 1..{context}, the limit of the model.")
     if too_long not in ("raise", "drop"):
         raise ValueError(f"too_long={too_long!r} is not known. Allowed: 'raise', 'drop'.")
     stand_in = stand_in_kwargs(encoder)
@@ -115,13 +116,13 @@ def fit_context(
             elif too_long == "raise":
                 raise AnnotationError(
                     f"pairs[{start + index}] takes {tokens} tokens with its prompt, over max_tokens={limit} (the model "
-                    f"takes {context}): {pair.dense[:60]!r}... Shorten it, or pass too_long='drop' to leave such pairs "
-                    "out."
+                    f"takes {context}): {pair.dense[:60]!r}... Shorten it, or pass too_long='drop' to leave out long "
+                    f"pairs."
                 )
     if len(kept) < len(pairs):
         logger.warning("left out %d of %d pairs of more than %d tokens", len(pairs) - len(kept), len(pairs), limit)
     if not kept:
-        raise AnnotationError(f"no pair of {len(pairs)} fits into {limit} tokens.")
+        raise AnnotationError(f"none of the {len(pairs)} pairs fits into {limit} tokens.")
     return kept
 
 
@@ -222,8 +223,8 @@ class TrainingSettings:
         )
         if arguments.world_size > 1:
             raise ValueError(
-                f"{arguments.world_size} processes were started: the batch of the loss would be one process's share. "
-                "Train in one process; gradient caching holds the whole batch on one device."
+                f"{arguments.world_size} processes were started, so the loss would see only a part of the batch. "
+                f"Train in one process; with gradient caching, one device is enough for the whole batch."
             )
         return arguments
 
@@ -384,7 +385,7 @@ class LogFile(TrainerCallback):
         kept = [entry for entry in read_log(self.path) if entry["step"] <= state.global_step and state.global_step]
         self.path.write_text("".join(json.dumps(entry) + "\n" for entry in kept), encoding="utf-8")
         total, done = state.max_steps, state.global_step
-        self._bar = tqdm(total=total, initial=done, unit="step", desc="aligning", disable=not self.progress)
+        self._bar = progress_bar("Aligning", "steps", total=total, done=done, shown=self.progress)
 
     def on_log(
         self, args: object, state: TrainerState, control: object, logs: dict[str, float] | None = None, **_: object

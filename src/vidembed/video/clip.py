@@ -273,7 +273,7 @@ class VideoSegment:
         """Check the times."""
         item = item_name(self.path)
         if isinstance(self.path, VideoSegment):
-            raise errors.InvalidVideoInput(item, "a segment of a segment; give the times in the file instead")
+            raise errors.InvalidVideoInput(item, "a segment of a segment; give a path, and the times in the file")
         for name, value in (("start", self.start), ("end", self.end)):
             if value is None and name == "end":
                 continue
@@ -312,13 +312,13 @@ class VideoFrames:
             found = f"array has shape {array.shape} and dtype {array.dtype}"
             raise errors.InvalidVideoInput(item, f"{found}; expected (T, H, W, 3) uint8 RGB")
         if not (is_finite_number(self.fps) and self.fps > 0):
-            allowed = "expected a finite number above 0: a rate is never guessed"
+            allowed = "expected a finite number above 0, since a rate is never guessed"
             raise errors.InvalidVideoInput(item, f"fps={self.fps!r}; {allowed}")
         object.__setattr__(self, "fps", float(self.fps))
         if self.timestamps is not None:
             times = np.asarray(self.timestamps, dtype=np.float64)  # (T,)
             if times.shape != (len(array),) or not np.isfinite(times).all() or (np.diff(times) < 0).any():
-                allowed = f"expected ({len(array)},) finite seconds that never fall"
+                allowed = f"expected ({len(array)},) finite seconds in ascending order"
                 raise errors.InvalidVideoInput(item, f"timestamps of shape {times.shape}; {allowed}")
             object.__setattr__(self, "timestamps", times)
 
@@ -379,7 +379,7 @@ def check_regular(path: str, item: str) -> None:
     try:
         status = os.stat(path)  # noqa: PTH116 - Path cannot hold every name a string can
     except PermissionError as error:
-        reason = "permission denied to look it up; check the rights of its folders"
+        reason = "permission denied; check the access rights of its folders"
         raise errors.VideoPermission(item, reason) from error
     except ValueError as error:
         raise errors.InvalidVideoInput(item, f"no valid path ({error})") from error
@@ -525,7 +525,7 @@ def assemble(
     truncated = declared_duration is not None and min(due) - stop > TRUNCATED_S
     if truncated:
         found = f"it ends at {video_end:.2f} s, before the {declared_duration:.2f} s it declares"
-        errors.warn(errors.VideoTruncated(f"{item}: {found}; only what is there is used"))
+        errors.warn(errors.VideoTruncated(f"{item}: {found}; only the frames that it has are used"))
     duration = stop - start
     shown = np.maximum(times - start, 0.0)  # (T,)
     counted = count / duration if duration > 0 else 1.0  # a still of no length: any rate puts it at time 0
@@ -562,7 +562,7 @@ def as_frames(source: VideoFrames | Mapping[str, object], item: str) -> tuple[Vi
         raise errors.InvalidVideoInput(item, f"keys {sorted(map(str, source))}; expected 'array' and 'video_metadata'")
     metadata = source.get("video_metadata") or {}
     if not isinstance(metadata, Mapping):
-        raise errors.InvalidVideoInput(item, "'video_metadata' is no mapping; expected {'fps': ...}")
+        raise errors.InvalidVideoInput(item, "'video_metadata' is not a mapping; expected {'fps': ...}")
     if metadata.get("fps") is None:
         raise errors.InvalidVideoInput(item, "'video_metadata' has no 'fps'; give it: a frame rate is never guessed")
     duration = metadata.get("duration")
@@ -570,7 +570,7 @@ def as_frames(source: VideoFrames | Mapping[str, object], item: str) -> tuple[Vi
     if (indices := metadata.get("frames_indices")) is not None:
         ordinals, count = np.asarray(indices), len(frames.array)  # (T,)
         if ordinals.shape != (count,) or ordinals.dtype.kind not in "iu" or (np.diff(ordinals) < 0).any():
-            raise errors.InvalidVideoInput(item, f"'frames_indices' is not {count} whole numbers that never fall")
+            raise errors.InvalidVideoInput(item, f"'frames_indices' is not {count} whole numbers in ascending order")
         frames = VideoFrames(frames.array, frames.fps, timestamps=ordinals / frames.fps)
     return frames, duration if is_finite_number(duration) and duration > 0 else 0.0
 

@@ -70,7 +70,7 @@ def open_source(
             handle: BinaryIO = io.BytesIO(source)
         elif is_url(source):
             if not allow_url:
-                raise errors.InvalidVideoInput(item, "a web address; pass allow_url=True to have it fetched")
+                raise errors.InvalidVideoInput(item, "a web address; pass allow_url=True to fetch it")
             handle = cast("BinaryIO", stack.enter_context(fetch(source, item, limits, allow=allow_url)))
         elif isinstance(source, (str, os.PathLike)):
             handle = stack.enter_context(_open_path(source, item))
@@ -98,7 +98,7 @@ def _open_path(source: str | os.PathLike[str], item: str) -> BinaryIO:
     try:
         return Path(path).open("rb")
     except PermissionError as error:
-        raise errors.VideoPermission(item, "permission denied to read it; check its access rights") from error
+        raise errors.VideoPermission(item, "permission denied; check the access rights of the file") from error
     except OSError as error:
         raise errors.VideoNotFound(item, f"cannot be opened ({error.strerror})") from error
 
@@ -115,7 +115,7 @@ def _check_file_object(handle: BinaryIO, item: str) -> None:
     if not seekable:
         raise errors.InvalidVideoInput(item, "the file object cannot seek; read it into bytes first")
     if not isinstance(head, bytes):
-        raise errors.InvalidVideoInput(item, "the file object gives text; open it with mode 'rb'")
+        raise errors.InvalidVideoInput(item, "the file object returns text; open it with mode 'rb'")
     if not head:
         raise errors.EmptyFile(item, "empty (0 bytes)")
 
@@ -129,7 +129,7 @@ def open_container(handle: BinaryIO, item: str) -> Iterator[InputContainer]:
     try:
         container = _open(handle, max_pixels=str(MAX_AREA))  # FFmpeg decodes first frames while it opens a file
     except av.error.MemoryError as error:
-        reason = "opening it takes more memory than FFmpeg allocates, or than this process may have"
+        reason = "opening it needs more memory than FFmpeg or this process allows"
         raise errors.VideoTooLarge(item, reason) from error
     except av.error.FFmpegError as error:
         raise _refusal(head, item, error) from error
@@ -168,15 +168,18 @@ def _refusal(head: bytes, item: str, error: BaseException) -> errors.VideoError:
     elif riff[:4] == b"WAVE" or head.startswith(_SOUNDS):
         return errors.NoVideoStream(item, "an audio file, with no video stream")
     elif head.lstrip().startswith(_LISTS):
-        reason = "a list of other files; such lists are not followed: give the videos themselves"
+        reason = "a playlist, and playlists are not read; give the videos themselves"
     elif _is_raw_stream(head):
         remedy = "Put it into a container (ffmpeg -framerate RATE -i FILE -c copy out.mp4), or decode it and give"
-        found = "a raw video stream without a container: it has no times, and a frame rate is never guessed"
+        found = "a raw video stream without a container: it has no times, and the frame rate is never guessed"
         reason = f"{found}. {remedy} VideoFrames(array, fps)"
     elif riff[:4] == b"AVI " or head[4:8] in _BOXES or head.startswith(_VIDEOS):
-        return errors.CorruptVideo(item, "it starts as a video and cannot be opened: cut short, or its index is lost")
+        return errors.CorruptVideo(
+            item,
+            "it starts like a video but cannot be opened; it is cut short, or its index is missing. Get an intact copy",
+        )
     else:
-        reason = f"no video container was recognized in its content: text, noise, or an unknown format ({error})"
+        reason = f"not a video: no known container format was found in it ({error})"
     return errors.NotAVideo(item, reason)
 
 
@@ -200,7 +203,7 @@ def video_stream(
     stream = _best(container, handle, item) if index is None else streams[index]
     if stream.codec_context is None:
         raise errors.UnsupportedCodec(
-            item, "the codec of its video stream has no decoder here; convert it to H.264 first"
+            item, "no decoder is installed for the codec of its video stream; convert it to H.264 first"
         )
     if not isinstance(stream, VideoStream):
         raise errors.UnsupportedCodec(item, "its video stream cannot be decoded; convert it to H.264 first")
@@ -337,9 +340,7 @@ def start_on_player(container: InputContainer, stream: VideoStream, first: Fract
 
 # What an MP4 or QuickTime file declares in its boxes is added up before FFmpeg allocates for it.
 
-ENCRYPTED = (
-    "encrypted (DRM): its pictures cannot be decoded without a key, and none is taken here; give a copy that is not"
-)
+ENCRYPTED = "encrypted (DRM): it cannot be decoded without a key, and keys are not supported; use a copy without DRM"
 _ENCRYPTED = frozenset([b"encv", b"drmi"])  # sample entries of ISO/IEC 23001-7 (Common Encryption), and of FairPlay
 _MAX_DEPTH = 10  # FFmpeg's
 _CONTAINERS = frozenset(
@@ -364,7 +365,7 @@ def check_boxes(handle: BinaryIO, item: str) -> None:
 def check_streams(count: int, item: str) -> None:
     """Raise :class:`VideoTooLarge` for a file of more than :data:`MAX_STREAMS` streams."""
     if count > MAX_STREAMS:
-        raise errors.VideoTooLarge(item, f"it has over {MAX_STREAMS} streams; leave out what is no video")
+        raise errors.VideoTooLarge(item, f"it has over {MAX_STREAMS} streams; remove streams that are not video")
 
 
 class _Declared:
@@ -394,7 +395,9 @@ class _Declared:
         self._begin_track()
         if self._samples > MAX_FRAMES or self._sound > max(self._size, MAX_FRAMES):
             found = f"it declares {self._samples + self._sound} frames or samples; at most {MAX_FRAMES} are read. "
-            raise errors.VideoTooLarge(self._item, f"{found}Cut it first, or write it anew if the number is wrong")
+            raise errors.VideoTooLarge(
+                self._item, f"{found}Cut it into shorter files, or remux it if the number is wrong"
+            )
 
     def walk(self, handle: BinaryIO, at: int, end: int, depth: int) -> None:
         """Look at the boxes between two places of a file, and at those inside them."""

@@ -57,13 +57,13 @@ def read(
     start_s = max(start, starts_at)
     start, end = from_player(start, end, starts_at, item)
     if declared is None:
-        reason = "the file declares no duration, which backend='decord' needs; use backend='pyav'"
+        reason = "the file has no declared duration, which backend='decord' needs; use backend='pyav'"
         raise BackendUnavailable(item, reason)
     path = str(Path(source).absolute())  # "a:b.mp4" would be taken for a protocol
     try:
         path.encode("utf-8")
     except UnicodeEncodeError as error:
-        reason = "backend='decord' cannot open a name that is no valid UTF-8; rename it or use backend='pyav'"
+        reason = "backend='decord' cannot open a name that is not valid UTF-8; rename it or use backend='pyav'"
         raise InvalidVideoInput(item, reason) from error
     stop = declared if end is None else min(end, declared)
     grid = start + sampling.grid(max(stop - start, 0.0))  # (K,)
@@ -111,7 +111,7 @@ def _check_container(reader: FrameReader, item: str) -> None:
         raise BackendUnavailable(item, f"{found}; this is {name}. Use backend='pyav'")
     first, *others = reader.container.streams.video
     if reader.stream.index != first.index or any(not s.disposition & Disposition.attached_pic for s in others):
-        reason = "backend='decord' would decode another of its video streams, or cover art; use backend='pyav'"
+        reason = "backend='decord' would decode another video stream, or cover art; use backend='pyav'"
         raise BackendUnavailable(item, reason)
 
 
@@ -126,7 +126,7 @@ def _check_picture(frame: VideoFrame, geometry: Geometry, item: str) -> None:
         f"to be converted ({describe(frame).conversion})": describe(frame).conversion != "none",
     }
     if found := [name for name, is_so in wrong.items() if is_so]:
-        reason = f"its pictures are {' and '.join(found)}, which backend='decord' does not do; use backend='pyav'"
+        reason = f"its pictures are {' and '.join(found)}, which backend='decord' does not support; use backend='pyav'"
         raise BackendUnavailable(item, reason)
 
 

@@ -77,7 +77,7 @@ def fetch(url: str, item: str, limits: DecodeLimits, *, allow: UrlAccess = True)
                 target = target.redirected(answer, item)
     except TimeoutError as error:
         deadline.remaining()
-        raise VideoNotFound(item, "cannot be fetched (the server does not answer, or fell silent)") from error
+        raise VideoNotFound(item, "cannot be fetched (the server did not answer, or stopped answering)") from error
     except http.client.HTTPException as error:  # its words can be the server's own
         raise VideoNotFound(item, f"cannot be fetched (no valid HTTP answer: {type(error).__name__})") from error
     except OSError as error:
@@ -106,7 +106,7 @@ class _Target:
         except ValueError as error:
             raise InvalidVideoInput(item, f"{verb} no valid address ({type(error).__name__})") from error
         if parts.scheme not in {"http", "https"}:
-            raise InvalidVideoInput(item, f"{verb} an address that is neither http nor https; no other is fetched")
+            raise InvalidVideoInput(item, f"{verb} an address that is neither http nor https; only these are fetched")
         if "@" in parts.netloc:
             raise InvalidVideoInput(item, f"{verb} an address with a user name; download the video yourself")
         if not _HOST.fullmatch(host):
@@ -116,14 +116,16 @@ class _Target:
     def redirected(self, answer: http.client.HTTPResponse, item: str) -> _Target:
         place = quote(answer.headers.get("Location", ""), safe=string.punctuation, encoding="latin-1", errors="replace")
         if not place:
-            raise VideoNotFound(item, f"the server answered {answer.status} and does not say where it is")
+            raise VideoNotFound(item, f"the server answered {answer.status} without a new address")
         try:
             url = urljoin(self.url, place)
         except ValueError:
             url = place  # refused as it is taken apart
         target = _Target.of(url, item, "it redirects to")
         if self.secure and not target.secure:
-            raise InvalidVideoInput(item, "it redirects from https to http; nothing is fetched over that")
+            raise InvalidVideoInput(
+                item, "it redirects from https to http, which is not followed; give the https address of the file"
+            )
         return target
 
     def request(self) -> bytes:
@@ -177,16 +179,16 @@ Address: TypeAlias = "tuple[socket.AddressFamily, socket.SocketKind, int, str, S
 def _addresses(target: _Target, item: str, hosts: frozenset[str] | None) -> Sequence[Address]:
     """Look up a host, and return its addresses if it may be reached. Messages do not show them: they can be secret."""
     if hosts is not None and target.host not in hosts:
-        raise InvalidVideoInput(item, f"the host {target.host!r} is not one of those in allow_url")
+        raise InvalidVideoInput(item, f"the host {target.host!r} is not in allow_url; add it there if you trust it")
     scheme = "https" if target.secure else "http"
     if scheme in urllib.request.getproxies() and not urllib.request.proxy_bypass(target.host):
-        reason = f"a proxy is set for {scheme}, behind which addresses cannot be checked, so it is not used"
-        remedy = f"name {target.host} in no_proxy if it can be reached without, or download the video yourself"
+        reason = f"a proxy is set for {scheme}; it is not used, because addresses behind a proxy cannot be checked"
+        remedy = f"add {target.host} to no_proxy if it is reachable without a proxy, or download the video yourself"
         raise InvalidVideoInput(item, f"{reason}; {remedy}")
     found = socket.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
     if hosts is None and not all(is_public(str(address[0])) for *_, address in found):
         reason = f"the host {target.host!r} is at a private, local or reserved address"
-        remedy = f"if it is the right one, allow it by name: allow_url=[{target.host!r}]"
+        remedy = f"if you trust it, allow it by name: allow_url=[{target.host!r}]"
         raise InvalidVideoInput(item, f"{reason}; {remedy}")
     return found
 
@@ -227,7 +229,9 @@ def _kept(answer: http.client.HTTPResponse, item: str, max_bytes: int) -> IO[byt
                 file.write(chunk)
                 file.flush()
             except OSError as error:
-                reason = f"cannot be kept in {tempfile.gettempdir()!r} ({error.strerror}); make room, or set TMPDIR"
+                reason = (
+                    f"cannot be stored in {tempfile.gettempdir()!r} ({error.strerror}); free some space, or set TMPDIR"
+                )
                 raise VideoError(item, reason) from error
         if declared is not None and count < declared:
             raise OSError(f"the connection closed after {count} of {declared} bytes")

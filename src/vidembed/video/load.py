@@ -64,7 +64,7 @@ def load_video(
     if isinstance(source, Clip):
         if source.sampling != sampling:
             known = "does not say how it was sampled" if source.sampling is None else f"was read with {source.sampling}"
-            reason = f"the clip {known}, and {sampling} is asked for; read it with this, or give the video itself"
+            reason = f"the clip {known}, but {sampling} is needed; read it with this sampling, or give the video itself"
             raise InvalidVideoInput(item, reason)
         return source
     inner, start, end = source, 0.0, None
@@ -99,7 +99,7 @@ def _check(source: VideoSource, sampling: object, backend: str, threads: int, st
         raise InvalidVideoInput(item, f"stream={stream!r}: expected the index of a video stream, or None")
     inner = source.path if isinstance(source, VideoSegment) else source
     if backend != "pyav" or isinstance(inner, (Clip, VideoFrames, Mapping)):
-        reason = f"stream={stream}: only of a file read with backend='pyav' can a stream be chosen"
+        reason = f"stream={stream}: a stream can be chosen only with a file and backend='pyav'"
         raise InvalidVideoInput(item, reason)
     return item
 
@@ -131,7 +131,7 @@ def load_segments(
     """
     item = _check(path, sampling, backend, threads, stream)
     if isinstance(path, (VideoSegment, Clip)):
-        raise InvalidVideoInput(item, "load_segments takes the whole video; give the times in the file in segments")
+        raise InvalidVideoInput(item, "load_segments needs the whole video; give the times in `segments`")
     parts = clip.ordered_segments(path, segments)
     if not parts or backend == "decord" or isinstance(path, (VideoFrames, Mapping)):
         return (load_video(part, sampling, backend=backend, limits=limits) for part in parts)

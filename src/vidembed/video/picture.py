@@ -82,7 +82,7 @@ class Geometry:
 def check_size(width: int, height: int, item: str) -> None:
     """Raise :class:`VideoTooLarge` for pictures no video plausibly has."""
     if width > MAX_SIDE or height > MAX_SIDE or width * height > MAX_AREA:
-        allowed = f"at most {MAX_SIDE} a side and {MAX_AREA} in all are read. Scale the video down first."
+        allowed = f"at most {MAX_SIDE} per side and {MAX_AREA} per frame are allowed. Scale the video down first."
         raise VideoTooLarge(item, f"its pictures are {width}x{height} pixels; {allowed}")
 
 

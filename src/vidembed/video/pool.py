@@ -169,7 +169,9 @@ class DecodePool(AbstractContextManager["DecodePool"]):
         elif cut is not None:
             segments = clip.ordered_segments(file, cut)
             if len(segments) > MAX_WINDOWS:
-                raise InvalidVideoInput(name, f"{len(segments)} segments; at most {MAX_WINDOWS} of a file are cut")
+                raise InvalidVideoInput(
+                    name, f"{len(segments)} segments; at most {MAX_WINDOWS} per file are allowed; cut longer segments"
+                )
             request["segments"] = [(segment.start, segment.end) for segment in segments]
         elif isinstance(path, VideoSegment):
             request["segment"] = path.start, path.end
@@ -320,7 +322,7 @@ class _Queue:
         for worker in self._workers:
             worker.join(6 * END_TIMEOUT_S)
             if worker.is_alive():
-                logger.warning("a decoding process does not end: it waits in the kernel, for a disk or a network")
+                logger.warning("a decoding process does not end: it is waiting in the kernel for a disk or a network")
 
 
 class _EndedError(Exception):
@@ -487,4 +489,4 @@ class _Worker(threading.Thread):
         if status >= 0:
             return f"status {status}"
         name = next((each.name for each in signal.Signals if each == -status), str(-status))
-        return f"signal {name}" + (", which is what a system short of memory sends" if name == "SIGKILL" else "")
+        return f"signal {name}" + (", which systems send when memory runs out" if name == "SIGKILL" else "")

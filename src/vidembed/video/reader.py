@@ -37,7 +37,7 @@ _MAX_HEAD = 4096  # packets before the first frame
 def from_player(start: float, end: float | None, first: float, item: str) -> tuple[float, float | None]:
     """Return a stretch in seconds from the first frame, which comes at `first` on the clock of a player."""
     if end is not None and end <= first:
-        found = f"the segment ends at {end:g} s, and the video's first frame comes at {first:g} s"
+        found = f"the segment ends at {end:g} s, and the first frame of the video comes at {first:g} s"
         raise InvalidVideoInput(item, found)
     return max(0.0, start - first), None if end is None else end - first
 
@@ -266,7 +266,7 @@ class FrameReader(ExitStack, Iterator[TimedFrame]):
             self._packets_read += 1
             self._frames_read += packet.size > 0
             if self._packets_read > MAX_FRAMES:
-                raise VideoTooLarge(self._item, f"it has over {MAX_FRAMES} frames; cut it first")
+                raise VideoTooLarge(self._item, f"it has over {MAX_FRAMES} frames; cut it into shorter files first")
             if self._is_gif and packet.size:
                 packet.pts = packet.dts = self._gif_clock
                 packet.duration = container.gif_delay(packet.duration or 0)
@@ -366,7 +366,7 @@ class FrameReader(ExitStack, Iterator[TimedFrame]):
             self.discontinuities += 1
         seconds = max(seconds, self._last)
         if not -MAX_TIME <= seconds <= MAX_TIME:
-            found = f"a frame claims to come {seconds:.0f} s after the first: a broken clock"
+            found = f"a frame has a time {seconds:.0f} s after the first: a broken clock"
             raise CorruptVideo(self._item, f"{found}, as over {MAX_TIME:.0f} s are not read")
         duration = min(max(_seconds(frame.duration or 0, base), 0.0), MAX_TIME)
         self._last = seconds

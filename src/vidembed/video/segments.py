@@ -66,7 +66,10 @@ class Windows:
         step = self.length - self.overlap
         whole = math.floor((duration - self.length) / step + 1e-9)  # windows after the first that fit
         if whole >= MAX_WINDOWS:
-            raise ValueError(f"duration: {duration} s in steps of {step} s is over {MAX_WINDOWS} segments of one file")
+            raise ValueError(
+                f"duration: {duration} s in steps of {step} s makes over {MAX_WINDOWS} segments, the most per file; "
+                f"cut longer segments"
+            )
         starts = [k * step for k in range(whole + 1)]
         if duration - (starts[-1] + self.length) > 0.001:  # a millisecond is less than any frame lasts
             starts.append(duration - self.length)
@@ -111,7 +114,7 @@ class Scenes:
                 raise ValueError(f"Scenes({name}={value!r}): expected a finite number of at least {least:g}")
             object.__setattr__(self, name, float(value))
         if self.max_length_s < 2 * self.min_length_s:
-            needed = f"at least twice min_length_s={self.min_length_s:g}, or parts of a long scene would be too short"
+            needed = f"at least twice min_length_s={self.min_length_s:g}, or parts of a long scene could be too short"
             raise ValueError(f"Scenes(max_length_s={self.max_length_s:g}): expected {needed}")
 
     def split(self, cuts: Iterable[float], duration: float) -> list[tuple[float, float]]:
@@ -128,7 +131,9 @@ class Scenes:
         bounds.append(duration)
         counts = [max(1, math.ceil((end - start) / self.max_length_s - 1e-9)) for start, end in pairwise(bounds)]
         if sum(counts) > MAX_WINDOWS:
-            raise ValueError(f"duration: {duration} s would be {sum(counts)} scenes; {MAX_WINDOWS} of a file are cut")
+            raise ValueError(
+                f"duration: {duration} s would be {sum(counts)} scenes; at most {MAX_WINDOWS} per file are allowed"
+            )
         edges = [
             start + (end - start) * part / count
             for (start, end), count in zip(pairwise(bounds), counts, strict=True)
@@ -142,7 +147,7 @@ def require_scenedetect(item: str) -> None:
     try:
         require("scenes", "scenedetect", purpose="cutting by scenes")
     except MissingExtraError as error:
-        raise BackendUnavailable(item, f"{error}, or cut windows of equal length") from error
+        raise BackendUnavailable(item, f"{error}, or cut segments of equal length") from error
 
 
 class CutFinder:
@@ -344,7 +349,7 @@ def lay_out(
     extent, cuts = survey(source, cut, item=item, allow_url=allow_url, limits=limits, threads=threads)
     if extent.is_truncated:
         found = f"it ends at {extent.end:.2f} s, before the {extent.declared:.2f} s it declares"
-        warn(VideoTruncated(f"{item}: {found}; only what is there is cut"))
+        warn(VideoTruncated(f"{item}: {found}; only the part that can be read is cut"))
     try:
         duration, segments = _cut(cut, cuts, extent)
     except ValueError as error:

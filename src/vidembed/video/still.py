@@ -37,10 +37,12 @@ def read_still(path: str | os.PathLike[str], sampling: Sampling, *, item: str) -
         with Image.open(Path(path), formats=FORMATS) as opened:
             check_size(*opened.size, item)
             if (count := getattr(opened, "n_frames", 1)) > 1:
-                raise NotAVideo(item, f"{count} pictures in one {opened.format} file; send one of them")
+                raise NotAVideo(item, f"a {opened.format} file with {count} pictures; give a file with one picture")
             upright = (ImageOps.exif_transpose(opened) or opened).convert("RGB")
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise VideoTooLarge(item, f"the picture is above {MAX_SIDE} pixels a side or {MAX_AREA} in all") from error
+        raise VideoTooLarge(
+            item, f"the picture has more than {MAX_SIDE} pixels on a side or {MAX_AREA} pixels; scale it down"
+        ) from error
     except UnidentifiedImageError as error:
         raise NotAVideo(item, f"neither a video nor a picture of {', '.join(FORMATS)}") from error
     except (OSError, ValueError, SyntaxError, IndexError, TypeError, OverflowError) as error:  # Pillow, at damage
@@ -69,10 +71,10 @@ def checked_image(image: Any, *, allow_url: UrlAccess) -> Any:
         try:
             data = base64.b64decode(name.partition(",")[2])
         except ValueError as error:
-            raise ValueError(f"image {shown!r}: it is not base64 ({error}).") from error
+            raise ValueError(f"image {shown!r}: it is not valid base64 ({error}).") from error
         return _decoded(io.BytesIO(data), shown)
     if not os.path.isfile(name):  # noqa: PTH113 - Path raises for a name that is too long, or holds a NUL
-        raise FileNotFoundError(f"image {name!r}: no such file. To embed the words, pass {{'text': ...}}.")
+        raise FileNotFoundError(f"image {name!r}: no such file. To embed it as text, pass {{'text': ...}}.")
     with Path(name).open("rb") as file:
         return _decoded(file, item_name(name))
 
@@ -84,8 +86,12 @@ def _decoded(handle: BinaryIO, item: str) -> Image.Image:
             check_size(*opened.size, item)
             return (ImageOps.exif_transpose(opened) or opened).convert("RGB")
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise VideoTooLarge(item, f"the image is above {MAX_SIDE} pixels a side or {MAX_AREA} in all") from error
+        raise VideoTooLarge(
+            item, f"the image has more than {MAX_SIDE} pixels on a side or {MAX_AREA} pixels; scale it down"
+        ) from error
     except UnidentifiedImageError as error:
-        raise ValueError(f"image {item!r}: it is none of {', '.join(IMAGE_FORMATS)}.") from error
+        raise ValueError(
+            f"image {item!r}: it is not an image of a supported format: {', '.join(IMAGE_FORMATS)}."
+        ) from error
     except (OSError, ValueError, SyntaxError, IndexError, TypeError, OverflowError) as error:  # Pillow, at damage
         raise ValueError(f"image {item!r}: it cannot be decoded ({error}).") from error

@@ -125,9 +125,11 @@ def check_target(target: str | os.PathLike[str], *, overwrite: bool) -> Path:
     if path.suffix and path.suffix.lower() not in MUXERS:
         raise ValueError(f"target: {str(path)!r} ends in {path.suffix!r}; it must end in one of {', '.join(MUXERS)}")
     if path.is_dir() or not path.absolute().parent.is_dir():
-        raise ValueError(f"target: {str(path)!r} is a folder or in a folder that does not exist; name a file")
+        raise ValueError(
+            f"target: {str(path)!r} is a folder, or its folder does not exist; give a file in a folder that exists"
+        )
     if os.path.lexists(path) and not overwrite:
-        raise FileExistsError(f"target: {str(path)!r} exists; choose another name, or have it replaced")
+        raise FileExistsError(f"target: {str(path)!r} exists; choose another name, or pass overwrite=True")
     return path
 
 
@@ -158,9 +160,11 @@ class _Cutter:
             raise ValueError(f"target: {str(target)!r} is the source itself; choose another name")
         muxer = MUXERS[target.suffix.lower()]
         if muxer == "avi" != family:
-            raise ValueError("target: AVI stores no times of frames, so only an AVI file can be cut to one; use .mkv")
+            raise ValueError(
+                "target: AVI does not store times of frames, so only AVI files can be cut to AVI; use .mkv"
+            )
         if muxer == "mpegts" != family and (turns or mirrored):
-            found = "a transport stream cannot say that a video is rotated or mirrored, as this one is"
+            found = "a transport stream cannot store the rotation or mirroring of this video"
             raise ValueError(f"target: {found}; use .mkv")
         plan = self._plan(zero + Fraction(start), None if end is None else zero + Fraction(end))
         left_out, main = self._write(target, plan), plan.videos[plan.main]
@@ -179,7 +183,7 @@ class _Cutter:
             found = self._find(start, end, seek=False)  # seeking did not lead where it should
             main = found.videos[found.main]
         if not main.kept:
-            reason = "no key frame before the end of the stretch, so nothing can be cut from it"
+            reason = "no key frame before the end of the part, so it cannot be cut"
             raise InvalidVideoInput(self.item, reason)
         for index, stretch in list(found.videos.items()):
             if not stretch.kept:
@@ -192,7 +196,7 @@ class _Cutter:
                 raise CorruptVideo(self.item, reason) from error
         if not main.done and main.ends_s <= start + _EPSILON:
             late = float(start - main.ends_s)
-            raise InvalidVideoInput(self.item, f"the stretch starts {late:.3f} s after the end of the video")
+            raise InvalidVideoInput(self.item, f"the part starts {late:.3f} s after the end of the video")
         return found
 
     def _find(self, start: Fraction, end: Fraction | None, *, seek: bool) -> _Plan:
@@ -218,8 +222,8 @@ class _Cutter:
                 now = pts if packet.dts is None else packet.dts
                 change = (now - last.get(index, now)) * stretch.base
                 if change < -CLOCK_RESET_S or (may_jump and change > CLOCK_JUMP_S):
-                    found = "its clock starts again or jumps before the end of the stretch (joined recordings)"
-                    reason = f"{found}, so packets cannot be copied in order; give the recordings one by one"
+                    found = "its clock starts again or jumps before the end of the part (joined recordings)"
+                    reason = f"{found}, so packets cannot be copied in order; cut each recording separately"
                     raise CorruptVideo(self.item, reason)
                 last[index] = now
                 stretch.add(Stamp(pts, packet.dts, max(packet.duration or 0, 0), packet.is_keyframe))
@@ -293,7 +297,7 @@ class _Cutter:
             for source, copy in zip(sources, copies, strict=False):
                 kept = _traits(copy) if isinstance(copy, VideoStream) and copy.codec_context is not None else {}
                 if lost := [name for name, value in _traits(source).items() if kept.get(name) != value]:
-                    found = f"a {suffix} file does not keep the {', '.join(lost)} of this video"
+                    found = f"a {suffix} file cannot store the {', '.join(lost)} of this video"
                     raise ValueError(f"target: {found}; use .mkv, or convert it")
 
 
@@ -463,7 +467,7 @@ def _chosen(container: InputContainer, plan: _Plan, suffix: str) -> tuple[list[S
     needed = [stream for stream in chosen if stream.type != "subtitle"]
     if missing := sorted({_codec(stream) for stream in needed if not _holds(suffix, stream)}):
         others = [other for other in _SUGGESTED if all(_holds(other, stream) for stream in needed)]
-        nowhere = "nor to another: cut it with ffmpeg -c copy, or convert it"
+        nowhere = "nor to any other format; cut it with ffmpeg -c copy, or convert it"
         remedy = f"use {' or '.join(others[:4])}" if others else nowhere
         raise ValueError(f"target: {', '.join(missing)} cannot be written to a {suffix} file here; {remedy}")
     return chosen, tuple(left_out)

@@ -59,7 +59,7 @@ def test_a_query_is_always_text(folder: Path, embeddings: VideoEmbeddings, encod
 
 @pytest.mark.parametrize("query", ["", " \n"])
 def test_an_empty_query_is_refused(embeddings: VideoEmbeddings, query: str) -> None:
-    with pytest.raises(ValueError, match="some words are needed"):
+    with pytest.raises(ValueError, match="give some words"):
         embeddings.embed_query(query)
 
 
@@ -155,7 +155,7 @@ def test_a_piece_of_a_split_uri_is_an_error(folder: Path, embeddings: VideoEmbed
 
 
 def test_the_default_model_warns_in_one_line() -> None:
-    with pytest.warns(UserWarning, match="drawn world") as caught:
+    with pytest.warns(UserWarning, match="generated videos") as caught:
         VideoEmbeddings()
     assert len(caught) == 1, [(each.category, str(each.message), each.filename) for each in caught]
     (warned,) = caught
@@ -191,7 +191,7 @@ def test_too_many_dimensions_are_refused() -> None:
 @pytest.mark.parametrize("name", ["model", "layer", "dimensions", "fps", "max_frames", "device"])
 def test_a_ready_encoder_takes_no_loading_options(encoder: VideoEncoder, name: str) -> None:
     values = {"model": "vidembed/shapes", "device": "cpu"}
-    with pytest.raises(ValidationError, match=f"{name}: encoder is given and loaded already"):
+    with pytest.raises(ValidationError, match=f"{name}: encoder is already loaded"):
         VideoEmbeddings(encoder=encoder, **{name: values.get(name, 1)})
 
 

@@ -79,7 +79,7 @@ def test_glob_and_recursive(folder: Path) -> None:
     assert names(recursive=False) == ["a.mp4", "b.MP4", "c.mp4"]
     assert names(glob="**/[cd].*") == ["c.mp4", "d.mp4"]
     assert names(glob="deep/*") == ["d.mp4"]
-    with pytest.raises(ValueError, match=r"no video .* is left by glob='\*\.mkv'"):
+    with pytest.raises(ValueError, match=r"no video .* matches glob='\*\.mkv'"):
         names(glob="*.mkv")
 
 
@@ -96,7 +96,7 @@ def test_names_that_are_not_utf8_can_be_stored(folder: Path) -> None:
     [
         ({"segment_s": 0}, "segment"),
         ({"segment_s": 2, "overlap_s": 2}, "overlap"),
-        ({"overlap_s": 2}, "give segment_s"),
+        ({"overlap_s": 2}, "it needs segment_s"),
         ({"on_error": "ignore"}, "on_error='ignore'"),
     ],
 )

@@ -75,7 +75,7 @@ async def test_async_is_the_same(documents: list[Document], rerank: VideoRerank)
 def test_nothing_and_empty_queries(documents: list[Document], rerank: VideoRerank) -> None:
     assert rerank.compress_documents([], QUERY) == []
     for given in ([], documents):
-        with pytest.raises(ValueError, match="some words are needed"):
+        with pytest.raises(ValueError, match="give some words"):
             rerank.compress_documents(given, " ")
 
 
@@ -84,7 +84,7 @@ def test_a_document_that_is_no_video_is_named(
     documents: list[Document], reranker: VideoReranker, on_error: str
 ) -> None:
     mixed = [documents[0], Document(id="note-7", page_content="a note about a video"), documents[1]]
-    with pytest.raises(NotAVideoError, match=r"documents\[1\] \(id 'note-7'\) is no video: its text is 'a note"):
+    with pytest.raises(NotAVideoError, match=r"documents\[1\] \(id 'note-7'\) is not a video: its text is 'a note"):
         VideoRerank(reranker=reranker, on_error=on_error).compress_documents(mixed, QUERY)
 
 
@@ -181,7 +181,7 @@ def test_options_are_checked(kind: type, reranker: VideoReranker) -> None:
     bad: list[tuple[dict[str, Any], str]] = [
         ({"topn": 1}, "topn"),
         ({"reranker": object()}, "has no predict"),
-        ({"reranker": reranker, "model": "vidembed/shapes-rerank"}, "reranker is given and loaded already"),
+        ({"reranker": reranker, "model": "vidembed/shapes-rerank"}, "reranker is already loaded"),
         ({"allowed_schemes": ["ftp"]}, "'ftp'"),
         ({"reranker": reranker, "allowed_schemes": ["https"]}, "allow_url=False"),
         ({"model_kwargs": {"device": "cpu"}}, "field 'device'"),
@@ -194,7 +194,7 @@ def test_options_are_checked(kind: type, reranker: VideoReranker) -> None:
 
 
 def test_the_default_warns_and_pickles_load_it_again(documents: list[Document]) -> None:
-    with pytest.warns(UserWarning, match="drawn world") as caught:
+    with pytest.warns(UserWarning, match="generated videos") as caught:
         rerank = VideoRerank(top_n=2)
     assert caught[0].filename == __file__
     text = pickle.dumps(rerank)

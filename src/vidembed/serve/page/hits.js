@@ -2,12 +2,12 @@
 import { byId, clock, make, range } from "./server.js";
 import { endPreview, startPreview } from "./player.js";
 
-const SIMILARITY = "Cosine similarity of the query and this segment, up to 1. It orders hits; it is no probability.";
-const MATCH = "How probable it is, by the reranker, that this segment shows what was asked for.";
+const SIMILARITY = "Cosine similarity of the query and this segment, up to 1. It orders hits; it is not a probability.";
+const MATCH = "The probability that this segment shows what you asked for, by the reranker.";
 
 // A bar of a share from 0 to 1, with its name, its value in words and what it means.
-function bar(name, share, value, meaning) {
-  const row = make("div", `score ${name}`);
+function bar(kind, name, share, value, meaning) {
+  const row = make("div", `score ${kind}`);
   row.title = meaning;
   row.append(make("span", "score-name", name));
   const track = make("span", "track");
@@ -78,8 +78,8 @@ function card(hit, { play, like }) {
   }
   const foot = make("div", "foot");
   const scores = make("div", "scores");
-  if (hit.probability !== undefined) scores.append(bar("match", hit.probability, `${Math.round(100 * hit.probability)}%`, MATCH));
-  if (hit.score !== undefined) scores.append(bar("similarity", hit.score, hit.score.toFixed(2), SIMILARITY));
+  if (hit.probability !== undefined) scores.append(bar("match", "P(match)", hit.probability, `${Math.round(100 * hit.probability)}%`, MATCH));
+  if (hit.score !== undefined) scores.append(bar("similarity", "cosine", hit.score, hit.score.toFixed(2), SIMILARITY));
   foot.append(scores);
   if (hit.id) {
     const more = make("button", "like", "More like this");

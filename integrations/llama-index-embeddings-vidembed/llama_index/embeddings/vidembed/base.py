@@ -125,8 +125,8 @@ class VideoEmbedding(Gate, MultiModalEmbedding):
     def _no_cache(cls, cache: Any) -> None:
         if cache is not None:
             raise ValueError(
-                "embeddings_cache: it is keyed by text alone, so a query would get the vector of a document, and a "
-                "changed file its old one. Leave it out; an IngestionPipeline has a cache that works."
+                "embeddings_cache: it is keyed by text alone, so a query could get the vector of a document, and a "
+                "changed file its old vector. Leave it out; the cache of IngestionPipeline works."
             )
 
     def _load(self) -> None:
@@ -148,8 +148,8 @@ class VideoEmbedding(Gate, MultiModalEmbedding):
         found = self._encoder.fingerprint
         if self.fingerprint not in (None, found):
             raise ValueError(
-                f"fingerprint: {self.model_name} gives other vectors now than when this was saved ({found[:16]}, was "
-                f"{str(self.fingerprint)[:16]}). Leave fingerprint out, and embed everything that is stored anew."
+                f"fingerprint: {self.model_name} now gives other vectors than when this was saved ({found[:16]}, was "
+                f"{str(self.fingerprint)[:16]}). Leave fingerprint out, and embed all stored documents again."
             )
         self.fingerprint = found
 
@@ -204,7 +204,7 @@ class VideoEmbedding(Gate, MultiModalEmbedding):
     def _get_query_embedding(self, query: str) -> Vector:
         """A query is words, even if they look like a video URI or the name of a file."""
         if not isinstance(query, str) or not query.strip():
-            raise NothingToEmbedError(f"query: got {query!r}; some words are needed")
+            raise NothingToEmbedError(f"query: got {query!r}; give some words")
         how = {} if self.query_instruction is None else {"prompt": self.query_instruction}
         with lock_of(self._encoder):
             vector = self._encoder.encode_query(

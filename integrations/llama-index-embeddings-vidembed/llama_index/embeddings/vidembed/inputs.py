@@ -137,7 +137,7 @@ class Gate(adapters.Gate):
         if image is None and isinstance(node, ImageNode) and (place := node.image_path or node.image_url):
             image = self.image_input(place)
         if image is None:
-            raise NothingToEmbedError(f"node {node.node_id} has neither text nor a video nor an image to embed")
+            raise NothingToEmbedError(f"node {node.node_id} has no text, video or image to embed")
         return image
 
 
@@ -172,6 +172,6 @@ def check_loadable(name: str, argument: str) -> None:
     """
     if name.startswith(READY):
         raise ValueError(
-            f"{name!r} is no model that can be loaded: it was given ready. Give it again as {argument}=..., for "
+            f"{name!r} cannot be loaded, because it was passed as an object. Pass it again as {argument}=..., for "
             f"example from_dict(saved, {argument}=...)."
         )

@@ -146,7 +146,7 @@ class VideoRerank(RankFields, RerankerFields, Gate, BaseNodePostprocessor):
             return []
         query = query_bundle.query_str
         if not query.strip():
-            raise ValueError(f"query: got {query!r}; some words are needed to rerank by")
+            raise ValueError(f"query: got {query!r}; give some words")
         top_n = self.top_n or len(nodes)
         dispatcher.event(ReRankStartEvent(query=query_bundle, nodes=nodes, top_n=top_n, model_name=self.model))
         with self.callback_manager.event(
@@ -208,6 +208,6 @@ class VideoRerank(RankFields, RerankerFields, Gate, BaseNodePostprocessor):
 
 def _no_video(place: int, found: NodeWithScore) -> str:
     return (
-        f"nodes[{place}], {node_name(found.node)}, is no video: it has neither a video URI for its text nor a "
-        "video_resource. Retrieve videos and texts apart, and rerank only the videos."
+        f"nodes[{place}], {node_name(found.node)}, is not a video: its text is not a video URI, and it has no "
+        "video_resource. Retrieve videos and texts separately, and rerank only the videos."
     )

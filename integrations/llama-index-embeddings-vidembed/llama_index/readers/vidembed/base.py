@@ -61,7 +61,9 @@ class VideoReader(BasePydanticReader):
         if captions is None:
             return None
         if captions.path is None or captions.kind != "dense" or captions.marked:
-            raise ValueError("captions: a reader is saved with the path of a file only; give captions again instead")
+            raise ValueError(
+                "captions: a reader can be saved only with captions from a file; pass captions again after loading"
+            )
         return str(captions.path)
 
     @classmethod
@@ -88,8 +90,8 @@ class VideoReader(BasePydanticReader):
         """
         if fs is not None:
             raise ValueError(
-                f"fs: got {type(fs).__name__}; video is read from files of this machine. Copy them here, or name "
-                "http(s) addresses in video URIs, with allowed_schemes."
+                f"fs: got {type(fs).__name__}; videos are read from files on this machine. Copy them here, or use "
+                f"video URIs with http(s) addresses and allowed_schemes."
             )
         return self._documents(Path(file), dict(extra_info or {}))
 

@@ -56,7 +56,7 @@ class VideoNodeParser(Gate, NodeParser):
     @model_validator(mode="after")
     def _windows_fit(self) -> Self:
         if self.segment_s is None and self.overlap_s:
-            raise ValueError(f"overlap_s={self.overlap_s}: it is for segments; give segment_s")
+            raise ValueError(f"overlap_s={self.overlap_s}: it needs segment_s; give both")
         if self.segment_s is not None:
             segment_times(self.segment_s, self.segment_s, self.overlap_s)  # raises if they do not fit
         return self
@@ -98,8 +98,8 @@ class VideoNodeParser(Gate, NodeParser):
             return list(self._segments(node, ref, matches))
         if isinstance(node, Node) and node.video_resource is not None and not text.strip():
             raise NotAVideoError(
-                f"{node_name(node)} has a video_resource and no text, so the cache of a pipeline takes all such nodes "
-                "for one. Make documents with VideoReader, which writes the video URI."
+                f"{node_name(node)} has a video_resource and no text, so the cache of a pipeline treats all such "
+                f"nodes as one. Make documents with VideoReader, which writes the video URI."
             )
         return [node]
 
