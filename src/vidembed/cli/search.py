@@ -163,10 +163,8 @@ def command(
             "options": model_options,
         }
         encoder, head = (load(), None) if rerank is None else load_stages(load, reranker, **how, **same)
-        look = None
-        if rerank is not None and head is not None:
-            again: dict[str, Any] = {"count": rerank, "context": rerank_around, "fingerprint": encoder.fingerprint}
-            look = partial(look_again, index=index, head=head, **again)
+        again: dict[str, Any] = {"count": rerank, "context": rerank_around, "fingerprint": encoder.fingerprint}
+        look = None if head is None else partial(look_again, index=index, head=head, **again)
         ask = partial(search_index, index, encoder, options, look, name=name)
     lines = queries is not None or (as_json and words is None)
     write = partial(write_hits, draw=draw, lines=lines, as_json=as_json, titled=words is None, compact=quantized)
