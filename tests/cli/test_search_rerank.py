@@ -205,4 +205,4 @@ def test_rejects_options_of_hybrid_calibration_without_it(captions: Path, tmp_pa
 @pytest.mark.parametrize("option", ["--reranker", "--score", "--calibration"])
 def test_rejects_options_of_a_reranker_without_rerank(index: Path, captions: Path, option: str) -> None:
     result = vidembed("calibrate", index, "--hybrid", "--pairs", captions, option, "yes")
-    assert (result.exit_code, f"{option[2:]}: it is of a reranker" in result.stderr) == (2, True)
+    assert (result.exit_code, f"{option[2:]}: it is an option for rerankers" in result.stderr) == (2, True)
