@@ -59,7 +59,7 @@ def try_out(wheels: Sequence[Path], folder: Path) -> None:
     """Install wheels into a new environment in `folder`, and run the demo and `tools/installed.py` there."""
     venv.create(folder / "venv", with_pip=True)
     programs = folder / "venv" / ("Scripts" if os.name == "nt" else "bin")
-    install = [programs / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    install: list[str | Path] = [programs / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     _run([*install, *wheels, "vidembed[index]"], folder)  # the wheel of that name; the demo needs the extra
     _run([programs / "vidembed", "--version"], folder)
     _run([programs / "vidembed", "demo", "--clips", str(DEMO_CLIPS), "--out", "demo"], folder)
