@@ -59,9 +59,8 @@ def try_out(wheels: Sequence[Path], folder: Path) -> None:
     """Install wheels into a new environment in `folder`, and run the demo and `tools/installed.py` there."""
     venv.create(folder / "venv", with_pip=True)
     programs = folder / "venv" / ("Scripts" if os.name == "nt" else "bin")
-    core = next(wheel for wheel in wheels if wheel.name.startswith("vidembed-"))
-    wanted = [f"{wheel}[index]" if wheel == core else str(wheel) for wheel in wheels]
-    _run([programs / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *wanted], folder)
+    install: list[str | Path] = [programs / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    _run([*install, *wheels, "vidembed[index]"], folder)  # the wheel of that name; the demo needs the extra
     _run([programs / "vidembed", "--version"], folder)
     _run([programs / "vidembed", "demo", "--clips", str(DEMO_CLIPS), "--out", "demo"], folder)
     _run([programs / "python", "-I", ROOT / "tools" / "installed.py"], folder)
