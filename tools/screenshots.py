@@ -1,6 +1,6 @@
-"""Pictures of the page of `vidembed serve`, with the bundled models and drawn clips: `python -m tools.screenshots`.
+"""Pictures of the pages of `serve`, `demo` and `search --html`, with the bundled models: `python -m tools.screenshots`.
 
-Needs Chromium. Writes PNG files to docs/images, of the page as it is shown on a desk and on a phone.
+Needs Chromium. Writes PNG files to docs/images, of the pages as they are shown on a large screen and on a phone.
 """
 
 from __future__ import annotations
@@ -43,6 +43,31 @@ def main() -> None:
                     _take(browser, address, size, folder)
             finally:
                 browser.close()
+        _take_files(binary, work, folder)
+
+
+def _take_files(binary: str, work: Path, folder: Path) -> None:
+    """Take the pictures of pages that are files: of the demo, and of the hits of a search in the index in `work`."""
+    vidembed("demo", "--out", work / "demo", "--device", "cpu")
+    sheet = work / "sheet.html"
+    found: list[str | Path] = ["--in", work / "index", "--rerank", "12", "-k", "12", "--html", sheet, "--device", "cpu"]
+    vidembed("search", QUERY, *found)
+    browser = Browser(binary)
+    try:
+        for size, (width, height) in SIZES.items():
+            for name, page, place in (
+                ("demo", work / "demo" / "index.html", "body"),
+                ("demo-charts", work / "demo" / "index.html", ".section:has(.chart)"),
+                ("sheet", sheet, "body"),
+            ):
+                browser.resize(width, height * 3 // 2 if name == "demo" else height)
+                for scheme in ("light", "dark"):
+                    browser.prefer(color_scheme=scheme)
+                    browser.open(page.as_uri())
+                    browser.evaluate(f"document.querySelector('{place}').scrollIntoView()")
+                    _settle(browser, folder / f"{name}-{'' if scheme == 'light' else 'dark-'}{size}.png")
+    finally:
+        browser.close()
 
 
 def _take(browser: Browser, address: str, size: str, folder: Path) -> None:

@@ -73,7 +73,7 @@ class Way:
     @classmethod
     def of_fusion(cls, results: Sequence[Asked]) -> Way:
         """Both together: what `search --rerank` shows."""
-        meaning = "Similarity and answer together, weighted as was fitted on other clips. `search --rerank` does this."
+        meaning = "Similarity and answer together, with weights fitted on other clips: vidembed search --rerank."
         return cls("Fused", meaning, MATCH, results)
 
     def of(self, kind: Kind) -> Sequence[Asked]:
@@ -177,7 +177,7 @@ def reliability_chart(by_head: Sequence[Asked], fused: Sequence[Asked]) -> Chart
         many = one.counts >= LEAST
         lines.append(Line(name, tuple(zip(one.confidence[many].tolist(), one.frequency[many].tolist(), strict=True))))
     return Chart(
-        label=f"A point stands for {LEAST} hits or more. The mean distance of all hits from the dotted line, in points: "
+        label=f"A point stands for {LEAST} hits or more. Mean distance of all hits from the dotted line, in points: "
         f"{', '.join(errors)}.",
         x_title="score of a hit, %",
         y_title="hits that are right, %",

@@ -89,7 +89,7 @@ def context_range(hit: Hit) -> str:
 def contact_sheet(
     results: Sequence[tuple[str, Sequence[Hit]]],
     *,
-    title: str = "vidembed search",
+    title: str = "Search results",
     durations: Mapping[str, float] | None = None,
 ) -> str:
     """Return a page with the hits of each query, best first, and the picture in the middle of each.

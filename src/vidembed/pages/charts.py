@@ -33,7 +33,7 @@ class Chart:
 
     # the plot within its picture of 400 x 260 units (ours: on a phone a unit is nearly a CSS pixel)
     left: ClassVar = 44.0
-    right: ClassVar = 388.0
+    right: ClassVar = 378.0
     top: ClassVar = 10.0
     bottom: ClassVar = 214.0
 
