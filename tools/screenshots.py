@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
+from contextlib import chdir
 from pathlib import Path
 
 from tools.browser import Browser, find_browser
@@ -48,24 +49,30 @@ def main() -> None:
 
 def _take_files(binary: str, work: Path, folder: Path) -> None:
     """Take the pictures of pages that are files: of the demo, and of the hits of a search in the index in `work`."""
-    vidembed("demo", "--out", work / "demo", "--device", "cpu")
+    with chdir(work):  # so that the commands on the page have a short path
+        vidembed("demo", "--out", "demo-out", "--device", "cpu")
     sheet = work / "sheet.html"
     found: list[str | Path] = ["--in", work / "index", "--rerank", "12", "-k", "12", "--html", sheet, "--device", "cpu"]
     vidembed("search", QUERY, *found)
+    demo = work / "demo-out" / "index.html"
+    charts = ".section:has(.chart)"
     browser = Browser(binary)
     try:
-        for size, (width, height) in SIZES.items():
-            for name, page, place in (
-                ("demo", work / "demo" / "index.html", "body"),
-                ("demo-charts", work / "demo" / "index.html", ".section:has(.chart)"),
-                ("sheet", sheet, "body"),
-            ):
-                browser.resize(width, height * 3 // 2 if name == "demo" else height)
-                for scheme in ("light", "dark"):
-                    browser.prefer(color_scheme=scheme)
-                    browser.open(page.as_uri())
-                    browser.evaluate(f"document.querySelector('{place}').scrollIntoView()")
-                    _settle(browser, folder / f"{name}-{'' if scheme == 'light' else 'dark-'}{size}.png")
+        for name, page, place, size, scheme in (
+            ("demo-wide", demo, "body", "wide", "light"),
+            ("demo-phone", demo, ".query", "phone", "light"),
+            ("demo-charts-wide", demo, charts, "wide", "light"),
+            ("demo-charts-dark", demo, charts, "wide", "dark"),
+            ("sheet-wide", sheet, "body", "wide", "light"),
+            ("sheet-phone", sheet, "body", "phone", "light"),
+            ("sheet-dark-phone", sheet, "body", "phone", "dark"),
+        ):
+            width, height = SIZES[size]
+            browser.resize(width, 3 * height // 2 if name == "demo-wide" else height)
+            browser.prefer(color_scheme=scheme)
+            browser.open(page.as_uri())
+            browser.evaluate(f"document.querySelector('{place}').scrollIntoView()")
+            _settle(browser, folder / f"{name}.png")
     finally:
         browser.close()
 
