@@ -197,8 +197,8 @@ def as_html(demo: Demo, index: VideoIndex, commands: Sequence[str]) -> str:
     durations = durations_of(index, (hit for same in best for one in same for hit in one.hits[:HITS]))
 
     def cards(way: Way, one: Asked) -> list[tuple[object, bool]]:
-        told = [replace(hit, caption=demo.records[hit.uri].summary) for hit in one.hits[:HITS]]
-        return [(card_of(hit, pictures, durations, [way.bar(hit)]), hit.uri in one.right) for hit in told]
+        shown = [replace(hit, caption=demo.records[hit.uri].summary) for hit in one.hits[:HITS]]
+        return [(card_of(hit, pictures, durations, [way.bar(hit)]), hit.uri in one.right) for hit in shown]
 
     recall = {}
     for kind in KINDS:
