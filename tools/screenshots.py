@@ -1,6 +1,6 @@
-"""Pictures of the page of `vidembed serve`, with the bundled models and drawn clips: `python -m tools.screenshots`.
+"""Pictures of the pages of `serve`, `demo` and `search --html`, with the bundled models: `python -m tools.screenshots`.
 
-Needs Chromium. Writes to docs/images: PNG files of the page as it is shown on a wide screen and on a phone, and an
+Needs Chromium. Writes to docs/images: PNG files of the pages as they are shown on a wide screen and on a phone, and an
 animated picture of a search (`tools.animation`).
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
+from contextlib import chdir
 from pathlib import Path
 
 from tools.animation import NAME as ANIMATION
@@ -47,6 +48,37 @@ def main() -> None:
                     _take(browser, address, size, folder)
             finally:
                 browser.close()
+        _take_files(binary, work, folder)
+
+
+def _take_files(binary: str, work: Path, folder: Path) -> None:
+    """Take the pictures of pages that are files: of the demo, and of the hits of a search in the index in `work`."""
+    with chdir(work):  # so that the commands on the page have a short path
+        vidembed("demo", "--out", "demo-out", "--device", "cpu")
+    sheet = work / "sheet.html"
+    found: list[str | Path] = ["--in", work / "index", "--rerank", "12", "-k", "12", "--html", sheet, "--device", "cpu"]
+    vidembed("search", QUERY, *found)
+    demo = work / "demo-out" / "index.html"
+    charts = ".section:has(.chart)"
+    browser = Browser(binary)
+    try:
+        for name, page, place, size, scheme in (
+            ("demo-wide", demo, "body", "wide", "light"),
+            ("demo-phone", demo, ".query", "phone", "light"),
+            ("demo-charts-wide", demo, charts, "wide", "light"),
+            ("demo-charts-dark", demo, charts, "wide", "dark"),
+            ("sheet-wide", sheet, "body", "wide", "light"),
+            ("sheet-phone", sheet, "body", "phone", "light"),
+            ("sheet-dark-phone", sheet, "body", "phone", "dark"),
+        ):
+            width, height = SIZES[size]
+            browser.resize(width, 3 * height // 2 if name == "demo-wide" else height)
+            browser.prefer(color_scheme=scheme)
+            browser.open(page.as_uri())
+            browser.evaluate(f"document.querySelector('{place}').scrollIntoView()")
+            _settle(browser, folder / f"{name}.png")
+    finally:
+        browser.close()
 
 
 def _animate(binary: str, work: Path, path: Path) -> None:

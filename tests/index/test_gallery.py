@@ -9,10 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from tools.browser import Browser, find_browser
 
-from tests.index.fakes import write_video
-from vidembed.index import Hit, Windows, contact_sheet
-from vidembed.index.gallery import thumbnail, time_range
+from tests.axe import axe, violations
+from tests.index.fakes import FakeEncoder, write_video
+from vidembed.index import Hit, VideoIndex, Windows, contact_sheet, index_videos, search
+from vidembed.index.gallery import durations_of, thumbnail, time_range
 from vidembed.text import printable
 from vidembed.video.segments import lay_out
 
@@ -51,8 +53,9 @@ def test_hostile_names_are_only_text(tmp_path: Path, name: str) -> None:
     path = write_video(tmp_path / name, [(200, 30, 30)])
     page = contact_sheet([(name, [Hit(path.as_uri(), 0.0, 1.0, 0.5, caption=f"says {name}")])], title=name)
     tags = parsed(page)
-    assert {tag for tag, _ in tags.tags} == {
-        "html", "head", "meta", "title", "style", "body", "h1", "h2", "div", "figure", "img", "figcaption", "a", "br",
+    assert {tag for tag, _ in tags.tags} <= {
+        "html", "head", "meta", "title", "style", "body", "header", "main", "section", "h1", "h2", "p", "div", "span",
+        "ol", "li", "a", "img", "details", "summary", "dl", "dt", "dd", "svg", "circle", "path",
     }  # fmt: skip
     assert [tag for tag, _ in tags.tags].count("img") == 1
     assert all(not key.startswith("on") for _, attributes in tags.tags for key in attributes)
@@ -93,12 +96,12 @@ def test_what_is_around_a_hit_is_shown_and_linked(tmp_path: Path) -> None:
     path = write_video(tmp_path / "a.mp4", [(200, 30, 30)] * 3)
     hit = Hit(path.as_uri(), 1.0, 2.0, 0.5, segments=4, context_start_s=0.5, context_end_s=3.0)
     tags = parsed(contact_sheet([("red", [hit])]))
-    assert "0:01.0-0:02.0 (in 0:00.5-0:03.0)" in tags.text
-    assert "segments: 4" in tags.text
+    assert "0:01.0-0:02.0" in tags.text
+    assert "in 0:00.5-0:03.0, segments: 4" in tags.text
     assert [attributes["href"] for tag, attributes in tags.tags if tag == "a"] == [path.as_uri() + "#t=0.5,3"]
     plain = parsed(contact_sheet([("red", [Hit(path.as_uri(), 1.0, 2.0, 0.5)])]))
-    assert "(in" not in plain.text
-    assert "segments" not in plain.text
+    assert "in 0:" not in plain.text
+    assert "segments:" not in plain.text
 
 
 def test_a_video_that_is_elsewhere_has_no_picture() -> None:
@@ -110,6 +113,59 @@ def test_a_video_that_is_elsewhere_has_no_picture() -> None:
 
 def test_no_hits_make_a_page_too() -> None:
     assert re.search(r"<h2>nothing &lt;here&gt;</h2>", contact_sheet([("nothing <here>", [])]))
+
+
+def test_bars_say_scores_and_where_a_hit_lies_in_its_video(tmp_path: Path) -> None:
+    write_video(tmp_path / "a.mp4", [(200, 30, 30)] * 4)
+    index_videos([tmp_path / "a.mp4"], tmp_path / "ix", FakeEncoder(), model="fake", cut=Windows(1.0))
+    index = VideoIndex.open(tmp_path / "ix")
+    hits = search(index, FakeEncoder(), "red")
+    assert durations_of(index, hits) == {hits[0].uri: 4.0}
+    hit = Hit(hits[0].uri, 1.0, 3.0, -0.25, probability=0.876)
+    tags = parsed(contact_sheet([("red", [hit])], durations=durations_of(index, hits)))
+    meters = [attributes for _, attributes in tags.tags if attributes.get("role") == "meter"]
+    assert [(one["aria-label"], one["aria-valuenow"], one["aria-valuetext"]) for one in meters] == [
+        ("Match", "88", "88%"),
+        ("Similarity", "0", "-0.25"),  # a bar has no length below 0
+    ]
+    styles = {attributes["class"]: attributes["style"] for _, attributes in tags.tags if "style" in attributes}
+    assert styles["part"] == "left: 25.0%; width: 50.0%"
+    assert "0:01.0-0:03.0 of 0:04.0" in " ".join(tags.text.split())
+    unknown = contact_sheet([("red", [hit])])
+    assert 'class="part"' not in unknown
+
+
+def test_pictures_of_a_page_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vidembed.index.gallery.MAX_PICTURES", 2)
+    path = write_video(tmp_path / "a.mp4", [(200, 30, 30)] * 3)
+    hits = [Hit(path.as_uri(), float(start), start + 1.0, 0.5) for start in (0, 0, 1)]
+    page = contact_sheet([("red", hits)])
+    assert page.count("<img") == 2
+    assert page.count("a page has 2 pictures") == 1
+
+
+@pytest.mark.skipif(find_browser() is None, reason="no Chromium here; install one, such as chromium-headless-shell")
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_fits_a_phone_and_axe_core_finds_nothing(tmp_path: Path, scheme: str) -> None:
+    path = write_video(tmp_path / "a.mp4", [(200, 30, 30)])
+    hits = [Hit(path.as_uri(), 0.0, 1.0, 0.5, probability=0.9, caption="a word " * 60, segments=3)]
+    hits.append(Hit((tmp_path / ("gone" * 30 + ".mp4")).as_uri(), 0.0, 1.0, 0.5))
+    file = tmp_path / "sheet.html"
+    file.write_text(contact_sheet([("red", hits), ("no" * 90, [])], durations={path.as_uri(): 1.0}), encoding="utf-8")
+    browser = Browser(find_browser() or "")
+    try:
+        browser.resize(390, 844)
+        browser.prefer(color_scheme=scheme)
+        browser.open(file.as_uri())
+        browser.evaluate("document.querySelector('details').open = true")
+        assert browser.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+        dark = browser.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(15, 18, 22)"
+        assert dark == (scheme == "dark")
+        assert browser.console == []
+        if (source := axe()) is not None:
+            assert violations(browser, source.read_text(encoding="utf-8")) == []
+    finally:
+        browser.close()
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pytest
 from PIL import Image
 from tools.browser import Browser, find_browser
 
+from tests.axe import axe, violations
 from tests.serve.conftest import Served
 
 pytestmark = pytest.mark.skipif(
@@ -280,23 +280,6 @@ def test_nothing_that_fits_and_a_server_that_is_gone_are_told_in_words(tab: Brow
 
 
 # -- accessibility -----------------------------------------------------------------------------------------------------
-
-
-def axe() -> Path | None:
-    """The file of axe-core: at the environment variable AXE_CORE, or where `npm install axe-core` puts it."""
-    places = (Path(os.environ.get("AXE_CORE") or "node_modules/axe-core"), Path("node_modules/axe-core"))
-    return next((place / "axe.min.js" for place in places if (place / "axe.min.js").is_file()), None)
-
-
-def violations(tab: Browser, source: str) -> list[str]:
-    tab.evaluate(source)
-    tags = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
-    found = tab.evaluate(
-        f"axe.run({{ runOnly: {json.dumps(tags)} }}).then(result => result.violations.map(each =>"
-        " `${each.impact}: ${each.id}: ${each.nodes.map(node => node.target.join(' ')).join(', ')}`))"
-    )
-    assert isinstance(found, list)
-    return found
 
 
 @pytest.mark.skipif(axe() is None, reason="no axe-core; set AXE_CORE to its folder, or run: npm install axe-core")

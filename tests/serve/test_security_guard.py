@@ -6,6 +6,7 @@ import asyncio
 import logging
 import re
 from collections.abc import Callable
+from importlib import resources
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -350,6 +351,13 @@ def test_the_page_takes_nothing_from_elsewhere_and_writes_text_only(client: Test
     for name in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "new Function"):
         assert name not in script
     assert client.get("/page.js").headers["Content-Type"].startswith("text/javascript")
+
+
+def test_the_page_has_the_looks_of_pages_that_are_files(client: TestClient) -> None:
+    looks = resources.files("vidembed.pages").joinpath("looks.css").read_text(encoding="utf-8")
+    style = client.get("/page.css").text
+    assert style.startswith(looks)
+    assert "#query" in style  # and those of its own
 
 
 def test_the_icon_is_a_picture_that_the_page_names(client: TestClient) -> None:

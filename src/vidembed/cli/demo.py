@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from math import comb
+import webbrowser
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Annotated
@@ -16,25 +16,16 @@ from vidembed.backbone.options import ModelOptions
 from vidembed.cli import options as cli
 from vidembed.cli.index import DEFAULT_MODEL, asked_model
 from vidembed.cli.index import show as show_report
-from vidembed.cli.search import write_sheet
 
 if TYPE_CHECKING:
+    from vidembed.cli.demo_page import Asked, Demo
     from vidembed.encoder import VideoEncoder
-    from vidembed.index import Hit, VideoIndex
+    from vidembed.index import VideoIndex
     from vidembed.reranker import VideoReranker
-    from vidembed.shapes import ClipRecord
 
-SHOWN = 4  # short captions that were found, to show
-LOOKED_AT = 10  # hits of a short caption that the head is asked about
-
-
-@dataclass(slots=True)
-class Asked:
-    """A query and its hits."""
-
-    query: str
-    right: set[str]  # URIs of the clips that it describes
-    hits: list[Hit]  # best first
+SHOWN = 2  # queries that the terminal shows of those on the page
+SUGGESTED = 3  # searches
+LOOKED_AT = 10  # hits of a query that the head is asked about
 
 
 def command(
@@ -43,9 +34,11 @@ def command(
     clips: Annotated[int, Option(min=2, max=5000, help="How many clips to draw.")] = 60,
     seed: Annotated[int, Option(min=0, help="Decides which clips.")] = 0,
     model: Annotated[str, Option(help="Model to search with.")] = DEFAULT_MODEL,
+    open_page: Annotated[bool, Option("--open", help="Open the page in a browser.")] = False,
     model_options: ModelOptions | None = None,
 ) -> None:
     """Draw clips that the bundled model has never seen, index them, search them in words, and say how well it went."""
+    from vidembed.cli import demo_page as page
     from vidembed.encoder import load_encoder
     from vidembed.index import VideoIndex, index_videos
     from vidembed.index.ingest import open_if_there
@@ -53,6 +46,7 @@ def command(
     from vidembed.index.table import uri_of
     from vidembed.shapes import sample_clips, write_clips
     from vidembed.shapes.language import SUMMARY_ATTRIBUTES
+    from vidembed.text import write_atomically
 
     folder = out / f"clips-{clips}-{seed}"
     to = out / f"index-{clips}-{seed}"
@@ -71,43 +65,41 @@ def command(
         """Return the clips that have these attributes: a short caption can be true of several."""
         return {uri for uri, record in records.items() if attributes.items() <= record.attributes.items()}
 
-    short = [
+    queries = [(one.caption, {uri}) for uri, one in records.items()]
+    queries += [
         (one.summary, described({key: one.attributes[key] for key in SUMMARY_ATTRIBUTES})) for one in records.values()
     ]
-    by_caption = _ask(index, encoder, [(one.caption, {uri}) for uri, one in records.items()])
-    by_summary = _ask(index, encoder, short, k=LOOKED_AT)
-    rows = [recall_row("long caption", by_caption, clips), recall_row("short caption", by_summary, clips)]
-    best = by_summary
+    found = _ask(index, encoder, queries)
+    ways, charts = [page.Way.of_vectors(found)], []
     if model == DEFAULT_MODEL:  # its reranker comes with it
-        best = _look_again(by_summary, load_reranker(None, encoder, model=model, options=model_options))
-        rows.append(recall_row("short caption, reranked", best, clips))
-    shown = _chosen(best)
-    typer.echo("\nShort captions: the surest of those that were found, and one that was not if there is one.")
-    for one in shown:
-        _show(one, records)
-    typer.echo(f"\nEach of the {clips} clips, searched by its own captions:")
-    cli.print_table(["", "recall@1", "recall@5", "by chance @1", "by chance @5"], rows)
-
-    write_sheet(out / f"hits-{clips}-{seed}.html", [(one.query, one.hits[:3]) for one in shown])
-    typer.echo(
-        "\nNext, type:\n"
-        f"  vidembed search {quote(shown[0].query)} --in {quote(str(to))} --rerank {LOOKED_AT}\n"
-        f"  vidembed info {quote(str(to))}\n"
-        "  vidembed build MLLM --layer N --name NAME   # a model for videos of the real world\n"
-        "  vidembed index VIDEOS --to INDEX --model vidembed/NAME"
-    )
+        cli.say(f"The head looks at the first {LOOKED_AT} hits of each query:")
+        reranker = load_reranker(None, encoder, model=model, options=model_options)
+        by_head, fused = _look_again(found, reranker)
+        ways += [page.Way.of_head(by_head), page.Way.of_fusion(fused)]
+        cli.say("Every layer, on the same clips and queries:")
+        charts = [page.layer_chart(reranker, encoder, records, queries), page.reliability_chart(by_head, fused)]
+    result = page.Demo(model, encoder.checkpoint_config, records, ways, *charts)
+    _say(result)
+    suggested = [_search(one.query, to, reranked=len(ways) > 1) for one in result.succeeded()[:SUGGESTED]]
+    file = out / "index.html"
+    write_atomically(file, page.as_html(result, index, suggested))
+    _say_next(file, to, suggested)
+    if open_page and not webbrowser.open(file.resolve().as_uri()):
+        cli.say(f"No browser could be opened; open {file} in one.")
 
 
-def _ask(index: VideoIndex, encoder: VideoEncoder, queries: Sequence[tuple[str, set[str]]], k: int = 5) -> list[Asked]:
+def _ask(index: VideoIndex, encoder: VideoEncoder, queries: Sequence[tuple[str, set[str]]]) -> list[Asked]:
+    from vidembed.cli.demo_page import Asked
     from vidembed.index import search_many
 
-    found = search_many(index, encoder, [query for query, _ in queries], k=k)
+    found = search_many(index, encoder, [query for query, _ in queries], k=LOOKED_AT)
     return [Asked(query, right, hits) for (query, right), hits in zip(queries, found, strict=True)]
 
 
-def _look_again(asked: Sequence[Asked], reranker: VideoReranker) -> list[Asked]:
-    """Ask the head about all hits at once, so that each clip is run once for all queries that found it."""
+def _look_again(asked: Sequence[Asked], reranker: VideoReranker) -> tuple[list[Asked], list[Asked]]:
+    """Order hits by the head alone, and by both. All are asked about at once, so that each clip is run once."""
     from vidembed.index.table import path_of
+    from vidembed.scoring.calibration import sigmoid
     from vidembed.video import VideoSegment
 
     found = [(one.query, hit) for one in asked for hit in one.hits]
@@ -116,40 +108,52 @@ def _look_again(asked: Sequence[Asked], reranker: VideoReranker) -> list[Asked]:
         show_progress_bar=True,
     )
     assert reranker.fusion is not None  # noqa: S101 - the bundled reranker is calibrated
-    similarities = [hit.score for _, hit in found]
     odds = answers.log_odds(reranker.mode)
-    scores = iter(reranker.fusion(odds, similarities, [query for query, _ in found]).tolist())
-    again = []
-    for one in asked:
-        hits = [replace(hit, probability=next(scores)) for hit in one.hits]
-        again.append(Asked(one.query, one.right, sorted(hits, key=lambda hit: -(hit.probability or 0.0))))
-    return again
+    fused = reranker.fusion(odds, [hit.score for _, hit in found], [query for query, _ in found])
+
+    def ordered(scores: Sequence[float]) -> list[Asked]:
+        left = iter(scores)
+        again = [replace(one, hits=[replace(hit, probability=next(left)) for hit in one.hits]) for one in asked]
+        return [replace(one, hits=sorted(one.hits, key=lambda hit: -(hit.probability or 0.0))) for one in again]
+
+    return ordered(sigmoid(odds).tolist()), ordered(fused.tolist())
 
 
-def _show(asked: Asked, records: dict[str, ClipRecord]) -> None:
-    """Write the first three hits of a query, with what each clip really shows."""
-    typer.echo(f"\n{asked.query}\n({'a' if asked.hits[0].uri in asked.right else 'no'} right clip came first)")
-    rows = []
-    for hit in asked.hits[:3]:
-        sure = f"{hit.score:.3f}" if hit.probability is None else f"{hit.probability:.1%}"
-        shown = records[hit.uri]
-        rows.append([sure, shown.name, shown.summary, "yes" if hit.uri in asked.right else ""])
-    cli.print_table(["score" if asked.hits[0].probability is None else "match", "clip", "what it shows", "right"], rows)
+def _say(result: Demo) -> None:
+    """Write the first hits of some queries, and how often a right clip came first."""
+    from vidembed.cli.demo_page import HITS, KINDS, recalls
+
+    best = result.ways[-1]
+    typer.echo("\nThe short captions of the first clips, right or wrong:")
+    for one in [best.of("short")[place] for place in result.shown()[:SHOWN]]:
+        typer.echo(f"\n{one.query}\n({'a' if one.succeeded else 'no'} right clip came first)")
+        bars, clips = [best.bar(hit) for hit in one.hits[:HITS]], [result.records[hit.uri] for hit in one.hits[:HITS]]
+        rows = [
+            [bar.value, clip.name, clip.summary, "yes" if hit.uri in one.right else "no"]
+            for hit, bar, clip in zip(one.hits, bars, clips, strict=False)
+        ]
+        cli.print_table([bars[0].name.lower(), "clip", "what it shows", "right"], rows)
+    count = len(result.records)
+    typer.echo(f"\nEach of the {count} clips, searched by its own captions:")
+    rows = [
+        [f"{kind} caption, {way.name.lower()}", *(f"{value:.1%}" for value in recalls(way.of(kind), count))]
+        for kind in KINDS
+        for way in result.ways
+    ]
+    cli.print_table(["", "recall@1", "recall@5", "by chance @1", "by chance @5"], rows)
 
 
-def _chosen(results: Sequence[Asked]) -> list[Asked]:
-    """Up to `SHOWN` queries that a right clip came first for, the surest first, and one more that it did not."""
-    different = sorted(
-        {one.query: one for one in results}.values(), key=lambda one: -(one.hits[0].probability or one.hits[0].score)
+def _search(query: str, index: Path, *, reranked: bool) -> str:
+    return f"vidembed search {quote(query)} --in {quote(str(index))}" + (f" --rerank {LOOKED_AT}" if reranked else "")
+
+
+def _say_next(file: Path, index: Path, suggested: Sequence[str]) -> None:
+    cli.say(f"Wrote {file}: the hits of each way of search, right and wrong, with pictures.")
+    search = suggested[0] if suggested else f"vidembed search WORDS --in {quote(str(index))}"
+    typer.echo(
+        "\nNext, type:\n"
+        f"  {search}\n"
+        f"  vidembed info {quote(str(index))}\n"
+        "  vidembed build MLLM --layer N --name NAME   # a model for videos of the real world\n"
+        "  vidembed index VIDEOS --to INDEX --model vidembed/NAME"
     )
-    found = [one for one in different if one.hits[0].uri in one.right]
-    missed = [one for one in different if one.hits[0].uri not in one.right]
-    return [*found[:SHOWN], *missed[:1]]
-
-
-def recall_row(name: str, results: Iterable[Asked], clips: int) -> list[str]:
-    """Return how often a right clip was among the first 1 and 5, and how often it would be in a random order."""
-    results = list(results)
-    found = [sum(any(hit.uri in one.right for hit in one.hits[:k]) for one in results) for k in (1, 5)]
-    chance = [sum(1 - comb(clips - len(one.right), k) / comb(clips, k) for one in results) for k in (1, min(5, clips))]
-    return [name, *(f"{count / len(results):.1%}" for count in (*found, *chance))]

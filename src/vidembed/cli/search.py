@@ -139,6 +139,7 @@ def command(
     cli.check_file("html", html)
     draw = images.drawing(image_protocol, asked=with_images, in_json={"json": as_json, "queries": queries})
     ask: Callable[[Sequence[str]], Iterable[Hits]]
+    index: VideoIndex | None = None
     if server is not None:
         from vidembed.cli.client import Server
 
@@ -176,8 +177,8 @@ def command(
         write(each, hits)
         if html is not None:
             found.append((each, hits))
-    if html is not None:
-        write_sheet(html, found)
+    if html is not None and index is not None:
+        write_sheet(html, found, index)
 
 
 def one_name(quantized: str | None, compact: str | None) -> str | None:
@@ -414,9 +415,11 @@ def _shortened(caption: str) -> str:
     return line if len(line) <= CAPTION_WIDTH else f"{line[: CAPTION_WIDTH - 3]}..."
 
 
-def write_sheet(path: Path, results: Sequence[tuple[str, Sequence[Hit]]]) -> None:
-    """Write a contact sheet."""
+def write_sheet(path: Path, results: Sequence[tuple[str, Sequence[Hit]]], index: VideoIndex) -> None:
+    """Write a contact sheet of hits of an index."""
     from vidembed.index import contact_sheet
+    from vidembed.index.gallery import durations_of
 
-    path.write_text(contact_sheet(results), encoding="utf-8")
+    durations = durations_of(index, (hit for _, hits in results for hit in hits))
+    path.write_text(contact_sheet(results, durations=durations), encoding="utf-8")
     cli.say(f"Wrote {path}")

@@ -40,14 +40,13 @@ MAX_FIELD_BYTES = 2**12
 FIELDS = frozenset({"model", "encoding_format", "dimensions", "user"})
 SCRIPTS = ("page", "hits", "player", "server")
 PAGE = {  # files of the search page by route, with their media types
-    "/": ("index.html", "text/html; charset=utf-8"),
-    **{
-        f"/{name}.js": (f"{name}.js", "text/javascript; charset=utf-8") for name in ("page", "hits", "player", "server")
-    },
-    "/page.css": ("page.css", "text/css; charset=utf-8"),
-    "/icon.svg": ("icon.svg", "image/svg+xml"),
-    "/favicon.ico": ("icon.svg", "image/svg+xml"),  # what browsers ask for where no page names an icon
+    "/": ("serve/page/index.html", "text/html; charset=utf-8"),
+    **{f"/{name}.js": (f"serve/page/{name}.js", "text/javascript; charset=utf-8") for name in SCRIPTS},
+    "/page.css": ("serve/page/page.css", "text/css; charset=utf-8"),  # after LOOKS
+    "/icon.svg": ("pages/icon.svg", "image/svg+xml"),
+    "/favicon.ico": ("pages/icon.svg", "image/svg+xml"),  # what browsers ask for where no page names an icon
 }
+LOOKS = "pages/looks.css"  # shared with pages that are files
 _RANGE = re.compile(rb"bytes=([0-9]{0,18})-([0-9]{0,18})")
 
 
@@ -173,5 +172,6 @@ def add_page(app: FastAPI) -> None:
         return answer
 
     for route, (name, kind) in PAGE.items():
-        content = files("vidembed.serve").joinpath("page", name).read_bytes()
+        parts = (LOOKS, name) if route == "/page.css" else (name,)
+        content = b"".join(files("vidembed").joinpath(part).read_bytes() for part in parts)
         app.add_api_route(route, answering(content, kind), include_in_schema=False)
