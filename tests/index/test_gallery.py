@@ -125,8 +125,8 @@ def test_bars_say_scores_and_where_a_hit_lies_in_its_video(tmp_path: Path) -> No
     tags = parsed(contact_sheet([("red", [hit])], durations=durations_of(index, hits)))
     meters = [attributes for _, attributes in tags.tags if attributes.get("role") == "meter"]
     assert [(one["aria-label"], one["aria-valuenow"], one["aria-valuetext"]) for one in meters] == [
-        ("Match", "88", "88%"),
-        ("Similarity", "0", "-0.25"),  # a bar has no length below 0
+        ("P(match)", "88", "88%"),
+        ("cosine", "0", "-0.25"),  # a bar has no length below 0
     ]
     styles = {attributes["class"]: attributes["style"] for _, attributes in tags.tags if "style" in attributes}
     assert styles["part"] == "left: 25.0%; width: 50.0%"

@@ -132,7 +132,7 @@ def _say(result: Demo) -> None:
             [bar.value, clip.name, clip.summary, "yes" if hit.uri in one.right else "no"]
             for hit, bar, clip in zip(one.hits, bars, clips, strict=False)
         ]
-        cli.print_table([bars[0].name.lower(), "clip", "what it shows", "right"], rows)
+        cli.print_table([bars[0].name, "clip", "what it shows", "right"], rows)
     count = len(result.records)
     typer.echo(f"\nEach of the {count} clips, searched by its own captions:")
     rows = [

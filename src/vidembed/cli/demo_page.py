@@ -27,7 +27,7 @@ QUERIES = 6  # whose hits are shown: short captions of the first clips that were
 HITS = 3  # of each
 BINS = 10  # of the reliability curve: fewer than usual, for there are few hits with a score in the middle
 LEAST = 10  # hits of a bin that is drawn
-HEAD = ("Head", "P(Yes): how sure the model is, asked whether the clip shows what was asked for.")
+HEAD = ("P(Yes)", "How sure the model is, asked whether the clip shows what was asked for.")
 Kind = Literal["long", "short"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 PERCENT = tuple((share / 100, str(share)) for share in range(0, 101, 20))
@@ -73,7 +73,7 @@ class Way:
     @classmethod
     def of_fusion(cls, results: Sequence[Asked]) -> Way:
         """Both together: what `search --rerank` shows."""
-        meaning = "Similarity and answer together, with weights fitted on other clips: vidembed search --rerank."
+        meaning = "Cosine and answer together, with weights fitted on other clips: vidembed search --rerank."
         return cls("Fused", meaning, MATCH, results)
 
     def of(self, kind: Kind) -> Sequence[Asked]:

@@ -21,10 +21,11 @@ from vidembed.video import Sampling, VideoError, VideoSegment, load_video
 THUMBNAIL_PIXELS = 320 * 180
 MAX_PICTURES = 500  # of a page; with some 15 KB each it stays below 10 MB (ours)
 _SHADE = 0.55  # of a picture's mean colour, beside it where its shape is not that of the card (ours)
-MATCH = ("Match", "How probable it is, by the reranker, that this segment shows what was asked for.")
+MATCH = ("P(match)", "How probable it is, by the reranker, that this segment shows what was asked for.")
 SIMILARITY = (
-    "Similarity",
-    "The cosine of the query and this segment, up to 1. It is no probability, and models differ in what is high.",
+    "cosine",
+    "The cosine similarity of the query and this segment, up to 1. It is not a probability, and models differ in which "
+    "values are high.",
 )
 
 logger = logging.getLogger(__name__)
