@@ -11,9 +11,14 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 setup: $(VENV)/.installed
 
-$(VENV)/.installed: pyproject.toml
+# What users install; `make demo` needs no more.
+$(VENV)/.index-installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "vidembed needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version). Try: make PYTHON=python3.12" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
+	$(PIP_INSTALL) --editable ".[index,serve]"
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.index-installed
 	$(PIP_INSTALL) --editable ".[dev]"
 	@touch $@
 
@@ -23,7 +28,7 @@ $(VENV)/.adapters-installed: $(VENV)/.installed $(ADAPTERS:%=%/pyproject.toml)
 	$(PIP_INSTALL) $(foreach adapter,$(ADAPTERS),--editable "$(adapter)[test]")
 	@touch $@
 
-demo: setup
+demo: $(VENV)/.index-installed
 	$(BIN)/vidembed demo --out demo-out
 
 test: setup-adapters

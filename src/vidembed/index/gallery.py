@@ -24,7 +24,7 @@ _SHADE = 0.55  # of a picture's mean colour, beside it where its shape is not th
 MATCH = ("P(match)", "How probable it is, by the reranker, that this segment shows what was asked for.")
 SIMILARITY = (
     "cosine",
-    "The cosine similarity of the query and this segment, up to 1. It is no probability; models differ in their values.",
+    "Cosine similarity of the query and this segment, up to 1. It is not a probability; models differ in their values.",
 )
 
 logger = logging.getLogger(__name__)
