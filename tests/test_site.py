@@ -13,7 +13,7 @@ import yaml
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
-PAGES_BESIDE = {"contributing.md", "security.md"}  # which tools/docs/links.py adds
+PAGES_BESIDE = {"changelog.md", "contributing.md", "security.md"}  # which tools/docs/links.py adds
 API_NAMES = {
     name
     for page in (DOCS / "api").glob("*.md")

@@ -19,7 +19,7 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 ROOT: Final = Path(__file__).parents[2]
-PAGES: Final = {"CONTRIBUTING.md": "contributing.md", "SECURITY.md": "security.md"}
+PAGES: Final = {"CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md", "SECURITY.md": "security.md"}
 """Pages of the site that lie beside ``docs``, by their path in the repository."""
 _LINK: Final = re.compile(r"(\]\()([^)#\s]+)((?:#[^)\s]*)?\))")
 _OUTSIDE: Final = "repository:"  # a scheme, so that MkDocs leaves the link alone

@@ -62,7 +62,7 @@ class VideoReader(BasePydanticReader):
             raise ValueError(
                 "captions: a reader can be saved only with captions from a file; pass captions again after loading"
             )
-        return captions and captions.saved_name
+        return None if captions is None else captions.saved_name
 
     @classmethod
     def class_name(cls) -> str:
