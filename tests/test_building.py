@@ -80,8 +80,8 @@ def test_named_model_loads_by_its_name(tiny_mllm: GetModel, tmp_path: Path, monk
         ({"layer": 0}, LayerError, r"layer=0.*1\.\.6"),
         ({"layer": 7}, LayerError, r"layer=7.*1\.\.6"),
         ({"layer": 2, "dtype": "float12"}, BackboneError, "float12"),
-        ({"layer": 2, "out": None}, ValueError, "one of them"),
-        ({"layer": 2, "name": "x"}, ValueError, "one of them"),
+        ({"layer": 2, "out": None}, ValueError, "give either out=FOLDER or name=NAME"),
+        ({"layer": 2, "name": "x"}, ValueError, "give either out=FOLDER or name=NAME"),
         ({"layer": 2, "out": None, "name": "../x"}, ValueError, "not valid"),
     ],
 )

@@ -199,7 +199,7 @@ class TestOfAReranker:
         config.check_made_for({**fields, "dtype": "bfloat16", "weights": "rounded"}, name="m")
         assert not caplog.text
         config.check_made_for({**fields, "sampling": {"fps": 1.0}}, name="m")
-        assert "another frame grid" in caplog.text
+        assert "other frame sampling" in caplog.text
 
     def test_the_mode_is_that_of_the_calibration(self, calibrated: VideoReranker) -> None:
         with pytest.raises(ValueError, match=r"mode='yes': this reranker was calibrated in mode 'yes_no'"):

@@ -100,7 +100,7 @@ def test_another_sampling_is_refused(encoder: VideoEncoder, written: list[tuple[
     path = written[0][0]
     other = Sampling(fps=1.0, max_frames=encoder.sampling.max_frames, max_pixels=encoder.sampling.max_pixels)
     for clip in (load_video(path, other), replace(load_video(path, encoder.sampling), sampling=None)):
-        with pytest.raises(InvalidVideoInput, match="is asked for"):
+        with pytest.raises(InvalidVideoInput, match="is needed"):
             encoder.encode([path, clip])
         items = list(encoder.encode_stream([path, clip], on_error="skip"))
         assert items[0].error is None

@@ -104,9 +104,12 @@ def test_a_large_image_takes_no_memory(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "match"),
     [
-        (b"", "none of JPEG"),
-        (b"text", "none of JPEG"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n", "none of JPEG"),  # Pillow: runs gs
+        (b"", "supported format: JPEG"),
+        (b"text", "supported format: JPEG"),
+        (
+            b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n",
+            "supported format: JPEG",
+        ),  # Pillow: runs gs
         (encoded("PNG")[:60], "image"),
         (encoded("JPEG")[:-100], "cannot be decoded"),
         (encoded("TIFF")[:30], "image"),

@@ -120,7 +120,7 @@ def test_what_fails_among_them_is_named_or_left_out(reranker: VideoReranker, cli
     assert np.abs(together - alone).max() <= 1e-5
     with pytest.raises(VideoError, match=r"gone\.mp4"):
         reranker.predict(pairs)
-    with pytest.raises(InputError, match=r"pairs\[1\]: the video takes \d+ tokens.*takes 4096 in all"):
+    with pytest.raises(InputError, match=r"pairs\[1\]: the video takes \d+ tokens.*the limit of the model is 4096"):
         reranker.predict([pairs[0], pairs[2]])
 
 

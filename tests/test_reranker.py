@@ -273,7 +273,7 @@ class TestBadInput:
         assert sorted(entry["corpus_id"] for entry in ranked) == [0, 2]
 
     def test_sentence_longer_than_the_context(self, reranker: VideoReranker, clips: list[Path]) -> None:
-        with pytest.raises(InputError, match=r"pairs\[0\]: the video takes \d+ tokens.*takes 4096 in all"):
+        with pytest.raises(InputError, match=r"pairs\[0\]: the video takes \d+ tokens.*the limit of the model is 4096"):
             reranker.predict([("x" * 5000, clips[0])])
 
     def test_sentence_with_the_video_placeholder(self, reranker: VideoReranker, clips: list[Path]) -> None:

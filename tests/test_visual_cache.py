@@ -127,7 +127,7 @@ def test_a_disk_that_takes_nothing(
     monkeypatch.setattr("vidembed.visual_cache.save_file", full)
     cache = VisualTokenCache(tmp_path)
     cache.put("k", {"x": torch.ones(3)})
-    assert "kept in memory only" in caplog.text
+    assert "not written to the disk" in caplog.text
     assert cache.get("k") is not None
     assert list(tmp_path.iterdir()) == []
 

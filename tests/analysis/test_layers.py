@@ -216,7 +216,7 @@ class TestFailures:
     ("kwargs", "message"),
     [
         ({"prefixes": ()}, r"prefixes=\(\)"),
-        ({"prefixes": ("none", "none")}, "each once"),
+        ({"prefixes": ("none", "none")}, "different values"),
         ({"prefixes": (None,)}, r"prefixes=\(None,\)"),
         ({"on_error": "ignore"}, "on_error='ignore'"),
         ({"seed": -1}, "seed=-1"),

@@ -84,7 +84,7 @@ class TestReading:
         assert (made.chosen_layer, made.margin.over_prefix, made.margin.over_layer) == (2, "zero-shot", -1)
         assert made.rows == made.prompts[1].rows
         assert made.chosen.row(-1) is made.rows[-1]
-        with pytest.raises(ValueError, match=r"layer=9: there are 1\.\.4 and -1"):
+        with pytest.raises(ValueError, match=r"layer=9: expected 1\.\.4 or -1"):
             made.chosen.row(9)
 
     def test_table(self) -> None:

@@ -183,7 +183,7 @@ def test_an_encoder_of_an_mllm_describes_too(scenes: list[tuple[Path, Any]], des
 
 
 def test_a_cut_checkpoint_says_that_it_has_no_head() -> None:
-    with pytest.raises(BackboneError, match="holds no head"):
+    with pytest.raises(BackboneError, match="no language model head"):
         list(describe(VideoEncoder("vidembed/shapes", device="cpu"), []))
 
 
@@ -272,7 +272,7 @@ def test_a_text_that_may_not_fit_the_context_is_refused(model: VideoReranker, sc
     [
         ({"kinds": []}, "one or more different kinds"),
         ({"kinds": "dense"}, "a list"),
-        ({"kinds": ["dense", "dense"]}, "each once"),
+        ({"kinds": ["dense", "dense"]}, "one or more different kinds"),
         ({"kinds": ["match"], "prompts": {"match": "Say:"}}, "match is reserved"),
         ({"kinds": ["label"], "prompts": {"label": "Say:"}}, "label is reserved"),
         ({"kinds": ["tags"], "prompts": {"tags": " "}}, "no prompt was given for tags"),

@@ -110,7 +110,7 @@ class TestBadFiles:
             AnnotationError, match=r"p\.jsonl, line 1: columns \['caption', 'text'\].*'Detailed Caption'.*videoufo"
         ):
             list(read_pairs(path))
-        with pytest.raises(AnnotationError, match="of another kind"):
+        with pytest.raises(AnnotationError, match="Check the kind of the file"):
             list(read_pairs(jsonl(path, numbered(1)), kind="nli"))
 
     @pytest.mark.parametrize("content", ["", "\n\n"])

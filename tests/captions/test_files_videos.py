@@ -157,7 +157,7 @@ class TestErrors:
 
     @pytest.mark.parametrize("text", ["", "\n\n", "video,text\n"])
     def test_no_rows(self, folder: Path, text: str) -> None:
-        with pytest.raises(AnnotationError, match="there are no rows"):
+        with pytest.raises(AnnotationError, match="no usable rows"):
             read_captioned_videos(csv(folder, text))
 
     def test_label_on_some_rows(self, folder: Path) -> None:

@@ -317,7 +317,7 @@ def test_a_file_that_is_written_to_meanwhile_fails(
 
 
 def test_a_model_without_a_head_decodes_nothing(clips: list[Path], out: Path) -> None:
-    with pytest.raises(BackboneError, match="holds no head"):
+    with pytest.raises(BackboneError, match="no language model head"):
         write_captions(VideoEncoder("vidembed/shapes", device="cpu"), clips, out, **HOW)
     assert not out.exists()
 

@@ -110,7 +110,7 @@ def test_a_bad_file_is_reported_and_its_name_is_plain_text(
     stopped = vidembed("caption", bad, *how, "--on-error", "raise")
     assert (stopped.exit_code, "\x1b" in stopped.output) == (1, False)
     assert "Error: " in stopped.stderr
-    assert "no video container" in " ".join(stopped.stderr.split())
+    assert "not a video" in " ".join(stopped.stderr.split())
 
 
 def test_what_a_model_says_is_plain_text(

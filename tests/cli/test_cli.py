@@ -147,8 +147,8 @@ def test_build_misuse(tiny_mllm: Callable[[str], Path], tmp_path: Path) -> None:
     (tmp_path / "taken" / "file").write_text("mine")
     before = tree(tmp_path)
     for arguments, message in [
-        ([mllm, "--layer", "3"], "one of them"),
-        ([mllm, "--layer", "3", "--out", tmp_path / "a", "--name", "b"], "one of them"),
+        ([mllm, "--layer", "3"], "give either --out DIR or --name NAME"),
+        ([mllm, "--layer", "3", "--out", tmp_path / "a", "--name", "b"], "give either --out DIR or --name NAME"),
         ([mllm, "--layer", "7", "--out", tmp_path / "a"], "1..6"),
         ([mllm, "--layer", "3", "--out", tmp_path / "taken"], "exists"),
         ([mllm, "--layer", "3", "--name", "../up"], "not valid"),

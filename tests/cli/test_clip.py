@@ -150,12 +150,12 @@ def test_a_hit_that_cannot_be_cut_does_not_stop_the_others(index: Path, clips: P
     arguments = ("clip", "red", "--in", index, "--merge", "videos")
     result = vidembed(*arguments, "--top", "3", "--out", tmp_path / "hits")
     assert (result.exit_code, result.stdout) == (0, f"{tmp_path / 'hits' / '2-red.mp4'}\n")
-    assert f"Not cut: {clips / 'film.mp4'}: no video container" in result.stderr
+    assert f"Not cut: {clips / 'film.mp4'}: not a video" in result.stderr
     assert "Not cut: in: the hit 's3://bucket/a.mp4' is not a file on this machine" in result.stderr
     nothing = vidembed(*arguments, "--top", "1", "--out", tmp_path / "none")
     assert (nothing.exit_code, nothing.stdout) == (1, "")
     assert "Nothing was cut." in nothing.stderr
-    for hit, message in (("1", "no video container"), ("3", "is not a file on this machine")):
+    for hit, message in (("1", "not a video"), ("3", "is not a file on this machine")):
         single = vidembed(*arguments, "--hit", hit, "--out", tmp_path / "one.mp4")
         assert (single.exit_code, single.stdout) == (2, "")
         assert message in single.stderr
@@ -190,7 +190,7 @@ def test_hostile_names(video: Path, tmp_path: Path, name: str) -> None:
             ["{video}", "--from", "1", "--out", "{dir}/a.webm"],
             "out: h264 cannot be written to a .webm file here; use .mp4 or",
         ),
-        (["{video}", "--from", "1", "--out", "{dir}/no/a.mp4"], "a folder that does not exist"),
+        (["{video}", "--from", "1", "--out", "{dir}/no/a.mp4"], "its folder does not exist"),
         (["{video}", "--from", "1", "--hit", "2", "--out", "{new}"], "--hit: it needs a search"),
         (["{video}", "--from", "1", "--top", "2", "--out", "{new}"], "--top: it needs a search"),
         (["{dir}/gone.mp4", "--from", "1", "--out", "{new}"], "no such file"),

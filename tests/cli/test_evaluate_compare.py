@@ -66,7 +66,7 @@ def test_a_model_without_video_is_refused_before_anything_is_run(tmp_path: Path)
     )
     done = vidembed("compare", "vidembed/shapes", tmp_path / "text", *DRAWN, "--out", tmp_path / "out")
     assert done.exit_code == 2
-    assert "no video" in done.stderr
+    assert "not video" in done.stderr
     assert not list((tmp_path / "out").glob("*/result.json"))
     assert not list((tmp_path / "out").glob("*/cache"))
 

@@ -206,7 +206,7 @@ def test_ctrl_c(clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr("vidembed.encoder.load_encoder", interrupted)
     result = vidembed("index", clips, "--to", tmp_path / "ix", "--model", "fake")
     assert result.exit_code == 130
-    assert "goes on from there" in result.stderr
+    assert "run the same command again to continue" in result.stderr
 
 
 def test_lancedb_missing(clips: Path, tmp_path: Path, loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:

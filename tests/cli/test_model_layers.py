@@ -150,7 +150,7 @@ class TestCaptions:
         file = captions(drawn, tmp_path / "c.jsonl")
         for arguments, message in [
             ([], "give either --pairs FILE or --captions FILE"),
-            (["--captions", file, "--pairs", drawn / "pairs.csv"], "one of them"),
+            (["--captions", file, "--pairs", drawn / "pairs.csv"], "give either --pairs FILE or --captions FILE"),
             (["--captions", file, "--videos", drawn], "relative to its folder"),
             (["--captions", drawn / "pairs.csv"], "captions are read from .jsonl"),
         ]:

@@ -76,7 +76,7 @@ def test_around(index: Path, tmp_path: Path) -> None:
     shown = vidembed("search", "red", "--in", index, "--around", "0.25", "--html", tmp_path / "a.html")
     assert " around " in shown.stdout
     assert "0:01.8-0:03.0" in shown.stdout
-    assert "(in 0:01.8-0:03.0)" in (tmp_path / "a.html").read_text(encoding="utf-8")
+    assert "in 0:01.8-0:03.0" in (tmp_path / "a.html").read_text(encoding="utf-8")
     assert " around " not in vidembed("search", "red", "--in", index).stdout
 
 

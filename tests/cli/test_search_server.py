@@ -170,7 +170,7 @@ def test_a_terminal_has_a_prompt(served: str, tmp_path: Path, to_file: bool) -> 
             seen += os.read(ours, 2**16)
         return seen
 
-    assert b"One query a line" in read_to(b"> ")
+    assert b"Type one query per line" in read_to(b"> ")
     # Twice to the left: lines are edited where the terminal shows them. An echo of the line holds the prompt again.
     os.write(ours, b"green\n" if to_file else b"gren\x1b[D\x1b[De\n")
     shown = read_to(b"green.*> " if to_file else "┘.*> ".encode())

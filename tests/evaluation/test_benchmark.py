@@ -128,7 +128,7 @@ class TestFile:
     def test_a_folder_without_it(self, tmp_path: Path) -> None:
         touch(tmp_path, "other.csv")
         with pytest.raises(
-            AnnotationError, match=r"hold the captions of MSR-VTT.*JSFUSION_test.csv, found 'other.csv'"
+            AnnotationError, match=r"contain the captions of MSR-VTT.*JSFUSION_test.csv, found 'other.csv'"
         ):
             small("msrvtt", tmp_path, tmp_path)
         (tmp_path / "other.csv").unlink()
@@ -177,7 +177,7 @@ class TestMsrvtt:
         [
             (b"key;vid_key;video_id;sentence\nret0;msr1;video1;a\n", "no column 'key' and .*with commas between them"),
             (b"video,caption\na.mp4,words\n", "no column 'key' and 'vid_key' and 'video_id' and 'sentence'"),
-            (b"key,vid_key,video_id,sentence\n", "there are no rows"),
+            (b"key,vid_key,video_id,sentence\n", "no rows below the header"),
             (b"key,vid_key,video_id,sentence\nret0,msr1,video1,a, b\n", "line 2: 5 cells under a header of 4"),
             (b"key,vid_key,video_id,sentence\nret0,msr1,../video1,a\n", r"line 2: video id '../video1' is not a name"),
             (b"key,vid_key,video_id,sentence\nret0,msr1,a\\b,a\n", "not a name"),

@@ -62,7 +62,7 @@ def test_a_model_of_text_alone_is_refused(tmp_path: Path) -> None:
     SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_dim=8)], device="cpu").save(
         str(tmp_path / "text")
     )
-    with pytest.raises(ValueError, match="no video"):
+    with pytest.raises(ValueError, match="not video"):
         load_any(ModelName(str(tmp_path / "text")), CPU)
 
 

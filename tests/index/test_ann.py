@@ -112,7 +112,7 @@ def test_rows_added_since_are_found_and_rows_removed_are_not(built: VideoIndex) 
 def test_too_many_rows_since_are_searched_exactly_until_the_next_refresh(built: VideoIndex) -> None:
     built.put([file_rows("file:///v/many.mp4", made_vectors(100, seed=5))], replace=False)
     assert how(built) == "exact"
-    assert "index again" in ann.facts(built)["why_not"]  # type: ignore[index]
+    assert "index` again" in ann.facts(built)["why_not"]  # type: ignore[index]
     assert ann.refresh(built, exact_up_to=LIMIT)
     assert how(built) == "ann"
     assert ann.stored(built).rows == 500  # type: ignore[union-attr]

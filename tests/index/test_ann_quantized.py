@@ -85,13 +85,13 @@ def test_it_is_remembered_and_follows_the_rows(index: VideoIndex) -> None:
 def test_it_is_refused_where_its_recall_is_not_known(index: VideoIndex, tmp_path: Path) -> None:
     ann.refresh(index, quantize="int8")
     index.put([file_rows("file:///v/many.mp4", made_vectors(100, seed=4))], replace=False)
-    with pytest.raises(IndexMismatchError, match="another state of the index"):
+    with pytest.raises(IndexMismatchError, match="before the index changed"):
         nearest(index, queries(1)[0], k=5, copy="int8")
     ann.refresh(index)
     assert nearest(index, queries(1)[0], k=5, copy="int8").method.approximate
     record = index.folder / "derived" / "ann.json"
     record.write_text(json.dumps({**json.loads(record.read_text()), "model_fingerprint": "e" * 64}))
-    with pytest.raises(IndexMismatchError, match="another state of the index"):
+    with pytest.raises(IndexMismatchError, match="before the index changed"):
         nearest(index, queries(1)[0], k=5, copy="int8")
     large = made_index(tmp_path / "large", made_vectors(300))
     ann.refresh(large, exact_up_to=100)  # without the measurement of all partitions

@@ -74,7 +74,7 @@ def test_with_a_filter(index: VideoIndex) -> None:
 def test_a_stale_bank_is_never_used_and_follows_the_rows(index: VideoIndex) -> None:
     index.put([file_rows("file:///v/new.mp4", made_vectors(20, seed=4))], replace=False)
     for reader in (index, VideoIndex.open(index.folder)):
-        with pytest.raises(IndexMismatchError, match="another state"):
+        with pytest.raises(IndexMismatchError, match="before the index changed"):
             nearest(reader, queries(1)[0], k=5, bank=True)
     assert bank.facts(index)["fresh"] is False  # type: ignore[index]
     words = Words()
@@ -92,9 +92,9 @@ def test_a_stale_bank_is_never_used_and_follows_the_rows(index: VideoIndex) -> N
 def test_a_bank_of_another_model(tmp_path: Path, index: VideoIndex) -> None:
     other = made_index(tmp_path / "other", made_vectors(120), model="e" * 64)
     (index.folder / "derived").rename(other.folder / "derived")
-    with pytest.raises(IndexMismatchError, match="another state"):
+    with pytest.raises(IndexMismatchError, match="before the index changed"):
         nearest(other, queries(1)[0], k=5, bank=True)
-    with pytest.raises(IndexMismatchError, match="made by another model"):
+    with pytest.raises(IndexMismatchError, match="made with another model"):
         bank.refresh(other, Words(), progress=False)
 
 

@@ -118,7 +118,7 @@ def test_scores_that_rank_the_wrong_way_are_told(caplog: pytest.LogCaptureFixtur
 @pytest.mark.parametrize(
     ("values", "labels", "kind", "message"),
     [
-        ([0.1, 0.2], [1, 1], "probabilities", "labels: expected both classes, got 2 matches and 0 others"),
+        ([0.1, 0.2], [1, 1], "probabilities", "labels: expected both classes, got 2 matches and 0 non-matches"),
         ([0.1, 0.2], [0, 0], "probabilities", "expected both classes"),
         ([0.1, np.nan], [0, 1], "probabilities", "not finite"),
         ([0.1, 0.2], [0, np.nan], "probabilities", "labels: expected only 0 and 1"),

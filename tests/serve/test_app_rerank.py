@@ -50,7 +50,7 @@ def test_ties_keep_their_order_and_parts_are_parts(client: TestClient, uri: Call
         (["GOOD", {"video": "GOOD", "text": "x"}], 400, "documents", "item 1: got {'text': 'x', "),
         (["GOOD", 3], 400, "documents", "item 1: got 3; a video URI, as a string"),
         (["GOOD", None], 400, "documents", "item 1: got None; a video URI, as a string"),
-        (["GOOD", "\u0000"], 400, "documents[1]", "no video URI"),
+        (["GOOD", "\u0000"], 400, "documents[1]", "not a video URI"),
         ([], 400, "documents", "at least 1 item"),
         ("GOOD", 400, "documents", "a valid list; got 'GOOD'"),
         (["GOOD"] * 5, 400, "documents", "got 5; at most 4"),

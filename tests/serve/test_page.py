@@ -130,6 +130,7 @@ def test_filters_narrow_a_search_and_stay_in_the_address(process: Served, open_b
 def test_what_is_shown_later_moves_nothing(process: Served, open_browser: Callable[..., Browser]) -> None:
     browser = open_browser()
     browser.open(f"{process.address}/")
+    browser.wait("document.querySelectorAll('#samples *').length > 0")  # the last that arrives by itself
     fields = "#form input:not(#rerank), #form summary, #status, #start"
     places = f"""(shown => {{
         document.getElementById('rerank-option').hidden = !shown

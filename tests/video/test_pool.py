@@ -324,7 +324,7 @@ def test_a_name_of_its_own(named: Callable[[str], Path], pool: DecodePool, tmp_p
     assert _one(pool.submit(path, SAMPLING, item="s3://b/a.mp4")).item == "s3://b/a.mp4"
     assert _one(pool.submit(path, SAMPLING, cut=[(1.0, 2.0)], item="s3://b/a.mp4")).item == "s3://b/a.mp4#t=1,2"
     path.write_bytes(b"text")
-    with pytest.raises(VideoError, match=r"^s3://b/a\.mp4: no video container"):
+    with pytest.raises(VideoError, match=r"^s3://b/a\.mp4: not a video"):
         pool.submit(path, SAMPLING, item="s3://b/a.mp4").layout()
 
 

@@ -389,7 +389,7 @@ def test_the_time_limit(zoo: Zoo, tmp_path: Path) -> None:
         ("h264.mp4", "cut.avi", r"AVI does not store times"),
         ("rotated90.mp4", "cut.ts", r"cannot store the rotation"),
         ("h264.mp4", "cut.exe", r"ends in '.exe'; it must end in one of .mp4"),
-        ("h264.mp4", "nowhere/cut.mp4", r"in a folder that does not exist"),
+        ("h264.mp4", "nowhere/cut.mp4", r"or its folder does not exist"),
         ("h264.mp4", ".", r"is a folder"),
     ],
 )

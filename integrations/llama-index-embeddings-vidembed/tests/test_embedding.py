@@ -317,7 +317,7 @@ def test_bad_options_are_errors(options: dict, message: str) -> None:
 
 def test_a_ready_encoder_takes_no_options_of_loading(encoder: VideoEncoder) -> None:
     for options in ({"layer": 3}, {"fps": 1.0}, {"max_frames": 2}, {"device": "cpu"}, {"model_kwargs": {"a": 1}}):
-        with pytest.raises(ValueError, match="loaded already"):
+        with pytest.raises(ValueError, match="already loaded"):
             VideoEmbedding(encoder=encoder, **options)
     with pytest.raises(ValueError, match="encode_stream"):
         VideoEmbedding(encoder="vidembed/shapes")

@@ -83,7 +83,7 @@ class ModelOptions:
         for key in self.model_kwargs:
             name = _FIELD_OF.get(key, key)
             if name in _NAMES and (name != "quantize" or self.quantize is not None):
-                raise ValueError(f"model_kwargs: {key!r} is set by {name}; give it there.")
+                raise ValueError(f"model_kwargs: {key!r} has an option of its own; give {name} instead.")
 
     def kwargs(self) -> dict[str, Any]:
         """Return the fields that were given, as arguments of `SentenceTransformer`, `VideoEncoder` and `VideoReranker`.

@@ -149,7 +149,7 @@ def test_pairs_without_one_video_are_named(documents: list[Document], reranker: 
     for pair, count in ((("a", "b"), 0), ((uri, uri), 2)):
         with pytest.raises(NotAVideoError, match=rf"text_pairs\[1\]: {count} video URIs"):
             cross_encoder.score([(QUERY, uri), pair])
-    with pytest.raises(InputError, match="sentence is empty"):
+    with pytest.raises(InputError, match="the text is empty"):
         cross_encoder.score([("", uri)])
     with pytest.raises(VideoUriError, match="not allowed"):
         cross_encoder.score([(QUERY, "video+https://example.org/a.mp4")])
