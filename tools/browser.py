@@ -110,10 +110,14 @@ class Browser:
         return result["result"].get("value")
 
     def wait(self, expression: str, seconds: float = 30.0) -> None:
-        """Wait until an expression is true. Raises TimeoutError if it never is."""
+        """Wait until an expression is true, here or on the page that is on its way. TimeoutError if it never is."""
         for _ in range(int(seconds / 0.05)):
-            if self.evaluate(expression):
-                return
+            try:
+                if self.evaluate(expression):
+                    return
+            except RuntimeError as error:
+                if "navigated" not in str(error) and "context" not in str(error):
+                    raise
             time.sleep(0.05)
         raise TimeoutError(f"never came true: {expression}; the page wrote {self.console}")
 

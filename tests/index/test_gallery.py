@@ -146,7 +146,8 @@ def test_pictures_of_a_page_are_bounded(tmp_path: Path, monkeypatch: pytest.Monk
 
 @pytest.mark.skipif(find_browser() is None, reason="no Chromium here; install one, such as chromium-headless-shell")
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_fits_a_phone_and_axe_core_finds_nothing(tmp_path: Path, scheme: str) -> None:
+@pytest.mark.parametrize("size", [(390, 844), (1280, 860)])
+def test_fits_the_screen_and_axe_core_finds_nothing(tmp_path: Path, size: tuple[int, int], scheme: str) -> None:
     path = write_video(tmp_path / "a.mp4", [(200, 30, 30)])
     hits = [Hit(path.as_uri(), 0.0, 1.0, 0.5, probability=0.9, caption="a word " * 60, segments=3)]
     hits.append(Hit((tmp_path / ("gone" * 30 + ".mp4")).as_uri(), 0.0, 1.0, 0.5))
@@ -154,7 +155,7 @@ def test_fits_a_phone_and_axe_core_finds_nothing(tmp_path: Path, scheme: str) ->
     file.write_text(contact_sheet([("red", hits), ("no" * 90, [])], durations={path.as_uri(): 1.0}), encoding="utf-8")
     browser = Browser(find_browser() or "")
     try:
-        browser.resize(390, 844)
+        browser.resize(*size)
         browser.prefer(color_scheme=scheme)
         browser.open(file.as_uri())
         browser.evaluate("document.querySelector('details').open = true")
