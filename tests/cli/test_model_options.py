@@ -82,7 +82,7 @@ def test_quantize_is_of_the_vectors_where_there_are_some(
         (("--quantize-model", "int4", "--dtype", "float16"), "computes in bfloat16"),
         (("--model-kwargs", "{"), "model-kwargs: "),
         (("--model-kwargs", "[1]"), "mapping of argument names"),
-        (("--model-kwargs", '{"dtype": "auto"}'), "give it there"),
+        (("--model-kwargs", '{"dtype": "auto"}'), "give dtype instead"),
         (("--model-kwargs", '{"trust_remote_code": true}'), "refused"),
         (("--quantize-model", "int4", "--device", "meta"), "on meta it is not tested"),
     ],
