@@ -178,8 +178,7 @@ class SearchOptions:
         if self.k > ann.MAX_K:
             raise ValueError(
                 f"k: got {self.k} for a search of quantized vectors, whose recall is measured up to {ann.MAX_K}; ask "
-                f"for "
-                "fewer hits"
+                "for fewer hits"
             )
         others = {"exact": self.exact, "a filter": self.keep is not None and self.keep.any, "bank": self.bank}
         if clash := next((other for other, given in others.items() if given), None):
@@ -531,7 +530,7 @@ def rerank(
             reranked = by if "match" in found else "head"
     unasked = [hit for place, hit in enumerate(first) if place not in asked]
     if unasked:
-        logger.warning("%d of %d hits could not be asked about and come last", len(unasked), len(first))
+        logger.warning("%d of %d hits could not be asked about and come after the others", len(unasked), len(first))
     return Hits([*asked.values(), *unasked, *rest], replace(hits.method, reranked=reranked))
 
 
