@@ -87,7 +87,7 @@ def measure(model_type: str, folder: Path) -> dict[str, Any]:
     alone_as_bytes = functools.partial(own.video_processor, videos=[pictures], **AS_BYTES, **of_call)
 
     found["of it, the video processor"] = {"floats": milliseconds(alone), "bytes": milliseconds(alone_as_bytes)}
-    found["normalize on the device (here the CPU)"] = {
+    found["cut into patches, normalize: on the device (here the CPU)"] = {
         "floats": 0.0,
         "bytes": milliseconds(lambda: normalized(as_bytes, video_processor)) if kept else 0.0,
     }

@@ -9,16 +9,29 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import VideoLlama3VideoProcessor
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import Qwen2VLVideoProcessor, VideoLlama3VideoProcessor
 from transformers.image_utils import SizeDict
 
 from tests.backbone import tiny, zoo
 from vidembed import VideoEncoder, VideoReranker
-from vidembed.inputs import BYTES, PIXELS, compress_bytes, normalized, shallow_copy
+from vidembed.inputs import BYTES, PIXELS, normalized, processor_for_call
 from vidembed.proof import SENTENCES, probe_video
 
 GetModel = Callable[[str], Path]
 RAW = {"do_rescale": False, "do_normalize": False}
+
+
+class Whole:
+    """A processor of nothing but videos."""
+
+
+def for_bytes(video_processor: Any) -> Any:
+    """A video processor as the threads of an encoder call it."""
+    whole: Any = Whole()
+    whole.video_processor, whole.tokenizer = video_processor, None
+    return processor_for_call(whole, as_bytes=True).video_processor
 
 
 def inputs() -> list[Any]:
@@ -104,22 +117,52 @@ def test_tokens_of_bytes_are_compressed_as_those_of_floats(monkeypatch: pytest.M
         videos.append(torch.from_numpy(pixels))
     processor = VideoLlama3VideoProcessor(do_resize=False)
     floats = processor(videos=videos, return_tensors="pt")
-    sizes: list[int] = []
-
-    def spy(features: Any, video_processor: Any) -> Any:
-        sizes.append(features[BYTES].numel())
-        return normalized(features, video_processor)
-
-    monkeypatch.setattr("vidembed.inputs.normalized", spy)
-    own: Any = shallow_copy(processor)
-    compress_bytes(own)
+    own = for_bytes(processor)
     as_bytes = own(videos=videos, return_tensors="pt", **RAW)
-    assert sizes == [video[0].numel() for video in videos for _ in video]  # a frame at a time
-    assert torch.equal(as_bytes["video_compression_mask"], floats["video_compression_mask"])
-    assert 0.2 < floats["video_compression_mask"].float().mean() < 0.8
     assert as_bytes[PIXELS].dtype == torch.uint8
+    as_bytes[BYTES] = as_bytes.pop(PIXELS)
+    found = normalized(as_bytes, processor)
+    for name in (PIXELS, "video_grid_thw", "video_merge_sizes", "video_compression_mask"):
+        assert torch.equal(found[name], floats[name]), name
+    assert 0.2 < floats["video_compression_mask"].float().mean() < 0.8
     with pytest.raises(RuntimeError):  # the processor is as it was
         processor(videos=videos, return_tensors="pt", **RAW)
+
+
+def test_channels_of_different_deviations_keep_floats(tiny_mllm: GetModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match=r"image_std=\(0.5, 0.5, 0.4\): expected one value"):
+        for_bytes(VideoLlama3VideoProcessor(image_std=[0.5, 0.5, 0.4]))
+    encoder = VideoEncoder(tiny_mllm("video_llama_3"), layer=4, device="cpu")
+    encoder.processor.video_processor.image_std = [0.5, 0.5, 0.4]
+    assert set(given_to_the_model(encoder, monkeypatch)) == {torch.float32}
+
+
+def test_who_asks_for_other_patches_gets_them(tiny_mllm: GetModel) -> None:
+    encoder = VideoEncoder(tiny_mllm("qwen2_5_vl"), layer=4, device="cpu")
+    video, asked = probe_video(), {"video": {"temporal_patch_size": 2}}
+    assert np.array_equal(encoder.encode([video], processing_kwargs=asked), encoder.encode([video]))
+
+
+@settings(deadline=None)
+@given(
+    frames=st.integers(1, 7),
+    sides=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    sizes=st.tuples(st.integers(1, 3), st.integers(1, 4), st.integers(1, 3)),
+)
+def test_patches_of_uncut_frames_are_those_of_the_processor(
+    frames: int, sides: tuple[int, int], sizes: tuple[int, int, int]
+) -> None:
+    merge, patch, deep = sizes
+    shape = (frames, merge * patch * sides[0], merge * patch * sides[1], 3)
+    pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)  # (T, H, W, C)
+    videos = [torch.from_numpy(pixels).permute(0, 3, 1, 2), torch.from_numpy(255 - pixels[:1]).permute(0, 3, 1, 2)]
+    processor = Qwen2VLVideoProcessor(
+        do_resize=False, patch_size=patch, merge_size=merge, temporal_patch_size=deep, cap_pixels_per_frame=False
+    )
+    floats = processor(videos=videos, return_tensors="pt")
+    as_bytes = for_bytes(processor)(videos=videos, return_tensors="pt", **RAW)
+    as_bytes[BYTES] = as_bytes.pop(PIXELS)
+    assert torch.equal(normalized(as_bytes, processor)[PIXELS], floats[PIXELS])
 
 
 def test_a_processor_that_keeps_other_tokens_of_bytes_keeps_floats(
@@ -131,9 +174,8 @@ def test_a_processor_that_keeps_other_tokens_of_bytes_keeps_floats(
     choose = kind._get_compression_mask  # noqa: SLF001 - of the host
 
     def more(self: Any, pixel_values_videos: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        frames = kwargs["video_grid_thw"][0, 0]
         mask: torch.Tensor = choose(self, pixel_values_videos, *args, **kwargs)
-        return mask if frames > 2 else torch.ones_like(mask)
+        return mask if pixel_values_videos.shape[1] > 1 else torch.ones_like(mask)
 
     monkeypatch.setattr(kind, "_get_compression_mask", more)
     assert set(given_to_the_model(encoder, monkeypatch)) == {torch.float32}

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import itertools
 import logging
+import math
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -46,6 +47,7 @@ logger = logging.getLogger(__name__)
 PIXELS = "pixel_values_videos"
 BYTES = "pixel_bytes_videos"  # in their place until `normalized`
 AS_BYTES = {"do_rescale": False, "do_normalize": False}  # for a video processor: pixels stay uint8
+PATCH_SIZES = ("patch_size", "merge_size", "temporal_patch_size")  # settings of a video processor that cuts patches
 _COMPRESSION = "_get_compression_mask"  # of video_llama_3's video processor
 # A fast tokenizer keeps padding and truncation as state, which one thread could change under another.
 _TOKENIZER_LOCK = threading.Lock()
@@ -350,7 +352,8 @@ def processor_for_call(processor: ProcessorMixin, *, as_bytes: bool = False) -> 
 
     Its image and video processors are shallow copies, and its tokenizer encodes under a lock: what a call changes, no
     other call sees. The frame grid of the video processor is cleared: smolvlm's samples again by it, whatever
-    ``do_sample_frames`` says. With `as_bytes`, video_llama_3 chooses the tokens that it keeps as it does with floats.
+    ``do_sample_frames`` says. With `as_bytes`, frames are not cut into patches (`uncut_patches`), and video_llama_3
+    chooses the tokens that it keeps as it does with floats.
     """
     parts = {
         name: shallow_copy(getattr(processor, name))
@@ -360,7 +363,8 @@ def processor_for_call(processor: ProcessorMixin, *, as_bytes: bool = False) -> 
     if "video_processor" in parts:
         settings = vars(parts["video_processor"])
         settings.update({name: None for name in ("fps", "num_frames") if hasattr(parts["video_processor"], name)})
-        if as_bytes:
+        if as_bytes and hasattr(parts["video_processor"], "patchify"):
+            settings["patchify"] = uncut_patches
             compress_bytes(parts["video_processor"])
     tokenizer: Any = processor.tokenizer
     if hasattr(tokenizer, "_encode_plus"):
@@ -401,19 +405,20 @@ def _locked(encode: Callable[..., T]) -> Callable[..., T]:
 
 
 def normalized(features: Features, video_processor: Any) -> Features:  # whose types lack mean and std
-    """Features with pixels of videos that were kept as bytes rescaled and normalized, as the processor does it.
+    """Features with pixels of videos that were kept as bytes as the processor makes them: in patches, normalized.
 
     In float32 and on their device, where they arrive in a quarter of the bytes.
     """
     if BYTES not in features:
         return features
-    pixels = features[BYTES]  # (N, C * T * P * P) patches, or frames (..., C, H, W)
+    pixels = features[BYTES]  # (N, C * T * P * P) as `uncut_patches` has them, or frames (..., C, H, W)
     scale = 1.0 / video_processor.rescale_factor
     mean, std = (
         torch.tensor(values, device=pixels.device) * scale
         for values in (video_processor.image_mean, video_processor.image_std)
     )  # (C,) each
     if pixels.ndim == 2:
+        pixels = _patches(pixels, features["video_grid_thw"].tolist(), video_processor)
         mean, std = (values.repeat_interleave(pixels.shape[1] // len(values)) for values in (mean, std))
     else:
         mean, std = (values[:, None, None] for values in (mean, std))
@@ -421,31 +426,75 @@ def normalized(features: Features, video_processor: Any) -> Features:  # whose t
     return {**kept, PIXELS: pixels.float().sub_(mean).div_(std)}
 
 
-def compress_bytes(video_processor: Any) -> None:
-    """Make video_llama_3's video processor choose the tokens that it keeps from bytes as it does from floats.
+def _patches(rows: torch.Tensor, grids: Sequence[tuple[int, int, int]], video_processor: Any) -> torch.Tensor:
+    """Patches (N, C * T * P * P) of the frames that `uncut_patches` left as they are, by the processor's own method."""
+    sizes: dict[str, int] = {name: getattr(video_processor, name) for name in PATCH_SIZES}
+    patch, deep = sizes["patch_size"], sizes["temporal_patch_size"]
+    patches = []
+    for of_video, (times, down, across) in zip(rows.split([math.prod(grid) for grid in grids]), grids, strict=True):
+        frames = of_video.view(1, times * deep, down * patch, across * patch, -1)  # (1, T, H, W, C)
+        patches.append(video_processor.patchify(frames.permute(0, 1, 4, 2, 3), **sizes)[0][0])
+    return patches[0] if len(patches) == 1 else torch.cat(patches)
 
-    By its own method, which compares each frame with the one before: it gets two normalized frames at a time in the
-    place of all of them. Other video processors stay as they are.
+
+def uncut_patches(
+    videos: torch.Tensor, patch_size: int, merge_size: int, temporal_patch_size: int
+) -> tuple[torch.Tensor, int, int, int]:
+    """In the place of a video processor's `patchify`: frames as they lie in memory, in the shape of its patches.
+
+    `normalized` cuts them on the model's device. For videos (B, T, C, H, W), the rows are (B, N, C * T_p * P * P).
+    """
+    del merge_size
+    frames = videos.permute(0, 1, 3, 4, 2)  # (B, T, H, W, C), as decoded frames lie in memory: nothing is copied
+    if missing := -frames.shape[1] % temporal_patch_size:
+        frames = torch.cat([frames, frames[:, -1:].expand(-1, missing, -1, -1, -1)], dim=1)
+    batch, length, height, width, _ = frames.shape
+    times, down, across = length // temporal_patch_size, height // patch_size, width // patch_size
+    return frames.reshape(batch, times * down * across, -1), times, down, across
+
+
+def compress_bytes(video_processor: Any) -> None:
+    """Make video_llama_3's video processor choose the tokens that it keeps from uncut bytes as from floats in patches.
+
+    Its own method compares the normalized pixels of each token with those of the frame before, by the mean difference.
+    It gets one number a token in their place, whose differences are those means: sums of whole numbers, times a scale.
+    Other video processors stay as they are.
+
+    Raises:
+        ValueError: Channels have different standard deviations, so that such sums are not those means.
     """
     choose: Callable[..., torch.Tensor] | None = getattr(video_processor, _COMPRESSION, None)
     if choose is None:
         return
+    if len(set(video_processor.image_std)) > 1:
+        raise ValueError(f"image_std={video_processor.image_std}: expected one value for all channels")
 
-    def by_pairs(
+    def by_sums(
         pixel_values_videos: torch.Tensor, video_grid_thw: torch.Tensor, video_merge_sizes: torch.Tensor
-    ) -> Any:
-        chosen = []
+    ) -> torch.Tensor:
+        changes = []
         videos = torch.split(pixel_values_videos, video_grid_thw.prod(1).tolist())
-        for patches, grid, merge in zip(videos, video_grid_thw, video_merge_sizes, strict=True):
-            pair: list[torch.Tensor] = []  # (H * W, patch) each
-            for frame in torch.chunk(patches, int(grid[0])):
-                pair = [*pair[-1:], normalized({BYTES: frame}, video_processor)[PIXELS]]
-                size = torch.cat([grid.new_tensor([len(pair)]), grid[1:]])[None]
-                kept = choose(pixel_values_videos=torch.cat(pair), video_grid_thw=size, video_merge_sizes=merge[None])
-                chosen.append(kept.view(len(pair), -1)[-1])
-        return torch.cat(chosen)
+        for rows, (times, down, across), merge in zip(
+            videos, video_grid_thw.tolist(), video_merge_sizes.tolist(), strict=True
+        ):
+            shape = (times, video_processor.temporal_patch_size, down // merge, merge * video_processor.patch_size, -1)
+            frames = rows.cpu().numpy().reshape(shape)  # (T, T_p, H_t, P_t, W * C), with H_t tokens of P_t lines
+            sums = np.zeros((times, down // merge, across // merge))  # of differences so far, whole numbers
+            for time, (before, after) in enumerate(itertools.pairwise(frames), start=1):
+                change = np.maximum(before, after) - np.minimum(before, after)  # uint8: no overflow
+                lines = change.sum(axis=2, dtype=np.uint16).sum(axis=0, dtype=np.uint32)  # (H_t, W * C)
+                sums[time] = sums[time - 1] + lines.reshape(*sums.shape[1:], -1).sum(axis=2)
+            pixels = frames[0].size // sums[0].size
+            scale = video_processor.rescale_factor / video_processor.image_std[0] / pixels
+            changes.append(torch.from_numpy(sums.reshape(-1, 1) * scale).to(rows.device))
+        tokens = torch.stack([video_grid_thw[:, 0], *(video_grid_thw[:, 1:] // video_merge_sizes[:, None]).T], dim=1)
+        return choose(
+            pixel_values_videos=torch.cat(changes),
+            video_grid_thw=tokens,
+            video_merge_sizes=torch.ones_like(video_merge_sizes),
+        )
 
-    vars(video_processor)[_COMPRESSION] = by_pairs
+    vars(video_processor)[_COMPRESSION] = by_sums
 
 
 def pinned(features: Features, device: torch.device) -> Features:

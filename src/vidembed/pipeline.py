@@ -42,6 +42,7 @@ from vidembed.errors import BackboneError, InputError, kept_warnings, warn
 from vidembed.inputs import (
     AS_BYTES,
     BYTES,
+    PATCH_SIZES,
     PIXELS,
     Failed,
     Prepared,
@@ -284,7 +285,7 @@ class VideoModel(BaseModel):
     def _can_take_bytes(self, processing_kwargs: ProcessingKwargs | None) -> bool:
         """Whether pixels may stay bytes up to the model's device: bit-equal there, and nobody asked otherwise."""
         video_processor = self._transformer.processor.video_processor
-        asked = (processing_kwargs or {}).get("video", {}).keys() & AS_BYTES
+        asked = (processing_kwargs or {}).get("video", {}).keys() & {*AS_BYTES, *PATCH_SIZES}
         if asked or not all(getattr(video_processor, name, False) for name in AS_BYTES):
             return False
 
