@@ -1,12 +1,18 @@
-"""axe-core, which finds what keeps people from using a page: https://github.com/dequelabs/axe-core."""
+"""Pages that are files, checked in a browser: by their size, their colours, and axe-core.
+
+axe-core finds what keeps people from using a page: https://github.com/dequelabs/axe-core.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from tools.browser import Browser
+import pytest
+from tools.browser import Browser, find_browser
 
 
 def axe() -> Path | None:
@@ -24,3 +30,31 @@ def violations(tab: Browser, source: str) -> list[str]:
     )
     assert isinstance(found, list)
     return found
+
+
+@contextmanager
+def page_checked(page: Path, *, size: tuple[int, int], scheme: str) -> Iterator[Browser]:
+    """A page in a browser of a size and a colour scheme, its details open, in which no fault was found."""
+    browser = Browser(find_browser() or "")
+    try:
+        browser.resize(*size)
+        browser.prefer(color_scheme=scheme)
+        browser.open(page.as_uri())
+        browser.evaluate("document.querySelectorAll('details').forEach(each => { each.open = true })")
+        assert browser.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+        dark = browser.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(15, 18, 22)"
+        assert dark == (scheme == "dark")
+        assert browser.console == []
+        if (source := axe()) is not None:
+            assert violations(browser, source.read_text(encoding="utf-8")) == []
+        yield browser
+    finally:
+        browser.close()
+
+
+def in_browser(test: object) -> object:
+    """Mark a test of a page: for two sizes and two colour schemes, where there is a browser."""
+    test = pytest.mark.parametrize("scheme", ["light", "dark"])(test)
+    test = pytest.mark.parametrize("size", [(1280, 860), (390, 844)], ids=["wide", "phone"])(test)
+    missing = "no Chromium here; install one, such as chromium-headless-shell"
+    return pytest.mark.skipif(find_browser() is None, reason=missing)(test)

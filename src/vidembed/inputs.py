@@ -430,8 +430,8 @@ def _patches(rows: torch.Tensor, grids: Sequence[tuple[int, int, int]], video_pr
     """Patches (N, C * T * P * P) of the frames that `uncut_patches` left as they are, by the processor's own method."""
     sizes: dict[str, int] = {name: getattr(video_processor, name) for name in PATCH_SIZES}
     patch, deep = sizes["patch_size"], sizes["temporal_patch_size"]
-    patches = []
-    for of_video, (times, down, across) in zip(rows.split([math.prod(grid) for grid in grids]), grids, strict=True):
+    patches, counts = [], [math.prod(grid) for grid in grids]
+    for of_video, (times, down, across) in zip(torch.split(rows, counts), grids, strict=True):
         frames = of_video.view(1, times * deep, down * patch, across * patch, -1)  # (1, T, H, W, C)
         patches.append(video_processor.patchify(frames.permute(0, 1, 4, 2, 3), **sizes)[0][0])
     return patches[0] if len(patches) == 1 else torch.cat(patches)

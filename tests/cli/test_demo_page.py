@@ -5,9 +5,8 @@ import re
 from pathlib import Path
 
 import pytest
-from tools.browser import Browser, find_browser
 
-from tests.axe import axe, violations
+from tests.axe import in_browser, page_checked
 from tests.index.fakes import FakeEncoder, write_video
 from vidembed.checkpoint import CheckpointConfig
 from vidembed.cli.demo_page import QUERIES, Asked, Demo, Way, as_html, recalls, reliability_chart
@@ -133,26 +132,11 @@ def test_another_model_has_neither_charts_nor_head(made: tuple[Demo, VideoIndex]
     assert "No short caption put a right clip first in this run." in page
 
 
-@pytest.mark.skipif(find_browser() is None, reason="no Chromium here; install one, such as chromium-headless-shell")
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("size", [(1280, 860), (390, 844)], ids=["wide", "phone"])
+@in_browser
 def test_fits_the_screen_and_axe_core_finds_nothing(
     made: tuple[Demo, VideoIndex], tmp_path: Path, size: tuple[int, int], scheme: str
 ) -> None:
     file = tmp_path / "index.html"
     file.write_text(as_html(*made, ["vidembed search WORDS"]), encoding="utf-8")
-    browser = Browser(find_browser() or "")
-    try:
-        browser.resize(*size)
-        browser.prefer(color_scheme=scheme)
-        browser.open(file.as_uri())
-        browser.evaluate("document.querySelectorAll('details').forEach(each => { each.open = true })")
-        assert browser.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    with page_checked(file, size=size, scheme=scheme) as browser:
         assert browser.evaluate("[...document.images].every(each => each.naturalWidth > 0)")
-        dark = browser.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(15, 18, 22)"
-        assert dark == (scheme == "dark")
-        assert browser.console == []
-        if (source := axe()) is not None:
-            assert violations(browser, source.read_text(encoding="utf-8")) == []
-    finally:
-        browser.close()

@@ -9,9 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from tools.browser import Browser, find_browser
 
-from tests.axe import axe, violations
+from tests.axe import in_browser, page_checked
 from tests.index.fakes import FakeEncoder, write_video
 from vidembed.index import Hit, VideoIndex, Windows, contact_sheet, index_videos, search
 from vidembed.index.gallery import durations_of, thumbnail, time_range
@@ -144,29 +143,15 @@ def test_pictures_of_a_page_are_bounded(tmp_path: Path, monkeypatch: pytest.Monk
     assert page.count("a page has 2 pictures") == 1
 
 
-@pytest.mark.skipif(find_browser() is None, reason="no Chromium here; install one, such as chromium-headless-shell")
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("size", [(390, 844), (1280, 860)])
+@in_browser
 def test_fits_the_screen_and_axe_core_finds_nothing(tmp_path: Path, size: tuple[int, int], scheme: str) -> None:
     path = write_video(tmp_path / "a.mp4", [(200, 30, 30)])
     hits = [Hit(path.as_uri(), 0.0, 1.0, 0.5, probability=0.9, caption="a word " * 60, segments=3)]
     hits.append(Hit((tmp_path / ("gone" * 30 + ".mp4")).as_uri(), 0.0, 1.0, 0.5))
     file = tmp_path / "sheet.html"
     file.write_text(contact_sheet([("red", hits), ("no" * 90, [])], durations={path.as_uri(): 1.0}), encoding="utf-8")
-    browser = Browser(find_browser() or "")
-    try:
-        browser.resize(*size)
-        browser.prefer(color_scheme=scheme)
-        browser.open(file.as_uri())
-        browser.evaluate("document.querySelector('details').open = true")
-        assert browser.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
-        dark = browser.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(15, 18, 22)"
-        assert dark == (scheme == "dark")
-        assert browser.console == []
-        if (source := axe()) is not None:
-            assert violations(browser, source.read_text(encoding="utf-8")) == []
-    finally:
-        browser.close()
+    with page_checked(file, size=size, scheme=scheme):
+        pass
 
 
 @pytest.mark.parametrize(
