@@ -8,11 +8,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import jinja2
-
 from vidembed.evaluation.metrics import Interval, paired_bootstrap
 from vidembed.evaluation.result import CUTS, BenchmarkFacts, EvaluationResult
 from vidembed.evaluation.two_stage import COLUMNS, DIRECTIONS
+from vidembed.pages import render
 from vidembed.text import printable, write_atomically
 
 MARKDOWN_FILE: Final = "report.md"
@@ -209,12 +208,7 @@ def _md(text: str) -> str:
 
 def as_html(title: str, parts: Sequence[Section]) -> str:
     """A report as one page: all text escaped, no scripts, nothing from outside."""
-    folder = jinja2.FileSystemLoader(Path(__file__).parent)
-    pages = jinja2.Environment(
-        loader=folder, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, keep_trailing_newline=True
-    )
-    pages.filters["printable"] = printable
-    return pages.get_template("report.html").render(title=title, parts=parts)
+    return render("report.html", title=title, parts=parts)
 
 
 COMPARED: Final = ("raw", "dual_softmax")  # columns that are compared: those that need no reranker
