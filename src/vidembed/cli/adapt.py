@@ -47,9 +47,8 @@ def command(
 
     require_train_extra()
     cli.check_folder(out)
-    cli.show_notes("vidembed.training.adapting")
-    if logging.getLogger("vidembed").getEffectiveLevel() > logging.WARNING:  # pairs left out are not to pass unseen
-        logging.getLogger("vidembed.training").setLevel(logging.WARNING)
+    cli.show_logs("vidembed.training.adapting", logging.INFO)
+    cli.show_logs("vidembed.training")  # pairs left out are not to pass unseen
     from vidembed.training import LoraSettings, adapt
     from vidembed.training.adapting import LORA
 

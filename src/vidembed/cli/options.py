@@ -123,11 +123,10 @@ def setup(*, debug: bool) -> None:
         logging.getLogger("vidembed.backbone.options").setLevel(logging.WARNING)
 
 
-def show_notes(*names: str) -> None:
-    """Show what these loggers say of the run at hand, too, where they are not shown already."""
-    for name in names:
-        if not logging.getLogger(name).isEnabledFor(logging.INFO):
-            logging.getLogger(name).setLevel(logging.INFO)
+def show_logs(name: str, level: int = logging.WARNING) -> None:
+    """Show what a logger says of the run at hand from a level up, where that is not shown already."""
+    if not logging.getLogger(name).isEnabledFor(level):
+        logging.getLogger(name).setLevel(level)
 
 
 class PlainFormatter(logging.Formatter):
