@@ -1,5 +1,5 @@
 // The cards of hits, and of what the index holds.
-import { byId, clock, make, range } from "./server.js";
+import { below, byId, clock, make, range } from "./server.js";
 import { endPreview, startPreview } from "./player.js";
 
 const SIMILARITY = "Cosine similarity of the query and this segment, up to 1. It orders hits; it is not a probability.";
@@ -41,7 +41,7 @@ function frame(hit) {
       picture.alt = "";
       picture.loading = "lazy";
       picture.decoding = "async";
-      picture.src = hit.thumbnail;
+      picture.src = below(hit.thumbnail);
       box.append(picture);
     }
     box.lastChild.addEventListener("error", () => {
