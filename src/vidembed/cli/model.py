@@ -155,9 +155,7 @@ def train_command(
     gradient_checkpointing: Annotated[
         bool, Option("--gradient-checkpointing", help="Use less memory and more time.")
     ] = False,
-    adapter: Annotated[
-        bool, Option("--adapter/--merge", help="Write the PEFT adapter alone, or a merged checkpoint (default).")
-    ] = False,
+    adapter: cli.Adapter = False,
     restart: Annotated[bool, Option("--restart", help="Start again instead of continuing an interrupted run.")] = False,
     model_options: ModelOptions | None = None,
     overwrite: cli.Overwrite = False,

@@ -291,6 +291,9 @@ BatchSize = Annotated[int, Option(min=1, help="Inputs per batch.")]
 Overwrite = Annotated[bool, Option("--overwrite", help="Replace the output if it exists.")]
 Merge: TypeAlias = Literal["moments", "videos", "none"]
 By: TypeAlias = Literal["video", "caption", "text", "hybrid"]
+Adapter = Annotated[
+    bool, Option("--adapter/--merge", help="Write the PEFT adapter alone, or a merged checkpoint (default).")
+]
 # of what reads an index
 IndexModel = Annotated[
     str | None, Option(help="Name or folder to load the model from. Default: the one stored in the index.")

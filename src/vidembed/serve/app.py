@@ -249,7 +249,7 @@ def _add_rerank(app: FastAPI, engine: Engine) -> None:
             message = "model: this server has no reranker; start it with --rerank or --reranker"
             raise ApiError(404, message, code="model_not_found", param="model")
         _check_model(model, engine.rerankers)
-        uris = [each.video if isinstance(each, schemas.Video) else schemas.text_of(each) for each in documents]
+        uris = [schemas.text_of(each) for each in documents]
         videos = [video_of(uri, root=engine.root, param=f"{param}[{number}]") for number, uri in enumerate(uris)]
         with engine.admitted():
             return [(place, score, uris[place]) for place, score in await engine.rank(query, videos, param=param)]

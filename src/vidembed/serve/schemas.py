@@ -87,9 +87,11 @@ class TextObject(Body):
 Entry = Text | Video | TextObject
 
 
-def text_of(entry: str | TextObject) -> str:
-    """Return the string of an entry that is no `Video`."""
-    return entry if isinstance(entry, str) else entry.text
+def text_of(entry: Entry) -> str:
+    """Return the string of an entry: its words, or the URI of a `Video`."""
+    if isinstance(entry, str):
+        return entry
+    return entry.video if isinstance(entry, Video) else entry.text
 
 
 def _check_items(value: object, needed: str) -> object:
