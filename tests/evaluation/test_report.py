@@ -106,7 +106,10 @@ def test_tables_are_tables() -> None:
 def test_files(tmp_path: Path) -> None:
     write_reports(made_up(videos=4), tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["report.html", "report.md"]
-    assert (tmp_path / "report.html").read_text(encoding="utf-8").startswith("<!doctype html>")
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert page.startswith("<!doctype html>")
+    assert "default-src 'none'" in page
+    assert not re.search(r"<(script|link|img|iframe|object)|@import|url\(", page)  # it is whole, and fetches nothing
 
 
 HOSTILE = [
