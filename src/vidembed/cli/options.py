@@ -268,23 +268,15 @@ def named(options: ModelOptions | None) -> dict[str, object]:
 _FIELDS = {"attn": "attn_implementation", "quantize_model": "quantize"}  # of which the command line has another name
 _PANEL = "Loading the model"
 _LOADING: dict[str, Any] = {
-    "device": Annotated[str | None, Option(help="Torch device, such as cpu or cuda.", rich_help_panel=_PANEL)],
-    "device_map": Annotated[
-        str | None, Option(help="Instead of --device: auto spreads the model over all GPUs.", rich_help_panel=_PANEL)
-    ],
-    "dtype": Annotated[
-        str | None, Option(help="float32, bfloat16 or float16. Default: the model's.", rich_help_panel=_PANEL)
-    ],
-    "attn": Annotated[
-        str | None, Option(help="Attention implementation: sdpa, eager, flash_attention_2, ...", rich_help_panel=_PANEL)
-    ],
-    "revision": Annotated[
-        str | None, Option(help="Commit, tag or branch of a model on the Hub.", rich_help_panel=_PANEL)
-    ],
-    "model_kwargs": Annotated[
-        str | None,
-        Option(metavar="JSON", help="More arguments for from_pretrained of transformers.", rich_help_panel=_PANEL),
-    ],
+    name: Annotated[str | None, Option(help=text, metavar=shape, rich_help_panel=_PANEL)]
+    for name, text, shape in (
+        ("device", "Torch device, such as cpu or cuda.", None),
+        ("device_map", "Instead of --device: auto spreads the model over all GPUs.", None),
+        ("dtype", "float32, bfloat16 or float16. Default: the model's.", None),
+        ("attn", "Attention implementation: sdpa, eager, flash_attention_2, ...", None),
+        ("revision", "Commit, tag or branch of a model on the Hub.", None),
+        ("model_kwargs", "More arguments for from_pretrained of transformers.", "JSON"),
+    )
 }
 Device = Annotated[str | None, Option(help="Torch device, such as cpu or cuda.")]
 BatchSize = Annotated[int, Option(min=1, help="Inputs per batch.")]
