@@ -9,7 +9,7 @@ import pytest
 from tests.axe import in_browser, page_checked
 from tests.index.fakes import FakeEncoder, write_video
 from vidembed.checkpoint import CheckpointConfig
-from vidembed.cli.demo_page import QUERIES, Asked, Demo, Way, as_html, recalls, reliability_chart
+from vidembed.cli.demo_page import QUERIES, Asked, Demo, as_html, recalls, reliability_chart, ways_of
 from vidembed.index import Hit, VideoIndex, index_videos
 from vidembed.pages.charts import Chart, Line
 from vidembed.shapes import ClipRecord, sample_clips
@@ -45,7 +45,7 @@ def made(tmp_path: Path) -> tuple[Demo, VideoIndex]:
         (Line("long", ((1.0, 0.5), (2.0, 1.0))), Line("short", ((1.0, 0.0), (2.0, 0.5)))), (),
         ("layer", "long", "short"), (("1", "50%", "0%"), ("2", "100%", "50%")),
     )  # fmt: skip
-    ways = [Way.of_vectors(vectors), Way.of_head(head), Way.of_fusion(fused)]
+    ways = ways_of(vectors, head, fused)
     config = CheckpointConfig(6, 10, "qwen2_5_vl", "a model", None, {})
     return Demo("a/model", config, records, ways, layers, reliability_chart(head, fused)), VideoIndex.open(
         tmp_path / "ix"

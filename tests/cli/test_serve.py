@@ -144,6 +144,7 @@ def test_a_model_without_an_index(started: list[SimpleNamespace], loaded: Loaded
         (["--in", "/nowhere"], "no vidembed index in '/nowhere'"),
         (["--model", "fake", "--host", "256.1.1.1"], "cannot listen on '256.1.1.1'"),
         (["--model", "fake", "--api-key", "a\nb"], "api_key"),
+        (["--model", "fake", "--api-key", ""], "api_key"),  # such as of a variable that is not set
     ],
 )
 def test_misuse(started: list[SimpleNamespace], loaded: Loaded, arguments: list[str], says: str) -> None:

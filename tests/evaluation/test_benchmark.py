@@ -111,6 +111,13 @@ class TestSplit:
         with pytest.raises(AnnotationError, match="not a numpy array of strings"):
             small("msrvtt", msrvtt(tmp_path), touch(tmp_path / "v", *VIDEOS), split=tmp_path / "ids.npy")
 
+    def test_strings_that_take_no_place(self, tmp_path: Path) -> None:
+        header = {"descr": "<U0", "fortran_order": False, "shape": (10**12,)}  # a list of them would fill the memory
+        with (tmp_path / "ids.npy").open("wb") as file:
+            np.lib.format.write_array_header_1_0(file, header)
+        with pytest.raises(AnnotationError, match="expected a numpy array of strings, one axis, got shape"):
+            small("msrvtt", msrvtt(tmp_path), touch(tmp_path / "v", *VIDEOS), split=tmp_path / "ids.npy")
+
     def test_a_header_that_claims_too_much(self, tmp_path: Path) -> None:
         np.save(tmp_path / "ids.npy", np.array(["video7020"]))
         raw = (tmp_path / "ids.npy").read_bytes()

@@ -30,7 +30,7 @@ def test_figures_are_those_of_the_result() -> None:
     one = figures.recall_1
     cell = f"{one.estimate:.1f} ({one.low:.1f} to {one.high:.1f})"
     assert f"| dual-softmax | {cell} |" in markdown
-    assert f"<td>dual-softmax</td><td>{cell}</td>" in html
+    assert f'<th scope="row">dual-softmax</th><td>{cell}</td>' in html
     assert markdown.count("not run") >= 4
     assert "default, not fitted" in markdown
     assert "1.50" in markdown  # 3 in 2 seconds
@@ -75,7 +75,10 @@ def test_what_comes_from_outside_is_no_markup() -> None:
 
     parser = Tags()
     parser.feed(html)
-    known = {"html", "head", "meta", "title", "style", "body", "h1", "h2", "table", "tr", "th", "td", "p"}
+    known = {
+        "html", "head", "meta", "title", "style", "body", "header", "span", "svg", "circle", "path", "main", "section",
+        "h1", "h2", "div", "table", "tr", "th", "td", "p",
+    }  # fmt: skip
     assert seen == known
     assert "\x1b" not in html + markdown
     assert not re.search(r"(?<!\\)[<`\[]", markdown)
@@ -103,7 +106,10 @@ def test_tables_are_tables() -> None:
 def test_files(tmp_path: Path) -> None:
     write_reports(made_up(videos=4), tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["report.html", "report.md"]
-    assert (tmp_path / "report.html").read_text(encoding="utf-8").startswith("<!doctype html>")
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert page.startswith("<!doctype html>")
+    assert "default-src 'none'" in page
+    assert not re.search(r"<(script|link|img|iframe|object)|@import|url\(", page)  # it is whole, and fetches nothing
 
 
 HOSTILE = [
@@ -177,8 +183,8 @@ def test_html_is_only_what_is_written_here(text: str) -> None:
     reader.feed(page)
     reader.close()
     assert [tag for tag, _ in found] == [
-        "html", "head", "meta", "meta", "title", "style", "body", "h1", "h2", "table", "tr", "th", "th", "tr", "td",
-        "td", "p",
+        "html", "head", *["meta"] * 6, "title", "style", "body", "header", "p", "span", "svg", "circle", "path", "path",
+        "main", "h1", "section", "h2", "div", "table", "tr", "th", "th", "tr", "th", "td", "p",
     ]  # fmt: skip
     assert words.count(printable(text)) == 7
     assert all(line.isprintable() for line in page.split("\n"))

@@ -53,6 +53,21 @@ def test_numbers_equal_names() -> None:
     assert compare([made_up(), made_up(1), made_up(2)]).models == ("a model", "a model (2)", "a model (3)")
 
 
+def test_keeps_apart_a_name_that_looks_numbered() -> None:
+    found = compare(
+        [made_up(name="a (2)"), changed(made_up(1, name="a"), failures=(Failure("v", "v", "x"),)), made_up(2, name="a")]
+    )
+    assert found.models == ("a (2)", "a", "a (3)")
+    assert found.failures == {"a (2)": 0, "a": 1, "a (3)": 0}
+
+
+def test_rejects_ranks_without_the_groups_of_their_queries() -> None:
+    first = made_up(name="one")
+    lacking = {name: ranks for name, ranks in first.ranks.items() if name != "groups.t2v"}
+    with pytest.raises(ValueError, match="evaluate again"):
+        compare([changed(first, ranks=lacking), made_up(1, name="two")])
+
+
 def test_table_and_json() -> None:
     found = compare([made_up(0, name="one"), made_up(1, name="two")])
     heads, cells = found.table()

@@ -18,7 +18,7 @@ import pytest
 from tests.serve import fated
 from vidembed.serve import Limits
 from vidembed.serve.batching import QueueFullError
-from vidembed.serve.engine import AT_ONCE, Decoder
+from vidembed.serve.decoding import AT_ONCE, Decoder
 from vidembed.video import Clip, Sampling, VideoNotFound, VideoSegment, load_video, pool
 
 SAMPLING = Sampling(fps=2.0, max_frames=8)

@@ -1,9 +1,18 @@
 from __future__ import annotations
 
+import asyncio
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
 
+from vidembed.serve.contents import ContentsReader
 from vidembed.serve.engine import Embedded, vector_of
+from vidembed.serve.media import MediaLibrary
 from vidembed.serve.security import ApiError, unusable
 from vidembed.video import (
     BackendUnavailable,
@@ -48,3 +57,27 @@ def test_no_usable_vector_is_no_answer(vector: np.ndarray | None) -> None:
 
 def test_a_shorter_vector_has_length_one() -> None:
     np.testing.assert_allclose(vector_of(Embedded(np.array([3, 4, 12], np.float32)), "input", 2), [0.6, 0.8])
+
+
+def test_requests_that_wait_for_the_index_leave_a_thread_to_others(
+    serve: Callable[..., SimpleNamespace], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, may_go = serve().engine, threading.Event()
+
+    def wait(*_: object) -> None:
+        may_go.wait(60)
+
+    monkeypatch.setattr(ContentsReader, "read", wait)
+    monkeypatch.setattr(MediaLibrary, "find", wait)
+
+    async def ask() -> list[Any]:
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(3))
+        waiting = [asyncio.create_task(each) for _ in range(4) for each in (engine.contents(), engine.find_media("id"))]
+        await asyncio.sleep(0.05)
+        try:
+            await asyncio.wait_for(asyncio.to_thread(int), 10)
+        finally:
+            may_go.set()
+        return await asyncio.gather(*waiting)
+
+    assert asyncio.run(ask()) == [None] * 8

@@ -6,7 +6,9 @@ import json
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import uvicorn
@@ -177,18 +179,41 @@ def test_reranked_hits_on_a_phone(process: Served, open_browser: Callable[..., B
     assert "rerank=0" in browser.evaluate("location.search")
 
 
-@pytest.fixture
-def keyed(serve: Callable[..., SimpleNamespace]) -> Iterator[str]:
-    """The address of a server of the quick models that asks for a key; its videos are in a codec of no browser."""
+@contextmanager
+def listening_to(app: Any) -> Iterator[str]:
+    """The address of an application that runs in a thread."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        server = uvicorn.Server(
-            uvicorn.Config(serve(api_key="the key").client.app, log_level="warning", lifespan="off")
-        )
+        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
         yield f"http://127.0.0.1:{listening.getsockname()[1]}"
         server.should_exit = True
         thread.join(30)
+
+
+@pytest.fixture
+def keyed(serve: Callable[..., SimpleNamespace]) -> Iterator[str]:
+    """The address of a server of the quick models that asks for a key; its videos are in a codec of no browser."""
+    with listening_to(serve(api_key="the key").client.app) as address:
+        yield address
+
+
+def test_behind_a_proxy_that_gives_it_a_path(
+    serve: Callable[..., SimpleNamespace], open_browser: Callable[..., Browser]
+) -> None:
+    app = serve().client.app
+
+    async def proxy(scope: Any, receive: Any, send: Any) -> None:
+        path = scope["path"].removeprefix("/videos/")
+        assert path != scope["path"] or path == "/favicon.ico"
+        await app({**scope, "path": f"/{path.removeprefix('/')}"}, receive, send)
+
+    browser = open_browser()
+    with listening_to(proxy) as address:
+        browser.open(f"{address}/videos/?q=red")
+        browser.wait("document.querySelector('#hits .picture')?.naturalWidth > 0")
+        browser.click("#hits .hit")
+        browser.wait("document.getElementById('video').currentSrc.includes('/videos/media/')")
 
 
 def test_a_key_a_name_of_markup_and_a_video_that_does_not_play(

@@ -158,8 +158,8 @@ def test_a_body_that_is_too_large(serve: Serve) -> None:
     assert answer.status_code == 413
 
 
-def test_a_body_that_does_not_come(serve: Serve) -> None:
-    app = serve(limits={"read_timeout_s": 0.05}).client.app
+def answer_to(app: Any, receive: Callable[[], Any]) -> list[Any]:
+    """What is sent to a search whose body is received so."""
     scope = {
         "type": "http",
         "method": "POST",
@@ -169,15 +169,29 @@ def test_a_body_that_does_not_come(serve: Serve) -> None:
     }
     sent: list[Any] = []
 
-    async def receive() -> Any:
-        await asyncio.sleep(60)
-
     async def send(message: Any) -> None:
         sent.append(message)
 
     asyncio.run(app(scope, receive, send))
+    return sent
+
+
+def test_a_body_that_does_not_come(serve: Serve) -> None:
+    sent = answer_to(serve(limits={"read_timeout_s": 0.05}).client.app, lambda: asyncio.sleep(60))
     assert sent[0]["status"] == 408
     assert b"body_timeout" in sent[1]["body"]
+    assert b"nothing was received of the body for 0.05 s" in sent[1]["body"]
+
+
+def test_a_body_that_comes_a_byte_at_a_time(serve: Serve) -> None:
+    async def receive() -> Any:
+        await asyncio.sleep(0.1)
+        return {"type": "http.request", "body": b" ", "more_body": True}
+
+    sent = answer_to(serve(limits={"read_timeout_s": 0.5}).client.app, receive)
+    assert sent[0]["status"] == 408
+    assert b"body_timeout" in sent[1]["body"]
+    assert b"the body comes at less than 16384 bytes a second" in sent[1]["body"]
 
 
 # -- errors ------------------------------------------------------------------------------------------------------------

@@ -29,9 +29,7 @@ def command(
     seed: Annotated[
         int, Option(min=0, help="Random seed: chooses the videos to describe and to hold out, and drives the training.")
     ] = 0,
-    adapter: Annotated[
-        bool, Option("--adapter/--merge", help="Write the PEFT adapter alone, or a merged checkpoint (default).")
-    ] = False,
+    adapter: cli.Adapter = False,
     model_options: ModelOptions | None = None,
     as_json: Annotated[bool, Option("--json", help="Write the figures to stdout as JSON, and nothing else.")] = False,
     overwrite: Annotated[
@@ -47,9 +45,8 @@ def command(
 
     require_train_extra()
     cli.check_folder(out)
-    cli.show_notes("vidembed.training.adapting")
-    if logging.getLogger("vidembed").getEffectiveLevel() > logging.WARNING:  # pairs left out are not to pass unseen
-        logging.getLogger("vidembed.training").setLevel(logging.WARNING)
+    cli.show_logs("vidembed.training.adapting", logging.INFO)
+    cli.show_logs("vidembed.training")  # pairs left out are not to pass unseen
     from vidembed.training import LoraSettings, adapt
     from vidembed.training.adapting import LORA
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -77,8 +76,7 @@ def command(
     options = cli.fill(DescribeOptions, given)
     cut = cut_of(segment, overlap, scenes=scenes)
     listing = find_videos(videos, VIDEO_SUFFIXES)
-    if logging.getLogger("vidembed").getEffectiveLevel() > logging.WARNING:  # a line cut short is not to pass unseen
-        logging.getLogger("vidembed.captions").setLevel(logging.WARNING)
+    cli.show_logs("vidembed.captions")  # a line cut short is not to pass unseen
     if model == DEFAULT_MODEL:
         cli.say(SHAPES_WARNING)
     with cli.misuse_of(OSError):  # no such model

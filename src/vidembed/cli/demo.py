@@ -70,12 +70,12 @@ def command(
         (one.summary, described({key: one.attributes[key] for key in SUMMARY_ATTRIBUTES})) for one in records.values()
     ]
     found = _ask(index, encoder, queries)
-    ways, charts = [page.Way.of_vectors(found)], []
+    ways, charts = page.ways_of(found), []
     if model == DEFAULT_MODEL:  # its reranker comes with it
         cli.say(f"The head looks at the first {LOOKED_AT} hits of each query:")
         reranker = load_reranker(None, encoder, model=model, options=model_options)
         by_head, fused = _look_again(found, reranker)
-        ways += [page.Way.of_head(by_head), page.Way.of_fusion(fused)]
+        ways = page.ways_of(found, by_head, fused)
         cli.say("Every layer, on the same clips and queries:")
         charts = [page.layer_chart(reranker, encoder, records, queries), page.reliability_chart(by_head, fused)]
     result = page.Demo(model, encoder.checkpoint_config, records, ways, *charts)

@@ -56,26 +56,6 @@ class Way:
     score: tuple[str, str]  # name and meaning of what it orders by
     results: Sequence[Asked]  # of the long captions, then of the short ones
 
-    @classmethod
-    def of_vectors(cls, results: Sequence[Asked]) -> Way:
-        """The first stage."""
-        meaning = (
-            "The vector of the query is compared with that of each clip. Clips are read once, when they are indexed."
-        )
-        return cls("Video vectors", meaning, SIMILARITY, results)
-
-    @classmethod
-    def of_head(cls, results: Sequence[Asked]) -> Way:
-        """The model's own answer about the first hits."""
-        meaning = "The same model is asked about each of the first hits: does the clip match the words, Yes or No?"
-        return cls("Head", meaning, HEAD, results)
-
-    @classmethod
-    def of_fusion(cls, results: Sequence[Asked]) -> Way:
-        """Both together: what `search --rerank` shows."""
-        meaning = "Cosine and answer together, with weights fitted on other clips: vidembed search --rerank."
-        return cls("Fused", meaning, MATCH, results)
-
     def of(self, kind: Kind) -> Sequence[Asked]:
         """What the long captions found, which tell everything, or the short ones, which tell four attributes."""
         half = len(self.results) // 2
@@ -107,6 +87,23 @@ class Demo:
     def succeeded(self) -> list[Asked]:
         """Different short captions that the best way found a right clip first for."""
         return [*{one.query: one for one in self.ways[-1].of("short") if one.succeeded}.values()]
+
+
+# name, meaning and score of each way: the first stage, the answer of the model, and both, as by `search --rerank`
+WAYS = (
+    (
+        "Video vectors",
+        "The vector of the query is compared with that of each clip. Clips are read once, when they are indexed.",
+        SIMILARITY,
+    ),
+    ("Head", "The same model is asked about each of the first hits: does the clip match the words, Yes or No?", HEAD),
+    ("Fused", "Cosine and answer together, with weights fitted on other clips: vidembed search --rerank.", MATCH),
+)
+
+
+def ways_of(*results: Sequence[Asked]) -> list[Way]:
+    """Return the first of `WAYS` with what they found."""
+    return [Way(*about, found) for about, found in zip(WAYS, results, strict=False)]
 
 
 def recalls(results: Sequence[Asked], clips: int) -> tuple[float, float, float, float]:

@@ -77,7 +77,7 @@ def build_command(
     from vidembed.building import build
 
     if layer == "auto":
-        cli.show_notes("vidembed.building")
+        cli.show_logs("vidembed.building", logging.INFO)
     names = ("pairs", "videos", "captions", "clips", "seed", "out", "name", "standalone", "overwrite")
     with cli.misuse_of(OSError):  # no such model, or --out is taken
         same = {each: given[each] for each in names}
@@ -155,9 +155,7 @@ def train_command(
     gradient_checkpointing: Annotated[
         bool, Option("--gradient-checkpointing", help="Use less memory and more time.")
     ] = False,
-    adapter: Annotated[
-        bool, Option("--adapter/--merge", help="Write the PEFT adapter alone, or a merged checkpoint (default).")
-    ] = False,
+    adapter: cli.Adapter = False,
     restart: Annotated[bool, Option("--restart", help="Start again instead of continuing an interrupted run.")] = False,
     model_options: ModelOptions | None = None,
     overwrite: cli.Overwrite = False,
@@ -168,8 +166,7 @@ def train_command(
     from vidembed.training import LoraSettings, TrainingSettings, align, sample_pairs
 
     require_train_extra()
-    if logging.getLogger("vidembed").getEffectiveLevel() > logging.WARNING:  # rows left out are not to pass unseen
-        logging.getLogger("vidembed.training").setLevel(logging.WARNING)
+    cli.show_logs("vidembed.training")  # rows left out are not to pass unseen
     same = ("layer", "prefix", "held_out", "every", "max_tokens", "too_long", "overwrite")
     with cli.misuse_of(OSError):  # no such model or file, or --out is taken
         written = align(
@@ -334,10 +331,11 @@ def calibrate_command(
     if hybrid:
         own: dict[str, object] = {"out": out, "encoder": encoder, "layer": layer, "plot": plot}
         cli.refuse(own, "it is an option for rerankers; leave it out, or leave --hybrid out")
-        how: dict[str, Any] = {"reranker": reranker, "score": score, "calibration": calibration}
         if rerank is None:
-            cli.refuse(how, "it is an option for rerankers; leave it out, or give --rerank K too")
-        fitted = _calibrate_hybrid(Path(model), pairs, videos, candidates or 50, model_options, rerank=rerank, **how)
+            of_rerankers = {"reranker": reranker, "score": score, "calibration": calibration}
+            cli.refuse(of_rerankers, "it is an option for rerankers; leave it out, or give --rerank K too")
+        how: RerankerOptions = {"mode": score, "calibration": calibration, "options": model_options}
+        fitted = _calibrate_hybrid(Path(model), pairs, videos, candidates or 50, rerank, reranker, how)
         (cli.print_json if as_json else cli.print_facts)(fitted.to_dict())
         cli.say(f"Wrote the weights to {model}; `vidembed search --by hybrid` uses them.")
         return
@@ -401,31 +399,27 @@ def _calibrate_hybrid(
     pairs: Path,
     videos: Path | None,
     candidates: int,
-    options: ModelOptions | None,
-    *,
     rerank: int | None,
     reranker: str | None,
-    score: str | None,
-    calibration: Path | None,
+    of_head: RerankerOptions,
 ) -> HybridReport:
     """Fit the weights of hybrid search, and with `rerank` the fusions with the head, and say what was left out."""
     from vidembed.captions import read_captioned_videos
     from vidembed.index import VideoIndex, fit_hybrid
     from vidembed.index.search import ByCaptions, load_stages
 
-    cli.check_score(score)
+    cli.check_score(of_head["mode"])
     index = VideoIndex.open(folder)
     ByCaptions.of(index, "text")  # what is cheap to find wrong comes before the model is loaded
     rows = read_captioned_videos(pairs, videos=videos)
     meta, head = index.meta, None
-    load = partial(meta.load_encoder, None, options)
+    load = partial(meta.load_encoder, None, of_head["options"])
     how: dict[str, Any] = {"candidates": candidates, "name": meta.model}
     if rerank is None:
         encoder = load()
     else:
         of_index: dict[str, Any] = {"model": meta.model, "layer": meta.layer, "sampling": meta.sampling}
-        own: RerankerOptions = {"mode": score, "calibration": calibration, "options": options}
-        encoder, head = load_stages(load, reranker, **of_index, **own)
+        encoder, head = load_stages(load, reranker, **of_index, **of_head)
         how |= {"reranker": head, "rerank_k": rerank}
     report = fit_hybrid(folder, encoder, rows, **how)
     if report.missed:

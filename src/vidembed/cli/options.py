@@ -123,11 +123,10 @@ def setup(*, debug: bool) -> None:
         logging.getLogger("vidembed.backbone.options").setLevel(logging.WARNING)
 
 
-def show_notes(*names: str) -> None:
-    """Show what these loggers say of the run at hand, too, where they are not shown already."""
-    for name in names:
-        if not logging.getLogger(name).isEnabledFor(logging.INFO):
-            logging.getLogger(name).setLevel(logging.INFO)
+def show_logs(name: str, level: int = logging.WARNING) -> None:
+    """Show what a logger says of the run at hand from a level up, where that is not shown already."""
+    if not logging.getLogger(name).isEnabledFor(level):
+        logging.getLogger(name).setLevel(level)
 
 
 class PlainFormatter(logging.Formatter):
@@ -269,29 +268,24 @@ def named(options: ModelOptions | None) -> dict[str, object]:
 _FIELDS = {"attn": "attn_implementation", "quantize_model": "quantize"}  # of which the command line has another name
 _PANEL = "Loading the model"
 _LOADING: dict[str, Any] = {
-    "device": Annotated[str | None, Option(help="Torch device, such as cpu or cuda.", rich_help_panel=_PANEL)],
-    "device_map": Annotated[
-        str | None, Option(help="Instead of --device: auto spreads the model over all GPUs.", rich_help_panel=_PANEL)
-    ],
-    "dtype": Annotated[
-        str | None, Option(help="float32, bfloat16 or float16. Default: the model's.", rich_help_panel=_PANEL)
-    ],
-    "attn": Annotated[
-        str | None, Option(help="Attention implementation: sdpa, eager, flash_attention_2, ...", rich_help_panel=_PANEL)
-    ],
-    "revision": Annotated[
-        str | None, Option(help="Commit, tag or branch of a model on the Hub.", rich_help_panel=_PANEL)
-    ],
-    "model_kwargs": Annotated[
-        str | None,
-        Option(metavar="JSON", help="More arguments for from_pretrained of transformers.", rich_help_panel=_PANEL),
-    ],
+    name: Annotated[str | None, Option(help=text, metavar=shape, rich_help_panel=_PANEL)]
+    for name, text, shape in (
+        ("device", "Torch device, such as cpu or cuda.", None),
+        ("device_map", "Instead of --device: auto spreads the model over all GPUs.", None),
+        ("dtype", "float32, bfloat16 or float16. Default: the model's.", None),
+        ("attn", "Attention implementation: sdpa, eager, flash_attention_2, ...", None),
+        ("revision", "Commit, tag or branch of a model on the Hub.", None),
+        ("model_kwargs", "More arguments for from_pretrained of transformers.", "JSON"),
+    )
 }
 Device = Annotated[str | None, Option(help="Torch device, such as cpu or cuda.")]
 BatchSize = Annotated[int, Option(min=1, help="Inputs per batch.")]
 Overwrite = Annotated[bool, Option("--overwrite", help="Replace the output if it exists.")]
 Merge: TypeAlias = Literal["moments", "videos", "none"]
 By: TypeAlias = Literal["video", "caption", "text", "hybrid"]
+Adapter = Annotated[
+    bool, Option("--adapter/--merge", help="Write the PEFT adapter alone, or a merged checkpoint (default).")
+]
 # of what reads an index
 IndexModel = Annotated[
     str | None, Option(help="Name or folder to load the model from. Default: the one stored in the index.")

@@ -93,7 +93,7 @@ def command(
         "decode_memory_bytes": None if max_memory is None else int(max_memory * 2**30),
     }
     limits = cli.fill(Limits, {**given, **in_bytes, "decode_timeout_s": decode_timeout, "timeout_s": timeout})
-    check_api_key(api_key or None)
+    check_api_key(api_key)
     check_origins(cors_origin or ())
     if root is not None and not root.is_dir():
         raise ValueError(f"root: {str(root)!r} is not a folder")
@@ -128,7 +128,7 @@ def command(
             root=root,
             limits=limits,
         )
-        _run(engine, listening, host, allow_host or [], api_key or None, cors_origin or [])
+        _run(engine, listening, host, allow_host or [], api_key, cors_origin or [])
 
 
 def _listen(host: str, port: int) -> socket.socket:

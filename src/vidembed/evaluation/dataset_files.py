@@ -152,7 +152,8 @@ def _string_array(path: Path) -> list[str]:
         raise AnnotationError(
             f"{path}: not a numpy array of strings ({error}); write a text file with one id per line"
         ) from error
-    if not isinstance(array, np.ndarray) or array.ndim != 1 or array.dtype.kind != "U":
+    # strings of length 0 take no place, so that a small file can claim any number of them
+    if not isinstance(array, np.ndarray) or array.ndim != 1 or array.dtype.kind != "U" or not array.itemsize:
         got = f"shape {array.shape} of {array.dtype}" if isinstance(array, np.ndarray) else "an archive"
         raise AnnotationError(f"{path}: expected a numpy array of strings, one axis, got {got}")
     return [str(value) for value in array.tolist()]

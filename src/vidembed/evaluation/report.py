@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import jinja2
-
 from vidembed.evaluation.metrics import Interval, paired_bootstrap
 from vidembed.evaluation.result import CUTS, BenchmarkFacts, EvaluationResult
 from vidembed.evaluation.two_stage import COLUMNS, DIRECTIONS
+from vidembed.pages import render
 from vidembed.text import printable, write_atomically
 
 MARKDOWN_FILE: Final = "report.md"
@@ -209,12 +209,7 @@ def _md(text: str) -> str:
 
 def as_html(title: str, parts: Sequence[Section]) -> str:
     """A report as one page: all text escaped, no scripts, nothing from outside."""
-    folder = jinja2.FileSystemLoader(Path(__file__).parent)
-    pages = jinja2.Environment(
-        loader=folder, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, keep_trailing_newline=True
-    )
-    pages.filters["printable"] = printable
-    return pages.get_template("report.html").render(title=title, parts=parts)
+    return render("report.html", title=title, parts=parts)
 
 
 COMPARED: Final = ("raw", "dual_softmax")  # columns that are compared: those that need no reranker
@@ -270,8 +265,8 @@ def compare(results: Sequence[EvaluationResult], *, seed: int = 0) -> Comparison
     names: list[str] = []
     for one in results:
         plain = str(one.model.get("name") or "unnamed")
-        same = sum(name == plain or name.startswith(f"{plain} (") for name in names)
-        names.append(plain if not same else f"{plain} ({same + 1})")
+        numbered = (f"{plain} ({number})" for number in itertools.count(2))
+        names.append(next(name for name in itertools.chain([plain], numbered) if name not in names))
     facts, named = results[0].benchmark, list(zip(names, results, strict=True))
     for name, one in named:
         if one.benchmark.digest != facts.digest:
@@ -291,11 +286,11 @@ def _compared(
 ) -> ComparedRow:
     found = one.column(column).of(way)
     mine, theirs = (result.ranks.get(f"{column}.{way}") for result in (one, first))
-    if found is None or mine is None or theirs is None:
+    groups = first.ranks.get(f"groups.{way}")
+    if found is None or mine is None or theirs is None or groups is None:
         raise ValueError(f"results: {name} has no ranks of {COLUMNS[column]}, {way}; evaluate again")
     difference = None
     if one is not first:
-        groups = first.ranks[f"groups.{way}"]
         difference = paired_bootstrap(mine == 1, theirs == 1, seed=seed, groups=groups).percent()
     origin = one.temperatures[f"first.{way}"].origin if column == "dual_softmax" else None
     recalls = (found.recall_1, found.recall_5.estimate, found.recall_10.estimate)

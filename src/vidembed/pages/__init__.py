@@ -1,4 +1,4 @@
-"""Pages that are files: templates with the looks of the page of `vidembed serve`, which reads `looks.css` too."""
+"""Pages: the templates of those that are files and of the page of `vidembed serve`, and the style that all share."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def render(template: str, **values: object) -> str:
 
     Args:
         template: Its file name, such as "sheet.html". All extend "base.html", whose content security policy forbids
-            scripts and everything from outside.
+            scripts and everything from outside; the page of `vidembed serve` has another one from its server.
         **values: What it shows. Its filter `printable` writes what cannot be printed as an escape.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined  # noqa: PLC0415 - only pages need it

@@ -18,7 +18,7 @@ from pydantic_core import to_json
 from starlette.middleware.cors import CORSMiddleware
 
 import vidembed
-from vidembed.serve import schemas, security
+from vidembed.serve import answers, schemas, security
 from vidembed.serve.engine import Embedded, Engine, vector_of
 from vidembed.serve.media import FIELDS, add_page, uploaded, video_of
 from vidembed.serve.openapi import MODEL_ERRORS, document, errors, upload_body
@@ -87,22 +87,22 @@ def create_app(
 def _add_models(app: FastAPI, engine: Engine) -> None:
     names = [*dict.fromkeys([*engine.models, *engine.rerankers])]
 
-    @app.get("/v1/models", response_model=schemas.Models, responses=errors(401))
-    async def models() -> schemas.Models:
+    @app.get("/v1/models", responses=errors(401))
+    async def models() -> answers.Models:
         """List the names of the served models."""
-        return schemas.Models(data=[schemas.Model(id=name) for name in names])
+        return answers.Models(data=[answers.Model(id=name) for name in names])
 
     # A path, since names such as vidembed/shapes have a slash.
-    @app.get("/v1/models/{model:path}", response_model=schemas.Model, responses=errors(400, 401, 404))
-    async def model(model: str) -> schemas.Model:
+    @app.get("/v1/models/{model:path}", responses=errors(400, 401, 404))
+    async def model(model: str) -> answers.Model:
         """Describe the served model of this name."""
         _check_model(model, names)
-        return schemas.Model(id=model)
+        return answers.Model(id=model)
 
 
 def _add_embeddings(app: FastAPI, engine: Engine) -> None:
     options: dict[str, Any] = {"responses": errors(*MODEL_ERRORS)}
-    openai: dict[str, Any] = {**options, "response_model": schemas.EmbeddingsResponse}
+    openai: dict[str, Any] = {**options, "response_model": answers.EmbeddingsResponse}
 
     def check(model: str | None, dimensions: int | None, *, name: str = "dimensions") -> None:
         _check_model(model, engine.models)
@@ -137,7 +137,7 @@ def _add_embeddings(app: FastAPI, engine: Engine) -> None:
                 check(body.model, body.dimensions)
                 return await embed({"file": VideoSegment(path)}, "query", lambda found: _openai(engine, body, found))
 
-    @app.post("/embed", response_model=schemas.Vectors, **options)
+    @app.post("/embed", response_model=answers.Vectors, **options)
     async def embed_tei(body: schemas.TeiEmbedRequest) -> Response:
         """Embed words and videos, as text-embeddings-inference."""
         items = _items(engine, "inputs", body.inputs)
@@ -152,12 +152,12 @@ def _add_embeddings(app: FastAPI, engine: Engine) -> None:
         with engine.admitted():
             return await embed(items, schemas.task_of(body.input_type), lambda found: _cohere(body, found, version))
 
-    @app.post("/v1/embed", response_model=schemas.CohereEmbedResponse, **options)
+    @app.post("/v1/embed", response_model=answers.CohereEmbedResponse, **options)
     async def embed_cohere_v1(body: schemas.CohereEmbedRequest) -> Response:
         """Embed words, as Cohere's embed, version 1."""
         return await embed_cohere(body, "1")
 
-    @app.post("/v2/embed", response_model=schemas.CohereEmbedResponse, **options)
+    @app.post("/v2/embed", response_model=answers.CohereEmbedResponse, **options)
     async def embed_cohere_v2(body: schemas.CohereEmbedRequest) -> Response:
         """The same, as version 2."""
         return await embed_cohere(body, "2")
@@ -249,64 +249,65 @@ def _add_rerank(app: FastAPI, engine: Engine) -> None:
             message = "model: this server has no reranker; start it with --rerank or --reranker"
             raise ApiError(404, message, code="model_not_found", param="model")
         _check_model(model, engine.rerankers)
-        uris = [each.video if isinstance(each, schemas.Video) else schemas.text_of(each) for each in documents]
+        uris = [schemas.text_of(each) for each in documents]
         videos = [video_of(uri, root=engine.root, param=f"{param}[{number}]") for number, uri in enumerate(uris)]
         with engine.admitted():
             return [(place, score, uris[place]) for place, score in await engine.rank(query, videos, param=param)]
 
-    async def answer(body: schemas.RerankRequest, version: Version | None) -> schemas.RerankResponse:
+    async def answer(body: schemas.RerankRequest, version: Version | None) -> answers.RerankResponse:
         ranked = await rank(body.query, body.documents, param="documents", model=body.model)
         results = []
         for place, score, uri in ranked[: body.top_n or None]:
-            document = schemas.RerankDocument(text=uri) if body.return_documents else None
-            results.append(schemas.RerankResult(index=place, relevance_score=score, document=document))
-        units = schemas.BilledUnits(search_units=1)
-        meta = version and schemas.Meta(api_version=schemas.ApiVersion(version=version), billed_units=units)
+            document = answers.RerankDocument(text=uri) if body.return_documents else None
+            results.append(answers.RerankResult(index=place, relevance_score=score, document=document))
+        units = answers.BilledUnits(search_units=1)
+        meta = version and answers.Meta(api_version=answers.ApiVersion(version=version), billed_units=units)
         model = engine.reranker_model or ""
-        return schemas.RerankResponse(id=str(uuid.uuid4()), model=model, results=results, meta=meta)
+        return answers.RerankResponse(id=str(uuid.uuid4()), model=model, results=results, meta=meta)
 
     options: dict[str, Any] = {"response_model_exclude_none": True, "responses": errors(*MODEL_ERRORS)}
 
-    @app.post("/v1/rerank", response_model=schemas.RerankResponse, **options)
-    async def rerank_v1(body: schemas.RerankRequest) -> schemas.RerankResponse:
+    @app.post("/v1/rerank", **options)
+    async def rerank_v1(body: schemas.RerankRequest) -> answers.RerankResponse:
         """Order videos by the probability that they match words, as Cohere's rerank, version 1, or Jina's."""
         return await answer(body, "1")
 
-    @app.post("/v2/rerank", response_model=schemas.RerankResponse, **options)
-    async def rerank_v2(body: schemas.RerankRequest) -> schemas.RerankResponse:
+    @app.post("/v2/rerank", **options)
+    async def rerank_v2(body: schemas.RerankRequest) -> answers.RerankResponse:
         """The same, as version 2, which Cohere's newer client asks."""
         return await answer(body, "2")
 
-    @app.post("/rerank", response_model=schemas.RerankResponse | list[schemas.TeiRank], **options)
-    async def rerank_any(body: schemas.AnyRerankRequest) -> schemas.RerankResponse | list[schemas.TeiRank]:
+    @app.post("/rerank", response_model=answers.RerankResponse | list[answers.TeiRank], **options)
+    async def rerank_any(body: schemas.AnyRerankRequest) -> answers.RerankResponse | list[answers.TeiRank]:
         """The same, as vLLM's with `documents`, or as text-embeddings-inference's with `texts`."""
         if isinstance(body, schemas.RerankRequest):
             return await answer(body, None)
         ranked = await rank(body.query, body.texts, param="texts", model=None)
         keep = body.return_text
-        return [schemas.TeiRank(index=place, score=score, text=uri if keep else None) for place, score, uri in ranked]
+        return [answers.TeiRank(index=place, score=score, text=uri if keep else None) for place, score, uri in ranked]
 
 
 def _add_operations(app: FastAPI, engine: Engine) -> None:
-    stopping: dict[int | str, dict[str, Any]] = {503: {"model": schemas.Health, "description": "It is stopping."}}
+    stopping: dict[int | str, dict[str, Any]] = {503: {"model": answers.Health, "description": "It is stopping."}}
 
-    @app.get("/health/live", response_model=schemas.Live, responses=errors())
-    async def live() -> schemas.Live:
+    @app.get("/health/live", responses=errors())
+    async def live() -> answers.Live:
         """Whether the process answers."""
-        return schemas.Live()
+        return answers.Live()
 
-    @app.get("/health", response_model=schemas.Health, responses={**stopping, **errors()})
-    @app.get("/health/ready", response_model=schemas.Health, responses={**stopping, **errors()})
+    @app.get("/health", response_model=answers.Health, responses={**stopping, **errors()})
+    @app.get("/health/ready", response_model=answers.Health, responses={**stopping, **errors()})
     async def ready() -> JSONResponse:
         """Whether requests for the model are answered."""
-        about: dict[str, Any] = {
-            "model": engine.model,
-            "reranker": engine.reranker_model,
-            "index": engine.index is not None,
-        }
-        about["captions"] = engine.has_captions
-        is_ready = engine.ready
-        return JSONResponse({"status": "ok" if is_ready else "stopping", **about}, 200 if is_ready else 503)
+        alive = engine.batcher.alive
+        health = answers.Health(
+            status="ok" if alive else "stopping",
+            model=engine.model,
+            reranker=engine.reranker_model,
+            index=engine.index is not None,
+            captions=engine.has_captions,
+        )
+        return JSONResponse(health.model_dump(), 200 if alive else 503)
 
     text = {"content": {"text/plain": {"schema": {"type": "string"}}}}
 

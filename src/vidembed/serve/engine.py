@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import CancelledError, ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
@@ -17,16 +16,17 @@ from numpy.typing import NDArray
 
 from vidembed.errors import VideoError
 from vidembed.index import Hits, SearchOptions, VideoIndex, rerank, stored_fusion
+from vidembed.index.gallery import durations_of
 from vidembed.index.rows import check_query
 from vidembed.index.search import ByCaptions, nearest
-from vidembed.index.table import PLACE, among, is_local, quoted, segment_id
+from vidembed.index.table import PLACE, is_local, quoted, segment_id
 from vidembed.serve.batching import Batcher, QueueFullError
 from vidembed.serve.contents import Contents, ContentsReader, Place
+from vidembed.serve.decoding import AT_ONCE, Decoder
 from vidembed.serve.media import MediaLibrary
 from vidembed.serve.security import ApiError, Limits, Metrics, bad_value, busy, unusable
 from vidembed.serve.thumbnails import Moment, Thumbnails
-from vidembed.video import Clip, DecodeLimits, Sampling, VideoSegment
-from vidembed.video.pool import DecodePool, Reading
+from vidembed.video import Clip, VideoSegment
 
 if TYPE_CHECKING:
     from vidembed.encoder import VideoEncoder
@@ -37,10 +37,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _Words: TypeAlias = "tuple[str, Task]"  # to embed, and which of the model's prompts they get
-
-AT_ONCE = 8  # videos of a request that are decoded and held in memory together (our choice); the next ones follow
-
-_PROMPTS: tuple[Task, ...] = ("query", "document")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,61 +69,6 @@ def vector_of(embedded: Embedded, param: str, dimensions: int | None = None) -> 
     if not np.isfinite(norm) or norm == 0:
         raise RuntimeError(f"{param}: the vector has length {norm}; finite and above 0 is needed")
     return np.asarray(vector / norm, dtype=np.float32)
-
-
-class Decoder:
-    """Reads videos for requests, some at a time."""
-
-    def __init__(self, limits: Limits, *, backend: str = "pyav") -> None:
-        decoding = DecodeLimits(timeout_s=limits.decode_timeout_s, max_memory_bytes=limits.decode_memory_bytes)
-        self._pool = DecodePool(workers=limits.decode_workers, limits=decoding, backend=backend)
-        self._threads = ThreadPoolExecutor(limits.decode_workers, thread_name_prefix="vidembed-decode")
-        # One group more than there are processes is under way, so that these have work while the model has some.
-        self._turns = asyncio.Semaphore(limits.decode_workers + 1)
-        self._closed = False
-
-    @asynccontextmanager
-    async def clips(
-        self, videos: Sequence[VideoSegment], sampling: Sampling, *, pictures: bool = False
-    ) -> AsyncIterator[list[Clip | VideoError]]:
-        """Read up to `AT_ONCE` videos, and pictures if they may be, each once; yield the clip of each, or its error.
-
-        Others wait until the caller leaves, when the model has seen the clips: so the memory that they take is bounded.
-        """
-        async with self._turns:
-            if self._closed:
-                raise QueueFullError("the server is stopping")
-            readings: dict[VideoSegment, Reading] = {}
-            try:
-                for video in dict.fromkeys(videos):
-                    if not isinstance(video.path, (str, os.PathLike)):
-                        raise TypeError(f"video: got a segment of {type(video.path).__name__}; one of a file is needed")
-                    is_whole = video.start == 0 and video.end is None
-                    readings[video] = self._pool.submit(video.path if is_whole else video, sampling, pictures=pictures)
-                loop = asyncio.get_running_loop()
-                taken = [loop.run_in_executor(self._threads, _take, reading) for reading in readings.values()]
-                found = dict(zip(readings, await asyncio.gather(*taken), strict=True))
-                yield [found[video] for video in videos]
-            finally:
-                for reading in readings.values():
-                    reading.cancel()  # of one that was read to its end, this does nothing
-
-    def close(self) -> None:
-        """End all processes and threads. What waits fails."""
-        self._closed = True
-        self._pool.close()
-        self._threads.shutdown(wait=False, cancel_futures=True)
-
-
-def _take(reading: Reading) -> Clip | VideoError:
-    """Wait for the one clip of a reading."""
-    try:
-        (clip,) = reading
-    except VideoError as error:
-        return error
-    except CancelledError as error:  # the request was given up, and nobody waits; or
-        raise QueueFullError("the server is stopping") from error
-    return clip
 
 
 class Engine:
@@ -179,8 +120,9 @@ class Engine:
             folder = index.folder
             self.media = MediaLibrary(lambda: VideoIndex.open(folder).files())  # since the other may be in use
             self._contents = ContentsReader(folder, model)
-        # Those that wait for the index should take no thread.
-        self._index_lock, self._index_turn = threading.Lock(), asyncio.Lock()
+        self._index_lock = threading.Lock()
+        # Those that wait for the index, for what it holds or for its files take no thread, which others need.
+        self._index_turn, self._contents_turn, self._media_turn = (asyncio.Lock() for _ in range(3))
         self.decoder = Decoder(self.limits, backend=encoder.video_backend)
         self._thumbnails = Thumbnails(self.decoder, self.limits)
         self._active = self._uploads = 0
@@ -191,11 +133,6 @@ class Engine:
             max_queue=self.limits.max_queue,
             observe=self.metrics.batch_items.observe,
         )
-
-    @property
-    def ready(self) -> bool:
-        """Whether requests can be answered."""
-        return self.batcher.alive
 
     @property
     def has_captions(self) -> bool:
@@ -289,7 +226,7 @@ class Engine:
                 raise ApiError(404, message, code="not_found", param="segment")
             return rows[0]
 
-        row = await self._in_time(self._in_turn(read))
+        row = await self._in_time(_in_turn(self._index_turn, read))
         # One more than asked for: where the segment itself is among them, it also drops those that overlap it.
         found = await self._nearest(np.asarray(row["vector"], dtype=np.float32), replace(options, k=options.k + 1))
         others = [hit for hit in found.hits if segment_id(hit.uri, hit.start_s, hit.end_s) != segment]
@@ -298,36 +235,35 @@ class Engine:
 
     async def contents(self) -> Contents:
         """Return what the index holds. Raises ApiError: 404 there is no index; 504."""
-        self.require_index()
         if self._contents is None:
-            raise RuntimeError("an index without its contents")
-        return await self._in_time(asyncio.to_thread(self._contents.read))
+            raise _no_index()
+        return await self._in_time(_in_turn(self._contents_turn, self._contents.read))
 
     async def thumbnail(self, media_id: str, seconds: float) -> tuple[Moment, Callable[[], Awaitable[bytes]]]:
         """Return the moment of a video that a thumbnail is of, and what makes it.
 
         Raises ApiError: 404 there is no such video. What makes it: 400 there is no such frame; 503, 504.
         """
-        path = await asyncio.to_thread(self.find_media, media_id)
+        path = await self.find_media(media_id)
         try:
             moment = await asyncio.to_thread(Moment.of, path, seconds)
         except OSError as error:
             raise ApiError(404, "media: the file is gone or cannot be read", code="not_found") from error
         return moment, lambda: self._in_time(self._thumbnails.get(moment))
 
-    def find_media(self, media_id: str) -> Path:
-        """Return the file of the index with this id. Raises ApiError: 404 there is none. Blocks."""
+    async def find_media(self, media_id: str) -> Path:
+        """Return the file of the index with this id. Raises ApiError: 404 there is none."""
         if self.media is None:
             raise ApiError(404, "media: this server has no index", code="not_found")
         try:
-            return self.media.find(media_id)
+            return await _in_turn(self._media_turn, partial(self.media.find, media_id))
         except LookupError as error:
             raise ApiError(404, str(error.args[0]), code="not_found") from None
 
     def require_index(self) -> VideoIndex:
         """Return the index. Raises ApiError: 404 there is none."""
         if self.index is None:
-            raise ApiError(404, "search: this server has no index; start it with --in FOLDER", code="no_index")
+            raise _no_index()
         return self.index
 
     async def _nearest(
@@ -350,11 +286,9 @@ class Engine:
                 hits = nearest(index, vector.astype(np.float64), query, **asked)
                 with bad_value("rerank"):
                     fusion = None if head is None else stored_fusion(index, options.by, head)
-                rows = index.scan(["uri", "duration"], among({hit.uri for hit in hits})) if hits else ()
-                durations = {row["uri"]: row["duration"] for batch in rows for row in batch.to_pylist()}
-                return Found(hits, durations, fusion=fusion)
+                return Found(hits, durations_of(index, hits), fusion=fusion)
 
-        return await self._in_time(self._in_turn(look))
+        return await self._in_time(_in_turn(self._index_turn, look))
 
     def media_id(self, uri: str) -> str | None:
         """Return the id by which a video of the index is served, or None where it is not on this machine."""
@@ -398,10 +332,6 @@ class Engine:
                 raise ApiError(400, message, code="invalid_value", param=names[number])
         return [(number, float(score)) for number, score in enumerate(scores, at)]
 
-    async def _in_turn(self, look: Callable[[], T]) -> T:
-        async with self._index_turn:
-            return await asyncio.to_thread(look)
-
     async def _in_time(self, answer: Awaitable[T]) -> T:
         try:
             return await asyncio.wait_for(answer, self.limits.timeout_s)
@@ -415,10 +345,10 @@ class Engine:
         """Embed a batch. On the model thread."""
         found = [Embedded(None, 0, RuntimeError("the model gave no result"))] * len(items)
         words = [(place, *item) for place, item in enumerate(items) if isinstance(item, tuple)]
-        for task in _PROMPTS:
-            if texts := {place: text for place, text, its_task in words if its_task == task}:
-                for place, result in zip(texts, self._embed_texts([*texts.values()], task), strict=True):
-                    found[place] = result
+        for task in dict.fromkeys(task for _, _, task in words):
+            texts = {place: text for place, text, its_task in words if its_task == task}
+            for place, result in zip(texts, self._embed_texts([*texts.values()], task), strict=True):
+                found[place] = result
         if clips := {place: item for place, item in enumerate(items) if isinstance(item, Clip)}:
             places, sources, size = [*clips], [*clips.values()], self.limits.batch_items
             for each in self.encoder.encode_stream(sources, batch_size=size, on_error="skip", show_progress_bar=False):
@@ -437,6 +367,16 @@ class Engine:
         # Here, since a tokenizer must not be used by two threads at once.
         tokens = [len(ids) for ids in self.encoder.tokenizer(texts, add_special_tokens=False)["input_ids"]]
         return [Embedded(vector, count) for vector, count in zip(vectors, tokens, strict=True)]
+
+
+def _no_index() -> ApiError:
+    return ApiError(404, "search: this server has no index; start it with --in FOLDER", code="no_index")
+
+
+async def _in_turn(turn: asyncio.Lock, look: Callable[[], T]) -> T:
+    """Run a function in a thread, which is taken when it has its turn."""
+    async with turn:
+        return await asyncio.to_thread(look)
 
 
 def _parts(items: Sequence[T]) -> list[tuple[int, Sequence[T]]]:

@@ -14,7 +14,7 @@ import stat
 import tempfile
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, MutableMapping
+from collections.abc import AsyncIterator, Callable, Mapping, MutableMapping
 from contextlib import asynccontextmanager
 from importlib.resources import files
 from pathlib import Path
@@ -28,6 +28,7 @@ from starlette.responses import Response
 
 from vidembed.errors import VideoUriError
 from vidembed.index.table import IndexedFile, is_local, path_of
+from vidembed.pages import render
 from vidembed.serve.security import ApiError
 from vidembed.uri import parse_video_uri
 from vidembed.video import VideoSegment
@@ -39,14 +40,12 @@ MISSED_S = 1.0  # or after so long, for an id that is not in it
 MAX_FIELD_BYTES = 2**12
 FIELDS = frozenset({"model", "encoding_format", "dimensions", "user"})
 SCRIPTS = ("page", "hits", "player", "server")
-PAGE = {  # files of the search page by route, with their media types
-    "/": ("serve/page/index.html", "text/html; charset=utf-8"),
-    **{f"/{name}.js": (f"serve/page/{name}.js", "text/javascript; charset=utf-8") for name in SCRIPTS},
-    "/page.css": ("serve/page/page.css", "text/css; charset=utf-8"),  # after LOOKS
-    "/icon.svg": ("pages/icon.svg", "image/svg+xml"),
-    "/favicon.ico": ("pages/icon.svg", "image/svg+xml"),  # what browsers ask for where no page names an icon
+PAGE = {  # files of the search page by route, with their media types; "/" is the template `pages/search.html`
+    **{f"/{name}.js": ("text/javascript; charset=utf-8", f"serve/page/{name}.js") for name in SCRIPTS},
+    "/page.css": ("text/css; charset=utf-8", "pages/looks.css", "serve/page/page.css"),
+    "/icon.svg": ("image/svg+xml", "pages/icon.svg"),
+    "/favicon.ico": ("image/svg+xml", "pages/icon.svg"),  # what browsers ask for where no page names an icon
 }
-LOOKS = "pages/looks.css"  # shared with pages that are files
 _RANGE = re.compile(rb"bytes=([0-9]{0,18})-([0-9]{0,18})")
 
 
@@ -165,13 +164,11 @@ def _parts(form: FormData, allowed: frozenset[str]) -> tuple[UploadFile, dict[st
 def add_page(app: FastAPI) -> None:
     """Add the search page to an application. Its files are read once."""
 
-    def answering(content: bytes, kind: str) -> Callable[[], Coroutine[None, None, Response]]:
+    def add(route: str, content: bytes, kind: str) -> None:
+        @app.get(route, include_in_schema=False)
         async def answer() -> Response:
             return Response(content, headers={"Content-Type": kind})
 
-        return answer
-
-    for route, (name, kind) in PAGE.items():
-        parts = (LOOKS, name) if route == "/page.css" else (name,)
-        content = b"".join(files("vidembed").joinpath(part).read_bytes() for part in parts)
-        app.add_api_route(route, answering(content, kind), include_in_schema=False)
+    add("/", render("search.html").encode(), "text/html; charset=utf-8")
+    for route, (kind, *names) in PAGE.items():
+        add(route, b"".join(files("vidembed").joinpath(name).read_bytes() for name in names), kind)

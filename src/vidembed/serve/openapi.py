@@ -7,8 +7,8 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
+from vidembed.serve.answers import ErrorResponse
 from vidembed.serve.engine import Engine
-from vidembed.serve.schemas import ErrorResponse
 from vidembed.serve.security import OPEN, SEARCH_UPLOAD_PATH, UPLOAD_PATH
 
 _ERRORS = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Annotated, Any
@@ -12,7 +11,7 @@ from fastapi.responses import FileResponse, Response
 
 from vidembed.index import Condition, Filter, Hit, SearchOptions
 from vidembed.index.table import file_name_of, segment_id
-from vidembed.serve import schemas
+from vidembed.serve import answers, schemas
 from vidembed.serve.contents import Place
 from vidembed.serve.engine import Engine, Found
 from vidembed.serve.media import ID_PATTERN, keep_one_range, media_type, uploaded
@@ -27,49 +26,49 @@ def add_search(app: FastAPI, engine: Engine) -> None:
     """Add searches and what the index holds to an application."""
     options: dict[str, Any] = {"response_model_exclude_none": True, "responses": errors(*MODEL_ERRORS)}
 
-    async def answer(what: schemas.SearchOptions) -> schemas.SearchResponse:
+    async def answer(what: schemas.SearchOptions) -> answers.SearchResponse:
         asked = replace(_options(engine, what), by=what.by)
         check_length("q", what.q, engine.limits.max_chars)
         check_count("rerank", what.rerank, engine.limits.max_rerank)
         with engine.admitted():
             found = await engine.search(what.q, asked, count=what.rerank)
-        return schemas.SearchResponse(query=what.q, **_told(engine, found))
+        return answers.SearchResponse(query=what.q, **_told(engine, found))
 
-    @app.get("/search", response_model=schemas.SearchResponse, **options)
-    async def search(asked: Annotated[schemas.SearchOptions, Query()]) -> schemas.SearchResponse:
+    @app.get("/search", **options)
+    async def search(asked: Annotated[schemas.SearchOptions, Query()]) -> answers.SearchResponse:
         """Search the index."""
         return await answer(asked)
 
-    @app.post("/search", response_model=schemas.SearchResponse, **options)
-    async def search_by_body(body: schemas.SearchRequest) -> schemas.SearchResponse:
+    @app.post("/search", **options)
+    async def search_by_body(body: schemas.SearchRequest) -> answers.SearchResponse:
         """Search the index; for words that are too long for an address, or not to be logged by a proxy."""
         return await answer(body)
 
-    @app.get("/search/like", response_model=schemas.LikeResponse, **options)
-    async def search_like(asked: Annotated[schemas.LikeOptions, Query()]) -> schemas.LikeResponse:
+    @app.get("/search/like", **options)
+    async def search_like(asked: Annotated[schemas.LikeOptions, Query()]) -> answers.LikeResponse:
         """Search the index for what is like one of its segments, by the stored vector; the segment itself is no hit."""
         with engine.admitted():
             found = await engine.search_like(asked.segment, _options(engine, asked))
-        like = None if found.like is None else schemas.IndexSegment(**_segment(engine, found.like))
-        return schemas.LikeResponse(like=like, **_told(engine, found))
+        like = None if found.like is None else answers.IndexSegment(**_segment(engine, found.like))
+        return answers.LikeResponse(like=like, **_told(engine, found))
 
     form = {"requestBody": upload_body(file_only=True)}
 
-    @app.post(SEARCH_UPLOAD_PATH, response_model=schemas.LikeResponse, openapi_extra=form, **options)
-    async def search_by_upload(request: Request, asked: Annotated[schemas.HitOptions, Query()]) -> schemas.LikeResponse:
+    @app.post(SEARCH_UPLOAD_PATH, openapi_extra=form, **options)
+    async def search_by_upload(request: Request, asked: Annotated[schemas.HitOptions, Query()]) -> answers.LikeResponse:
         """Search the index for what is like an uploaded clip or picture."""
         how = _options(engine, asked)
         engine.require_index()
         with engine.admitted(upload=True):
             async with uploaded(request, max_bytes=engine.limits.max_upload_bytes) as (path, _):
-                return schemas.LikeResponse(**_told(engine, await engine.search_file(path, how)))
+                return answers.LikeResponse(**_told(engine, await engine.search_file(path, how)))
 
-    @app.get("/index", response_model=schemas.IndexContents, **{**options, "responses": errors(401, 404, 504)})
-    async def contents() -> schemas.IndexContents:
+    @app.get("/index", **{**options, "responses": errors(401, 404, 504)})
+    async def contents() -> answers.IndexContents:
         """Tell what the index holds, as of the last minute."""
         held = await engine.contents()
-        samples = [schemas.IndexSegment(**_segment(engine, place)) for place in held.samples]
-        return schemas.IndexContents(**{**asdict(held), "samples": samples}, model=engine.model)
+        samples = [answers.IndexSegment(**_segment(engine, place)) for place in held.samples]
+        return answers.IndexContents(**{**asdict(held), "samples": samples}, model=engine.model)
 
 
 def add_media(app: FastAPI, engine: Engine) -> None:
@@ -83,7 +82,7 @@ def add_media(app: FastAPI, engine: Engine) -> None:
     @app.get("/media/{media_id}", response_class=Response, responses={**ranges, **errors(400, 404, 416)})
     async def media(request: Request, media_id: Annotated[str, Path(pattern=ID_PATTERN)]) -> FileResponse:
         """Return the bytes of a video of the index, or a range of them."""
-        path = await asyncio.to_thread(engine.find_media, media_id)
+        path = await engine.find_media(media_id)
         keep_one_range(request.scope, path.stat().st_size)
         return FileResponse(path, media_type=media_type(path))
 
@@ -128,7 +127,7 @@ def _options(engine: Engine, asked: schemas.HitOptions) -> SearchOptions:
 def _told(engine: Engine, found: Found) -> dict[str, Any]:
     """Return hits and how they were found, as answers have them."""
     how = found.hits.method
-    hits = [schemas.SearchHit(**_hit(engine, hit, found.durations)) for hit in found.hits]
+    hits = [answers.SearchHit(**_hit(engine, hit, found.durations)) for hit in found.hits]
     return {"approximate": how.approximate, "method": how.to_dict(), "hits": hits}
 
 

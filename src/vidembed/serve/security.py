@@ -36,6 +36,7 @@ MAX_PARAM = 100
 FORM = "form "  # how the name of a form of a request begins, where one address takes several; no parameter's name does
 UPLOAD_PATH = "/v1/embeddings/video"
 SEARCH_UPLOAD_PATH = "/search/video"
+MIN_BYTES_PER_S = 2**14  # of a body, in the mean (ours): one of 256 MiB takes at most 4 h 33 min
 FORM_OVERHEAD = 2**16  # bytes of a form besides the file: its other fields and the lines between
 _PLACE = re.compile(r"\s*\(\[Errno.*\)", re.DOTALL)  # the system's message ends in the path of the file
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
@@ -330,16 +331,19 @@ class Guard:
 
     def _bounded(self, scope: Scope, receive: Receive) -> Receive:
         """Wrap `receive`: a body must not be longer than it may, nor take for ever."""
-        read, more = 0, True
+        read, more, began = 0, True, time.monotonic()
 
         async def receive_bounded() -> Message:
             nonlocal read, more
             if not more:
                 return await receive()  # waits for the client to go
+            patience = self.limits.read_timeout_s
+            left = began + patience + read / MIN_BYTES_PER_S - time.monotonic()
             try:
-                message = await asyncio.wait_for(receive(), self.limits.read_timeout_s)
+                message = await asyncio.wait_for(receive(), min(left, patience))
             except TimeoutError as error:
-                reason = f"nothing was received of the body for {self.limits.read_timeout_s:g} s"
+                slow = f"the body comes at less than {MIN_BYTES_PER_S} bytes a second"
+                reason = slow if read and left < patience else f"nothing was received of the body for {patience:g} s"
                 raise ApiError(408, reason, code="body_timeout") from error
             read += len(message.get("body", b""))
             more = message["type"] == "http.request" and message.get("more_body", False)

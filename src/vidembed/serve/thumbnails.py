@@ -8,19 +8,16 @@ import io
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from vidembed.errors import VideoError
+from vidembed.serve.decoding import Decoder
 from vidembed.serve.security import Limits, busy, unusable
 from vidembed.video import Sampling, VideoSegment
 from vidembed.video.clip import FileState
-
-if TYPE_CHECKING:
-    from vidembed.serve.engine import Decoder
 
 MAX_WIDTH = 320  # pixels; what a card of the page shows
 _QUALITY = 80  # of JPEG, as in contact sheets

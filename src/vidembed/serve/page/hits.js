@@ -1,5 +1,5 @@
 // The cards of hits, and of what the index holds.
-import { byId, clock, make, range } from "./server.js";
+import { below, byId, clock, make, range } from "./server.js";
 import { endPreview, startPreview } from "./player.js";
 
 const SIMILARITY = "Cosine similarity of the query and this segment, up to 1. It orders hits; it is not a probability.";
@@ -12,14 +12,11 @@ function bar(kind, name, share, value, meaning) {
   row.append(make("span", "score-name", name));
   const track = make("span", "track");
   const fill = make("span", "fill");
-  fill.style.width = `${100 * Math.min(1, Math.max(0, share))}%`;
+  const percent = 100 * Math.min(1, Math.max(0, share));
+  fill.style.width = `${percent}%`;
   track.append(fill);
-  track.setAttribute("role", "meter");
-  track.setAttribute("aria-label", name);
-  track.setAttribute("aria-valuemin", "0");
-  track.setAttribute("aria-valuemax", "100");
-  track.setAttribute("aria-valuenow", String(Math.round(100 * Math.min(1, Math.max(0, share)))));
-  track.setAttribute("aria-valuetext", value);
+  const about = { role: "meter", "aria-label": name, "aria-valuemin": 0, "aria-valuemax": 100, "aria-valuenow": Math.round(percent), "aria-valuetext": value };
+  for (const [attribute, text] of Object.entries(about)) track.setAttribute(attribute, text);
   row.append(track, make("span", "score-value", value));
   return row;
 }
@@ -44,7 +41,7 @@ function frame(hit) {
       picture.alt = "";
       picture.loading = "lazy";
       picture.decoding = "async";
-      picture.src = hit.thumbnail;
+      picture.src = below(hit.thumbnail);
       box.append(picture);
     }
     box.lastChild.addEventListener("error", () => {

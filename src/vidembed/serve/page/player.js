@@ -1,5 +1,5 @@
 // Plays hits: in the dialog with its sound, and muted on a card under the pointer or the focus.
-import { byId, clock, range } from "./server.js";
+import { below, byId, clock, range } from "./server.js";
 
 const EARLY_S = 0.05; // browsers report the time some four times a second
 const HOVER_MS = 150; // so that a pointer on its way elsewhere starts nothing
@@ -30,8 +30,8 @@ export function play(hit) {
     return tell("This video is not on the server, and cannot be played here.");
   }
   stopsAtEnd = true;
-  video.poster = hit.thumbnail ?? "";
-  video.src = hit.media;
+  video.poster = below(hit.thumbnail);
+  video.src = below(hit.media);
   video.load();
   start();
 }
@@ -117,7 +117,7 @@ export function startPreview(hit, frame) {
     moving.addEventListener("seeked", () => moving.classList.add("ready"), { once: true });
     preview = moving;
     frame.append(moving);
-    moving.src = hit.media;
+    moving.src = below(hit.media);
     moving.play().catch(() => {}); // the picture stays where a browser does not play
   }, HOVER_MS);
 }

@@ -2,6 +2,9 @@
 
 export const byId = (id) => document.getElementById(id);
 
+// An address that the server gave, from where the page lies: behind a proxy that may be deeper than the server knows.
+export const below = (address) => address?.replace(/^\//, "") ?? "";
+
 // Seconds as 0:02.0, and as 1:05:02.0 from an hour on.
 export function clock(seconds) {
   const tenths = Math.round(seconds * 10);
