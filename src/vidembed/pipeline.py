@@ -55,9 +55,10 @@ from vidembed.inputs import (
     share_cores,
     split_rows,
 )
+from vidembed.progress import Waiting
 from vidembed.registry import resolve_model
 from vidembed.video import Sampling, VideoError, VideoFrames
-from vidembed.video.clip import Waiting, worker_count
+from vidembed.video.clip import worker_count
 from vidembed.video.fetch import UrlAccess
 
 if TYPE_CHECKING:

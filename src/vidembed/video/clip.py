@@ -8,11 +8,11 @@ import math
 import os
 import stat
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import KW_ONLY, asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY, asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import BinaryIO, Final, Generic, TypeAlias, TypedDict, TypeGuard, TypeVar
+from typing import BinaryIO, Final, TypeAlias, TypedDict, TypeGuard
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 
 from vidembed import errors
 from vidembed.text import printable
-from vidembed.video.picture import check_size, fit, shrink
 
 VIDEO_SUFFIXES = frozenset(
     [
@@ -36,9 +35,6 @@ METADATA_TOLERANCE_S = 0.01  # that a whole frame index may be off: a tenth of t
 PICTURE_VERSION: Final = 2
 """Of how a file becomes pictures, for what is stored by file. 2 differs from 1 for files that are mirrored, HDR,
 BT.2020 or interlaced, hold several video streams, or change their shape."""
-
-Item = TypeVar("Item")
-_RATE_MARGIN = 1.001  # 2.0 fps cut from 29.97 is a little under or over 2.0
 
 
 def is_finite_number(value: object) -> TypeGuard[float]:
@@ -102,57 +98,6 @@ class Sampling:
         return np.arange(min(max(count, 1), self.max_frames), dtype=np.float64) * step
 
 
-def check_sampling(sampling: object) -> None:
-    """Raise TypeError for what is no `Sampling`."""
-    if not isinstance(sampling, Sampling):
-        raise TypeError(f"sampling is a {type(sampling).__name__}; expected a Sampling, such as Sampling(fps=2.0)")
-
-
-class GridPicker(Generic[Item]):
-    """Keeps, from frames offered in the order of presentation, the one on show at each time of the grid."""
-
-    def __init__(
-        self, sampling: Sampling, *, start: float = 0.0, end: float | None = None, duration: float | None = None
-    ) -> None:
-        self.start, self.end = start, math.inf if end is None else end
-        self.step = sampling.step(None if duration is None else max(min(self.end, duration) - start, 0.0))
-        self._max_frames = sampling.max_frames
-        self._kept: list[Item] = []
-
-    @property
-    def next_time(self) -> float:
-        """The next time to be looked at; infinity past the end. The start is always, by a segment of any length."""
-        moment = self.start + len(self._kept) * self.step
-        return moment if not self._kept or moment + TIME_EPSILON < self.end else math.inf
-
-    def looks(self, first: float, until: float) -> Iterator[float]:
-        """Yield when frames are looked for between two times, as `wants` compares; maybe more often than is."""
-        place = max(0, math.floor((first - self.start) / self.step) - 1)
-        while (moment := self.start + place * self.step + TIME_EPSILON) < until:
-            if place and moment >= self.end:
-                return
-            if moment >= first:
-                yield moment
-            place += 1
-
-    def wants(self, until: float) -> bool:
-        """Whether a frame on show until ``until`` (exclusive) is one to keep."""
-        return self.next_time + TIME_EPSILON < until
-
-    def keep(self, item: Item, until: float) -> None:
-        """Keep ``item`` for every time of the grid that comes before ``until``."""
-        while self.wants(until):
-            self._kept.append(item)
-            if len(self._kept) == 2 * self._max_frames:
-                self._kept = self._kept[::2]  # the video is longer than was known: look half as often
-                self.step *= 2
-
-    def finish(self) -> list[Item]:
-        """Return the kept items in order: evenly thinned to ``max_frames`` if there are more."""
-        most = min(len(self._kept), self._max_frames)
-        return [self._kept[i * len(self._kept) // most] for i in range(most)]
-
-
 DEFAULT_TIMEOUT_S: Final = 600.0  # seconds. Default limit of reading one video (our choice)
 DEFAULT_MEMORY_BYTES: Final = 8 * 2**30  # of one decoding process. 180 pictures of 4K as RGB take 4.5 GB (our choice)
 MIN_MEMORY_BYTES: Final = 2**29  # interpreter, numpy and FFmpeg alone have 220 MB, and each thread reserves some more
@@ -213,21 +158,6 @@ def worker_count(reserved: float = 0) -> int:
     return max(1, workers)
 
 
-@dataclass
-class Waiting:
-    """How long the two sides of a run waited for each other, seconds."""
-
-    began: float = field(default_factory=time.perf_counter)
-    for_decoding: float = 0.0  # the thread of the model: nothing was ready for it
-    for_model: float = 0.0  # what decodes and prepares: as much was ready as may be
-
-    def __str__(self) -> str:
-        """Say which side waited longer, and for which share of the time."""
-        share = max(self.for_decoding, self.for_model) / max(time.perf_counter() - self.began, 1e-9)
-        side = "decoding" if self.for_decoding > self.for_model else "the model"
-        return f"waits for {side} {share:.0%}"
-
-
 class Deadline:
     """A limit of so many seconds from now, or none, checked between packets and whenever bytes are read."""
 
@@ -248,6 +178,10 @@ class Deadline:
         if left <= 0:
             raise self.error()
         return min(left, most)
+
+
+# start and end in seconds on the clock of a player (None: the end of the video), and its name in messages
+Segment: TypeAlias = tuple[float, float | None, str]
 
 
 @dataclass(frozen=True)
@@ -308,7 +242,7 @@ class VideoFrames:
         if not isinstance(array, np.ndarray):
             raise errors.InvalidVideoInput("<frames>", f"array is a {type(array).__name__}; expected a numpy array")
         item = item_name(self)
-        if not _is_rgb(array):
+        if not is_rgb(array):
             found = f"array has shape {array.shape} and dtype {array.dtype}"
             raise errors.InvalidVideoInput(item, f"{found}; expected (T, H, W, 3) uint8 RGB")
         if not (is_finite_number(self.fps) and self.fps > 0):
@@ -323,7 +257,8 @@ class VideoFrames:
             object.__setattr__(self, "timestamps", times)
 
 
-def _is_rgb(array: NDArray[np.generic]) -> bool:
+def is_rgb(array: NDArray[np.generic]) -> bool:
+    """Whether an array has the shape and dtype of frames: ``(T, H, W, 3)`` uint8, none of them 0."""
     return array.ndim == 4 and array.shape[-1] == 3 and array.dtype == np.uint8 and 0 not in array.shape
 
 
@@ -538,73 +473,3 @@ def assemble(
         indices, total = np.rint(shown * fps).astype(np.int64), round(duration * fps)
     known = np.stack(frames), shown, fps, duration, indices, max(total, int(indices[-1]) + 1)  # (T, H, W, 3) first
     return Clip(*known, damaged, truncated, item, start_s, backend, sampling)
-
-
-def _as_array(value: object, item: str) -> NDArray[np.uint8]:
-    """Return frames of any array type, or a list of pictures, as ``(T, H, W, 3)`` uint8."""
-    try:
-        array = np.stack([np.asarray(x) for x in value]) if isinstance(value, (list, tuple)) else np.asarray(value)
-    except (ValueError, TypeError, RuntimeError) as error:
-        raise errors.InvalidVideoInput(item, f"'array' is not one stack of frames of one size ({error})") from error
-    if array.ndim == 4 and array.shape[-1] != 3 and array.shape[1] == 3:
-        array = np.moveaxis(array, 1, -1)  # (T, C, H, W) -> (T, H, W, C)
-    if not _is_rgb(array):
-        found = f"'array' has shape {array.shape} and dtype {array.dtype}"
-        raise errors.InvalidVideoInput(item, f"{found}; expected (T, H, W, 3) or (T, 3, H, W), uint8, values 0 to 255")
-    return array
-
-
-def as_frames(source: VideoFrames | Mapping[str, object], item: str) -> tuple[VideoFrames, float]:
-    """Return frames, and the duration in seconds that they come with, or 0."""
-    if isinstance(source, VideoFrames):
-        return source, 0.0
-    if "array" not in source:
-        raise errors.InvalidVideoInput(item, f"keys {sorted(map(str, source))}; expected 'array' and 'video_metadata'")
-    metadata = source.get("video_metadata") or {}
-    if not isinstance(metadata, Mapping):
-        raise errors.InvalidVideoInput(item, "'video_metadata' is not a mapping; expected {'fps': ...}")
-    if metadata.get("fps") is None:
-        raise errors.InvalidVideoInput(item, "'video_metadata' has no 'fps'; give it: a frame rate is never guessed")
-    duration = metadata.get("duration")
-    frames = VideoFrames(_as_array(source["array"], item), metadata["fps"])
-    if (indices := metadata.get("frames_indices")) is not None:
-        ordinals, count = np.asarray(indices), len(frames.array)  # (T,)
-        if ordinals.shape != (count,) or ordinals.dtype.kind not in "iu" or (np.diff(ordinals) < 0).any():
-            raise errors.InvalidVideoInput(item, f"'frames_indices' is not {count} whole numbers in ascending order")
-        frames = VideoFrames(frames.array, frames.fps, timestamps=ordinals / frames.fps)
-    return frames, duration if is_finite_number(duration) and duration > 0 else 0.0
-
-
-def sample_frames(
-    source: VideoFrames | Mapping[str, object], sampling: Sampling, *, item: str, start: float, end: float | None
-) -> Clip:
-    """Choose from given frames as from a file's, by their own times, in seconds from the first."""
-    given, declared = as_frames(source, item)
-    count, height, width = given.array.shape[:3]
-    check_size(width, height, item)
-    times = np.arange(count) / given.fps if given.timestamps is None else given.timestamps - given.timestamps[0]  # (T,)
-    spacing = times[-1] / (count - 1) if count > 1 and times[-1] > 0 else 1.0 / given.fps
-    video_end = max(float(times[-1] + spacing), declared)
-    if start + TIME_EPSILON >= video_end:
-        reason = f"the segment starts at {start:g} s, and the frames last {video_end:.3f} s"
-        raise errors.InvalidVideoInput(item, reason)
-    stop = video_end if end is None else min(end, video_end)
-    before = max(stop - TIME_EPSILON, start + TIME_EPSILON)  # a segment may be shorter
-    behind = np.append(times[1:], video_end)  # (T,) when each is no longer on show
-    picked = np.flatnonzero((times < before) & (behind > start + TIME_EPSILON)).tolist()
-    # else all are kept: a grid finer than the frames could only repeat some and miss others
-    if len(picked) > sampling.max_frames or 1.0 / spacing > sampling.fps * _RATE_MARGIN:
-        picker: GridPicker[int] = GridPicker(sampling, start=start, end=stop, duration=video_end)
-        for i in picked:
-            picker.keep(i, float(behind[i]))
-        picked = picker.finish()
-    new_width, new_height = fit(width, height, sampling.max_pixels)
-    shown = np.maximum(times[picked] - start, 0.0).astype(np.float64)  # (T,)
-    duration = stop - start
-    if start == 0 and end is None and given.timestamps is None:
-        indices, total = np.array(picked, dtype=np.int64), count
-    else:
-        indices, total = np.rint(shown * given.fps).astype(np.int64), round(duration * given.fps)
-    frames = np.stack([shrink(given.array[i], new_width, new_height) for i in picked])  # (T, H, W, 3)
-    known = frames, shown, given.fps, duration, indices, max(total, int(indices[-1]) + 1)
-    return Clip(*known, False, False, item, start, "frames", sampling)

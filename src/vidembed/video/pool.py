@@ -26,7 +26,7 @@ from vidembed.errors import BackendUnavailable, DecoderCrashed, DecodeTimeout, I
 from vidembed.video import clip
 from vidembed.video.clip import Clip, Deadline, DecodeLimits, Sampling, VideoSegment
 from vidembed.video.container import DEFAULT_THREADS
-from vidembed.video.reader import check_options
+from vidembed.video.reader import check_options, check_sampling
 from vidembed.video.segments import MAX_WINDOWS, Cut, Layout, Scenes, Windows, cut_to_dict, require_scenedetect
 from vidembed.video.worker import Message, Note, read_clip, read_error, read_layout, read_notes, receive, send
 
@@ -40,13 +40,14 @@ _START: Final = """
 import json, sys
 sys.path.insert(0, sys.argv[1])
 try:
+    from vidembed.video.load import read_windows
     from vidembed.video.worker import main
 except Exception as error:
     print(json.dumps({"failed": f"{type(error).__name__}: {error}"[:1000]}))
     sys.exit(1)
-main(**json.loads(sys.argv[2]))
+main(read_windows, **json.loads(sys.argv[2]))
 """
-# Starts a decoding process, of the package that this program has. The arguments of `worker.main` follow, as JSON.
+# Starts a decoding process, of the package that this program has. Other arguments of `worker.main` follow, as JSON.
 COMMAND: Final = (sys.executable, "-P", "-c", _START, str(Path(__file__).parents[2]))
 
 
@@ -156,7 +157,7 @@ class DecodePool(AbstractContextManager["DecodePool"]):
         file = path.path if isinstance(path, VideoSegment) and cut is None else path
         if not isinstance(file, (str, os.PathLike)):
             raise TypeError(f"path is a {type(file).__name__}; the pool reads local files by their path")
-        clip.check_sampling(sampling)
+        check_sampling(sampling)
         name = clip.item_name(file)
         request: Message = {"path": os.fsdecode(file), "is_path": not isinstance(file, str)}
         request |= {"item": clip.item_name(path), "sampling": sampling.as_dict(), "pictures": pictures}

@@ -26,8 +26,8 @@ import numpy as np
 
 from vidembed import errors
 from vidembed.errors import DecoderCrashed, VideoError, VideoTooLarge
-from vidembed.video import decord, reader
-from vidembed.video.clip import Clip, Sampling, VideoSegment, item_name
+from vidembed.video import decord
+from vidembed.video.clip import Clip, Sampling, Segment, VideoSegment, item_name
 from vidembed.video.picture import MAX_AREA, MAX_SIDE, is_memory_error
 from vidembed.video.segments import MAX_WINDOWS, Layout, cut_from_dict, lay_out
 from vidembed.video.still import read_still
@@ -39,6 +39,7 @@ MAX_NUMBER: Final = 1e15  # of any number of a clip; above all that this package
 MAX_FAILURES: Final = 8  # segments of a file that may fail one by one; those after that fail with the last
 
 Message: TypeAlias = dict[str, Any]  # JSON values
+ReadWindows: TypeAlias = Callable[..., Iterator[Clip]]  # `vidembed.video.load.read_windows`
 Note: TypeAlias = tuple[str, int, str]  # logger, level and text of a log record; or class, 0 and text of a warning
 
 _ERRORS: Final = {
@@ -144,8 +145,13 @@ def read_clip(
     return Clip(frames=frames, timestamps=times, frames_indices=indices, sampling=sampling, **fields)
 
 
-def main(*, backend: str, threads: int, max_memory_bytes: int | None, parent: int) -> NoReturn:
-    """Answer requests on standard input until the parent, a process of this number, is gone."""
+def main(
+    read_windows: ReadWindows, *, backend: str, threads: int, max_memory_bytes: int | None, parent: int
+) -> NoReturn:
+    """Answer requests on standard input until the parent, a process of this number, is gone.
+
+    `read_windows` is that of `vidembed.video.load`, which starts these processes, so that this module cannot import it.
+    """
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what native code prints is no answer
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
@@ -164,7 +170,7 @@ def main(*, backend: str, threads: int, max_memory_bytes: int | None, parent: in
         request = json.loads(requests.get())
         send(answers, {"begun": is_limited})
         try:
-            for found in read_file(request, backend=backend, threads=threads):
+            for found in read_file(request, read_windows, backend=backend, threads=threads):
                 arrays: Sequence[memoryview] = ()
                 if isinstance(found, Layout):
                     message: Message = {"layout": [found.duration, found.segments]}
@@ -242,17 +248,19 @@ def _error_fields(error: Exception, item: str, limit: int | None) -> list[str]:
     return [type(error).__name__, item, error.reason[:MAX_TEXT]]
 
 
-def read_file(request: Message, *, backend: str, threads: int) -> Iterator[Layout | Clip | VideoError]:
+def read_file(
+    request: Message, read_windows: ReadWindows, *, backend: str, threads: int
+) -> Iterator[Layout | Clip | VideoError]:
     """Yield the layout of a file, then a clip or an error for each segment; one that fails begins a new pass."""
     if "cwd" in request:
         os.chdir(request["cwd"])
     source: str | Path = Path(request["path"]) if request["is_path"] else request["path"]
     sampling = Sampling(**request["sampling"])
 
-    def read(windows: list[reader.Segment]) -> Iterator[Clip]:
+    def read(windows: list[Segment]) -> Iterator[Clip]:
         if backend == "decord":
             return (decord.read(source, sampling, item=item, start=start, end=end) for start, end, item in windows)
-        return reader.read_windows(source, windows, sampling, item=item_name(source), threads=threads)
+        return read_windows(source, windows, sampling, item=item_name(source), threads=threads)
 
     if "cut" not in request and "segments" not in request:  # one segment, whose frames say where it lies
         clips = read([(*request.get("segment", (0.0, None)), request["item"])])
