@@ -247,6 +247,10 @@ class FrameReader(ExitStack, Iterator[TimedFrame]):
             raise RuntimeError("the first frame is not read yet")
         return self._origin
 
+    def time_of(self, pts: int) -> float:
+        """Return when the frame of a `pts` comes on show, seconds from the first frame."""
+        return _seconds(pts, cast("Fraction", self.stream.time_base), self.origin)
+
     def stamps(self) -> Iterator[Stamp]:
         """Read the other packets, and yield the stamps of all that are shown, those up to the first frame included."""
         return filter(None, chain(self._head, map(_stamp, self._packets())))
@@ -276,15 +280,13 @@ class FrameReader(ExitStack, Iterator[TimedFrame]):
 
     def seek(self, seconds: float) -> None:
         """Continue with the key frame at or before ``seconds``, or where seeking fails, with the first frame."""
-        if self.stream.time_base is None:
-            raise RuntimeError("seek in a stream without a clock")
         self.seeked, self.sought = True, seconds
         self._frames.close()
         if self._previous is not None and self._previous.is_interlaced and self.rate:
             seconds -= 2 / float(self.rate)  # so that what is sought has a frame before it, as it has without seeking
         self._key_pts = self._previous = None
         self._last = self._last_end = -MAX_TIME
-        target = int((Fraction(seconds + TIME_EPSILON) + self.origin) / self.stream.time_base)
+        target = int((Fraction(seconds + TIME_EPSILON) + self.origin) / cast("Fraction", self.stream.time_base))
         try:
             self.container.seek(target, stream=self.stream, backward=True)
         except av.error.FFmpegError:
@@ -331,11 +333,12 @@ class FrameReader(ExitStack, Iterator[TimedFrame]):
             if landing and floor is None and packet.pts is not None:
                 floor = packet.pts
             frames: Iterator[VideoFrame | Undecoded]
-            self._note_key(packet)
+            self.note_key(packet)
             if packet.is_keyframe and self._previous is not None and self._worth_dropping(self._previous):
-                frames = self._dropper(self._previous.frame).frames(chain([packet], packets))
+                last, lag = (self._previous.shown.pts or 0, self._last), self._frames_read - 1 - self._ordinal
+                frames = dropping.Dropper(self, lag=lag, last=last).frames(chain([packet], packets))
             else:
-                frames = iter(self._decoded(packet))
+                frames = iter(self.decode(packet))
             shown = (frame for frame in frames if floor is None or frame.pts is None or frame.pts >= floor)
             for timed in filter(None, map(self._place, shown)):
                 previous, self._previous = self._previous, timed
@@ -344,13 +347,15 @@ class FrameReader(ExitStack, Iterator[TimedFrame]):
                     timed.before = previous.frame if timed.is_interlaced else None
                 yield timed
 
-    def _note_key(self, packet: Packet[VideoStream]) -> None:
+    def note_key(self, packet: Packet[VideoStream]) -> None:
+        """Take in a key frame: how far it is from the last one."""
         if packet.is_keyframe and packet.pts is not None and packet.time_base is not None:
             if self._key_pts is not None:
                 self.gop_s = max(float((packet.pts - self._key_pts) * packet.time_base), self.gop_s or 0.0)
             self._key_pts = packet.pts
 
-    def _decoded(self, packet: Packet[VideoStream]) -> list[VideoFrame]:
+    def decode(self, packet: Packet[VideoStream]) -> list[VideoFrame]:
+        """Return the frames that come out when a packet goes in, and count errors."""
         if self._origin is None and len(self._head) <= _MAX_HEAD:
             self._head.append(_stamp(packet))
         try:
@@ -372,22 +377,6 @@ class FrameReader(ExitStack, Iterator[TimedFrame]):
     def is_far(self, gap: float) -> bool:
         """Whether so many seconds are left out by a seek with less work than by reading on, as far as is known."""
         return self.gop_s is not None and gap > max(MIN_JUMP_S, 2 * self.gop_s)
-
-    def _dropper(self, previous: VideoFrame) -> dropping.Dropper:
-        base, origin, context = self.stream.time_base, self.origin, self.stream.codec_context
-        if base is None or previous.pts is None:
-            raise RuntimeError("dropping in a stream without a clock")
-        decoder = dropping.Decoder(
-            decode=self._decoded,
-            note_key=self._note_key,
-            errors=lambda: self.errors,
-            time=lambda pts: _seconds(pts, base, origin),
-            jumps=self.jumps,
-            looking=self.windows,
-            lag=self._frames_read - 1 - self._ordinal,
-            last=(previous.pts, self._last),
-        )
-        return dropping.Dropper(decoder, context.name, context.extradata)
 
     def _place(self, frame: VideoFrame | Undecoded) -> TimedFrame | None:
         """Give a frame its time, or ``None`` if it is damaged or has no time."""
