@@ -58,8 +58,8 @@ from vidembed.inputs import (
 from vidembed.progress import Waiting
 from vidembed.registry import resolve_model
 from vidembed.video import Sampling, VideoError, VideoFrames
-from vidembed.video.clip import worker_count
 from vidembed.video.fetch import UrlAccess
+from vidembed.video.worker import worker_count
 
 if TYPE_CHECKING:
     from sentence_transformers.base.modules.transformer import ProcessingKwargs

@@ -19,7 +19,6 @@ from vidembed.errors import (
     VideoTruncated,
 )
 from vidembed.video.clip import (
-    VIDEO_SUFFIXES,
     Clip,
     DecodeLimits,
     Sampling,
@@ -28,6 +27,7 @@ from vidembed.video.clip import (
     VideoSource,
     item_name,
 )
+from vidembed.video.container import VIDEO_SUFFIXES
 from vidembed.video.load import load_segments, load_video
 from vidembed.video.pool import DecodePool, Reading
 from vidembed.video.probe import VideoInfo, probe

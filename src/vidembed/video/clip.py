@@ -21,20 +21,10 @@ from numpy.typing import NDArray
 from vidembed import errors
 from vidembed.text import printable
 
-VIDEO_SUFFIXES = frozenset(
-    [
-        *(".3g2", ".3gp", ".asf", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg"),
-        *(".mts", ".mxf", ".ogv", ".ts", ".vob", ".webm", ".wmv"),
-    ]
-)
-"""Lower-case file name suffixes by which a folder's videos are found. Reading goes by content, not by name."""
 MAX_NAME_LENGTH = 200  # characters of a source's name shown in a message; the middle of a longer one is left out
 TIME_EPSILON = 1e-6  # seconds. Times closer than this are equal: below any container's clock tick, above float rounding
 TRUNCATED_S = 1.0  # seconds. A stream that ends this much before its declared duration is truncated
 METADATA_TOLERANCE_S = 0.01  # that a whole frame index may be off: a tenth of the last digit of times in prompts
-PICTURE_VERSION: Final = 2
-"""Of how a file becomes pictures, for what is stored by file. 2 differs from 1 for files that are mirrored, HDR,
-BT.2020 or interlaced, hold several video streams, or change their shape."""
 
 
 def is_finite_number(value: object) -> TypeGuard[float]:
@@ -143,19 +133,6 @@ def core_count() -> int:
         return max(1, min(cores, math.ceil(int(quota) / int(period))))
     except (OSError, ValueError):  # none, or "max"
         return cores
-
-
-def worker_count(reserved: float = 0) -> int:
-    """Workers that decode by default: one a core, less those `reserved` for models on GPUs, and one a GiB of memory.
-
-    A worker holds some clips, of 20 to 130 MB each, and its process 0.2 GB: the memory of the machine bounds them.
-    """
-    workers = int(core_count() - reserved)
-    try:
-        workers = min(workers, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**30)
-    except (AttributeError, OSError, ValueError):  # a system that does not say
-        workers = min(workers, 8)
-    return max(1, workers)
 
 
 class Deadline:

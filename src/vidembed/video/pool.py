@@ -8,7 +8,6 @@ import math
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 import weakref
@@ -18,7 +17,6 @@ from concurrent.futures import CancelledError
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from io import BufferedReader
-from pathlib import Path
 from typing import IO, Final, TypeAlias, cast
 
 from vidembed import errors
@@ -28,27 +26,25 @@ from vidembed.video.clip import Clip, Deadline, DecodeLimits, Sampling, VideoSeg
 from vidembed.video.container import DEFAULT_THREADS
 from vidembed.video.reader import check_options, check_sampling
 from vidembed.video.segments import MAX_WINDOWS, Cut, Layout, Scenes, Windows, cut_to_dict, require_scenedetect
-from vidembed.video.worker import Message, Note, read_clip, read_error, read_layout, read_notes, receive, send
+from vidembed.video.worker import (
+    COMMAND,
+    Message,
+    Note,
+    read_clip,
+    read_error,
+    read_layout,
+    read_notes,
+    receive,
+    repeat_notes,
+    send,
+    worker_count,
+)
 
 logger = logging.getLogger(__name__)
 
 MAX_UNTAKEN: Final = 2  # clips that a process may have handed over and nobody has taken
 START_TIMEOUT_S: Final = 120.0  # in which a process has to start: a fraction of one, but disks can be slow (our choice)
 END_TIMEOUT_S: Final = 5.0  # in which it has to end. Only one that waits in the kernel takes longer (our choice)
-
-_START: Final = """
-import json, sys
-sys.path.insert(0, sys.argv[1])
-try:
-    from vidembed.video.load import read_windows
-    from vidembed.video.worker import main
-except Exception as error:
-    print(json.dumps({"failed": f"{type(error).__name__}: {error}"[:1000]}))
-    sys.exit(1)
-main(read_windows, **json.loads(sys.argv[2]))
-"""
-# Starts a decoding process, of the package that this program has. Other arguments of `worker.main` follow, as JSON.
-COMMAND: Final = (sys.executable, "-P", "-c", _START, str(Path(__file__).parents[2]))
 
 
 class Reading:
@@ -70,7 +66,7 @@ class Reading:
         with lock:
             lock.wait_for(lambda: task.layout or task.failure)
             notes, task.notes = task.notes, []
-        _repeat(notes)
+        repeat_notes(notes)
         if task.layout is None:
             raise task.failure or RuntimeError
         return task.layout
@@ -80,7 +76,7 @@ class Reading:
         self.layout()
         while (found := self._task.take()) is not None:
             entry, notes = found
-            _repeat(notes)
+            repeat_notes(notes)
             del found
             yield entry
             del entry  # the next one comes while nothing here holds this
@@ -120,7 +116,7 @@ class DecodePool(AbstractContextManager["DecodePool"]):
         threads: int = DEFAULT_THREADS,
     ) -> None:
         if workers is None:
-            workers = clip.worker_count()
+            workers = worker_count()
         if workers < 1:
             raise ValueError(f"workers={workers!r}: expected a whole number of at least 1, or None")
         check_options(backend, threads)
@@ -192,15 +188,6 @@ class DecodePool(AbstractContextManager["DecodePool"]):
     def __exit__(self, *_: object) -> None:
         """Close it."""
         self.close()
-
-
-def _repeat(notes: list[Note]) -> None:
-    """Log and warn as the decoding process did."""
-    for source, level, text in notes:
-        if level:
-            logging.getLogger(source).log(level, "%s", text)
-        else:
-            errors.warn((errors.VideoTruncated if source == "VideoTruncated" else RuntimeWarning)(text))
 
 
 _Entry: TypeAlias = tuple[Clip | VideoError, list[Note]]

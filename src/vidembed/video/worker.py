@@ -27,7 +27,7 @@ import numpy as np
 from vidembed import errors
 from vidembed.errors import DecoderCrashed, VideoError, VideoTooLarge
 from vidembed.video import decord
-from vidembed.video.clip import Clip, Sampling, Segment, VideoSegment, item_name
+from vidembed.video.clip import Clip, Sampling, Segment, VideoSegment, core_count, item_name
 from vidembed.video.picture import MAX_AREA, MAX_SIDE, is_memory_error
 from vidembed.video.segments import MAX_WINDOWS, Layout, cut_from_dict, lay_out
 from vidembed.video.still import read_still
@@ -52,6 +52,19 @@ _FIELDS: Final = {
     "total_num_frames": int,
 }
 _PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
+
+
+def worker_count(reserved: float = 0) -> int:
+    """Workers that decode by default: one a core, less those `reserved` for models on GPUs, and one a GiB of memory.
+
+    A worker holds some clips, of 20 to 130 MB each, and its process 0.2 GB: the memory of the machine bounds them.
+    """
+    workers = int(core_count() - reserved)
+    try:
+        workers = min(workers, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**30)
+    except (AttributeError, OSError, ValueError):  # a system that does not say
+        workers = min(workers, 8)
+    return max(1, workers)
 
 
 def send(stream: IO[bytes], message: Message, arrays: Sequence[memoryview] = ()) -> None:
@@ -94,6 +107,15 @@ def read_notes(message: Message, rename: Callable[[str], str]) -> list[Note]:
                 limit = logging.CRITICAL
                 return [(name[:100], min(max(level, 0), limit), rename(text[:MAX_TEXT])) for name, level, text in notes]
     raise ValueError("malformed notes")
+
+
+def repeat_notes(notes: list[Note]) -> None:
+    """Log and warn as the decoding process did."""
+    for source, level, text in notes:
+        if level:
+            logging.getLogger(source).log(level, "%s", text)
+        else:
+            errors.warn((errors.VideoTruncated if source == "VideoTruncated" else RuntimeWarning)(text))
 
 
 def read_layout(message: Message) -> Layout:
@@ -143,6 +165,21 @@ def read_clip(
         raise ValueError("a malformed clip, with times or indices that no frames have")
     fields = {**fields, "item": rename(fields["item"])}
     return Clip(frames=frames, timestamps=times, frames_indices=indices, sampling=sampling, **fields)
+
+
+_START: Final = """
+import json, sys
+sys.path.insert(0, sys.argv[1])
+try:
+    from vidembed.video.load import read_windows
+    from vidembed.video.worker import main
+except Exception as error:
+    print(json.dumps({"failed": f"{type(error).__name__}: {error}"[:1000]}))
+    sys.exit(1)
+main(read_windows, **json.loads(sys.argv[2]))
+"""
+# Starts a decoding process, of the package that this program has. Other arguments of `worker.main` follow, as JSON.
+COMMAND: Final = (sys.executable, "-P", "-c", _START, str(Path(__file__).parents[2]))
 
 
 def main(
