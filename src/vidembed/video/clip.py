@@ -138,9 +138,7 @@ def core_count() -> int:
 class Deadline:
     """A limit of so many seconds from now, or none, checked between packets and whenever bytes are read."""
 
-    def __init__(
-        self, timeout_s: float | None, item: str, *, done: str = "read", remedy: str = "cut the video"
-    ) -> None:
+    def __init__(self, timeout_s: float | None, item: str, done: str = "read", remedy: str = "cut the video") -> None:
         self._item = item
         self._reason = f"not {done} within timeout_s={timeout_s}; raise the limit or {remedy}"
         self._end = math.inf if timeout_s is None else time.monotonic() + timeout_s
@@ -223,8 +221,8 @@ class VideoFrames:
             found = f"array has shape {array.shape} and dtype {array.dtype}"
             raise errors.InvalidVideoInput(item, f"{found}; expected (T, H, W, 3) uint8 RGB")
         if not (is_finite_number(self.fps) and self.fps > 0):
-            allowed = "expected a finite number above 0, since a rate is never guessed"
-            raise errors.InvalidVideoInput(item, f"fps={self.fps!r}; {allowed}")
+            found = f"fps={self.fps!r}; expected a finite number above 0, since a rate is never guessed"
+            raise errors.InvalidVideoInput(item, found)
         object.__setattr__(self, "fps", float(self.fps))
         if self.timestamps is not None:
             times = np.asarray(self.timestamps, dtype=np.float64)  # (T,)
@@ -291,8 +289,7 @@ def check_regular(path: str, item: str) -> None:
     try:
         status = os.stat(path)  # noqa: PTH116 - Path cannot hold every name a string can
     except PermissionError as error:
-        reason = "permission denied; check the access rights of its folders"
-        raise errors.VideoPermission(item, reason) from error
+        raise errors.VideoPermission(item, "permission denied; check the access rights of its folders") from error
     except ValueError as error:
         raise errors.InvalidVideoInput(item, f"no valid path ({error})") from error
     except OSError as error:
@@ -436,8 +433,8 @@ def assemble(
     due = [bound for bound in (end, declared_duration) if bound is not None]
     truncated = declared_duration is not None and min(due) - stop > TRUNCATED_S
     if truncated:
-        found = f"it ends at {video_end:.2f} s, before the {declared_duration:.2f} s it declares"
-        errors.warn(errors.VideoTruncated(f"{item}: {found}; only the frames that it has are used"))
+        found = f"{item}: it ends at {video_end:.2f} s, before the {declared_duration:.2f} s it declares"
+        errors.warn(errors.VideoTruncated(f"{found}; only the frames that it has are used"))
     duration = stop - start
     shown = np.maximum(times - start, 0.0)  # (T,)
     counted = count / duration if duration > 0 else 1.0  # a still of no length: any rate puts it at time 0

@@ -12,10 +12,12 @@ import json
 import logging
 import os
 import signal
+import subprocess
 import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from io import BufferedIOBase
 from itertools import chain
 from pathlib import Path
@@ -27,9 +29,19 @@ import numpy as np
 from vidembed import errors
 from vidembed.errors import DecoderCrashed, VideoError, VideoTooLarge
 from vidembed.video import decord
-from vidembed.video.clip import Clip, Sampling, Segment, VideoSegment, core_count, item_name
+from vidembed.video.clip import Clip, Sampling, Segment, VideoSegment, core_count, item_name, ordered_segments
 from vidembed.video.picture import MAX_AREA, MAX_SIDE, is_memory_error
-from vidembed.video.segments import MAX_WINDOWS, Layout, cut_from_dict, lay_out
+from vidembed.video.segments import (
+    MAX_WINDOWS,
+    Cut,
+    Layout,
+    Scenes,
+    Windows,
+    cut_from_dict,
+    cut_to_dict,
+    lay_out,
+    require_scenedetect,
+)
 from vidembed.video.still import read_still
 
 MAX_LINE: Final = 2**24  # bytes of one line. `MAX_WINDOWS` segments of two numbers take under a half of that
@@ -180,6 +192,56 @@ main(read_windows, **json.loads(sys.argv[2]))
 """
 # Starts a decoding process, of the package that this program has. Other arguments of `worker.main` follow, as JSON.
 COMMAND: Final = (sys.executable, "-P", "-c", _START, str(Path(__file__).parents[2]))
+
+
+def start(command: Sequence[str], settings: Message) -> subprocess.Popen[bytes]:
+    """Start a decoding process by `COMMAND` or another; `settings` are arguments of `main`."""
+    return subprocess.Popen(  # noqa: S603 - this interpreter and package, no shell
+        [*command, json.dumps({**settings, "parent": os.getpid()})],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        # Each thread of BLAS reserves address space. What is bound late could be bound to the FFmpeg of decord.
+        env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "LD_BIND_NOW": "1"},
+        process_group=0 if os.name == "posix" else None,  # Ctrl-C does not reach it
+    )
+
+
+def ending(status: int) -> str:
+    """Return in words what a process ended with, such as ``signal SIGSEGV``."""
+    if status >= 0:
+        return f"status {status}"
+    name = next((each.name for each in signal.Signals if each == -status), str(-status))
+    return f"signal {name}" + (", which systems send when memory runs out" if name == "SIGKILL" else "")
+
+
+def request_for(
+    file: str | os.PathLike[str],
+    path: str | os.PathLike[str] | VideoSegment,
+    sampling: Sampling,
+    cut: Cut | Sequence[tuple[float, float | None]] | None,
+    *,
+    item: str,
+    pictures: bool,
+) -> Message:
+    """Return the request of a file; the arguments and errors are those of `vidembed.video.DecodePool.submit`."""
+    request: Message = {"path": os.fsdecode(file), "is_path": not isinstance(file, str)}
+    request |= {"item": item_name(path), "sampling": sampling.as_dict(), "pictures": pictures}
+    with suppress(OSError):  # it was removed
+        request["cwd"] = os.getcwd()  # noqa: PTH109 - Path cannot hold every name a string can
+    if isinstance(cut, (Windows, Scenes)):
+        if isinstance(cut, Scenes):
+            require_scenedetect(item)
+        request["cut"] = cut_to_dict(cut)
+    elif cut is not None:
+        segments = ordered_segments(file, cut)
+        if len(segments) > MAX_WINDOWS:
+            found = f"{len(segments)} segments; at most {MAX_WINDOWS} per file are allowed; cut longer segments"
+            raise errors.InvalidVideoInput(item_name(file), found)
+        request["segments"] = [(segment.start, segment.end) for segment in segments]
+    elif isinstance(path, VideoSegment):
+        request["segment"] = path.start, path.end
+    return request
 
 
 def main(
