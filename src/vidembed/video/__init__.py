@@ -28,9 +28,9 @@ from vidembed.video.clip import (
     item_name,
 )
 from vidembed.video.container import VIDEO_SUFFIXES
+from vidembed.video.info import VideoInfo, probe
 from vidembed.video.load import load_segments, load_video
 from vidembed.video.pool import DecodePool, Reading
-from vidembed.video.probe import VideoInfo, probe
 from vidembed.video.segments import Cut, Layout, Scenes, Windows, cut_from_dict, cut_to_dict
 
 __all__ = ["VIDEO_SUFFIXES", "BackendUnavailable", "Clip", "CorruptVideo", "Cut", "DecodeLimits", "DecodePool"]

@@ -51,7 +51,7 @@ def load_video(
         limits: On time, a download included, and on its bytes (``vidembed.DecodeLimits``). Default: 600 s and 2 GiB.
         threads: Decoding threads of PyAV, at least 1. Default 4; 1 does the least work, for a caller that reads several
             videos at once. Frames are the same.
-        stream: Index of a video stream in its container (``VideoInfo.streams`` of `vidembed.video.probe`).
+        stream: Index of a video stream in its container (``VideoInfo.streams`` of `vidembed.video.info`).
             Default ``None``: the one that ffmpeg would choose. For files read with PyAV.
 
     Returns:
