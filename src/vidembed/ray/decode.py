@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypedDict
 from vidembed.errors import VideoError
 from vidembed.index.files import clean
 from vidembed.ray.stores import MAX_FILE_BYTES, Fetched, Fetcher, FileSystem
-from vidembed.video.clip import Clip, DecodeLimits, FileState, Sampling
+from vidembed.video.clip import DEFAULT_MEMORY_BYTES, DEFAULT_TIMEOUT_S, Clip, DecodeLimits, FileState, Sampling
 from vidembed.video.pool import DecodePool
 from vidembed.video.segments import Cut
 from vidembed.video.worker import clip_message, read_clip
@@ -160,8 +160,8 @@ class DecodeVideos:
     filesystem: FileSystem | None = None
     known: Callable[[str], bool] | None = None
     max_bytes: int = MAX_FILE_BYTES
-    timeout_s: float | None = 600.0
-    max_memory_bytes: int | None = 8 * 2**30
+    timeout_s: float | None = DEFAULT_TIMEOUT_S
+    max_memory_bytes: int | None = DEFAULT_MEMORY_BYTES
     backend: str = "pyav"
 
     def __post_init__(self) -> None:
