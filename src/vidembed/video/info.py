@@ -10,10 +10,10 @@ from vidembed.video import clip
 from vidembed.video.clip import Deadline, DecodeLimits, VideoFrames, VideoSegment, VideoSource
 from vidembed.video.container import open_source
 from vidembed.video.fetch import UrlAccess
+from vidembed.video.load import as_frames
 from vidembed.video.picture import Colour, describe
 from vidembed.video.reader import FrameReader
 from vidembed.video.segments import packet_extent
-from vidembed.video.still import as_frames
 
 PROBE_LIMITS: Final = DecodeLimits(timeout_s=60.0)
 

@@ -19,12 +19,12 @@ from vidembed.video.clip import Clip, Deadline, DecodeLimits, Sampling, Segment,
 from vidembed.video.container import DEFAULT_THREADS, open_source
 from vidembed.video.decord import require_decord
 from vidembed.video.fetch import UrlAccess
-from vidembed.video.picture import TimedFrame
+from vidembed.video.picture import TimedFrame, check_size, fit, shrink
 from vidembed.video.pool import DecodePool
 from vidembed.video.reader import MIN_JUMP_S, FrameReader, GridPicker, check_options, check_sampling, from_player
-from vidembed.video.still import sample_frames
 
 DEFAULT_SAMPLING: Final = Sampling()
+_RATE_MARGIN = 1.001  # 2.0 fps cut from 29.97 is a little under or over 2.0
 MAX_LOST_SHARE = 0.10  # share of frames that may be lost to errors before the video counts as corrupt (our choice)
 
 
@@ -93,6 +93,76 @@ def load_video(
         inner, windows, sampling, item=item, allow_url=allow_url, limits=limits, threads=threads, stream=stream
     )
     return read
+
+
+def _as_array(value: object, item: str) -> NDArray[np.uint8]:
+    """Return frames of any array type, or a list of pictures, as ``(T, H, W, 3)`` uint8."""
+    try:
+        array = np.stack([np.asarray(x) for x in value]) if isinstance(value, (list, tuple)) else np.asarray(value)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise InvalidVideoInput(item, f"'array' is not one stack of frames of one size ({error})") from error
+    if array.ndim == 4 and array.shape[-1] != 3 and array.shape[1] == 3:
+        array = np.moveaxis(array, 1, -1)  # (T, C, H, W) -> (T, H, W, C)
+    if not clip.is_rgb(array):
+        found = f"'array' has shape {array.shape} and dtype {array.dtype}"
+        raise InvalidVideoInput(item, f"{found}; expected (T, H, W, 3) or (T, 3, H, W), uint8, values 0 to 255")
+    return array
+
+
+def as_frames(source: VideoFrames | Mapping[str, object], item: str) -> tuple[VideoFrames, float]:
+    """Return frames, and the duration in seconds that they come with, or 0."""
+    if isinstance(source, VideoFrames):
+        return source, 0.0
+    if "array" not in source:
+        raise InvalidVideoInput(item, f"keys {sorted(map(str, source))}; expected 'array' and 'video_metadata'")
+    metadata = source.get("video_metadata") or {}
+    if not isinstance(metadata, Mapping):
+        raise InvalidVideoInput(item, "'video_metadata' is not a mapping; expected {'fps': ...}")
+    if metadata.get("fps") is None:
+        raise InvalidVideoInput(item, "'video_metadata' has no 'fps'; give it: a frame rate is never guessed")
+    duration = metadata.get("duration")
+    frames = VideoFrames(_as_array(source["array"], item), metadata["fps"])
+    if (indices := metadata.get("frames_indices")) is not None:
+        ordinals, count = np.asarray(indices), len(frames.array)  # (T,)
+        if ordinals.shape != (count,) or ordinals.dtype.kind not in "iu" or (np.diff(ordinals) < 0).any():
+            raise InvalidVideoInput(item, f"'frames_indices' is not {count} whole numbers in ascending order")
+        frames = VideoFrames(frames.array, frames.fps, timestamps=ordinals / frames.fps)
+    return frames, duration if clip.is_finite_number(duration) and duration > 0 else 0.0
+
+
+def sample_frames(
+    source: VideoFrames | Mapping[str, object], sampling: Sampling, *, item: str, start: float, end: float | None
+) -> Clip:
+    """Choose from given frames as from a file's, by their own times, in seconds from the first."""
+    given, declared = as_frames(source, item)
+    count, height, width = given.array.shape[:3]
+    check_size(width, height, item)
+    times = np.arange(count) / given.fps if given.timestamps is None else given.timestamps - given.timestamps[0]  # (T,)
+    spacing = times[-1] / (count - 1) if count > 1 and times[-1] > 0 else 1.0 / given.fps
+    video_end = max(float(times[-1] + spacing), declared)
+    if start + clip.TIME_EPSILON >= video_end:
+        reason = f"the segment starts at {start:g} s, and the frames last {video_end:.3f} s"
+        raise InvalidVideoInput(item, reason)
+    stop = video_end if end is None else min(end, video_end)
+    before = max(stop - clip.TIME_EPSILON, start + clip.TIME_EPSILON)  # a segment may be shorter
+    behind = np.append(times[1:], video_end)  # (T,) when each is no longer on show
+    picked = np.flatnonzero((times < before) & (behind > start + clip.TIME_EPSILON)).tolist()
+    # else all are kept: a grid finer than the frames could only repeat some and miss others
+    if len(picked) > sampling.max_frames or 1.0 / spacing > sampling.fps * _RATE_MARGIN:
+        picker: GridPicker[int] = GridPicker(sampling, start=start, end=stop, duration=video_end)
+        for i in picked:
+            picker.keep(i, float(behind[i]))
+        picked = picker.finish()
+    new_width, new_height = fit(width, height, sampling.max_pixels)
+    shown = np.maximum(times[picked] - start, 0.0).astype(np.float64)  # (T,)
+    duration = stop - start
+    if start == 0 and end is None and given.timestamps is None:
+        indices, total = np.array(picked, dtype=np.int64), count
+    else:
+        indices, total = np.rint(shown * given.fps).astype(np.int64), round(duration * given.fps)
+    frames = np.stack([shrink(given.array[i], new_width, new_height) for i in picked])  # (T, H, W, 3)
+    known = frames, shown, given.fps, duration, indices, max(total, int(indices[-1]) + 1)
+    return Clip(*known, False, False, item, start, "frames", sampling)
 
 
 def _check(source: VideoSource, sampling: object, backend: str, threads: int, stream: object) -> str:
