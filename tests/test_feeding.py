@@ -19,8 +19,9 @@ from vidembed.index import index_videos
 from vidembed.inputs import Prepared, collate, on_device, pinned
 from vidembed.ray import indexer
 from vidembed.video import clip
-from vidembed.video.clip import core_count, worker_count
+from vidembed.video.clip import core_count
 from vidembed.video.pool import DecodePool
+from vidembed.video.worker import worker_count
 
 GetModel = Callable[[str], Path]
 VIDEOS = [

@@ -38,7 +38,8 @@ from vidembed.progress import progress_bar
 from vidembed.proof import can_batch, find_sharing, probe_video
 from vidembed.scoring.checks import FloatArray
 from vidembed.video import VideoFrames
-from vidembed.video.clip import PICTURE_VERSION, core_count
+from vidembed.video.clip import core_count
+from vidembed.video.picture import PICTURE_VERSION
 from vidembed.visual_cache import VisualTokenCache, visual_key
 from vidembed.yes_no import (
     Answers,

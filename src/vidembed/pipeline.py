@@ -55,10 +55,11 @@ from vidembed.inputs import (
     share_cores,
     split_rows,
 )
+from vidembed.progress import Waiting
 from vidembed.registry import resolve_model
 from vidembed.video import Sampling, VideoError, VideoFrames
-from vidembed.video.clip import Waiting, worker_count
 from vidembed.video.fetch import UrlAccess
+from vidembed.video.worker import worker_count
 
 if TYPE_CHECKING:
     from sentence_transformers.base.modules.transformer import ProcessingKwargs

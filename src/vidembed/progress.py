@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, TypeVar, overload
 
 from tqdm.auto import tqdm
@@ -34,6 +36,21 @@ class _Bar(_Base):
                 parts.append("took {elapsed}")
         bar = "{percentage:3.0f}%|{bar:20}| " if total else ""
         return known | {"bar_format": f"{{desc}}: {bar}{', '.join(parts)}{{postfix}}"}
+
+
+@dataclass
+class Waiting:
+    """How long the two sides of a run waited for each other, seconds."""
+
+    began: float = field(default_factory=time.perf_counter)
+    for_decoding: float = 0.0  # the thread of the model: nothing was ready for it
+    for_model: float = 0.0  # what decodes and prepares: as much was ready as may be
+
+    def __str__(self) -> str:
+        """Say which side waited longer, and for which share of the time."""
+        share = max(self.for_decoding, self.for_model) / max(time.perf_counter() - self.began, 1e-9)
+        side = "decoding" if self.for_decoding > self.for_model else "the model"
+        return f"waits for {side} {share:.0%}"
 
 
 @overload

@@ -210,6 +210,18 @@ def test_other_file_systems(clips: list[Path]) -> None:
     stage.close()
 
 
+@pytest.mark.parametrize("given", [pd.DataFrame, lambda columns: {k: np.array(v, float) for k, v in columns.items()}])
+def test_listings_with_gaps_are_read(clips: list[Path], given: Callable[[dict[str, list[Any]]], Any]) -> None:
+    system = fs.SubTreeFileSystem(str(clips[0].parent.parent), fs.LocalFileSystem())
+    stage = DecodeVideos(SAMPLING, filesystem=system)
+    state = FileState.of(clips[0])
+    listing = given({"size": [state.size, None], "mtime_ns": [state.mtime_ns, None]})
+    batch = {**{name: listing[name] for name in listing}, "uri": [f"s3://{clips[0].parent.name}/0.mp4"] * 2}
+    rows, _ = run(stage, pd.DataFrame(batch) if given is pd.DataFrame else batch)
+    assert [(row["error"], row["size"]) for row in rows] == 2 * [(None, state.size)]
+    stage.close()
+
+
 def test_it_pickles_after_use(clips: list[Path], decode: DecodeVideos) -> None:
     before, _ = run(decode, {"uri": [str(clips[0])]})
     again = pickle.loads(pickle.dumps(decode))

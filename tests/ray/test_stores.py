@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -168,6 +169,21 @@ def test_times_as_file_systems_tell_them(info: dict[str, Any], expected: int) ->
             return {"name": path, "size": 3, "type": "file", **info}
 
     assert open_store(address := Address("timed", "", "a"), Timed()).state(address) == FileState(3, expected)
+
+
+def test_times_without_a_zone_are_the_same_on_each_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Timed(fsspec.AbstractFileSystem):
+        def info(self, path: str, **_: Any) -> dict[str, Any]:
+            return {"name": path, "size": 3, "type": "file", "modified": datetime(2023, 11, 14, 22, 13, 20)}
+
+    store, states = open_store(Address("timed", "", "a"), Timed()), []
+    for zone in ("UTC", "Asia/Tokyo"):
+        monkeypatch.setenv("TZ", zone)
+        time.tzset()
+        states.append(store.state(Address("timed", "", "a")))
+    monkeypatch.undo()
+    time.tzset()
+    assert states == 2 * [FileState(3, s3.MOMENT * 10**9)]
 
 
 ODD = st.one_of(st.none(), st.integers(), st.floats(), st.text(max_size=5), st.datetimes())

@@ -12,7 +12,7 @@ from typing import Any
 
 sys.path[:0] = [str(Path(__file__).parents[2] / "src")]
 
-from vidembed.video import reader, worker  # noqa: E402 - of this tree
+from vidembed.video import load, worker  # noqa: E402 - of this tree
 
 COMMAND = (sys.executable, "-P", __file__)
 FOLDER = "VIDEMBED_TEST_FATES"
@@ -32,5 +32,4 @@ def fated(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 if __name__ == "__main__":
-    reader.read_windows = fated(reader.read_windows)
-    worker.main(**json.loads(sys.argv[1]))
+    worker.main(fated(load.read_windows), **json.loads(sys.argv[1]))

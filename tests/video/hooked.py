@@ -16,7 +16,7 @@ from typing import Any
 
 sys.path[:0] = [str(Path(__file__).parents[2] / "src")]
 
-from vidembed.video import reader, worker  # noqa: E402 - of this tree
+from vidembed.video import load, worker  # noqa: E402 - of this tree
 
 COMMAND = (sys.executable, "-P", __file__)
 MALFORMED = {
@@ -92,6 +92,5 @@ def hooked(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 if __name__ == "__main__":
-    reader.read_windows = hooked(reader.read_windows)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
-    worker.main(**json.loads(sys.argv[1]))
+    worker.main(hooked(load.read_windows), **json.loads(sys.argv[1]))

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vidembed.video import Sampling
-from vidembed.video.clip import GridPicker
+from vidembed.video.reader import GridPicker
 
 rates = st.floats(0.05, 60)
 counts = st.integers(1, 200)

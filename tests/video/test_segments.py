@@ -274,7 +274,7 @@ def test_starting_again_counts_the_damage_once(zoo: Zoo, monkeypatch: pytest.Mon
     sequential = load_video(path)
 
     seeking_late(monkeypatch, 1000.0)
-    monkeypatch.setattr("vidembed.video.reader.MAX_LOST_SHARE", 0.0)
+    monkeypatch.setattr("vidembed.video.load.MAX_LOST_SHARE", 0.0)
     with pytest.raises(CorruptVideo, match=r"could not be decoded") as info:
         load_video(path, Sampling(max_frames=4))
     with pytest.raises(CorruptVideo) as other:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vidembed.video.trim import Stamp, Stretch, decoding_times
+from vidembed.video.stretch import Stamp, Stretch, decoding_times
 
 Stream = tuple[list[Stamp], list[set[int]]]
 

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.zoo import Zoo
-from vidembed.video import Clip, DecodeTimeout, InvalidVideoInput, Layout, Sampling, VideoError, reader, worker
+from vidembed.video import Clip, DecodeTimeout, InvalidVideoInput, Layout, Sampling, VideoError, load, worker
 from vidembed.video.worker import Message, clip_message, read_clip, read_error, read_file, read_layout, read_notes
 
 SAMPLING = Sampling(max_frames=4, max_pixels=100)
@@ -216,19 +216,19 @@ def test_any_answer_is_refused_or_right(value: Any) -> None:
 @pytest.fixture
 def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many segments each decoding pass was to read."""
-    read, seen = reader.read_windows, []
+    read, seen = load.read_windows, []
 
     def counted(handle: Any, windows: list[Any], *args: Any, **kwargs: Any) -> Iterator[Clip]:
         seen.append(len(windows))
         return read(handle, windows, *args, **kwargs)
 
-    monkeypatch.setattr(reader, "read_windows", counted)
+    monkeypatch.setattr(load, "read_windows", counted)
     return seen
 
 
 def read(path: Path, **cut: Any) -> tuple[Layout, list[Any]]:
     request = {"path": str(path), "is_path": False, "item": str(path), "sampling": Sampling().as_dict(), **cut}
-    layout, *entries = read_file(request, backend="pyav", threads=1)
+    layout, *entries = read_file(request, load.read_windows, backend="pyav", threads=1)
     assert isinstance(layout, Layout)
     return layout, entries
 
@@ -249,7 +249,9 @@ def test_one_pass_for_a_file_that_turns_bad(zoo: Zoo, tmp_path: Path, passes: li
     path = tmp_path / "text.mp4"
     path.write_bytes(zoo.path("h264.mp4").read_bytes())
     request = {"path": str(path), "is_path": False, "item": str(path), "sampling": Sampling().as_dict()}
-    answers = read_file({**request, "segments": [(0.0, 1.0), (1.0, 2.0), (2.0, None)]}, backend="pyav", threads=1)
+    answers = read_file(
+        {**request, "segments": [(0.0, 1.0), (1.0, 2.0), (2.0, None)]}, load.read_windows, backend="pyav", threads=1
+    )
     next(answers)
     path.write_bytes(b"text")
     found = [entry.item for entry in answers if isinstance(entry, VideoError)]

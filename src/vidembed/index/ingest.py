@@ -40,14 +40,13 @@ from vidembed.index.table import (
     require_index_extra,
 )
 from vidembed.interrupt import STOPPING, GracefulStop
-from vidembed.progress import progress_bar
+from vidembed.progress import Waiting, progress_bar
 from vidembed.video import VIDEO_SUFFIXES, Clip, VideoError, item_name
 from vidembed.video.clip import (
     DEFAULT_MEMORY_BYTES,
     DEFAULT_TIMEOUT_S,
     DecodeLimits,
     FileState,
-    Waiting,
     check_regular,
     content_fingerprint,
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass, fields, replace
 from functools import cached_property
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypedDict
 from vidembed.errors import VideoError
 from vidembed.index.files import clean
 from vidembed.ray.stores import MAX_FILE_BYTES, Fetched, Fetcher, FileSystem
-from vidembed.video.clip import Clip, DecodeLimits, FileState, Sampling
+from vidembed.video.clip import DEFAULT_MEMORY_BYTES, DEFAULT_TIMEOUT_S, Clip, DecodeLimits, FileState, Sampling
 from vidembed.video.pool import DecodePool
 from vidembed.video.segments import Cut
 from vidembed.video.worker import clip_message, read_clip
@@ -102,6 +103,13 @@ def as_table(batch: Batch) -> pa.Table:
     return pa.Table.from_pandas(batch, preserve_index=False)
 
 
+def _listed(table: pa.Table, place: int) -> FileState | None:
+    """Return the state of a file in a listing, or None where the columns do not have it; pandas has floats and NaN."""
+    found = [table.column(name)[place].as_py() for name in ("size", "mtime_ns") if name in table.column_names]
+    is_known = len(found) == 2 and not any(value is None or math.isnan(value) for value in found)
+    return FileState(*map(int, found)) if is_known else None
+
+
 def _beside(table: pa.Table, given: pa.Table) -> pa.Table:
     """Return a table with the columns of another of as many rows in front."""
     for place, name in enumerate(given.column_names):
@@ -152,8 +160,8 @@ class DecodeVideos:
     filesystem: FileSystem | None = None
     known: Callable[[str], bool] | None = None
     max_bytes: int = MAX_FILE_BYTES
-    timeout_s: float | None = 600.0
-    max_memory_bytes: int | None = 8 * 2**30
+    timeout_s: float | None = DEFAULT_TIMEOUT_S
+    max_memory_bytes: int | None = DEFAULT_MEMORY_BYTES
     backend: str = "pyav"
 
     def __post_init__(self) -> None:
@@ -178,13 +186,9 @@ class DecodeVideos:
         table = as_table(batch)
         if self.column not in table.column_names:
             raise ValueError(f"column: the batch has no {self.column!r}; it has {', '.join(table.column_names)}")
-        is_listed = {"size", "mtime_ns"} <= set(table.column_names)
         others = _without_own(table)
         for place, name in enumerate(table.column(self.column).to_pylist()):
-            listed = None
-            if is_listed and (size := table.column("size")[place].as_py()) is not None:
-                listed = FileState(size, table.column("mtime_ns")[place].as_py())
-            for row in self._rows(name, listed):
+            for row in self._rows(name, _listed(table, place)):
                 yield _beside(row.table(_as_sampling(self.sampling)), others.slice(place, 1))
 
     def empty(self, batch: pa.Table) -> pa.Table:

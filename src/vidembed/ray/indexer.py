@@ -24,7 +24,8 @@ from vidembed.ray.cluster import Pipeline, RemoteModel, Resources, connected
 from vidembed.ray.decode import DecodingOptions
 from vidembed.ray.embed import EmbeddingOptions
 from vidembed.ray.stores import MAX_FILE_BYTES, FileSystem, find
-from vidembed.video.clip import FileState, Sampling, worker_count
+from vidembed.video.clip import FileState, Sampling
+from vidembed.video.worker import worker_count
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final, TypeAlias
 from urllib.parse import quote, unquote
@@ -181,6 +181,8 @@ def _nanoseconds(moment: object) -> int:
     try:
         if isinstance(moment, str):
             moment = datetime.fromisoformat(moment)
+        if isinstance(moment, datetime) and moment.tzinfo is None:
+            moment = moment.replace(tzinfo=UTC)  # the time zones of the machines of a cluster can differ
         seconds = moment.timestamp() if isinstance(moment, datetime) else float(moment)  # type: ignore[arg-type]
         return round(seconds * 1e9)
     except (ValueError, TypeError, OverflowError):

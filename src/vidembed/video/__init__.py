@@ -19,7 +19,6 @@ from vidembed.errors import (
     VideoTruncated,
 )
 from vidembed.video.clip import (
-    VIDEO_SUFFIXES,
     Clip,
     DecodeLimits,
     Sampling,
@@ -28,7 +27,9 @@ from vidembed.video.clip import (
     VideoSource,
     item_name,
 )
-from vidembed.video.load import VideoInfo, load_segments, load_video, probe
+from vidembed.video.container import VIDEO_SUFFIXES
+from vidembed.video.info import VideoInfo, probe
+from vidembed.video.load import load_segments, load_video
 from vidembed.video.pool import DecodePool, Reading
 from vidembed.video.segments import Cut, Layout, Scenes, Windows, cut_from_dict, cut_to_dict
 

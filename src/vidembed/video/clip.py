@@ -8,11 +8,11 @@ import math
 import os
 import stat
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import KW_ONLY, asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY, asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import BinaryIO, Final, Generic, TypeAlias, TypedDict, TypeGuard, TypeVar
+from typing import BinaryIO, Final, TypeAlias, TypedDict, TypeGuard
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -20,25 +20,11 @@ from numpy.typing import NDArray
 
 from vidembed import errors
 from vidembed.text import printable
-from vidembed.video.picture import check_size, fit, shrink
 
-VIDEO_SUFFIXES = frozenset(
-    [
-        *(".3g2", ".3gp", ".asf", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg"),
-        *(".mts", ".mxf", ".ogv", ".ts", ".vob", ".webm", ".wmv"),
-    ]
-)
-"""Lower-case file name suffixes by which a folder's videos are found. Reading goes by content, not by name."""
 MAX_NAME_LENGTH = 200  # characters of a source's name shown in a message; the middle of a longer one is left out
 TIME_EPSILON = 1e-6  # seconds. Times closer than this are equal: below any container's clock tick, above float rounding
 TRUNCATED_S = 1.0  # seconds. A stream that ends this much before its declared duration is truncated
 METADATA_TOLERANCE_S = 0.01  # that a whole frame index may be off: a tenth of the last digit of times in prompts
-PICTURE_VERSION: Final = 2
-"""Of how a file becomes pictures, for what is stored by file. 2 differs from 1 for files that are mirrored, HDR,
-BT.2020 or interlaced, hold several video streams, or change their shape."""
-
-Item = TypeVar("Item")
-_RATE_MARGIN = 1.001  # 2.0 fps cut from 29.97 is a little under or over 2.0
 
 
 def is_finite_number(value: object) -> TypeGuard[float]:
@@ -102,57 +88,6 @@ class Sampling:
         return np.arange(min(max(count, 1), self.max_frames), dtype=np.float64) * step
 
 
-def check_sampling(sampling: object) -> None:
-    """Raise TypeError for what is no `Sampling`."""
-    if not isinstance(sampling, Sampling):
-        raise TypeError(f"sampling is a {type(sampling).__name__}; expected a Sampling, such as Sampling(fps=2.0)")
-
-
-class GridPicker(Generic[Item]):
-    """Keeps, from frames offered in the order of presentation, the one on show at each time of the grid."""
-
-    def __init__(
-        self, sampling: Sampling, *, start: float = 0.0, end: float | None = None, duration: float | None = None
-    ) -> None:
-        self.start, self.end = start, math.inf if end is None else end
-        self.step = sampling.step(None if duration is None else max(min(self.end, duration) - start, 0.0))
-        self._max_frames = sampling.max_frames
-        self._kept: list[Item] = []
-
-    @property
-    def next_time(self) -> float:
-        """The next time to be looked at; infinity past the end. The start is always, by a segment of any length."""
-        moment = self.start + len(self._kept) * self.step
-        return moment if not self._kept or moment + TIME_EPSILON < self.end else math.inf
-
-    def looks(self, first: float, until: float) -> Iterator[float]:
-        """Yield when frames are looked for between two times, as `wants` compares; maybe more often than is."""
-        place = max(0, math.floor((first - self.start) / self.step) - 1)
-        while (moment := self.start + place * self.step + TIME_EPSILON) < until:
-            if place and moment >= self.end:
-                return
-            if moment >= first:
-                yield moment
-            place += 1
-
-    def wants(self, until: float) -> bool:
-        """Whether a frame on show until ``until`` (exclusive) is one to keep."""
-        return self.next_time + TIME_EPSILON < until
-
-    def keep(self, item: Item, until: float) -> None:
-        """Keep ``item`` for every time of the grid that comes before ``until``."""
-        while self.wants(until):
-            self._kept.append(item)
-            if len(self._kept) == 2 * self._max_frames:
-                self._kept = self._kept[::2]  # the video is longer than was known: look half as often
-                self.step *= 2
-
-    def finish(self) -> list[Item]:
-        """Return the kept items in order: evenly thinned to ``max_frames`` if there are more."""
-        most = min(len(self._kept), self._max_frames)
-        return [self._kept[i * len(self._kept) // most] for i in range(most)]
-
-
 DEFAULT_TIMEOUT_S: Final = 600.0  # seconds. Default limit of reading one video (our choice)
 DEFAULT_MEMORY_BYTES: Final = 8 * 2**30  # of one decoding process. 180 pictures of 4K as RGB take 4.5 GB (our choice)
 MIN_MEMORY_BYTES: Final = 2**29  # interpreter, numpy and FFmpeg alone have 220 MB, and each thread reserves some more
@@ -200,40 +135,10 @@ def core_count() -> int:
         return cores
 
 
-def worker_count(reserved: float = 0) -> int:
-    """Workers that decode by default: one a core, less those `reserved` for models on GPUs, and one a GiB of memory.
-
-    A worker holds some clips, of 20 to 130 MB each, and its process 0.2 GB: the memory of the machine bounds them.
-    """
-    workers = int(core_count() - reserved)
-    try:
-        workers = min(workers, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**30)
-    except (AttributeError, OSError, ValueError):  # a system that does not say
-        workers = min(workers, 8)
-    return max(1, workers)
-
-
-@dataclass
-class Waiting:
-    """How long the two sides of a run waited for each other, seconds."""
-
-    began: float = field(default_factory=time.perf_counter)
-    for_decoding: float = 0.0  # the thread of the model: nothing was ready for it
-    for_model: float = 0.0  # what decodes and prepares: as much was ready as may be
-
-    def __str__(self) -> str:
-        """Say which side waited longer, and for which share of the time."""
-        share = max(self.for_decoding, self.for_model) / max(time.perf_counter() - self.began, 1e-9)
-        side = "decoding" if self.for_decoding > self.for_model else "the model"
-        return f"waits for {side} {share:.0%}"
-
-
 class Deadline:
     """A limit of so many seconds from now, or none, checked between packets and whenever bytes are read."""
 
-    def __init__(
-        self, timeout_s: float | None, item: str, *, done: str = "read", remedy: str = "cut the video"
-    ) -> None:
+    def __init__(self, timeout_s: float | None, item: str, done: str = "read", remedy: str = "cut the video") -> None:
         self._item = item
         self._reason = f"not {done} within timeout_s={timeout_s}; raise the limit or {remedy}"
         self._end = math.inf if timeout_s is None else time.monotonic() + timeout_s
@@ -248,6 +153,10 @@ class Deadline:
         if left <= 0:
             raise self.error()
         return min(left, most)
+
+
+# start and end in seconds on the clock of a player (None: the end of the video), and its name in messages
+Segment: TypeAlias = tuple[float, float | None, str]
 
 
 @dataclass(frozen=True)
@@ -308,12 +217,12 @@ class VideoFrames:
         if not isinstance(array, np.ndarray):
             raise errors.InvalidVideoInput("<frames>", f"array is a {type(array).__name__}; expected a numpy array")
         item = item_name(self)
-        if not _is_rgb(array):
+        if not is_rgb(array):
             found = f"array has shape {array.shape} and dtype {array.dtype}"
             raise errors.InvalidVideoInput(item, f"{found}; expected (T, H, W, 3) uint8 RGB")
         if not (is_finite_number(self.fps) and self.fps > 0):
-            allowed = "expected a finite number above 0, since a rate is never guessed"
-            raise errors.InvalidVideoInput(item, f"fps={self.fps!r}; {allowed}")
+            found = f"fps={self.fps!r}; expected a finite number above 0, since a rate is never guessed"
+            raise errors.InvalidVideoInput(item, found)
         object.__setattr__(self, "fps", float(self.fps))
         if self.timestamps is not None:
             times = np.asarray(self.timestamps, dtype=np.float64)  # (T,)
@@ -323,7 +232,8 @@ class VideoFrames:
             object.__setattr__(self, "timestamps", times)
 
 
-def _is_rgb(array: NDArray[np.generic]) -> bool:
+def is_rgb(array: NDArray[np.generic]) -> bool:
+    """Whether an array has the shape and dtype of frames: ``(T, H, W, 3)`` uint8, none of them 0."""
     return array.ndim == 4 and array.shape[-1] == 3 and array.dtype == np.uint8 and 0 not in array.shape
 
 
@@ -379,8 +289,7 @@ def check_regular(path: str, item: str) -> None:
     try:
         status = os.stat(path)  # noqa: PTH116 - Path cannot hold every name a string can
     except PermissionError as error:
-        reason = "permission denied; check the access rights of its folders"
-        raise errors.VideoPermission(item, reason) from error
+        raise errors.VideoPermission(item, "permission denied; check the access rights of its folders") from error
     except ValueError as error:
         raise errors.InvalidVideoInput(item, f"no valid path ({error})") from error
     except OSError as error:
@@ -524,8 +433,8 @@ def assemble(
     due = [bound for bound in (end, declared_duration) if bound is not None]
     truncated = declared_duration is not None and min(due) - stop > TRUNCATED_S
     if truncated:
-        found = f"it ends at {video_end:.2f} s, before the {declared_duration:.2f} s it declares"
-        errors.warn(errors.VideoTruncated(f"{item}: {found}; only the frames that it has are used"))
+        found = f"{item}: it ends at {video_end:.2f} s, before the {declared_duration:.2f} s it declares"
+        errors.warn(errors.VideoTruncated(f"{found}; only the frames that it has are used"))
     duration = stop - start
     shown = np.maximum(times - start, 0.0)  # (T,)
     counted = count / duration if duration > 0 else 1.0  # a still of no length: any rate puts it at time 0
@@ -538,73 +447,3 @@ def assemble(
         indices, total = np.rint(shown * fps).astype(np.int64), round(duration * fps)
     known = np.stack(frames), shown, fps, duration, indices, max(total, int(indices[-1]) + 1)  # (T, H, W, 3) first
     return Clip(*known, damaged, truncated, item, start_s, backend, sampling)
-
-
-def _as_array(value: object, item: str) -> NDArray[np.uint8]:
-    """Return frames of any array type, or a list of pictures, as ``(T, H, W, 3)`` uint8."""
-    try:
-        array = np.stack([np.asarray(x) for x in value]) if isinstance(value, (list, tuple)) else np.asarray(value)
-    except (ValueError, TypeError, RuntimeError) as error:
-        raise errors.InvalidVideoInput(item, f"'array' is not one stack of frames of one size ({error})") from error
-    if array.ndim == 4 and array.shape[-1] != 3 and array.shape[1] == 3:
-        array = np.moveaxis(array, 1, -1)  # (T, C, H, W) -> (T, H, W, C)
-    if not _is_rgb(array):
-        found = f"'array' has shape {array.shape} and dtype {array.dtype}"
-        raise errors.InvalidVideoInput(item, f"{found}; expected (T, H, W, 3) or (T, 3, H, W), uint8, values 0 to 255")
-    return array
-
-
-def as_frames(source: VideoFrames | Mapping[str, object], item: str) -> tuple[VideoFrames, float]:
-    """Return frames, and the duration in seconds that they come with, or 0."""
-    if isinstance(source, VideoFrames):
-        return source, 0.0
-    if "array" not in source:
-        raise errors.InvalidVideoInput(item, f"keys {sorted(map(str, source))}; expected 'array' and 'video_metadata'")
-    metadata = source.get("video_metadata") or {}
-    if not isinstance(metadata, Mapping):
-        raise errors.InvalidVideoInput(item, "'video_metadata' is not a mapping; expected {'fps': ...}")
-    if metadata.get("fps") is None:
-        raise errors.InvalidVideoInput(item, "'video_metadata' has no 'fps'; give it: a frame rate is never guessed")
-    duration = metadata.get("duration")
-    frames = VideoFrames(_as_array(source["array"], item), metadata["fps"])
-    if (indices := metadata.get("frames_indices")) is not None:
-        ordinals, count = np.asarray(indices), len(frames.array)  # (T,)
-        if ordinals.shape != (count,) or ordinals.dtype.kind not in "iu" or (np.diff(ordinals) < 0).any():
-            raise errors.InvalidVideoInput(item, f"'frames_indices' is not {count} whole numbers in ascending order")
-        frames = VideoFrames(frames.array, frames.fps, timestamps=ordinals / frames.fps)
-    return frames, duration if is_finite_number(duration) and duration > 0 else 0.0
-
-
-def sample_frames(
-    source: VideoFrames | Mapping[str, object], sampling: Sampling, *, item: str, start: float, end: float | None
-) -> Clip:
-    """Choose from given frames as from a file's, by their own times, in seconds from the first."""
-    given, declared = as_frames(source, item)
-    count, height, width = given.array.shape[:3]
-    check_size(width, height, item)
-    times = np.arange(count) / given.fps if given.timestamps is None else given.timestamps - given.timestamps[0]  # (T,)
-    spacing = times[-1] / (count - 1) if count > 1 and times[-1] > 0 else 1.0 / given.fps
-    video_end = max(float(times[-1] + spacing), declared)
-    if start + TIME_EPSILON >= video_end:
-        reason = f"the segment starts at {start:g} s, and the frames last {video_end:.3f} s"
-        raise errors.InvalidVideoInput(item, reason)
-    stop = video_end if end is None else min(end, video_end)
-    before = max(stop - TIME_EPSILON, start + TIME_EPSILON)  # a segment may be shorter
-    behind = np.append(times[1:], video_end)  # (T,) when each is no longer on show
-    picked = np.flatnonzero((times < before) & (behind > start + TIME_EPSILON)).tolist()
-    # else all are kept: a grid finer than the frames could only repeat some and miss others
-    if len(picked) > sampling.max_frames or 1.0 / spacing > sampling.fps * _RATE_MARGIN:
-        picker: GridPicker[int] = GridPicker(sampling, start=start, end=stop, duration=video_end)
-        for i in picked:
-            picker.keep(i, float(behind[i]))
-        picked = picker.finish()
-    new_width, new_height = fit(width, height, sampling.max_pixels)
-    shown = np.maximum(times[picked] - start, 0.0).astype(np.float64)  # (T,)
-    duration = stop - start
-    if start == 0 and end is None and given.timestamps is None:
-        indices, total = np.array(picked, dtype=np.int64), count
-    else:
-        indices, total = np.rint(shown * given.fps).astype(np.int64), round(duration * given.fps)
-    frames = np.stack([shrink(given.array[i], new_width, new_height) for i in picked])  # (T, H, W, 3)
-    known = frames, shown, given.fps, duration, indices, max(total, int(indices[-1]) + 1)
-    return Clip(*known, False, False, item, start, "frames", sampling)

@@ -21,6 +21,7 @@ from vidembed import errors
 from vidembed.video.clip import ANY_TIME, DecodeLimits, check_regular, is_url
 from vidembed.video.fetch import UrlAccess, fetch
 from vidembed.video.picture import MAX_AREA, check_size
+from vidembed.video.refusal import PICTURE, PICTURE_BRANDS, refusal
 
 FORMATS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,live_flv,asf,gif,apng,ogg,mxf,nut,rm,dv,ivf,wtv,"
@@ -28,6 +29,13 @@ FORMATS = (
 )
 """Containers that FFmpeg may recognize. Left out: playlists and concatenation lists, which open other files;
 single pictures; audio; and raw streams, which have no times."""
+VIDEO_SUFFIXES = frozenset(
+    [
+        *(".3g2", ".3gp", ".asf", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg"),
+        *(".mts", ".mxf", ".ogv", ".ts", ".vob", ".webm", ".wmv"),
+    ]
+)
+"""Lower-case file name suffixes by which a folder's videos are found. Reading goes by content, not by name."""
 SEEKABLE_FORMATS = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")  # elsewhere seeking was seen to overshoot
 MAX_TIME = 1e6  # seconds (11 days). A later time is taken for a broken clock
 DEFAULT_THREADS = 4  # decoding threads of one reader: more add memory and delay
@@ -48,15 +56,6 @@ _NO_CLOCK = ("mpegts", "mpeg")  # durations there are differences of clocks, whi
 _TS_DISCONT = cast("int", av.format.Flags.ts_discont.value)
 # Containers that declare a duration for each stream. In others FFmpeg can give a stream that of the whole container.
 _OWN_DURATIONS = ("mov,mp4,m4a,3gp,3g2,mj2", "avi", "ogg", "mxf", "rm", "dv")
-# First words of AVIF and HEIF files (https://mp4ra.org/registered-types/brands), which FFmpeg opens as it does MP4.
-_PICTURE_BRANDS = frozenset([b"avif", b"heic", b"heix", b"mif1"])
-# First bytes of files.
-_PICTURES = (b"\xff\xd8\xff", b"\x89PNG", b"BM", b"II*\x00", b"MM\x00*")
-_SOUNDS = (b"ID3", b"fLaC", b"\xff\xfb", b"\xff\xf3", b"\xff\xf2", b"\xff\xf1")
-_LISTS = (b"#EXTM3U", b"ffconcat", b"<?xml", b"<MPD")
-_VIDEOS = (b"\x1a\x45\xdf\xa3", b"FLV\x01", b"GIF8", b"\x30\x26\xb2\x75", b"OggS", b"\x00\x00\x01\xba")
-_BOXES = frozenset([b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"])  # after four bytes
-_PICTURE = "a single picture; give it as an image instead"
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.\-]+):")  # two characters or more: "C:" is a drive
 
 
@@ -132,11 +131,11 @@ def open_container(handle: BinaryIO, item: str) -> Iterator[InputContainer]:
         reason = "opening it needs more memory than FFmpeg or this process allows"
         raise errors.VideoTooLarge(item, reason) from error
     except av.error.FFmpegError as error:
-        raise _refusal(head, item, error) from error
+        raise refusal(head, item, error) from error
     with container:
         check_streams(len(container.streams), item)
-        if head[4:8] == b"ftyp" and head[8:12] in _PICTURE_BRANDS and max(s.frames for s in container.streams) <= 1:
-            raise errors.NotAVideo(item, _PICTURE)
+        if head[4:8] == b"ftyp" and head[8:12] in PICTURE_BRANDS and max(s.frames for s in container.streams) <= 1:
+            raise errors.NotAVideo(item, PICTURE)
         videos = [stream for stream in container.streams if stream.type == "video"]
         if videos and all("enc_key_id" in map(str.lower, stream.metadata) for stream in videos):  # of Matroska, WebM
             raise errors.EncryptedVideo(item, ENCRYPTED)
@@ -156,41 +155,6 @@ def _open_again(handle: BinaryIO, **options: str) -> Iterator[InputContainer]:
     with _open(handle, **options) as container:
         yield container
     handle.seek(place)
-
-
-def _refusal(head: bytes, item: str, error: BaseException) -> errors.VideoError:
-    """Return the error that fits the first bytes of a file in which no allowed container was recognized."""
-    riff = head[8:16] if head[:4] == b"RIFF" else b""
-    if riff == b"WEBPVP8X" and head[20:21] and head[20] & 2:
-        reason = "an animated WebP picture, which FFmpeg does not decode; convert it to MP4, GIF or APNG first"
-    elif riff[:4] == b"WEBP" or head.startswith(_PICTURES):
-        reason = _PICTURE
-    elif riff[:4] == b"WAVE" or head.startswith(_SOUNDS):
-        return errors.NoVideoStream(item, "an audio file, with no video stream")
-    elif head.lstrip().startswith(_LISTS):
-        reason = "a playlist, and playlists are not read; give the videos themselves"
-    elif _is_raw_stream(head):
-        remedy = "Put it into a container (ffmpeg -framerate RATE -i FILE -c copy out.mp4), or decode it and give"
-        found = "a raw video stream without a container: it has no times, and the frame rate is never guessed"
-        reason = f"{found}. {remedy} VideoFrames(array, fps)"
-    elif riff[:4] == b"AVI " or head[4:8] in _BOXES or head.startswith(_VIDEOS):
-        return errors.CorruptVideo(
-            item,
-            "it starts like a video but cannot be opened; it is cut short, or its index is missing. Get an intact copy",
-        )
-    else:
-        reason = f"not a video: no known container format was found in it ({error})"
-    return errors.NotAVideo(item, reason)
-
-
-def _is_raw_stream(head: bytes) -> bool:
-    """Whether a file starts like an H.264, HEVC, MPEG-1/2/4 or AV1 elementary stream."""
-    match = re.match(rb"\x00\x00\x00?\x01(.)", head, re.DOTALL)
-    if match is None:
-        return head[:3] == b"\x12\x00\x0a"  # AV1: temporal delimiter, then a sequence header
-    code = match[1][0]
-    is_h264 = code & 0x1F in (6, 7, 9) and code < 0x80
-    return is_h264 or code in {0x40, 0x42, 0x44, 0x46, 0x4E} or code in {0xB0, 0xB3, 0xB5}  # HEVC; MPEG-4, 2, 1
 
 
 def video_stream(

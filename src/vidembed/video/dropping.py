@@ -15,14 +15,17 @@ import re
 from array import array
 from bisect import bisect_left, bisect_right
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, chain, pairwise
-from typing import Final, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Final, Protocol, TypeAlias, TypeVar
 
-from av import Packet, VideoFrame, VideoStream
+from av import Packet, VideoCodecContext, VideoFrame, VideoStream
 
 from vidembed.video.picture import Undecoded
+
+if TYPE_CHECKING:
+    from vidembed.video.reader import FrameReader
 
 CODECS: Final = ("h264", "hevc")
 MIN_STEP_S: Final = 1.0  # seconds. Grids with shorter steps are decoded through: all damage is seen (our choice)
@@ -47,13 +50,8 @@ class DecodeAllError(Exception):
 class Looking(Protocol):
     """What chooses frames by time. All times are seconds from the first frame of the video."""
 
-    @property
-    def start(self) -> float:
-        """When it begins."""
-
-    @property
-    def end(self) -> float | None:
-        """When it ends; ``None`` for the end of the video."""
+    start: float
+    end: float | None  # None for the end of the video
 
     @property
     def step(self) -> float:
@@ -83,31 +81,6 @@ class _UnclearError(Exception):
     """What a packet holds is not known well enough to leave it or another out."""
 
 
-@dataclass(frozen=True, slots=True)
-class Decoder:
-    """What the frames of a stream are made with, and what they are asked for.
-
-    Attributes:
-        decode: Gives the frames that come out when a packet goes in, and counts errors.
-        note_key: Takes in a key frame, when decoding through would have come to it.
-        errors: How many errors there were so far.
-        time: When a frame comes on show, seconds from the first, by its `pts`.
-        jumps: Whether seconds from one frame to the next are a discontinuity of the clock.
-        looking: What chooses frames, in order of starts.
-        lag: Packets that have gone in and whose frames have not come out.
-        last: `pts` and time of the last frame that has come out.
-    """
-
-    decode: Callable[[_Packet], list[VideoFrame]]
-    note_key: Callable[[_Packet], None]
-    errors: Callable[[], int]
-    time: Callable[[int], float]
-    jumps: Callable[[float], bool]
-    looking: Iterable[Looking]
-    lag: int
-    last: tuple[int, float]
-
-
 @dataclass(slots=True)
 class _Seen:
     """A packet, and what its NAL units say."""
@@ -125,9 +98,9 @@ class _Seen:
 class _Syntax:
     """Reads the NAL units of H.264 or HEVC packets."""
 
-    def __init__(self, codec: str, extradata: bytes | None) -> None:
-        self._is_h264 = codec == "h264"
-        head = extradata or b""
+    def __init__(self, context: VideoCodecContext) -> None:
+        self._is_h264 = context.name == "h264"
+        head = context.extradata or b""
         place = 4 if self._is_h264 else 21  # of avcC (ISO/IEC 14496-15, 5.3.3) and hvcC (8.3.3)
         self._length = (head[place] & 3) + 1 if len(head) > place and head[0] == 1 else 0  # bytes; 0: start codes
         self._parameters: set[bytes] = set()
@@ -218,9 +191,10 @@ class _Group:
 class Dropper:
     """Decodes the rest of a stream, from a key frame on, as far as the chosen frames need it."""
 
-    def __init__(self, decoder: Decoder, codec: str, extradata: bytes | None) -> None:
-        self._decoder = decoder
-        self._syntax = _Syntax(codec, extradata)
+    def __init__(self, reader: FrameReader, *, lag: int, last: tuple[int, float]) -> None:
+        self._reader = reader
+        self._lag = lag  # packets that have gone in and whose frames have not come out
+        self._syntax = _Syntax(reader.stream.codec_context)
         self._ahead: list[_Seen] = []
         self._source: Iterator[_Packet] = iter(())
         self._stopped = False  # what is left is decoded through
@@ -228,11 +202,11 @@ class Dropper:
         self._awaited: deque[_Seen] = deque()  # in order of presentation, from the first that has not come out on
         self._keys: deque[_Seen] = deque()  # that were not noted yet
         self._number = 0  # of packets seen
-        self._emitted = -decoder.lag
+        self._emitted = -lag
         self._has_holes = False  # whether it is usual that a frame comes later than the one before it ends
         self._matched = self._depth = 0  # frames that came as they should, and the depth of the deepest of them
         self._layers = 0  # temporal, of the groups so far
-        self._last_pts, self._last_time = decoder.last  # of the groups so far
+        self._last_pts, self._last_time = last  # of the frame that came out last, then of the groups so far
         self._last_end = math.inf  # when the frame after it is late, in ticks
         self._last_dts: int | None = None
 
@@ -250,7 +224,7 @@ class Dropper:
         for packet in self._source:
             if packet.is_keyframe:
                 self._note_keys()
-                self._decoder.note_key(packet)
+                self._reader.note_key(packet)
             yield from self._put(packet)
         if self._dropped:
             yield from self._release()
@@ -322,8 +296,8 @@ class Dropper:
             self._stop([])
             return None
         pts = [seen.pts for seen in group.shown] + ([] if group.follower is None else [group.follower])
-        group.times = [self._decoder.time(each) for each in pts]
-        jumps = any(self._decoder.jumps(b - a) for a, b in pairwise([self._last_time, *group.times]))
+        group.times = [self._reader.time_of(each) for each in pts]
+        jumps = any(self._reader.jumps(b - a) for a, b in pairwise([self._last_time, *group.times]))
         if jumps or any(a >= b for a, b in pairwise([self._last_pts, *pts])):
             self._ahead = group.packets + self._ahead
             self._stop([])
@@ -366,7 +340,7 @@ class Dropper:
     def _needed(self, group: _Group) -> set[int]:
         """Return the numbers of the packets that the chosen frames need."""
         shown, times = group.shown, group.times
-        needed = {shown[place].number for place in chosen(self._decoder.looking, times[: len(shown)], times[-1])}
+        needed = {shown[place].number for place in chosen(self._reader.windows, times[: len(shown)], times[-1])}
         if group.follower is None:  # the last frame: it says where the video ends
             needed.add(shown[-1].number)
         top = -1 if group.is_closed else self._layers - 1  # layer of what is needed after the packet
@@ -379,13 +353,13 @@ class Dropper:
         return needed
 
     def _put(self, packet: _Packet) -> Iterator[VideoFrame | Undecoded]:
-        frames = self._decoder.decode(packet)
+        frames = self._reader.decode(packet)
         self._check_errors()
         for frame in frames:
             yield from self._take(frame)
 
     def _check_errors(self) -> None:
-        if self._decoder.errors() and (self._dropped or not self._stopped):
+        if self._reader.errors and (self._dropped or not self._stopped):
             raise DecodeAllError
 
     def _take(self, frame: VideoFrame) -> Iterator[VideoFrame | Undecoded]:
@@ -414,10 +388,10 @@ class Dropper:
 
     def _emit(self, frame: _ShownT) -> Iterator[_ShownT]:
         """Yield a frame when the key frames are noted that decoding through would have come to by now."""
-        self._note_keys(self._emitted + self._decoder.lag)
+        self._note_keys(self._emitted + self._lag)
         self._emitted += 1
         yield frame
 
     def _note_keys(self, last: float = math.inf) -> None:
         while self._keys and self._keys[0].number <= last:
-            self._decoder.note_key(self._keys.popleft().packet)
+            self._reader.note_key(self._keys.popleft().packet)

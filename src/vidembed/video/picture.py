@@ -29,6 +29,9 @@ logger = logging.getLogger(__name__)
 MAX_SIDE = 16384  # pixels. A picture with a longer side is refused (twice 8K's width; our choice)
 MAX_AREA = 64 * 2**20  # pixels. A picture of a larger area is refused (about twice 8K's; our choice)
 MAX_ASPECT = Fraction(16)  # sample aspect ratios beyond this or its inverse are taken for broken headers and ignored
+PICTURE_VERSION: Final = 2
+"""Of how a file becomes pictures, for what is stored by file. 2 differs from 1 for files that are mirrored, HDR,
+BT.2020 or interlaced, hold several video streams, or change their shape."""
 # FFmpeg allocates no more at once (`av_max_alloc`, by default `INT_MAX`): what fails while the limit on memory leaves
 # this much was refused for its size.
 MEMORY_HEADROOM_BYTES = 2**31

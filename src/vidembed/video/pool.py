@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import os
-import signal
 import subprocess
-import sys
 import threading
 import time
 import weakref
@@ -18,36 +15,37 @@ from concurrent.futures import CancelledError
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from io import BufferedReader
-from pathlib import Path
 from typing import IO, Final, TypeAlias, cast
 
 from vidembed import errors
-from vidembed.errors import BackendUnavailable, DecoderCrashed, DecodeTimeout, InvalidVideoInput, VideoError
+from vidembed.errors import BackendUnavailable, DecoderCrashed, DecodeTimeout, VideoError
 from vidembed.video import clip
 from vidembed.video.clip import Clip, Deadline, DecodeLimits, Sampling, VideoSegment
 from vidembed.video.container import DEFAULT_THREADS
-from vidembed.video.reader import check_options
-from vidembed.video.segments import MAX_WINDOWS, Cut, Layout, Scenes, Windows, cut_to_dict, require_scenedetect
-from vidembed.video.worker import Message, Note, read_clip, read_error, read_layout, read_notes, receive, send
+from vidembed.video.reader import check_options, check_sampling
+from vidembed.video.segments import Cut, Layout
+from vidembed.video.worker import (
+    COMMAND,
+    Message,
+    Note,
+    ending,
+    read_clip,
+    read_error,
+    read_layout,
+    read_notes,
+    receive,
+    repeat_notes,
+    request_for,
+    send,
+    start,
+    worker_count,
+)
 
 logger = logging.getLogger(__name__)
 
 MAX_UNTAKEN: Final = 2  # clips that a process may have handed over and nobody has taken
 START_TIMEOUT_S: Final = 120.0  # in which a process has to start: a fraction of one, but disks can be slow (our choice)
 END_TIMEOUT_S: Final = 5.0  # in which it has to end. Only one that waits in the kernel takes longer (our choice)
-
-_START: Final = """
-import json, sys
-sys.path.insert(0, sys.argv[1])
-try:
-    from vidembed.video.worker import main
-except Exception as error:
-    print(json.dumps({"failed": f"{type(error).__name__}: {error}"[:1000]}))
-    sys.exit(1)
-main(**json.loads(sys.argv[2]))
-"""
-# Starts a decoding process, of the package that this program has. The arguments of `worker.main` follow, as JSON.
-COMMAND: Final = (sys.executable, "-P", "-c", _START, str(Path(__file__).parents[2]))
 
 
 class Reading:
@@ -69,7 +67,7 @@ class Reading:
         with lock:
             lock.wait_for(lambda: task.layout or task.failure)
             notes, task.notes = task.notes, []
-        _repeat(notes)
+        repeat_notes(notes)
         if task.layout is None:
             raise task.failure or RuntimeError
         return task.layout
@@ -79,7 +77,7 @@ class Reading:
         self.layout()
         while (found := self._task.take()) is not None:
             entry, notes = found
-            _repeat(notes)
+            repeat_notes(notes)
             del found
             yield entry
             del entry  # the next one comes while nothing here holds this
@@ -118,8 +116,7 @@ class DecodePool(AbstractContextManager["DecodePool"]):
         backend: str = "pyav",
         threads: int = DEFAULT_THREADS,
     ) -> None:
-        if workers is None:
-            workers = clip.worker_count()
+        workers = worker_count() if workers is None else workers
         if workers < 1:
             raise ValueError(f"workers={workers!r}: expected a whole number of at least 1, or None")
         check_options(backend, threads)
@@ -156,25 +153,9 @@ class DecodePool(AbstractContextManager["DecodePool"]):
         file = path.path if isinstance(path, VideoSegment) and cut is None else path
         if not isinstance(file, (str, os.PathLike)):
             raise TypeError(f"path is a {type(file).__name__}; the pool reads local files by their path")
-        clip.check_sampling(sampling)
+        check_sampling(sampling)
         name = clip.item_name(file)
-        request: Message = {"path": os.fsdecode(file), "is_path": not isinstance(file, str)}
-        request |= {"item": clip.item_name(path), "sampling": sampling.as_dict(), "pictures": pictures}
-        with suppress(OSError):  # it was removed
-            request["cwd"] = os.getcwd()  # noqa: PTH109 - Path cannot hold every name a string can
-        if isinstance(cut, (Windows, Scenes)):
-            if isinstance(cut, Scenes):
-                require_scenedetect(item or name)
-            request["cut"] = cut_to_dict(cut)
-        elif cut is not None:
-            segments = clip.ordered_segments(file, cut)
-            if len(segments) > MAX_WINDOWS:
-                raise InvalidVideoInput(
-                    name, f"{len(segments)} segments; at most {MAX_WINDOWS} per file are allowed; cut longer segments"
-                )
-            request["segments"] = [(segment.start, segment.end) for segment in segments]
-        elif isinstance(path, VideoSegment):
-            request["segment"] = path.start, path.end
+        request = request_for(file, path, sampling, cut, item=item or name, pictures=pictures)
         task = _Task(self._queue, request, name, item or name, sampling)
         self._queue.add(task, self.workers)
         return Reading(task)
@@ -191,15 +172,6 @@ class DecodePool(AbstractContextManager["DecodePool"]):
     def __exit__(self, *_: object) -> None:
         """Close it."""
         self.close()
-
-
-def _repeat(notes: list[Note]) -> None:
-    """Log and warn as the decoding process did."""
-    for source, level, text in notes:
-        if level:
-            logging.getLogger(source).log(level, "%s", text)
-        else:
-            errors.warn((errors.VideoTruncated if source == "VideoTruncated" else RuntimeWarning)(text))
 
 
 _Entry: TypeAlias = tuple[Clip | VideoError, list[Note]]
@@ -381,7 +353,12 @@ class _Worker(threading.Thread):
         is_new = self._process is None or self._process.poll() is not None
         try:
             if is_new:
-                self._start(task)
+                self._end()
+                process = start(COMMAND, self._queue.settings)
+                with self._queue.lock:
+                    self._process = process
+                    if task.failure is not None:  # cancelled
+                        process.kill()
             self._seconds = START_TIMEOUT_S
             with self._working() as (requests, answers):
                 with suppress(BrokenPipeError):  # its answer may say why it ended
@@ -400,22 +377,6 @@ class _Worker(threading.Thread):
             if is_new and not message["begun"]:
                 limit = self._queue.settings["max_memory_bytes"]
                 logger.warning("max_memory_bytes=%s cannot be set on this system: decoding is not limited", limit)
-
-    def _start(self, task: _Task) -> None:
-        self._end()
-        process = subprocess.Popen(  # noqa: S603 - this interpreter and package, no shell
-            [*COMMAND, json.dumps({**self._queue.settings, "parent": os.getpid()})],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            # Each thread of BLAS reserves address space. What is bound late could be bound to the FFmpeg of decord.
-            env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "LD_BIND_NOW": "1"},
-            process_group=0 if os.name == "posix" else None,  # Ctrl-C does not reach it
-        )
-        with self._queue.lock:
-            self._process = process
-            if task.failure is not None:  # cancelled
-                process.kill()
 
     def _read(self, task: _Task) -> None:
         """Hand on what the process reads."""
@@ -486,7 +447,4 @@ class _Worker(threading.Thread):
             for stream in (process.stdin, process.stdout):
                 with suppress(OSError):  # what could not be sent any more
                     cast("IO[bytes]", stream).close()
-        if status >= 0:
-            return f"status {status}"
-        name = next((each.name for each in signal.Signals if each == -status), str(-status))
-        return f"signal {name}" + (", which systems send when memory runs out" if name == "SIGKILL" else "")
+        return ending(status)

@@ -1,26 +1,22 @@
-"""One pass over the frames of a video, each with the time at which it comes on show, and the clips made of them."""
+"""One pass over the frames of a video, each with the time at which it comes on show, and the choice by a grid."""
 
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack
 from fractions import Fraction
 from itertools import chain
-from typing import BinaryIO, Final, TypeAlias, TypeVar, cast
+from typing import BinaryIO, Final, Generic, TypeAlias, TypeVar, cast
 
 import av.error
-import numpy as np
 from av import Packet, VideoFrame, VideoStream
 from av.stream import Stream
-from numpy.typing import NDArray
 
 from vidembed.errors import CorruptVideo, InvalidVideoInput, VideoTooLarge
-from vidembed.video import clip, container, dropping, picture
-from vidembed.video.clip import Clip, Deadline, DecodeLimits, GridPicker, Sampling
+from vidembed.video import container, dropping, picture
+from vidembed.video.clip import TIME_EPSILON, Deadline, Sampling
 from vidembed.video.container import DEFAULT_THREADS, MAX_FRAMES, MAX_TIME, SEEKABLE_FORMATS, open_container
-from vidembed.video.fetch import UrlAccess
 from vidembed.video.picture import TimedFrame, Undecoded
 
 BACKENDS: Final = ("pyav", "decord")  # names of the decoding backends; the first is the default
@@ -29,7 +25,6 @@ CLOCK_RESET_S = 0.5  # seconds. A time that falls by more starts a new clock (jo
 # (https://ffmpeg.org/ffmpeg.html). A fall that FFmpeg takes for one of a 33-bit clock past its end comes as a rise.
 CLOCK_JUMP_S = 10.0  # seconds
 MIN_JUMP_S = 2.0  # seconds. Shorter distances are decoded through: a seek costs about that much (our choice)
-MAX_LOST_SHARE = 0.10  # share of frames that may be lost to errors before the video counts as corrupt (our choice)
 _MAX_READ_ERRORS = 16  # failed reads in a row after which a file has ended
 _MAX_HEAD = 4096  # packets before the first frame
 
@@ -48,6 +43,12 @@ def check_options(backend: str, threads: int) -> None:
         raise ValueError(f"backend={backend!r}: expected one of {', '.join(map(repr, BACKENDS))}")
     if threads < 1:
         raise ValueError(f"threads={threads!r}: expected a whole number of at least 1")
+
+
+def check_sampling(sampling: object) -> None:
+    """Raise TypeError for what is no `Sampling`."""
+    if not isinstance(sampling, Sampling):
+        raise TypeError(f"sampling is a {type(sampling).__name__}; expected a Sampling, such as Sampling(fps=2.0)")
 
 
 class _Watched:
@@ -86,6 +87,7 @@ class _OvershootError(Exception):
 
 
 _Stream = TypeVar("_Stream", bound="Stream")
+Item = TypeVar("Item")
 
 
 def demux(
@@ -111,6 +113,51 @@ def demux(
             return
 
 
+class GridPicker(Generic[Item]):
+    """Keeps, from frames offered in the order of presentation, the one on show at each time of the grid."""
+
+    def __init__(
+        self, sampling: Sampling, *, start: float = 0.0, end: float | None = None, duration: float | None = None
+    ) -> None:
+        self.start, self.end = start, math.inf if end is None else end
+        self.step = sampling.step(None if duration is None else max(min(self.end, duration) - start, 0.0))
+        self._max_frames = sampling.max_frames
+        self._kept: list[Item] = []
+
+    @property
+    def next_time(self) -> float:
+        """The next time to be looked at; infinity past the end. The start is always, by a segment of any length."""
+        moment = self.start + len(self._kept) * self.step
+        return moment if not self._kept or moment + TIME_EPSILON < self.end else math.inf
+
+    def looks(self, first: float, until: float) -> Iterator[float]:
+        """Yield when frames are looked for between two times, as `wants` compares; maybe more often than is."""
+        place = max(0, math.floor((first - self.start) / self.step) - 1)
+        while (moment := self.start + place * self.step + TIME_EPSILON) < until:
+            if place and moment >= self.end:
+                return
+            if moment >= first:
+                yield moment
+            place += 1
+
+    def wants(self, until: float) -> bool:
+        """Whether a frame on show until ``until`` (exclusive) is one to keep."""
+        return self.next_time + TIME_EPSILON < until
+
+    def keep(self, item: Item, until: float) -> None:
+        """Keep ``item`` for every time of the grid that comes before ``until``."""
+        while self.wants(until):
+            self._kept.append(item)
+            if len(self._kept) == 2 * self._max_frames:
+                self._kept = self._kept[::2]  # the video is longer than was known: look half as often
+                self.step *= 2
+
+    def finish(self) -> list[Item]:
+        """Return the kept items in order: evenly thinned to ``max_frames`` if there are more."""
+        most = min(len(self._kept), self._max_frames)
+        return [self._kept[i * len(self._kept) // most] for i in range(most)]
+
+
 class FrameReader(ExitStack, Iterator[TimedFrame]):
     """Decodes the video stream of a handle, that of an index or the best, in order of presentation."""
 
@@ -128,7 +175,7 @@ class FrameReader(ExitStack, Iterator[TimedFrame]):
         super().__init__()
         self.seeked = False  # whether ordinals are no longer those of the stream
         self.sought = -1.0  # the last time sought, in seconds
-        self.windows: Sequence[Window] = ()  # what frames are for, by start; if none, all are decoded
+        self.windows: Sequence[dropping.Looking] = ()  # what frames are for, by start; if none, all are decoded
         self._attempt = self._packets_read = 0
         self._planned: tuple[object, picture.Geometry] | None = None
         self._open()
@@ -200,6 +247,10 @@ class FrameReader(ExitStack, Iterator[TimedFrame]):
             raise RuntimeError("the first frame is not read yet")
         return self._origin
 
+    def time_of(self, pts: int) -> float:
+        """Return when the frame of a `pts` comes on show, seconds from the first frame."""
+        return _seconds(pts, cast("Fraction", self.stream.time_base), self.origin)
+
     def stamps(self) -> Iterator[Stamp]:
         """Read the other packets, and yield the stamps of all that are shown, those up to the first frame included."""
         return filter(None, chain(self._head, map(_stamp, self._packets())))
@@ -211,7 +262,7 @@ class FrameReader(ExitStack, Iterator[TimedFrame]):
 
     def settle(self, end: float, last: float) -> float:
         """Return where a video ends whose last frame is on show from `last` to `end`: as declared if within a frame."""
-        least = last + 2 * clip.TIME_EPSILON
+        least = last + 2 * TIME_EPSILON
         if self.duration is not None and self.rate and abs(self.duration - end) <= 1 / self.rate:
             return max(self.duration, least)
         return max(end, least)
@@ -229,15 +280,13 @@ class FrameReader(ExitStack, Iterator[TimedFrame]):
 
     def seek(self, seconds: float) -> None:
         """Continue with the key frame at or before ``seconds``, or where seeking fails, with the first frame."""
-        if self.stream.time_base is None:
-            raise RuntimeError("seek in a stream without a clock")
         self.seeked, self.sought = True, seconds
         self._frames.close()
         if self._previous is not None and self._previous.is_interlaced and self.rate:
             seconds -= 2 / float(self.rate)  # so that what is sought has a frame before it, as it has without seeking
         self._key_pts = self._previous = None
         self._last = self._last_end = -MAX_TIME
-        target = int((Fraction(seconds + clip.TIME_EPSILON) + self.origin) / self.stream.time_base)
+        target = int((Fraction(seconds + TIME_EPSILON) + self.origin) / cast("Fraction", self.stream.time_base))
         try:
             self.container.seek(target, stream=self.stream, backward=True)
         except av.error.FFmpegError:
@@ -248,7 +297,7 @@ class FrameReader(ExitStack, Iterator[TimedFrame]):
     def _land(self, seconds: float) -> Generator[TimedFrame, None, None]:
         landed = False
         for timed in self._decode(landing=True):
-            if not landed and timed.time > seconds + clip.TIME_EPSILON:
+            if not landed and timed.time > seconds + TIME_EPSILON:
                 raise _OvershootError
             landed = True
             yield timed
@@ -284,11 +333,12 @@ class FrameReader(ExitStack, Iterator[TimedFrame]):
             if landing and floor is None and packet.pts is not None:
                 floor = packet.pts
             frames: Iterator[VideoFrame | Undecoded]
-            self._note_key(packet)
+            self.note_key(packet)
             if packet.is_keyframe and self._previous is not None and self._worth_dropping(self._previous):
-                frames = self._dropper(self._previous.frame).frames(chain([packet], packets))
+                last, lag = (self._previous.shown.pts or 0, self._last), self._frames_read - 1 - self._ordinal
+                frames = dropping.Dropper(self, lag=lag, last=last).frames(chain([packet], packets))
             else:
-                frames = iter(self._decoded(packet))
+                frames = iter(self.decode(packet))
             shown = (frame for frame in frames if floor is None or frame.pts is None or frame.pts >= floor)
             for timed in filter(None, map(self._place, shown)):
                 previous, self._previous = self._previous, timed
@@ -297,13 +347,15 @@ class FrameReader(ExitStack, Iterator[TimedFrame]):
                     timed.before = previous.frame if timed.is_interlaced else None
                 yield timed
 
-    def _note_key(self, packet: Packet[VideoStream]) -> None:
+    def note_key(self, packet: Packet[VideoStream]) -> None:
+        """Take in a key frame: how far it is from the last one."""
         if packet.is_keyframe and packet.pts is not None and packet.time_base is not None:
             if self._key_pts is not None:
                 self.gop_s = max(float((packet.pts - self._key_pts) * packet.time_base), self.gop_s or 0.0)
             self._key_pts = packet.pts
 
-    def _decoded(self, packet: Packet[VideoStream]) -> list[VideoFrame]:
+    def decode(self, packet: Packet[VideoStream]) -> list[VideoFrame]:
+        """Return the frames that come out when a packet goes in, and count errors."""
         if self._origin is None and len(self._head) <= _MAX_HEAD:
             self._head.append(_stamp(packet))
         try:
@@ -325,22 +377,6 @@ class FrameReader(ExitStack, Iterator[TimedFrame]):
     def is_far(self, gap: float) -> bool:
         """Whether so many seconds are left out by a seek with less work than by reading on, as far as is known."""
         return self.gop_s is not None and gap > max(MIN_JUMP_S, 2 * self.gop_s)
-
-    def _dropper(self, previous: VideoFrame) -> dropping.Dropper:
-        base, origin, context = self.stream.time_base, self.origin, self.stream.codec_context
-        if base is None or previous.pts is None:
-            raise RuntimeError("dropping in a stream without a clock")
-        decoder = dropping.Decoder(
-            decode=self._decoded,
-            note_key=self._note_key,
-            errors=lambda: self.errors,
-            time=lambda pts: _seconds(pts, base, origin),
-            jumps=self.jumps,
-            looking=self.windows,
-            lag=self._frames_read - 1 - self._ordinal,
-            last=(previous.pts, self._last),
-        )
-        return dropping.Dropper(decoder, context.name, context.extradata)
 
     def _place(self, frame: VideoFrame | Undecoded) -> TimedFrame | None:
         """Give a frame its time, or ``None`` if it is damaged or has no time."""
@@ -376,184 +412,3 @@ class FrameReader(ExitStack, Iterator[TimedFrame]):
             return None
         errors = self.errors, self._errors_at_key
         return TimedFrame(frame, seconds, self._last_end - seconds, ordinal, *errors, self._attempt, self._aspect)
-
-
-# start and end in seconds on the clock of a player (None: the end of the video), and its name in messages
-Segment: TypeAlias = tuple[float, float | None, str]
-
-
-class Window:
-    """Collects the frames of a whole video or a segment, fed after the first; `duration` is known by reading."""
-
-    def __init__(self, asked: Segment, reader: FrameReader, sampling: Sampling, *, duration: float | None) -> None:
-        self.asked = asked
-        start, end, self.item = asked
-        self.start, self.end = from_player(start, end, reader.start, self.item)  # seconds from the first frame
-        self.done = False
-        self._start_s = max(start, reader.start)
-        self._sampling = sampling
-        self._reader = reader
-        self._shape: tuple[int, int, int] | None = None  # (H, W, 3) of the first frame, and so of all
-        self._declared = reader.duration
-        self._is_settled = duration is not None
-        length = self._declared if duration is None else duration
-        self._picker: GridPicker[tuple[NDArray[np.uint8], float, int | None]] = GridPicker(
-            sampling, start=self.start, end=self.end, duration=None if length is None else max(length, self.start)
-        )
-        self._step = self._picker.step
-        self._seen = self._errors = self._attempt = 0
-        self._errors_before: int | None = None
-
-    @property
-    def step(self) -> float:
-        """Seconds between two looks."""
-        return self._picker.step
-
-    def looks(self, first: float, until: float) -> Iterator[float]:
-        """Yield when frames are looked for between two times (see `GridPicker.looks`)."""
-        return iter(()) if self.done else self._picker.looks(first, until)
-
-    @property
-    def next_time(self) -> float:
-        """The next time of interest; infinity once the window is complete."""
-        return math.inf if self.done else self._picker.next_time
-
-    def feed(self, timed: TimedFrame, until: float) -> None:
-        """Look at a frame on show in ``[timed.time, until)``. One fed again, after a restart, does no harm."""
-        if self.done or until <= self.start + clip.TIME_EPSILON:
-            return
-        if self._errors_before is None or timed.attempt != self._attempt:
-            self._errors_before, self._attempt, self._seen = timed.errors_at_key, timed.attempt, 0
-        self._errors = timed.errors - self._errors_before
-        self._seen += 1
-        if self._picker.wants(until):
-            geometry = self._reader.geometry(timed, self._sampling.max_pixels)
-            self._shape = self._shape or geometry.shape
-            self._picker.keep((timed.array(geometry, self._shape, self.item), timed.time, timed.ordinal), until)
-        self.done = self.end is not None and until + clip.TIME_EPSILON >= self.end
-
-    def is_mistaken(self, video_end: float) -> bool:
-        """Whether it was read by a declared duration that is far from the real one, and is another without that."""
-        if self._declared is None or self._is_settled or abs(self._declared - video_end) <= clip.TRUNCATED_S:
-            return False
-        span = video_end - self.start if self.end is None else min(self.end, video_end) - self.start
-        if span <= clip.TIME_EPSILON:  # whether a tail is missing shows when no packet is jumped over
-            return self._reader.seeked
-        return abs(self._sampling.step(span) - self._step) > clip.TIME_EPSILON
-
-    def clip(self, video_end: float) -> Clip:
-        """Return what was collected; the last frame that was read ends `video_end` seconds from the first."""
-        reader = self._reader
-        if not self.done:
-            self._errors = reader.errors - (self._errors_before or 0)
-        self._check(video_end)
-        kept = self._picker.finish()
-        ordinals = [ordinal for *_, ordinal in kept if ordinal is not None]
-        return clip.assemble(
-            [array for array, *_ in kept],
-            np.array([time for _, time, _ in kept], dtype=np.float64),  # (T,)
-            ordinals=None if reader.seeked else np.array(ordinals, dtype=np.int64),  # (T,)
-            count=self._seen,
-            declared_fps=None if reader.rate is None else float(reader.rate),
-            start=self.start,
-            end=self.end,
-            video_end=video_end,
-            declared_duration=None if reader.is_complete else self._declared,
-            start_s=self._start_s,
-            damaged=self._errors > 0,
-            item=self.item,
-            backend="pyav",
-            sampling=self._sampling,
-        )
-
-    def _check(self, video_end: float) -> None:
-        reader, declared = self._reader, self._declared
-        if self.start + clip.TIME_EPSILON >= video_end:
-            ends_at = f"the video ends at {reader.start + video_end:.3f} s"
-            if declared is None or self.start >= declared - clip.TRUNCATED_S:
-                raise InvalidVideoInput(self.item, f"the segment starts at {self.asked[0]:g} s, and {ends_at}")
-            found = f"{ends_at}, before this segment and the {reader.start + declared:.3f} s that it declares"
-            if self._errors or (reader.stream.frames and not reader.is_complete):
-                raise CorruptVideo(self.item, f"{found}; get an intact copy")
-            raise InvalidVideoInput(self.item, f"{found}; it was cut off, or its header is wrong")
-        if self._errors > MAX_LOST_SHARE * (self._errors + self._seen):
-            found = f"{self._errors} of {self._errors + self._seen} packets or frames could not be decoded"
-            allowed = f"at most {MAX_LOST_SHARE:.0%} may be lost. Get an intact copy, or repair it with ffmpeg"
-            raise CorruptVideo(self.item, f"{found}; {allowed}")
-
-
-def read_windows(
-    source: object,
-    segments: Sequence[Segment],
-    sampling: Sampling,
-    *,
-    item: str,
-    allow_url: UrlAccess = False,
-    limits: DecodeLimits = clip.ANY_TIME,
-    threads: int = DEFAULT_THREADS,
-    stream: int | None = None,
-) -> Iterator[Clip]:
-    """Decode windows of one file, ordered by start, in one pass, and yield a clip for each, in order."""
-
-    def read(
-        segments: Sequence[Segment], *, may_seek: bool = True, may_drop: bool = True, duration: float | None = None
-    ) -> Iterator[Clip]:
-        windows: deque[Window] = deque()
-        try:
-            with FrameReader(handle, item, deadline, threads=threads, index=stream) as reader:
-                reader.can_seek = reader.can_seek and may_seek
-                first = reader.first()
-                windows.extend(Window(segment, reader, sampling, duration=duration) for segment in segments)
-                reader.windows = windows if may_drop else ()
-                if (end := (yield from _read_clips(reader, windows, first))) is None:
-                    return
-                for window in windows:
-                    if window.is_mistaken(end):  # it is read again, with the real duration
-                        again = may_seek and window.start < end - clip.TIME_EPSILON
-                        yield from read([window.asked], may_seek=again, may_drop=may_drop, duration=end)
-                    else:
-                        yield window.clip(end)
-        except dropping.DecodeAllError:
-            left = [window.asked for window in windows]
-            yield from read(left, may_seek=may_seek, may_drop=False, duration=duration)
-
-    deadline = Deadline(limits.timeout_s, item)
-    with container.open_source(source, item, allow_url=allow_url, limits=limits) as handle:
-        yield from read(segments)
-
-
-def _read_clips(reader: FrameReader, windows: deque[Window], first: TimedFrame) -> Generator[Clip, None, float | None]:
-    """Yield the clips of windows as they end; return where the video ends if some are left that end with it."""
-    shown: TimedFrame | None = None  # the frame on show, until the next one comes
-    for timed in chain([first], reader):
-        if shown is not None:
-            _feed(windows, shown, timed.time)
-            while windows and windows[0].done:
-                yield windows.popleft().clip(timed.time)
-        shown = timed
-        target = min((window.next_time for window in windows), default=math.inf)
-        if _worth_seeking(reader, windows, timed.time, target):
-            reader.seek(target)
-            shown = None
-        if not windows:
-            return None
-    if shown is None:
-        raise reader.no_frame()
-    end = reader.settle(shown.time + shown.duration, shown.time)
-    _feed(windows, shown, end)
-    return end
-
-
-def _feed(windows: deque[Window], shown: TimedFrame, until: float) -> None:
-    for window in windows:
-        if window.start >= until:
-            break
-        window.feed(shown, until)
-
-
-def _worth_seeking(reader: FrameReader, windows: deque[Window], now: float, target: float) -> bool:
-    if not reader.can_seek or not reader.sought < target < math.inf:
-        return False
-    if reader.gop_s is None:  # key frame distance not seen yet: worth one try if nothing before is wanted
-        return reader.sought < 0 and target - now > MIN_JUMP_S and all(window.start > now for window in windows)
-    return reader.is_far(target - now)

@@ -12,9 +12,9 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from vidembed.errors import CorruptVideo, NotAVideo, VideoTooLarge
-from vidembed.video.clip import Clip, DecodeLimits, Sampling, VideoFrames, is_url, item_name, sample_frames
+from vidembed.video.clip import Clip, DecodeLimits, Sampling, assemble, is_url, item_name
 from vidembed.video.container import open_source
-from vidembed.video.picture import MAX_AREA, MAX_SIDE, check_size
+from vidembed.video.picture import MAX_AREA, MAX_SIDE, check_size, fit, shrink
 
 if TYPE_CHECKING:
     from vidembed.video.fetch import UrlAccess
@@ -47,8 +47,22 @@ def read_still(path: str | os.PathLike[str], sampling: Sampling, *, item: str) -
         raise NotAVideo(item, f"neither a video nor a picture of {', '.join(FORMATS)}") from error
     except (OSError, ValueError, SyntaxError, IndexError, TypeError, OverflowError) as error:  # Pillow, at damage
         raise CorruptVideo(item, f"the picture cannot be decoded ({error}); get an intact copy") from error
-    frames = VideoFrames(np.asarray(upright)[None], fps=1.0)  # (1, H, W, 3)
-    return sample_frames(frames, sampling, item=item, start=0.0, end=None)
+    return assemble(
+        [shrink(np.asarray(upright), *fit(*upright.size, sampling.max_pixels))],  # (H, W, 3)
+        np.zeros(1),
+        ordinals=np.zeros(1, dtype=np.int64),
+        count=1,
+        declared_fps=1.0,
+        start=0.0,
+        end=None,
+        video_end=1.0,
+        declared_duration=None,
+        start_s=0.0,
+        damaged=False,
+        item=item,
+        backend="frames",
+        sampling=sampling,
+    )
 
 
 def checked_image(image: Any, *, allow_url: UrlAccess) -> Any:

@@ -12,10 +12,12 @@ import json
 import logging
 import os
 import signal
+import subprocess
 import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from io import BufferedIOBase
 from itertools import chain
 from pathlib import Path
@@ -26,10 +28,20 @@ import numpy as np
 
 from vidembed import errors
 from vidembed.errors import DecoderCrashed, VideoError, VideoTooLarge
-from vidembed.video import decord, reader
-from vidembed.video.clip import Clip, Sampling, VideoSegment, item_name
+from vidembed.video import decord
+from vidembed.video.clip import Clip, Sampling, Segment, VideoSegment, core_count, item_name, ordered_segments
 from vidembed.video.picture import MAX_AREA, MAX_SIDE, is_memory_error
-from vidembed.video.segments import MAX_WINDOWS, Layout, cut_from_dict, lay_out
+from vidembed.video.segments import (
+    MAX_WINDOWS,
+    Cut,
+    Layout,
+    Scenes,
+    Windows,
+    cut_from_dict,
+    cut_to_dict,
+    lay_out,
+    require_scenedetect,
+)
 from vidembed.video.still import read_still
 
 MAX_LINE: Final = 2**24  # bytes of one line. `MAX_WINDOWS` segments of two numbers take under a half of that
@@ -39,6 +51,7 @@ MAX_NUMBER: Final = 1e15  # of any number of a clip; above all that this package
 MAX_FAILURES: Final = 8  # segments of a file that may fail one by one; those after that fail with the last
 
 Message: TypeAlias = dict[str, Any]  # JSON values
+ReadWindows: TypeAlias = Callable[..., Iterator[Clip]]  # `vidembed.video.load.read_windows`
 Note: TypeAlias = tuple[str, int, str]  # logger, level and text of a log record; or class, 0 and text of a warning
 
 _ERRORS: Final = {
@@ -51,6 +64,19 @@ _FIELDS: Final = {
     "total_num_frames": int,
 }
 _PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
+
+
+def worker_count(reserved: float = 0) -> int:
+    """Workers that decode by default: one a core, less those `reserved` for models on GPUs, and one a GiB of memory.
+
+    A worker holds some clips, of 20 to 130 MB each, and its process 0.2 GB: the memory of the machine bounds them.
+    """
+    workers = int(core_count() - reserved)
+    try:
+        workers = min(workers, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**30)
+    except (AttributeError, OSError, ValueError):  # a system that does not say
+        workers = min(workers, 8)
+    return max(1, workers)
 
 
 def send(stream: IO[bytes], message: Message, arrays: Sequence[memoryview] = ()) -> None:
@@ -93,6 +119,15 @@ def read_notes(message: Message, rename: Callable[[str], str]) -> list[Note]:
                 limit = logging.CRITICAL
                 return [(name[:100], min(max(level, 0), limit), rename(text[:MAX_TEXT])) for name, level, text in notes]
     raise ValueError("malformed notes")
+
+
+def repeat_notes(notes: list[Note]) -> None:
+    """Log and warn as the decoding process did."""
+    for source, level, text in notes:
+        if level:
+            logging.getLogger(source).log(level, "%s", text)
+        else:
+            errors.warn((errors.VideoTruncated if source == "VideoTruncated" else RuntimeWarning)(text))
 
 
 def read_layout(message: Message) -> Layout:
@@ -144,8 +179,78 @@ def read_clip(
     return Clip(frames=frames, timestamps=times, frames_indices=indices, sampling=sampling, **fields)
 
 
-def main(*, backend: str, threads: int, max_memory_bytes: int | None, parent: int) -> NoReturn:
-    """Answer requests on standard input until the parent, a process of this number, is gone."""
+_START: Final = """
+import json, sys
+sys.path.insert(0, sys.argv[1])
+try:
+    from vidembed.video.load import read_windows
+    from vidembed.video.worker import main
+except Exception as error:
+    print(json.dumps({"failed": f"{type(error).__name__}: {error}"[:1000]}))
+    sys.exit(1)
+main(read_windows, **json.loads(sys.argv[2]))
+"""
+# Starts a decoding process, of the package that this program has. Other arguments of `worker.main` follow, as JSON.
+COMMAND: Final = (sys.executable, "-P", "-c", _START, str(Path(__file__).parents[2]))
+
+
+def start(command: Sequence[str], settings: Message) -> subprocess.Popen[bytes]:
+    """Start a decoding process by `COMMAND` or another; `settings` are arguments of `main`."""
+    return subprocess.Popen(  # noqa: S603 - this interpreter and package, no shell
+        [*command, json.dumps({**settings, "parent": os.getpid()})],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        # Each thread of BLAS reserves address space. What is bound late could be bound to the FFmpeg of decord.
+        env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "LD_BIND_NOW": "1"},
+        process_group=0 if os.name == "posix" else None,  # Ctrl-C does not reach it
+    )
+
+
+def ending(status: int) -> str:
+    """Return in words what a process ended with, such as ``signal SIGSEGV``."""
+    if status >= 0:
+        return f"status {status}"
+    name = next((each.name for each in signal.Signals if each == -status), str(-status))
+    return f"signal {name}" + (", which systems send when memory runs out" if name == "SIGKILL" else "")
+
+
+def request_for(
+    file: str | os.PathLike[str],
+    path: str | os.PathLike[str] | VideoSegment,
+    sampling: Sampling,
+    cut: Cut | Sequence[tuple[float, float | None]] | None,
+    *,
+    item: str,
+    pictures: bool,
+) -> Message:
+    """Return the request of a file; the arguments and errors are those of `vidembed.video.DecodePool.submit`."""
+    request: Message = {"path": os.fsdecode(file), "is_path": not isinstance(file, str)}
+    request |= {"item": item_name(path), "sampling": sampling.as_dict(), "pictures": pictures}
+    with suppress(OSError):  # it was removed
+        request["cwd"] = os.getcwd()  # noqa: PTH109 - Path cannot hold every name a string can
+    if isinstance(cut, (Windows, Scenes)):
+        if isinstance(cut, Scenes):
+            require_scenedetect(item)
+        request["cut"] = cut_to_dict(cut)
+    elif cut is not None:
+        segments = ordered_segments(file, cut)
+        if len(segments) > MAX_WINDOWS:
+            found = f"{len(segments)} segments; at most {MAX_WINDOWS} per file are allowed; cut longer segments"
+            raise errors.InvalidVideoInput(item_name(file), found)
+        request["segments"] = [(segment.start, segment.end) for segment in segments]
+    elif isinstance(path, VideoSegment):
+        request["segment"] = path.start, path.end
+    return request
+
+
+def main(
+    read_windows: ReadWindows, *, backend: str, threads: int, max_memory_bytes: int | None, parent: int
+) -> NoReturn:
+    """Answer requests on standard input until the parent, a process of this number, is gone.
+
+    `read_windows` is that of `vidembed.video.load`, which starts these processes, so that this module cannot import it.
+    """
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what native code prints is no answer
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
@@ -164,7 +269,7 @@ def main(*, backend: str, threads: int, max_memory_bytes: int | None, parent: in
         request = json.loads(requests.get())
         send(answers, {"begun": is_limited})
         try:
-            for found in read_file(request, backend=backend, threads=threads):
+            for found in read_file(request, read_windows, backend=backend, threads=threads):
                 arrays: Sequence[memoryview] = ()
                 if isinstance(found, Layout):
                     message: Message = {"layout": [found.duration, found.segments]}
@@ -242,17 +347,19 @@ def _error_fields(error: Exception, item: str, limit: int | None) -> list[str]:
     return [type(error).__name__, item, error.reason[:MAX_TEXT]]
 
 
-def read_file(request: Message, *, backend: str, threads: int) -> Iterator[Layout | Clip | VideoError]:
+def read_file(
+    request: Message, read_windows: ReadWindows, *, backend: str, threads: int
+) -> Iterator[Layout | Clip | VideoError]:
     """Yield the layout of a file, then a clip or an error for each segment; one that fails begins a new pass."""
     if "cwd" in request:
         os.chdir(request["cwd"])
     source: str | Path = Path(request["path"]) if request["is_path"] else request["path"]
     sampling = Sampling(**request["sampling"])
 
-    def read(windows: list[reader.Segment]) -> Iterator[Clip]:
+    def read(windows: list[Segment]) -> Iterator[Clip]:
         if backend == "decord":
             return (decord.read(source, sampling, item=item, start=start, end=end) for start, end, item in windows)
-        return reader.read_windows(source, windows, sampling, item=item_name(source), threads=threads)
+        return read_windows(source, windows, sampling, item=item_name(source), threads=threads)
 
     if "cut" not in request and "segments" not in request:  # one segment, whose frames say where it lies
         clips = read([(*request.get("segment", (0.0, None)), request["item"])])
