@@ -26,7 +26,8 @@ from vidembed.index import (
     search,
     search_many,
 )
-from vidembed.index.search import Derived, Hits, facts, refresh
+from vidembed.index.hits import Hits
+from vidembed.index.ingest import Derived, facts, refresh
 
 QUERIES = ["a red square", "blue circle runs left", "café"]
 QUERIES_OF_SYNTAX = [
@@ -295,7 +296,7 @@ def test_a_run_that_is_interrupted_is_taken_up(tmp_path: Path, monkeypatch: pyte
 KILLED = """
 import os, signal, sys
 from tests.index.test_captions import Words, VideoIndex, add, records
-from vidembed.index import captions
+from vidembed.index import captioning as captions
 captions.BATCH = 10
 seen = []
 def kill(texts):
