@@ -51,8 +51,9 @@ from benchmarks.common import environment, keep
 from benchmarks.encode import decode_heavy_clips
 from vidembed import VideoEncoder
 from vidembed.index import IndexMeta, Report, VideoIndex, Windows, index_videos
-from vidembed.index.commit import Committer, Job, Quarantine
-from vidembed.index.table import FileRows, Segment, segment_id
+from vidembed.index.commit import Committer, Quarantine
+from vidembed.index.files import Job
+from vidembed.index.schema import FileRows, Segment, segment_id
 from vidembed.ray import index_videos_ray
 from vidembed.ray.indexer import Collector
 from vidembed.video.clip import FileState

@@ -45,9 +45,11 @@ from tqdm import tqdm
 
 from benchmarks.common import environment, keep
 from vidembed.index import ann, mirror
+from vidembed.index.hits import Hit
 from vidembed.index.rows import Filter, Row, rank_all, unit
-from vidembed.index.search import Hit, nearest
-from vidembed.index.table import TABLE, FileRows, IndexMeta, Segment, VideoIndex
+from vidembed.index.schema import FileRows, IndexMeta, Segment
+from vidembed.index.search import nearest
+from vidembed.index.table import TABLE, VideoIndex
 from vidembed.video.clip import FileState
 
 SIZES = (10_000, 100_000, 1_000_000)

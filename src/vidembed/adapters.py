@@ -89,7 +89,7 @@ def load_reranker(
 
 def reranker_of(encoder: VideoEncoder, model: str, options: ModelOptions | None = None) -> VideoReranker:
     """Return `vidembed.index.search.load_reranker` of an encoder and a name; it reads what the encoder may read."""
-    from vidembed.index.search import load_reranker as load_fitting  # noqa: PLC0415 - it brings torch
+    from vidembed.index.reranking import load_reranker as load_fitting  # noqa: PLC0415 - it brings torch
 
     reranker = load_fitting(None, encoder, model=model, options=options)
     reranker.allow_url = encoder.allow_url

@@ -21,7 +21,7 @@ from vidembed.backbone.options import log_loaded, quantization_name
 from vidembed.building import hidden_states, probe_inputs
 from vidembed.encoder import load_encoder
 from vidembed.errors import BackboneError, MissingExtraError
-from vidembed.index.search import load_reranker
+from vidembed.index.reranking import load_reranker
 
 LOGGER = "vidembed.backbone.options"
 needs_torchao = pytest.mark.usefixtures("_torchao")

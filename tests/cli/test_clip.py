@@ -13,7 +13,7 @@ from tests.index.fakes import DIMENSION, FakeEncoder, write_video
 from tests.video.test_trim import frames
 from tests.zoo import Zoo
 from vidembed.index import IndexMeta, VideoIndex
-from vidembed.index.table import FileRows, Segment
+from vidembed.index.schema import FileRows, Segment
 from vidembed.video import probe
 from vidembed.video.clip import FileState
 

@@ -107,7 +107,7 @@ def test_the_reranker_is_loaded_once_and_asked_about_each(index: Path, monkeypat
 
     heads: list[Reranker] = []
     monkeypatch.setattr(
-        sys.modules["vidembed.index.search"], "load_reranker", lambda *_, **__: heads.append(Reranker()) or heads[-1]
+        sys.modules["vidembed.index.reranking"], "load_reranker", lambda *_, **__: heads.append(Reranker()) or heads[-1]
     )
     result = vidembed("search", "--in", index, "--json", "--rerank", 3, "-k", 2, typed="red\ngreen\n")
     assert result.exit_code == 0, result.stderr

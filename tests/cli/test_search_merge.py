@@ -90,7 +90,7 @@ def test_reranking_is_of_merged_hits(index: Path, monkeypatch: pytest.MonkeyPatc
             asked[:] = documents
             return [{"corpus_id": place, "score": 1 / (1 + place)} for place in range(len(documents))]
 
-    monkeypatch.setattr(sys.modules["vidembed.index.search"], "load_reranker", lambda *_, **__: Reranker())
+    monkeypatch.setattr(sys.modules["vidembed.index.reranking"], "load_reranker", lambda *_, **__: Reranker())
     options = ("red", "--in", index, "-k", "2", "--rerank", "4")
     hits = found(*options)
     assert len(hits) == 2
@@ -105,7 +105,7 @@ def test_reranking_is_of_merged_hits(index: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_reports_an_exact_search_in_place_of_the_compact_one(capsys: pytest.CaptureFixture[str]) -> None:
     from vidembed.cli.search import explain
-    from vidembed.index.search import Hits, Method
+    from vidembed.index.hits import Hits, Method
 
     hit = Hit("file:///a.mp4", 0, 1, 0.5)
     explain(Hits([hit], Method("exact", 5, merge="videos")), compact="int8")

@@ -88,7 +88,7 @@ def test_limits_and_names_are_passed_on(index: Path, started: list[SimpleNamespa
 def test_the_reranker_has_other_names_too(
     index: Path, started: list[SimpleNamespace], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys.modules["vidembed.index.search"], "load_reranker", lambda *_, **__: SimpleNamespace())
+    monkeypatch.setattr(sys.modules["vidembed.index.reranking"], "load_reranker", lambda *_, **__: SimpleNamespace())
     options = ["--rerank", "--alias", "one", "--reranker-alias", "two", "--reranker-alias", "one"]
     assert vidembed("serve", "--in", index, "--port", 0, *options).exit_code == 0
     client = TestClient(started[0].app, base_url="http://localhost")

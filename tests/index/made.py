@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from vidembed.index import IndexMeta, VideoIndex
-from vidembed.index.table import FileRows, Segment
+from vidembed.index.schema import FileRows, Segment
 from vidembed.video.clip import FileState
 
 MODEL = "f" * 64

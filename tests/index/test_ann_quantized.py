@@ -13,7 +13,8 @@ from tests.index.fakes import FakeEncoder
 from tests.index.made import file_rows, made_index, made_vectors, queries
 from vidembed.index import Filter, IndexMismatchError, VideoIndex, ann
 from vidembed.index.ann import draw
-from vidembed.index.search import nearest, refresh
+from vidembed.index.ingest import refresh
+from vidembed.index.search import nearest
 
 
 @pytest.fixture(autouse=True)

@@ -21,12 +21,14 @@ from vidembed.index import (
     Report,
     VideoIndex,
     add_captions,
+    captioning,
     captions,
     hybrid,
     search,
     search_many,
 )
-from vidembed.index.search import Derived, Hits, facts, refresh
+from vidembed.index.hits import Hits
+from vidembed.index.ingest import Derived, facts, refresh
 
 QUERIES = ["a red square", "blue circle runs left", "café"]
 QUERIES_OF_SYNTAX = [
@@ -273,7 +275,7 @@ def test_texts_of_another_kind_are_other_captions(index: VideoIndex) -> None:
 
 
 def test_a_run_that_is_interrupted_is_taken_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(captions, "BATCH", 10)
+    monkeypatch.setattr(captioning, "BATCH", 10)
     index, calls = made(tmp_path / "ix"), iter([False, True])
 
     def stop(_: list[str]) -> None:
@@ -295,8 +297,8 @@ def test_a_run_that_is_interrupted_is_taken_up(tmp_path: Path, monkeypatch: pyte
 KILLED = """
 import os, signal, sys
 from tests.index.test_captions import Words, VideoIndex, add, records
-from vidembed.index import captions
-captions.BATCH = 10
+from vidembed.index import captioning
+captioning.BATCH = 10
 seen = []
 def kill(texts):
     seen.append(texts)

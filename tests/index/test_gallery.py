@@ -13,7 +13,8 @@ from PIL import Image
 from tests.axe import in_browser, page_checked
 from tests.index.fakes import FakeEncoder, write_video
 from vidembed.index import Hit, VideoIndex, Windows, contact_sheet, index_videos, search
-from vidembed.index.gallery import durations_of, thumbnail, time_range
+from vidembed.index.gallery import durations_of, thumbnail
+from vidembed.index.hits import time_range
 from vidembed.text import printable
 from vidembed.video.segments import lay_out
 

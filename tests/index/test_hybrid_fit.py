@@ -25,7 +25,7 @@ from vidembed.index import (
     search_many,
     stored_fusion,
 )
-from vidembed.index.search import facts
+from vidembed.index.ingest import facts
 from vidembed.scoring import PriorCorrection, ScoreFusion
 from vidembed.yes_no import Answers
 

@@ -4,7 +4,8 @@ import os
 from pathlib import Path
 
 from vidembed.index.files import Listing, make_plan
-from vidembed.index.table import IndexedFile, uri_of
+from vidembed.index.schema import IndexedFile
+from vidembed.index.table import uri_of
 from vidembed.video.clip import FileState, content_fingerprint
 
 

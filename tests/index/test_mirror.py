@@ -20,8 +20,9 @@ from hypothesis import strategies as st
 from tests.index.made import file_rows, made_index, made_vectors, queries
 from tests.index.test_bank import Words
 from vidembed.index import Condition, Filter, VideoIndex, bank, mirror, rows
+from vidembed.index.ingest import facts
 from vidembed.index.rows import rank_all, unit
-from vidembed.index.search import facts, nearest
+from vidembed.index.search import nearest
 from vidembed.index.table import Block
 
 ROWS, DIMENSION = 60, 16

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from tests.index.made import file_rows, made_index, made_vectors, queries
 from vidembed.index import Condition, Filter, VideoIndex
 from vidembed.index.rows import rank_all, unit
+from vidembed.index.schema import segment_id
 from vidembed.index.search import nearest
-from vidembed.index.table import segment_id, uri_of
+from vidembed.index.table import uri_of
 
 COMPARE = {
     "<": operator.lt,

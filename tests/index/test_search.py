@@ -10,8 +10,8 @@ import pytest
 from tests.index.fakes import DIMENSION, FakeEncoder, write_video
 from vidembed.index import IndexMeta, IndexMismatchError, Report, VideoIndex, search, search_many
 from vidembed.index.rows import MAX_QUERY_CHARS
+from vidembed.index.schema import FileRows, Segment, segment_id
 from vidembed.index.search import nearest
-from vidembed.index.table import FileRows, Segment, segment_id
 from vidembed.video.clip import FileState
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from tests.index.fakes import FakeEncoder, write_video
 from vidembed.index import Derived, Filter, IndexMismatchError, Report, VideoIndex, search, search_many
-from vidembed.index.search import facts
+from vidembed.index.ingest import facts
 
 Run = Callable[..., Report]
 ALL = Derived(exact_up_to=3, compact=["int8"], query_bank=["red", "green", "grey"])

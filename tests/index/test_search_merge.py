@@ -26,8 +26,9 @@ from vidembed.index import (
     search,
     search_many,
 )
-from vidembed.index.search import MERGES, OVERLAP, Merge, SearchOptions, merged, nearest, overlap
-from vidembed.index.table import FileRows, Segment
+from vidembed.index.hits import MERGES, OVERLAP, Merge, merged, overlap
+from vidembed.index.schema import FileRows, Segment
+from vidembed.index.search import SearchOptions, nearest
 from vidembed.video.clip import FileState
 
 SECONDS = st.integers(0, 12).map(lambda ticks: ticks / 2)

@@ -13,7 +13,8 @@ from vidembed import VideoEncoder, VideoReranker, build
 from vidembed.calibration import FirstStage, Ranking
 from vidembed.errors import LayerError
 from vidembed.index import Hit, Hits, rerank
-from vidembed.index.search import Method, encoder_beside, load_reranker, load_stages
+from vidembed.index.hits import Method
+from vidembed.index.reranking import encoder_beside, load_reranker, load_stages
 from vidembed.scoring import ScoreFusion
 from vidembed.video import VideoSegment
 

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from tests.index.fakes import rows
 from tests.index.made import MODEL, file_rows, made_vectors
 from vidembed.index import Condition, Filter, IndexDamagedError, IndexMeta, IndexMismatchError, VideoIndex
+from vidembed.index.schema import FileRows, Segment, own_rows
 from vidembed.index.search import nearest
-from vidembed.index.table import FileRows, Segment, own_rows, uri_of
+from vidembed.index.table import uri_of
 from vidembed.video.clip import FileState
 
 DIMENSION = 8

@@ -12,7 +12,8 @@ import pytest
 from tests.clips import moving_square, write_video
 from tests.ray.fakes import DIMENSION, SAMPLING, ClipEncoder, FakeEmbed
 from vidembed.backbone.options import ModelOptions
-from vidembed.index.table import segment_id, uri_of
+from vidembed.index.schema import segment_id
+from vidembed.index.table import uri_of
 from vidembed.inputs import BYTES, PIXELS, normalized
 from vidembed.ray import DecodeVideos, EmbedVideos
 from vidembed.ray import embed as module

@@ -10,7 +10,8 @@ from tqdm import tqdm
 
 from tests.index.fakes import rows
 from vidembed.index import IndexingStoppedError, IndexMeta, IndexMismatchError, Report
-from vidembed.index.commit import Committer, Job, Quarantine
+from vidembed.index.commit import Committer, Quarantine
+from vidembed.index.files import Job
 from vidembed.index.table import uri_of
 from vidembed.ray import indexer
 from vidembed.ray.indexer import Collector

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 from pyarrow import fs
 
-from vidembed.index.commit import Job
-from vidembed.index.files import UNKNOWN_TIME, Listing, make_plan
-from vidembed.index.table import IndexedFile, path_of, uri_of
+from vidembed.index.files import UNKNOWN_TIME, Job, Listing, make_plan
+from vidembed.index.schema import IndexedFile
+from vidembed.index.table import path_of, uri_of
 from vidembed.ray.stores import Address, Store, find
 from vidembed.video.clip import FileState
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from vidembed.index.table import IndexedFile
+from vidembed.index.schema import IndexedFile
 from vidembed.serve import media
 from vidembed.serve.media import MediaLibrary, keep_one_range, media_type
 from vidembed.serve.security import ApiError

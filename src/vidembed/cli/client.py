@@ -20,8 +20,7 @@ from vidembed.cli.serve import KEY_VARIABLE
 from vidembed.errors import ServerRefusedError
 
 if TYPE_CHECKING:
-    from vidembed.index import Hits
-    from vidembed.index.search import SearchKeywords
+    from vidembed.index import Hits, SearchOptions
 
 T = TypeVar("T")
 
@@ -89,7 +88,7 @@ class Server:
             cli.say(f"Warning: {url} is not encrypted, so others on the network can read {KEY_VARIABLE}. Use https.")
         return server
 
-    def search(self, options: SearchKeywords, k: int, rerank: int | None, words: Sequence[str]) -> Iterator[Hits]:
+    def search(self, options: SearchOptions, k: int, rerank: int | None, words: Sequence[str]) -> Iterator[Hits]:
         """Yield the hits of each query, as its answer comes.
 
         Raises:
@@ -97,11 +96,10 @@ class Server:
             ValueError: It does not take a query.
             OSError: It cannot be reached, fails, or has too much to do.
         """
-        keep = options["keep"]
-        body: dict[str, object] = {"k": k, "rerank": rerank, "merge": options["merge"], "around": options["around"]}
-        if options["by"] != "video":  # which earlier servers know nothing else of
-            body["by"] = options["by"]
-        if keep is not None:
+        body: dict[str, object] = {"k": k, "rerank": rerank, "merge": options.merge, "around": options.around}
+        if options.by != "video":  # which earlier servers know nothing else of
+            body["by"] = options.by
+        if (keep := options.keep) is not None:
             where = [f"{each.column} {each.compare} {each.value}" for each in keep.where]
             body |= {"path": keep.path, "after": keep.after, "before": keep.before, "where": where}
         for query in words:
@@ -178,7 +176,7 @@ def _parsed(content: bytes) -> Any:
 
 def _hits(answer: Any) -> Hits:
     """Return the hits of an answer as a search here gives them; an error of several kinds if there are none."""
-    from vidembed.index.search import Hit, Hits, Method
+    from vidembed.index.hits import Hit, Hits, Method
     from vidembed.index.table import name_of
 
     method = _filled(Method, answer["method"])

@@ -69,7 +69,7 @@ def command(
             raise ValueError(f"hit: got {hit} together with --top {top}; give one of them")
         check_out(out, folder=top is not None, force=force)
         from vidembed.index import VideoIndex, search
-        from vidembed.index.search import ByCaptions
+        from vidembed.index.hybrid import ByCaptions
 
         index = VideoIndex.open(folder)
         if by != "video":
@@ -165,7 +165,7 @@ def _cut_all(hits: Sequence[Hit], out: Path, *, force: bool) -> list[dict[str, o
 
 def _cut(segment: VideoSegment, target: Path, *, force: bool) -> dict[str, object]:
     """Cut a segment, and return what the file holds."""
-    from vidembed.index.gallery import time_range
+    from vidembed.index.hits import time_range
     from vidembed.video.trim import cut_clip
 
     with _target_is_out():

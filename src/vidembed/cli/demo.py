@@ -41,8 +41,8 @@ def command(
     from vidembed.cli import demo_page as page
     from vidembed.encoder import load_encoder
     from vidembed.index import VideoIndex, index_videos
-    from vidembed.index.ingest import open_if_there
-    from vidembed.index.search import load_reranker
+    from vidembed.index.commit import open_if_there
+    from vidembed.index.reranking import load_reranker
     from vidembed.index.table import uri_of
     from vidembed.shapes import sample_clips, write_clips
     from vidembed.shapes.language import SUMMARY_ATTRIBUTES

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from vidembed.evaluation.mteb import TaskRun
     from vidembed.evaluation.result import EvaluationResult
     from vidembed.evaluation.two_stage import GivenTemperatures
-    from vidembed.index.search import RerankerOptions
+    from vidembed.index.reranking import RerankerOptions
 
 _CUTS = (1, 5, 10)
 
@@ -153,7 +153,7 @@ def evaluate_command(
         measured_on, fitted_on = asked.read(out, stack)
         from vidembed.encoder import load_encoder
         from vidembed.evaluation.run import evaluate
-        from vidembed.index.search import load_stages
+        from vidembed.index.reranking import load_stages
 
         load = partial(load_encoder, model, layer=layer, options=model_options)
         head = None

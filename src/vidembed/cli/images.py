@@ -52,22 +52,16 @@ def find_protocol(environment: Mapping[str, str]) -> Protocol | None:
     return "kitty" if environment.get("KITTY_WINDOW_ID") else None
 
 
-def drawing(
-    protocol: Protocol | None, *, asked: bool, in_json: Mapping[str, object]
-) -> Callable[[Sequence[Hit]], None]:
-    """Return what draws pictures of hits, or does nothing where they are not asked for.
+def drawing(protocol: Protocol | None, *, in_json: Mapping[str, object]) -> Callable[[Sequence[Hit]], None]:
+    """Return what draws pictures of hits.
 
     Args:
         protocol: How to draw. None: as the terminal can.
-        asked: Whether to draw.
         in_json: Options by name that have hits written as JSON.
 
     Raises:
         ValueError: The options do not fit, stdout is not a terminal, or the terminal is not known to draw pictures.
     """
-    if not asked:
-        cli.refuse({"image-protocol": protocol}, "it needs --images; give that too, or leave it out")
-        return lambda _hits: None
     cli.refuse(in_json, "it writes JSON, which has no pictures; leave it out, or leave --images out")
     return partial(draw, protocol=_usable_protocol(protocol))
 
@@ -90,7 +84,8 @@ def _usable_protocol(asked: Protocol | None) -> Protocol:
 
 def draw(hits: Sequence[Hit], protocol: Protocol) -> None:
     """Write a picture from the middle of each of the first `MAX_IMAGES` hits to stdout, each under its name."""
-    from vidembed.index.gallery import thumbnail, time_range
+    from vidembed.index.gallery import thumbnail
+    from vidembed.index.hits import time_range
     from vidembed.index.table import is_local, name_of, path_of
     from vidembed.video import VideoError
 

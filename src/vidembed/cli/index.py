@@ -107,8 +107,8 @@ def index_command(
     """Index videos so that they can be searched. Run it again to add new and changed files."""
     given = locals()  # all options by their names
     from vidembed.index import Derived, add_captions, index_videos
+    from vidembed.index.commit import open_if_there
     from vidembed.index.files import find_videos
-    from vidembed.index.ingest import open_if_there
     from vidembed.video import VIDEO_SUFFIXES
 
     bank = None if query_bank is None else read_queries(query_bank)
@@ -191,10 +191,12 @@ def asked_model(
     index: VideoIndex | None, model: str | None, layer: int | None, sampling: dict[str, Any]
 ) -> tuple[str, int | None, dict[str, Any]]:
     """Return name, layer and sampling of the model to load: as the index was made, where nothing else is given."""
-    from vidembed.index.table import stored_name
     from vidembed.video import Sampling
 
-    name = stored_name(model) if model is not None else index.meta.model if index else DEFAULT_MODEL
+    name = index.meta.model if index else DEFAULT_MODEL
+    if model is not None:  # a folder by its absolute path, so that a search finds it from anywhere
+        path = Path(model).expanduser()
+        name = str(path.resolve()) if path.is_dir() else model
     if index is not None and name == index.meta.model:
         layer = index.meta.layer if layer is None else layer
         sampling = {**index.meta.sampling, **sampling}

@@ -54,7 +54,7 @@ def command(
 
 def index_facts(index: VideoIndex, quarantine: Mapping[str, Entry]) -> dict[str, Any]:
     """Return all that is known of an index without loading its model. The names are those of `--json`."""
-    from vidembed.index.search import facts as search_facts
+    from vidembed.index.ingest import facts as search_facts
 
     meta = asdict(index.meta)
     durations: dict[str, float] = {}

@@ -22,7 +22,7 @@ from vidembed.cli import options as cli
 if TYPE_CHECKING:
     from vidembed.analysis import LayerAnalysis
     from vidembed.index import HybridReport
-    from vidembed.index.search import RerankerOptions
+    from vidembed.index.reranking import RerankerOptions
     from vidembed.reranker import VideoReranker
 
 _PREFIXES = {"both": ("none", "zero-shot"), "none": ("none",), "zero-shot": ("zero-shot",)}
@@ -354,7 +354,7 @@ def calibrate_command(
     else:
         from vidembed.encoder import load_encoder
         from vidembed.evaluation.two_stage import first_stage_candidates
-        from vidembed.index.search import encoder_beside
+        from vidembed.index.reranking import encoder_beside
 
         options = model_options and replace(model_options, revision=None)
         load = partial(load_encoder, encoder, layer=layer, options=options)
@@ -406,7 +406,8 @@ def _calibrate_hybrid(
     """Fit the weights of hybrid search, and with `rerank` the fusions with the head, and say what was left out."""
     from vidembed.captions import read_captioned_videos
     from vidembed.index import VideoIndex, fit_hybrid
-    from vidembed.index.search import ByCaptions, load_stages
+    from vidembed.index.hybrid import ByCaptions
+    from vidembed.index.reranking import load_stages
 
     cli.check_score(of_head["mode"])
     index = VideoIndex.open(folder)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Unpack
 
 import typer
 from typer import Argument, Option
@@ -19,8 +19,8 @@ from vidembed.cli import options as cli
 
 if TYPE_CHECKING:
     from vidembed.encoder import VideoEncoder
-    from vidembed.index import Hit, Hits, VideoIndex
-    from vidembed.index.search import RerankerOptions, SearchKeywords
+    from vidembed.index import Hit, Hits, SearchOptions, VideoIndex
+    from vidembed.index.reranking import RerankerOptions
     from vidembed.reranker import VideoReranker
 
 MAX_QUERIES_BYTES = 2**24
@@ -106,22 +106,12 @@ def command(
 ) -> None:
     """Search an index with words. With --rerank, a reranker looks at the best hits again."""
     from vidembed.index import Condition, Filter, SearchOptions, VideoIndex
-    from vidembed.index.search import load_stages
 
     quantized = one_name(quantized, compact)
     words = words_of(query, queries)  # what is cheap to find wrong comes before the model is loaded
-    options: SearchKeywords = {
-        "k": max(k, rerank or 0),
-        "exact": exact,
-        "keep": Filter(path, after, before, tuple(map(Condition.parse, where or ()))),
-        "copy": quantized,
-        "bank": bank,
-        "merge": merge,
-        "around": around,
-        "by": by,
-    }
+    keep = Filter(path, after, before, tuple(map(Condition.parse, where or ())))
     SearchOptions(k=k)
-    SearchOptions(**options)
+    options = SearchOptions(max(k, rerank or 0), exact, keep, quantized, bank, merge, around, by)
     if rerank_around and around is None:
         raise ValueError("rerank-around: it needs --around SECONDS; give that too, or leave this out")
     own: dict[str, object] = {
@@ -137,7 +127,7 @@ def command(
         )
     cli.check_score(score)
     cli.check_file("html", html)
-    draw = images.drawing(image_protocol, asked=with_images, in_json={"json": as_json, "queries": queries})
+    draw = drawing(image_protocol, asked=with_images, in_json={"json": as_json, "queries": queries})
     ask: Callable[[Sequence[str]], Iterable[Hits]]
     index: VideoIndex | None = None
     if server is not None:
@@ -154,19 +144,9 @@ def command(
             raise ValueError("in: give the folder of an index with --in DIR, or a running server with --server URL")
         index = VideoIndex.open(folder, mirror=not no_mirror)
         check_index(index, options)
-        name = model or index.meta.model
-        load = partial(index.meta.load_encoder, model, model_options)
-        same: RerankerOptions = {"mode": score, "calibration": calibration, "visual_cache": visual_cache}
-        how: dict[str, Any] = {
-            "model": name,
-            "layer": index.meta.layer,
-            "sampling": index.meta.sampling,
-            "options": model_options,
-        }
-        encoder, head = (load(), None) if rerank is None else load_stages(load, reranker, **how, **same)
-        again: dict[str, Any] = {"count": rerank, "context": rerank_around, "fingerprint": encoder.fingerprint}
-        look = None if head is None else partial(look_again, index=index, head=head, **again)
-        ask = partial(search_index, index, encoder, options, look, name=name)
+        how: RerankerOptions = {"mode": score, "calibration": calibration, "visual_cache": visual_cache}
+        how["options"] = model_options
+        ask = searching(index, options, model, reranker, rerank=rerank, context=rerank_around, **how)
     lines = queries is not None or (as_json and words is None)
     write = partial(write_hits, draw=draw, lines=lines, as_json=as_json, titled=words is None, compact=quantized)
     found = []
@@ -224,26 +204,58 @@ def read_queries(path: Path) -> list[str]:
     return [line.removesuffix("\r") for line in lines]
 
 
-def check_index(index: VideoIndex, options: SearchKeywords) -> None:
+def check_index(index: VideoIndex, options: SearchOptions) -> None:
     """Refuse what the index does not have."""
     from vidembed.index.ann import quantized
     from vidembed.index.bank import open_bank
-    from vidembed.index.search import ByCaptions
+    from vidembed.index.hybrid import ByCaptions
 
-    if (keep := options["keep"]) is not None:
-        keep.check(index)
-    if (copy := options["copy"]) is not None:
-        quantized(index, copy)
-    if options["bank"]:
+    if options.keep is not None:
+        options.keep.check(index)
+    if options.copy is not None:
+        quantized(index, options.copy)
+    if options.bank:
         open_bank(index)
-    if options["by"] != "video":
-        ByCaptions.of(index, options["by"])
+    if options.by != "video":
+        ByCaptions.of(index, options.by)
+
+
+def drawing(
+    protocol: images.Protocol | None, *, asked: bool, in_json: Mapping[str, object]
+) -> Callable[[Hits], None] | None:
+    """Return what draws pictures of hits, or None where they are not asked for; ValueError if options do not fit."""
+    if asked:
+        return images.drawing(protocol, in_json=in_json)
+    cli.refuse({"image-protocol": protocol}, "it needs --images; give that too, or leave it out")
+    return None
+
+
+def searching(
+    index: VideoIndex,
+    asked: SearchOptions,
+    model: str | None,
+    reranker: str | None,
+    *,
+    rerank: int | None,
+    context: bool,
+    **how: Unpack[RerankerOptions],
+) -> Callable[[Sequence[str]], Iterable[Hits]]:
+    """Load the models, and return what searches the index with them, and reranks the first `rerank` hits."""
+    from vidembed.index.reranking import load_stages
+
+    meta, name = index.meta, model or index.meta.model
+    load = partial(meta.load_encoder, model, how.get("options"))
+    if rerank is None:
+        return partial(search_index, index, load(), asked, None, name=name)
+    encoder, head = load_stages(load, reranker, model=name, layer=meta.layer, sampling=meta.sampling, **how)
+    look = partial(look_again, index=index, head=head, count=rerank, context=context, fingerprint=encoder.fingerprint)
+    return partial(search_index, index, encoder, asked, look, name=name)
 
 
 def search_index(
     index: VideoIndex,
     encoder: VideoEncoder,
-    options: SearchKeywords,
+    options: SearchOptions,
     look: Callable[[Hits, str], Hits] | None,
     words: Sequence[str],
     *,
@@ -252,7 +264,7 @@ def search_index(
     """Yield the hits of each query, all of them searched at once, and looked at again if they shall be."""
     from vidembed.index import search_many
 
-    for query, hits in zip(words, search_many(index, encoder, words, name=name, **options), strict=True):
+    for query, hits in zip(words, search_many(index, encoder, words, name=name, asked=options), strict=True):
         yield hits if look is None else look(hits, query)
 
 
@@ -326,7 +338,7 @@ def write_hits(
     query: str,
     hits: Hits,
     *,
-    draw: Callable[[Hits], None],
+    draw: Callable[[Hits], None] | None,
     lines: bool,
     as_json: bool,
     titled: bool,
@@ -341,7 +353,8 @@ def write_hits(
     else:
         show(hits, title=query if titled else None)
         explain(hits, compact=compact)
-        draw(hits)
+        if draw is not None:
+            draw(hits)
 
 
 def explain(hits: Hits, *, compact: str | None = None) -> None:
@@ -386,11 +399,15 @@ def explain(hits: Hits, *, compact: str | None = None) -> None:
 
 def show(hits: Hits, *, title: str | None = None) -> None:
     """Write hits to stdout as a table, with the scores by their names. A column that is empty is left out."""
-    from vidembed.index.gallery import context_range, time_range
+    from vidembed.index.hits import time_range
     from vidembed.index.table import name_of
 
     def scores(field: str, form: str) -> list[str]:
         return ["" if (score := getattr(hit, field)) is None else format(score, form) for hit in hits]
+
+    def around(hit: Hit) -> str:
+        start, end = hit.context_start_s, hit.context_end_s
+        return "" if start is None or end is None else time_range(start, end)
 
     columns = {
         "P(match)": scores("probability", ".1%"),
@@ -400,7 +417,7 @@ def show(hits: Hits, *, title: str | None = None) -> None:
         "BM25": scores("text_score", ".2f"),
         "cosine": scores("score", ".3f"),
         "time": [time_range(hit.start_s, hit.end_s) for hit in hits],
-        "around": [context_range(hit) for hit in hits],
+        "around": [around(hit) for hit in hits],
         "segments": ["" if hit.segments is None else str(hit.segments) for hit in hits],
         "file": [name_of(hit.uri) for hit in hits],
         "caption": [_shortened(hit.caption or "") for hit in hits],

@@ -15,7 +15,7 @@ from vidembed.cli import options as cli
 from vidembed.text import require
 
 if TYPE_CHECKING:
-    from vidembed.index.search import RerankerOptions
+    from vidembed.index.reranking import RerankerOptions
     from vidembed.serve import Engine
 
 KEY_VARIABLE = "VIDEMBED_API_KEY"
@@ -84,7 +84,7 @@ def command(
     require("serve", "fastapi", "uvicorn", "python_multipart", "prometheus_client", purpose="serving")
     from vidembed.encoder import load_encoder
     from vidembed.index import VideoIndex
-    from vidembed.index.search import load_stages
+    from vidembed.index.reranking import load_stages
     from vidembed.serve import Engine, Limits
     from vidembed.serve.security import check_api_key, check_origins
 

@@ -14,25 +14,19 @@ from vidembed.errors import (
     IndexWriteError,
     MissingExtraError,
 )
-from vidembed.index.captions import CaptionReport, add_captions
-from vidembed.index.commit import Problem, Report
+from vidembed.index.captioning import CaptionReport, add_captions
+from vidembed.index.commit import Report
+from vidembed.index.files import Problem
 from vidembed.index.gallery import contact_sheet
+from vidembed.index.hits import Hit, Hits, merge_moments, merge_videos
 from vidembed.index.hybrid import stored_fusion
 from vidembed.index.hybrid_fit import HybridReport, RerankReport, fit_hybrid
-from vidembed.index.ingest import index_videos
+from vidembed.index.ingest import Derived, index_videos
+from vidembed.index.reranking import rerank
 from vidembed.index.rows import Condition, Filter
-from vidembed.index.search import (
-    Derived,
-    Hit,
-    Hits,
-    SearchOptions,
-    merge_moments,
-    merge_videos,
-    rerank,
-    search,
-    search_many,
-)
-from vidembed.index.table import IndexMeta, VideoIndex
+from vidembed.index.schema import IndexMeta
+from vidembed.index.search import SearchOptions, search, search_many
+from vidembed.index.table import VideoIndex
 from vidembed.video.segments import Windows
 
 __all__ = ["CaptionReport", "Condition", "Derived", "Filter", "Hit", "Hits", "HybridReport", "IndexBusyError"]

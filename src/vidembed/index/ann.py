@@ -12,7 +12,6 @@ import re
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,8 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vidembed.errors import IndexMismatchError
-from vidembed.index.rows import Ranking, Row, unit
-from vidembed.index.table import FORMAT_VERSION, PLACE, ROW_ID, Block, VideoIndex
+from vidembed.index.rows import Ranking, Row, rank_blocks, unit
+from vidembed.index.schema import FORMAT_VERSION
+from vidembed.index.table import ROW_ID, Block, VideoIndex
 from vidembed.text import write_atomically
 
 SAMPLE = 200  # rows; a recall@10 of 0.95 is then known to about +-0.01 (2000 hits, two standard errors)
@@ -54,7 +54,7 @@ _TIE = 1e-6  # scores are rounded to six decimals
 _REBUILD_AT = 2.0  # times the rows that partitions were fitted to
 _MAX_SEGMENTS = 8  # LanceDB adds one for each refresh, and each is searched
 _DRIFT = 0.2  # share of rows that may come or go before a measurement no longer says much
-_RECORD = "ann.json"
+FILE = "ann.json"  # of what was measured; without it the index is not used
 _SETTINGS = "exact-up-to.json"
 
 logger = logging.getLogger(__name__)
@@ -87,7 +87,7 @@ class Sample:
 def draw(index: VideoIndex) -> Sample:
     """Draw queries from the version at hand, and rank all rows for them in one pass."""
     rng = np.random.default_rng(SEED)
-    ids = np.sort(np.concatenate([batch.column(ROW_ID).to_numpy() for batch in index.scan(["start_s"])]))  # (N,)
+    ids = np.sort(index.row_ids())  # (N,)
     count = min(SAMPLE, len(ids))
     chosen = np.stack([rng.choice(ids, size=count, replace=False) for _ in range(3)])  # (3, S)
     distinct, place = np.unique(chosen, return_inverse=True)
@@ -98,10 +98,9 @@ def draw(index: VideoIndex) -> Sample:
     # A query is a stored vector, moved: text lies like that to video, near some of it and away from all of it. A stored
     # vector as it is would be too easy: quantization finds its neighbours far better than those of a text.
     queries = unit(vectors[0] + MOVED * (vectors[1] - vectors[2]) + AWAY * away)
-    ranking = Ranking(queries, MAX_K, partial(index.take, columns=PLACE))
-    for block in index.blocks():  # not of a mirror, which is written for searches alone
-        ranking.add(block)
-    return Sample(queries, [np.array([row.score for row in rows]) for rows in ranking.best])
+    # Not of a mirror, which is written for searches alone.
+    best = rank_blocks(index, index.blocks(), queries, k=MAX_K)
+    return Sample(queries, [np.array([row.score for row in rows]) for rows in best])
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,7 +231,7 @@ def refresh(index: VideoIndex, *, exact_up_to: int | None = None, quantize: str 
         written = (before.get("exact_up_to"), before.get("quantize")) != given
         if written:
             write_record(index.derived(_SETTINGS), given._asdict())
-    record = index.derived(_RECORD)
+    record = index.derived(FILE)
     if len(index) <= (0 if given.quantize else max(1, given.exact_up_to)):
         had = index.ann is not None or record.exists()
         record.unlink(missing_ok=True)
@@ -288,7 +287,7 @@ def _build_and_measure(index: VideoIndex, known: Ann | None, name: str, *, full:
     ):
         trained_rows, build_s = known.trained_rows, known.build_s
     else:
-        index.derived(_RECORD).unlink(missing_ok=True)  # an interruption leaves no record of what is no more
+        index.derived(FILE).unlink(missing_ok=True)  # an interruption leaves no record of what is no more
         began = time.perf_counter()
         from lancedb.index import IvfRq, IvfSq  # noqa: PLC0415 - takes a second
 
@@ -320,12 +319,12 @@ def _build_and_measure(index: VideoIndex, known: Ann | None, name: str, *, full:
     )
     if not record.good:
         logger.error("the ANN index finds %s of what it should, and searches stay exact", recall)
-    write_record(index.derived(_RECORD), asdict(record))
+    write_record(index.derived(FILE), asdict(record))
 
 
 def _read(index: VideoIndex) -> Ann | None:
     """Return what was written of an ANN index, or None where that is nothing, damaged, or of another model."""
-    record = read_record(index.derived(_RECORD)) or {}
+    record = read_record(index.derived(FILE)) or {}
     known = {each.name: record[each.name] for each in fields(Ann) if each.name in record}
     try:
         ann = Ann(**known)

@@ -20,7 +20,8 @@ from safetensors.numpy import save_file
 
 from vidembed.errors import IndexMismatchError
 from vidembed.index.rows import Ranking, Row, blocks, check_query, encode_queries, unit
-from vidembed.index.table import FORMAT_VERSION, PLACE, QueryEncoder, VideoIndex
+from vidembed.index.schema import FORMAT_VERSION, QueryEncoder
+from vidembed.index.table import PLACE, VideoIndex
 from vidembed.progress import progress_bar
 from vidembed.scoring.query_bank import DEFAULT_BETA, DEFAULT_BLOCK_BYTES, QueryBank
 from vidembed.text import replacing

@@ -13,24 +13,21 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, Literal, NoReturn
 
-import numpy as np
 from filelock import FileLock, Timeout
-from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from vidembed.errors import IndexBusyError, IndexingStoppedError, IndexWriteError
-from vidembed.index.table import FileRows, IndexedFile, IndexMeta, Segment, VideoIndex, name_of, own_rows
+from vidembed.errors import IndexBusyError, IndexingStoppedError, IndexMismatchError, IndexWriteError
+from vidembed.index.files import VANISHED, Job, Problem
+from vidembed.index.schema import FileRows, IndexedFile, IndexedModel, IndexMeta, Segment, own_rows, require_index_extra
+from vidembed.index.table import TABLE_FOLDER, VideoIndex, name_of
 from vidembed.interrupt import uninterrupted
 from vidembed.text import write_atomically
 from vidembed.video.clip import FileState
-from vidembed.video.pool import Reading
+from vidembed.video.segments import Cut, Scenes
 
 LOCK_FILE = "vidembed.lock"
 QUARANTINE_FILE = "quarantine.jsonl"
 _GROUP_ROWS = 4096  # of one commit, where many files are done at once
-
-VANISHED: Final = "PathVanished"
-"""Kind of problem of a path that was named: the index has files of it, and no video is there now."""
 
 KINDS: Final = frozenset({
     "CorruptVideo", "DecodeTimeout", "DecoderCrashed", "EncryptedVideo", "InvalidDuration", "NoVideoStream",
@@ -39,22 +36,6 @@ KINDS: Final = frozenset({
 """Kinds of problem that are the content's: the same bytes, decoder and limits have the same again."""
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """A file that could not be indexed.
-
-    Attributes:
-        uri: Its `file://` URI.
-        kind: The sort of error: the name of an exception, such as a kind of `vidembed.video.VideoError`, or
-            `InvalidDuration`, `InternalError` or `PathVanished`.
-        message: What is wrong, and in which segment.
-    """
-
-    uri: str
-    kind: str
-    message: str
 
 
 @dataclass(slots=True)
@@ -104,44 +85,6 @@ class Report:
     def to_dict(self) -> dict[str, object]:
         """Return the report as it stands in JSON."""
         return asdict(self)
-
-
-@dataclass(slots=True)
-class Job:
-    """A file that must be read to know what to do with it, on its way into the index."""
-
-    path: Path
-    uri: str
-    previous: IndexedFile | None = None  # the file as indexed, if it is
-    state: FileState = field(default_factory=lambda: FileState(0, 0))  # taken before the file was read
-    content: str = ""  # SHA-256 of the file, hex; empty until it is known
-    duration: float = 0.0  # seconds
-    windows: list[tuple[float, float]] = field(default_factory=list)  # segments that the model must see, seconds
-    vectors: dict[int, NDArray[np.float32]] = field(default_factory=dict)  # by position in `windows`; each (D,)
-    reading: Reading | None = None  # its decoding, where the model must see it
-    twin: Job | None = None  # an earlier job of this run with the same content
-    stored: list[Segment] | None = None  # what the index had for this content when the job was prepared
-    moved_from: IndexedFile | None = None  # the file of the index that has this content and is gone from disk
-    problem: Problem | None = None  # why the file cannot be indexed
-    undecodable: bool = False  # the problem is the content's, so that the file belongs in quarantine
-    is_watched: bool = False  # what reads the file makes sure that it is not written to meanwhile
-
-    @property
-    def done(self) -> bool:
-        """Whether nothing more is awaited from the model."""
-        return self.problem is not None or len(self.vectors) == len(self.windows)
-
-    def fail(self, kind: str, message: str) -> None:
-        """Note the first problem."""
-        if self.problem is None:
-            self.problem = Problem(self.uri, kind, message)
-
-    def is_as_it_was(self) -> bool:
-        """Whether the file has not been written to since the job began."""
-        try:
-            return self.is_watched or FileState.of(self.path) == self.state
-        except OSError:
-            return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -438,3 +381,40 @@ def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
             (folder / LOCK_FILE).unlink(missing_ok=True)
             with suppress(OSError):  # another run has just begun in it
                 folder.rmdir()
+
+
+def open_if_there(folder: Path) -> VideoIndex | None:
+    """Open the index in `folder`, or return None if one can be made there; ValueError if neither can be."""
+    require_index_extra()
+    if VideoIndex.exists(folder):
+        return VideoIndex.open(folder)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"to: {str(folder)!r} is a file; give a folder")
+    foreign = {entry.name for entry in folder.iterdir()} - {LOCK_FILE, TABLE_FOLDER} if folder.is_dir() else None
+    if foreign:
+        raise ValueError(
+            f"to: {str(folder)!r} is not an index and not empty (it holds {min(foreign)!r}); give an empty or a new "
+            f"folder"
+        )
+    return None
+
+
+def open_for_writing(folder: Path, encoder: IndexedModel, model: str, cut: Cut | None) -> VideoIndex | None:
+    """Open the index in `folder` if there is one; IndexMismatchError if it is of another model, or cut otherwise."""
+    if (index := open_if_there(folder)) is None:
+        return None
+    index.meta.require_model(encoder, name=model)
+    if cut is not None and cut != index.meta.cut:
+        raise IndexMismatchError(
+            f"segment: asked for {_segments_of(cut)}, and the index in {str(folder)!r} has "
+            f"{_segments_of(index.meta.cut)}; leave out --segment, --overlap and --scenes, or make another index"
+        )
+    return index
+
+
+def _segments_of(cut: Cut | None) -> str:
+    if cut is None:
+        return "whole videos"
+    if isinstance(cut, Scenes):
+        return f"scenes ({cut})"
+    return f"segments of {cut.length:g} s overlapping by {cut.overlap:g} s"

@@ -11,9 +11,16 @@ from pathlib import Path
 from typing import Final, TypeAlias
 from urllib.parse import unquote, urlsplit
 
-from vidembed.index.commit import VANISHED, Job, Problem
-from vidembed.index.table import IndexedFile, canonical, is_local, name_of, path_of, uri_of
+import numpy as np
+from numpy.typing import NDArray
+
+from vidembed.index.schema import IndexedFile, Segment
+from vidembed.index.table import canonical, is_local, name_of, path_of, uri_of
 from vidembed.video.clip import FileState
+from vidembed.video.pool import Reading
+
+VANISHED: Final = "PathVanished"
+"""Kind of problem of a path that was named: the index has files of it, and no video is there now."""
 
 UNKNOWN_TIME: Final = -1
 """The time of last write where a store has none. Such a file is read again in every run."""
@@ -36,6 +43,22 @@ def clean(error: object) -> str:
     for pattern, instead in _SECRETS:
         text = pattern.sub(instead, text)
     return text if len(text) <= MAX_MESSAGE else text[: MAX_MESSAGE - 3] + "..."
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A file that could not be indexed.
+
+    Attributes:
+        uri: Its `file://` URI.
+        kind: The sort of error: the name of an exception, such as a kind of `vidembed.video.VideoError`, or
+            `InvalidDuration`, `InternalError` or `PathVanished`.
+        message: What is wrong, and in which segment.
+    """
+
+    uri: str
+    kind: str
+    message: str
 
 
 @dataclass(slots=True)
@@ -249,6 +272,44 @@ def _list_stored(
                 listing.files[file] = state
         if is_empty:
             yield _Empty((uri,), _EMPTY)
+
+
+@dataclass(slots=True)
+class Job:
+    """A file that must be read to know what to do with it, on its way into the index."""
+
+    path: Path
+    uri: str
+    previous: IndexedFile | None = None  # the file as indexed, if it is
+    state: FileState = field(default_factory=lambda: FileState(0, 0))  # taken before the file was read
+    content: str = ""  # SHA-256 of the file, hex; empty until it is known
+    duration: float = 0.0  # seconds
+    windows: list[tuple[float, float]] = field(default_factory=list)  # segments that the model must see, seconds
+    vectors: dict[int, NDArray[np.float32]] = field(default_factory=dict)  # by position in `windows`; each (D,)
+    reading: Reading | None = None  # its decoding, where the model must see it
+    twin: Job | None = None  # an earlier job of this run with the same content
+    stored: list[Segment] | None = None  # what the index had for this content when the job was prepared
+    moved_from: IndexedFile | None = None  # the file of the index that has this content and is gone from disk
+    problem: Problem | None = None  # why the file cannot be indexed
+    undecodable: bool = False  # the problem is the content's, so that the file belongs in quarantine
+    is_watched: bool = False  # what reads the file makes sure that it is not written to meanwhile
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing more is awaited from the model."""
+        return self.problem is not None or len(self.vectors) == len(self.windows)
+
+    def fail(self, kind: str, message: str) -> None:
+        """Note the first problem."""
+        if self.problem is None:
+            self.problem = Problem(self.uri, kind, message)
+
+    def is_as_it_was(self) -> bool:
+        """Whether the file has not been written to since the job began."""
+        try:
+            return self.is_watched or FileState.of(self.path) == self.state
+        except OSError:
+            return False
 
 
 @dataclass(slots=True)

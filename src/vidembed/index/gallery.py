@@ -12,9 +12,8 @@ from typing import Literal
 
 from PIL import Image
 
-from vidembed.index.captions import AT_ONCE
-from vidembed.index.search import Hit
-from vidembed.index.table import VideoIndex, among, file_name_of, is_local, path_of
+from vidembed.index.hits import Hit, clock, time_range
+from vidembed.index.table import VideoIndex, file_name_of, is_local, path_of
 from vidembed.pages import render
 from vidembed.video import Sampling, VideoError, VideoSegment, load_video
 
@@ -69,24 +68,6 @@ class Card:
     bars: list[Bar]
 
 
-def time_range(start_s: float, end_s: float) -> str:
-    """Return a stretch of time as people write it, such as `1:05.0-1:15.0`."""
-    return f"{_clock(start_s)}-{_clock(end_s)}"
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds, 1), 60)
-    hours, minutes = divmod(int(minutes), 60)
-    return f"{hours}:{minutes:02d}:{rest:04.1f}" if hours else f"{minutes}:{rest:04.1f}"
-
-
-def context_range(hit: Hit) -> str:
-    """Return the stretch around a hit as people write it, or nothing where the search was not asked for it."""
-    if hit.context_start_s is None or hit.context_end_s is None:
-        return ""
-    return time_range(hit.context_start_s, hit.context_end_s)
-
-
 def contact_sheet(
     results: Sequence[tuple[str, Sequence[Hit]]],
     *,
@@ -112,12 +93,7 @@ def contact_sheet(
 
 def durations_of(index: VideoIndex, hits: Iterable[Hit]) -> dict[str, float]:
     """Return the durations of the videos of hits by URI, seconds."""
-    uris = sorted({hit.uri for hit in hits})
-    found: dict[str, float] = {}
-    for first in range(0, len(uris), AT_ONCE):
-        for batch in index.scan(["uri", "duration"], among(uris[first : first + AT_ONCE])):
-            found |= zip(*(batch.column(name).to_pylist() for name in ("uri", "duration")), strict=True)
-    return found
+    return index.of_files((hit.uri for hit in hits), "duration")
 
 
 class Pictures:
@@ -174,7 +150,7 @@ def card_of(hit: Hit, pictures: Pictures, durations: Mapping[str, float], bars: 
         link=f"{hit.uri}#t={start:g},{end:g}",
         name=file_name_of(hit.uri),
         time=time_range(hit.start_s, hit.end_s),
-        length=_clock(length) if length > 0 else None,
+        length=clock(length) if length > 0 else None,
         place=place,
         facts=facts,
         caption=hit.caption,

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
-from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, get_args
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +19,8 @@ from vidembed.errors import IndexMismatchError
 from vidembed.index.ann import read_record
 from vidembed.index.captions import ROWS_AT_ONCE, Captions, open_captions
 from vidembed.index.captions import facts as captions_facts
-from vidembed.index.rows import Ranking, Row, cosines
+from vidembed.index.hits import By
+from vidembed.index.rows import Row, cosines, rank_blocks
 from vidembed.index.table import PLACE, ROW_ID, Block, VideoIndex
 from vidembed.scoring import ScoreFusion
 from vidembed.scoring.checks import FloatArray
@@ -28,11 +28,6 @@ from vidembed.scoring.hybrid import HybridWeights, ranks, reciprocal_rank_fusion
 
 if TYPE_CHECKING:
     from vidembed.reranker import VideoReranker
-
-By: TypeAlias = Literal["video", "caption", "text", "hybrid"]
-"""What orders hits: the cosine with the video, that with its caption, BM25 of the caption's words, or all three."""
-BYS: tuple[By, ...] = get_args(By)
-Fusion: TypeAlias = Literal["fitted", "reciprocal_rank"]
 
 POOL = 100
 """Least rows that a hybrid search takes by each similarity (ours): what is below the hundredth place by all three is
@@ -61,55 +56,62 @@ def pool(k: int) -> int:
     return max(k, POOL)
 
 
+@dataclass(frozen=True, slots=True)
+class ByCaptions:
+    """What a search by captions needs of an index."""
+
+    by: By  # caption, text or hybrid
+    captions: Captions
+    weights: HybridWeights | None  # of a hybrid search; None: ranks are fused
+
+    @classmethod
+    def of(cls, index: VideoIndex, by: By) -> ByCaptions:
+        """Open it; IndexMismatchError if the index has no captions, or has not what a search by them needs."""
+        found = open_captions(index)
+        if by != "caption":
+            found.require_words()
+        return cls(by, found, stored_weights(index, found) if by == "hybrid" else None)
+
+
 def rank(
     index: VideoIndex,
-    captions: Captions,
+    asked: ByCaptions,
     queries: NDArray[np.float64],
     texts: Sequence[str],
     *,
-    by: By,
     k: int,
-    where: str | None,
     by_video: Callable[[], list[list[Row]]],
-    weights: HybridWeights | None,
+    where: str | None = None,
 ) -> list[list[tuple[Row, Scores]]]:
     """Return the `k` best rows of each query by caption, text or hybrid, best first, then by URI, start and end.
 
     Args:
-        index: At the version of `captions`.
-        captions: Of the index.
+        index: At the version of the captions.
+        asked: What orders the rows.
         queries: Unit vectors, shape (Q, D).
         texts: The words of each query.
-        by: What orders the rows.
         k: Most rows.
-        where: Which rows may be hits (`Filter.sql`).
         by_video: Returns the best rows of each query by the cosine with the video, for a hybrid search.
-        weights: Of a hybrid search; None for reciprocal rank fusion.
+        where: Which rows may be hits (`Filter.sql`). Default: all.
     """
-    allowed = None
-    if where is not None:
-        found = [batch.column(ROW_ID).to_numpy() for batch in index.scan(["start_s"], where)]
-        allowed = np.concatenate([np.empty(0, np.uint64), *found])
+    by, captions = asked.by, asked.captions
+    allowed = None if where is None else index.row_ids(where)
     depth = pool(k) if by == "hybrid" else k
-    candidates: list[list[NDArray[np.uint64]]] = [[] for _ in texts]
+    ranked: list[list[list[Row]]] = []  # by each similarity, by query
     if by in {"caption", "hybrid"}:
-        ranking = Ranking(queries, depth, partial(index.take, columns=PLACE))
-        for block in captions.blocks(allowed):
-            ranking.add(block)
-        for ids, rows in zip(candidates, ranking.best, strict=True):
-            ids.append(np.array([row.row_id for row in rows], dtype=np.uint64))
+        ranked.append(rank_blocks(index, captions.blocks(allowed), queries, k=depth))
     if by == "hybrid":
-        for ids, rows in zip(candidates, by_video(), strict=True):
-            ids.append(np.array([row.row_id for row in rows], dtype=np.uint64))
+        ranked.append(by_video())
     results = []
-    for query, text, ids in zip(queries, texts, candidates, strict=True):
+    for number, (query, text) in enumerate(zip(queries, texts, strict=True)):
+        ids = [np.array([row.row_id for row in rows[number]], dtype=np.uint64) for rows in ranked]
         words = None
         if by != "caption":
             words = captions.bm25(text)
             fits = np.ones(len(words[0]), np.bool_) if allowed is None else np.isin(words[0], allowed)
             ids.append(_best(index, words[0][fits], words[1][fits], depth))
         distinct = np.unique(np.concatenate(ids))
-        results.append(_ordered(index, captions, query, distinct, words, by=by, k=k, weights=weights))
+        results.append(_ordered(index, asked, query, distinct, words)[:k])
     return results
 
 
@@ -128,16 +130,12 @@ def _best(index: VideoIndex, row_ids: NDArray[np.uint64], scores: FloatArray, co
 
 def _ordered(
     index: VideoIndex,
-    captions: Captions,
+    asked: ByCaptions,
     query: NDArray[np.float64],
     row_ids: NDArray[np.uint64],
     words: tuple[NDArray[np.uint64], FloatArray] | None,
-    *,
-    by: By,
-    k: int,
-    weights: HybridWeights | None,
 ) -> list[tuple[Row, Scores]]:
-    """The best of rows (U,), whose ids rise, for a query, shape (D,), with all of their scores."""
+    """Rows (U,), whose ids rise, with all of their scores for a query, shape (D,), best first."""
     if not len(row_ids):
         return []
     features = np.full((len(row_ids), 3), np.nan)  # (U, 3), as `vidembed.scoring.hybrid.FEATURES`
@@ -149,30 +147,31 @@ def _ordered(
             features[np.searchsorted(row_ids, block.row_ids), 0] = cosines(block.vectors, query)
             columns = zip(*(batch.column(name).to_pylist() for name in PLACE), strict=True)
             places |= zip(block.row_ids.tolist(), columns, strict=True)
-    has, found = captions.cosines(row_ids, query)
+    has, found = asked.captions.cosines(row_ids, query)
     features[has, 1] = found
     if words is not None:
         features[has, 2] = 0.0  # there is a caption, and it has no word of the query
         at = np.searchsorted(words[0], row_ids).clip(max=max(0, len(words[0]) - 1))
         hit = words[0][at] == row_ids if len(words[0]) else np.zeros(len(row_ids), np.bool_)
         features[hit, 2] = words[1][at[hit]]
-    order = np.round(_fused(features, weights), 6) if by == "hybrid" else features[:, 1 if by == "caption" else 2]
+    order = features[:, 1 if asked.by == "caption" else 2]
+    if asked.by == "hybrid":
+        order = np.round(_fused(features, asked.weights), 6)
     rows = []
     for row_id, each, score in zip(row_ids.tolist(), features, order, strict=True):
         uri, start, end, duration = places[row_id]
         caption, text = (None if np.isnan(value) else float(value) for value in each[1:])
         row = Row(-float(score), uri, start, end, float(each[0]), row_id, duration)
-        rows.append((row, Scores(caption, text, float(score) if by == "hybrid" else None)))
-    return sorted(rows, key=lambda each: each[0])[:k]
+        rows.append((row, Scores(caption, text, float(score) if asked.by == "hybrid" else None)))
+    return sorted(rows, key=lambda each: each[0])
 
 
 def _fused(features: FloatArray, weights: HybridWeights | None) -> FloatArray:
     """What orders rows of a query, (U,), of their similarities (U, 3)."""
     if weights is not None:
         return weights.log_odds(features)
-    found = np.where(
-        features[:, 2] > 0, features[:, 2], np.nan
-    )  # a caption without a word of the query is in no ranking
+    # A caption without a word of the query is in no ranking.
+    found = np.where(features[:, 2] > 0, features[:, 2], np.nan)
     return reciprocal_rank_fusion(ranks(features[:, 0]), ranks(features[:, 1]), ranks(found))
 
 

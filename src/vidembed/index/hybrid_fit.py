@@ -6,16 +6,18 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from vidembed.index.ann import write_record
 from vidembed.index.captions import open_captions
 from vidembed.index.commit import locked
-from vidembed.index.hybrid import FILE, By, Scores, answers_depend_on, pool, rank
+from vidembed.index.hits import By
+from vidembed.index.hybrid import FILE, ByCaptions, Scores, answers_depend_on, pool, rank
 from vidembed.index.rows import Row, check_query, encode_queries, rank_all
-from vidembed.index.table import QueryEncoder, VideoIndex, is_local, path_of
+from vidembed.index.schema import QueryEncoder
+from vidembed.index.table import VideoIndex, is_local, path_of
 from vidembed.scoring import ScoreFusion
 from vidembed.scoring.hybrid import HybridWeights
 from vidembed.video import VideoSegment
@@ -128,8 +130,8 @@ def fit_hybrid(
     def found(by: By, k: int, weights: HybridWeights | None) -> Iterator[tuple[str, list[_Candidate]]]:
         depth = _SEGMENTS * k
         by_video = partial(rank_all, index, queries, k=pool(depth))
-        asked: dict[str, Any] = {"by": by, "k": depth, "where": None, "by_video": by_video, "weights": weights}
-        for text, ranked in zip(texts, rank(index, captions, queries, texts, **asked), strict=True):
+        asked = ByCaptions(by, captions, weights)
+        for text, ranked in zip(texts, rank(index, asked, queries, texts, k=depth, by_video=by_video), strict=True):
             yield text, _candidates(ranked, labels[text], contents, k)
 
     features: list[tuple[float, ...]] = []

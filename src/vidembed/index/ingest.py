@@ -7,38 +7,20 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NoReturn, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 
 import numpy as np
-from tqdm.auto import tqdm
 
-from vidembed.errors import IndexMismatchError
-from vidembed.index.commit import (
-    KINDS,
-    LOCK_FILE,
-    Committer,
-    Job,
-    Quarantine,
-    Report,
-    locked,
-    writing_to,
-)
-from vidembed.index.files import Listing, find_videos, make_plan
-from vidembed.index.search import Derived, refresh
-from vidembed.index.table import (
-    NO_VECTOR,
-    TABLE_FOLDER,
-    IndexedModel,
-    IndexMeta,
-    VideoIndex,
-    is_vector,
-    require_index_extra,
-)
+from vidembed.index import ann, bank, captions, hybrid, mirror
+from vidembed.index.commit import KINDS, Committer, Quarantine, Report, locked, open_for_writing, writing_to
+from vidembed.index.files import Job, Listing, find_videos, make_plan
+from vidembed.index.schema import NO_VECTOR, IndexedModel, IndexMeta, QueryEncoder, is_vector
+from vidembed.index.table import VideoIndex
 from vidembed.interrupt import STOPPING, GracefulStop
 from vidembed.progress import Waiting, progress_bar
 from vidembed.video import VIDEO_SUFFIXES, Clip, VideoError, item_name
@@ -51,10 +33,39 @@ from vidembed.video.clip import (
     content_fingerprint,
 )
 from vidembed.video.pool import DecodePool
-from vidembed.video.segments import Cut, Scenes
+from vidembed.video.segments import Cut
 
 if TYPE_CHECKING:
     from vidembed.encoder import EncodedItem, VideoEncoder
+
+
+@dataclass(frozen=True, slots=True)
+class Derived:
+    """What an index shall have beside its rows.
+
+    Attributes:
+        exact_up_to: Rows up to which searches are exact, and no ANN index is built; remembered, however many rows there
+            are. None: what an earlier run gave, or `vidembed.index.ann.EXACT_UP_TO`.
+        compact: The quantization of the ANN index, `int8` or `binary`, at most one. With one there is an ANN index
+            however many rows there are; remembered. None: what an earlier run gave.
+        query_bank: Queries of a new query bank. None: the one that is there stays.
+        beta: Inverse temperature of the bank. None: that of the one that is there, or the default.
+    """
+
+    exact_up_to: int | None = None
+    compact: Sequence[str] = ()
+    query_bank: Sequence[str] | None = None
+    beta: float | None = None
+
+    def check(self, dimension: int | None = None) -> None:
+        """Refuse what cannot be, with ValueError, before anything is indexed."""
+        ann.check_threshold(self.exact_up_to)
+        for name in self.compact:
+            ann.check_quantization(name, dimension)
+        if len(set(self.compact)) > 1:
+            raise ValueError(f"compact: got {', '.join(self.compact)}; an index has one quantization; give one of them")
+        if self.query_bank is not None:
+            bank.check_queries(self.query_bank)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +114,7 @@ class RunOptions:
 
 
 class RunKeywords(TypedDict, total=False):
-    """The fields of `RunOptions`, as keyword arguments."""
+    """The fields of `RunOptions`, as keyword arguments that type checkers know."""
 
     cut: Cut | None
     on_error: Literal["skip", "raise"]
@@ -118,41 +129,32 @@ class RunKeywords(TypedDict, total=False):
     derived: Derived | None
 
 
-def open_if_there(folder: Path) -> VideoIndex | None:
-    """Open the index in `folder`, or return None if one can be made there; ValueError if neither can be."""
-    require_index_extra()
-    if VideoIndex.exists(folder):
-        return VideoIndex.open(folder)
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"to: {str(folder)!r} is a file; give a folder")
-    foreign = {entry.name for entry in folder.iterdir()} - {LOCK_FILE, TABLE_FOLDER} if folder.is_dir() else None
-    if foreign:
-        raise ValueError(
-            f"to: {str(folder)!r} is not an index and not empty (it holds {min(foreign)!r}); give an empty or a new "
-            f"folder"
-        )
-    return None
+def refresh(index: VideoIndex, encoder: QueryEncoder, derived: Derived | None = None, *, progress: bool = True) -> None:
+    """Bring ANN index, query bank and captions of an index up to date, or make the former two, as `derived` asks for.
+
+    An interruption leaves each as it was, or stale and therefore unused. Nobody else may be writing to the index.
+    """
+    derived = derived or Derived()
+    quantize = next(iter(derived.compact), None)
+    written = ann.refresh(index, exact_up_to=derived.exact_up_to, quantize=quantize)  # first: it makes a version
+    if derived.query_bank is not None or index.derived(bank.FILE).exists():
+        written |= bank.refresh(index, encoder, derived.query_bank, beta=derived.beta, progress=progress)
+    if index.has_captions:
+        written |= captions.refresh(index)
+    stamp = index.stamp()
+    stale = [file for file in index.derived("").glob(mirror.FILES) if stamp not in file.name]
+    for file in [*index.compact_copies(), *stale]:  # copies are of earlier versions
+        with suppress(OSError):  # Windows keeps a mirror that a search has open; the next search removes it
+            file.unlink()
+    if written:
+        index.flush()
 
 
-def open_for_writing(folder: Path, encoder: IndexedModel, model: str, cut: Cut | None) -> VideoIndex | None:
-    """Open the index in `folder` if there is one; IndexMismatchError if it is of another model, or cut otherwise."""
-    if (index := open_if_there(folder)) is None:
-        return None
-    index.meta.require_model(encoder, name=model)
-    if cut is not None and cut != index.meta.cut:
-        raise IndexMismatchError(
-            f"segment: asked for {_segments_of(cut)}, and the index in {str(folder)!r} has "
-            f"{_segments_of(index.meta.cut)}; leave out --segment, --overlap and --scenes, or make another index"
-        )
-    return index
-
-
-def _segments_of(cut: Cut | None) -> str:
-    if cut is None:
-        return "whole videos"
-    if isinstance(cut, Scenes):
-        return f"scenes ({cut})"
-    return f"segments of {cut.length:g} s overlapping by {cut.overlap:g} s"
+def facts(index: VideoIndex) -> dict[str, Any]:
+    """Return what `vidembed info` says of how an index is searched: its settings and derived files."""
+    derived = {"ann": ann.facts(index), "query_bank": bank.facts(index), "mirror": mirror.facts(index)}
+    derived |= {"captions": found} if (found := hybrid.facts(index)) else {}
+    return ann.settings(index)._asdict() | derived
 
 
 @contextmanager
@@ -190,11 +192,6 @@ def writing(
                 refresh(committer.index, encoder, options.derived, progress=options.progress)
 
 
-def files_bar(total: int, *, progress: bool) -> tqdm[NoReturn]:
-    """Return the bar over the files of a run."""
-    return progress_bar("Indexing", "files", total=total, shown=progress)
-
-
 class Run:
     """The state of one run. Files are read before the model needs them: a job is queued before its vectors exist."""
 
@@ -218,7 +215,7 @@ class Run:
             stream = encode(inputs, batch_size=batch_size)
             if close := getattr(stream, "close", None):
                 stack.callback(close)  # its threads end with it
-            bar = stack.enter_context(files_bar(len(jobs), progress=progress))
+            bar = stack.enter_context(progress_bar("Indexing", "files", total=len(jobs), shown=progress))
             try:
                 for item in stream:
                     self._take(item)

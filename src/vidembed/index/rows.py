@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import partial
@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vidembed.index import mirror
+from vidembed.index.schema import QueryEncoder, require_index_extra
 from vidembed.index.table import (
     PLACE,
     ROW_ID,
     Block,
-    QueryEncoder,
     VideoIndex,
     among,
     file_name_of,
@@ -26,7 +26,6 @@ from vidembed.index.table import (
     name_of,
     path_of,
     quoted,
-    require_index_extra,
 )
 
 if TYPE_CHECKING:
@@ -316,8 +315,7 @@ def blocks(index: VideoIndex, where: str | None = None) -> Iterator[Block]:
     elif where is None:
         yield from copy.blocks()
     else:
-        found = [batch.column(ROW_ID).to_numpy() for batch in index.scan(["start_s"], where)]
-        yield from copy.blocks(np.concatenate([np.empty(0, np.uint64), *found]))
+        yield from copy.blocks(index.row_ids(where))
 
 
 def rank_all(index: VideoIndex, queries: NDArray[np.float64], *, k: int, where: str | None = None) -> list[list[Row]]:
@@ -325,8 +323,13 @@ def rank_all(index: VideoIndex, queries: NDArray[np.float64], *, k: int, where: 
 
     The order is by score, then URI, then start, then end. Queries are unit vectors, shape (Q, D).
     """
+    return rank_blocks(index, blocks(index, where), queries, k=k)
+
+
+def rank_blocks(index: VideoIndex, found: Iterable[Block], queries: NDArray[np.float64], *, k: int) -> list[list[Row]]:
+    """Rank as `rank_all` does, but these blocks of vectors, which may be of captions."""
     ranking = Ranking(queries, k, partial(index.take, columns=PLACE))
-    for block in blocks(index, where):
+    for block in found:
         ranking.add(block)
     return ranking.best
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
-from vidembed.index.table import NO_VECTOR, is_vector, segment_id
+from vidembed.index.schema import NO_VECTOR, is_vector, segment_id
 from vidembed.ray.decode import CLIP, ERROR, FRAMES, Batch, DecodeVideos, DecodingOptions, as_table, clip_at, error_text
 from vidembed.video.clip import Clip, Sampling
 

@@ -17,9 +17,11 @@ from tqdm.auto import tqdm
 
 from vidembed.backbone.options import ModelOptions
 from vidembed.errors import IndexMismatchError
-from vidembed.index.commit import KINDS, Committer, Job, Report
-from vidembed.index.ingest import RunKeywords, RunOptions, files_bar, open_for_writing, open_if_there, writing
+from vidembed.index.commit import KINDS, Committer, Report, open_for_writing, open_if_there
+from vidembed.index.files import Job
+from vidembed.index.ingest import RunKeywords, RunOptions, writing
 from vidembed.index.table import is_local
+from vidembed.progress import progress_bar
 from vidembed.ray.cluster import Pipeline, RemoteModel, Resources, connected
 from vidembed.ray.decode import DecodingOptions
 from vidembed.ray.embed import EmbeddingOptions
@@ -224,8 +226,9 @@ def index_videos_ray(
     with connected(address, resources):
         remote = RemoteModel(load, resources)
         open_for_writing(where, remote, model, asked.cut)  # refuse before anything is written
+        bar_over = partial(progress_bar, "Indexing", "files", shown=asked.progress)
         held = writing(where, remote, asked, search, found, model=model, layer=layer, backend="pyav")
-        with held as (committer, jobs), files_bar(len(jobs), progress=asked.progress) as bar:
+        with held as (committer, jobs), bar_over(total=len(jobs)) as bar:
             pipeline = Pipeline(load, decoding, remote.sampling, committer.meta.cut, resources)
             _embed(jobs, pipeline, Collector(committer, bar), committer.known_contents)
     return committer.report

@@ -6,7 +6,7 @@ import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 
 from vidembed.errors import VideoError
 from vidembed.index import Hits, SearchOptions, VideoIndex, rerank, stored_fusion
-from vidembed.index.gallery import durations_of
+from vidembed.index.hybrid import ByCaptions
 from vidembed.index.rows import check_query
-from vidembed.index.search import ByCaptions, nearest
-from vidembed.index.table import PLACE, is_local, quoted, segment_id
+from vidembed.index.schema import segment_id
+from vidembed.index.search import nearest
+from vidembed.index.table import PLACE, is_local, quoted
 from vidembed.serve.batching import Batcher, QueueFullError
 from vidembed.serve.contents import Contents, ContentsReader, Place
 from vidembed.serve.decoding import AT_ONCE, Decoder
@@ -282,11 +283,10 @@ class Engine:
                 with bad_value("by"):
                     if options.by != "video":
                         ByCaptions.of(index, options.by)
-                asked = {field.name: getattr(options, field.name) for field in fields(options)}
-                hits = nearest(index, vector.astype(np.float64), query, **asked)
+                hits = nearest(index, vector.astype(np.float64), query, asked=options)
                 with bad_value("rerank"):
                     fusion = None if head is None else stored_fusion(index, options.by, head)
-                return Found(hits, durations_of(index, hits), fusion=fusion)
+                return Found(hits, index.of_files((hit.uri for hit in hits), "duration"), fusion=fusion)
 
         return await self._in_time(_in_turn(self._index_turn, look))
 

@@ -27,7 +27,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from vidembed.errors import VideoUriError
-from vidembed.index.table import IndexedFile, is_local, path_of
+from vidembed.index.schema import IndexedFile
+from vidembed.index.table import is_local, path_of
 from vidembed.pages import render
 from vidembed.serve.security import ApiError
 from vidembed.uri import parse_video_uri

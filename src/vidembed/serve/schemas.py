@@ -16,9 +16,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
-from vidembed.index.hybrid import By
+from vidembed.index.hits import By, Merge
 from vidembed.index.rows import MAX_PATTERN_CHARS
-from vidembed.index.search import Merge
 from vidembed.serve.security import FORM
 
 MAX_CONDITIONS = 16

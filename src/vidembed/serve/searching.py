@@ -10,7 +10,8 @@ from fastapi import FastAPI, Path, Query, Request
 from fastapi.responses import FileResponse, Response
 
 from vidembed.index import Condition, Filter, Hit, SearchOptions
-from vidembed.index.table import file_name_of, segment_id
+from vidembed.index.schema import segment_id
+from vidembed.index.table import file_name_of
 from vidembed.serve import answers, schemas
 from vidembed.serve.contents import Place
 from vidembed.serve.engine import Engine, Found
