@@ -95,14 +95,19 @@ def kind_of(item: object) -> Kind:
         return "mixed"
     if modality == "audio":
         raise ValueError(f"inputs of type {type(item).__name__} look like audio, which this model does not accept.")
-    if modality == "text" and isinstance(item, Sequence):  # two strings, which are a pair of texts
-        for part in item:
-            if (kind := _kind_of_name(part)) != "text":
-                raise ValueError(
-                    f"a {type(item).__name__} of two strings is a pair of texts, and {part!r} names a file. Pass "
-                    f"{{'{kind}': ..., 'text': ...}} for both in one input, or each as an input of its own."
-                )
+    if modality == "text":
+        _check_texts(item)
     return modality
+
+
+def _check_texts(pair: Sequence[str]) -> None:
+    """Raise ValueError for a pair of strings, which sentence-transformers takes for texts, if one names a file."""
+    for part in pair:
+        if (kind := _kind_of_name(part)) != "text":
+            raise ValueError(
+                f"a {type(pair).__name__} of two strings is a pair of texts, and {part!r} names a file. Pass "
+                f"{{'{kind}': ..., 'text': ...}} for both in one input, or each as an input of its own."
+            )
 
 
 def _kind_of_name(text: str) -> Kind:
