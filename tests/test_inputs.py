@@ -79,10 +79,10 @@ def test_path_that_exists_is_not_embedded_as_words(tmp_path: Path, name: str) ->
 
 
 @pytest.mark.parametrize("kind", [tuple, list])
-def test_pair_of_strings_is_a_pair_of_texts(kind: type) -> None:
+def test_pair_of_strings_is_a_pair_of_texts(kind: Callable[[list[str]], object]) -> None:
     assert kind_of(kind(["a", "b"])) == "text"
     for name, key in {"gone.mp4": "video", "gone.jpg": "image"}.items():
-        for pair in (["words", name], [name, "words"], [name, name]):
+        for pair in [["words", name], [name, "words"], [name, name]]:
             with pytest.raises(ValueError, match=rf"'{name}' names a file.*{{'{key}': ..., 'text': ...}}"):
                 kind_of(kind(pair))
 

@@ -95,7 +95,7 @@ def kind_of(item: object) -> Kind:
         return "mixed"
     if modality == "audio":
         raise ValueError(f"inputs of type {type(item).__name__} look like audio, which this model does not accept.")
-    if modality == "text":
+    if modality == "text" and isinstance(item, Sequence):
         _check_texts(item)
     return modality
 
