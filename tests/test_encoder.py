@@ -307,6 +307,14 @@ class TestBadInput:
         with pytest.raises(ValueError, match=r"on_error|batch_size|frames"):
             encoder.encode(["a"], **kwargs)
 
+    @pytest.mark.parametrize("size", [0, -1, 1.5])
+    def test_truncate_dim_is_a_positive_integer(self, encoder: VideoEncoder, size: Any) -> None:
+        with pytest.raises(ValueError, match=rf"truncate_dim must be a positive integer, got {size}"):
+            encoder.encode(["a"], truncate_dim=size)
+        with pytest.raises(ValueError, match="truncate_dim"):
+            next(encoder.encode_stream(["a"], truncate_dim=size))
+        assert encoder.encode(["a"], truncate_dim=np.int64(3)).shape == (1, 3)
+
     def test_unsupported_input(self, encoder: VideoEncoder) -> None:
         with pytest.raises(InputError, match=r"inputs\[1\]"):
             encoder.encode(["a", 3.5])

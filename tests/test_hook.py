@@ -187,11 +187,14 @@ class TestVideosInTheHostsClasses:
     def clips(self, tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Path, ClipRecord]]:
         return write_clips(tmp_path_factory.mktemp("clips"), 3, "test", 5)
 
-    @pytest.mark.parametrize("name", ["vidembed/shapes", str(models.model_path("shapes"))])
-    def test_vectors(self, clips: list[tuple[Path, ClipRecord]], name: str) -> None:
+    @pytest.mark.parametrize(
+        "name", ["vidembed/shapes", str(models.model_path("shapes")), models.model_path("shapes")], ids=str
+    )
+    def test_vectors(self, clips: list[tuple[Path, ClipRecord]], name: str | Path) -> None:
         inputs = [str(clips[0][0]), clips[0][1].right, {"video": str(clips[1][0])}, str(clips[2][0])]
         wanted = VideoEncoder(name, device="cpu").encode(inputs)
-        assert np.array_equal(SentenceTransformer(name, device="cpu").encode(inputs), wanted)
+        opened = SentenceTransformer(name, device="cpu")  # type: ignore[arg-type]
+        assert np.array_equal(opened.encode(inputs), wanted)
 
     @pytest.mark.parametrize("name", ["vidembed/shapes-rerank", str(models.model_path("shapes-rerank"))])
     def test_scores(self, clips: list[tuple[Path, ClipRecord]], name: str) -> None:

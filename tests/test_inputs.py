@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,26 @@ def test_words_are_text(text: str) -> None:
 def test_any_string_is_told_apart_without_a_crash(text: str) -> None:
     assert kind_of(text) in ("text", "video", "image")
     assert kind_of({"text": text}) == "text"
+
+
+@pytest.mark.parametrize("name", ["recording", "recording.dat", "videos"])
+def test_path_that_exists_is_not_embedded_as_words(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    assert kind_of(str(path)) == "text"
+    path.mkdir() if name == "videos" else path.write_bytes(b"x")
+    with pytest.raises(ValueError, match=re.escape(repr(str(path)))):
+        kind_of(str(path))
+    assert kind_of({"text": str(path)}) == "text"
+    assert kind_of(path) == "video"
+
+
+@pytest.mark.parametrize("kind", [tuple, list])
+def test_pair_of_strings_is_a_pair_of_texts(kind: Callable[[list[str]], object]) -> None:
+    assert kind_of(kind(["a", "b"])) == "text"
+    for name, key in {"gone.mp4": "video", "gone.jpg": "image"}.items():
+        for pair in [["words", name], [name, "words"], [name, name]]:
+            with pytest.raises(ValueError, match=rf"'{name}' names a file.*{{'{key}': ..., 'text': ...}}"):
+                kind_of(kind(pair))
 
 
 @pytest.mark.parametrize("item", [FRAMES, torch.zeros(2, 4, 3, 8, 8)])

@@ -472,6 +472,9 @@ class VideoEncoder(VideoModel, SentenceTransformer):
         """Yield the result of each input, or `Failed`, in input order; `readout` are arguments of `_embed_batch`."""
         if batch_size <= 0:
             raise ValueError(f"batch_size must be a positive integer, got {batch_size}.")
+        size = readout.get("truncate_dim")
+        if size is not None and not (isinstance(size, (int, np.integer)) and size > 0):
+            raise ValueError(f"truncate_dim must be a positive integer, got {size}.")
         total = len(inputs) if isinstance(inputs, Sequence) else None
         at_once = min(self.decode_workers, total or self.decode_workers)
         options: dict[str, Any] = {"prompt": prompt, "processing_kwargs": processing_kwargs, "task": task}

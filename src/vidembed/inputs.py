@@ -95,12 +95,29 @@ def kind_of(item: object) -> Kind:
         return "mixed"
     if modality == "audio":
         raise ValueError(f"inputs of type {type(item).__name__} look like audio, which this model does not accept.")
+    if modality == "text" and isinstance(item, Sequence):
+        _check_texts(item)
     return modality
+
+
+def _check_texts(pair: Sequence[str]) -> None:
+    """Raise ValueError for a pair of strings, which sentence-transformers takes for texts, if one names a file."""
+    for part in pair:
+        if (kind := _kind_of_name(part)) != "text":
+            raise ValueError(
+                f"a {type(pair).__name__} of two strings is a pair of texts, and {part!r} names a file. Pass "
+                f"{{'{kind}': ..., 'text': ...}} for both in one input, or each as an input of its own."
+            )
 
 
 def _kind_of_name(text: str) -> Kind:
     suffix = Path(text.split("?", maxsplit=1)[0] if "://" in text else text).suffix.lower()
     if suffix not in VIDEO_SUFFIXES and suffix not in IMAGE_SUFFIXES:
+        if text.startswith("/") and text.strip("/.") and os.path.exists(text):  # noqa: PTH110 - Path refuses some names
+            raise ValueError(
+                f"{text!r} is a file or folder, and its suffix is not that of a video or image. Pass Path(...) for a "
+                f"video, the files of a folder one by one, or {{'text': ...}} for words."
+            )
         return "image" if text.startswith("data:image/") else "text"
     # a name with a media suffix is a file, there or missing; words that merely end in one are text
     if any(map(str.isspace, text)) and not Path(text).is_absolute() and not os.path.isfile(text):  # noqa: PTH113

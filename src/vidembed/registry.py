@@ -158,6 +158,8 @@ def _patched_init(cls: type, ours: str) -> Callable[..., None]:
     @functools.wraps(original)
     def init(self: object, model_name_or_path: object = None, *args: object, **kwargs: object) -> None:
         name = model_name_or_path
+        if isinstance(name, os.PathLike) and _is_ours(os.fspath(name)):
+            name = os.fspath(name)
         # our own classes have resolved the name before they come here
         if not _is_ours(name) or isinstance(self, kind := getattr(importlib.import_module("vidembed"), ours)):
             original(self, name, *args, **kwargs)

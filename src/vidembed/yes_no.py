@@ -158,7 +158,7 @@ def as_pair(index: int, pair: object) -> Pair:
         if kinds.count("text") != 1:
             raise InputError(
                 f"pairs[{index}] holds {kinds[0]} and {kinds[1]}; expected one text and one video. Pass {{'text': "
-                "...}} for text that looks like a file name."
+                "...} for text that looks like a file name."
             )
         text, video = pair if kinds[0] == "text" else reversed(pair)
         if isinstance(video, Mapping) and set(video) == {"video"}:

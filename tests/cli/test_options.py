@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import json
 import logging
@@ -17,10 +18,11 @@ from rich.errors import MarkupError
 
 from tests.cli.conftest import vidembed
 from tests.index.fakes import write_video
+from vidembed import errors
 from vidembed.cli import app
 from vidembed.cli import options as console
 from vidembed.index import VideoIndex
-from vidembed.video import NotAVideo
+from vidembed.video import NotAVideo, VideoError
 
 HOSTILE = {
     "ANSI": "\x1b[2J\x1b[31mred\x1b]0;title\x07",
@@ -157,6 +159,44 @@ def test_the_program_is_one(tmp_path: Path) -> None:
     """Errors of every command go through one place."""
     assert app.info.cls is console.ErrorsToExitCodes
     assert vidembed("info", tmp_path / "no\x1b[31m\nindex").exit_code in {1, 2}
+
+
+def every_error() -> list[type[Exception]]:
+    """The errors of `vidembed.errors`, without warnings."""
+    found = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Exception)]
+    return [kind for kind in found if kind.__module__ == errors.__name__ and not issubclass(kind, Warning)]
+
+
+@pytest.mark.parametrize("kind", every_error())
+def test_every_error_is_a_message_and_an_exit_code(
+    kind: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error = kind("a.mp4", "it failed") if issubclass(kind, VideoError) else kind("it failed")
+
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(VideoIndex, "open", fail)
+    (tmp_path / "vidembed.json").touch()
+    result = vidembed("search", "red", "--in", tmp_path)
+    assert (result.exit_code in {1, 2}, "it failed" in result.stderr, "Traceback" in result.stderr) == (
+        True,
+        True,
+        False,
+    )
+
+
+def test_an_index_that_cannot_be_written_is_no_misuse(
+    tmp_path: Path, loaded: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    write_video(tmp_path / "a.mp4", [(200, 30, 30)])
+    monkeypatch.setattr(VideoIndex, "put", full)
+    result = vidembed("index", tmp_path / "a.mp4", "--to", tmp_path / "ix", "--model", "fake")
+    assert result.exit_code == 1
+    assert "Check free space and access rights" in " ".join(result.stderr.split())
 
 
 def test_garbage_is_looked_for_less_often(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -69,7 +69,13 @@ class ErrorsToExitCodes(typer.core.TyperGroup):
             errors.CaptionsBusyError,
         ) as error:
             raise failed(error, MISUSE) from error
-        except (errors.IndexDamagedError, FloatingPointError, OSError) as error:
+        except (
+            errors.IndexDamagedError,
+            errors.IndexWriteError,
+            errors.ClusterError,
+            FloatingPointError,
+            OSError,
+        ) as error:
             raise failed(error, NOTHING_DONE) from error
 
 
