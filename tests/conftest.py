@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+from collections import Counter
 from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before huggingface_hub is imported: no test may reach for a hub
@@ -25,6 +26,13 @@ settings.load_profile("here")
 SHARED = ("tests/ray/", "tests/serve/test_page.py", "tests/serve/test_process.py")
 """Folders, and files of one folder, whose tests share something that is slow to start: a cluster, a server."""
 
+LONG = (
+    *("tests/ray/", "tests/reproduce/", "tests/golden/", "tests/captions/test_writing.py", "tests/cli/test_adapt.py"),
+    *("tests/cli/test_cli.py", "tests/cli/test_demo.py", "tests/serve/test_openapi.py", "tests/serve/test_page.py"),
+    *("tests/test_card.py", "tests/test_check.py", "tests/tools/test_train.py", "tests/training/test_adapting.py"),
+)
+"""Files that take long for the number of their tests. They are dealt first: at the end, one would keep all waiting."""
+
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
@@ -36,12 +44,21 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
         return None
     from xdist.scheduler import LoadScopeScheduling
 
+    config.option.loadscopereorder = False  # the order is that of `pytest_collection_modifyitems`
+
     class Grouped(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file = nodeid.partition("::")[0]
             return file.rpartition("/")[0] if file.startswith(SHARED) else file
 
     return Grouped(config, log)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Sorts files for the processes that run them: those that take long, then those of many tests."""
+    if hasattr(config, "workerinput"):
+        tests = Counter(item.path for item in items)
+        items.sort(key=lambda item: (not item.nodeid.startswith(LONG), -tests[item.path]))
 
 
 def pytest_configure(config: pytest.Config) -> None:

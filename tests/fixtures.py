@@ -2,18 +2,57 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
+from tests import decoders
 from tests.backbone import tiny
 from tests.clips import write_folder
 from vidembed import VideoReranker
 from vidembed import registry as hook
 from vidembed.backbone.architectures import Parts, find_parts
+from vidembed.video import pool
+
+OF_PROCESSES = Path(__file__).parent / "video"
+"""Folder of the tests that are about the decoding processes."""
+
+
+@pytest.fixture(scope="session")
+def decoder_command() -> Iterator[tuple[str, ...]]:
+    """A command that starts a decoding process quickly."""
+    if sys.platform != "linux":
+        yield pool.COMMAND
+        return
+    for address in decoders.server():
+        yield decoders.command(address)
+
+
+@contextmanager
+def without_vidembed(*others: str) -> Iterator[None]:
+    """Stock sentence-transformers, where an import of vidembed, or of `others`, fails."""
+    names = {"vidembed", *others}
+    hidden = {name: None for name in sys.modules if name.partition(".")[0] in names} | dict.fromkeys(names)
+    hook.remove()
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            for name in hidden:
+                patch.setitem(sys.modules, name, None)
+            yield
+    finally:
+        hook.install()
+
+
+@pytest.fixture(autouse=True)
+def _quick_decoders(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Decoding processes start as forks, but for tests that are about them."""
+    if not request.path.is_relative_to(OF_PROCESSES):
+        monkeypatch.setattr(pool, "COMMAND", request.getfixturevalue("decoder_command"))
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 import threading
 import time
@@ -110,13 +111,20 @@ def rerank(reranker: VideoReranker) -> VideoRerank:
     return VideoRerank(reranker=reranker)
 
 
+@pytest.fixture(scope="session")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three videos of 3, 2 and 1 scenes: 6 segments of 4 seconds, of the first six records in order. Not to change."""
+    folder = tmp_path_factory.mktemp("drawn")
+    write_scenes(folder / "a.mp4", 0, 1, 2)
+    write_scenes(folder / "b.MP4", 3, 4)
+    write_scenes(folder / "c.mp4", 5)
+    return folder
+
+
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """Three videos of 3, 2 and 1 scenes: 6 segments of 4 seconds, of the first six records in order."""
-    write_scenes(tmp_path / "videos" / "a.mp4", 0, 1, 2)
-    write_scenes(tmp_path / "videos" / "b.MP4", 3, 4)
-    write_scenes(tmp_path / "videos" / "c.mp4", 5)
-    return tmp_path / "videos"
+def folder(drawn: Path, tmp_path: Path) -> Path:
+    """A copy of `drawn`, to change."""
+    return Path(shutil.copytree(drawn, tmp_path / "videos", copy_function=shutil.copyfile))
 
 
 @pytest.fixture(scope="session")
