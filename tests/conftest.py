@@ -63,7 +63,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def pytest_configure(config: pytest.Config) -> None:
     """Loads the shared fixtures, and torch with them, but not in a process that only deals tests to others."""
-    if hasattr(config, "workerinput") or config.getoption("dist", "no") == "no":
+    if hasattr(config, "workerinput") or config.getoption("dist", "no") == "no" or config.option.collectonly:
         config.pluginmanager.import_plugin("tests.fixtures")
 
 
