@@ -7,7 +7,7 @@ PYTEST_ARGS ?= -n 2 --dist loadgroup
 ADAPTERS := integrations/langchain-vidembed integrations/llama-index-embeddings-vidembed
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: setup setup-adapters demo test lint audit release-check format bench real screenshots docs clean
+.PHONY: setup setup-adapters demo test test-core test-adapters $(ADAPTERS:%=%/test) lint lint-style lint-types lint-imports audit release-check format bench real screenshots docs clean
 
 setup: $(VENV)/.installed
 
@@ -31,16 +31,30 @@ $(VENV)/.adapters-installed: $(VENV)/.installed $(ADAPTERS:%=%/pyproject.toml)
 demo: $(VENV)/.index-installed
 	$(BIN)/vidembed demo --out demo-out
 
-test: setup-adapters
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
-	@set -e; for adapter in $(ADAPTERS); do (cd $$adapter && $(abspath $(BIN))/python -m pytest); done
+test: test-core
+	$(MAKE) --no-print-directory --jobs=2 $(if $(filter output-sync,$(.FEATURES)),--output-sync=target) test-adapters
 
-lint: setup-adapters
+test-core: setup-adapters
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# One process each, side by side: a second process of one would load torch and the models again.
+test-adapters: $(ADAPTERS:%=%/test)
+
+$(ADAPTERS:%=%/test): setup-adapters
+	cd $(@D) && $(abspath $(BIN))/python -m pytest
+
+lint: lint-style lint-types lint-imports
+
+lint-style: setup-adapters
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+# The adapters too, in one run: most of its time goes to reading torch and transformers.
+lint-types: setup-adapters
 	$(BIN)/mypy
+
+lint-imports: setup-adapters
 	$(BIN)/lint-imports
-	@set -e; for adapter in $(ADAPTERS); do (cd $$adapter && $(abspath $(BIN))/mypy); done
 
 audit: setup
 	@$(PYTHON) .ci/audit --python $(BIN)/python

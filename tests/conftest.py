@@ -1,12 +1,11 @@
-"""Shared fixtures: random small models of every architecture; the offline switch; how tests are dealt to processes."""
+"""The offline switch; how tests are dealt to processes. The fixtures that all tests share are in `fixtures.py`."""
 
 from __future__ import annotations
 
 import logging
 import os
 import signal
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections import Counter
 from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before huggingface_hub is imported: no test may reach for a hub
@@ -15,15 +14,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: the workers share the cores
 
 import pytest
-import torch
 from hypothesis import HealthCheck, settings
-from torch import nn
-
-from tests.backbone import tiny
-from tests.clips import write_folder
-from vidembed import VideoReranker
-from vidembed import registry as hook
-from vidembed.backbone.architectures import Parts, find_parts
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell does so to what it starts in the background
     signal.signal(signal.SIGINT, signal.default_int_handler)  # tests of Ctrl-C send it to themselves and to processes
@@ -34,6 +25,13 @@ settings.load_profile("here")
 
 SHARED = ("tests/ray/", "tests/serve/test_page.py", "tests/serve/test_process.py")
 """Folders, and files of one folder, whose tests share something that is slow to start: a cluster, a server."""
+
+LONG = (
+    *("tests/ray/", "tests/reproduce/", "tests/golden/", "tests/captions/test_writing.py", "tests/cli/test_adapt.py"),
+    *("tests/cli/test_cli.py", "tests/cli/test_demo.py", "tests/serve/test_openapi.py", "tests/serve/test_page.py"),
+    *("tests/test_card.py", "tests/test_check.py", "tests/tools/test_train.py", "tests/training/test_adapting.py"),
+)
+"""Files that take long for the number of their tests. They are dealt first: at the end, one would keep all waiting."""
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -46,6 +44,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
         return None
     from xdist.scheduler import LoadScopeScheduling
 
+    config.option.loadscopereorder = False  # the order is that of `pytest_collection_modifyitems`
+
     class Grouped(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file = nodeid.partition("::")[0]
@@ -54,61 +54,20 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     return Grouped(config, log)
 
 
-@pytest.fixture(scope="session")
-def tiny_mllm(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The folder of a random small MLLM of an architecture, written once per session."""
-    made: dict[str, Path] = {}
-
-    def get(model_type: str) -> Path:
-        if model_type not in made:
-            made[model_type] = tiny.save(model_type, tmp_path_factory.mktemp(model_type))
-        return made[model_type]
-
-    return get
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Sorts files for the processes that run them: those that take long, then those of many tests."""
+    if hasattr(config, "workerinput"):
+        tests = Counter(item.path for item in items)
+        items.sort(key=lambda item: (not item.nodeid.startswith(LONG), -tests[item.path]))
 
 
-@pytest.fixture(params=tiny.ARCHITECTURES)
-def each_mllm(request: pytest.FixtureRequest, tiny_mllm: Callable[[str], Path]) -> Path:
-    """The folder of a random small MLLM, once per architecture."""
-    return tiny_mllm(request.param)
-
-
-@pytest.fixture
-def stock() -> Iterator[None]:
-    """sentence-transformers' own classes as they are, for folders that vidembed wrote too."""
-    hook.remove()
-    yield
-    hook.install()
+def pytest_configure(config: pytest.Config) -> None:
+    """Loads the shared fixtures, and torch with them, but not in a process that only deals tests to others."""
+    if hasattr(config, "workerinput") or config.getoption("dist", "no") == "no" or config.option.collectonly:
+        config.pluginmanager.import_plugin("tests.fixtures")
 
 
 @pytest.fixture(autouse=True)
 def _log_level() -> None:
     """Undoes what an earlier run of the command line set for its own process."""
     logging.getLogger("vidembed").setLevel(logging.NOTSET)
-
-
-@pytest.fixture(scope="session")
-def clips(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    return write_folder(tmp_path_factory.mktemp("clips"), 3)
-
-
-@pytest.fixture(params=tiny.ARCHITECTURES)
-def each_reranker(request: pytest.FixtureRequest, tiny_mllm: Callable[[str], Path]) -> VideoReranker:
-    return loud(VideoReranker(tiny_mllm(request.param), device="cpu"))
-
-
-@pytest.fixture
-def reranker(tiny_mllm: Callable[[str], Path]) -> VideoReranker:
-    return loud(VideoReranker(tiny_mllm("qwen2_5_vl"), device="cpu"))
-
-
-def loud(reranker: VideoReranker) -> VideoReranker:
-    """Scales the head, so that logits are of a size at which a wrong prompt shows."""
-    with torch.no_grad():
-        find_parts(reranker[0].model).head.weight.mul_(20)  # type: ignore[union-attr]
-    assert reranker.sharing is not None  # tried here, so that tests may count the passes of their own calls
-    return reranker
-
-
-def vision_tower(parts: Parts) -> nn.Module:
-    return next(child for child in parts.base.children() if child is not parts.decoder)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.conftest import vision_tower
+from tests.fixtures import vision_tower
 from vidembed import Sampling, VideoEncoder, VideoReranker, VisualTokenCache
 from vidembed.backbone.architectures import find_parts
 

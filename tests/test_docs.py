@@ -7,6 +7,7 @@ import doctest
 import io
 import re
 import shlex
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -49,12 +50,22 @@ def assert_shown(printed: str, shown: str | None) -> None:
         assert float(one) == pytest.approx(float(other), abs=0.02 if "." in other else 5), printed
 
 
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The videos that blocks name. Not to change."""
+    folder = tmp_path_factory.mktemp("docs")
+    write_video(folder / "clip.mp4", moving_square(20))
+    write_video(folder / "long.mp4", moving_square(80, seed=1))
+    write_video(folder / "talk.mp4", moving_square(210, seed=2))
+    write_folder(folder / "clips", 2)
+    return folder
+
+
 @pytest.mark.parametrize(("code", "shown"), BLOCKS)
-def test_python_block(code: str, shown: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_video(tmp_path / "clip.mp4", moving_square(20))
-    write_video(tmp_path / "long.mp4", moving_square(80, seed=1))
-    write_video(tmp_path / "talk.mp4", moving_square(210, seed=2))
-    write_folder(tmp_path / "clips", 2)
+def test_python_block(
+    code: str, shown: str | None, videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(videos, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     assert_shown(printed_by(code, {"__name__": "docs"}), shown)
 

@@ -137,12 +137,15 @@ class TestInvariance:
 
 class TestPlainCheckpoint:
     def test_stock_sentence_transformers_without_vidembed(
-        self, each_mllm: Path, clips: list[Path], tmp_path: Path
+        self, tiny_mllm: GetModel, clips: list[Path], tmp_path: Path
     ) -> None:
-        """The saved checkpoint in a process where vidembed cannot be imported, against `hidden_states[layer]`."""
-        encoder = VideoEncoder(each_mllm, layer=LAYER, device="cpu")
-        build(each_mllm, layer=LAYER, out=tmp_path / "model", standalone=True, device="cpu")
-        video = load_input(clips[4], encoder.sampling)[0]["video"]
+        """The saved checkpoints in a process where vidembed cannot be imported, against `hidden_states[layer]`."""
+        encoders = {}
+        for model_type in tiny.ARCHITECTURES:
+            mllm = tiny_mllm(model_type)
+            encoders[model_type] = VideoEncoder(mllm, layer=LAYER, device="cpu")
+            build(mllm, layer=LAYER, out=tmp_path / model_type, standalone=True, device="cpu")
+        video = load_input(clips[4], encoders["qwen2_vl"].sampling)[0]["video"]
         np.save(tmp_path / "frames.npy", video["array"].numpy())
         script = """
 import sys, json
@@ -151,25 +154,26 @@ import numpy as np
 from sentence_transformers import SentenceTransformer
 from transformers.video_utils import VideoMetadata
 folder, metadata = sys.argv[1], json.loads(sys.argv[2])
-model = SentenceTransformer(folder + "/model", device="cpu")
-assert {"video", "text", "image"} <= set(model.modalities)
-video = {"array": np.load(folder + "/frames.npy"), "video_metadata": metadata}
-vectors = [
-    model.encode([{"video": video}], processing_kwargs={"video": {"do_sample_frames": False}})[0],
-    model.encode(["a red square"])[0],
-]
-np.save(folder + "/vectors.npy", np.stack(vectors))
+for model_type in sys.argv[3:]:
+    model = SentenceTransformer(folder + "/" + model_type, device="cpu")
+    assert {"video", "text", "image"} <= set(model.modalities)
+    video = {"array": np.load(folder + "/frames.npy"), "video_metadata": metadata}
+    vectors = [
+        model.encode([{"video": video}], processing_kwargs={"video": {"do_sample_frames": False}})[0],
+        model.encode(["a red square"])[0],
+    ]
+    np.save(folder + "/" + model_type + ".npy", np.stack(vectors))
 """
-        subprocess.run(
-            [sys.executable, "-c", script, str(tmp_path), json.dumps(video["video_metadata"])], check=True, timeout=120
-        )
-        stock = np.load(tmp_path / "vectors.npy")
-        cut = np.stack([encoder.encode(clips[4]), encoder.encode("a red square")])
-        hidden = hidden_states(encoder, [clips[4], "a red square"]).numpy()
-        hidden /= np.linalg.norm(hidden, axis=1, keepdims=True)
-        assert cosine_gap(stock, cut) <= 1e-6
-        assert cosine_gap(cut, hidden) <= 1e-6
-        assert cosine_gap(stock, hidden) <= 1e-6
+        arguments = [str(tmp_path), json.dumps(video["video_metadata"]), *encoders]
+        subprocess.run([sys.executable, "-c", script, *arguments], check=True, timeout=240)
+        for model_type, encoder in encoders.items():
+            stock = np.load(tmp_path / f"{model_type}.npy")
+            cut = np.stack([encoder.encode(clips[4]), encoder.encode("a red square")])
+            hidden = hidden_states(encoder, [clips[4], "a red square"]).numpy()
+            hidden /= np.linalg.norm(hidden, axis=1, keepdims=True)
+            assert cosine_gap(stock, cut) <= 1e-6
+            assert cosine_gap(cut, hidden) <= 1e-6
+            assert cosine_gap(stock, hidden) <= 1e-6
 
     @pytest.mark.usefixtures("stock")
     def test_stock_users_pass_whole_videos(self, each_encoder: VideoEncoder, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tests.clips import moving_square
-from tests.conftest import loud
+from tests.fixtures import loud
 from vidembed import VideoFrames, VideoReranker, VideoSegment, VisualTokenCache
 from vidembed.errors import InputError, VideoError
 from vidembed.inputs import Prepared

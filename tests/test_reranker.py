@@ -14,7 +14,7 @@ from sentence_transformers import CrossEncoder
 
 from tests.backbone import tiny
 from tests.clips import moving_square, write_folder
-from tests.conftest import vision_tower
+from tests.fixtures import vision_tower
 from vidembed import VideoEncoder, VideoError, VideoFrames, VideoReranker, VideoSegment
 from vidembed.backbone.architectures import find_parts
 from vidembed.backbone.prefix import logits_of, packs, prefill, read_suffixes

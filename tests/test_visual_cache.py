@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.clips import moving_square, write_video
-from tests.conftest import vision_tower
+from tests.fixtures import vision_tower
 from vidembed import Sampling, VideoFrames, VideoReranker, VideoSegment, VisualTokenCache
 from vidembed.backbone.architectures import find_parts
 from vidembed.inputs import BYTES, normalized

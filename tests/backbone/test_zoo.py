@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -49,23 +50,28 @@ def inputs() -> list[Any]:
 
 
 @torch.inference_mode()
-def block_output(encoder: VideoEncoder, item: Any, layer: int) -> np.ndarray:
-    """Output of a block of the full model at the last token, or of its last norm; unit length (D,)."""
+def block_outputs(encoder: VideoEncoder, item: Any) -> dict[int, np.ndarray]:
+    """Output of each of `LAYERS` of the full model at the last token; -1 is that of its last norm; unit length (D,)."""
     assert encoder.backbone is not None
     parts = find_parts(encoder.backbone.model)
-    with capture_block(parts, parts.depth if layer == -1 else layer) as block:
+    with ExitStack() as stack:
+        blocks = {layer: stack.enter_context(capture_block(parts, layer)) for layer in LAYERS if layer != -1}
         output = parts.base(**model_inputs(encoder.preprocess([item])), use_cache=False)
-    hidden = output.last_hidden_state if layer == -1 else block.hidden
-    vector: np.ndarray = torch.nn.functional.normalize(hidden[0, -1].double(), dim=0).numpy()
-    return vector
+    hidden = {layer: block.hidden for layer, block in blocks.items()} | {-1: output.last_hidden_state}
+    return {
+        layer: torch.nn.functional.normalize(each[0, -1].double(), dim=0).numpy()
+        for layer, each in hidden.items()
+        if each is not None
+    }
 
 
 def test_a_cut_gives_the_output_of_its_block(mllm: Path) -> None:
     full = VideoEncoder(mllm, layer=-1, device="cpu")
-    for layer in LAYERS:
-        encoder = VideoEncoder(backbone=full.backbone, layer=layer)
-        for item in inputs():
-            assert 1 - encoder.encode(item).astype(np.float64) @ block_output(encoder, item, layer) <= 1e-6
+    encoders = {layer: VideoEncoder(backbone=full.backbone, layer=layer) for layer in LAYERS}
+    for item in inputs():
+        wanted = block_outputs(full, item)
+        for layer, encoder in encoders.items():
+            assert 1 - encoder.encode(item).astype(np.float64) @ wanted[layer] <= 1e-6
 
 
 def test_a_batch_equals_one_by_one(mllm: Path) -> None:

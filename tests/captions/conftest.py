@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import vision_tower
+from tests.fixtures import vision_tower
 from vidembed import VideoReranker
 from vidembed.shapes import write_clips
 

@@ -16,7 +16,7 @@ import pytest
 from filelock import FileLock
 
 from tests.captions.conftest import CLIPS, counted
-from tests.conftest import vision_tower
+from tests.fixtures import vision_tower
 from vidembed import VideoEncoder, VideoReranker
 from vidembed.captions import (
     CaptionRecord,

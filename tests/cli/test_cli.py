@@ -211,10 +211,12 @@ def test_demo(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert f"No browser could be opened; open {out / 'index.html'} in one." in again.stderr
 
 
+# In place of the whole module, which takes torch: the index needs no more of it.
 FAKE = """
-import vidembed.encoder
+import sys
+from types import SimpleNamespace
 from tests.index.fakes import FakeEncoder
-vidembed.encoder.load_encoder = lambda name, **_: FakeEncoder(name, delay=0.05)
+sys.modules["vidembed.encoder"] = SimpleNamespace(load_encoder=lambda name, **_: FakeEncoder(name, delay=0.05))
 """
 
 

