@@ -87,10 +87,14 @@ def load_reranker(
     return VideoReranker(model, allow_url=allow_url, **kwargs)
 
 
-def reranker_of(encoder: VideoEncoder, model: str, options: ModelOptions | None = None) -> VideoReranker:
-    """Return `vidembed.index.search.load_reranker` of an encoder and a name; it reads what the encoder may read."""
+def reranker_of(encoder: VideoEncoder, options: ModelOptions | None = None) -> VideoReranker:
+    """Return the reranker that goes with an encoder by the name that this was loaded as; it reads what that may read.
+
+    A field of an adapter is no such name: beside an encoder that is given, it keeps its default.
+    """
     from vidembed.index.reranking import load_reranker as load_fitting  # noqa: PLC0415 - it brings torch
 
+    model = encoder.loaded_as or type(encoder).__name__
     reranker = load_fitting(None, encoder, model=model, options=options)
     reranker.allow_url = encoder.allow_url
     return reranker

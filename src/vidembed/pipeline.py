@@ -82,6 +82,7 @@ class VideoModel(BaseModel):
     links: Links  # parameters on the memory of the MLLM's, with those
     linked: int  # of them at first
     recipe: Path | None  # file of the recipe that was loaded
+    loaded_as: str | None  # name or path that was given; None for a model made of an MLLM in memory
     sampling: Sampling
     video_backend: str
     allow_url: UrlAccess  # whether http(s) sources are fetched
@@ -101,6 +102,7 @@ class VideoModel(BaseModel):
         check_device(kwargs.get("device"))
         self.backbone, self.recipe, self.links, self.linked = None, None, [], 0
         self._settings_file: str | None = None  # of the checkpoint that is loaded
+        self.loaded_as = None if model_name_or_path is None else str(model_name_or_path)
         name = None if model_name_or_path is None else resolve_model(str(model_name_or_path))
         if backbone is not None:
             if name is not None:

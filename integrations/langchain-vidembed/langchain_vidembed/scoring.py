@@ -71,7 +71,7 @@ class RerankerModel(RerankerFields, Gate):
         Raises:
             ValueError: There is no such reranker.
         """
-        reranker = reranker_of(embeddings.encoder, embeddings.model, embeddings.model_options)
+        reranker = reranker_of(embeddings.encoder, embeddings.model_options)
         shared = {"allowed_schemes": embeddings.allowed_schemes, "root": embeddings.root}
         return cls(**{**shared, "reranker": reranker, **fields})
 

@@ -190,3 +190,14 @@ def test_a_reranker_that_goes_with_a_checkpoint(tmp_path: Path) -> None:
     rerank = VideoRerank.from_embedding(embedding)
     assert rerank.root == str(tmp_path)
     assert rerank.reranker.sampling == embedding.encoder.sampling
+    assert rerank.reranker.can_fuse
+
+
+def test_an_encoder_that_is_loaded_gets_the_reranker_of_its_own_name(tmp_path: Path) -> None:
+    encoder = VideoEncoder("vidembed/shapes")
+    assert VideoRerank.from_embedding(VideoEmbedding(encoder=encoder)).reranker.can_fuse
+    encoder.save_pretrained(str(tmp_path / "elsewhere"))
+    other = VideoEmbedding(encoder=VideoEncoder(tmp_path / "elsewhere"))
+    reranker = VideoRerank.from_embedding(other).reranker
+    assert not reranker.can_fuse  # of the MLLM that it was built from
+    assert reranker.loaded_as == "vidembed/shapes-mllm"

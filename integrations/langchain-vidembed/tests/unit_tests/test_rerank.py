@@ -176,6 +176,16 @@ def test_a_cut_checkpoint_gets_the_reranker_beside_it() -> None:
     assert "shapes" in rerank.reranker.source
 
 
+def test_an_encoder_that_is_loaded_gets_the_reranker_of_its_own_name(tmp_path: Path) -> None:
+    ready = VideoEmbeddings(encoder=VideoEncoder("vidembed/shapes"))
+    assert VideoRerank.from_embeddings(ready).reranker.can_fuse
+    ready.encoder.save_pretrained(str(tmp_path / "elsewhere"))
+    other = VideoEmbeddings(encoder=VideoEncoder(tmp_path / "elsewhere"))  # its `model` says vidembed/shapes
+    reranker = VideoRerank.from_embeddings(other).reranker
+    assert not reranker.can_fuse  # of the MLLM that it was built from
+    assert reranker.loaded_as == "vidembed/shapes-mllm"
+
+
 @pytest.mark.parametrize("kind", [VideoRerank, VideoCrossEncoder])
 def test_options_are_checked(kind: type, reranker: VideoReranker) -> None:
     bad: list[tuple[dict[str, Any], str]] = [

@@ -120,7 +120,7 @@ class VideoRerank(RankFields, RerankerFields, Gate, BaseNodePostprocessor):
         Raises:
             ValueError: There is no such reranker.
         """
-        reranker = reranker_of(embedding.encoder, embedding.model_name, embedding.model_options)
+        reranker = reranker_of(embedding.encoder, embedding.model_options)
         shared = {"allowed_schemes": embedding.allowed_schemes, "root": embedding.root}
         return cls(**{**shared, "reranker": reranker, **fields})
 
