@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.errors import MarkupError
@@ -167,7 +168,7 @@ def every_error() -> list[type[Exception]]:
     return [kind for kind in found if kind.__module__ == errors.__name__ and not issubclass(kind, Warning)]
 
 
-@pytest.mark.parametrize("kind", every_error())
+@pytest.mark.parametrize("kind", [*every_error(), torch.OutOfMemoryError])
 def test_every_error_is_a_message_and_an_exit_code(
     kind: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

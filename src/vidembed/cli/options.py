@@ -77,6 +77,11 @@ class ErrorsToExitCodes(typer.core.TyperGroup):
             OSError,
         ) as error:
             raise failed(error, NOTHING_DONE) from error
+        except RuntimeError as error:
+            torch = sys.modules.get("torch")  # it is slow to import, and without it there is no such error
+            if torch is None or not isinstance(error, torch.OutOfMemoryError):
+                raise
+            raise failed(error, NOTHING_DONE) from error
 
 
 def failed(error: Exception, code: int) -> typer.Exit:
