@@ -69,7 +69,7 @@ def serve() -> None:
         listening.listen(64)
         os.write(1, b"ready\n")
         sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(__file__)), "src"))  # noqa: PTH118, PTH120
-        from vidembed.video import worker  # noqa: F401 - loaded here, once
+        from vidembed.video import load, worker  # noqa: F401 - loaded here, once
 
         while listening in select.select([listening, sys.stdin], [], [])[0]:
             connection = listening.accept()[0]
@@ -83,7 +83,7 @@ def decode(connection: socket.socket) -> NoReturn:
     """Work as a decoding process, on the standard input and output that come over a connection."""
     import threading
 
-    from vidembed.video import worker
+    from vidembed.video import load, worker
 
     message, (requests, answers), *_ = socket.recv_fds(connection, 2**20, 2)
     os.dup2(requests, 0)
@@ -100,7 +100,7 @@ def decode(connection: socket.socket) -> NoReturn:
         os._exit(0)
 
     threading.Thread(target=end_with_relay, daemon=True).start()
-    worker.main(**{**arguments, "parent": os.getppid()})
+    worker.main(load.read_windows, **{**arguments, "parent": os.getppid()})
 
 
 if __name__ == "__main__":
