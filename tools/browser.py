@@ -41,7 +41,8 @@ class Browser:
     """One tab. Keys and clicks are those of a user: the page may start a video after one.
 
     Attributes:
-        console: What the page wrote, and what it was refused, such as by its content security policy.
+        console: What went wrong in the page, and what it was refused, such as by its content security policy. What
+            Chromium only remarks is not in it: that somebody was faster than ``autofocus``, for one.
     """
 
     def __init__(self, binary: str, *, size: tuple[int, int] = (1000, 800)) -> None:
@@ -97,7 +98,7 @@ class Browser:
                 if "error" in message:
                     raise RuntimeError(f"{method}: {message['error']}")
                 return dict(message["result"])
-            if message.get("method") == "Log.entryAdded":
+            if message.get("method") == "Log.entryAdded" and message["params"]["entry"]["level"] != "info":
                 self.console.append(message["params"]["entry"]["text"])
             if message.get("method") == "Runtime.exceptionThrown":
                 self.console.append(json.dumps(message["params"]["exceptionDetails"]))
